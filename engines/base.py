@@ -1,0 +1,87 @@
+"""The contract of an engine: load a model, run it on inputs, let it go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import structlog
+
+from handlers.errors import InferenceError, InferenceFailed
+
+log = structlog.get_logger(__name__)
+
+
+class BaseEngine(ABC):
+    """Loads models and runs inputs on them.
+
+    One instance lives as long as the worker. Calls come from worker threads; calls for one loaded model never
+    overlap, calls for different models may. Only `load_model`, `infer` and `unload_model` must be written:
+    batching has a working default, one input after the other.
+    """
+
+    name: ClassVar[str] = ""
+    """The name requests carry in `engine`; set by registration where it is empty."""
+
+    supported_tasks: ClassVar[frozenset[str]] | frozenset[str] = frozenset()
+    """Tasks this engine can run; empty means any."""
+
+    needs_files: ClassVar[bool] = True
+    """Whether the registry must bring the model's files to this machine before `load_model`."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+        self.is_initialized = True
+
+    @abstractmethod
+    def load_model(self, name: str, **kw: Any) -> Any:
+        """Return a loaded model; whatever object it is, it comes back in `infer` and `unload_model`.
+
+        `kw` carries `task`, `path` (the local folder, where `needs_files`), `version` and `tags`.
+
+        Raises:
+            ModelLoadFailed: permanent; the files are no usable model for that task.
+            OutOfMemory: retryable; it does not fit now.
+            EngineUnavailable: retryable; the engine's server is away.
+        """
+
+    @abstractmethod
+    def infer(self, model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the raw result for one input that a handler preprocessed; `options` have canonical names.
+
+        Raises:
+            InferenceFailed: permanent; the model refuses this input.
+            OutOfMemory: retryable; this input does not fit now.
+        """
+
+    @abstractmethod
+    def unload_model(self, model: Any) -> bool:
+        """Free the model's memory; return whether there was something to free."""
+
+    def infer_batch(
+        self, model: Any, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any] | InferenceError]:
+        """Return one raw result or error per input, in order; a bad input never costs its neighbours theirs."""
+        outcomes: list[dict[str, Any] | InferenceError] = []
+        for one_input, its_options in zip(inputs, options, strict=True):
+            try:
+                outcomes.append(self.infer(model, one_input, its_options))
+            except InferenceError as error:
+                outcomes.append(error)
+            except Exception as error:
+                log.exception("inference_failed", engine=self.name)
+                outcomes.append(InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}"))
+        return outcomes
+
+    def batch_key(self, options: Mapping[str, Any]) -> str:
+        """Return what must agree between requests of one model that run in one batch; equal keys may share."""
+        return ""
+
+    def model_bytes(self, model: Any) -> int:
+        """Return the bytes of memory the loaded model holds; 0 where a server of its own holds it."""
+        return 0
+
+    def health(self) -> dict[str, Any]:
+        """Return {"status": "ok" | "error", ...} within 2 s; never raises."""
+        return {"status": "ok"}

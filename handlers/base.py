@@ -1,0 +1,55 @@
+"""The contract of a task: what a handler promises about validation, decoding and formatting."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from handlers.errors import InvalidInput
+from handlers.options import OptionSpec
+
+
+class BaseModelHandler(ABC):
+    """Turns a request's `data` into model inputs and a model's output into the task's result.
+
+    One instance serves every request of its task from several threads at once, so it keeps no state between
+    calls. Both methods are pure: no network, no model, no clock. Only `preprocess` and `postprocess` must be
+    written; the class attributes have working defaults.
+    """
+
+    task: ClassVar[str] = ""
+    """The name requests carry in `task`; set by registration where it is empty."""
+
+    media_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of `data` that hold media. The pipeline replaces each address in them (or in a list in them) by a
+    `handlers.media.Media` before `preprocess`; Python callers may also leave bytes, arrays or images there."""
+
+    options: ClassVar[Mapping[str, OptionSpec] | None] = None
+    """The options this task takes, by name. None: known names are range-checked, others pass unchecked."""
+
+    @abstractmethod
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the model's inputs for `data`; `options` are validated and carry canonical names.
+
+        Raises:
+            InvalidInput: permanent; a field is missing or of the wrong type.
+            MediaCorrupt: permanent; media bytes that do not decode.
+            MediaTooLarge: permanent; more samples, pixels or pages than the limits allow.
+        """
+
+    @abstractmethod
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the task's output for the engine's raw `result`: JSON-able, with a `metadata` object."""
+
+    def validate_input(self, data: Mapping[str, Any], fields: Sequence[str]) -> None:
+        """Check that every one of `fields` is present in `data` and not None.
+
+        Raises:
+            InvalidInput: permanent; names the missing fields and the ones that came.
+        """
+        missing = [name for name in fields if data.get(name) is None]
+        if missing:
+            came = ", ".join(sorted(data)) or "nothing"
+            wanted = ", ".join(f"data.{name}" for name in missing)
+            raise InvalidInput(f"{wanted} is required for task {self.task or type(self).__name__}; got {came}")

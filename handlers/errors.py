@@ -1,0 +1,160 @@
+"""Every way a request can fail, each with its wire code and whether trying again can help.
+
+    InferenceError
+    |-- InvalidRequest ........ INVALID_REQUEST        the message itself is wrong: shape, types, missing fields
+    |   |-- InvalidInput ...... INVALID_INPUT          a field of `data` is missing or of the wrong kind
+    |   |-- InvalidOption ..... INVALID_OPTION         an option is unknown, out of range or not for this engine
+    |   |-- UnknownTask ....... UNKNOWN_TASK           no handler is registered under that name
+    |   |-- UnknownEngine ..... UNKNOWN_ENGINE         no engine is registered under that name
+    |   |-- UnknownModel ...... UNKNOWN_MODEL          the registry has no such model, version or alias
+    |   |-- ModelMismatch ..... MODEL_MISMATCH         the model's tags contradict the request's task or engine
+    |   `-- Undecodable ....... UNDECODABLE            no JSON object in the message, so no id can be known
+    |-- MediaError
+    |   |-- MediaNotFound ..... MEDIA_NOT_FOUND        no object, bucket or file at that address
+    |   |-- MediaForbidden .... MEDIA_FORBIDDEN        the store or our own rules refuse the address
+    |   |-- MediaTooLarge ..... MEDIA_TOO_LARGE        more bytes, pixels, seconds or pages than the limit
+    |   |-- MediaCorrupt ...... MEDIA_CORRUPT          the bytes are not what they claim to be
+    |   `-- MediaUnavailable .. MEDIA_UNAVAILABLE      the store did not answer in time          (retryable)
+    |-- RegistryUnavailable ... REGISTRY_UNAVAILABLE   MLflow did not answer in time             (retryable)
+    |-- EngineUnavailable ..... ENGINE_UNAVAILABLE     the engine's server is away or stopping   (retryable)
+    |-- ModelLoadFailed ....... MODEL_LOAD_FAILED      the files are there, the model is not usable
+    |-- InferenceFailed ....... INFERENCE_FAILED       the model raised on this input
+    |-- OutOfMemory ........... OUT_OF_MEMORY          this input does not fit the device now    (retryable)
+    |-- DeadlineExceeded ...... DEADLINE_EXCEEDED      the request's own deadline has passed
+    |-- Cancelled ............. CANCELLED              the caller withdrew the request
+    |-- Busy .................. BUSY                   more work is waiting than this worker takes (retryable)
+    |-- ResultTooLarge ........ RESULT_TOO_LARGE       the answer exceeds what the broker accepts
+    `-- InternalError ......... INTERNAL_ERROR         a fault of ours, logged with its stack trace
+
+A message names the field, the value and the way out, and is safe to show to the caller. `retryable` says
+whether the very same request may succeed later; no transport's status code lives here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InferenceError(Exception):
+    """Root of every failure a caller is told of; subclasses fix `code` and `retryable`."""
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    retryable: ClassVar[bool] = False
+
+    @property
+    def message(self) -> str:
+        """The sentence the caller reads."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class InvalidRequest(InferenceError):
+    code = "INVALID_REQUEST"
+
+
+class InvalidInput(InvalidRequest):
+    code = "INVALID_INPUT"
+
+
+class InvalidOption(InvalidRequest):
+    code = "INVALID_OPTION"
+
+
+class UnknownTask(InvalidRequest):
+    code = "UNKNOWN_TASK"
+
+
+class UnknownEngine(InvalidRequest):
+    code = "UNKNOWN_ENGINE"
+
+
+class UnknownModel(InvalidRequest):
+    code = "UNKNOWN_MODEL"
+
+
+class ModelMismatch(InvalidRequest):
+    code = "MODEL_MISMATCH"
+
+
+class Undecodable(InvalidRequest):
+    code = "UNDECODABLE"
+
+
+class MediaError(InferenceError):
+    """Root of what can go wrong with an image, recording, video or document."""
+
+
+class MediaNotFound(MediaError):
+    code = "MEDIA_NOT_FOUND"
+
+
+class MediaForbidden(MediaError):
+    code = "MEDIA_FORBIDDEN"
+
+
+class MediaTooLarge(MediaError):
+    code = "MEDIA_TOO_LARGE"
+
+
+class MediaCorrupt(MediaError):
+    code = "MEDIA_CORRUPT"
+
+
+class MediaUnavailable(MediaError):
+    code = "MEDIA_UNAVAILABLE"
+    retryable = True
+
+
+class RegistryUnavailable(InferenceError):
+    code = "REGISTRY_UNAVAILABLE"
+    retryable = True
+
+
+class EngineUnavailable(InferenceError):
+    code = "ENGINE_UNAVAILABLE"
+    retryable = True
+
+
+class ModelLoadFailed(InferenceError):
+    code = "MODEL_LOAD_FAILED"
+
+
+class InferenceFailed(InferenceError):
+    code = "INFERENCE_FAILED"
+
+
+class OutOfMemory(InferenceError):
+    code = "OUT_OF_MEMORY"
+    retryable = True
+
+
+class DeadlineExceeded(InferenceError):
+    code = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(InferenceError):
+    code = "CANCELLED"
+
+
+class Busy(InferenceError):
+    code = "BUSY"
+    retryable = True
+
+
+class ResultTooLarge(InferenceError):
+    code = "RESULT_TOO_LARGE"
+
+
+class InternalError(InferenceError):
+    code = "INTERNAL_ERROR"
+
+
+def as_inference_error(error: BaseException) -> InferenceError:
+    """Return `error` itself where it is one of ours, else an InternalError that hides its details.
+
+    The caller logs the original with its stack trace; the wire carries only the type's name.
+    """
+    if isinstance(error, InferenceError):
+        return error
+    return InternalError(
+        f"an unexpected {type(error).__name__} stopped this request; it is logged by the worker under its id"
+    )

@@ -1,0 +1,31 @@
+"""Limits on media, in bytes, seconds, pixels, pages and frames; part of the one settings tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A section of the settings tree: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class MediaSettings(Section):
+    """Where media may come from and how much of it is accepted."""
+
+    max_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="Largest media object in bytes; checked before and while reading."
+    )
+    max_audio_s: float = Field(4 * 3600.0, gt=0, description="Longest recording in seconds.")
+    deadline_s: float = Field(
+        60.0, gt=0, description="Total time to fetch one media value, all its retries included, in seconds."
+    )
+    threads: int = Field(8, gt=0, le=64, description="Threads that fetch media side by side.")
+    decode_threads: int = Field(2, gt=0, le=64, description="Threads that decode and preprocess.")
+    allowed_roots: tuple[Path, ...] = Field(
+        (), description="Folders under which local paths are accepted in requests; empty refuses local paths."
+    )
+    allowed_hosts: tuple[str, ...] = Field((), description="Hosts from which https:// media is fetched.")

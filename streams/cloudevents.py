@@ -1,0 +1,94 @@
+"""CloudEvents on Kafka: binary-mode headers out, binary and structured mode in.
+
+Source: CloudEvents 1.0.2, Kafka protocol binding.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from handlers.errors import Undecodable
+
+Headers = list[tuple[str, bytes]]
+"""Kafka record headers: ordered, a name may repeat."""
+
+REQUEST_TYPE = "inferstream.request"
+RESULT_TYPE = "inferstream.result"
+EVENT_TYPE = "inferstream.event"
+
+_STRUCTURED = "application/cloudevents+json"
+_BATCHED = "application/cloudevents-batch+json"
+
+
+class _Envelope(msgspec.Struct):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    data: msgspec.Raw | None = None
+    data_base64: str | None = None
+    traceparent: str | None = None
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A received message freed of its CloudEvents clothing: the request's bytes and the attributes we use."""
+
+    value: bytes
+    event_id: str | None
+    traceparent: str | None
+
+
+def binary_headers(
+    *, event_id: str, event_type: str, source: str, time: float, traceparent: str | None = None
+) -> Headers:
+    """Return the headers of a binary-mode event whose value is JSON; `time` is in seconds since the epoch."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").encode()),
+        ("content-type", b"application/json"),
+    ]
+    if traceparent:
+        headers.append(("traceparent", traceparent.encode()))
+    return headers
+
+
+def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:
+    """Return the request's bytes whichever way the producer wrapped them: plain, binary or structured.
+
+    Raises:
+        Undecodable: permanent; an empty value, a batch, or an envelope that is not one.
+    """
+    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers if content is not None}
+    if not value:
+        raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
+    content_type = attributes.get("content-type", "").lower()
+    if content_type.startswith(_BATCHED):
+        raise Undecodable(f"content-type {_BATCHED} does not exist on Kafka; send one event a message")
+    if content_type.startswith(_STRUCTURED):
+        return _open(value, attributes)
+    return Incoming(value, attributes.get("ce_id"), attributes.get("traceparent"))
+
+
+def _open(value: bytes, attributes: Mapping[str, str]) -> Incoming:
+    try:
+        envelope = _envelope_decoder.decode(value)
+        if envelope.data_base64 is not None:
+            data = base64.b64decode(envelope.data_base64, validate=True)
+        elif envelope.data is not None:
+            data = bytes(envelope.data)
+        else:
+            raise Undecodable(f"the CloudEvent {envelope.id!r} has no data; put the request into its data")
+    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as error:
+        raise Undecodable(f"content-type says {_STRUCTURED}, but the value is no CloudEvent: {error}") from None
+    return Incoming(data, envelope.id, envelope.traceparent or attributes.get("traceparent"))

@@ -1,0 +1,166 @@
+"""What travels on the topics and over HTTP: request, result and metrics event, with their JSON encoding."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from handlers.errors import InvalidRequest, Undecodable
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
+    """One inference request; immutable. `id` is empty until the transport that carried it gave it one."""
+
+    task: str
+    engine: str
+    model_name: str
+    data: dict[str, Any]
+    options: dict[str, Any] = {}
+    id: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    deadline: str | float | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+    reply_to: str | None = None
+    metadata: dict[str, Any] = {}
+
+    def deadline_at(self) -> float | None:
+        """Return the deadline as seconds since the epoch, or None where there is none.
+
+        Raises:
+            InvalidRequest: permanent; a text that is no RFC 3339 time with an offset.
+        """
+        if not isinstance(self.deadline, str):
+            return self.deadline
+        try:
+            moment = datetime.fromisoformat(self.deadline)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise InvalidRequest(
+                f"deadline {self.deadline!r} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+            )
+        return moment.timestamp()
+
+
+class ResultError(msgspec.Struct, frozen=True):
+    """Why a request failed: a code of `handlers.errors`, a sentence, and whether trying again can help."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Result(msgspec.Struct, kw_only=True, frozen=True):
+    """One answer, success or failure; exactly one of `result` and `error` is set. Times are in seconds."""
+
+    success: bool
+    id: str
+    task: str
+    engine: str
+    model_name: str
+    processing_time: float
+    timestamp: float
+    result: dict[str, Any] | None = None
+    error: ResultError | None = None
+    model_version: str | None = None
+    metadata: dict[str, Any] = {}
+    timings: dict[str, float] = {}
+    attempt: int = 1
+    worker: str = ""
+
+
+EventKind = Literal["request", "dead_letter", "model_loaded", "model_evicted", "worker_started", "worker_stopped"]
+
+
+class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One thing an operator counts or charts: a request's outcome, a model coming or going, a worker's life."""
+
+    kind: EventKind
+    time: float
+    worker: str
+    id: str = ""
+    task: str = ""
+    engine: str = ""
+    model_name: str = ""
+    model_version: str = ""
+    success: bool | None = None
+    error_code: str = ""
+    processing_time: float | None = None
+    timings: dict[str, float] = {}
+    attempt: int = 1
+    details: dict[str, Any] = {}
+
+
+_request_decoder = msgspec.json.Decoder(Request)
+_result_decoder = msgspec.json.Decoder(Result)
+_event_decoder = msgspec.json.Decoder(MetricsEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
+    """Return the message as UTF-8 JSON.
+
+    Raises:
+        TypeError: a value in it has no JSON form.
+    """
+    return _encoder.encode(message)
+
+
+def decode_request(value: bytes) -> Request:
+    """Return the request that `value` holds.
+
+    Raises:
+        Undecodable: permanent; no JSON object, so that not even an id can be read from it.
+        InvalidRequest: permanent; a JSON object with missing, unknown or wrong fields.
+    """
+    try:
+        request = _request_decoder.decode(value)
+    except msgspec.ValidationError as error:
+        if not value.lstrip().startswith(b"{"):
+            raise Undecodable(f"the message is no JSON object: {error}; send an object with task, ...") from None
+        raise InvalidRequest(
+            f"the request is not valid: {error}; its fields are {', '.join(Request.__struct_fields__)}"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Undecodable(
+            f"the message ({len(value)} bytes, starting {value[:24]!r}) is no JSON: {error}; send a UTF-8 JSON object"
+        ) from None
+    request.deadline_at()
+    return request
+
+
+def known_fields(value: bytes) -> dict[str, Any]:
+    """Return what can be read of a request that is not valid: the fields a failure result repeats to its caller."""
+    try:
+        fields = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    known: dict[str, Any] = {
+        name: fields[name]
+        for name in ("id", "task", "engine", "model_name", "reply_to")
+        if isinstance(fields.get(name), str) and len(fields[name]) <= 256
+    }
+    if isinstance(fields.get("metadata"), dict):
+        known["metadata"] = fields["metadata"]
+    return known
+
+
+def decode_result(value: bytes) -> Result:
+    """Return the result that a worker published.
+
+    Raises:
+        msgspec.MsgspecError: the bytes are no result.
+    """
+    return _result_decoder.decode(value)
+
+
+def decode_event(value: bytes) -> MetricsEvent:
+    """Return the metrics event that a worker published.
+
+    Raises:
+        msgspec.MsgspecError: the bytes are no metrics event.
+    """
+    return _event_decoder.decode(value)
