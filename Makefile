@@ -1,0 +1,55 @@
+# Everything a newcomer needs; plain `make` shows this list.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not read pip's find-links, where a machine may keep a torch build of its own.
+PIP_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+export UV_FIND_LINKS ?= $(shell echo $(PIP_LINKS) | tr ' ' ',')
+# Spinning threads of torch starve everything else on a small machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install demo test check chaos bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the environment in .venv (every other target does it when needed)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install ## Start broker, S3, MLflow and a worker, send real requests, show the answers
+	$(BIN)/python -m examples.demo
+
+test: check ## Run lint, types and all tests (starts the servers it needs)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: install ## Run ruff, mypy --strict and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+chaos: install ## Kill and restart workers for many rounds, looking for a lost request
+	INFERSTREAM_CHAOS_ROUNDS=10 $(BIN)/pytest tests/chaos $(PYTEST_ARGS)
+
+bench: install ## Measure speed and memory against baselines in interleaved runs
+	$(BIN)/python -m examples.bench
+
+lock: install ## Compile constraints.txt from pyproject.toml
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--constraint constraints.txt --no-annotate --no-header --quiet --output-file $(VENV)/constraints.new
+	{ echo "# Every version that make installs; rewritten by 'make lock' from pyproject.toml, names no index."; \
+		cat $(VENV)/constraints.new; } > constraints.txt
+
+clean: ## Remove the environment, local data and caches of this checkout
+	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
