@@ -1,0 +1,6 @@
+"""The embedded stack: a broker, an S3 store and an MLflow server as child processes of this one."""
+
+from deploy.local.part import Part, PartStatus, StackError
+from deploy.local.stack import Endpoints, LocalStack
+
+__all__ = ["Endpoints", "LocalStack", "Part", "PartStatus", "StackError"]

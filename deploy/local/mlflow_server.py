@@ -1,0 +1,68 @@
+"""The model registry of the local stack: an MLflow server on SQLite that also serves the artifacts."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.local.part import Part, server_environment
+from deploy.local.ports import HOST
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+class MlflowServer(Part):
+    """A registry whose database and artifacts stay under the stack's root."""
+
+    name = "mlflow"
+    start_timeout_s = 240.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def first_command(self) -> Sequence[str] | None:
+        """Bring the database to this MLflow's schema: a server that finds none crashes in half of its workers."""
+        if self._schema_marker.exists():
+            return None
+        return [sys.executable, "-m", "mlflow", "db", "upgrade", self._database]
+
+    def command(self) -> Sequence[str]:
+        self._schema_marker.touch()  # the upgrade, if one was needed, has ended well by now
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--host", HOST, "--port", str(self.ports["main"])),
+            *("--backend-store-uri", self._database),
+            *("--serve-artifacts", "--artifacts-destination", str(self.directory / "artifacts")),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        quiet = {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_AGENT_HINT": "true",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return server_environment(quiet, without="MLFLOW_")
+
+    def is_healthy(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self.ports["main"], timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.client.OK
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            connection.close()
+
+    @property
+    def _database(self) -> str:
+        return f"sqlite:///{self.directory / 'mlflow.db'}"
+
+    @property
+    def _schema_marker(self) -> Path:
+        return self.directory / f"schema-of-mlflow-{importlib.metadata.version('mlflow')}"

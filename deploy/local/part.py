@@ -1,0 +1,243 @@
+"""One server of the stack: started, waited for, restarted on its own ports, stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, RLock
+from typing import ClassVar, Literal
+
+from deploy.local.ports import HOST, free_ports, is_free
+from deploy.local.process import GuardedProcess
+
+Status = Literal["starting", "ready", "failed", "stopped"]
+
+_POLL_INTERVAL_S = 0.05
+_TAIL_LINES = 20
+_TAIL_BYTES = 8_192
+
+
+class StackError(Exception):
+    """Raised when a part does not start; the message names the part and shows the end of its log."""
+
+
+class _PortTaken(StackError):
+    """Another process took one of the ports between choosing it and listening on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """What a part reports whenever its status changes."""
+
+    name: str
+    status: Status
+    address: str
+    elapsed_s: float
+    """Seconds since this start began; 0 for `stopped`."""
+    detail: str = ""
+
+
+class Part(ABC):
+    """One server. `start` and `stop` may be called from any thread, one at a time per part.
+
+    A subclass says what to run and when it is healthy. Ports are chosen at the first start and kept, so that
+    a stopped part comes back under the address its clients know.
+    """
+
+    name: ClassVar[str]
+    start_timeout_s: ClassVar[float]
+    port_names: ClassVar[tuple[str, ...]] = ("main",)
+    """What the ports are for; the first is the one in `address`."""
+
+    def __init__(self, root: Path, *, on_status: Callable[[PartStatus], None], abandon: Event) -> None:
+        """`root` is the stack's data folder; setting `abandon` makes a start in progress give up."""
+        self.directory = root / self.name
+        self.log_path = root / "logs" / f"{self.name}.log"
+        self.ports: dict[str, int] = {}
+        self.held_fd: int | None = None
+        """An open file that lives as long as the server does: the stack's lock on its data."""
+        self._on_status = on_status
+        self._abandon = abandon
+        self._process: GuardedProcess | None = None
+        self._status: Status = "stopped"
+        self._began = 0.0
+        self._lock = RLock()
+
+    @abstractmethod
+    def command(self) -> Sequence[str]:
+        """Return the server's command line for the chosen ports."""
+
+    @abstractmethod
+    def is_healthy(self) -> bool:
+        """Return whether the server answers as it should; called until it does.
+
+        Raises:
+            OSError: not yet.
+        """
+
+    def first_command(self) -> Sequence[str] | None:
+        """Return a command that must end well before the server starts, if one is needed."""
+        return None
+
+    def prepare(self) -> None:  # noqa: B027 - optional, not forgotten
+        """Write the files the server needs; called before each start."""
+
+    def on_healthy(self) -> None:  # noqa: B027 - optional, not forgotten
+        """Put in place what the stack promises beyond a running server; called after each start."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the server's environment: next to nothing of ours, so that none of it changes the server."""
+        kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+        return {name: os.environ[name] for name in kept if name in os.environ}
+
+    @property
+    def address(self) -> str:
+        """Where clients find this part, `host:port`; empty before the first start."""
+        return f"{HOST}:{self.ports[self.port_names[0]]}" if self.ports else ""
+
+    @property
+    def pid(self) -> int | None:
+        """The running server's pid, None while it is not running."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def status(self) -> Status:
+        """starting, ready, stopped, or failed: did not start, or died since."""
+        if self._status == "ready" and self.pid is None:
+            return "failed"
+        return self._status
+
+    def start(self) -> None:
+        """Start the server and return when it is healthy; nothing to do where it is.
+
+        Raises:
+            StackError: permanent; it died, was late, or was told to give up. Nothing of it is left running.
+        """
+        with self._lock:
+            if self.status == "ready":
+                return
+            self._began = time.monotonic()
+            self._clear()
+            may_choose = not self.ports
+            try:
+                try:
+                    self._start_once(choose_ports=may_choose)
+                except _PortTaken:
+                    if not may_choose:
+                        raise
+                    self._start_once(choose_ports=True)
+            except BaseException as error:
+                self._clear()
+                if may_choose:
+                    self.ports = {}
+                self._report("failed", str(error))
+                raise
+            self._report("ready")
+
+    def stop(self) -> None:
+        """Kill the server and everything it started, and return when all are gone; harmless when repeated."""
+        with self._lock:
+            was_there = self._process is not None
+            self._clear()
+            if was_there or self._status == "failed":
+                self._report("stopped")
+
+    def log_tail(self) -> str:
+        """Return the end of the log, a few lines."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(lines[-_TAIL_LINES:])
+
+    def _start_once(self, *, choose_ports: bool) -> None:
+        if choose_ports:
+            self.ports = dict(zip(self.port_names, free_ports(len(self.port_names)), strict=True))
+        self._report("starting")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.prepare()
+        deadline = self._began + self.start_timeout_s
+        first = self.first_command()
+        if first is not None:
+            self._run_to_the_end(first, deadline)
+        taken = [port for port in self.ports.values() if not is_free(port)]
+        if taken:
+            raise _PortTaken(f"{self.name}: another process listens on port {taken[0]}; stop it and try again")
+        self._process = self._spawn(self.command())
+        self._await_healthy(self._process, deadline)
+        self.on_healthy()
+
+    def _spawn(self, argv: Sequence[str]) -> GuardedProcess:
+        try:
+            return GuardedProcess(
+                argv,
+                env=self.environment(),
+                directory=self.directory,
+                log_path=self.log_path,
+                held_fd=self.held_fd,
+            )
+        except OSError as error:
+            raise self._failure(str(error)) from error
+
+    def _run_to_the_end(self, argv: Sequence[str], deadline: float) -> None:
+        self._process = process = self._spawn(argv)
+        while (code := process.poll()) is None:
+            self._pause(deadline)
+        self._clear()
+        if code != 0:
+            raise self._failure(f"`{' '.join(argv)}` ended with status {code}")
+
+    def _await_healthy(self, process: GuardedProcess, deadline: float) -> None:
+        while True:
+            try:
+                if self.is_healthy():
+                    break
+            except OSError:
+                pass  # not listening yet, or not yet answering
+            self._pause(deadline)
+            if process.poll() is not None:
+                self._raise_death(process)
+        # An answer may come from someone else who took the port first; then our own server has died of it.
+        self._abandon.wait(_POLL_INTERVAL_S)
+        if process.poll() is not None:
+            self._raise_death(process)
+
+    def _raise_death(self, process: GuardedProcess) -> None:
+        failure = self._failure(f"died with status {process.poll()} while starting")
+        if "address already in use" in self.log_tail().lower() or "addrinuse" in self.log_tail().lower():
+            raise _PortTaken(str(failure))
+        raise failure
+
+    def _pause(self, deadline: float) -> None:
+        if self._abandon.wait(_POLL_INTERVAL_S):
+            raise StackError(f"{self.name}: the start was given up")
+        if time.monotonic() > deadline:
+            raise self._failure(f"not healthy after {self.start_timeout_s:g} s")
+
+    def _failure(self, reason: str) -> StackError:
+        tail = self.log_tail() or "(empty)"
+        return StackError(f"{self.name}: {reason}. The end of {self.log_path}:\n{tail}")
+
+    def _clear(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def _report(self, status: Status, detail: str = "") -> None:
+        self._status = status
+        elapsed_s = 0.0 if status == "stopped" else time.monotonic() - self._began
+        self._on_status(PartStatus(self.name, status, self.address, elapsed_s, detail))
+
+
+def server_environment(extra: Mapping[str, str], *, without: str) -> dict[str, str]:
+    """Return this process's environment plus `extra`, leaving out names that begin with `without`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
+    return inherited | dict(extra)

