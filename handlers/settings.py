@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path in which ~ stands for the user's home folder."""
 
 
 class Section(BaseModel):
@@ -17,15 +21,22 @@ class MediaSettings(Section):
     """Where media may come from and how much of it is accepted."""
 
     max_bytes: int = Field(
-        64 * 1024 * 1024, gt=0, description="Largest media object in bytes; checked before and while reading."
+        default=64 * 1024 * 1024,
+        gt=0,
+        description="Largest media object in bytes; checked before and while reading.",
     )
-    max_audio_s: float = Field(4 * 3600.0, gt=0, description="Longest recording in seconds.")
+    max_audio_s: float = Field(default=4 * 3600.0, gt=0, description="Longest recording in seconds.")
     deadline_s: float = Field(
-        60.0, gt=0, description="Total time to fetch one media value, all its retries included, in seconds."
+        default=60.0,
+        gt=0,
+        description="Total time to fetch one media value, all its retries included, in seconds.",
     )
-    threads: int = Field(8, gt=0, le=64, description="Threads that fetch media side by side.")
-    decode_threads: int = Field(2, gt=0, le=64, description="Threads that decode and preprocess.")
-    allowed_roots: tuple[Path, ...] = Field(
-        (), description="Folders under which local paths are accepted in requests; empty refuses local paths."
+    threads: int = Field(default=8, gt=0, le=64, description="Threads that fetch media side by side.")
+    decode_threads: int = Field(default=2, gt=0, le=64, description="Threads that decode and preprocess.")
+    allowed_roots: tuple[UserPath, ...] = Field(
+        default=(),
+        description="Folders under which local paths are accepted in requests; empty refuses local paths.",
     )
-    allowed_hosts: tuple[str, ...] = Field((), description="Hosts from which https:// media is fetched.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts from which https:// media is fetched."
+    )

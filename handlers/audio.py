@@ -1,0 +1,139 @@
+"""Recordings of any format, rate and channel count as 16 kHz mono samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.audio_truncation import missing_end
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.media import Media
+from handlers.option_spec import shown
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE = 16_000
+"""Samples a second of every recording handed to an engine."""
+
+_MAX_CHANNELS = 64
+_RATES = range(1_000, 768_001)
+_BLOCK_SAMPLES = 1 << 20
+"""Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
+
+_CURE = "send a whole wav, flac, ogg or mp3 file"
+
+
+def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Samples:
+    """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
+
+    `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or
+    (samples, channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000).
+    Channels are averaged. Memory is bounded by the length at 16 kHz, whatever a header claims.
+
+    Raises:
+        InvalidInput: permanent; no recording at all, or an array of the wrong kind.
+        MediaCorrupt: permanent; bytes that are empty, cut short or no recording.
+        MediaTooLarge: permanent; longer than `max_s` seconds, by the header before anything is decoded.
+    """
+    match value:
+        case Media(content=content, source=source):
+            return _decode(content, f"{field} ({source})", max_s)
+        case bytes() | bytearray() | memoryview():
+            return _decode(bytes(value), f"{field} (bytes)", max_s)
+        case np.ndarray():
+            return _from_array(value, field, sampling_rate, max_s)
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+        case _:
+            raise InvalidInput(
+                f"{field} is a {type(value).__name__}; it must be an address, bytes or a numpy array"
+            )
+
+
+def _decode(content: bytes, what: str, max_s: float) -> Samples:
+    import soundfile
+
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
+    if missing := missing_end(content):
+        raise MediaCorrupt(f"{what} is cut short: {missing}; {_CURE}")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            _check_header(file, what, max_s)
+            mono = _resample(_mono_blocks(file), file.samplerate, what, max_s)
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string).strip().rstrip(".")
+        if reason.startswith("File does not exist"):  # what libsndfile says of an MP3 without a whole frame
+            reason = "Format not recognised"
+        raise MediaCorrupt(f"{what} is no readable recording: {reason}; {_CURE}") from error
+    if not len(mono):
+        raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
+    if not np.isfinite(mono).all():
+        raise MediaCorrupt(f"{what} holds samples that are no numbers (NaN or infinity); {_CURE}")
+    return np.clip(mono, -1.0, 1.0, out=mono)
+
+
+def _check_header(file: SoundFile, what: str, max_s: float) -> None:
+    """Refuse what the header already shows to be wrong; nothing is decoded yet."""
+    if file.samplerate not in _RATES or not 0 < file.channels <= _MAX_CHANNELS:
+        raise MediaCorrupt(f"{what} claims {file.samplerate} Hz and {file.channels} channels; {_CURE}")
+    if (duration_s := file.frames / file.samplerate) > max_s and file.frames < 1 << 60:
+        raise MediaTooLarge(_too_long(what, f"{duration_s:.0f} s", max_s))
+
+
+def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
+    size = max(1, _BLOCK_SAMPLES // file.channels)
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
+def _resample(blocks: Iterator[Samples], rate: int, what: str, max_s: float) -> Samples:
+    """Return `blocks` joined at 16 kHz; stops with MediaTooLarge once they exceed `max_s`."""
+    import soxr
+
+    stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+    parts: list[Samples] = []
+    read = 0
+    for block in blocks:
+        read += len(block)
+        if read > max_s * rate:
+            raise MediaTooLarge(_too_long(what, f"more than {max_s:g} s", max_s))
+        parts.append(block if stream is None else stream.resample_chunk(block))
+    if stream is not None:
+        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: float) -> Samples:
+    rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
+    if type(rate) is not int or rate not in _RATES:
+        allowed = f"an integer from {_RATES.start} to {_RATES.stop - 1} Hz"
+        raise InvalidInput(f"data.sampling_rate is {shown(rate)}; it must be {allowed}")
+    if array.dtype not in (np.float32, np.float64, np.int16):
+        raise InvalidInput(f"{field} is an array of {array.dtype}; it must be float32, float64 or int16")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= _MAX_CHANNELS):
+        raise InvalidInput(f"{field} has shape {array.shape}; it must be (samples,) or (samples, channels)")
+    if not len(array):
+        raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
+    if len(array) > max_s * rate:
+        raise MediaTooLarge(_too_long(field, f"{len(array) / rate:.0f} s", max_s))
+    mono = array.mean(axis=1) if array.ndim == 2 else array
+    mono = mono.astype(np.float32) / (32768.0 if array.dtype == np.int16 else 1.0)
+    if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
+        raise InvalidInput(
+            f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"
+        )
+    return np.clip(_resample(iter([mono]), rate, field, max_s), -1.0, 1.0)
+
+
+def _too_long(what: str, length: str, max_s: float) -> str:
+    return f"{what} is {length} long; media.max_audio_s allows {max_s:g} s: send it in parts"

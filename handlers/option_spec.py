@@ -1,0 +1,130 @@
+"""What one option is: its name, the values it takes, where it applies, and the check of a value."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from handlers.errors import InvalidOption
+
+Kind = Literal["integer", "number", "boolean", "string", "strings", "choice", "duration", "format"]
+
+# Source: https://pkg.go.dev/time#ParseDuration
+_GO_DURATION = re.compile(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionSpec:
+    """One option; immutable, shared by every thread.
+
+    `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of
+    kind "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is
+    what an engine calls it, where that differs; requests may use either name.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] = ()
+    engines: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    engine_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The canonical name, then what engines call it."""
+        return (self.name, *self.engine_names.values())
+
+    @property
+    def allowed(self) -> str:
+        """The values it takes, as a phrase: "a number from 0 to 2"."""
+        match self.kind:
+            case "integer" | "number":
+                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}"
+            case "boolean":
+                return "true or false"
+            case "string":
+                return "a non-empty string"
+            case "strings":
+                most = "" if self.maximum is None else f" of at most {self.maximum:g}"
+                return f"a non-empty string or a list{most} of them"
+            case "choice":
+                return "one of " + ", ".join(shown(choice) for choice in self.choices)
+            case "duration":
+                return 'a number of seconds or a duration such as "5m" or "1h30m"'
+            case "format":
+                return '"json" or a JSON Schema object'
+
+    def check(self, value: Any, *, written: str) -> Any:
+        """Return `value` as it is passed on: integers as float for kind "number", one string as a list.
+
+        Raises:
+            InvalidOption: permanent; names the option as `written`, the value and what is allowed.
+        """
+        if not self._takes(value):
+            raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
+        if self.kind == "number":
+            return float(value)
+        if self.kind == "strings":
+            return [value] if isinstance(value, str) else list(value)
+        return value
+
+    def _takes(self, value: Any) -> bool:
+        match self.kind:
+            case "integer":
+                return type(value) is int and self._within(value)
+            case "number":
+                return _is_finite_number(value) and self._within(value)
+            case "boolean":
+                return isinstance(value, bool)
+            case "string":
+                return isinstance(value, str) and bool(value.strip())
+            case "strings":
+                strings = [value] if isinstance(value, str) else value
+                if not isinstance(strings, list | tuple) or not self._within(len(strings)):
+                    return False
+                return all(isinstance(one, str) and one for one in strings)
+            case "choice":
+                # True == 1 in Python, yet true is no version of mirostat and 1 no degree of thinking.
+                return any(type(value) is type(choice) and value == choice for choice in self.choices)
+            case "duration":
+                return (
+                    _GO_DURATION.fullmatch(value) is not None
+                    if isinstance(value, str)
+                    else _is_finite_number(value)
+                )
+            case "format":
+                return value == "json" or (isinstance(value, Mapping) and bool(value))
+
+    def _within(self, number: float) -> bool:
+        low = self.minimum is None or number >= self.minimum
+        return low and (self.maximum is None or number <= self.maximum)
+
+    @property
+    def _range(self) -> str:
+        low = "" if self.minimum is None else f" from {self.minimum}"
+        return low + ("" if self.maximum is None else f" to {self.maximum}")
+
+
+def shown(value: Any) -> str:
+    """Return `value` as a message shows it: the JSON way, and short."""
+    match value:
+        case bool():
+            text = "true" if value else "false"
+        case str():
+            text = f'"{value}"'
+        case int() if value.bit_length() > 300:
+            text = f"an integer of {value.bit_length()} bits"
+        case _:
+            text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _is_finite_number(value: Any) -> bool:
+    # An integer of any size is finite; math.isfinite would overflow on a huge one.
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,128 @@
+"""Which handler serves which task: built in, installed as an entry point, or registered by hand."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import threading
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeGuard
+
+import structlog
+
+from handlers.base import BaseModelHandler
+from handlers.errors import UnknownTask
+from handlers.settings import MediaSettings
+
+log = structlog.get_logger(__name__)
+
+ENTRY_POINT_GROUP = "inferstream.handlers"
+
+BUILT_IN_HANDLERS = {
+    "text-generation": "handlers.text_generation:TextGenerationHandler",
+    "asr": "handlers.asr:AsrHandler",
+}
+
+# A task's name becomes part of its topics' names, where Kafka allows these characters only.
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class HandlerRegistry:
+    """Finds the one handler of each task, made on first use; safe to use from any thread.
+
+    A handler registered by hand goes before an installed entry point, and that before a built-in one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._limits: MediaSettings | None = None
+        self._registered: dict[str, type[BaseModelHandler]] = {}
+        self._installed: dict[str, EntryPoint] | None = None
+        self._handlers: dict[str, BaseModelHandler] = {}
+
+    def configure(self, media: MediaSettings) -> None:
+        """Give `media` as `limits` to every handler whose `__init__` takes it; handlers are made anew."""
+        with self._lock:
+            self._limits = media
+            self._handlers.clear()
+
+    def register_handler_manually(self, task: str, name: str, handler_class: type[BaseModelHandler]) -> None:
+        """Let `handler_class` serve `task` from now on; `name` is what logs call it.
+
+        Raises:
+            ValueError: the task's name cannot be part of a topic's name.
+            TypeError: `handler_class` is no subclass of BaseModelHandler.
+        """
+        if not _TASK_NAME.fullmatch(task):
+            raise ValueError(f"task {task!r} must be 1 to 100 letters, digits, '.', '_' or '-'")
+        if not _is_handler_class(handler_class):
+            raise TypeError(f"{handler_class!r} must be a subclass of handlers.BaseModelHandler")
+        with self._lock:
+            self._registered[task] = handler_class
+            self._handlers.pop(task, None)
+        log.info("handler_registered", task=task, handler=name)
+
+    def get(self, task: str) -> BaseModelHandler:
+        """Return the handler of `task`.
+
+        Raises:
+            UnknownTask: permanent; no handler of that name, or one whose libraries are not installed.
+        """
+        with self._lock:
+            if task not in self._handlers:
+                self._handlers[task] = self._make(task)
+            return self._handlers[task]
+
+    def tasks(self) -> list[str]:
+        """Return the names of all tasks, in order."""
+        with self._lock:
+            return sorted({*BUILT_IN_HANDLERS, *self._entry_points(), *self._registered})
+
+    def _make(self, task: str) -> BaseModelHandler:
+        handler_class = self._find(task)
+        if not handler_class.task:
+            handler_class.task = task
+        if "limits" in inspect.signature(handler_class).parameters:
+            return handler_class(limits=self._limits)  # type: ignore[call-arg]
+        return handler_class()
+
+    def _find(self, task: str) -> type[BaseModelHandler]:
+        if task in self._registered:
+            return self._registered[task]
+        try:
+            if task in self._entry_points():
+                return self._load(self._entry_points()[task])
+            if task in BUILT_IN_HANDLERS:
+                module, _, name = BUILT_IN_HANDLERS[task].partition(":")
+                return self._checked(task, getattr(import_module(module), name))
+        except ImportError as error:
+            raise UnknownTask(
+                f"task {task} cannot be served here: {error}; install what is missing"
+            ) from error
+        near = difflib.get_close_matches(task, self.tasks(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UnknownTask(f"task {task!r} is unknown; {hint}known tasks: {', '.join(self.tasks())}")
+
+    def _load(self, entry_point: EntryPoint) -> type[BaseModelHandler]:
+        return self._checked(entry_point.name, entry_point.load())
+
+    @staticmethod
+    def _checked(task: str, found: object) -> type[BaseModelHandler]:
+        if _is_handler_class(found):
+            return found
+        raise UnknownTask(f"task {task} is served by {found!r}, which is no subclass of BaseModelHandler")
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._installed is None:
+            self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        return self._installed
+
+
+def _is_handler_class(found: object) -> TypeGuard[type[BaseModelHandler]]:
+    return inspect.isclass(found) and issubclass(found, BaseModelHandler)
+
+
+model_registry = HandlerRegistry()
+"""The registry of this process."""
