@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from handlers.settings import MediaSettings, Section
+from handlers.settings import MediaSettings, Section, UserPath
+
+
+ENV_PREFIX = "INFERSTREAM_"
 
 
 def user_cache_dir() -> Path:
@@ -26,9 +30,9 @@ class MlflowSettings(Section):
     password: SecretStr | None = Field(None, description="Password, where the server asks for one.")
     timeout_s: float = Field(10.0, gt=0, le=120, description="Longest wait for one answer of the server.")
     max_retries: int = Field(2, ge=0, le=10, description="Further tries after a failed call.")
-    alias_poll_s: float = Field(5.0, gt=0, description="How often aliases and newest versions are looked up again.")
+    alias_poll_s: float = Field(5.0, gt=0, description="How often aliases and versions are looked up again.")
     default_alias: str = Field("champion", description="Alias a plain name resolves to, where it exists.")
-    physical_roots: tuple[Path, ...] = Field(
+    physical_roots: tuple[UserPath, ...] = Field(
         (), description="Folders under which a model's physical_path tag is trusted; empty trusts none."
     )
 
@@ -38,8 +42,10 @@ class CacheSettings(Section):
 
     max_models: int = Field(4, gt=0, description="Most models in memory at once.")
     max_bytes: int = Field(8 * 1024**3, gt=0, description="Most bytes of models in memory.")
-    directory: Path = Field(
-        default_factory=lambda: user_cache_dir() / "files", description="Where downloaded model files are kept."
+    directory: UserPath = Field(
+        default_factory=lambda: user_cache_dir() / "files",
+        examples=["~/.cache/inferstream/files"],
+        description="Where downloaded model files are kept.",
     )
     directory_max_bytes: int = Field(50 * 1024**3, gt=0, description="Most bytes of model files on disk.")
 
@@ -62,3 +68,36 @@ class OllamaSettings(Section):
     api_base: str = Field("http://localhost:11434", description="Address of the Ollama server.")
     timeout_s: float = Field(300.0, gt=0, description="Longest wait for an answer.")
     auto_pull: bool = Field(True, description="Pull a missing model once.")
+
+
+class EngineSettings(BaseSettings):
+    """The part of the tree that engines need; frozen, so any thread may share it.
+
+    Built directly it holds the defaults and what it is given; `engines.configuration.load` reads files and
+    the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_default=True, env_prefix=ENV_PREFIX
+    )
+
+    foreign_sections: ClassVar[frozenset[str]] = frozenset({"kafka", "s3", "worker", "http", "logging"})
+    """Sections of the same files and environment that only streams understands; passed over here."""
+
+    mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
+    ollama: OllamaSettings = Field(default_factory=OllamaSettings)
+    transformers: TransformersSettings = Field(default_factory=TransformersSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    media: MediaSettings = Field(default_factory=MediaSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Only what is passed: engines.configuration merges the layers, and knows where each value is from.
+        return (init_settings,)

@@ -1,0 +1,266 @@
+"""Settings of the stream side (kafka, s3, worker, http, logging) and the root of the whole tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from engines.settings import EngineSettings
+from handlers.settings import Section, UserPath
+
+
+class KafkaSettings(Section):
+    """The broker, the consumer group and the topics."""
+
+    bootstrap_servers: str = Field(
+        "localhost:9092",
+        pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$",
+        description="Brokers to start from: host:port, several separated by commas.",
+    )
+    topic_prefix: str = Field(
+        "inference",
+        pattern=r"^[A-Za-z0-9._-]{1,150}$",
+        description="First part of every topic name, as in inference.requests.asr.",
+    )
+    group_id: str = Field(
+        "inferstream", min_length=1, description="Consumer group; workers that share it share the requests."
+    )
+    group_instance_id: str | None = Field(
+        None, description="Static membership: a name unique to this worker that survives its restart."
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers: with or without TLS and a login."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="How to log in, where security_protocol is SASL_PLAINTEXT or SASL_SSL."
+    )
+    sasl_username: str | None = Field(None, description="User name for the login.")
+    sasl_password: SecretStr | None = Field(None, description="Password for the login.")
+    ssl_cafile: UserPath | None = Field(
+        None, description="Certificates that sign the brokers'; unset takes the system's own."
+    )
+    ssl_certfile: UserPath | None = Field(
+        None, description="This client's certificate, where brokers want one."
+    )
+    ssl_keyfile: UserPath | None = Field(None, description="Private key of ssl_certfile.")
+    partitions: int = Field(
+        8, gt=0, le=10_000, description="Partitions of each topic: the most workers that can share one task."
+    )
+    replication_factor: int = Field(1, gt=0, le=10, description="Copies of each topic; 3 in production.")
+    session_timeout_s: float = Field(
+        60.0, ge=1, le=1800, description="Silence after which the group takes a worker for dead, in seconds."
+    )
+    heartbeat_interval_s: float = Field(
+        10.0, gt=0, le=600, description="Time between signs of life; at most a third of session_timeout_s."
+    )
+    rebalance_timeout_s: float = Field(
+        180.0, ge=1, le=3600, description="Time to finish work when partitions move; above the longest batch."
+    )
+    request_timeout_s: float = Field(
+        240.0, ge=1, le=7200, description="Longest wait for a broker's answer; above rebalance_timeout_s."
+    )
+    max_poll_records: int = Field(64, gt=0, le=10_000, description="Most messages taken in one fetch.")
+    stream_buffer: int = Field(
+        128,
+        gt=0,
+        le=100_000,
+        description="Messages held per task before fetching pauses; smaller repeats less.",
+    )
+    commit_interval_s: float = Field(
+        0.5,
+        gt=0,
+        le=60,
+        description="Time between commits; a crash repeats what was answered since the last.",
+    )
+    fetch_max_wait_ms: int = Field(
+        500, ge=0, le=30_000, description="How long a broker may hold an empty fetch; lower is busier."
+    )
+    max_message_bytes: int = Field(
+        1_000_000, ge=10_000, le=1024**3, description="Largest message sent; at most what the topics take."
+    )
+    producer_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="Time in which a result must reach the broker."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> KafkaSettings:
+        faults = [*self._timing_faults(), *self._login_faults()]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _timing_faults(self) -> list[str]:
+        faults = []
+        if self.heartbeat_interval_s > self.session_timeout_s / 3:
+            faults.append(
+                f"kafka.heartbeat_interval_s={self.heartbeat_interval_s:g} is more than a third of "
+                f"kafka.session_timeout_s={self.session_timeout_s:g}, so one lost heartbeat may end the session; "
+                f"set kafka.heartbeat_interval_s to {self.session_timeout_s / 3:.2g} or less"
+            )
+        if self.session_timeout_s > self.request_timeout_s:
+            faults.append(
+                f"kafka.session_timeout_s={self.session_timeout_s:g} is above "
+                f"kafka.request_timeout_s={self.request_timeout_s:g}; raise the latter or lower the former"
+            )
+        if self.rebalance_timeout_s >= self.request_timeout_s:
+            faults.append(
+                f"kafka.request_timeout_s={self.request_timeout_s:g} must be above "
+                f"kafka.rebalance_timeout_s={self.rebalance_timeout_s:g}, since joining the group is one request "
+                f"that waits that long; set kafka.request_timeout_s to {self.rebalance_timeout_s + 60:g}"
+            )
+        return faults
+
+    def _login_faults(self) -> list[str]:
+        faults = []
+        if self.security_protocol.startswith("SASL"):
+            missing = [
+                f"kafka.{name}"
+                for name in ("sasl_mechanism", "sasl_username", "sasl_password")
+                if not getattr(self, name)
+            ]
+            if missing:
+                faults.append(
+                    f"kafka.security_protocol={self.security_protocol} logs in, which needs {', '.join(missing)} too"
+                )
+        elif self.sasl_mechanism:
+            faults.append(
+                f"kafka.sasl_mechanism={self.sasl_mechanism} has no effect with "
+                f"kafka.security_protocol={self.security_protocol}; set it to SASL_SSL (or SASL_PLAINTEXT)"
+            )
+        given = [n for n in ("ssl_cafile", "ssl_certfile", "ssl_keyfile") if getattr(self, n)]
+        if given and "SSL" not in self.security_protocol:
+            faults.append(
+                f"kafka.{given[0]} has no effect with kafka.security_protocol={self.security_protocol}; "
+                "set it to SSL or SASL_SSL"
+            )
+        if self.ssl_keyfile and not self.ssl_certfile:
+            faults.append("kafka.ssl_keyfile needs kafka.ssl_certfile beside it")
+        return faults
+
+
+class S3Settings(Section):
+    """The object store that holds the media."""
+
+    endpoint_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Address of an S3-compatible store; unset is AWS itself."
+    )
+    region: str = Field("us-east-1", min_length=1, description="Region; most stores but AWS ignore it.")
+    access_key: str | None = Field(
+        None, description="Access key; unset takes boto3's own chain (environment, profile, instance role)."
+    )
+    secret_key: SecretStr | None = Field(None, description="Secret of access_key.")
+    session_token: SecretStr | None = Field(None, description="Token of temporary credentials.")
+    connect_timeout_s: float = Field(5.0, gt=0, le=120, description="Longest wait for a connection.")
+    read_timeout_s: float = Field(20.0, gt=0, le=600, description="Longest silence while an object is read.")
+    path_style: bool = Field(
+        True, description="Address buckets as host/bucket; false is AWS's own bucket.host."
+    )
+
+    @model_validator(mode="after")
+    def _key_has_its_secret(self) -> S3Settings:
+        if (self.access_key is None) != (self.secret_key is None):
+            given, missing = ("access_key", "secret_key") if self.access_key else ("secret_key", "access_key")
+            raise ValueError(f"s3.{given} is set and s3.{missing} is not; set both, or neither")
+        return self
+
+
+class WorkerSettings(Section):
+    """What one worker takes on."""
+
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        min_length=1,
+        examples=["gpu-7-4711"],
+        description="Name of this worker in results, events and logs; default: host name and process id.",
+    )
+    tasks: tuple[str, ...] = Field((), description="Tasks to consume; empty takes every registered one.")
+    plugins: tuple[str, ...] = Field(
+        (), description="Python modules imported at start, which register handlers and engines of your own."
+    )
+    warm: tuple[str, ...] = Field(
+        (), description="Models loaded before the first request: name, name@alias or name/version."
+    )
+    reply_topics: tuple[str, ...] = Field(
+        (), description="Regular expressions of which reply_to must match one in full; empty refuses it."
+    )
+    max_in_flight: int = Field(
+        64, gt=0, le=100_000, description="Most requests in work at once, over all tasks."
+    )
+    max_in_flight_bytes: int = Field(
+        256 * 1024 * 1024, gt=0, description="Most bytes of media in memory; at least media.max_bytes."
+    )
+    batch_max_items: int = Field(16, gt=0, le=10_000, description="Most requests run on a model together.")
+    batch_wait_ms: float = Field(
+        10.0, ge=0, le=60_000, description="How long the first request of a batch waits for others, at most."
+    )
+    drain_timeout_s: float = Field(
+        120.0, gt=0, description="Time to finish work after SIGTERM; beyond it the worker exits with 1."
+    )
+
+    @field_validator("reply_topics")
+    @classmethod
+    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return patterns
+
+    @model_validator(mode="after")
+    def _a_batch_can_fill(self) -> WorkerSettings:
+        if self.batch_max_items > self.max_in_flight:
+            raise ValueError(
+                f"worker.batch_max_items={self.batch_max_items} can never be reached with "
+                f"worker.max_in_flight={self.max_in_flight}; lower the former or raise the latter"
+            )
+        return self
+
+
+class HttpSettings(Section):
+    """The HTTP side of a worker."""
+
+    enabled: bool = Field(True, description="Whether the worker answers HTTP at all.")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on; 0.0.0.0 opens it to the network, with no login.",
+    )
+    port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(96 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413.")
+    max_waiting: int = Field(256, gt=0, le=100_000, description="Most HTTP requests in work; beyond it 429.")
+
+
+class LoggingSettings(Section):
+    """What is logged, and how it looks."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console for people, json for machines; auto: console on a terminal."
+    )
+
+
+class Settings(EngineSettings):
+    """Everything a worker, a client and the command line read; frozen, so any thread may share it."""
+
+    foreign_sections: ClassVar[frozenset[str]] = frozenset()
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    s3: S3Settings = Field(default_factory=S3Settings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
+
+    @model_validator(mode="after")
+    def _one_media_value_fits(self) -> Settings:
+        if self.media.max_bytes > self.worker.max_in_flight_bytes:
+            raise ValueError(
+                f"media.max_bytes={self.media.max_bytes} is above "
+                f"worker.max_in_flight_bytes={self.worker.max_in_flight_bytes}, so the largest media "
+                "could never be taken in; lower the former or raise the latter"
+            )
+        return self
