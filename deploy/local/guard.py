@@ -10,6 +10,7 @@ file kept until the server is gone, such as the lock on the data folder. The exi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -63,10 +64,8 @@ def main() -> int:
         os.close(1)
         _wait_for_an_end(server, parent)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(server, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         _, status = os.waitpid(server, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -25,7 +25,7 @@ class MlflowServer(Part):
         return f"http://{self.address}"
 
     def first_command(self) -> Sequence[str] | None:
-        """Bring the database to this MLflow's schema: a server that finds none crashes in half of its workers."""
+        """Bring the database to this MLflow's schema: processes that create it side by side crash."""
         if self._schema_marker.exists():
             return None
         return [sys.executable, "-m", "mlflow", "db", "upgrade", self._database]

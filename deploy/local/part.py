@@ -19,6 +19,7 @@ Status = Literal["starting", "ready", "failed", "stopped"]
 _POLL_INTERVAL_S = 0.05
 _TAIL_LINES = 20
 _TAIL_BYTES = 8_192
+_PORT_TAKEN_WORDS = ("address already in use", "addrinuse", "address in use")
 
 
 class StackError(Exception):
@@ -65,6 +66,7 @@ class Part(ABC):
         self._process: GuardedProcess | None = None
         self._status: Status = "stopped"
         self._began = 0.0
+        self._log_start = 0
         self._lock = RLock()
 
     @abstractmethod
@@ -149,13 +151,7 @@ class Part(ABC):
 
     def log_tail(self) -> str:
         """Return the end of the log, a few lines."""
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").splitlines()
-        except FileNotFoundError:
-            return ""
-        return "\n".join(lines[-_TAIL_LINES:])
+        return "\n".join(self._log_from(0).splitlines()[-_TAIL_LINES:])
 
     def _start_once(self, *, choose_ports: bool) -> None:
         if choose_ports:
@@ -170,12 +166,15 @@ class Part(ABC):
             self._run_to_the_end(first, deadline)
         taken = [port for port in self.ports.values() if not is_free(port)]
         if taken:
-            raise _PortTaken(f"{self.name}: another process listens on port {taken[0]}; stop it and try again")
+            raise _PortTaken(
+                f"{self.name}: another process listens on port {taken[0]}; stop it, then try again"
+            )
         self._process = self._spawn(self.command())
         self._await_healthy(self._process, deadline)
         self.on_healthy()
 
     def _spawn(self, argv: Sequence[str]) -> GuardedProcess:
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         try:
             return GuardedProcess(
                 argv,
@@ -212,9 +211,19 @@ class Part(ABC):
 
     def _raise_death(self, process: GuardedProcess) -> None:
         failure = self._failure(f"died with status {process.poll()} while starting")
-        if "address already in use" in self.log_tail().lower() or "addrinuse" in self.log_tail().lower():
+        last_words = self._log_from(self._log_start).lower()
+        if any(words in last_words for words in _PORT_TAKEN_WORDS):
             raise _PortTaken(str(failure))
         raise failure
+
+    def _log_from(self, start: int) -> str:
+        """Return what the log holds from byte `start` on, its last few kilobytes at most."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def _pause(self, deadline: float) -> None:
         if self._abandon.wait(_POLL_INTERVAL_S):

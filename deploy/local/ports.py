@@ -43,7 +43,8 @@ def free_ports(count: int) -> list[int]:
 def is_free(port: int) -> bool:
     """Return whether a server could listen on `port` now."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no hindrance
+        # Servers set it too: connections of a stopped server that linger in TIME_WAIT are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:

@@ -36,9 +36,10 @@ class Endpoints:
 class LocalStack:
     """A broker, an S3 store and an MLflow server on this machine, for development, the demo and tests.
 
-    Usage: `with LocalStack(Path(".local")) as stack: ... stack.endpoints ...`. All data but the broker's stays
-    under `root`, so a second start finds it again; one stack at a time may use a root. The servers die with
-    this process however it ends. Every part is a real server and is replaced by a deployment through settings.
+    Usage: `with LocalStack(Path(".local")) as stack: ... stack.endpoints ...`. All data but the broker's
+    stays under `root`, so a second start finds it again; one stack at a time may use a root. The servers die
+    with this process however it ends. Every part is a real server, and settings alone replace it by a
+    deployment.
     """
 
     def __init__(self, root: Path, *, on_status: Callable[[PartStatus], None] | None = None) -> None:
@@ -105,7 +106,8 @@ class LocalStack:
         """Start all parts side by side and return when each is healthy.
 
         Raises:
-            StackError: permanent; a part did not start, or another stack uses the root. Nothing is left running.
+            StackError: permanent; a part did not start, or another stack uses the root. Nothing is left
+                running.
         """
         self._abandon.clear()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,7 @@ class LocalStack:
         if self._lock_fd is not None:
             return
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        # The guards of a stack that was just killed hold its lock until their servers are gone: wait a little.
+        # The guards of a stack that was just killed hold its lock until their servers are gone: wait.
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
