@@ -1,0 +1,138 @@
+"""One fetch under way: its clock, its allowance of bytes, how far it got, and its answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+
+from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
+from handlers.media import Media
+
+
+class Allowance:
+    """Bytes that the media of one request may take together; thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._left = max_bytes
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> int:
+        return self._left
+
+    def take(self, count: int) -> bool:
+        """Take `count` bytes and return True, or take none and return False."""
+        with self._lock:
+            if count > self._left:
+                return False
+            self._left -= count
+            return True
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self._left += count
+
+
+class Fetch:
+    """One address being fetched; a worker thread does it while somebody waits for `answer`.
+
+    The worker calls `check` between any two steps, so that it ends soon after the deadline or `stop`. Whoever
+    waits never waits for the worker: `fail` answers at once, and what the worker still finds is dropped.
+    """
+
+    def __init__(
+        self, source: str, *, allowance: Allowance, deadline_s: float, deadline_name: str, place: str = ""
+    ) -> None:
+        self.source = source
+        self.place = place
+        self.allowance = allowance
+        self.answer: Future[Media] = Future()
+        self.answer.set_running_or_notify_cancel()  # so that nobody but us can end it
+        self.received = 0
+        self.total: int | None = None
+        self.tries = 0
+        self.last_fault = ""
+        self._limit = f"{deadline_s:.3g} s ({deadline_name})"
+        self._ends = time.monotonic() + deadline_s
+        self._stopped = threading.Event()
+        self._settling = threading.Lock()
+
+    def remaining_s(self) -> float:
+        """Return the seconds left before the deadline, never below 0."""
+        return max(0.0, self._ends - time.monotonic())
+
+    def check(self) -> None:
+        """Raise where going on is of no use.
+
+        Raises:
+            MediaUnavailable: retryable; the deadline has passed or nobody waits any more.
+        """
+        if self._stopped.is_set() or time.monotonic() >= self._ends:
+            raise self.late()
+
+    def pause(self, seconds: float) -> None:
+        """Wait before the next try, no longer than the deadline or `stop` allow; then `check`."""
+        self._stopped.wait(min(seconds, self.remaining_s()))
+        self.check()
+
+    def expect(self, total: int | None) -> None:
+        """Note the size the store declares, before a byte of the body is read.
+
+        Raises:
+            MediaTooLarge: permanent; it is more than is allowed.
+        """
+        self.total = total
+        if total is not None and total - self.received > self.allowance.left:
+            raise self._too_large(f"holds {total} bytes")
+
+    def take(self, count: int) -> None:
+        """Count `count` received bytes.
+
+        Raises:
+            MediaTooLarge: permanent; they are more than is allowed.
+        """
+        if not self.allowance.take(count):
+            raise self._too_large(f"holds at least {self.received + count} bytes")
+        self.received += count
+
+    def start_over(self) -> None:
+        """Forget what was received."""
+        self.allowance.give_back(self.received)
+        self.received = 0
+        self.total = None
+
+    def succeed(self, media: Media) -> None:
+        """Answer with `media`, unless an answer was given already."""
+        with self._settling:
+            if not self.answer.done():
+                self.answer.set_result(media)
+
+    def fail(self, error: InferenceError) -> None:
+        """Answer with `error`, unless an answer was given already, and let the worker end."""
+        self._stopped.set()
+        with self._settling:
+            if not self.answer.done():
+                self.answer.set_exception(error)
+
+    def stop(self) -> None:
+        """Let the worker end soon; nobody waits for the answer."""
+        self._stopped.set()
+
+    def late(self) -> MediaUnavailable:
+        """Return the error of a passed deadline, with how far the fetch got."""
+        of_total = f" of {self.total}" if self.total is not None else ""
+        fault = f"; the last fault: {self.last_fault}" if self.last_fault else ""
+        return MediaUnavailable(
+            f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in "
+            f"{self.tries} tries{fault}; check that its store answers, or send the request again later"
+        )
+
+    def _too_large(self, what: str) -> MediaTooLarge:
+        others = self.allowance.max_bytes - self.allowance.left - self.received
+        beside = f" beside {others} bytes of the request's other media" if others > 0 else ""
+        return MediaTooLarge(
+            f"{self.source} {what}{beside}; media.max_bytes allows {self.allowance.max_bytes} a request: "
+            "send a smaller or shorter one, or raise media.max_bytes on the workers"
+        )

@@ -1,0 +1,60 @@
+"""Local files as media: only regular files, and only under the allowed roots."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable
+from handlers.media import Media
+from streams.media.download import CHUNK_BYTES
+from streams.media.fetch import Fetch
+
+
+def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
+    """Return the file's bytes.
+
+    Links and `..` are resolved first, so neither leads out of a root; whether a path outside of the roots
+    exists is never told. Devices, pipes and folders are refused.
+
+    Raises:
+        MediaForbidden: permanent; not under `roots`, no regular file, or not readable by the worker.
+        MediaNotFound: permanent; no such file.
+        MediaTooLarge: permanent; checked before reading and while reading.
+        MediaUnavailable: retryable; the deadline passed, or the disk failed.
+    """
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        raise MediaForbidden(
+            f"{fetch.source} is not in a folder this worker may read; put the file on S3 and send its "
+            "s3:// address, or add its folder to media.allowed_roots"
+        )
+    try:
+        # Follows no link that took the file's place after the check, and does not wait for a pipe's writer.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise MediaForbidden(f"{fetch.source} is no regular file; name a file")
+            fetch.tries += 1
+            fetch.expect(status.st_size)
+            chunks = []
+            while chunk := file.read(CHUNK_BYTES):
+                fetch.check()
+                fetch.take(len(chunk))
+                chunks.append(chunk)
+    except OSError as error:
+        raise _refusal(error, fetch) from None
+    return Media(b"".join(chunks), fetch.source)
+
+
+def _refusal(error: OSError, fetch: Fetch) -> InferenceError:
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return MediaNotFound(f"{fetch.source}: {reason}; check the path, as the worker's machine sees it")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
+        return MediaForbidden(f"{fetch.source}: {reason}; make it a regular file the worker's user may read")
+    return MediaUnavailable(f"{fetch.source}: {reason} after {fetch.received} bytes; check the worker's disk")

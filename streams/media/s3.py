@@ -1,0 +1,178 @@
+"""Objects on S3, or on any store that speaks its protocol, as something to download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from pydantic import SecretStr
+from urllib3.exceptions import HTTPError
+
+from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
+from streams.media.addresses import S3Address
+from streams.media.download import CHUNK_BYTES, Changed, Interrupted, Reply, extent
+from streams.settings import S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+_TRY_AGAIN_STATUSES = frozenset({408, 429})
+_TRY_AGAIN_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "InternalError"})
+_OTHER_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+
+
+class S3Store:
+    """A client of one store; thread-safe, with a connection for each of `connections` threads."""
+
+    def __init__(self, settings: S3Settings, *, connections: int) -> None:
+        self._endpoint = settings.endpoint_url or "AWS"
+        self._client = make_s3_client(settings, connections=connections)
+
+    def object(self, address: S3Address, source: str) -> S3Object:
+        """Return the object at `address`; nothing is sent yet."""
+        return S3Object(self._client, address, source, self._endpoint)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._client.close()
+
+
+class S3Object:
+    """One object; a `streams.media.download.Remote`."""
+
+    def __init__(self, client: S3Client, address: S3Address, source: str, endpoint: str) -> None:
+        self._client = client
+        self._address = address
+        self._source = source
+        self._endpoint = endpoint
+
+    @contextmanager
+    def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
+        request: dict[str, Any] = {"Bucket": self._address.bucket, "Key": self._address.key}
+        if self._address.version_id is not None:
+            request["VersionId"] = self._address.version_id
+        if offset and etag:
+            request |= {"Range": f"bytes={offset}-", "IfMatch": etag}
+        try:
+            answer = self._client.get_object(**request)
+            start, total = extent(answer.get("ContentRange"), answer.get("ContentLength"))
+            body: Any = answer["Body"]
+            with body as response:  # the HTTP client's own, whatever the type stub of StreamingBody says
+                yield Reply(
+                    offset=start,
+                    total=total,
+                    etag=answer.get("ETag"),
+                    content_type=answer.get("ContentType"),
+                    # read() waits until it has all it was asked for, for ever if the bytes only trickle in;
+                    # read1() returns what has come.
+                    read=partial(response.read1, CHUNK_BYTES),
+                )
+        except ClientError as error:
+            raise self._refusal(error) from None
+        except (NoCredentialsError, PartialCredentialsError):
+            raise MediaForbidden(
+                f"{self._source}: the worker has no S3 credentials; set s3.access_key and s3.secret_key, or "
+                "give it a role"
+            ) from None
+        except ParamValidationError as error:
+            raise InvalidInput(f"{self._source} is no valid S3 address: {error}") from None
+        except (BotoCoreError, HTTPError) as error:
+            raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
+
+    def _refusal(self, error: ClientError) -> Exception:
+        """Return what to raise for an error the store answered with.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+        """
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        source, bucket = self._source, self._address.bucket
+        if status in (412, 416):
+            return Changed()
+        if status >= 500 or status in _TRY_AGAIN_STATUSES or code in _TRY_AGAIN_CODES:
+            return Interrupted(f"{status} {code} from {self._endpoint}")
+        if code == "NoSuchBucket":
+            return MediaNotFound(
+                f"{source}: {self._endpoint} has no bucket {bucket!r}; check the name and s3.endpoint_url"
+            )
+        if code == "NoSuchVersion" or status == 405:
+            return MediaNotFound(f"{source}: no such version, or it marks a deletion; list the versions")
+        if status == 404:
+            return MediaNotFound(
+                f"{source}: bucket {bucket!r} has no key {self._address.key!r}; check that its upload is "
+                "complete and that the key is written as it is stored (it is not percent-decoded)"
+            )
+        if code in _OTHER_REGION_CODES:
+            return MediaForbidden(f"{source}: the bucket is in another region ({code}); set s3.region to it")
+        if status == 403:
+            return MediaForbidden(f"{source}: {self._denial(code)}")
+        if code == "InvalidArgument":
+            return InvalidInput(f"{source}: the store refuses the key or the version id; check both")
+        return MediaForbidden(f"{source}: {self._endpoint} answers {status} {code}; check how it is stored")
+
+    def _denial(self, code: str) -> str:
+        arn = f"arn:aws:s3:::{self._address.bucket}/{self._address.key}"
+        match code:
+            case "InvalidAccessKeyId":
+                return f"{self._endpoint} does not know the access key; check s3.access_key"
+            case "SignatureDoesNotMatch":
+                return f"{self._endpoint} refuses the signature; check s3.secret_key"
+            case "RequestTimeTooSkewed":
+                return f"the worker's clock differs from {self._endpoint}'s; set it"
+            case "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired":
+                return f"the worker's session token is no longer valid ({code}); renew it"
+            case "InvalidObjectState":
+                return "the object is archived; restore it first"
+        return (
+            f"{self._endpoint} denies access ({code}); grant s3:GetObject on {arn} to the worker's "
+            "s3.access_key; without s3:ListBucket a missing key looks the same"
+        )
+
+
+def make_s3_client(settings: S3Settings, *, connections: int) -> S3Client:
+    """Return a client that neither retries nor waits by itself longer than its two timeouts.
+
+    Retries belong to `download`, which knows the deadline. Without keys in the settings, the usual chain of
+    AWS credentials (environment, profile, role) is used.
+    """
+    style: Literal["path", "virtual"] = "path" if settings.path_style else "virtual"
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=_plain(settings.secret_key),
+        aws_session_token=_plain(settings.session_token),
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": style},
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=connections,
+            connect_timeout=settings.connect_timeout_s,
+            read_timeout=settings.read_timeout_s,
+            tcp_keepalive=True,
+            proxies={} if _is_loopback(settings.endpoint_url) else None,
+            # A checksum is of the whole body, and the body is read in pieces that may come from several GETs.
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _is_loopback(endpoint_url: str | None) -> bool:
+    return urlsplit(endpoint_url or "").hostname in ("127.0.0.1", "::1", "localhost")
