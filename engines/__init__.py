@@ -1,0 +1,34 @@
+"""Engines run models: what the registry names is loaded, cached and asked here.
+
+`inference_manager` and `model_manager` are this process's own, made from its settings when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engines.base import BaseEngine as BaseEngine
+    from engines.inference_manager import InferenceManager
+    from engines.model_manager import ModelManager
+
+    inference_manager: InferenceManager
+    model_manager: ModelManager
+
+__all__ = ["BaseEngine", "inference_manager", "model_manager"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "inference_manager":
+        from engines.composition import default_inference_manager
+
+        return default_inference_manager()
+    if name == "model_manager":
+        from engines.composition import default_model_manager
+
+        return default_model_manager()
+    if name == "BaseEngine":
+        from engines.base import BaseEngine
+
+        return BaseEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,47 @@
+"""What is checked of a request before anything is fetched or loaded for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.base import BaseEngine
+from engines.resolved_model import ResolvedModel
+from handlers.errors import InvalidRequest, ModelMismatch
+
+
+def check_request(task: Any, engine: Any, model_name: Any, data: Any) -> None:
+    """Check the types of a request's required fields.
+
+    Raises:
+        InvalidRequest: permanent; names the field and what came.
+    """
+    for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
+        if not isinstance(value, str) or not value:
+            raise InvalidRequest(f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}")
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
+
+
+def check_engine(runner: BaseEngine, engine: str, task: str) -> None:
+    """Check that the engine runs the task.
+
+    Raises:
+        InvalidRequest: permanent; names the tasks it runs.
+    """
+    if runner.supported_tasks and task not in runner.supported_tasks:
+        runs = ", ".join(sorted(runner.supported_tasks))
+        raise InvalidRequest(f"engine {engine} does not run task {task}; it runs {runs}")
+
+
+def check_tags(model: ResolvedModel, *, task: str, engine: str) -> None:
+    """Check that the model's tags do not contradict the request; a tag that is not there contradicts nothing.
+
+    Raises:
+        ModelMismatch: permanent; says which tag, what it says and what the request said.
+    """
+    for name, tagged, asked in (("task", model.task, task), ("engine", model.engine, engine)):
+        if tagged and tagged != asked:
+            raise ModelMismatch(
+                f"model {model.key} is registered with tag {name}={tagged}, but the request says {name}={asked}; "
+                f"ask for {name} {tagged}, or name another model"
+            )

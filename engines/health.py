@@ -1,0 +1,63 @@
+"""Asks several components how they are, without ever waiting long for one of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Probe = Callable[[], dict[str, Any]]
+
+LONGEST_S = 1.8
+"""How long all probes together may take, in seconds; the promise to callers is 2."""
+
+
+class HealthProbes:
+    """Runs each probe in a thread of its own and answers for those that do not; thread-safe.
+
+    A probe that hangs keeps its one thread: it is not started again before it has returned, so asking often
+    costs no more than asking once.
+    """
+
+    def __init__(self, timeout_s: float = LONGEST_S) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._running: dict[str, Future[dict[str, Any]]] = {}
+
+    def probe(self, probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+        """Return each probe's {"status": ok | error, ...}; one that raises or does not return is an error."""
+        until = time.monotonic() + self._timeout_s
+        asked = {name: self._start(name, probe) for name, probe in probes.items()}
+        answers: dict[str, dict[str, Any]] = {}
+        for name, future in asked.items():
+            try:
+                answers[name] = future.result(max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                answers[name] = {"status": "error", "error": f"no answer within {self._timeout_s:g} s"}
+            except Exception as error:
+                log.warning("probe_failed", component=name, exc_info=True)
+                answers[name] = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        return answers
+
+    def _start(self, name: str, probe: Probe) -> Future[dict[str, Any]]:
+        with self._lock:
+            running = self._running.get(name)
+            if running is not None and not running.done():
+                return running
+            future: Future[dict[str, Any]] = Future()
+            self._running[name] = future
+        threading.Thread(target=_run, args=(probe, future), name=f"health-{name}", daemon=True).start()
+        return future
+
+
+def _run(probe: Probe, future: Future[dict[str, Any]]) -> None:
+    try:
+        future.set_result(probe())
+    except BaseException as error:
+        future.set_exception(error)

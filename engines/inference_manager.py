@@ -1,0 +1,354 @@
+"""Routes a request to its handler, model and engine, runs it, and keeps the statistics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from engines.base import BaseEngine
+from engines.checks import check_engine, check_request, check_tags
+from engines.health import HealthProbes
+from engines.media_values import FetchMedia, MediaValues
+from engines.model_cache import ModelCache
+from engines.model_manager import ModelManager
+from engines.registry import EngineRegistry
+from engines.resolved_model import ResolvedModel
+from engines.results import failure_result, success_result
+from engines.statistics import Statistics
+from handlers.base import BaseModelHandler
+from handlers.errors import (
+    InferenceError,
+    InternalError,
+    InvalidInput,
+    ModelLoadFailed,
+    as_inference_error,
+)
+from handlers.options import validate_options
+from handlers.settings import MediaSettings
+
+log = structlog.get_logger(__name__)
+
+Outcome = dict[str, Any] | InferenceError
+"""What the engine made of one request: its raw result, or why there is none."""
+
+ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
+"""Called with "model_loaded" or "model_evicted", the model, and {engine, task, seconds, bytes}."""
+
+
+class Handlers(Protocol):
+    """The part of the handler registry that is used here."""
+
+    def get(self, task: str) -> BaseModelHandler: ...
+
+
+@dataclass
+class Prepared:
+    """A request that passed every check, with its inputs decoded: ready for the engine.
+
+    Owned by whoever carries it through `execute` and `finish`, one thread at a time. `timings` collects the
+    seconds of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
+    postprocess.
+    """
+
+    task: str
+    engine: str
+    model: ResolvedModel
+    handler: BaseModelHandler
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    runner: BaseEngine
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def batch_key(self) -> tuple[str, ...]:
+        """Requests with equal keys may share a batch."""
+        return (self.engine, self.model.key, self.task, self.runner.batch_key(self.options))
+
+
+class InferenceManager:
+    """Answers requests with the models of the registry.
+
+    Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` is the whole way
+    of one request; a pipeline that batches calls `prepare`, `execute` and `finish` itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: ModelManager,
+        cache: ModelCache,
+        engines: EngineRegistry,
+        handlers: Handlers,
+        media: MediaSettings,
+        fetch_media: FetchMedia | None = None,
+        trust_local_paths: bool = False,
+        on_model: ModelListener | None = None,
+    ) -> None:
+        """`trust_local_paths` is for callers in this very process: every path that it can read is accepted."""
+        self.models = models
+        self.cache = cache
+        self.engines = engines
+        self.handlers = handlers
+        self.statistics = Statistics()
+        self._media = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
+        self._on_model = on_model
+        self._health = HealthProbes()
+
+    def prepare(
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: dict[str, Any],
+        options: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Check one request, bring its media here and preprocess them; what is cheap to refuse is refused first.
+
+        Raises:
+            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
+        """
+        try:
+            check_request(task, engine, model_name, data)
+            handler = self.handlers.get(task)
+            runner = self.engines.get(engine)
+            check_engine(runner, engine, task)
+            checked = validate_options(options, task_options=handler.options, engine=engine)
+            model = self.models.resolve(model_name)
+            check_tags(model, task=task, engine=engine)
+            timings: dict[str, float] = {}
+            started = time.perf_counter()
+            here = self._media.resolve(data, handler.media_fields)
+            timings["fetch"] = time.perf_counter() - started
+            started = time.perf_counter()
+            inputs = _preprocess(handler, task, here, checked)
+            timings["preprocess"] = time.perf_counter() - started
+        except InferenceError:
+            raise
+        except Exception as error:
+            log.exception("prepare_failed", task=task, engine=engine, model_name=model_name)
+            raise as_inference_error(error) from error
+        return Prepared(task, engine, model, handler, inputs, checked, runner, timings)
+
+    def execute(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run requests of one `batch_key` together; one outcome per request, in order. Never raises.
+
+        The model is loaded where it is not in memory, and stays leased until the engine is done.
+        """
+        if not batch:
+            return []
+        first = batch[0]
+        key = f"{first.engine}/{first.task}/{first.model.key}"
+        started = time.perf_counter()
+        try:
+            with self.cache.lease(key, lambda: self._load(first), lambda model: self._unload(first, model)) as model:
+                running = time.perf_counter()
+                try:
+                    outcomes = first.runner.infer_batch(
+                        model, [one.inputs for one in batch], [one.options for one in batch]
+                    )
+                finally:
+                    ended = time.perf_counter()
+                    for one in batch:
+                        one.timings["wait"] = one.timings.get("wait", 0.0) + running - started
+                        one.timings["infer"] = ended - running
+            return _one_each(outcomes, batch)
+        except Exception as error:
+            if not isinstance(error, InferenceError):
+                log.exception("execute_failed", task=first.task, engine=first.engine, model=first.model.key)
+            return [as_inference_error(error)] * len(batch)
+
+    def finish(self, prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return the task's output for the engine's raw result.
+
+        Raises:
+            InternalError: permanent; the handler cannot read what the engine returned.
+            InferenceError: whatever else the handler raises of that tree.
+        """
+        started = time.perf_counter()
+        try:
+            output = prepared.handler.postprocess(raw, prepared.options)
+        except InferenceError:
+            raise
+        except Exception as error:
+            log.exception("postprocess_failed", task=prepared.task, engine=prepared.engine)
+            raise as_inference_error(error) from error
+        finally:
+            prepared.timings["postprocess"] = time.perf_counter() - started
+        if not isinstance(output, dict):
+            raise InternalError(
+                f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it must "
+                "return a dict"
+            )
+        return output
+
+    def infer(
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: dict[str, Any],
+        options: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Answer one request and return its result: `success` with `result`, or not, with `error`.
+
+        Never raises for a failed inference. Works inside a running event loop as well, which it blocks.
+        """
+        started = time.perf_counter()
+        about: dict[str, Any] = {
+            "task": task,
+            "engine": engine,
+            "model_name": model_name,
+            "id": uuid.uuid4().hex if id is None else id,
+            "metadata": metadata,
+        }
+        output: dict[str, Any] | None = None
+        failure: InferenceError | None = None
+        try:
+            prepared = self.prepare(task=task, engine=engine, model_name=model_name, data=data, options=options)
+            about.update(model_version=prepared.model.version, timings=prepared.timings)
+            outcome = self.execute([prepared])[0]
+            if isinstance(outcome, InferenceError):
+                failure = outcome
+            else:
+                output = self.finish(prepared, outcome)
+        except InferenceError as error:
+            failure = error
+        about["processing_s"] = processing_s = time.perf_counter() - started
+        self.statistics.record(
+            str(task), str(model_name), str(engine), failure is None, processing_s, about.get("timings")
+        )
+        if failure is not None:
+            return failure_result(error=failure, **about)
+        return success_result(result=output or {}, **about)
+
+    def health_check(self) -> dict[str, Any]:
+        """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}} within 2 s.
+
+        `error` means that no request can be answered; `degraded` that some cannot, or only those whose model
+        is at hand.
+        """
+        made = self.engines.made()
+        answers = self._health.probe(
+            {
+                "mlflow": self.models.health,
+                "disk": self.models.disk_health,
+                **{f"engines.{name}": engine.health for name, engine in made.items()},
+            }
+        )
+        by_engine: dict[str, Any] = {
+            name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in self.engines.names()
+        }
+        components = {
+            "mlflow": answers["mlflow"],
+            "engines": {"status": _worst(by_engine), "engines": by_engine},
+            "cache": {"status": "ok", "models": len(self.cache.entries()), "bytes": self.cache.bytes},
+            "disk": answers["disk"],
+        }
+        unwell = [name for name, answer in components.items() if answer["status"] != "ok"]
+        status = "error" if components["engines"]["status"] == "error" else "degraded" if unwell else "ok"
+        return {"status": status, "components": components}
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return the counts and latencies since the start; `cache_hit_rate` runs from 0 to 1."""
+        hits, misses = self.cache.hits, self.cache.misses
+        return {
+            **self.statistics.snapshot(),
+            "cache_hit_rate": hits / (hits + misses) if hits + misses else 0.0,
+            "cache_hits": hits,
+            "cache_misses": misses,
+            "cached_models": len(self.cache.entries()),
+        }
+
+    def get_cached_models(self) -> list[dict[str, Any]]:
+        """Return the models in memory: engine, task, model_name, version, bytes, age_s, hits, leases."""
+        models = []
+        for entry in self.cache.entries():
+            engine, task, name, version = entry.pop("key").split("/")
+            models.append({"engine": engine, "task": task, "model_name": name, "version": version, **entry})
+        return models
+
+    def clear_cache(self) -> dict[str, Any]:
+        """Unload every model that nobody uses: {"cleared": how many, "in_use": ["name/version", ...] that stay}."""
+        cleared = self.cache.clear()
+        in_use = [f"{row['model_name']}/{row['version']}" for row in self.get_cached_models() if row["leases"]]
+        return {"cleared": cleared, "in_use": in_use}
+
+    def _load(self, prepared: Prepared) -> tuple[Any, int]:
+        model, runner, started = prepared.model, prepared.runner, time.perf_counter()
+        details: dict[str, Any] = {"task": prepared.task, "version": model.version, "tags": model.tags}
+        if runner.needs_files:
+            details["path"] = self.models.files(model)
+        try:
+            loaded = runner.load_model(model.name, **details)
+            size = runner.model_bytes(loaded)
+        except InferenceError:
+            self.models.release_files(model)
+            raise
+        except Exception as error:
+            self.models.release_files(model)
+            log.exception("load_failed", engine=prepared.engine, model=model.key)
+            raise ModelLoadFailed(
+                f"engine {prepared.engine} cannot load {model.key}: {type(error).__name__}: {error}"
+            ) from error
+        self._tell("model_loaded", prepared, time.perf_counter() - started, size)
+        return loaded, size
+
+    def _unload(self, prepared: Prepared, loaded: Any) -> None:
+        started, size = time.perf_counter(), prepared.runner.model_bytes(loaded)
+        try:
+            prepared.runner.unload_model(loaded)
+        finally:
+            self.models.release_files(prepared.model)
+        self._tell("model_evicted", prepared, time.perf_counter() - started, size)
+
+    def _tell(self, kind: str, prepared: Prepared, seconds: float, size: int) -> None:
+        model = prepared.model
+        log.info(kind, engine=prepared.engine, model=model.key, seconds=round(seconds, 3), bytes=size)
+        if self._on_model is not None:
+            details = {"engine": prepared.engine, "task": prepared.task, "seconds": seconds, "bytes": size}
+            self._on_model(kind, model, details)
+
+
+def _preprocess(
+    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    try:
+        inputs = handler.preprocess(data, options)
+    except ValueError as error:
+        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
+        log.warning("preprocess_refused", task=task, exc_info=True)
+        raise InvalidInput(f"task {task} does not take this data: {error}") from error
+    if not isinstance(inputs, dict):
+        raise InternalError(
+            f"the handler of task {task} returned {type(inputs).__name__} from preprocess; it must return a dict"
+        )
+    return inputs
+
+
+def _one_each(outcomes: Sequence[Outcome], batch: Sequence[Prepared]) -> list[Outcome]:
+    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
+    engine = batch[0].engine
+    if len(outcomes) != len(batch):
+        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
+        return [wrong] * len(batch)
+    return [
+        outcome
+        if isinstance(outcome, dict | InferenceError)
+        else InternalError(f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict")
+        for outcome in outcomes
+    ]
+
+
+def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return ok where all are, error where none is, degraded in between."""
+    well = [answer["status"] == "ok" for answer in answers.values()]
+    return "ok" if all(well) else "degraded" if any(well) else "error"

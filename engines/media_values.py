@@ -1,0 +1,118 @@
+"""Replaces the addresses of media in a request's data by the media themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound, MediaTooLarge, MediaUnavailable
+from handlers.media import Media, decode_data_uri
+from handlers.settings import MediaSettings
+
+FetchMedia = Callable[[str], Media]
+
+_LONGEST_SHOWN = 120
+
+
+class MediaValues:
+    """Turns what a caller wrote in a media field into what handlers take. Thread-safe; blocks while it fetches.
+
+    Bytes, `data:` URIs and paths become `Media`; addresses with another scheme go through `fetch`. `Media`,
+    numpy arrays, PIL images and all else stay as they are, for the handler to accept or refuse.
+    `trust_local_paths` opens every path this process can read, as fits a caller in the same process; without
+    it only those under `settings.allowed_roots` are read.
+    """
+
+    def __init__(
+        self, settings: MediaSettings, *, fetch: FetchMedia | None = None, trust_local_paths: bool = False
+    ) -> None:
+        self._settings = settings
+        self._fetch = fetch
+        self._trust_local_paths = trust_local_paths
+
+    def resolve(self, data: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+        """Return `data` with the media in `fields`, and in lists in them, brought here; `data` stays as it is.
+
+        Raises:
+            InvalidInput: permanent; a text that is no address, or one that nothing here can fetch.
+            MediaError: the kinds of handlers.errors, MediaUnavailable among them retryable.
+        """
+        resolved = dict(data)
+        for name in fields:
+            value = data.get(name)
+            if isinstance(value, list | tuple):
+                resolved[name] = [
+                    self._one(f"data.{name}[{index}]", item) for index, item in enumerate(value)
+                ]
+            elif value is not None:
+                resolved[name] = self._one(f"data.{name}", value)
+        return resolved
+
+    def _one(self, name: str, value: Any) -> Any:
+        if isinstance(value, bytes | bytearray | memoryview):
+            content = bytes(value)
+            self._check_size(name, len(content))
+            return Media(content, f"{name} ({len(content)} bytes)")
+        if isinstance(value, Path):
+            return self._local(name, value)
+        if not isinstance(value, str):
+            return value
+        scheme, colon, _ = value[:16].partition(":")
+        if colon and scheme.lower() == "data":
+            return decode_data_uri(value, max_bytes=self._settings.max_bytes)
+        if value.startswith("file://"):
+            return self._local(name, Path(unquote(urlsplit(value).path)))
+        if "://" in value[:16]:
+            return self._fetched(name, value)
+        return self._local(name, Path(value))
+
+    def _fetched(self, name: str, address: str) -> Media:
+        if self._fetch is None:
+            raise InvalidInput(
+                f"{name} is {_shown(address)}, and nothing in this process fetches {address.partition(':')[0]}:// "
+                "addresses; pass bytes, a path or a data: URI, or send the request to a worker"
+            )
+        return self._fetch(address)
+
+    def _local(self, name: str, path: Path) -> Media:
+        shown = _shown(str(path))
+        try:
+            real = path.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise InvalidInput(f"{name} is {shown}: neither an address nor a path; {_WAYS}") from None
+        # Checked before the disk is touched, so that an answer never tells what exists outside the roots.
+        roots = self._settings.allowed_roots
+        if not self._trust_local_paths and not any(real.is_relative_to(root.resolve()) for root in roots):
+            allowed = ", ".join(map(str, roots)) or "none"
+            raise MediaForbidden(
+                f"{name} is {shown}, a local path outside media.allowed_roots ({allowed}); {_WAYS}, or have the "
+                "operator add its folder there"
+            )
+        try:
+            if not real.is_file():
+                raise MediaNotFound(f"{name} is {shown}: no such file; {_WAYS}")
+            self._check_size(name, real.stat().st_size)
+            return Media(real.read_bytes(), str(path))
+        except PermissionError:
+            raise MediaForbidden(f"{name} is {shown}, which this process may not read; change its mode") from None
+        except ValueError:
+            raise InvalidInput(f"{name} is {shown}: neither an address nor a path; {_WAYS}") from None
+        except OSError as error:
+            if error.errno in _NEVER_A_PATH:
+                raise InvalidInput(f"{name} is {shown}: neither an address nor a path; {_WAYS}") from None
+            raise MediaUnavailable(f"{name} is {shown}, which cannot be read now: {error.strerror}") from None
+
+    def _check_size(self, name: str, size: int) -> None:
+        if size > self._settings.max_bytes:
+            raise MediaTooLarge(f"{name} has {size} bytes; media.max_bytes allows {self._settings.max_bytes}")
+
+
+_WAYS = "give an s3://bucket/key address, a data: URI or an existing file"
+
+_NEVER_A_PATH = frozenset({36})  # ENAMETOOLONG: a text that long was meant as something else
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")

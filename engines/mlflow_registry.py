@@ -1,0 +1,258 @@
+"""The only module that speaks to MLflow: looks versions up, creates them, moves their files; errors in our terms."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engines.resolved_model import ModelReference, ResolvedModel
+from engines.settings import MlflowSettings
+from handlers.errors import RegistryUnavailable, UnknownModel
+
+EXPERIMENT = "inferstream-models"
+"""MLflow keeps every uploaded model in an experiment; ours go into this one."""
+
+_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+_NAMES_SEARCHED = 1000
+
+
+class MlflowRegistry:
+    """A client of one MLflow server. Thread-safe; every method blocks, up to the retries of the settings.
+
+    MLflow takes its timeouts and credentials from the environment of the process alone, so making a registry
+    sets them there.
+    """
+
+    def __init__(self, settings: MlflowSettings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._made: Any = None
+        os.environ.update(_environment(settings))
+
+    def look_up(self, reference: ModelReference) -> ResolvedModel:
+        """Return the version that `reference` stands for now.
+
+        Raises:
+            UnknownModel: permanent; the server answered that there is none, with what it has instead.
+            RegistryUnavailable: retryable; the server did not answer, or not usefully.
+        """
+        client = self.client()
+        with self._translated():
+            if reference.version is not None:
+                found = self._unless_missing(client.get_model_version, reference.name, reference.version)
+            elif reference.alias is not None:
+                found = self._unless_missing(client.get_model_version_by_alias, reference.name, reference.alias)
+            else:
+                found = self._unless_missing(
+                    client.get_model_version_by_alias, reference.name, self.settings.default_alias
+                ) or self._newest(reference.name)
+            if found is None:
+                raise UnknownModel(self._what_there_is(reference))
+            return _resolved(found)
+
+    def newest(self, name: str) -> ResolvedModel | None:
+        """Return the newest version of `name`, None where there is no such model or it has no version.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        with self._translated():
+            found = self._newest(name)
+            return None if found is None else _resolved(found)
+
+    def all_models(self) -> list[ResolvedModel]:
+        """Return, for every registered model, the version its plain name stands for, in order of names.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        client, models, page = self.client(), [], None
+        with self._translated():
+            while True:
+                answer = client.search_registered_models(max_results=100, page_token=page)
+                for registered in answer:
+                    preferred = registered.aliases.get(self.settings.default_alias)
+                    newest = max(registered.latest_versions, key=lambda one: int(one.version), default=None)
+                    if preferred is not None and (newest is None or str(newest.version) != str(preferred)):
+                        newest = client.get_model_version(registered.name, str(preferred))
+                    if newest is not None:
+                        models.append(_resolved(newest))
+                page = answer.token
+                if not page:
+                    return sorted(models, key=lambda model: model.name)
+
+    def upload(self, name: str, folder: Path) -> tuple[str, str]:
+        """Store the files of `folder` on the server; return their address and the id of the stored model.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        client = self.client()
+        with self._translated():
+            stored = client.create_logged_model(self._experiment_id(), name=name)
+            try:
+                client.log_model_artifacts(stored.model_id, str(folder))
+            except BaseException:
+                client.finalize_logged_model(stored.model_id, "FAILED")
+                raise
+            client.finalize_logged_model(stored.model_id, "READY")
+            return str(stored.artifact_location), str(stored.model_id)
+
+    def create_version(
+        self, name: str, source: str, tags: Mapping[str, str], *, model_id: str | None = None
+    ) -> ResolvedModel:
+        """Create the next version of `name`, and the registered model itself where it is new.
+
+        Raises:
+            RegistryUnavailable: retryable; nothing stays behind, unless the server went away half-way.
+        """
+        client = self.client()
+        with self._translated():
+            is_new = self._unless_exists(client.create_registered_model, name) is not None
+            try:
+                made = client.create_model_version(
+                    name, source, tags=dict(tags), model_id=model_id, await_creation_for=0
+                )
+            except BaseException:
+                if is_new:
+                    client.delete_registered_model(name)
+                raise
+            return _resolved(made)
+
+    def download(self, source: str, folder: Path) -> Path:
+        """Bring the files at `source` into `folder`, and return where exactly they lie in it.
+
+        Raises:
+            RegistryUnavailable: retryable; the files did not arrive whole.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        with self._translated():
+            return Path(
+                download_artifacts(
+                    artifact_uri=source, dst_path=str(folder), tracking_uri=self.settings.tracking_uri
+                )
+            )
+
+    def ping(self) -> dict[str, Any]:
+        """Return {"status": ok | error, ...} by one short question to the server; never raises."""
+        import httpx
+
+        uri = self.settings.tracking_uri
+        answer = {"status": "ok", "tracking_uri": uri}
+        try:
+            if uri.startswith(("http://", "https://")):
+                httpx.get(f"{uri.rstrip('/')}/health", timeout=1.5).raise_for_status()
+            else:
+                self.client().search_registered_models(max_results=1)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to the question
+            return {**answer, "status": "error", "error": f"{type(error).__name__}: {error}"[:300]}
+        return answer
+
+    def client(self) -> Any:
+        """Return MLflow's client, made by the first call; importing MLflow takes seconds."""
+        with self._lock:
+            if self._made is None:
+                from mlflow import MlflowClient
+
+                uri = self.settings.tracking_uri
+                self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            return self._made
+
+    def _newest(self, name: str) -> Any:
+        found = self.client().search_model_versions(
+            f"name='{name}'", order_by=["version_number DESC"], max_results=1
+        )
+        return found[0] if found else None
+
+    def _what_there_is(self, reference: ModelReference) -> str:
+        """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest to it."""
+        client = self.client()
+        registered = self._unless_missing(client.get_registered_model, reference.name)
+        if registered is None:
+            names = [one.name for one in client.search_registered_models(max_results=_NAMES_SEARCHED)]
+            near = difflib.get_close_matches(reference.name, names, n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(names)} others"
+            return f"model_name {str(reference)!r}: no such model is registered at {self._uri()}; {hint}"
+        if reference.alias is not None:
+            aliases = ", ".join(sorted(registered.aliases)) or "none"
+            return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
+        newest = self._newest(reference.name)
+        if newest is None:
+            return f"model {reference.name} is registered, but has no version yet; register one"
+        return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
+
+    def _experiment_id(self) -> str:
+        client = self.client()
+        self._unless_exists(client.create_experiment, EXPERIMENT)
+        return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+    def _unless_missing(self, call: Any, *arguments: str) -> Any:
+        return _unless(_MISSING, call, *arguments)
+
+    def _unless_exists(self, call: Any, *arguments: str) -> Any:
+        return _unless(frozenset({"RESOURCE_ALREADY_EXISTS"}), call, *arguments)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn MLflow's errors into ours; a definite answer was handled before it gets here."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise RegistryUnavailable(
+                f"the model registry at {self._uri()} did not serve this: {_short(error)}; check that MLflow runs "
+                "there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, then try again"
+            ) from error
+
+    def _uri(self) -> str:
+        """Return the server's address as messages may show it: without a password."""
+        scheme, separator, rest = self.settings.tracking_uri.rpartition("://")
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _environment(settings: MlflowSettings) -> dict[str, str]:
+    """Return the variables by which MLflow learns what its client takes no argument for.
+
+    Its own defaults keep a caller waiting for minutes where nobody listens.
+    """
+    environment = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(settings.timeout_s)),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(settings.max_retries),
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    if settings.username is not None:
+        environment["MLFLOW_TRACKING_USERNAME"] = settings.username
+    if settings.password is not None:
+        environment["MLFLOW_TRACKING_PASSWORD"] = settings.password.get_secret_value()
+    return environment
+
+
+def _unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
+    """Return what `call` returns, or None where the server answers with one of `codes`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*arguments)
+    except MlflowException as error:
+        if error.error_code in codes:
+            return None
+        raise
+
+
+def _resolved(version: Any) -> ResolvedModel:
+    # The version is a text from a server and a number from a database.
+    return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"

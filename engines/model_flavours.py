@@ -1,0 +1,65 @@
+"""Makes one plain folder of a model that `mlflow.transformers` logged; refuses what is no such model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import ModelLoadFailed
+
+DESCRIPTION = "MLmodel"
+"""The file by which MLflow describes a model that it logged itself."""
+
+
+def flatten(folder: Path, key: str) -> None:
+    """Change `folder`, our own copy of model `key`, so that plain transformers loads it; a plain one stays as is.
+
+    Raises:
+        ModelLoadFailed: permanent; another flavour, or a model that ships Python code.
+    """
+    described = folder / DESCRIPTION
+    if not described.is_file():
+        return
+    flavour = _transformers_flavour(described, key)
+    weights = folder / str(flavour.get("model_binary", "model"))
+    if not weights.is_dir() or not weights.resolve().is_relative_to(folder.resolve()):
+        raise ModelLoadFailed(f"model {key} has no folder {weights.name!r} with its weights; log it again")
+    for source in (weights, *sorted((folder / "components").glob("*/"))):
+        for path in sorted(source.iterdir()):
+            target = folder / path.name
+            if not target.exists():
+                path.rename(target)
+
+
+def refuse_logged(folder: Path, key: str) -> None:
+    """Refuse a folder in MLflow's own layout where it must be used in place.
+
+    Raises:
+        ModelLoadFailed: permanent.
+    """
+    if (folder / DESCRIPTION).is_file():
+        raise ModelLoadFailed(
+            f"model {key} is used in place at its physical_path, which must be a plain transformers folder and not "
+            "one that MLflow logged; leave the tag physical_path away, so that the files are downloaded"
+        )
+
+
+def _transformers_flavour(described: Path, key: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        description = yaml.safe_load(described.read_text(encoding="utf-8"))
+        flavours: dict[str, dict[str, Any]] = dict(description["flavors"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ModelLoadFailed(f"model {key} has an {DESCRIPTION} file that is not readable: {error}") from error
+    if "transformers" not in flavours:
+        others = ", ".join(sorted(set(flavours) - {"python_function"})) or "python_function"
+        raise ModelLoadFailed(
+            f"model {key} was logged with flavour {others}; only mlflow.transformers and plain transformers folders "
+            "can be loaded: log it with mlflow.transformers, or register its folder"
+        )
+    if any(flavour.get("code") for flavour in flavours.values()):
+        raise ModelLoadFailed(
+            f"model {key} ships Python code (code_paths), which a worker does not run; log it without code_paths"
+        )
+    return flavours["transformers"]

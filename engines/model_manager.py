@@ -1,0 +1,196 @@
+"""Answers which registered model a name stands for, and brings its files here; MLflow is the source of truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from engines.last_good import LastGoodResolutions
+from engines.mlflow_registry import MlflowRegistry
+from engines.model_files import ModelFiles
+from engines.model_registration import register
+from engines.resolved_model import ModelReference, ResolvedModel, parse_model_name
+from engines.settings import CacheSettings, MlflowSettings
+from handlers.errors import InferenceError, RegistryUnavailable, UnknownModel, as_inference_error
+
+__all__ = ["ModelManager", "ResolvedModel"]
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 1.0
+"""How long a caller waits for news of a name whose last answer is at hand, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    model: ResolvedModel
+    fresh_until: float
+
+
+class ModelManager:
+    """The models of one MLflow server, and their files on this machine.
+
+    Thread-safe; methods block, so an event loop calls them from worker threads. An answer is used for
+    `alias_poll_s` before the server is asked again; one question per name is under way however many callers
+    wait, and never delays those of another name. While the server is away, the last good answer goes on.
+    """
+
+    def __init__(
+        self, mlflow: MlflowSettings, cache: CacheSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = mlflow
+        self._registry = MlflowRegistry(mlflow)
+        self._files = ModelFiles(cache, mlflow.physical_roots, self._registry.download)
+        self._last_good = LastGoodResolutions(cache.directory / ".resolutions", mlflow.tracking_uri)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[ModelReference, _Known] = {}
+        self._lookups: dict[ModelReference, Future[ResolvedModel]] = {}
+        self._is_away = False
+
+    def resolve(self, model_name: str) -> ResolvedModel:
+        """Return the version that `name`, `name@alias` or `name/version` stands for.
+
+        A plain name is the version under the default alias where there is one, else the newest. Waits for at
+        most `timeout_s`, and only a moment where an earlier answer can be used instead.
+
+        Raises:
+            InvalidRequest: permanent; `model_name` has none of the three forms.
+            UnknownModel: permanent; the server knows no such model, version or alias.
+            RegistryUnavailable: retryable; the server is away, and never told about this name.
+        """
+        reference = parse_model_name(model_name)
+        with self._lock:
+            known = self._known.get(reference)
+        if known is not None and self._clock() < known.fresh_until:
+            return known.model
+        last = known.model if known is not None else self._last_good.load(reference)
+        lookup = self._look_up(reference)
+        try:
+            return lookup.result(self._settings.timeout_s if last is None else PATIENCE_S)
+        except TimeoutError:
+            if last is None:
+                raise RegistryUnavailable(
+                    f"the model registry did not say within {self._settings.timeout_s:g} s what {model_name} is; check "
+                    f"that MLflow runs at mlflow.tracking_uri ({self._settings.tracking_uri}), then try again"
+                ) from None
+            return self._go_on_with(reference, last)
+        except RegistryUnavailable:
+            if last is None:
+                raise
+            return self._go_on_with(reference, last)
+
+    def files(self, model: ResolvedModel) -> Path:
+        """Return the folder with the model's files, downloading them where they are not here yet.
+
+        They stay until `release_files` was called as often as this.
+
+        Raises:
+            ModelLoadFailed: permanent; the files cannot be used, and why.
+            RegistryUnavailable: retryable; the download did not arrive whole.
+        """
+        return self._files.acquire(model)
+
+    def release_files(self, model: ResolvedModel) -> None:
+        """Say that the folder `files` returned is no longer in use: it may go when room is needed."""
+        self._files.release(model)
+
+    def register_model_to_mlflow(
+        self,
+        *,
+        model_name: str,
+        model_source: str,
+        model_path: str | Path | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> ResolvedModel:
+        """Register a model, and return its new version; see `engines.model_registration.register`."""
+        return register(
+            self._registry, model_name=model_name, model_source=model_source, model_path=model_path, tags=tags
+        )
+
+    def list_models(self) -> list[ResolvedModel]:
+        """Return, for every registered model, the version its plain name stands for.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        return self._registry.all_models()
+
+    def health(self) -> dict[str, Any]:
+        """Return {"status": ok | error, "tracking_uri", "error"?} by asking the server; never raises."""
+        return self._registry.ping()
+
+    def disk_health(self) -> dict[str, Any]:
+        """Return {"status": ok | error, "free_bytes", ...} of the disk that keeps the files; never raises."""
+        return self._files.health()
+
+    def _look_up(self, reference: ModelReference) -> Future[ResolvedModel]:
+        """Return the question to the server about `reference`, asking it where nobody does."""
+        self._registry.client()  # imports MLflow the first time, which must not count as waiting for it
+        with self._lock:
+            under_way = self._lookups.get(reference)
+            if under_way is not None:
+                return under_way
+            lookup = self._lookups[reference] = Future()
+        # A thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
+        threading.Thread(
+            target=self._ask, args=(reference, lookup), name=f"resolve-{reference}", daemon=True
+        ).start()
+        return lookup
+
+    def _ask(self, reference: ModelReference, lookup: Future[ResolvedModel]) -> None:
+        answer: ResolvedModel | None = None
+        error: InferenceError | None = None
+        try:
+            answer = self._registry.look_up(reference)
+            self._learn(reference, answer)
+        except InferenceError as raised:
+            error = raised
+        except BaseException as raised:
+            log.exception("look_up_failed", model=str(reference))
+            error = as_inference_error(raised)
+        with self._lock:
+            del self._lookups[reference]
+            if isinstance(error, UnknownModel):
+                self._known.pop(reference, None)
+        if isinstance(error, UnknownModel):
+            self._last_good.forget(reference)
+        self._note_away(isinstance(error, RegistryUnavailable), error)
+        if answer is not None:
+            lookup.set_result(answer)
+        else:
+            lookup.set_exception(error)
+
+    def _learn(self, reference: ModelReference, model: ResolvedModel) -> None:
+        with self._lock:
+            before = self._known.get(reference)
+            self._known[reference] = _Known(model, self._clock() + self._settings.alias_poll_s)
+        if before is None or before.model != model:
+            if before is not None:
+                log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)
+            self._last_good.save(reference, model)
+
+    def _go_on_with(self, reference: ModelReference, model: ResolvedModel) -> ResolvedModel:
+        """Use `model` until the next poll: callers need not wait out each other's patience."""
+        with self._lock:
+            known = self._known.get(reference)
+            if known is not None and self._clock() < known.fresh_until:
+                return known.model  # the answer came just now
+            self._known[reference] = _Known(model, self._clock() + self._settings.alias_poll_s)
+        return model
+
+    def _note_away(self, is_away: bool, error: InferenceError | None) -> None:
+        """Log that the server went away, or came back: once each."""
+        with self._lock:
+            changed, self._is_away = self._is_away != is_away, is_away
+        if changed and is_away:
+            log.warning("registry_away", reason=str(error), meanwhile="known names keep their last version")
+        elif changed:
+            log.info("registry_back", tracking_uri=self._settings.tracking_uri)

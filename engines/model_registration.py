@@ -1,0 +1,113 @@
+"""Registers a model in MLflow: uploads its folder, or records by reference where it is to be had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from engines.manifest import digest_of, files_in
+from engines.mlflow_registry import MlflowRegistry
+from engines.resolved_model import ResolvedModel, is_model_name
+from handlers.errors import InvalidRequest
+
+ModelSource = Literal["huggingface", "ollama", "local"]
+
+_HUB_NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def register(
+    registry: MlflowRegistry,
+    *,
+    model_name: str,
+    model_source: str,
+    model_path: str | Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> ResolvedModel:
+    """Register a version of `model_name` and return it.
+
+    - `huggingface`: `model_path` is a folder in the Hugging Face layout, which is uploaded; or `hf://org/name`
+      (or no path and the tag `repo_id`), which is recorded and fetched by the workers.
+    - `local`: `model_path` is any folder of model files, which is uploaded. Without a path, the tag
+      `physical_path` names a folder that every worker has under its `mlflow.physical_roots`.
+    - `ollama`: the tag `ollama_model_name`, or `model_path`, is the name that the Ollama server knows.
+
+    Known tags: task, engine, repo_id, revision, ollama_model_name, physical_path; others are kept. An upload
+    gets the tag `sha256`, by which downloads are checked. Where the newest version has the same files and tags
+    it is returned and nothing is created.
+
+    Raises:
+        InvalidRequest: permanent; names the argument and what is allowed.
+        RegistryUnavailable: retryable.
+    """
+    if not is_model_name(model_name):
+        raise InvalidRequest(
+            f"model_name {model_name[:160]!r} cannot be registered; use 1 to 128 letters, digits, dots, dashes and "
+            "underscores"
+        )
+    all_tags = _text_tags(tags)
+    if model_source == "ollama":
+        return _by_reference(registry, model_name, *_ollama(model_name, model_path, all_tags))
+    if model_source not in get_args(ModelSource):
+        raise InvalidRequest(f"model_source {model_source!r} is none of {', '.join(get_args(ModelSource))}")
+    if model_source == "huggingface":
+        all_tags.setdefault("engine", "transformers")
+        folder = None if model_path is None else Path(model_path).expanduser()
+        named = _HUB_NAME.fullmatch(str(model_path if model_path is not None else all_tags.get("repo_id", "")))
+        if named is not None and (folder is None or not folder.is_dir()):
+            all_tags.setdefault("repo_id", named[1])
+            return _by_reference(registry, model_name, f"hf://{named[1]}", all_tags)
+    elif model_path is None and "physical_path" in all_tags:
+        return _by_reference(registry, model_name, f"physical://local/{model_name}", all_tags)
+    return _uploaded(registry, model_name, _folder(model_source, model_path), all_tags)
+
+
+def _uploaded(
+    registry: MlflowRegistry, model_name: str, folder: Path, tags: dict[str, str]
+) -> ResolvedModel:
+    tags["sha256"] = digest_of(folder)
+    newest = registry.newest(model_name)
+    if newest is not None and dict(newest.tags) == tags:
+        return newest
+    source, model_id = registry.upload(model_name, folder)
+    return registry.create_version(model_name, source, tags, model_id=model_id)
+
+
+def _by_reference(
+    registry: MlflowRegistry, model_name: str, source: str, tags: dict[str, str]
+) -> ResolvedModel:
+    newest = registry.newest(model_name)
+    if newest is not None and newest.source == source and dict(newest.tags) == tags:
+        return newest
+    return registry.create_version(model_name, source, tags)
+
+
+def _ollama(
+    model_name: str, model_path: str | Path | None, tags: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Return address and tags of a model that an Ollama server holds."""
+    name = tags.setdefault("ollama_model_name", str(model_path) if model_path is not None else "")
+    if not name:
+        raise InvalidRequest(
+            f"model {model_name} with model_source ollama needs the tag ollama_model_name, the name that the Ollama "
+            "server knows, like llama3.2:1b"
+        )
+    tags.setdefault("engine", "ollama")
+    return f"ollama://local/{_UNSAFE.sub('-', name).strip('-')}", tags
+
+
+def _folder(model_source: str, model_path: str | Path | None) -> Path:
+    if model_path is None:
+        raise InvalidRequest(f"model_path is required for model_source {model_source}: the folder of the model")
+    folder = Path(model_path).expanduser()
+    if not folder.is_dir() or not files_in(folder):
+        what = "is no folder" if not folder.is_dir() else "is an empty folder"
+        also = ", or hf://org/name" if model_source == "huggingface" else ""
+        raise InvalidRequest(f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}")
+    return folder
+
+
+def _text_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (tags or {}).items() if value is not None}

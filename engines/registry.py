@@ -1,0 +1,122 @@
+"""Engines by name: ours, those of installed packages, and those registered by hand."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import structlog
+
+from engines.base import BaseEngine
+from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
+
+log = structlog.get_logger(__name__)
+
+ENTRY_POINTS = "inferstream.engines"
+
+BUILT_IN = {"transformers": "engines.transformers.engine:TransformersEngine"}
+"""Engines of our own, named rather than imported: each brings in libraries that not everybody installs."""
+
+EngineClass = Callable[[Any], BaseEngine]
+
+
+class EngineRegistry:
+    """Makes each engine once, when it is first asked for, from its section of the settings. Thread-safe.
+
+    An engine registered by hand goes before one of ours of the same name, and ours before one of an installed
+    package. Making one engine never keeps a caller of another waiting.
+    """
+
+    def __init__(self, settings: Any = None) -> None:
+        """`settings` has a section, as an attribute, for each engine that has settings."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._classes: dict[str, EngineClass] = {}
+        self._engines: dict[str, BaseEngine] = {}
+        self._making: dict[str, threading.Lock] = {}
+
+    def register(self, name: str, engine_class: EngineClass) -> None:
+        """Make `engine_class(config)` the engine that requests call `name`; replaces one of that name."""
+        if not name or "/" in name:
+            raise ValueError(f"{name!r} is no name for an engine; it must not be empty or hold a slash")
+        with self._lock:
+            self._classes[name] = engine_class
+            self._engines.pop(name, None)
+
+    def get(self, name: str) -> BaseEngine:
+        """Return the engine called `name`.
+
+        Raises:
+            UnknownEngine: permanent; names the engines there are.
+            EngineUnavailable: retryable; it cannot be made here, mostly because its libraries are missing.
+        """
+        with self._lock:
+            engine = self._engines.get(name)
+            making = self._making.setdefault(name, threading.Lock()) if engine is None else None
+        if engine is not None or making is None:
+            return engine  # type: ignore[return-value]
+        with making:
+            with self._lock:
+                engine = self._engines.get(name)
+            if engine is None:
+                engine = self._make(name)
+                with self._lock:
+                    self._engines[name] = engine
+            return engine
+
+    def names(self) -> list[str]:
+        """Return the names of all engines, made or not."""
+        with self._lock:
+            registered = set(self._classes)
+        return sorted(registered | set(BUILT_IN) | set(_installed()))
+
+    def made(self) -> dict[str, BaseEngine]:
+        """Return the engines that exist by now."""
+        with self._lock:
+            return dict(self._engines)
+
+    def unload(self) -> None:
+        """Let every engine go; the next `get` makes a new one. Unload the models in the cache first."""
+        with self._lock:
+            self._engines.clear()
+
+    def _make(self, name: str) -> BaseEngine:
+        try:
+            engine = self._find(name)(getattr(self._settings, name, None))
+        except InferenceError:
+            raise
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"engine {name} cannot be made here: {error}; install what it needs (pip install 'inferstream[all]')"
+            ) from error
+        except Exception as error:
+            log.exception("engine_not_made", engine=name)
+            raise EngineUnavailable(
+                f"engine {name} cannot be made here: {type(error).__name__}: {error}"
+            ) from error
+        if not engine.name:
+            # The class may serve under several names, so the name goes on the instance.
+            object.__setattr__(engine, "name", name)
+        return engine
+
+    def _find(self, name: str) -> EngineClass:
+        with self._lock:
+            found = self._classes.get(name)
+        if found is not None:
+            return found
+        if name in BUILT_IN:
+            module, _, attribute = BUILT_IN[name].partition(":")
+            built_in: EngineClass = getattr(importlib.import_module(module), attribute)
+            return built_in
+        installed = _installed()
+        if name in installed:
+            loaded: EngineClass = installed[name].load()
+            return loaded
+        raise UnknownEngine(f"engine {name!r} is not known; this process has {', '.join(self.names())}")
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

@@ -1,0 +1,77 @@
+"""A registered model as the registry knows it: which version a name stands for, where it lies, what it is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from handlers.errors import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """One version of a registered model; immutable."""
+
+    name: str
+    version: str
+    source: str
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """What tells this version from every other: `name/version`."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def task(self) -> str | None:
+        """The task its tag names; None where it has no such tag and serves any."""
+        return self.tags.get("task")
+
+    @property
+    def engine(self) -> str | None:
+        """The engine its tag names; None where it has no such tag."""
+        return self.tags.get("engine")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """A `model_name` taken apart; at most one of `alias` and `version` is set."""
+
+    name: str
+    alias: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        if self.alias is not None:
+            return f"{self.name}@{self.alias}"
+        return self.name if self.version is None else f"{self.name}/{self.version}"
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether `name` may name a registered model: it is a file name and part of an address as well."""
+    return _NAME.fullmatch(name) is not None and name.strip(".") != ""
+
+
+def parse_model_name(model_name: str) -> ModelReference:
+    """Return the parts of `name`, `name@alias` or `name/version`.
+
+    Raises:
+        InvalidRequest: permanent; none of the three forms.
+    """
+    name, at, alias = model_name.partition("@")
+    if at and is_model_name(name) and _ALIAS.fullmatch(alias):
+        return ModelReference(name, alias=alias)
+    name, slash, version = model_name.partition("/")
+    if slash and is_model_name(name) and _VERSION.fullmatch(version):
+        return ModelReference(name, version=version)
+    if is_model_name(model_name):
+        return ModelReference(model_name)
+    raise InvalidRequest(
+        f"model_name {model_name[:160]!r} is no model name; write name, name@alias or name/version, where name "
+        "is 1 to 128 letters, digits, dots, dashes and underscores"
+    )
