@@ -25,49 +25,64 @@ def user_cache_dir() -> Path:
 class MlflowSettings(Section):
     """The model registry."""
 
-    tracking_uri: str = Field("http://localhost:5000", description="Address of the MLflow server.")
-    username: str | None = Field(None, description="User name, where the server asks for one.")
-    password: SecretStr | None = Field(None, description="Password, where the server asks for one.")
-    timeout_s: float = Field(10.0, gt=0, le=120, description="Longest wait for one answer of the server.")
-    max_retries: int = Field(2, ge=0, le=10, description="Further tries after a failed call.")
-    alias_poll_s: float = Field(5.0, gt=0, description="How often aliases and versions are looked up again.")
-    default_alias: str = Field("champion", description="Alias a plain name resolves to, where it exists.")
+    tracking_uri: str = Field(default="http://localhost:5000", description="Address of the MLflow server.")
+    username: str | None = Field(default=None, description="User name, where the server asks for one.")
+    password: SecretStr | None = Field(default=None, description="Password, where the server asks for one.")
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=120, description="Longest wait for one answer of the server."
+    )
+    max_retries: int = Field(default=2, ge=0, le=10, description="Further tries after a failed call.")
+    alias_poll_s: float = Field(
+        default=5.0, gt=0, description="How often aliases and versions are looked up again."
+    )
+    default_alias: str = Field(
+        default="champion", description="Alias a plain name resolves to, where it exists."
+    )
     physical_roots: tuple[UserPath, ...] = Field(
-        (), description="Folders under which a model's physical_path tag is trusted; empty trusts none."
+        default=(),
+        description="Folders under which a model's physical_path tag is trusted; empty trusts none.",
     )
 
 
 class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
-    max_models: int = Field(4, gt=0, description="Most models in memory at once.")
-    max_bytes: int = Field(8 * 1024**3, gt=0, description="Most bytes of models in memory.")
+    max_models: int = Field(default=4, gt=0, description="Most models in memory at once.")
+    max_bytes: int = Field(default=8 * 1024**3, gt=0, description="Most bytes of models in memory.")
     directory: UserPath = Field(
         default_factory=lambda: user_cache_dir() / "files",
         examples=["~/.cache/inferstream/files"],
         description="Where downloaded model files are kept.",
     )
-    directory_max_bytes: int = Field(50 * 1024**3, gt=0, description="Most bytes of model files on disk.")
+    directory_max_bytes: int = Field(
+        default=50 * 1024**3, gt=0, description="Most bytes of model files on disk."
+    )
 
 
 class TransformersSettings(Section):
     """The transformers engine."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
-    torch_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the weights; auto is bf16 on CUDA and fp32 on the CPU."
+    device: str = Field(
+        default="auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."
     )
-    threads: int | None = Field(None, gt=0, description="Threads of torch; default: cores - 1, at least 1.")
-    trust_remote_code: bool = Field(False, description="Run Python code that a model ships. Dangerous.")
-    allow_pickle: bool = Field(False, description="Load weights that are no safetensors. Dangerous.")
+    torch_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Number format of the weights; auto is bf16 on CUDA and fp32 on the CPU."
+    )
+    threads: int | None = Field(
+        default=None, gt=0, description="Threads of torch; default: cores - 1, at least 1."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that a model ships. Dangerous."
+    )
+    allow_pickle: bool = Field(default=False, description="Load weights that are no safetensors. Dangerous.")
 
 
 class OllamaSettings(Section):
     """The Ollama engine."""
 
-    api_base: str = Field("http://localhost:11434", description="Address of the Ollama server.")
-    timeout_s: float = Field(300.0, gt=0, description="Longest wait for an answer.")
-    auto_pull: bool = Field(True, description="Pull a missing model once.")
+    api_base: str = Field(default="http://localhost:11434", description="Address of the Ollama server.")
+    timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer.")
+    auto_pull: bool = Field(default=True, description="Pull a missing model once.")
 
 
 class EngineSettings(BaseSettings):

@@ -17,73 +17,100 @@ class KafkaSettings(Section):
     """The broker, the consumer group and the topics."""
 
     bootstrap_servers: str = Field(
-        "localhost:9092",
+        default="localhost:9092",
         pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$",
         description="Brokers to start from: host:port, several separated by commas.",
     )
     topic_prefix: str = Field(
-        "inference",
+        default="inference",
         pattern=r"^[A-Za-z0-9._-]{1,150}$",
         description="First part of every topic name, as in inference.requests.asr.",
     )
     group_id: str = Field(
-        "inferstream", min_length=1, description="Consumer group; workers that share it share the requests."
+        default="inferstream",
+        min_length=1,
+        description="Consumer group; workers that share it share the requests.",
     )
     group_instance_id: str | None = Field(
-        None, description="Static membership: a name unique to this worker that survives its restart."
+        default=None, description="Static membership: a name unique to this worker that survives its restart."
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How to talk to the brokers: with or without TLS and a login."
+        default="PLAINTEXT", description="How to talk to the brokers: with or without TLS and a login."
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="How to log in, where security_protocol is SASL_PLAINTEXT or SASL_SSL."
+        default=None, description="How to log in, where security_protocol is SASL_PLAINTEXT or SASL_SSL."
     )
-    sasl_username: str | None = Field(None, description="User name for the login.")
-    sasl_password: SecretStr | None = Field(None, description="Password for the login.")
+    sasl_username: str | None = Field(default=None, description="User name for the login.")
+    sasl_password: SecretStr | None = Field(default=None, description="Password for the login.")
     ssl_cafile: UserPath | None = Field(
-        None, description="Certificates that sign the brokers'; unset takes the system's own."
+        default=None, description="Certificates that sign the brokers'; unset takes the system's own."
     )
     ssl_certfile: UserPath | None = Field(
-        None, description="This client's certificate, where brokers want one."
+        default=None, description="This client's certificate, where brokers want one."
     )
-    ssl_keyfile: UserPath | None = Field(None, description="Private key of ssl_certfile.")
+    ssl_keyfile: UserPath | None = Field(default=None, description="Private key of ssl_certfile.")
     partitions: int = Field(
-        8, gt=0, le=10_000, description="Partitions of each topic: the most workers that can share one task."
+        default=8,
+        gt=0,
+        le=10_000,
+        description="Partitions of each topic: the most workers that can share one task.",
     )
-    replication_factor: int = Field(1, gt=0, le=10, description="Copies of each topic; 3 in production.")
+    replication_factor: int = Field(
+        default=1, gt=0, le=10, description="Copies of each topic; 3 in production."
+    )
     session_timeout_s: float = Field(
-        60.0, ge=1, le=1800, description="Silence after which the group takes a worker for dead, in seconds."
+        default=60.0,
+        ge=1,
+        le=1800,
+        description="Silence after which the group takes a worker for dead, in seconds.",
     )
     heartbeat_interval_s: float = Field(
-        10.0, gt=0, le=600, description="Time between signs of life; at most a third of session_timeout_s."
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Time between signs of life; at most a third of session_timeout_s.",
     )
     rebalance_timeout_s: float = Field(
-        180.0, ge=1, le=3600, description="Time to finish work when partitions move; above the longest batch."
+        default=180.0,
+        ge=1,
+        le=3600,
+        description="Time to finish work when partitions move; above the longest batch.",
     )
     request_timeout_s: float = Field(
-        240.0, ge=1, le=7200, description="Longest wait for a broker's answer; above rebalance_timeout_s."
+        default=240.0,
+        ge=1,
+        le=7200,
+        description="Longest wait for a broker's answer; above rebalance_timeout_s.",
     )
-    max_poll_records: int = Field(64, gt=0, le=10_000, description="Most messages taken in one fetch.")
+    max_poll_records: int = Field(
+        default=64, gt=0, le=10_000, description="Most messages taken in one fetch."
+    )
     stream_buffer: int = Field(
-        128,
+        default=128,
         gt=0,
         le=100_000,
         description="Messages held per task before fetching pauses; smaller repeats less.",
     )
     commit_interval_s: float = Field(
-        0.5,
+        default=0.5,
         gt=0,
         le=60,
         description="Time between commits; a crash repeats what was answered since the last.",
     )
     fetch_max_wait_ms: int = Field(
-        500, ge=0, le=30_000, description="How long a broker may hold an empty fetch; lower is busier."
+        default=500,
+        ge=0,
+        le=30_000,
+        description="How long a broker may hold an empty fetch; lower is busier.",
     )
     max_message_bytes: int = Field(
-        1_000_000, ge=10_000, le=1024**3, description="Largest message sent; at most what the topics take."
+        default=1_000_000,
+        ge=10_000,
+        le=1024**3,
+        description="Largest message sent; at most what the topics take.",
     )
     producer_timeout_s: float = Field(
-        30.0, gt=0, le=600, description="Time in which a result must reach the broker."
+        default=30.0, gt=0, le=600, description="Time in which a result must reach the broker."
     )
 
     @model_validator(mode="after")
@@ -98,7 +125,7 @@ class KafkaSettings(Section):
         if self.heartbeat_interval_s > self.session_timeout_s / 3:
             faults.append(
                 f"kafka.heartbeat_interval_s={self.heartbeat_interval_s:g} is more than a third of "
-                f"kafka.session_timeout_s={self.session_timeout_s:g}, so one lost heartbeat may end the session; "
+                f"kafka.session_timeout_s={self.session_timeout_s:g}, so one lost beat ends the session; "
                 f"set kafka.heartbeat_interval_s to {self.session_timeout_s / 3:.2g} or less"
             )
         if self.session_timeout_s > self.request_timeout_s:
@@ -109,8 +136,8 @@ class KafkaSettings(Section):
         if self.rebalance_timeout_s >= self.request_timeout_s:
             faults.append(
                 f"kafka.request_timeout_s={self.request_timeout_s:g} must be above "
-                f"kafka.rebalance_timeout_s={self.rebalance_timeout_s:g}, since joining the group is one request "
-                f"that waits that long; set kafka.request_timeout_s to {self.rebalance_timeout_s + 60:g}"
+                f"kafka.rebalance_timeout_s={self.rebalance_timeout_s:g}: joining the group is one request "
+                f"that waits so long; set kafka.request_timeout_s to {self.rebalance_timeout_s + 60:g}"
             )
         return faults
 
@@ -124,7 +151,7 @@ class KafkaSettings(Section):
             ]
             if missing:
                 faults.append(
-                    f"kafka.security_protocol={self.security_protocol} logs in, which needs {', '.join(missing)} too"
+                    f"kafka.security_protocol={self.security_protocol} also needs {', '.join(missing)}"
                 )
         elif self.sasl_mechanism:
             faults.append(
@@ -146,18 +173,26 @@ class S3Settings(Section):
     """The object store that holds the media."""
 
     endpoint_url: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="Address of an S3-compatible store; unset is AWS itself."
+        default=None,
+        pattern=r"^https?://\S+$",
+        examples=["http://localhost:8333"],
+        description="Address of an S3-compatible store; unset is AWS itself.",
     )
-    region: str = Field("us-east-1", min_length=1, description="Region; most stores but AWS ignore it.")
+    region: str = Field(
+        default="us-east-1", min_length=1, description="Region; most stores but AWS ignore it."
+    )
     access_key: str | None = Field(
-        None, description="Access key; unset takes boto3's own chain (environment, profile, instance role)."
+        default=None,
+        description="Access key; unset takes boto3's own chain (environment, profile, instance role).",
     )
-    secret_key: SecretStr | None = Field(None, description="Secret of access_key.")
-    session_token: SecretStr | None = Field(None, description="Token of temporary credentials.")
-    connect_timeout_s: float = Field(5.0, gt=0, le=120, description="Longest wait for a connection.")
-    read_timeout_s: float = Field(20.0, gt=0, le=600, description="Longest silence while an object is read.")
+    secret_key: SecretStr | None = Field(default=None, description="Secret of access_key.")
+    session_token: SecretStr | None = Field(default=None, description="Token of temporary credentials.")
+    connect_timeout_s: float = Field(default=5.0, gt=0, le=120, description="Longest wait for a connection.")
+    read_timeout_s: float = Field(
+        default=20.0, gt=0, le=600, description="Longest silence while an object is read."
+    )
     path_style: bool = Field(
-        True, description="Address buckets as host/bucket; false is AWS's own bucket.host."
+        default=True, description="Address buckets as host/bucket; false is AWS's own bucket.host."
     )
 
     @model_validator(mode="after")
@@ -177,28 +212,41 @@ class WorkerSettings(Section):
         examples=["gpu-7-4711"],
         description="Name of this worker in results, events and logs; default: host name and process id.",
     )
-    tasks: tuple[str, ...] = Field((), description="Tasks to consume; empty takes every registered one.")
+    tasks: tuple[str, ...] = Field(
+        default=(), description="Tasks to consume; empty takes every registered one."
+    )
     plugins: tuple[str, ...] = Field(
-        (), description="Python modules imported at start, which register handlers and engines of your own."
+        default=(),
+        description="Python modules imported at start, which register handlers and engines of your own.",
     )
     warm: tuple[str, ...] = Field(
-        (), description="Models loaded before the first request: name, name@alias or name/version."
+        default=(), description="Models loaded before the first request: name, name@alias or name/version."
     )
     reply_topics: tuple[str, ...] = Field(
-        (), description="Regular expressions of which reply_to must match one in full; empty refuses it."
+        default=(),
+        description="Regular expressions of which reply_to must match one in full; empty refuses it.",
     )
     max_in_flight: int = Field(
-        64, gt=0, le=100_000, description="Most requests in work at once, over all tasks."
+        default=64, gt=0, le=100_000, description="Most requests in work at once, over all tasks."
     )
     max_in_flight_bytes: int = Field(
-        256 * 1024 * 1024, gt=0, description="Most bytes of media in memory; at least media.max_bytes."
+        default=256 * 1024 * 1024,
+        gt=0,
+        description="Most bytes of media in memory; at least media.max_bytes.",
     )
-    batch_max_items: int = Field(16, gt=0, le=10_000, description="Most requests run on a model together.")
+    batch_max_items: int = Field(
+        default=16, gt=0, le=10_000, description="Most requests run on a model together."
+    )
     batch_wait_ms: float = Field(
-        10.0, ge=0, le=60_000, description="How long the first request of a batch waits for others, at most."
+        default=10.0,
+        ge=0,
+        le=60_000,
+        description="How long the first request of a batch waits for others, at most.",
     )
     drain_timeout_s: float = Field(
-        120.0, gt=0, description="Time to finish work after SIGTERM; beyond it the worker exits with 1."
+        default=120.0,
+        gt=0,
+        description="Time to finish work after SIGTERM; beyond it the worker exits with 1.",
     )
 
     @field_validator("reply_topics")
@@ -224,23 +272,29 @@ class WorkerSettings(Section):
 class HttpSettings(Section):
     """The HTTP side of a worker."""
 
-    enabled: bool = Field(True, description="Whether the worker answers HTTP at all.")
+    enabled: bool = Field(default=True, description="Whether the worker answers HTTP at all.")
     host: str = Field(
-        "127.0.0.1",
+        default="127.0.0.1",
         min_length=1,
         description="Address to listen on; 0.0.0.0 opens it to the network, with no login.",
     )
-    port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
-    max_body_bytes: int = Field(96 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413.")
-    max_waiting: int = Field(256, gt=0, le=100_000, description="Most HTTP requests in work; beyond it 429.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(
+        default=96 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
+    )
+    max_waiting: int = Field(
+        default=256, gt=0, le=100_000, description="Most HTTP requests in work; beyond it 429."
+    )
 
 
 class LoggingSettings(Section):
     """What is logged, and how it looks."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity logged.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severity logged."
+    )
     format: Literal["auto", "console", "json"] = Field(
-        "auto", description="console for people, json for machines; auto: console on a terminal."
+        default="auto", description="console for people, json for machines; auto: console on a terminal."
     )
 
 
