@@ -1,0 +1,90 @@
+"""Rows of different lengths and settings run to their end in one padded batch of `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from engines.transformers.row import Row
+
+
+def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
+    """Run every row to its end; greedy rows get the tokens that `generate` gives each of them alone.
+
+    The answers are in the rows afterwards. Shorter prompts are padded on the left, where the mask hides it.
+    """
+    pad = model.generation_config.pad_token_id
+    width = max(len(row.prompt) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=model.device
+    )
+    own_way = not all(row.picker.sampling.is_plain for row in rows)
+    _generate(
+        model,
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max(row.budget for row in rows),
+        stopping_criteria=StoppingCriteriaList([_RowsDone(rows)]),
+        logits_processor=LogitsProcessorList([_RowsPick(rows, width)] if own_way else []),
+    )
+
+
+def search_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any]) -> None:
+    """Run one row to its end by beam search; `beams` holds num_beams and its companions."""
+    ids = torch.tensor([row.prompt], device=model.device)
+    penalty = row.picker.sampling.repetition_penalty
+    found = _generate(
+        model,
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=row.budget,
+        repetition_penalty=penalty,
+        **beams,
+    )
+    for token in found[0, ids.shape[1] :].tolist():
+        if row.accept(token):
+            return
+
+
+def _generate(model: PreTrainedModel, **arguments: Any) -> torch.Tensor:
+    found: torch.Tensor = model.generate(**arguments)  # type: ignore[operator]
+    return found
+
+
+class _RowsDone(StoppingCriteria):
+    """Hands each row its newest token and tells which rows are done."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        newest = input_ids[:, -1].tolist()
+        done = [row.accept(token) for row, token in zip(self._rows, newest, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class _RowsPick(LogitsProcessor):
+    """Lets each row that is not plainly greedy pick its token; only that token keeps a score."""
+
+    def __init__(self, rows: Sequence[Row], width: int) -> None:
+        self._rows = rows
+        self._padding = [width - len(row.prompt) for row in rows]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        for index, (row, padding) in enumerate(zip(self._rows, self._padding, strict=True)):
+            if row.finish_reason is not None or row.picker.sampling.is_plain:
+                continue
+            token = row.picker.pick(scores[index], input_ids[index, padding:])
+            scores[index] = -torch.inf
+            scores[index, token] = 0.0
+        return scores

@@ -1,0 +1,79 @@
+"""Torch set up once for this process: threads, device and number format, as the settings say."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from engines.settings import TransformersSettings
+from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+
+
+def prepare_torch(threads: int | None) -> None:
+    """Import torch with `threads` threads (None: one less than there are cores) that sleep while they wait.
+
+    Spinning threads on shared cores cost ten times the time: OpenMP reads the policy when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    transformers_logging.disable_progress_bar()
+
+
+def choose_device(settings: TransformersSettings) -> torch.device:
+    """Return the device of the settings; auto is CUDA where there is one.
+
+    Raises:
+        ModelLoadFailed: permanent; the settings name a device this machine lacks.
+    """
+    import torch
+
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError:
+        raise ModelLoadFailed(
+            f"transformers.device is {settings.device!r}; set it to auto, cpu, cuda or cuda:N"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelLoadFailed(
+            f"transformers.device is {settings.device}, but torch sees {torch.cuda.device_count()} CUDA "
+            "devices; set it to auto or cpu"
+        )
+    return device
+
+
+def choose_dtype(settings: TransformersSettings, device: torch.device) -> torch.dtype:
+    """Return the number format of the settings; auto is bf16 on CUDA (fp16 where that lacks), else fp32."""
+    import torch
+
+    if settings.torch_dtype != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.torch_dtype]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` is the device, or the machine, being out of memory."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def as_run_error(error: Exception, model: str) -> InferenceError:
+    """Return `error`, raised while `model` ran one input, as one of ours."""
+    if isinstance(error, InferenceError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(f"model {model} ran out of memory on this input; try later, or send a shorter one")
+    return InferenceFailed(f"model {model} failed on this input: {type(error).__name__}: {error}")

@@ -1,0 +1,150 @@
+"""TransformersEngine: models of the registry run in this process, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from engines.base import BaseEngine
+from engines.settings import TransformersSettings
+from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
+from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
+
+log = structlog.get_logger(__name__)
+
+
+class TransformersEngine(BaseEngine):
+    """Runs each task by its `TaskRunner`; a loaded model is that runner.
+
+    Torch is imported with the first model, not before. Its number of threads is one for the whole process.
+    """
+
+    name = "transformers"
+    supported_tasks = frozenset(RUNNERS)
+
+    def __init__(self, config: TransformersSettings | None = None) -> None:
+        super().__init__(config or TransformersSettings())
+        self._prepare_lock = threading.Lock()
+        self._prepared = False
+
+    def load_model(self, name: str, **kw: Any) -> TaskRunner:
+        """Return the runner of the model in folder `path` for `task`.
+
+        Raises:
+            ModelLoadFailed: permanent; no task, no folder, or no usable model of that kind in it.
+            OutOfMemory: retryable; the model does not fit now.
+        """
+        task, path = kw.get("task"), kw.get("path")
+        if task not in RUNNERS:
+            raise ModelLoadFailed(
+                f"model {name}: transformers runs {', '.join(sorted(RUNNERS))}, not {task!r}"
+            )
+        if path is None or not Path(path).is_dir():
+            raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
+        self._prepare()
+        from engines.transformers.device import choose_device, choose_dtype, is_out_of_memory
+        from engines.transformers.loading import ModelFolder
+
+        device = choose_device(self.config)
+        folder = ModelFolder(
+            name=name,
+            path=Path(path),
+            device=device,
+            dtype=choose_dtype(self.config, device),
+            trust_remote_code=self.config.trust_remote_code,
+            allow_pickle=self.config.allow_pickle,
+        )
+        try:
+            return runner_of(task).load(folder)
+        except InferenceError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._collect()
+                raise OutOfMemory(f"model {name} does not fit the memory of {device} now") from error
+            log.exception("model_load_failed", model=name)
+            first_line = str(error).strip().partition("\n")[0]
+            raise ModelLoadFailed(
+                f"model {name} did not load: {type(error).__name__}: {first_line}"
+            ) from error
+
+    def infer(self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the raw result of one input: a batch of one."""
+        [outcome] = self.infer_batch(model, [inputs], [options])
+        if isinstance(outcome, InferenceError):
+            raise outcome
+        return outcome
+
+    def infer_batch(
+        self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
+    ) -> list[Outcome]:
+        """Return one raw result or error per input, in order; if the batch fails, each input runs alone."""
+        from engines.transformers.device import as_run_error, is_out_of_memory
+
+        try:
+            return model.run(inputs, options)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._collect()
+            if len(inputs) == 1:
+                if not isinstance(error, InferenceError):
+                    log.exception("inference_failed", model=model.name)
+                return [as_run_error(error, model.name)]
+            log.warning("batch_failed", model=model.name, inputs=len(inputs), error=repr(error))
+        return [self.infer_batch(model, [one], [its])[0] for one, its in zip(inputs, options, strict=True)]
+
+    def unload_model(self, model: TaskRunner) -> bool:
+        """Free the model's memory, on the CUDA device too."""
+        if not hasattr(model, "model"):
+            return False
+        del model.model
+        self._collect()
+        return True
+
+    def batch_key(self, options: Mapping[str, Any]) -> str:
+        """Return the options that must agree within a batch: those no runner keeps for each row by itself."""
+        from engines.transformers.sampling import ROW_OPTIONS
+
+        return json.dumps(
+            {name: options[name] for name in sorted(options) if name not in ROW_OPTIONS}, default=str
+        )
+
+    def model_bytes(self, model: TaskRunner) -> int:
+        """Return the bytes of the model's parameters and buffers; shared ones count once."""
+        tensors = [*model.model.parameters(), *model.model.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def health(self) -> dict[str, Any]:
+        """Return the status with the device and number format, once torch is loaded."""
+        report: dict[str, Any] = {"status": "ok", "device": self.config.device}
+        if not self._prepared:
+            return report
+        from engines.transformers.device import choose_device, choose_dtype
+
+        try:
+            device = choose_device(self.config)
+        except ModelLoadFailed as error:
+            return {"status": "error", "message": error.message}
+        return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
+
+    def _prepare(self) -> None:
+        with self._prepare_lock:
+            if not self._prepared:
+                from engines.transformers.device import prepare_torch
+
+                prepare_torch(self.config.threads)
+                self._prepared = True
+
+    @staticmethod
+    def _collect() -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

@@ -1,0 +1,104 @@
+"""A model's folder, and how its parts are loaded from it: local, safe and of the right kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handlers.errors import ModelLoadFailed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_MODELS_OF_AUTO_CLASS = {
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+}
+"""Auto class -> transformers' own table of model type to model class."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where a model lies and how it may be loaded; nothing is fetched from elsewhere."""
+
+    name: str
+    path: Path
+    device: torch.device
+    dtype: torch.dtype
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def model(self, auto_class: str, *, purpose: str) -> PreTrainedModel:
+        """Return the model on its device, in evaluation mode.
+
+        Raises:
+            ModelLoadFailed: permanent; the model is no `auto_class` (the message calls it `purpose`), has
+                code of its own, weights that are no safetensors, or weights that are missing.
+        """
+        import transformers
+
+        self._check_kind(self._config(), auto_class, purpose)
+        self._check_weights()
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            self.path,
+            dtype=self.dtype,
+            use_safetensors=None if self.allow_pickle else True,
+            output_loading_info=True,
+            **self._local,
+        )
+        if missing := sorted(report["missing_keys"]):
+            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            raise ModelLoadFailed(f"model {self.name} lacks weights: {shown}; register a complete model")
+        loaded: PreTrainedModel = model.to(self.device).eval()
+        return loaded
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that lies beside the model."""
+        from transformers import AutoTokenizer
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, **self._local)
+        return tokenizer
+
+    def feature_extractor(self) -> Any:
+        """Return the feature extractor that lies beside the model."""
+        from transformers import AutoFeatureExtractor
+
+        return AutoFeatureExtractor.from_pretrained(self.path, **self._local)
+
+    @property
+    def _local(self) -> dict[str, Any]:
+        return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+
+    def _config(self) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        if not (self.path / "config.json").is_file():
+            raise ModelLoadFailed(
+                f"model {self.name} has no config.json; register a folder saved by save_pretrained"
+            )
+        config: PreTrainedConfig = AutoConfig.from_pretrained(self.path, **self._local)
+        return config
+
+    def _check_kind(self, config: PreTrainedConfig, auto_class: str, purpose: str) -> None:
+        from transformers.models.auto import modeling_auto
+
+        fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
+        names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
+        declared = tuple(config.architectures or ())
+        if set(declared) & set(names) if declared else names:
+            return
+        if self.trust_remote_code and auto_class in getattr(config, "auto_map", {}):
+            return
+        kind = " or ".join(declared) or f"model of type {config.model_type}"
+        raise ModelLoadFailed(f"model {self.name} is a {kind}; this task needs {purpose} ({auto_class})")
+
+    def _check_weights(self) -> None:
+        if self.allow_pickle or any(self.path.glob("*.safetensors")):
+            return
+        found = ", ".join(sorted(file.name for file in self.path.iterdir())[:8]) or "an empty folder"
+        raise ModelLoadFailed(
+            f"model {self.name} has no *.safetensors weights (found {found}); save it again with "
+            "save_pretrained, or set transformers.allow_pickle if you trust whoever wrote it"
+        )

@@ -1,0 +1,68 @@
+"""One answer in the making: the tokens so far, and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from engines.transformers.sampling import TokenPicker
+
+
+class Row:
+    """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
+
+    `budget` is the most tokens it may grow, at least 1. The token that ends it is no part of the answer.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        budget: int,
+        stop: Sequence[str],
+        picker: TokenPicker,
+    ) -> None:
+        self.prompt = list(prompt)
+        self.tokens: list[int] = []
+        self.budget = budget
+        self.picker = picker
+        self.finish_reason: Literal["stop", "length"] | None = None
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._stop = tuple(stop)
+
+    def accept(self, token: int) -> bool:
+        """Take the next token; return whether the row is done. After that, further tokens are ignored."""
+        if self.finish_reason is not None:
+            return True
+        if token in self._ends:
+            self.finish_reason = "stop"
+            return True
+        self.tokens.append(token)
+        if self._stop and self._stop_at(self._decode(self.tokens)) is not None:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.budget:
+            self.finish_reason = "length"
+        return self.finish_reason is not None
+
+    def text(self) -> str:
+        """Return the answer, without the stop string that ended it.
+
+        The prompt is decoded along with it, because many tokenizers drop the space before a first token.
+        """
+        whole, prompt = self._decode(self.prompt + self.tokens), self._decode(self.prompt)
+        text = whole[len(prompt) :] if whole.startswith(prompt) else self._decode(self.tokens)
+        cut = self._stop_at(text)
+        return text if cut is None else text[:cut]
+
+    def _stop_at(self, text: str) -> int | None:
+        return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
+
+    def _decode(self, tokens: list[int]) -> str:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text if isinstance(text, str) else "".join(text)

@@ -1,0 +1,60 @@
+"""The contract of a task in the transformers engine: load a model from its folder, run a batch on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from handlers.errors import InferenceError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from engines.transformers.loading import ModelFolder
+
+Outcome = dict[str, Any] | InferenceError
+
+RUNNERS = {
+    "text-generation": "engines.transformers.text_generation:TextGenerationRunner",
+    "asr": "engines.transformers.asr:SpeechRecognitionRunner",
+}
+"""The runner of each task; a new task is one line here and one file."""
+
+
+class TaskRunner(ABC):
+    """One loaded model, ready for one task.
+
+    Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping it.
+    """
+
+    row_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that each input of a batch may have its own value of; the others must agree within a batch."""
+
+    def __init__(self, name: str, model: PreTrainedModel) -> None:
+        self.name = name
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: ModelFolder) -> TaskRunner:
+        """Return the runner of the model in `folder`.
+
+        Raises:
+            ModelLoadFailed: permanent; the model is of another kind, or incomplete.
+        """
+
+    @abstractmethod
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return one raw result per input, in order, or the error of an input that cannot be run.
+
+        What it raises costs the whole batch; the engine then runs the inputs one by one.
+        """
+
+
+def runner_of(task: str) -> type[TaskRunner]:
+    """Return the class that runs `task`, which must be in `RUNNERS`."""
+    module, _, name = RUNNERS[task].partition(":")
+    found: type[TaskRunner] = getattr(import_module(module), name)
+    return found

@@ -1,0 +1,116 @@
+"""How the next token of one row is picked from its scores: greedy, or drawn with settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig
+
+ROW_OPTIONS = frozenset(
+    {
+        "max_new_tokens",
+        "max_length",
+        "do_sample",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "repetition_penalty",
+        "stop",
+    }
+)
+"""Options each row of a generation batch carries for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The settings of one row; `top_k` 0 and `top_p` 1 are off, `seed` None is a new one each time."""
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    @classmethod
+    def of_model(cls, config: GenerationConfig) -> Sampling:
+        """Return what the model's own generation config asks for."""
+        return cls(
+            do_sample=bool(config.do_sample),
+            temperature=config.temperature or 1.0,
+            top_k=config.top_k or 0,
+            top_p=config.top_p or 1.0,
+            repetition_penalty=config.repetition_penalty or 1.0,
+        )
+
+    @classmethod
+    def of_request(cls, options: Mapping[str, Any], defaults: Sampling) -> Sampling:
+        """Return the settings of a request: its options before the model's `defaults`.
+
+        Without `do_sample`, naming a temperature, top_p or top_k asks for sampling; a temperature of 0 is
+        greedy in any case.
+        """
+        temperature = options.get("temperature", defaults.temperature)
+        if "do_sample" in options:
+            do_sample = options["do_sample"]
+        else:
+            do_sample = defaults.do_sample or any(
+                name in options for name in ("temperature", "top_p", "top_k")
+            )
+        return cls(
+            do_sample=do_sample and temperature > 0,
+            temperature=temperature or 1.0,
+            top_k=options.get("top_k", defaults.top_k),
+            top_p=options.get("top_p", defaults.top_p),
+            repetition_penalty=options.get("repetition_penalty", defaults.repetition_penalty),
+            seed=options.get("seed"),
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token is taken just as the model scores it."""
+        return not self.do_sample and self.repetition_penalty == 1.0
+
+
+class TokenPicker:
+    """Picks the tokens of one row, by a random generator of its own, so that neighbours never matter."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        import torch
+
+        self.sampling = sampling
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def pick(self, scores: torch.Tensor, seen: torch.Tensor) -> int:
+        """Return the next token, given `scores` (vocabulary,) and the row's tokens so far, (length,) int64.
+
+        Source: https://arxiv.org/abs/1909.05858 section 4.1 (repetition penalty);
+            https://arxiv.org/abs/1904.09751 (nucleus sampling).
+        """
+        import torch
+
+        sampling = self.sampling
+        if sampling.repetition_penalty != 1.0:
+            penalty = sampling.repetition_penalty
+            came = scores[seen]
+            scores = scores.scatter(0, seen, torch.where(came < 0, came * penalty, came / penalty))
+        if not sampling.do_sample:
+            return int(scores.argmax())
+        count = min(sampling.top_k, scores.shape[0]) or scores.shape[0]
+        best, tokens = (scores.float() / sampling.temperature).topk(count)
+        chances = best.softmax(0)
+        if sampling.top_p < 1.0:
+            before = chances.cumsum(0) - chances
+            chances = chances.where(before < sampling.top_p, 0.0)
+            chances[0] = max(float(chances[0]), 1e-9)
+        drawn = torch.multinomial(chances.cpu(), 1, generator=self._generator)
+        return int(tokens[drawn.to(tokens.device)])
