@@ -12,16 +12,21 @@ from typing import Protocol
 class Message(Protocol):
     """The part of Faust's message that identifies it."""
 
-    topic: str
-    partition: int
-    offset: int
-    generation_id: int | None
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def generation_id(self) -> int | None: ...
 
 
 class Event(Protocol):
     """The part of Faust's event that the acker needs."""
 
-    message: Message
+    @property
+    def message(self) -> Message: ...
 
     def ack(self) -> object: ...
 

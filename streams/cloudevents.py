@@ -30,7 +30,7 @@ class _Envelope(msgspec.Struct):
     id: str
     source: str
     type: str
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
     traceparent: str | None = None
 
@@ -69,7 +69,9 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
     Raises:
         Undecodable: permanent; an empty value, a batch, or an envelope that is not one.
     """
-    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers if content is not None}
+    attributes = {
+        name.lower(): content.decode("utf-8", "replace") for name, content in headers
+    }
     if not value:
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
     content_type = attributes.get("content-type", "").lower()
@@ -83,12 +85,13 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
 def _open(value: bytes, attributes: Mapping[str, str]) -> Incoming:
     try:
         envelope = _envelope_decoder.decode(value)
+        data = bytes(envelope.data)
         if envelope.data_base64 is not None:
             data = base64.b64decode(envelope.data_base64, validate=True)
-        elif envelope.data is not None:
-            data = bytes(envelope.data)
-        else:
+        if not data:
             raise Undecodable(f"the CloudEvent {envelope.id!r} has no data; put the request into its data")
     except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as error:
-        raise Undecodable(f"content-type says {_STRUCTURED}, but the value is no CloudEvent: {error}") from None
+        raise Undecodable(
+            f"content-type says {_STRUCTURED}, but the value is no CloudEvent: {error}"
+        ) from None
     return Incoming(data, envelope.id, envelope.traceparent or attributes.get("traceparent"))

@@ -70,7 +70,9 @@ class Result(msgspec.Struct, kw_only=True, frozen=True):
     worker: str = ""
 
 
-EventKind = Literal["request", "dead_letter", "model_loaded", "model_evicted", "worker_started", "worker_stopped"]
+EventKind = Literal[
+    "request", "dead_letter", "model_loaded", "model_evicted", "worker_started", "worker_stopped"
+]
 
 
 class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -118,7 +120,9 @@ def decode_request(value: bytes) -> Request:
         request = _request_decoder.decode(value)
     except msgspec.ValidationError as error:
         if not value.lstrip().startswith(b"{"):
-            raise Undecodable(f"the message is no JSON object: {error}; send an object with task, ...") from None
+            raise Undecodable(
+                f"the message is no JSON object: {error}; send an object with task, ..."
+            ) from None
         raise InvalidRequest(
             f"the request is not valid: {error}; its fields are {', '.join(Request.__struct_fields__)}"
         ) from None

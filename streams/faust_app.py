@@ -1,0 +1,82 @@
+"""The Faust app: its settings, and one thin agent per task that hands messages to the intake."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import faust
+
+from streams.consumer import SafeTransport
+from streams.intake import Event
+from streams.kafka import faust_credentials
+from streams.settings import Settings
+from streams.topics import Topics
+
+Take = Callable[[Event, str], Awaitable[None]]
+
+_NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
+
+
+class InferenceApp(faust.App):
+    """Faust without the folders it keeps for tables, of which we have none."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
+def build_app(settings: Settings, tasks: Iterable[str], take: Take) -> InferenceApp:
+    """Return an app that consumes the request topics of `tasks` and gives every event to `take`.
+
+    Acks are the taker's alone: nothing here acks, so nothing is acked before its outcome is published.
+    `take` must not raise. The values are set out in docs/decisions/manual-in-order-acks.md.
+    """
+    kafka = settings.kafka
+    servers = kafka.bootstrap_servers.split(",")
+    app = InferenceApp(
+        kafka.group_id,
+        broker=[f"kafka://{server.strip()}" for server in servers],
+        broker_credentials=faust_credentials(kafka),
+        consumer_group_instance_id=kafka.group_instance_id,
+        consumer_auto_offset_reset="earliest",
+        processing_guarantee="at_least_once",
+        # Faust's own tables, leader and topic creation stay off: they bring topics and an assignor we do not use.
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        # Drain before leaving or giving up a partition, and commit often so that a rebalance repeats little.
+        stream_wait_empty=True,
+        broker_commit_interval=kafka.commit_interval_s,
+        broker_max_poll_records=kafka.max_poll_records,
+        stream_buffer_maxsize=kafka.stream_buffer,
+        # A worker that is busy longer than this leaves the group and, in Faust 0.15.3, never comes back.
+        broker_max_poll_interval=_NEVER_LEAVE_FOR_BEING_BUSY_S,
+        broker_session_timeout=kafka.session_timeout_s,
+        broker_heartbeat_interval=kafka.heartbeat_interval_s,
+        broker_rebalance_timeout=kafka.rebalance_timeout_s,
+        broker_request_timeout=kafka.request_timeout_s,
+        stream_processing_timeout=900.0,
+        broker_commit_livelock_soft_timeout=900.0,
+        producer_acks=-1,
+        producer_max_request_size=kafka.max_message_bytes,
+        producer_request_timeout=kafka.producer_timeout_s,
+    )
+    app.transport = SafeTransport(app.conf.broker_consumer, app, fetch_max_wait_ms=kafka.fetch_max_wait_ms)
+    topics = Topics(kafka.topic_prefix)
+    for task in tasks:
+        _add_agent(app, task, topics.requests(task), take)
+    return app
+
+
+def _add_agent(app: InferenceApp, task: str, topic_name: str, take: Take) -> None:
+    topic = app.topic(
+        topic_name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+    )
+
+    async def agent(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await take(event, task)
+
+    # Faust derives names from import paths; ours stay the same wherever the code moves.
+    app.agent(topic, name=f"inference.{task}", concurrency=1)(agent)

@@ -1,0 +1,158 @@
+"""Answers one request: resolve, fetch, preprocess, infer, postprocess; the same for Kafka, HTTP and Python."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from engines.inference_manager import InferenceManager, Prepared
+from engines.results import failure_result, success_result
+from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
+from streams.batching import Batcher
+from streams.media import MediaFetcher
+from streams.messages import Request
+
+log = structlog.get_logger(__name__)
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _Stopwatch:
+    """Collects the seconds each stage took; a stage that never ran is absent."""
+
+    clock: Callable[[], float] = time.monotonic
+    timings: dict[str, float] = field(default_factory=dict)
+    _last: float = 0.0
+
+    def start(self) -> None:
+        self._last = self.clock()
+
+    def lap(self, stage: str) -> None:
+        now = self.clock()
+        self.timings[stage] = now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The threads that blocking stages run in, one pool a kind so that a slow kind starves no other."""
+
+    registry: Executor
+    decode: Executor
+
+
+class Pipeline:
+    """Turns requests into results; never raises for a request that fails.
+
+    Lives on one event loop. Blocking stages run in `pools`, fetching in the fetcher's own threads and engine
+    calls in the batcher's, so the loop stays free. Owns nothing it is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        manager: InferenceManager,
+        fetcher: MediaFetcher,
+        batcher: Batcher[Prepared],
+        pools: Pools,
+        worker: str,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._manager = manager
+        self._fetcher = fetcher
+        self._batcher = batcher
+        self._pools = pools
+        self._worker = worker
+        self._wall_clock = wall_clock
+
+    async def answer(self, request: Request, *, queue_s: float = 0.0, attempt: int = 1) -> dict[str, Any]:
+        """Return the result for `request`, in the shape of the spec, success or failure.
+
+        `queue_s` is how long the request lay in its topic or socket before this call.
+        """
+        watch = _Stopwatch(timings={"queue": queue_s})
+        watch.start()
+        started = watch.clock()
+        prepared: Prepared | None = None
+        output: dict[str, Any] | None = None
+        failure: InferenceError | None = None
+        try:
+            async with asyncio.timeout(self._seconds_left(request)) as limit:
+                prepared = await self._admit(request)
+                watch.start()
+                output = await self._run(request, prepared, watch)
+        except TimeoutError as error:
+            failure = self._expired(request) if limit.expired() else self._unexpected(request, error)
+        except InferenceError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - logged, and the caller is told
+            failure = self._unexpected(request, error)
+        about: dict[str, Any] = {
+            "id": request.id,
+            "task": request.task,
+            "engine": request.engine,
+            "model_name": request.model_name,
+            "model_version": prepared.model.version if prepared else None,
+            "processing_s": watch.clock() - started,
+            "timings": watch.timings,
+            "metadata": request.metadata,
+            "attempt": attempt,
+            "worker": self._worker,
+        }
+        if failure is not None:
+            return failure_result(error=failure, **about)
+        assert output is not None
+        return success_result(result=output, **about)
+
+    async def _admit(self, request: Request) -> Prepared:
+        return await self._in(
+            self._pools.registry,
+            lambda: self._manager.admit(
+                task=request.task,
+                engine=request.engine,
+                model_name=request.model_name,
+                options=request.options,
+            ),
+        )
+
+    async def _run(self, request: Request, prepared: Prepared, watch: _Stopwatch) -> dict[str, Any]:
+        data = await self._fetcher.aresolve(request.data, prepared.handler.media_fields)
+        watch.lap("fetch")
+        await self._in(self._pools.decode, lambda: self._manager.preprocess(prepared, data))
+        watch.lap("preprocess")
+        outcome = await self._batcher.submit(prepared)
+        watch.timings |= {"wait": outcome.wait_s, "infer": outcome.infer_s}
+        raw = outcome.raw
+        if isinstance(raw, InferenceError):
+            raise raw
+        watch.start()
+        output = await self._in(self._pools.decode, lambda: self._manager.finish(prepared, raw))
+        watch.lap("postprocess")
+        return output
+
+    async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    def _seconds_left(self, request: Request) -> float | None:
+        deadline = request.deadline_at()
+        if deadline is None:
+            return None
+        left = deadline - self._wall_clock()
+        if left <= 0:
+            raise self._expired(request)
+        return left
+
+    def _expired(self, request: Request) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the deadline {request.deadline} has passed; send the request earlier or with a later deadline"
+        )
+
+    def _unexpected(self, request: Request, error: Exception) -> InferenceError:
+        log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
+        return as_inference_error(error)

@@ -1,0 +1,173 @@
+"""Micro-batches: who shares one, when it leaves, and what a caller sees."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from handlers.errors import Cancelled, InferenceError, InferenceFailed, InternalError
+from streams.batching import Batcher
+
+Raw = dict[str, Any] | InferenceError
+
+
+@dataclass(frozen=True)
+class Item:
+    value: int
+    lane_key: str = "model"
+    batch_key: str = "same"
+
+
+class Engine:
+    """Records the batches it was given; holds each one back until released when `gated`."""
+
+    def __init__(self, *, gated: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Semaphore(0) if gated else None
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, batch: Sequence[Item]) -> Sequence[Raw]:
+        self.batches.append([item.value for item in batch])
+        self.entered.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=30)
+        return [{"value": item.value} for item in batch]
+
+
+Make = Callable[..., Batcher[Item]]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    batchers: list[Batcher[Item]] = []
+    with ThreadPoolExecutor(4) as pool:
+
+        def build(execute: Callable[[Sequence[Item]], Sequence[Raw]], **options: Any) -> Batcher[Item]:
+            batcher = Batcher(execute, executor=pool, **({"max_items": 4, "max_wait_s": 0.01} | options))
+            batchers.append(batcher)
+            return batcher
+
+        yield build
+        for batcher in batchers:
+            await batcher.close()
+
+
+async def entered(engine: Engine) -> None:
+    assert await asyncio.to_thread(engine.entered.acquire, timeout=30)
+
+
+async def test_requests_that_arrive_together_share_a_batch(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine, max_wait_s=5.0)
+    outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
+    assert engine.batches == [[0, 1, 2, 3]]
+    assert [outcome.raw for outcome in outcomes] == [{"value": n} for n in range(4)]
+    assert {outcome.batch_size for outcome in outcomes} == {4}
+
+
+async def test_a_lone_request_does_not_wait_for_company_longer_than_allowed(make: Make) -> None:
+    outcome = await make(Engine(), max_wait_s=0.001).submit(Item(1))
+    assert outcome.batch_size == 1
+
+
+async def test_what_arrives_while_the_model_works_gathers_for_the_next_batch(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    first = asyncio.create_task(batcher.submit(Item(0)))
+    await entered(engine)
+    rest = [asyncio.create_task(batcher.submit(Item(n))) for n in range(1, 4)]
+    while batcher.depth < 3:
+        await asyncio.sleep(0)
+    engine.gate.release(2)
+    await asyncio.gather(first, *rest)
+    assert engine.batches == [[0], [1, 2, 3]]
+
+
+async def test_a_batch_never_exceeds_the_cap(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine, max_items=2)
+    await asyncio.gather(*(batcher.submit(Item(n)) for n in range(5)))
+    assert [len(batch) for batch in engine.batches] == [2, 2, 1]
+
+
+async def test_requests_whose_options_differ_do_not_share_a_batch(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine)
+    keys = ["a", "b", "a", "b"]
+    await asyncio.gather(*(batcher.submit(Item(n, batch_key=key)) for n, key in enumerate(keys)))
+    assert engine.batches == [[0, 2], [1, 3]]
+
+
+async def test_a_busy_model_does_not_hold_up_another(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    slow = asyncio.create_task(batcher.submit(Item(1, lane_key="slow")))
+    await entered(engine)
+    quick = asyncio.create_task(batcher.submit(Item(2, lane_key="quick")))
+    await entered(engine)
+    engine.gate.release(2)
+    await asyncio.gather(slow, quick)
+
+
+async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        return [InferenceFailed("odd") if item.value % 2 else {"value": item.value} for item in batch]
+
+    batcher = make(execute)
+    outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
+    assert [isinstance(outcome.raw, InferenceFailed) for outcome in outcomes] == [False, True, False, True]
+
+
+async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        raise RuntimeError("broken")
+
+    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
+    assert all(isinstance(outcome.raw, InternalError) for outcome in outcomes)
+
+
+async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        return []
+
+    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
+    assert all(isinstance(outcome.raw, InternalError) for outcome in outcomes)
+
+
+async def test_a_caller_that_has_gone_is_left_out_of_the_batch(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    first = asyncio.create_task(batcher.submit(Item(0)))
+    await entered(engine)
+    gone, stays = (asyncio.create_task(batcher.submit(Item(n))) for n in (1, 2))
+    while batcher.depth < 2:
+        await asyncio.sleep(0)
+    gone.cancel()
+    engine.gate.release(2)
+    await asyncio.gather(first, stays)
+    assert engine.batches == [[0], [2]]
+
+
+async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    running = asyncio.create_task(batcher.submit(Item(0)))
+    await entered(engine)
+    waiting = asyncio.create_task(batcher.submit(Item(1)))
+    while batcher.depth < 1:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close())
+    assert isinstance((await waiting).raw, Cancelled)
+    engine.gate.release()
+    await closing
+    assert (await running).raw == {"value": 0}

@@ -1,0 +1,203 @@
+"""The intake: one outcome per message, and the ack only after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from engines.results import success_result
+from handlers.errors import InferenceError
+from streams.acks import OrderedAcker
+from streams.intake import Intake
+from streams.messages import Request
+from streams.pipeline import Pipeline
+from streams.publishing import Publisher
+
+VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
+
+
+@dataclass
+class Message:
+    offset: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    topic: str = "inference.requests.asr"
+    partition: int = 0
+    generation_id: int | None = 1
+    timestamp: float = 0.0
+
+
+@dataclass
+class Event:
+    message: Message
+    journal: list[str]
+
+    def ack(self) -> None:
+        self.journal.append(f"ack {self.message.offset}")
+
+
+class Rig:
+    """An intake between a pipeline that answers when told and a publisher that notes what it was given."""
+
+    def __init__(self, *, max_in_flight: int = 8, publish_error: Exception | None = None) -> None:
+        self.journal: list[str] = []
+        self.requests: list[Request] = []
+        self.results: list[dict[str, Any]] = []
+        self.reply_topics: list[str | None] = []
+        self.dead_letters: list[InferenceError] = []
+        self.fatal: list[BaseException] = []
+        self.publish_error = publish_error
+        self.gates: dict[str, asyncio.Event] = {}
+        self.intake = Intake(
+            pipeline=cast(Pipeline, self),
+            publisher=cast(Publisher, self),
+            acker=OrderedAcker(),
+            max_in_flight=max_in_flight,
+            worker="w1",
+            on_fatal=self.fatal.append,
+        )
+
+    async def answer(self, request: Request, *, queue_s: float) -> dict[str, Any]:
+        self.requests.append(request)
+        if request.id in self.gates:
+            await self.gates[request.id].wait()
+        return success_result(
+            result={},
+            id=request.id,
+            task=request.task,
+            engine=request.engine,
+            model_name=request.model_name,
+            processing_s=0.0,
+        )
+
+    def allows(self, reply_to: str) -> bool:
+        return reply_to.startswith("replies.")
+
+    async def result(self, result: dict[str, Any], *, reply_to: str | None, **_: Any) -> None:
+        if self.publish_error is not None:
+            raise self.publish_error
+        self.journal.append(f"result {result['id']}")
+        self.results.append(result)
+        self.reply_topics.append(reply_to)
+
+    async def dead_letter(self, origin: Message, *, task: str, stage: str, error: InferenceError) -> None:
+        self.journal.append(f"dead letter {origin.offset}")
+        self.dead_letters.append(error)
+
+    async def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
+        await self.intake.take(Event(Message(offset, value, **changes), self.journal), "asr")
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def request(**changes: object) -> bytes:
+    return json.dumps(VALID | changes).encode()
+
+
+async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
+    rig = Rig()
+    await rig.take(0, request(id="r1"))
+    await rig.settle()
+    assert rig.journal == ["result r1", "ack 0"]
+    assert rig.intake.in_flight == 0
+
+
+async def test_a_request_without_id_gets_one_from_its_place_in_the_log() -> None:
+    rig = Rig()
+    await rig.take(7, request())
+    await rig.settle()
+    assert rig.results[0]["id"] == "inference.requests.asr/0/7"
+
+
+async def test_a_request_without_id_takes_that_of_its_cloudevent() -> None:
+    rig = Rig()
+    await rig.take(7, request(), headers=[("ce_id", b"event-1")])
+    await rig.settle()
+    assert rig.results[0]["id"] == "event-1"
+
+
+async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_acked() -> None:
+    rig = Rig()
+    await rig.take(0, b"\xff\xfe")
+    await rig.take(1, None)
+    await rig.settle()
+    assert rig.journal == ["dead letter 0", "dead letter 1", "ack 0", "ack 1"] or sorted(
+        rig.journal
+    ) == sorted(["dead letter 0", "ack 0", "dead letter 1", "ack 1"])
+    assert [error.code for error in rig.dead_letters] == ["UNDECODABLE", "UNDECODABLE"]
+
+
+async def test_an_invalid_request_gets_a_failure_under_its_own_id() -> None:
+    rig = Rig()
+    await rig.take(0, json.dumps({"id": "r9", "task": "asr", "metadata": {"a": 1}}).encode())
+    await rig.settle()
+    (result,) = rig.results
+    assert (result["id"], result["success"], result["metadata"]) == ("r9", False, {"a": 1})
+    assert result["error"]["code"] == "INVALID_REQUEST"
+    assert rig.requests == []
+
+
+async def test_a_request_on_the_topic_of_another_task_is_refused() -> None:
+    rig = Rig()
+    await rig.take(0, request(task="vlm"))
+    await rig.settle()
+    assert "task 'vlm' does not belong on this topic" in rig.results[0]["error"]["message"]
+
+
+async def test_reply_to_is_refused_unless_allowed_and_the_refusal_goes_to_the_result_topic() -> None:
+    rig = Rig()
+    await rig.take(0, request(reply_to="secrets"))
+    await rig.take(1, request(reply_to="replies.a"))
+    await rig.settle()
+    assert [result["success"] for result in rig.results] == [False, True]
+    assert "worker.reply_topics" in rig.results[0]["error"]["message"]
+    assert rig.reply_topics == [None, "replies.a"]
+
+
+async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> None:
+    rig = Rig()
+    rig.gates["slow"] = asyncio.Event()
+    await rig.take(0, request(id="slow"))
+    await rig.take(1, request(id="quick"))
+    await rig.settle()
+    assert rig.journal == ["result quick"]
+    rig.gates["slow"].set()
+    await rig.settle()
+    assert rig.journal == ["result quick", "result slow", "ack 0", "ack 1"]
+
+
+async def test_no_more_than_the_window_is_taken() -> None:
+    rig = Rig(max_in_flight=2)
+    rig.gates["slow"] = asyncio.Event()
+    await rig.take(0, request(id="slow"))
+    await rig.take(1, request(id="quick"))
+    third = asyncio.create_task(rig.take(2, request(id="third")))
+    await rig.settle()
+    assert not third.done()
+    rig.gates["slow"].set()
+    await third
+    await rig.settle()
+    assert rig.journal[-1] == "ack 2"
+
+
+async def test_an_outcome_that_cannot_be_published_is_fatal_and_stays_unacked() -> None:
+    rig = Rig(publish_error=RuntimeError("broker gone"))
+    await rig.take(0, request(id="r1"))
+    await rig.settle()
+    assert [str(error) for error in rig.fatal] == ["broker gone"]
+    assert rig.journal == []
+    assert rig.intake.in_flight == 1
+
+
+async def test_closing_abandons_what_is_in_flight_unacked() -> None:
+    rig = Rig()
+    rig.gates["slow"] = asyncio.Event()
+    await rig.take(0, request(id="slow"))
+    await rig.settle()
+    await rig.intake.close()
+    assert rig.journal == []

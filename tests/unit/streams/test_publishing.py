@@ -1,0 +1,206 @@
+"""The publisher: one record and one metrics event per outcome, and never a result the broker refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
+
+from engines.results import failure_result, success_result
+from handlers.errors import MediaNotFound, Undecodable
+from streams.cloudevents import Headers
+from streams.messages import decode_event, decode_result
+from streams.publishing import Publisher
+from streams.topics import Topics
+
+
+@dataclass
+class Broker:
+    """Takes records like a producer, and refuses those for the topics in `refusals`."""
+
+    refusals: dict[str, KafkaError] = field(default_factory=dict)
+    records: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = field(default_factory=list)
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> Awaitable[Any]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if topic in self.refusals:
+            future.set_exception(self.refusals.pop(topic))
+        else:
+            self.records.append((topic, key, value, dict(headers)))
+            future.set_result(None)
+        return future
+
+    def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
+        return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
+
+
+def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
+    return Publisher(
+        broker.send,
+        topics=Topics(),
+        worker="w1",
+        group="g1",
+        max_message_bytes=max_message_bytes,
+        reply_topics=[r"replies\..+"],
+    )
+
+
+def success(text: str = "Paris") -> dict[str, Any]:
+    return success_result(
+        result={"generated_text": text},
+        id="r1",
+        task="text-generation",
+        engine="transformers",
+        model_name="smollm2",
+        processing_s=0.5,
+        metadata={"run": 7},
+        worker="w1",
+    )
+
+
+async def publish(broker: Broker, result: dict[str, Any], **changes: Any) -> None:
+    options: dict[str, Any] = {
+        "task": "text-generation",
+        "key": b"k",
+        "traceparent": "00-a-b-01",
+        "reply_to": None,
+    }
+    await publisher(broker, **{k: changes.pop(k) for k in ("max_message_bytes",) if k in changes}).result(
+        result, **(options | changes)
+    )
+
+
+async def test_a_result_and_its_event_are_published_with_key_headers_and_trace() -> None:
+    broker = Broker()
+    await publish(broker, success())
+    ((key, value, headers),) = broker.on("inference.results.text-generation")
+    assert key == b"k"
+    assert value is not None
+    result = decode_result(value)
+    assert (result.success, result.id, result.metadata) == (True, "r1", {"run": 7})
+    assert result.result is not None
+    assert result.result["generated_text"] == "Paris"
+    assert headers["ce_id"] == b"r1"
+    assert headers["ce_type"] == b"inferstream.result"
+    assert headers["traceparent"] == b"00-a-b-01"
+    ((_, event_value, _),) = broker.on("inference.events")
+    assert event_value is not None
+    event = decode_event(event_value)
+    assert (event.kind, event.id, event.success, event.error_code) == ("request", "r1", True, "")
+
+
+async def test_a_failure_is_a_result_too_and_its_event_carries_the_code() -> None:
+    broker = Broker()
+    failure = failure_result(
+        error=MediaNotFound("no such key"),
+        id="r2",
+        task="asr",
+        engine="transformers",
+        model_name="w",
+        processing_s=0.1,
+    )
+    await publish(broker, failure, task="asr")
+    ((_, value, _),) = broker.on("inference.results.asr")
+    assert value is not None
+    result = decode_result(value)
+    assert result.error is not None
+    assert (result.error.code, result.error.message, result.error.retryable) == (
+        "MEDIA_NOT_FOUND",
+        "no such key",
+        False,
+    )
+    ((_, event_value, _),) = broker.on("inference.events")
+    assert event_value is not None
+    assert decode_event(event_value).error_code == "MEDIA_NOT_FOUND"
+
+
+async def test_a_result_that_is_too_large_becomes_a_failure_that_says_so() -> None:
+    broker = Broker()
+    await publish(broker, success("x" * 20_000), max_message_bytes=10_000)
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    result = decode_result(value)
+    assert result.error is not None
+    assert result.error.code == "RESULT_TOO_LARGE"
+    assert "kafka.max_message_bytes" in result.error.message
+    assert len(value) < 10_000
+
+
+async def test_a_result_the_broker_finds_too_large_becomes_a_failure_too() -> None:
+    broker = Broker(refusals={"inference.results.text-generation": MessageSizeTooLargeError()})
+    await publish(broker, success())
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    assert json.loads(value)["error"]["code"] == "RESULT_TOO_LARGE"
+
+
+async def test_reply_to_takes_the_place_of_the_result_topic() -> None:
+    broker = Broker()
+    await publish(broker, success(), reply_to="replies.team-a")
+    assert len(broker.on("replies.team-a")) == 1
+    assert broker.on("inference.results.text-generation") == []
+
+
+async def test_a_reply_topic_that_takes_nothing_is_told_on_the_result_topic() -> None:
+    broker = Broker(refusals={"replies.gone": UnknownTopicOrPartitionError()})
+    await publish(broker, success(), reply_to="replies.gone")
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    assert "replies.gone" in json.loads(value)["error"]["message"]
+
+
+async def test_a_broker_that_takes_no_result_is_the_callers_to_handle() -> None:
+    broker = Broker(refusals={"inference.results.text-generation": UnknownTopicOrPartitionError()})
+    with pytest.raises(UnknownTopicOrPartitionError):
+        await publish(broker, success())
+
+
+def test_only_topics_that_match_in_full_are_allowed_as_reply_to() -> None:
+    allowed = publisher(Broker())
+    assert allowed.allows("replies.team-a")
+    assert not allowed.allows("replies.")
+    assert not allowed.allows("my.replies.team-a")
+
+
+@dataclass
+class Record:
+    topic: str = "inference.requests.asr"
+    partition: int = 3
+    offset: int = 42
+    key: bytes | None = b"k"
+    value: bytes | None = b"\xff"
+    headers: tuple[tuple[str, bytes], ...] = (("a", b"1"), ("a", b"2"))
+
+
+async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() -> None:
+    sent: list[tuple[str, bytes | None, bytes | None, Headers]] = []
+
+    async def send(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Awaitable[Any]:
+        sent.append((topic, key, value, headers))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    dead = Publisher(send, topics=Topics(), worker="w1", group="g1", max_message_bytes=10_000)
+    await dead.dead_letter(Record(), task="asr", stage="decode", error=Undecodable("no JSON"))
+    topic, key, value, headers = sent[0]
+    assert (topic, key, value) == ("inference.dlq.asr", b"k", b"\xff")
+    assert headers[:2] == [("a", b"1"), ("a", b"2")]
+    assert dict(headers[2:]) == {
+        "__dlq.errors.topic": b"inference.requests.asr",
+        "__dlq.errors.partition": b"3",
+        "__dlq.errors.offset": b"42",
+        "__dlq.errors.group": b"g1",
+        "__dlq.errors.delivery.count": b"1",
+        "__dlq.errors.stage": b"decode",
+        "__dlq.errors.exception.class": b"UNDECODABLE",
+        "__dlq.errors.message": b"no JSON",
+    }
+    assert sent[1][0] == "inference.events"
