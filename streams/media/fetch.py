@@ -123,10 +123,11 @@ class Fetch:
     def late(self) -> MediaUnavailable:
         """Return the error of a passed deadline, with how far the fetch got."""
         of_total = f" of {self.total}" if self.total is not None else ""
+        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
         fault = f"; the last fault: {self.last_fault}" if self.last_fault else ""
         return MediaUnavailable(
-            f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in "
-            f"{self.tries} tries{fault}; check that its store answers, or send the request again later"
+            f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in {tries}{fault}; "
+            "check that its store answers, or send the request again later"
         )
 
     def _too_large(self, what: str) -> MediaTooLarge:

@@ -35,17 +35,19 @@ def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
     try:
         # Follows no link that took the file's place after the check, and does not wait for a pipe's writer.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise MediaForbidden(f"{fetch.source} is no regular file; name a file")
             fetch.tries += 1
             fetch.expect(status.st_size)
             chunks = []
-            while chunk := file.read(CHUNK_BYTES):
+            while chunk := os.read(descriptor, CHUNK_BYTES):
                 fetch.check()
                 fetch.take(len(chunk))
                 chunks.append(chunk)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _refusal(error, fetch) from None
     return Media(b"".join(chunks), fetch.source)
