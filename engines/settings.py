@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from handlers.settings import MediaSettings, Section, UserPath
 
-
 ENV_PREFIX = "INFERSTREAM_"
 
 
