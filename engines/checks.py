@@ -17,7 +17,9 @@ def check_request(task: Any, engine: Any, model_name: Any, data: Any) -> None:
     """
     for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
         if not isinstance(value, str) or not value:
-            raise InvalidRequest(f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}")
+            raise InvalidRequest(
+                f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}"
+            )
     if not isinstance(data, dict):
         raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
 
@@ -42,6 +44,6 @@ def check_tags(model: ResolvedModel, *, task: str, engine: str) -> None:
     for name, tagged, asked in (("task", model.task, task), ("engine", model.engine, engine)):
         if tagged and tagged != asked:
             raise ModelMismatch(
-                f"model {model.key} is registered with tag {name}={tagged}, but the request says {name}={asked}; "
-                f"ask for {name} {tagged}, or name another model"
+                f"model {model.key} is registered with tag {name}={tagged}, but the request says "
+                f"{name}={asked}; ask for {name} {tagged}, or name another model"
             )

@@ -1,4 +1,4 @@
-"""Puts the manager together from settings, and keeps the one that `from engines import inference_manager` gives."""
+"""Puts managers together from settings, and keeps the two that `from engines import ...` gives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(
     on_model: ModelListener | None = None,
     models: ModelManager | None = None,
 ) -> InferenceManager:
-    """Return a manager of its own for `settings`; nothing is connected to or loaded before the first request."""
+    """Return a new manager for `settings`; nothing is connected to or loaded before the first request."""
     return InferenceManager(
         models=models or ModelManager(settings.mlflow, settings.cache),
         cache=ModelCache(settings.cache.max_models, settings.cache.max_bytes),
@@ -38,7 +38,7 @@ def build(
 
 
 def default_model_manager() -> ModelManager:
-    """Return this process's manager of models, made from the settings file and environment by the first call."""
+    """Return this process's manager of models, made from its settings by the first call."""
     with _lock:
         return _default_models()
 

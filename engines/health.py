@@ -59,5 +59,5 @@ class HealthProbes:
 def _run(probe: Probe, future: Future[dict[str, Any]]) -> None:
     try:
         future.set_result(probe())
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - it goes to the caller, who logs it
         future.set_exception(error)

@@ -22,18 +22,18 @@ def fetch_from_hub(model: ResolvedModel, folder: Path) -> Path:
         from huggingface_hub.errors import RevisionNotFoundError as RevisionNotFound
     except ImportError as error:
         raise ModelLoadFailed(
-            f"model {model.key} is registered by reference, {model.source}; fetching it needs huggingface-hub, which "
-            "is not installed: pip install 'inferstream[torch]'"
+            f"model {model.key} is registered by reference, {model.source}; fetching it needs "
+            "huggingface-hub, which is not installed: pip install 'inferstream[torch]'"
         ) from error
     try:
         return Path(snapshot_download(repo_id, revision=revision, local_dir=folder))
     except (RepositoryNotFoundError, RevisionNotFound, ValueError) as error:
         raise ModelLoadFailed(
-            f"model {model.key}: the hub has no model {repo_id} at revision {revision or 'main'}, or it needs a token; "
-            "register it again, or set HF_TOKEN"
+            f"model {model.key}: the hub has no model {repo_id} at revision {revision or 'main'}, or it "
+            "needs a token; register it again, or set HF_TOKEN"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise RegistryUnavailable(
-            f"model {model.key}: the hub did not serve {repo_id} ({type(error).__name__}); try again, or register its "
-            "folder so that MLflow keeps the files"
+            f"model {model.key}: the hub did not serve {repo_id} ({type(error).__name__}); try again, or "
+            "register its folder so that MLflow keeps the files"
         ) from error

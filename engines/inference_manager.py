@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
 
-from engines.base import BaseEngine
 from engines.checks import check_engine, check_request, check_tags
 from engines.health import HealthProbes
 from engines.media_values import FetchMedia, MediaValues
 from engines.model_cache import ModelCache
 from engines.model_manager import ModelManager
+from engines.prepared import Outcome, Prepared, one_outcome_each, preprocessed
 from engines.registry import EngineRegistry
 from engines.resolved_model import ResolvedModel
 from engines.results import failure_result, success_result
@@ -24,7 +23,6 @@ from handlers.base import BaseModelHandler
 from handlers.errors import (
     InferenceError,
     InternalError,
-    InvalidInput,
     ModelLoadFailed,
     as_inference_error,
 )
@@ -32,9 +30,6 @@ from handlers.options import validate_options
 from handlers.settings import MediaSettings
 
 log = structlog.get_logger(__name__)
-
-Outcome = dict[str, Any] | InferenceError
-"""What the engine made of one request: its raw result, or why there is none."""
 
 ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
 """Called with "model_loaded" or "model_evicted", the model, and {engine, task, seconds, bytes}."""
@@ -44,30 +39,6 @@ class Handlers(Protocol):
     """The part of the handler registry that is used here."""
 
     def get(self, task: str) -> BaseModelHandler: ...
-
-
-@dataclass
-class Prepared:
-    """A request that passed every check, with its inputs decoded: ready for the engine.
-
-    Owned by whoever carries it through `execute` and `finish`, one thread at a time. `timings` collects the
-    seconds of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
-    postprocess.
-    """
-
-    task: str
-    engine: str
-    model: ResolvedModel
-    handler: BaseModelHandler
-    inputs: dict[str, Any]
-    options: dict[str, Any]
-    runner: BaseEngine
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def batch_key(self) -> tuple[str, ...]:
-        """Requests with equal keys may share a batch."""
-        return (self.engine, self.model.key, self.task, self.runner.batch_key(self.options))
 
 
 class InferenceManager:
@@ -89,7 +60,7 @@ class InferenceManager:
         trust_local_paths: bool = False,
         on_model: ModelListener | None = None,
     ) -> None:
-        """`trust_local_paths` is for callers in this very process: every path that it can read is accepted."""
+        """`trust_local_paths` is for callers in this very process: every path it can read is accepted."""
         self.models = models
         self.cache = cache
         self.engines = engines
@@ -108,7 +79,7 @@ class InferenceManager:
         data: dict[str, Any],
         options: Mapping[str, Any] | None = None,
     ) -> Prepared:
-        """Check one request, bring its media here and preprocess them; what is cheap to refuse is refused first.
+        """Check one request, bring its media here and preprocess them; the cheap checks come first.
 
         Raises:
             InferenceError: any kind of handlers.errors but those of running a model; nothing else.
@@ -126,7 +97,7 @@ class InferenceManager:
             here = self._media.resolve(data, handler.media_fields)
             timings["fetch"] = time.perf_counter() - started
             started = time.perf_counter()
-            inputs = _preprocess(handler, task, here, checked)
+            inputs = preprocessed(handler, task, here, checked)
             timings["preprocess"] = time.perf_counter() - started
         except InferenceError:
             raise
@@ -146,7 +117,9 @@ class InferenceManager:
         key = f"{first.engine}/{first.task}/{first.model.key}"
         started = time.perf_counter()
         try:
-            with self.cache.lease(key, lambda: self._load(first), lambda model: self._unload(first, model)) as model:
+            with self.cache.lease(
+                key, lambda: self._load(first), lambda model: self._unload(first, model)
+            ) as model:
                 running = time.perf_counter()
                 try:
                     outcomes = first.runner.infer_batch(
@@ -157,7 +130,7 @@ class InferenceManager:
                     for one in batch:
                         one.timings["wait"] = one.timings.get("wait", 0.0) + running - started
                         one.timings["infer"] = ended - running
-            return _one_each(outcomes, batch)
+            return one_outcome_each(outcomes, batch)
         except Exception as error:
             if not isinstance(error, InferenceError):
                 log.exception("execute_failed", task=first.task, engine=first.engine, model=first.model.key)
@@ -182,8 +155,8 @@ class InferenceManager:
             prepared.timings["postprocess"] = time.perf_counter() - started
         if not isinstance(output, dict):
             raise InternalError(
-                f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it must "
-                "return a dict"
+                f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "
+                "must return a dict"
             )
         return output
 
@@ -213,7 +186,9 @@ class InferenceManager:
         output: dict[str, Any] | None = None
         failure: InferenceError | None = None
         try:
-            prepared = self.prepare(task=task, engine=engine, model_name=model_name, data=data, options=options)
+            prepared = self.prepare(
+                task=task, engine=engine, model_name=model_name, data=data, options=options
+            )
             about.update(model_version=prepared.model.version, timings=prepared.timings)
             outcome = self.execute([prepared])[0]
             if isinstance(outcome, InferenceError):
@@ -245,7 +220,8 @@ class InferenceManager:
             }
         )
         by_engine: dict[str, Any] = {
-            name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in self.engines.names()
+            name: answers.get(f"engines.{name}", {"status": "ok", "made": False})
+            for name in self.engines.names()
         }
         components = {
             "mlflow": answers["mlflow"],
@@ -277,9 +253,11 @@ class InferenceManager:
         return models
 
     def clear_cache(self) -> dict[str, Any]:
-        """Unload every model that nobody uses: {"cleared": how many, "in_use": ["name/version", ...] that stay}."""
+        """Unload every model that nobody uses: {"cleared": how many, "in_use": [those that stay]}."""
         cleared = self.cache.clear()
-        in_use = [f"{row['model_name']}/{row['version']}" for row in self.get_cached_models() if row["leases"]]
+        in_use = [
+            f"{row['model_name']}/{row['version']}" for row in self.get_cached_models() if row["leases"]
+        ]
         return {"cleared": cleared, "in_use": in_use}
 
     def _load(self, prepared: Prepared) -> tuple[Any, int]:
@@ -316,36 +294,6 @@ class InferenceManager:
         if self._on_model is not None:
             details = {"engine": prepared.engine, "task": prepared.task, "seconds": seconds, "bytes": size}
             self._on_model(kind, model, details)
-
-
-def _preprocess(
-    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    try:
-        inputs = handler.preprocess(data, options)
-    except ValueError as error:
-        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
-        log.warning("preprocess_refused", task=task, exc_info=True)
-        raise InvalidInput(f"task {task} does not take this data: {error}") from error
-    if not isinstance(inputs, dict):
-        raise InternalError(
-            f"the handler of task {task} returned {type(inputs).__name__} from preprocess; it must return a dict"
-        )
-    return inputs
-
-
-def _one_each(outcomes: Sequence[Outcome], batch: Sequence[Prepared]) -> list[Outcome]:
-    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
-    engine = batch[0].engine
-    if len(outcomes) != len(batch):
-        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
-        return [wrong] * len(batch)
-    return [
-        outcome
-        if isinstance(outcome, dict | InferenceError)
-        else InternalError(f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict")
-        for outcome in outcomes
-    ]
 
 
 def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -16,9 +16,10 @@ log = structlog.get_logger(__name__)
 
 
 class LastGoodResolutions:
-    """One small file per name and server, replaced atomically; any number of threads and processes share a folder.
+    """One small file per name, replaced atomically; any number of threads and processes share a folder.
 
-    A disk that fails costs the memory of a resolution, never a request: it is logged.
+    What another server said does not count. A disk that fails costs the memory of a resolution, never a
+    request: it is logged.
     """
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:

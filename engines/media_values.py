@@ -17,10 +17,11 @@ _LONGEST_SHOWN = 120
 
 
 class MediaValues:
-    """Turns what a caller wrote in a media field into what handlers take. Thread-safe; blocks while it fetches.
+    """Turns what a caller wrote in a media field into what handlers take.
 
-    Bytes, `data:` URIs and paths become `Media`; addresses with another scheme go through `fetch`. `Media`,
-    numpy arrays, PIL images and all else stay as they are, for the handler to accept or refuse.
+    Thread-safe; blocks while it fetches. Bytes, `data:` URIs and paths become `Media`; addresses with another
+    scheme go through `fetch`. `Media`, numpy arrays, PIL images and all else stay as they are, for the
+    handler to accept or refuse.
     `trust_local_paths` opens every path this process can read, as fits a caller in the same process; without
     it only those under `settings.allowed_roots` are read.
     """
@@ -33,7 +34,7 @@ class MediaValues:
         self._trust_local_paths = trust_local_paths
 
     def resolve(self, data: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-        """Return `data` with the media in `fields`, and in lists in them, brought here; `data` stays as it is.
+        """Return a copy of `data` with the media in `fields`, and in lists in them, brought here.
 
         Raises:
             InvalidInput: permanent; a text that is no address, or one that nothing here can fetch.
@@ -71,8 +72,9 @@ class MediaValues:
     def _fetched(self, name: str, address: str) -> Media:
         if self._fetch is None:
             raise InvalidInput(
-                f"{name} is {_shown(address)}, and nothing in this process fetches {address.partition(':')[0]}:// "
-                "addresses; pass bytes, a path or a data: URI, or send the request to a worker"
+                f"{name} is {_shown(address)}, and nothing in this process fetches "
+                f"{address.partition(':')[0]}:// addresses; pass bytes, a path or a data: URI, or send the "
+                "request to a worker"
             )
         return self._fetch(address)
 
@@ -87,8 +89,8 @@ class MediaValues:
         if not self._trust_local_paths and not any(real.is_relative_to(root.resolve()) for root in roots):
             allowed = ", ".join(map(str, roots)) or "none"
             raise MediaForbidden(
-                f"{name} is {shown}, a local path outside media.allowed_roots ({allowed}); {_WAYS}, or have the "
-                "operator add its folder there"
+                f"{name} is {shown}, a local path outside media.allowed_roots ({allowed}); {_WAYS}, or have "
+                "the operator add its folder there"
             )
         try:
             if not real.is_file():
@@ -96,7 +98,9 @@ class MediaValues:
             self._check_size(name, real.stat().st_size)
             return Media(real.read_bytes(), str(path))
         except PermissionError:
-            raise MediaForbidden(f"{name} is {shown}, which this process may not read; change its mode") from None
+            raise MediaForbidden(
+                f"{name} is {shown}, which this process may not read; change its mode"
+            ) from None
         except ValueError:
             raise InvalidInput(f"{name} is {shown}: neither an address nor a path; {_WAYS}") from None
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The only module that speaks to MLflow: looks versions up, creates them, moves their files; errors in our terms."""
+"""The only module that speaks to MLflow: looks versions up, creates them, moves their files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class MlflowRegistry:
             if reference.version is not None:
                 found = self._unless_missing(client.get_model_version, reference.name, reference.version)
             elif reference.alias is not None:
-                found = self._unless_missing(client.get_model_version_by_alias, reference.name, reference.alias)
+                found = self._unless_missing(
+                    client.get_model_version_by_alias, reference.name, reference.alias
+                )
             else:
                 found = self._unless_missing(
                     client.get_model_version_by_alias, reference.name, self.settings.default_alias
@@ -172,7 +174,7 @@ class MlflowRegistry:
         return found[0] if found else None
 
     def _what_there_is(self, reference: ModelReference) -> str:
-        """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest to it."""
+        """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest."""
         client = self.client()
         registered = self._unless_missing(client.get_registered_model, reference.name)
         if registered is None:
@@ -208,8 +210,9 @@ class MlflowRegistry:
             yield
         except (MlflowException, OSError) as error:
             raise RegistryUnavailable(
-                f"the model registry at {self._uri()} did not serve this: {_short(error)}; check that MLflow runs "
-                "there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, then try again"
+                f"the model registry at {self._uri()} did not serve this: {_short(error)}; check that MLflow "
+                "runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "
+                "then try again"
             ) from error
 
     def _uri(self) -> str:

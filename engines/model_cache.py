@@ -1,4 +1,4 @@
-"""Loaded models held in memory: one load per model, least recently used out first, none taken from its user."""
+"""Loaded models in memory: one load per model, least recently used out first, none taken from its user."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Download = Callable[[str, Path], Path]
 """Brings the files at an address into a folder, and returns where in it they lie."""
 
 STAMP = ".inferstream.json"
-"""Written last into a finished folder, so that it is there only when all the rest is; its time is the last use."""
+"""Written last into a folder, so it is there only when all the rest is; its time is that of the last use."""
 
 LEAST_FREE_BYTES = 256 * 1024**2
 """Less room than this on the disk counts as a full one."""
@@ -66,7 +66,7 @@ class ModelFiles:
         """Return the folder of `model`, in place where its `physical_path` is trusted, downloaded otherwise.
 
         Raises:
-            ModelLoadFailed: permanent; it has no files, or they are not what was registered, or the disk is full.
+            ModelLoadFailed: permanent; it has no files, or not those that were registered, or the disk is full.
             RegistryUnavailable: retryable; the download did not arrive whole.
         """
         in_place = self._physical(model)
@@ -93,19 +93,23 @@ class ModelFiles:
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "directory", "free_bytes"} of the disk; never raises."""
         answer: dict[str, Any] = {"status": "ok", "directory": str(self._directory)}
-        existing = next(path for path in (self._directory, *self._directory.absolute().parents) if path.exists())
+        existing = next(
+            path for path in (self._directory, *self._directory.absolute().parents) if path.exists()
+        )
         try:
             answer["free_bytes"] = free = shutil.disk_usage(existing).free
         except OSError as error:
             return {**answer, "status": "error", "error": f"cannot be read: {error.strerror}"}
         if free < LEAST_FREE_BYTES:
-            answer.update(status="error", error=f"the disk is full: {free} bytes are free; see cache.directory")
+            answer.update(
+                status="error", error=f"the disk is full: {free} bytes are free; see cache.directory"
+            )
         return answer
 
     def _physical(self, model: ResolvedModel) -> Path | None:
         """Return the folder a trusted `physical_path` tag names, None where the files must be brought here.
 
-        Whoever may write to the registry may set the tag, so it counts only under a root the operator allowed.
+        Whoever may write to the registry may set the tag: it counts only under a root the operator allowed.
         """
         tagged = model.tags.get("physical_path")
         if not tagged:
@@ -140,8 +144,8 @@ class ModelFiles:
 
         if not _is_downloadable(model.source):
             raise ModelLoadFailed(
-                f"model {model.key} has source {model.source}, which holds no files; register its folder, or name "
-                "an engine that needs none"
+                f"model {model.key} has source {model.source}, which holds no files; register its folder, or "
+                "name an engine that needs none"
             )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +158,8 @@ class ModelFiles:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise ModelLoadFailed(
-                    f"model {model.key} does not fit on the disk of cache.directory ({self._directory}); make room "
-                    "there, or lower cache.directory_max_bytes"
+                    f"model {model.key} does not fit on the disk of cache.directory ({self._directory}); "
+                    "make room there, or lower cache.directory_max_bytes"
                 ) from error
             raise ModelLoadFailed(
                 f"the files of model {model.key} cannot be kept in cache.directory ({self._directory}): "
@@ -174,12 +178,14 @@ class ModelFiles:
             digest, tagged = digest_of(content), model.tags.get("sha256")
             if tagged and digest != tagged:
                 raise ModelLoadFailed(
-                    f"the files of model {model.key} are not the ones that were registered: their SHA-256 is {digest}, "
-                    f"tag sha256 says {tagged}; register them again as a new version"
+                    f"the files of model {model.key} are not the ones that were registered: their SHA-256 is "
+                    f"{digest}, tag sha256 says {tagged}; register them again as a new version"
                 )
             flatten(content, model.key)
             size = sum(path.stat().st_size for path in files_in(content))
-            (content / STAMP).write_text(json.dumps(asdict(_Stamp(model.source, digest, size))), encoding="utf-8")
+            (content / STAMP).write_text(
+                json.dumps(asdict(_Stamp(model.source, digest, size))), encoding="utf-8"
+            )
             if folder.exists():
                 folder.rename(partial / "replaced")
             content.rename(folder)
@@ -245,5 +251,3 @@ def _read_stamp(folder: Path) -> _Stamp | None:
     except (OSError, ValueError, TypeError):
         log.warning("model_files_unreadable", folder=str(folder), exc_info=True)
         return None
-
-

@@ -12,7 +12,7 @@ DESCRIPTION = "MLmodel"
 
 
 def flatten(folder: Path, key: str) -> None:
-    """Change `folder`, our own copy of model `key`, so that plain transformers loads it; a plain one stays as is.
+    """Change `folder`, our own copy of model `key`, so that plain transformers loads it, where it does not yet.
 
     Raises:
         ModelLoadFailed: permanent; another flavour, or a model that ships Python code.
@@ -39,8 +39,9 @@ def refuse_logged(folder: Path, key: str) -> None:
     """
     if (folder / DESCRIPTION).is_file():
         raise ModelLoadFailed(
-            f"model {key} is used in place at its physical_path, which must be a plain transformers folder and not "
-            "one that MLflow logged; leave the tag physical_path away, so that the files are downloaded"
+            f"model {key} is used in place at its physical_path, which must be a plain transformers folder "
+            "and not one that MLflow logged; leave the tag physical_path away, so that the files are "
+            "downloaded"
         )
 
 
@@ -51,15 +52,18 @@ def _transformers_flavour(described: Path, key: str) -> dict[str, Any]:
         description = yaml.safe_load(described.read_text(encoding="utf-8"))
         flavours: dict[str, dict[str, Any]] = dict(description["flavors"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ModelLoadFailed(f"model {key} has an {DESCRIPTION} file that is not readable: {error}") from error
+        raise ModelLoadFailed(
+            f"model {key} has an {DESCRIPTION} file that is not readable: {error}"
+        ) from error
     if "transformers" not in flavours:
         others = ", ".join(sorted(set(flavours) - {"python_function"})) or "python_function"
         raise ModelLoadFailed(
-            f"model {key} was logged with flavour {others}; only mlflow.transformers and plain transformers folders "
-            "can be loaded: log it with mlflow.transformers, or register its folder"
+            f"model {key} was logged with flavour {others}; only mlflow.transformers and plain transformers "
+            "folders can be loaded: log it with mlflow.transformers, or register its folder"
         )
     if any(flavour.get("code") for flavour in flavours.values()):
         raise ModelLoadFailed(
-            f"model {key} ships Python code (code_paths), which a worker does not run; log it without code_paths"
+            f"model {key} ships Python code (code_paths), which a worker does not run; log it without "
+            "code_paths"
         )
     return flavours["transformers"]

@@ -1,4 +1,4 @@
-"""Answers which registered model a name stands for, and brings its files here; MLflow is the source of truth."""
+"""Answers which registered model a name stands for, and brings its files to this machine."""
 
 from __future__ import annotations
 
@@ -78,8 +78,9 @@ class ModelManager:
         except TimeoutError:
             if last is None:
                 raise RegistryUnavailable(
-                    f"the model registry did not say within {self._settings.timeout_s:g} s what {model_name} is; check "
-                    f"that MLflow runs at mlflow.tracking_uri ({self._settings.tracking_uri}), then try again"
+                    f"the model registry did not say within {self._settings.timeout_s:g} s what {model_name} "
+                    f"is; check that MLflow runs at mlflow.tracking_uri ({self._settings.tracking_uri}), "
+                    "then try again"
                 ) from None
             return self._go_on_with(reference, last)
         except RegistryUnavailable:

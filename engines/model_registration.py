@@ -35,8 +35,8 @@ def register(
     - `ollama`: the tag `ollama_model_name`, or `model_path`, is the name that the Ollama server knows.
 
     Known tags: task, engine, repo_id, revision, ollama_model_name, physical_path; others are kept. An upload
-    gets the tag `sha256`, by which downloads are checked. Where the newest version has the same files and tags
-    it is returned and nothing is created.
+    gets the tag `sha256`, by which downloads are checked. Where the newest version has the same files and
+    tags it is returned and nothing is created.
 
     Raises:
         InvalidRequest: permanent; names the argument and what is allowed.
@@ -44,8 +44,8 @@ def register(
     """
     if not is_model_name(model_name):
         raise InvalidRequest(
-            f"model_name {model_name[:160]!r} cannot be registered; use 1 to 128 letters, digits, dots, dashes and "
-            "underscores"
+            f"model_name {model_name[:160]!r} cannot be registered; use 1 to 128 letters, digits, dots, "
+            "dashes and underscores"
         )
     all_tags = _text_tags(tags)
     if model_source == "ollama":
@@ -55,7 +55,9 @@ def register(
     if model_source == "huggingface":
         all_tags.setdefault("engine", "transformers")
         folder = None if model_path is None else Path(model_path).expanduser()
-        named = _HUB_NAME.fullmatch(str(model_path if model_path is not None else all_tags.get("repo_id", "")))
+        named = _HUB_NAME.fullmatch(
+            str(model_path if model_path is not None else all_tags.get("repo_id", ""))
+        )
         if named is not None and (folder is None or not folder.is_dir()):
             all_tags.setdefault("repo_id", named[1])
             return _by_reference(registry, model_name, f"hf://{named[1]}", all_tags)
@@ -64,9 +66,7 @@ def register(
     return _uploaded(registry, model_name, _folder(model_source, model_path), all_tags)
 
 
-def _uploaded(
-    registry: MlflowRegistry, model_name: str, folder: Path, tags: dict[str, str]
-) -> ResolvedModel:
+def _uploaded(registry: MlflowRegistry, model_name: str, folder: Path, tags: dict[str, str]) -> ResolvedModel:
     tags["sha256"] = digest_of(folder)
     newest = registry.newest(model_name)
     if newest is not None and dict(newest.tags) == tags:
@@ -91,8 +91,8 @@ def _ollama(
     name = tags.setdefault("ollama_model_name", str(model_path) if model_path is not None else "")
     if not name:
         raise InvalidRequest(
-            f"model {model_name} with model_source ollama needs the tag ollama_model_name, the name that the Ollama "
-            "server knows, like llama3.2:1b"
+            f"model {model_name} with model_source ollama needs the tag ollama_model_name, the name that the "
+            "Ollama server knows, like llama3.2:1b"
         )
     tags.setdefault("engine", "ollama")
     return f"ollama://local/{_UNSAFE.sub('-', name).strip('-')}", tags
@@ -100,14 +100,18 @@ def _ollama(
 
 def _folder(model_source: str, model_path: str | Path | None) -> Path:
     if model_path is None:
-        raise InvalidRequest(f"model_path is required for model_source {model_source}: the folder of the model")
+        raise InvalidRequest(
+            f"model_path is required for model_source {model_source}: the folder of the model"
+        )
     folder = Path(model_path).expanduser()
     if not folder.is_dir() or not files_in(folder):
         what = "is no folder" if not folder.is_dir() else "is an empty folder"
         also = ", or hf://org/name" if model_source == "huggingface" else ""
-        raise InvalidRequest(f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}")
+        raise InvalidRequest(
+            f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}"
+        )
     return folder
 
 
 def _text_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    return {str(name): str(value) for name, value in (tags or {}).items() if value is not None}
+    return {str(name): str(value) for name, value in (tags or {}).items()}

@@ -26,8 +26,8 @@ EngineClass = Callable[[Any], BaseEngine]
 class EngineRegistry:
     """Makes each engine once, when it is first asked for, from its section of the settings. Thread-safe.
 
-    An engine registered by hand goes before one of ours of the same name, and ours before one of an installed
-    package. Making one engine never keeps a caller of another waiting.
+    An engine registered by hand goes before one of an installed package, and that before one of ours. Making
+    one engine never keeps a caller of another waiting.
     """
 
     def __init__(self, settings: Any = None) -> None:
@@ -54,18 +54,16 @@ class EngineRegistry:
             EngineUnavailable: retryable; it cannot be made here, mostly because its libraries are missing.
         """
         with self._lock:
-            engine = self._engines.get(name)
-            making = self._making.setdefault(name, threading.Lock()) if engine is None else None
-        if engine is not None or making is None:
-            return engine  # type: ignore[return-value]
+            if name in self._engines:
+                return self._engines[name]
+            making = self._making.setdefault(name, threading.Lock())
         with making:
             with self._lock:
-                engine = self._engines.get(name)
-            if engine is None:
-                engine = self._make(name)
-                with self._lock:
-                    self._engines[name] = engine
-            return engine
+                if name in self._engines:  # made while this caller waited
+                    return self._engines[name]
+            engine = self._make(name)
+            with self._lock:
+                return self._engines.setdefault(name, engine)
 
     def names(self) -> list[str]:
         """Return the names of all engines, made or not."""
@@ -90,7 +88,8 @@ class EngineRegistry:
             raise
         except ImportError as error:
             raise EngineUnavailable(
-                f"engine {name} cannot be made here: {error}; install what it needs (pip install 'inferstream[all]')"
+                f"engine {name} cannot be made here: {error}; install what it needs (pip install "
+                "'inferstream[all]')"
             ) from error
         except Exception as error:
             log.exception("engine_not_made", engine=name)
@@ -107,14 +106,14 @@ class EngineRegistry:
             found = self._classes.get(name)
         if found is not None:
             return found
-        if name in BUILT_IN:
-            module, _, attribute = BUILT_IN[name].partition(":")
-            built_in: EngineClass = getattr(importlib.import_module(module), attribute)
-            return built_in
         installed = _installed()
         if name in installed:
             loaded: EngineClass = installed[name].load()
             return loaded
+        if name in BUILT_IN:
+            module, _, attribute = BUILT_IN[name].partition(":")
+            built_in: EngineClass = getattr(importlib.import_module(module), attribute)
+            return built_in
         raise UnknownEngine(f"engine {name!r} is not known; this process has {', '.join(self.names())}")
 
 

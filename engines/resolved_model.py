@@ -1,4 +1,4 @@
-"""A registered model as the registry knows it: which version a name stands for, where it lies, what it is for."""
+"""A registered model as the registry knows it: its version, where it lies, what it is for."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def parse_model_name(model_name: str) -> ModelReference:
     if is_model_name(model_name):
         return ModelReference(model_name)
     raise InvalidRequest(
-        f"model_name {model_name[:160]!r} is no model name; write name, name@alias or name/version, where name "
-        "is 1 to 128 letters, digits, dots, dashes and underscores"
+        f"model_name {model_name[:160]!r} is no model name; write name, name@alias or name/version, where "
+        "name is 1 to 128 letters, digits, dots, dashes and underscores"
     )

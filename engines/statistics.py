@@ -42,7 +42,7 @@ class _Counts:
 
 
 class Statistics:
-    """Exact counts since the start, and latencies of the most recent requests; thread-safe, bounded memory."""
+    """Exact counts since the start, and latencies of the latest requests; thread-safe, bounded memory."""
 
     def __init__(self, *, window: int = 4096) -> None:
         self._lock = threading.Lock()

@@ -1,0 +1,82 @@
+"""A request on its way through the engine, and what must be true of what handlers and engines return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from engines.base import BaseEngine
+from engines.resolved_model import ResolvedModel
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError, InternalError, InvalidInput
+
+log = structlog.get_logger(__name__)
+
+Outcome = dict[str, Any] | InferenceError
+"""What the engine made of one request: its raw result, or why there is none."""
+
+
+@dataclass
+class Prepared:
+    """A request that passed every check, with its inputs decoded: ready for the engine.
+
+    Owned by whoever carries it through `execute` and `finish`, one thread at a time. `timings` collects the
+    seconds of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
+    postprocess.
+    """
+
+    task: str
+    engine: str
+    model: ResolvedModel
+    handler: BaseModelHandler
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    runner: BaseEngine
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def batch_key(self) -> tuple[str, ...]:
+        """Requests with equal keys may share a batch."""
+        return (self.engine, self.model.key, self.task, self.runner.batch_key(self.options))
+
+
+def preprocessed(
+    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the handler makes of `data`.
+
+    Raises:
+        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
+        InternalError: permanent; the handler returned no dict.
+    """
+    try:
+        inputs = handler.preprocess(data, options)
+    except ValueError as error:
+        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
+        log.warning("preprocess_refused", task=task, exc_info=True)
+        raise InvalidInput(f"task {task} does not take this data: {error}") from error
+    if not isinstance(inputs, dict):
+        raise InternalError(
+            f"the handler of task {task} returned {type(inputs).__name__} from preprocess; it must return a "
+            "dict"
+        )
+    return inputs
+
+
+def one_outcome_each(outcomes: Sequence[Outcome], batch: Sequence[Prepared]) -> list[Outcome]:
+    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
+    engine = batch[0].engine
+    if len(outcomes) != len(batch):
+        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
+        return [wrong] * len(batch)
+    return [
+        outcome
+        if isinstance(outcome, dict | InferenceError)
+        else InternalError(
+            f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"
+        )
+        for outcome in outcomes
+    ]

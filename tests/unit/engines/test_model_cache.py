@@ -1,0 +1,332 @@
+"""The model cache, under real threads held at known points by events and barriers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engines.model_cache import ModelCache
+from handlers.errors import EngineUnavailable, ModelLoadFailed
+
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Model:
+    """A model that knows whether it was unloaded, and whether somebody runs it."""
+
+    key: str
+    unloaded: bool = False
+    running: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Models:
+    """Loads and unloads models for a cache, and counts both."""
+
+    def __init__(self, cache: ModelCache, *, size: int = 1) -> None:
+        self.cache = cache
+        self.size = size
+        self.loads: Counter[str] = Counter()
+        self.unloads: Counter[str] = Counter()
+
+    def lease(self, key: str, *, before: Callable[[], object] | None = None, size: int | None = None) -> Any:
+        def load() -> tuple[Model, int]:
+            self.loads[key] += 1
+            if before is not None:
+                before()
+            return Model(key), self.size if size is None else size
+
+        return self.cache.lease(key, load, self.unload)
+
+    def use(self, key: str, **how: Any) -> Model:
+        with self.lease(key, **how) as model:
+            assert isinstance(model, Model)
+            assert not model.unloaded
+            return model
+
+    def unload(self, model: Model) -> None:
+        assert not model.running.locked(), "unloaded while in use"
+        model.unloaded = True
+        self.unloads[model.key] += 1
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models(ModelCache(max_models=2, max_bytes=100))
+
+
+def keys(cache: ModelCache) -> list[str]:
+    return [entry["key"] for entry in cache.entries()]
+
+
+def test_eight_threads_asking_for_two_cold_models_cause_two_loads(models: Models) -> None:
+    barrier = threading.Barrier(8)
+
+    def ask(number: int) -> Model:
+        barrier.wait(DEADLINE_S)
+        return models.use("ab"[number % 2])
+
+    with ThreadPoolExecutor(8) as threads:
+        used = list(threads.map(ask, range(8)))
+
+    assert models.loads == {"a": 1, "b": 1}
+    assert len({id(model) for model in used}) == 2
+    assert (models.cache.misses, models.cache.hits) == (2, 6)
+
+
+def test_a_slow_load_does_not_block_another_model(models: Models) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        loading.set()
+        assert go_on.wait(DEADLINE_S)
+
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(models.use, "slow", before=slowly)
+        assert loading.wait(DEADLINE_S)
+        assert models.use("quick").key == "quick"
+        assert keys(models.cache) == ["quick"]
+        go_on.set()
+        assert slow.result(DEADLINE_S).key == "slow"
+
+
+def test_a_slow_unload_does_not_block_another_model() -> None:
+    cache = ModelCache(max_models=1, max_bytes=100)
+    unloading, go_on = threading.Event(), threading.Event()
+
+    def slow_unload(model: object) -> None:
+        unloading.set()
+        assert go_on.wait(DEADLINE_S)
+
+    with cache.lease("old", lambda: ("old", 1), slow_unload):
+        pass
+    with ThreadPoolExecutor(1) as threads:
+        cleared = threads.submit(cache.clear)
+        assert unloading.wait(DEADLINE_S)
+        with cache.lease("new", lambda: ("new", 1), lambda model: None) as model:
+            assert model == "new"
+        go_on.set()
+        assert cleared.result(DEADLINE_S) == 1
+
+
+def test_a_model_that_is_being_unloaded_is_loaded_anew_only_when_it_is_gone() -> None:
+    cache = ModelCache(max_models=1, max_bytes=100)
+    order: list[str] = []
+    unloading, asked, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_unload(model: object) -> None:
+        unloading.set()
+        assert go_on.wait(DEADLINE_S)
+        order.append("unloaded")
+
+    def load() -> tuple[str, int]:
+        order.append("loaded")
+        return "model", 1
+
+    def ask_again() -> None:
+        asked.set()
+        with cache.lease("a", load, lambda model: None):
+            pass
+
+    with cache.lease("a", load, slow_unload):
+        pass
+    with ThreadPoolExecutor(2) as threads:
+        cleared = threads.submit(cache.clear)
+        assert unloading.wait(DEADLINE_S)
+        again = threads.submit(ask_again)
+        assert asked.wait(DEADLINE_S)
+        assert cache.bytes == 1  # what is on its way out still holds its memory
+        go_on.set()
+        cleared.result(DEADLINE_S)
+        again.result(DEADLINE_S)
+
+    assert order == ["loaded", "unloaded", "loaded"]
+
+
+def test_a_failed_load_reaches_every_waiter_and_the_next_call_tries_again(models: Models) -> None:
+    loading, go_on, failure = threading.Event(), threading.Event(), ModelLoadFailed("no weights")
+
+    def fail() -> None:
+        loading.set()
+        assert go_on.wait(DEADLINE_S)
+        raise failure
+
+    def ask() -> BaseException | None:
+        try:
+            models.use("a", before=fail)
+        except ModelLoadFailed as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(ask)]
+        assert loading.wait(DEADLINE_S)
+        asked += [threads.submit(ask) for _ in range(3)]
+        wait_until(lambda: models.cache.hits == 3)
+        go_on.set()
+        assert [future.result(DEADLINE_S) for future in asked] == [failure] * 4
+
+    assert models.loads["a"] == 1
+    assert keys(models.cache) == []
+    assert models.use("a").key == "a"
+    assert models.loads["a"] == 2
+
+
+def test_waiters_of_an_interrupted_load_get_an_error_that_can_be_retried(models: Models) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def interrupted() -> None:
+        loading.set()
+        assert go_on.wait(DEADLINE_S)
+        raise KeyboardInterrupt
+
+    def ask() -> BaseException | None:
+        try:
+            models.use("a", before=interrupted)
+        except BaseException as error:  # noqa: BLE001 - the interrupt itself is what the test looks for
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as threads:
+        loader = threads.submit(ask)
+        assert loading.wait(DEADLINE_S)
+        waiter = threads.submit(ask)
+        wait_until(lambda: models.cache.hits == 1)
+        go_on.set()
+        assert isinstance(loader.result(DEADLINE_S), KeyboardInterrupt)
+        error = waiter.result(DEADLINE_S)
+
+    assert isinstance(error, EngineUnavailable)
+    assert error.retryable
+
+
+def test_the_least_recently_used_model_goes_first(models: Models) -> None:
+    first = models.use("a")
+    models.use("b")
+    models.use("a")
+    models.use("c")
+    assert keys(models.cache) == ["a", "c"]
+    assert models.unloads == {"b": 1}
+    assert not first.unloaded
+
+
+def test_room_is_made_before_a_load_needs_it(models: Models) -> None:
+    models.use("a")
+    models.use("b")
+    models.use("c", before=lambda: models.unloads.update({"seen": models.unloads["a"]}))
+    assert models.unloads["seen"] == 1
+
+
+def test_models_are_evicted_until_their_bytes_fit(models: Models) -> None:
+    models.use("a", size=60)
+    models.use("b", size=60)
+    assert keys(models.cache) == ["b"]
+    assert models.cache.bytes == 60
+
+
+def test_a_model_larger_than_the_budget_serves_and_goes_when_its_lease_ends(models: Models) -> None:
+    with models.lease("huge", size=1000) as model:
+        assert not model.unloaded
+        assert models.cache.bytes == 1000
+    assert model.unloaded
+    assert models.cache.entries() == []
+
+
+def test_a_leased_model_is_never_unloaded_and_the_excess_goes_when_leases_end() -> None:
+    models = Models(ModelCache(max_models=1, max_bytes=100))
+    with models.lease("a") as a, models.lease("b") as b, models.lease("c") as c:
+        assert len(models.cache.entries()) == 3
+        assert not (a.unloaded or b.unloaded or c.unloaded)
+    assert len(models.cache.entries()) == 1
+    assert sum(models.unloads.values()) == 2
+
+
+def test_clear_leaves_the_leased_models_and_counts_the_others(models: Models) -> None:
+    models.use("idle")
+    with models.lease("busy") as busy:
+        assert models.cache.clear() == 1
+        assert not busy.unloaded
+        assert keys(models.cache) == ["busy"]
+        assert models.cache.entries()[0]["leases"] == 1
+    assert models.cache.clear() == 1
+    assert busy.unloaded
+
+
+def test_runs_of_one_model_never_overlap(models: Models) -> None:
+    barrier = threading.Barrier(8)
+
+    def run(_: int) -> None:
+        barrier.wait(DEADLINE_S)
+        for _ in range(20):
+            with models.lease("a") as model:
+                assert model.running.acquire(blocking=False), "two runs at once"
+                model.running.release()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(run, range(8)))
+    assert models.loads["a"] == 1
+
+
+def test_an_error_of_the_user_ends_the_lease(models: Models) -> None:
+    with pytest.raises(ZeroDivisionError), models.lease("a"):
+        raise ZeroDivisionError
+    assert models.cache.entries()[0]["leases"] == 0
+    assert models.use("a")
+
+
+def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:
+    cache = ModelCache(max_models=1, max_bytes=100)
+
+    def broken(model: object) -> None:
+        raise RuntimeError("device lost")
+
+    with cache.lease("a", lambda: ("a", 1), broken):
+        pass
+    with cache.lease("b", lambda: ("b", 1), lambda model: None) as model:
+        assert model == "b"
+    assert keys(cache) == ["b"]
+
+
+def test_entries_say_size_age_hits_and_leases() -> None:
+    now = 100.0
+    cache = ModelCache(max_models=2, max_bytes=100, clock=lambda: now)
+    models = Models(cache, size=7)
+    models.use("a")
+    now = 103.0
+    with models.lease("a"):
+        assert cache.entries() == [{"key": "a", "bytes": 7, "age_s": 3.0, "hits": 1, "leases": 1}]
+
+
+def test_many_threads_over_few_places_never_run_an_unloaded_model() -> None:
+    models = Models(ModelCache(max_models=2, max_bytes=100))
+
+    def work(seed: int) -> None:
+        for step in range(60):
+            with models.lease("abcde"[(seed * 7 + step * (seed + 1)) % 5]) as model, model.running:
+                assert not model.unloaded
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+
+    assert len(models.cache.entries()) <= 2
+    assert sum(models.loads.values()) == models.cache.misses
+    assert models.cache.hits + models.cache.misses == 8 * 60
+    left = {entry["key"] for entry in models.cache.entries()}
+    for key in "abcde":
+        assert models.loads[key] - models.unloads[key] == (key in left)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll until `condition` holds; fail past the deadline."""
+    pause = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.002)):
+        if condition():
+            return
+        pause.wait(0.002)
+    raise AssertionError("the condition never came true")
