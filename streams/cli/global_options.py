@@ -1,0 +1,101 @@
+"""Options that every command takes, before or after its name, and the settings they lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from engines.configuration import Loaded
+    from streams.settings import Settings
+
+_PANEL = "Settings"
+
+
+@dataclass(slots=True)
+class GlobalOptions:
+    """What was given of them so far."""
+
+    config_file: Path | None = None
+    overrides: list[str] = field(default_factory=list)
+    verbose: bool = False
+
+
+def load_settings(ctx: typer.Context) -> Loaded[Settings]:
+    """Return the settings for this command line, and send log lines to standard error as they say.
+
+    Raises:
+        ConfigurationError: permanent; `main` shows it and exits with 2.
+    """
+    from engines.configuration import load
+    from streams.logs import configure_logging
+    from streams.settings import Settings
+
+    options = ctx.ensure_object(GlobalOptions)
+    overrides = ["logging.level=DEBUG"] if options.verbose else []
+    loaded = load(Settings, config_file=options.config_file, overrides=[*overrides, *options.overrides])
+    configure_logging(loaded.settings.logging)
+    return loaded
+
+
+def global_options() -> list[Any]:
+    """Return a set of these options for one more command; they report to the context, not to its function."""
+    holder = typer.Typer(add_completion=False)
+    holder.command()(_signature)
+    return list(typer.main.get_command(holder).params)
+
+
+def _take_config(ctx: typer.Context, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(GlobalOptions).config_file = value
+
+
+def _take_overrides(ctx: typer.Context, value: list[str] | None) -> None:
+    ctx.ensure_object(GlobalOptions).overrides += value or []
+
+
+def _take_verbose(ctx: typer.Context, value: bool) -> None:
+    ctx.ensure_object(GlobalOptions).verbose |= value
+
+
+def _signature(
+    _config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML file; else $INFERSTREAM_CONFIG, ./inferstream.yaml, .local/inferstream.yaml.",
+            callback=_take_config,
+            expose_value=False,
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    _overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.NAME=VALUE",
+            help="One setting, over file and environment; repeatable.",
+            callback=_take_overrides,
+            expose_value=False,
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    _verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            help="Log at level DEBUG.",
+            callback=_take_verbose,
+            expose_value=False,
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = False,
+) -> None:
+    """The options as typer reads them; never called."""

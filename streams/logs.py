@@ -1,0 +1,114 @@
+"""Logging: one format for our lines and the libraries', with the request at hand in each, and never a secret."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+import structlog
+from pydantic import SecretStr
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from engines.configuration import MASK, mask_password_in_url
+from streams.settings import LoggingSettings
+
+SECRET_KEYS = frozenset(
+    {
+        "access_key",
+        "api_key",
+        "authorization",
+        "credentials",
+        "password",
+        "sasl_password",
+        "secret",
+        "secret_key",
+        "session_token",
+        "token",
+    }
+)
+"""Names whose values are masked wherever they stand in a log line; every secret setting is among them."""
+
+QUIET_LIBRARIES = ("aiokafka", "boto3", "botocore", "httpcore", "httpx", "s3transfer", "urllib3")
+"""Libraries that log each request of theirs; aiokafka's DEBUG calls alone cost a worker 12 % of its speed."""
+
+
+def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to `stream` (standard error by default); the last call counts.
+
+    Console format where a person watches, JSON lines elsewhere, unless `settings.format` says.
+    """
+    stream = stream or sys.stderr
+    as_json = settings.format == "json" or (settings.format == "auto" and not stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.StackInfoRenderer(),
+                *_renderers(as_json, colours=stream.isatty()),
+            ],
+        )
+    )
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level)
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+@contextmanager
+def request_context(*, request_id: str, task: str, model: str) -> Iterator[None]:
+    """Put the request into every log line written inside, by this asyncio task or thread."""
+    with structlog.contextvars.bound_contextvars(request_id=request_id, task=task, model=model):
+        yield
+
+
+def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask SecretStr values, values under SECRET_KEYS and passwords in addresses, at any depth."""
+    return {key: _masked(key, value) for key, value in event.items()}
+
+
+def _masked(key: object, value: object) -> object:
+    if isinstance(value, SecretStr) or (value is not None and str(key).lower() in SECRET_KEYS):
+        return MASK
+    if isinstance(value, str):
+        return mask_password_in_url(value) if "://" in value else value
+    if isinstance(value, Mapping):
+        return {name: _masked(name, inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(None, inner) for inner in value]
+    return value
+
+
+def _renderers(as_json: bool, *, colours: bool) -> list[Processor]:
+    # A stack trace is rendered without the values of local variables: those hold secrets and requests' data.
+    if as_json:
+        return [
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    plain = structlog.dev.plain_traceback
+    return [mask_secrets, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
