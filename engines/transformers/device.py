@@ -23,7 +23,8 @@ def prepare_torch(threads: int | None) -> None:
     from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
 
 
 def choose_device(settings: TransformersSettings) -> torch.device:

@@ -65,7 +65,7 @@ class ModelFolder:
         """Return the feature extractor that lies beside the model."""
         from transformers import AutoFeatureExtractor
 
-        return AutoFeatureExtractor.from_pretrained(self.path, **self._local)
+        return AutoFeatureExtractor.from_pretrained(self.path, **self._local)  # type: ignore[no-untyped-call]
 
     @property
     def _local(self) -> dict[str, Any]:

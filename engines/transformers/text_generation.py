@@ -82,20 +82,21 @@ class TextGenerationRunner(TaskRunner):
                 raise InvalidInput(
                     f"data.messages needs a chat template, which model {self.name} lacks; send data.inputs"
                 )
-            tokens = self.tokenizer(inputs["inputs"])["input_ids"]
+            encoded: Any = self.tokenizer(inputs["inputs"])
         else:
             messages = messages or [{"role": "user", "content": inputs["inputs"]}]
             try:
-                tokens = self.tokenizer.apply_chat_template(
+                encoded = self.tokenizer.apply_chat_template(
                     messages, add_generation_prompt=True, return_dict=True
-                )["input_ids"]
+                )
             except TemplateError as error:
                 raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
+        tokens: list[int] = encoded["input_ids"]
         if not tokens:
             raise InvalidInput(f"data.inputs has no token that model {self.name} knows; send some text")
         if max(tokens) >= self.model.get_input_embeddings().num_embeddings:
             raise InvalidInput(f"the tokenizer of model {self.name} makes tokens that its weights lack")
-        return list(tokens)
+        return tokens
 
     def _budget(self, prompt_tokens: int, options: dict[str, Any]) -> int:
         """Return how many tokens the answer may have, at least 1."""

@@ -1,0 +1,64 @@
+"""Segments and words with their times, out of the tokens of a speech model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Languages written without spaces between words: every character may begin one.
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech: when it was said, in seconds of the whole recording, its text and its words."""
+
+    start: float
+    end: float
+    text: str
+    words: tuple[dict[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return {"start", "end", "text"}; seconds to the hundredth, the model's own resolution."""
+        return {"start": round(self.start, 2), "end": round(self.end, 2), "text": self.text.strip()}
+
+
+def join_texts(segments: Sequence[Segment], language: str | None) -> str:
+    """Return what was said in all `segments`, with a space between them where the language has any."""
+    texts = [segment.text.strip() for segment in segments]
+    return ("" if language in UNSPACED_LANGUAGES else " ").join(text for text in texts if text)
+
+
+def words_of(
+    spoken: Iterable[tuple[int, float]],
+    *,
+    decode: Callable[[list[int]], str],
+    language: str | None,
+    end: float,
+) -> tuple[dict[str, Any], ...]:
+    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with the second it was said at.
+
+    A word ends where the next one begins, the last one at `end`. Punctuation belongs to the word before it.
+    """
+    words: list[tuple[str, float]] = []
+    pending: list[int] = []
+    since = 0.0
+    for token, time in spoken:
+        if not pending:
+            since = time
+        pending.append(token)
+        piece = decode(pending)
+        if "\ufffd" in piece:  # a character whose bytes are spread over several tokens
+            continue
+        pending = []
+        begins = piece.startswith(" ") or language in UNSPACED_LANGUAGES
+        if words and (not begins or not any(char.isalnum() for char in piece)):
+            words[-1] = (words[-1][0] + piece, words[-1][1])
+        else:
+            words.append((piece, since))
+    ends = [*(start for _, start in words[1:]), max([end, *(start for _, start in words)])]
+    return tuple(
+        {"word": word.strip(), "start": round(start, 2), "end": round(stop, 2)}
+        for (word, start), stop in zip(words, ends, strict=True)
+    )
