@@ -1,6 +1,7 @@
 """Engines run models: what the registry names is loaded, cached and asked here.
 
-`inference_manager` and `model_manager` are this process's own, made from its settings when first used.
+`inference_manager` and `model_manager` are this process's own, made from its settings when first used. No module
+of this package may bear either name: its import would take the place of the object.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engines.base import BaseEngine as BaseEngine
-    from engines.inference_manager import InferenceManager
-    from engines.model_manager import ModelManager
+    from engines.inference import InferenceManager
+    from engines.models import ModelManager
 
     inference_manager: InferenceManager
     model_manager: ModelManager

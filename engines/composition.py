@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from functools import cache
 
-from engines.inference_manager import Handlers, InferenceManager, ModelListener
+from engines.inference import Handlers, InferenceManager, ModelListener
 from engines.media_values import FetchMedia
 from engines.model_cache import ModelCache
-from engines.model_manager import ModelManager
+from engines.models import ModelManager
 from engines.registry import EngineRegistry
 from engines.settings import EngineSettings
 

@@ -21,9 +21,9 @@ Outcome = dict[str, Any] | InferenceError
 
 @dataclass
 class Prepared:
-    """A request that passed every check, with its inputs decoded: ready for the engine.
+    """A request that passed every check; ready for the engine once `preprocess` gave it its inputs.
 
-    Owned by whoever carries it through `execute` and `finish`, one thread at a time. `timings` collects the
+    Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the
     seconds of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
     postprocess.
     """
@@ -38,9 +38,14 @@ class Prepared:
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
+    def lane_key(self) -> tuple[str, ...]:
+        """Requests with equal keys use one loaded model, which runs one batch at a time."""
+        return (self.engine, self.model.key, self.task)
+
+    @property
     def batch_key(self) -> tuple[str, ...]:
         """Requests with equal keys may share a batch."""
-        return (self.engine, self.model.key, self.task, self.runner.batch_key(self.options))
+        return (*self.lane_key, self.runner.batch_key(self.options))
 
 
 def preprocessed(

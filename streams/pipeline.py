@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from engines.inference_manager import InferenceManager, Prepared
+from engines.inference import InferenceManager, Prepared
 from engines.results import failure_result, success_result
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from streams.batching import Batcher

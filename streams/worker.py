@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from engines.inference_manager import InferenceManager, Prepared
+from engines.inference import InferenceManager, Prepared
 from handlers import model_registry
 from streams.acks import OrderedAcker
 from streams.batching import Batcher

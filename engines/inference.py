@@ -13,7 +13,7 @@ from engines.checks import check_engine, check_request, check_tags
 from engines.health import HealthProbes
 from engines.media_values import FetchMedia, MediaValues
 from engines.model_cache import ModelCache
-from engines.model_manager import ModelManager
+from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared, one_outcome_each, preprocessed
 from engines.registry import EngineRegistry
 from engines.resolved_model import ResolvedModel
