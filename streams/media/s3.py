@@ -32,6 +32,17 @@ _TRY_AGAIN_STATUSES = frozenset({408, 429})
 _TRY_AGAIN_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "InternalError"})
 _OTHER_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 
+_TOKEN = "no longer accepts the worker's session token; renew s3.session_token, or the role"
+_DENIALS = {
+    "InvalidAccessKeyId": "does not know the access key; check s3.access_key",
+    "SignatureDoesNotMatch": "refuses the signature; check s3.secret_key",
+    "RequestTimeTooSkewed": "has another time than the worker; set the worker's clock",
+    "ExpiredToken": _TOKEN,
+    "InvalidToken": _TOKEN,
+    "TokenRefreshRequired": _TOKEN,
+    "InvalidObjectState": "has archived the object; restore it first",
+}
+
 
 class S3Store:
     """A client of one store; thread-safe, with a connection for each of `connections` threads."""
@@ -109,35 +120,30 @@ class S3Object:
             )
         if code == "NoSuchVersion" or status == 405:
             return MediaNotFound(f"{source}: no such version, or it marks a deletion; list the versions")
+        if code == "NoSuchKey":
+            return MediaNotFound(
+                f"{source}: bucket {bucket!r} has no key {self._address.key!r}; check that its upload is complete "
+                "and that the key is written as it is stored (it is not percent-decoded)"
+            )
         if status == 404:
             return MediaNotFound(
-                f"{source}: bucket {bucket!r} has no key {self._address.key!r}; check that its upload is "
-                "complete and that the key is written as it is stored (it is not percent-decoded)"
+                f"{source}: {self._endpoint} answers 404 {code}; check that s3.endpoint_url is an S3 store"
             )
         if code in _OTHER_REGION_CODES:
             return MediaForbidden(f"{source}: the bucket is in another region ({code}); set s3.region to it")
-        if status == 403:
+        if status == 403 or code in _DENIALS:
             return MediaForbidden(f"{source}: {self._denial(code)}")
         if code == "InvalidArgument":
             return InvalidInput(f"{source}: the store refuses the key or the version id; check both")
         return MediaForbidden(f"{source}: {self._endpoint} answers {status} {code}; check how it is stored")
 
     def _denial(self, code: str) -> str:
+        if code in _DENIALS:
+            return f"{self._endpoint} {_DENIALS[code]}"
         arn = f"arn:aws:s3:::{self._address.bucket}/{self._address.key}"
-        match code:
-            case "InvalidAccessKeyId":
-                return f"{self._endpoint} does not know the access key; check s3.access_key"
-            case "SignatureDoesNotMatch":
-                return f"{self._endpoint} refuses the signature; check s3.secret_key"
-            case "RequestTimeTooSkewed":
-                return f"the worker's clock differs from {self._endpoint}'s; set it"
-            case "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired":
-                return f"the worker's session token is no longer valid ({code}); renew it"
-            case "InvalidObjectState":
-                return "the object is archived; restore it first"
         return (
-            f"{self._endpoint} denies access ({code}); grant s3:GetObject on {arn} to the worker's "
-            "s3.access_key; without s3:ListBucket a missing key looks the same"
+            f"{self._endpoint} denies access ({code}); grant s3:GetObject on {arn} to the worker's s3.access_key; "
+            "without s3:ListBucket a missing key looks the same"
         )
 
 

@@ -24,29 +24,20 @@ class WebServer:
 
 def body(content: bytes, **headers: str) -> Answer:
     """Return an answer of 200 with `content`; underscores in header names stand for hyphens."""
-
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        _send_headers(request, {"Content_Length": str(len(content))} | headers)
-        request.wfile.write(content)
-
-    return answer
+    return status(200, content, **headers)
 
 
-def status(code: int, **headers: str) -> Answer:
-    """Return an answer without a body."""
+def status(code: int, content: bytes = b"", **headers: str) -> Answer:
+    """Return an answer of `code`; a Content_Length in `headers` is sent whatever `content` is."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(code)
-        _send_headers(request, {"Content_Length": "0"} | headers)
+        for name, value in ({"Content_Length": str(len(content))} | headers).items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(content)
 
     return answer
-
-
-def _send_headers(request: BaseHTTPRequestHandler, headers: dict[str, str]) -> None:
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.end_headers()
 
 
 @contextmanager
