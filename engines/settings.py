@@ -62,7 +62,9 @@ class TransformersSettings(Section):
     """The transformers engine."""
 
     device: str = Field(
-        default="auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.",
     )
     torch_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Number format of the weights; auto is bf16 on CUDA and fp32 on the CPU."

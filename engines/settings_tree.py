@@ -59,7 +59,7 @@ class Leaf:
         if get_origin(self.kind) is Literal:
             words = "one of " + ", ".join(str(choice) for choice in get_args(self.kind))
         elif self.kind is tuple:
-            words = "a list (in text: separated by commas, or JSON)"
+            words = "a list (a,b or JSON)"
         else:
             words = " ".join([_KINDS.get(self.kind, "a value"), ", ".join(self._bounds())]).rstrip()
         return f"{words}, or null" if self.optional else words

@@ -55,7 +55,7 @@ def examples(*lines: str) -> str:
     """Return an epilog that shows these command lines."""
     from rich.markup import escape
 
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]$ {escape(line)}[/cyan]" for line in lines)])
+    return "\n".join(["[bold]Examples[/bold]", *(f"[cyan]$ {escape(line)}[/cyan]" for line in lines)])
 
 
 class CommandGroup(TyperGroup):
