@@ -24,7 +24,7 @@ def prepare_torch(threads: int | None) -> None:
 
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def choose_device(settings: TransformersSettings) -> torch.device:

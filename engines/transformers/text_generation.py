@@ -94,7 +94,8 @@ class TextGenerationRunner(TaskRunner):
         tokens: list[int] = encoded["input_ids"]
         if not tokens:
             raise InvalidInput(f"data.inputs has no token that model {self.name} knows; send some text")
-        if max(tokens) >= self.model.get_input_embeddings().num_embeddings:
+        embeddings: Any = self.model.get_input_embeddings()
+        if max(tokens) >= embeddings.num_embeddings:  # on CUDA such a token would break the whole process
             raise InvalidInput(f"the tokenizer of model {self.name} makes tokens that its weights lack")
         return tokens
 
