@@ -21,11 +21,11 @@ __all__ = ["BaseEngine", "inference_manager", "model_manager"]
 
 def __getattr__(name: str) -> Any:
     if name == "inference_manager":
-        from engines.composition import default_inference_manager
+        from engines.singletons import default_inference_manager
 
         return default_inference_manager()
     if name == "model_manager":
-        from engines.composition import default_model_manager
+        from engines.singletons import default_model_manager
 
         return default_model_manager()
     if name == "BaseEngine":

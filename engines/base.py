@@ -24,7 +24,7 @@ class BaseEngine(ABC):
     name: ClassVar[str] = ""
     """The name requests carry in `engine`; set by registration where it is empty."""
 
-    supported_tasks: ClassVar[frozenset[str]] | frozenset[str] = frozenset()
+    supported_tasks: frozenset[str] = frozenset()
     """Tasks this engine can run; empty means any."""
 
     needs_files: ClassVar[bool] = True

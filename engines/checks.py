@@ -9,8 +9,8 @@ from engines.resolved_model import ResolvedModel
 from handlers.errors import InvalidRequest, ModelMismatch
 
 
-def check_request(task: Any, engine: Any, model_name: Any, data: Any) -> None:
-    """Check the types of a request's required fields.
+def check_names(task: Any, engine: Any, model_name: Any) -> None:
+    """Check the types of a request's names.
 
     Raises:
         InvalidRequest: permanent; names the field and what came.
@@ -20,6 +20,14 @@ def check_request(task: Any, engine: Any, model_name: Any, data: Any) -> None:
             raise InvalidRequest(
                 f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}"
             )
+
+
+def check_data(data: Any) -> None:
+    """Check the type of a request's data.
+
+    Raises:
+        InvalidRequest: permanent; says what came.
+    """
     if not isinstance(data, dict):
         raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
 

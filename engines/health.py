@@ -10,6 +10,10 @@ from typing import Any
 
 import structlog
 
+from engines.model_cache import ModelCache
+from engines.models import ModelManager
+from engines.registry import EngineRegistry
+
 log = structlog.get_logger(__name__)
 
 Probe = Callable[[], dict[str, Any]]
@@ -54,6 +58,38 @@ class HealthProbes:
             self._running[name] = future
         threading.Thread(target=_run, args=(probe, future), name=f"health-{name}", daemon=True).start()
         return future
+
+
+def health_report(
+    probes: HealthProbes, *, models: ModelManager, engines: EngineRegistry, cache: ModelCache
+) -> dict[str, Any]:
+    """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}}.
+
+    Engines that nothing asked for yet are not made for this: importing their libraries takes longer than a
+    caller waits. `error` means that no engine works, `degraded` that something is unwell.
+    """
+    made = {f"engines.{name}": engine.health for name, engine in engines.made().items()}
+    answers = probes.probe({"mlflow": models.health, "disk": models.disk_health, **made})
+    by_engine = {
+        name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
+    }
+    components: dict[str, dict[str, Any]] = {
+        "mlflow": answers["mlflow"],
+        "engines": {"status": _worst(by_engine), "engines": by_engine},
+        "cache": {"status": "ok", "models": len(cache.entries()), "bytes": cache.bytes},
+        "disk": answers["disk"],
+    }
+    if components["engines"]["status"] == "error":
+        status = "error"
+    else:
+        status = "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
+    return {"status": status, "components": components}
+
+
+def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return ok where all are, error where none is, degraded in between."""
+    well = [answer["status"] == "ok" for answer in answers.values()]
+    return "ok" if all(well) else "degraded" if any(well) else "error"
 
 
 def _run(probe: Probe, future: Future[dict[str, Any]]) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import structlog
 
-from engines.checks import check_engine, check_request, check_tags
-from engines.health import HealthProbes
+from engines.checks import check_data, check_engine, check_names, check_tags
+from engines.health import HealthProbes, health_report
 from engines.media_values import FetchMedia, MediaValues
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
-from engines.prepared import Outcome, Prepared, one_outcome_each, preprocessed
+from engines.prepared import Outcome, Prepared, one_outcome_each, only_inference_errors, preprocessed
 from engines.registry import EngineRegistry
 from engines.resolved_model import ResolvedModel
 from engines.results import failure_result, success_result
+from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.base import BaseModelHandler
 from handlers.errors import (
@@ -28,6 +29,8 @@ from handlers.errors import (
 )
 from handlers.options import validate_options
 from handlers.settings import MediaSettings
+
+__all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +48,7 @@ class InferenceManager:
     """Answers requests with the models of the registry.
 
     Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` is the whole way
-    of one request; a pipeline that batches calls `prepare`, `execute` and `finish` itself.
+    of one request; a pipeline that fetches and batches calls `admit`, `preprocess`, `execute`, `finish`.
     """
 
     def __init__(
@@ -68,7 +71,70 @@ class InferenceManager:
         self.statistics = Statistics()
         self._media = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
         self._on_model = on_model
-        self._health = HealthProbes()
+        self._probes = HealthProbes()
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: EngineSettings,
+        *,
+        handlers: Handlers | None = None,
+        models: ModelManager | None = None,
+        fetch_media: FetchMedia | None = None,
+        trust_local_paths: bool = False,
+        on_model: ModelListener | None = None,
+    ) -> Self:
+        """Return a new manager; without `handlers` it serves the tasks of `model_registry`, under these limits.
+
+        Nothing is connected to or loaded before the first request.
+        """
+        if handlers is None:
+            from handlers import model_registry
+
+            model_registry.configure(settings.media)
+            handlers = model_registry
+        return cls(
+            models=models or ModelManager(settings.mlflow, settings.cache),
+            cache=ModelCache(settings.cache.max_models, settings.cache.max_bytes),
+            engines=EngineRegistry(settings),
+            handlers=handlers,
+            media=settings.media,
+            fetch_media=fetch_media,
+            trust_local_paths=trust_local_paths,
+            on_model=on_model,
+        )
+
+    def admit(
+        self, *, task: str, engine: str, model_name: str, options: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Check one request but for its data, the cheap checks first; its inputs are still to come.
+
+        Asks the registry where the name has not been resolved lately.
+
+        Raises:
+            InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
+        """
+        with only_inference_errors("admit", task):
+            check_names(task, engine, model_name)
+            handler = self.handlers.get(task)
+            runner = self.engines.get(engine)
+            check_engine(runner, engine, task)
+            checked = validate_options(options, task_options=handler.options, engine=engine)
+            model = self.models.resolve(model_name)
+            check_tags(model, task=task, engine=engine)
+            return Prepared(task, engine, model, handler, {}, checked, runner)
+
+    def preprocess(self, prepared: Prepared, data: dict[str, Any]) -> None:
+        """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
+
+        Raises:
+            InferenceError: any kind of handlers.errors about the data; nothing else.
+        """
+        started = time.perf_counter()
+        with only_inference_errors("preprocess", prepared.task):
+            check_data(data)
+            prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
+        prepared.timings["preprocess"] = time.perf_counter() - started
 
     def prepare(
         self,
@@ -79,32 +145,19 @@ class InferenceManager:
         data: dict[str, Any],
         options: Mapping[str, Any] | None = None,
     ) -> Prepared:
-        """Check one request, bring its media here and preprocess them; the cheap checks come first.
+        """Check one request, bring its media here and preprocess them.
 
         Raises:
             InferenceError: any kind of handlers.errors but those of running a model; nothing else.
         """
-        try:
-            check_request(task, engine, model_name, data)
-            handler = self.handlers.get(task)
-            runner = self.engines.get(engine)
-            check_engine(runner, engine, task)
-            checked = validate_options(options, task_options=handler.options, engine=engine)
-            model = self.models.resolve(model_name)
-            check_tags(model, task=task, engine=engine)
-            timings: dict[str, float] = {}
-            started = time.perf_counter()
-            here = self._media.resolve(data, handler.media_fields)
-            timings["fetch"] = time.perf_counter() - started
-            started = time.perf_counter()
-            inputs = preprocessed(handler, task, here, checked)
-            timings["preprocess"] = time.perf_counter() - started
-        except InferenceError:
-            raise
-        except Exception as error:
-            log.exception("prepare_failed", task=task, engine=engine, model_name=model_name)
-            raise as_inference_error(error) from error
-        return Prepared(task, engine, model, handler, inputs, checked, runner, timings)
+        check_data(data)
+        prepared = self.admit(task=task, engine=engine, model_name=model_name, options=options)
+        started = time.perf_counter()
+        with only_inference_errors("fetch", task):
+            here = self._media.resolve(data, prepared.handler.media_fields)
+        prepared.timings["fetch"] = time.perf_counter() - started
+        self.preprocess(prepared, here)
+        return prepared
 
     def execute(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run requests of one `batch_key` together; one outcome per request, in order. Never raises.
@@ -144,15 +197,9 @@ class InferenceManager:
             InferenceError: whatever else the handler raises of that tree.
         """
         started = time.perf_counter()
-        try:
+        with only_inference_errors("postprocess", prepared.task):
             output = prepared.handler.postprocess(raw, prepared.options)
-        except InferenceError:
-            raise
-        except Exception as error:
-            log.exception("postprocess_failed", task=prepared.task, engine=prepared.engine)
-            raise as_inference_error(error) from error
-        finally:
-            prepared.timings["postprocess"] = time.perf_counter() - started
+        prepared.timings["postprocess"] = time.perf_counter() - started
         if not isinstance(output, dict):
             raise InternalError(
                 f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "
@@ -211,27 +258,7 @@ class InferenceManager:
         `error` means that no request can be answered; `degraded` that some cannot, or only those whose model
         is at hand.
         """
-        made = self.engines.made()
-        answers = self._health.probe(
-            {
-                "mlflow": self.models.health,
-                "disk": self.models.disk_health,
-                **{f"engines.{name}": engine.health for name, engine in made.items()},
-            }
-        )
-        by_engine: dict[str, Any] = {
-            name: answers.get(f"engines.{name}", {"status": "ok", "made": False})
-            for name in self.engines.names()
-        }
-        components = {
-            "mlflow": answers["mlflow"],
-            "engines": {"status": _worst(by_engine), "engines": by_engine},
-            "cache": {"status": "ok", "models": len(self.cache.entries()), "bytes": self.cache.bytes},
-            "disk": answers["disk"],
-        }
-        unwell = [name for name, answer in components.items() if answer["status"] != "ok"]
-        status = "error" if components["engines"]["status"] == "error" else "degraded" if unwell else "ok"
-        return {"status": status, "components": components}
+        return health_report(self._probes, models=self.models, engines=self.engines, cache=self.cache)
 
     def get_stats(self) -> dict[str, Any]:
         """Return the counts and latencies since the start; `cache_hit_rate` runs from 0 to 1."""
@@ -259,6 +286,11 @@ class InferenceManager:
             f"{row['model_name']}/{row['version']}" for row in self.get_cached_models() if row["leases"]
         ]
         return {"cleared": cleared, "in_use": in_use}
+
+    def close(self) -> None:
+        """Unload all models and let the engines go; call it when no request is under way any more."""
+        self.cache.clear()
+        self.engines.unload()
 
     def _load(self, prepared: Prepared) -> tuple[Any, int]:
         model, runner, started = prepared.model, prepared.runner, time.perf_counter()
@@ -294,9 +326,3 @@ class InferenceManager:
         if self._on_model is not None:
             details = {"engine": prepared.engine, "task": prepared.task, "seconds": seconds, "bytes": size}
             self._on_model(kind, model, details)
-
-
-def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return ok where all are, error where none is, degraded in between."""
-    well = [answer["status"] == "ok" for answer in answers.values()]
-    return "ok" if all(well) else "degraded" if any(well) else "error"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engines.resolved_model import ModelReference, ResolvedModel
+from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from engines.settings import MlflowSettings
-from handlers.errors import RegistryUnavailable, UnknownModel
+from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 
 EXPERIMENT = "inferstream-models"
 """MLflow keeps every uploaded model in an experiment; ours go into this one."""
@@ -88,6 +90,41 @@ class MlflowRegistry:
                 page = answer.token
                 if not page:
                     return sorted(models, key=lambda model: model.name)
+
+    def registered(self) -> list[RegisteredModel]:
+        """Return every registered model with all its versions and aliases, in order of names.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        preferred = {model.name: model for model in self.all_models()}
+        client, versions = self.client(), defaultdict[str, list[int]](list)
+        aliases: dict[str, dict[str, str]] = {}
+        with self._translated():
+            for one in _every(client.search_registered_models):
+                aliases[one.name] = {alias: str(version) for alias, version in one.aliases.items()}
+            for one in _every(client.search_model_versions):
+                versions[one.name].append(int(one.version))
+        return [
+            RegisteredModel(model, tuple(map(str, sorted(versions[name]))), aliases.get(name, {}))
+            for name, model in preferred.items()
+        ]
+
+    def set_alias(self, model: ResolvedModel, alias: str) -> None:
+        """Let `name@alias` stand for this version from now on.
+
+        Raises:
+            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            RegistryUnavailable: retryable.
+        """
+        reference = parse_model_name(f"{model.name}@{alias}")
+        if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+            raise InvalidRequest(
+                f"alias {alias!r} is kept by MLflow for itself; take a word such as champion"
+            )
+        client = self.client()
+        with self._translated():
+            client.set_registered_model_alias(reference.name, alias, model.version)
 
     def upload(self, name: str, folder: Path) -> tuple[str, str]:
         """Store the files of `folder` on the server; return their address and the id of the stored model.
@@ -254,6 +291,17 @@ def _unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
 def _resolved(version: Any) -> ResolvedModel:
     # The version is a text from a server and a number from a database.
     return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
+
+
+def _every(search: Any) -> Iterator[Any]:
+    """Yield what all pages of one of MLflow's searches hold."""
+    page = None
+    while True:
+        answer = search(max_results=_NAMES_SEARCHED, page_token=page)
+        yield from answer
+        page = answer.token
+        if not page:
+            return
 
 
 def _short(error: BaseException) -> str:

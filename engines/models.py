@@ -16,7 +16,7 @@ from engines.last_good import LastGoodResolutions
 from engines.mlflow_registry import MlflowRegistry
 from engines.model_files import ModelFiles
 from engines.model_registration import register
-from engines.resolved_model import ModelReference, ResolvedModel, parse_model_name
+from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from engines.settings import CacheSettings, MlflowSettings
 from handlers.errors import InferenceError, RegistryUnavailable, UnknownModel, as_inference_error
 
@@ -123,6 +123,23 @@ class ModelManager:
             RegistryUnavailable: retryable.
         """
         return self._registry.all_models()
+
+    def registered(self) -> list[RegisteredModel]:
+        """Return every registered model with all its versions and aliases.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        return self._registry.registered()
+
+    def set_alias(self, model: ResolvedModel, alias: str) -> None:
+        """Let `name@alias` stand for this version; workers follow within `alias_poll_s`.
+
+        Raises:
+            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            RegistryUnavailable: retryable.
+        """
+        self._registry.set_alias(model, alias)
 
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "tracking_uri", "error"?} by asking the server; never raises."""

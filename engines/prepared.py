@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import structlog
 from engines.base import BaseEngine
 from engines.resolved_model import ResolvedModel
 from handlers.base import BaseModelHandler
-from handlers.errors import InferenceError, InternalError, InvalidInput
+from handlers.errors import InferenceError, InternalError, InvalidInput, as_inference_error
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +24,8 @@ Outcome = dict[str, Any] | InferenceError
 class Prepared:
     """A request that passed every check; ready for the engine once `preprocess` gave it its inputs.
 
-    Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the
-    seconds of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
+    Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the seconds
+    of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
     postprocess.
     """
 
@@ -48,6 +49,18 @@ class Prepared:
         return (*self.lane_key, self.runner.batch_key(self.options))
 
 
+@contextmanager
+def only_inference_errors(stage: str, task: str) -> Iterator[None]:
+    """Let errors of our tree pass, and turn any other into an InternalError, logged with its stack trace."""
+    try:
+        yield
+    except InferenceError:
+        raise
+    except Exception as error:
+        log.exception("stage_failed", stage=stage, task=task)
+        raise as_inference_error(error) from error
+
+
 def preprocessed(
     handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def preprocessed(
         InternalError: permanent; the handler returned no dict.
     """
     try:
-        inputs = handler.preprocess(data, options)
+        inputs: Any = handler.preprocess(data, options)  # of people's own handlers, what it says may not hold
     except ValueError as error:
         # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
         log.warning("preprocess_refused", task=task, exc_info=True)
@@ -68,7 +81,7 @@ def preprocessed(
             f"the handler of task {task} returned {type(inputs).__name__} from preprocess; it must return a "
             "dict"
         )
-    return inputs
+    return dict(inputs)
 
 
 def one_outcome_each(outcomes: Sequence[Outcome], batch: Sequence[Prepared]) -> list[Outcome]:

@@ -22,6 +22,17 @@ BUILT_IN = {"transformers": "engines.transformers.engine:TransformersEngine"}
 
 EngineClass = Callable[[Any], BaseEngine]
 
+_by_plugins: dict[str, EngineClass] = {}
+
+
+def register_engine(name: str, engine_class: EngineClass) -> None:
+    """Make `engine_class(config)` the engine that requests call `name`, in every registry of this process.
+
+    For modules named in worker.plugins; an installed package declares an entry point instead.
+    """
+    _check_name(name)
+    _by_plugins[name] = engine_class
+
 
 class EngineRegistry:
     """Makes each engine once, when it is first asked for, from its section of the settings. Thread-safe.
@@ -40,8 +51,7 @@ class EngineRegistry:
 
     def register(self, name: str, engine_class: EngineClass) -> None:
         """Make `engine_class(config)` the engine that requests call `name`; replaces one of that name."""
-        if not name or "/" in name:
-            raise ValueError(f"{name!r} is no name for an engine; it must not be empty or hold a slash")
+        _check_name(name)
         with self._lock:
             self._classes[name] = engine_class
             self._engines.pop(name, None)
@@ -68,7 +78,7 @@ class EngineRegistry:
     def names(self) -> list[str]:
         """Return the names of all engines, made or not."""
         with self._lock:
-            registered = set(self._classes)
+            registered = {*self._classes, *_by_plugins}
         return sorted(registered | set(BUILT_IN) | set(_installed()))
 
     def made(self) -> dict[str, BaseEngine]:
@@ -103,7 +113,7 @@ class EngineRegistry:
 
     def _find(self, name: str) -> EngineClass:
         with self._lock:
-            found = self._classes.get(name)
+            found = self._classes.get(name) or _by_plugins.get(name)
         if found is not None:
             return found
         installed = _installed()
@@ -119,3 +129,8 @@ class EngineRegistry:
 
 def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _check_name(name: str) -> None:
+    if not name or "/" in name:
+        raise ValueError(f"{name!r} is no name for an engine; it must not be empty or hold a slash")

@@ -39,6 +39,17 @@ class ResolvedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A registered model as a whole: what its plain name stands for, and what else there is of it."""
+
+    preferred: ResolvedModel
+    versions: tuple[str, ...]
+    """All its versions, oldest first."""
+    aliases: Mapping[str, str] = field(hash=False)
+    """The version each alias stands for."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
     """A `model_name` taken apart; at most one of `alias` and `version` is set."""
 

@@ -338,7 +338,7 @@ def test_a_component_that_hangs_is_an_error_and_holds_nobody_up(
         return {"status": "ok"}
 
     monkeypatch.setattr(bench.models, "health", hang)
-    monkeypatch.setattr(bench.manager._health, "_timeout_s", 0.05)
+    monkeypatch.setattr(bench.manager._probes, "_timeout_s", 0.05)
     try:
         for _ in range(3):
             mlflow = bench.manager.health_check()["components"]["mlflow"]
@@ -358,7 +358,7 @@ def test_a_full_disk_is_an_error_of_the_disk(bench: Bench, monkeypatch: pytest.M
 
 def test_importing_the_managers_brings_in_no_heavy_library() -> None:
     script = (
-        "import sys; from engines.composition import build; import engines.inference, engines.models; "
+        "import sys; import engines.inference, engines.models; "
         "from engines import inference_manager; assert inference_manager.get_stats()['total_inferences'] == 0; "
         "print(sorted({'torch', 'transformers', 'mlflow', 'faust', 'boto3'} & set(sys.modules)))"
     )

@@ -242,7 +242,7 @@ def test_a_leased_model_is_never_unloaded_and_the_excess_goes_when_leases_end() 
     models = Models(ModelCache(max_models=1, max_bytes=100))
     with models.lease("a") as a, models.lease("b") as b, models.lease("c") as c:
         assert len(models.cache.entries()) == 3
-        assert not (a.unloaded or b.unloaded or c.unloaded)
+        assert [a.unloaded, b.unloaded, c.unloaded] == [False] * 3
     assert len(models.cache.entries()) == 1
     assert sum(models.unloads.values()) == 2
 
@@ -277,7 +277,7 @@ def test_an_error_of_the_user_ends_the_lease(models: Models) -> None:
     with pytest.raises(ZeroDivisionError), models.lease("a"):
         raise ZeroDivisionError
     assert models.cache.entries()[0]["leases"] == 0
-    assert models.use("a")
+    assert models.use("a").key == "a"
 
 
 def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:

@@ -1,0 +1,42 @@
+"""The managers of this process, made from its settings when first asked for."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+from engines.inference import InferenceManager
+from engines.models import ModelManager
+from engines.settings import EngineSettings
+
+_lock = threading.RLock()
+
+
+def default_model_manager() -> ModelManager:
+    """Return this process's manager of models."""
+    with _lock:
+        return _models()
+
+
+def default_inference_manager() -> InferenceManager:
+    """Return this process's manager; its callers may read what the process may, so local paths are trusted."""
+    with _lock:
+        return _inference()
+
+
+@cache
+def _settings() -> EngineSettings:
+    from engines.configuration import load
+
+    return load(EngineSettings).settings
+
+
+@cache
+def _models() -> ModelManager:
+    settings = _settings()
+    return ModelManager(settings.mlflow, settings.cache)
+
+
+@cache
+def _inference() -> InferenceManager:
+    return InferenceManager.from_settings(_settings(), models=_models(), trust_local_paths=True)
