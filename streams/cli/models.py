@@ -1,0 +1,132 @@
+"""`inferstream models`: what is registered in MLflow, and registering more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engines.models import ModelManager
+from engines.resolved_model import RegisteredModel
+from streams.cli import examples, load_settings
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    help="List the registered models, or register one.",
+    epilog=examples("inferstream models list", "inferstream models register --help"),
+)
+
+
+@app.command("list", epilog=examples("inferstream models list", "inferstream models list --json"))
+def list_models(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List every registered model; task, engine and source are those of the version its plain name takes."""
+    settings = load_settings(ctx).settings
+    found = ModelManager(settings.mlflow, settings.cache).registered()
+    if as_json:
+        typer.echo(json.dumps([_described(one) for one in found], indent=2, ensure_ascii=False))
+    elif found:
+        _print_table(found)
+    else:
+        typer.echo("no model is registered; see: inferstream models register --help", err=True)
+
+
+@app.command(
+    epilog=examples(
+        "inferstream models register smollm2 --source huggingface --path ./SmolLM2 --task text-generation",
+        "inferstream models register whisper --source huggingface --path hf://openai/whisper-base --task asr",
+        "inferstream models register llama --source ollama --path llama3.2:1b --task text-generation",
+    )
+)
+def register(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What requests will carry as model_name.", show_default=False)],
+    source: Annotated[str, typer.Option(help="huggingface, ollama or local.", show_default=False)],
+    path: Annotated[
+        str | None,
+        typer.Option(help="A folder; or hf://org/name; or the name Ollama knows.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The only task it serves; requests for others are refused.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="The only engine that runs it; by default from the source.", show_default=False),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="An alias for the new version, such as champion; repeatable.", show_default=False),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="One more tag; repeatable.", show_default=False),
+    ] = None,
+) -> None:
+    """Register a version of a model; the same files and tags again create nothing new."""
+    tags = _tags(task=task, engine=engine, pairs=tag or [])
+    settings = load_settings(ctx).settings
+    manager = ModelManager(settings.mlflow, settings.cache)
+    model = manager.register_model_to_mlflow(
+        model_name=name,
+        model_source=source,
+        model_path=Path(path) if path and source == "local" else path,
+        tags=tags,
+    )
+    for one in alias or []:
+        manager.set_alias(model, one)
+    named = "".join(f", {name}@{one}" for one in alias or [])
+    typer.echo(f"registered {model.key}{named} from {model.source}")
+
+
+def _tags(*, task: str | None, engine: str | None, pairs: list[str]) -> dict[str, str]:
+    tags = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{pair!r} is no KEY=VALUE, as in revision=main", param_hint="--tag")
+        tags[key] = value
+    if task:
+        tags["task"] = task
+    if engine:
+        tags["engine"] = engine
+    return tags
+
+
+def _described(one: RegisteredModel) -> dict[str, Any]:
+    model = one.preferred
+    return {
+        "name": model.name,
+        "version": model.version,
+        "versions": list(one.versions),
+        "aliases": dict(one.aliases),
+        "task": model.task,
+        "engine": model.engine,
+        "source": model.source,
+        "tags": dict(model.tags),
+    }
+
+
+def _print_table(found: list[RegisteredModel]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "versions", "aliases", "task", "engine", "source"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for one in found:
+        model = one.preferred
+        aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(one.aliases.items()))
+        versions = ", ".join(f"[{v}]" if v == model.version else v for v in one.versions)
+        row = (model.name, versions, aliases or "-", model.task or "any", model.engine or "any", model.source)
+        table.add_row(*(Text(cell, style="bold" if cell is model.name else "") for cell in row))
+    Console().print(table)
+    typer.echo("[n] is the version that the plain name stands for")
