@@ -39,7 +39,6 @@ class Outcome:
 
     raw: dict[str, Any] | InferenceError
     wait_s: float
-    infer_s: float
     batch_size: int
 
 
@@ -104,7 +103,7 @@ class Batcher(Generic[T]):
         for lane in self._lanes.values():
             while lane.waiting:
                 stopped = Cancelled("the worker stopped before this request ran; send it again")
-                _resolve(lane.waiting.popleft(), Outcome(stopped, 0.0, 0.0, 0))
+                _resolve(lane.waiting.popleft(), Outcome(stopped, 0.0, 0))
         await asyncio.gather(*(lane.task for lane in self._lanes.values() if lane.task))
 
     async def _work(self, key: Hashable, lane: _Lane[T]) -> None:
@@ -152,9 +151,8 @@ class Batcher(Generic[T]):
         except Exception as error:
             log.exception("batch_failed", items=len(batch))
             raws = [as_inference_error(error)] * len(batch)
-        infer_s = self._clock() - started
         for waiting, raw in zip(batch, raws, strict=True):
-            _resolve(waiting, Outcome(raw, started - waiting.since, infer_s, len(batch)))
+            _resolve(waiting, Outcome(raw, started - waiting.since, len(batch)))
 
 
 def _resolve(waiting: _Waiting[Any], outcome: Outcome) -> None:

@@ -69,9 +69,7 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
     Raises:
         Undecodable: permanent; an empty value, a batch, or an envelope that is not one.
     """
-    attributes = {
-        name.lower(): content.decode("utf-8", "replace") for name, content in headers
-    }
+    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers}
     if not value:
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
     content_type = attributes.get("content-type", "").lower()

@@ -6,37 +6,23 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
-from engines.inference import InferenceManager, Prepared
+from engines.inference import InferenceManager
+from engines.prepared import Prepared
 from engines.results import failure_result, success_result
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
+from handlers.media import Media
 from streams.batching import Batcher
 from streams.media import MediaFetcher
+from streams.memory import ByteBudget
 from streams.messages import Request
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
-
-
-@dataclass(slots=True)
-class _Stopwatch:
-    """Collects the seconds each stage took; a stage that never ran is absent."""
-
-    clock: Callable[[], float] = time.monotonic
-    timings: dict[str, float] = field(default_factory=dict)
-    _last: float = 0.0
-
-    def start(self) -> None:
-        self._last = self.clock()
-
-    def lap(self, stage: str) -> None:
-        now = self.clock()
-        self.timings[stage] = now - self._last
-        self._last = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +47,18 @@ class Pipeline:
         fetcher: MediaFetcher,
         batcher: Batcher[Prepared],
         pools: Pools,
+        memory: ByteBudget,
         worker: str,
+        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._manager = manager
         self._fetcher = fetcher
         self._batcher = batcher
         self._pools = pools
+        self._memory = memory
         self._worker = worker
+        self._clock = clock
         self._wall_clock = wall_clock
 
     async def answer(self, request: Request, *, queue_s: float = 0.0, attempt: int = 1) -> dict[str, Any]:
@@ -76,31 +66,33 @@ class Pipeline:
 
         `queue_s` is how long the request lay in its topic or socket before this call.
         """
-        watch = _Stopwatch(timings={"queue": queue_s})
-        watch.start()
-        started = watch.clock()
+        started = self._clock()
         prepared: Prepared | None = None
         output: dict[str, Any] | None = None
         failure: InferenceError | None = None
         try:
             async with asyncio.timeout(self._seconds_left(request)) as limit:
                 prepared = await self._admit(request)
-                watch.start()
-                output = await self._run(request, prepared, watch)
+                output = await self._run(request, prepared, self._clock())
         except TimeoutError as error:
             failure = self._expired(request) if limit.expired() else self._unexpected(request, error)
         except InferenceError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - logged, and the caller is told
             failure = self._unexpected(request, error)
+        processing_s = self._clock() - started
+        timings = {"queue": queue_s, **(prepared.timings if prepared else {})}
+        self._manager.statistics.record(
+            request.task, request.model_name, request.engine, failure is None, processing_s, timings
+        )
         about: dict[str, Any] = {
             "id": request.id,
             "task": request.task,
             "engine": request.engine,
             "model_name": request.model_name,
             "model_version": prepared.model.version if prepared else None,
-            "processing_s": watch.clock() - started,
-            "timings": watch.timings,
+            "processing_s": processing_s,
+            "timings": timings,
             "metadata": request.metadata,
             "attempt": attempt,
             "worker": self._worker,
@@ -121,20 +113,19 @@ class Pipeline:
             ),
         )
 
-    async def _run(self, request: Request, prepared: Prepared, watch: _Stopwatch) -> dict[str, Any]:
-        data = await self._fetcher.aresolve(request.data, prepared.handler.media_fields)
-        watch.lap("fetch")
-        await self._in(self._pools.decode, lambda: self._manager.preprocess(prepared, data))
-        watch.lap("preprocess")
-        outcome = await self._batcher.submit(prepared)
-        watch.timings |= {"wait": outcome.wait_s, "infer": outcome.infer_s}
+    async def _run(self, request: Request, prepared: Prepared, started: float) -> dict[str, Any]:
+        """Take an admitted request through fetch, preprocess, infer and postprocess."""
+        async with self._memory.holding() as holding:
+            data = await self._fetcher.aresolve(request.data, prepared.handler.media_fields)
+            holding.add(_media_bytes(data, prepared.handler.media_fields))
+            prepared.timings["fetch"] = self._clock() - started
+            await self._in(self._pools.decode, lambda: self._manager.preprocess(prepared, data))
+            outcome = await self._batcher.submit(prepared)
+        prepared.timings["wait"] = prepared.timings.get("wait", 0.0) + outcome.wait_s
         raw = outcome.raw
         if isinstance(raw, InferenceError):
             raise raw
-        watch.start()
-        output = await self._in(self._pools.decode, lambda: self._manager.finish(prepared, raw))
-        watch.lap("postprocess")
-        return output
+        return await self._in(self._pools.decode, lambda: self._manager.finish(prepared, raw))
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -156,3 +147,13 @@ class Pipeline:
     def _unexpected(self, request: Request, error: Exception) -> InferenceError:
         log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
         return as_inference_error(error)
+
+
+def _media_bytes(data: dict[str, Any], fields: tuple[str, ...]) -> int:
+    """Return how many bytes the fetched media in `fields` of `data` hold."""
+    values = [value for name in fields for value in _listed(data.get(name))]
+    return sum(len(value.content) for value in values if isinstance(value, Media))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -17,7 +17,8 @@ from typing import Any
 
 import structlog
 
-from engines.inference import InferenceManager, Prepared
+from engines.inference import InferenceManager
+from engines.prepared import Prepared
 from handlers import model_registry
 from streams.acks import OrderedAcker
 from streams.batching import Batcher
@@ -25,6 +26,7 @@ from streams.cloudevents import Headers
 from streams.faust_app import InferenceApp, build_app
 from streams.intake import Intake
 from streams.media import MediaFetcher
+from streams.memory import ByteBudget
 from streams.messages import MetricsEvent
 from streams.pipeline import Pipeline, Pools
 from streams.publishing import Publisher
@@ -99,7 +101,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         raise TopicsNotReady(problems)
     async with AsyncExitStack() as stack:
         manager = InferenceManager.from_settings(settings)
-        stack.callback(manager.close)
+        stack.callback(manager.clear_cache)
         fetcher = MediaFetcher(settings.media, settings.s3)
         stack.callback(fetcher.close)
         pools = Pools(
@@ -119,7 +121,12 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         publisher = _publisher(settings, app)
         intake = Intake(
             pipeline=Pipeline(
-                manager=manager, fetcher=fetcher, batcher=batcher, pools=pools, worker=settings.worker.name
+                manager=manager,
+                fetcher=fetcher,
+                batcher=batcher,
+                pools=pools,
+                memory=ByteBudget(settings.worker.max_in_flight_bytes),
+                worker=settings.worker.name,
             ),
             publisher=publisher,
             acker=OrderedAcker(),
@@ -137,9 +144,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
 
 
 def _publisher(settings: Settings, app: InferenceApp) -> Publisher:
-    async def send(
-        topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Awaitable[Any]:
+    async def send(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Awaitable[Any]:
         # The producer itself, not Topic.send: that one sends each record in a request of its own.
         return await app.producer.send(topic, key, value, None, None, headers)
 

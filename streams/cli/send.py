@@ -1,0 +1,181 @@
+"""`inferstream send`: one request, its result."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import mimetypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli import examples, load_settings
+
+if TYPE_CHECKING:
+    from streams.messages import Request, Result
+    from streams.settings import Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+MAIN_INPUT = {
+    "text-generation": "inputs",
+    "asr": "audio",
+    "audio-classification": "audio",
+    "ocr": "image",
+    "vlm": "image",
+    "video-analysis": "video",
+    "document-analysis": "document",
+}
+"""The field of `data` that the argument INPUT fills, by task."""
+
+
+@app.command(
+    epilog=examples(
+        "inferstream send text-generation smollm2-135m-instruct 'What is the capital of France?'",
+        "inferstream send asr whisper-base s3://media/call.flac --option timestamps=word",
+        "inferstream send asr whisper-base recording.wav --json",
+        'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\' --option max_new_tokens=8',
+    )
+)
+def send(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(help="The task, such as text-generation or asr.")],
+    model: Annotated[str, typer.Argument(help="Registered model: name, name@alias or name/version.")],
+    main_input: Annotated[
+        str | None,
+        typer.Argument(metavar="INPUT", help="Text, an s3:// or https:// address, or a file to send along."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Engine that runs it.")] = "transformers",
+    data: Annotated[str | None, typer.Option(help="Further inputs of the task, as a JSON object.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="One option; repeatable.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Kafka key; results carry it too.")] = None,
+    identity: Annotated[str | None, typer.Option("--id", help="Request id; default: a new one.")] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Longest wait for the result, in seconds.")
+    ] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+) -> None:
+    """Send one request, wait for its result and print it; exit with 1 where it failed."""
+    settings = load_settings(ctx).settings
+    request = _request(task, model, main_input, engine, data, option or [], identity or "", settings)
+    result = asyncio.run(_infer(settings, request, key, timeout_s))
+    _print(result, as_json=as_json)
+    raise typer.Exit(0 if result.success else 1)
+
+
+def _request(
+    task: str,
+    model: str,
+    main_input: str | None,
+    engine: str,
+    data: str | None,
+    options: list[str],
+    identity: str,
+    settings: Settings,
+) -> Request:
+    from streams.messages import Request
+
+    inputs = _object(data, "--data") if data else {}
+    if main_input is not None:
+        field = MAIN_INPUT.get(task, "inputs")
+        inputs[field] = main_input if field == "inputs" else _media_address(main_input, settings)
+    return Request(
+        task=task,
+        engine=engine,
+        model_name=model,
+        data=inputs,
+        options=dict(map(_option, options)),
+        id=identity,
+    )
+
+
+def _media_address(value: str, settings: Settings) -> str:
+    """Return an address the worker can fetch: the one given, or the bytes of a file here as a data: URI."""
+    if value.startswith(("s3://", "https://", "data:")):
+        return value
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise typer.BadParameter(
+            f"{value} is neither a file here nor an s3://, https:// or data: address", param_hint="INPUT"
+        )
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if len(uri) > settings.kafka.max_message_bytes - 4096:
+        raise typer.BadParameter(
+            f"{value} is too large for a message (kafka.max_message_bytes={settings.kafka.max_message_bytes}); "
+            "put it on S3 and send its s3:// address",
+            param_hint="INPUT",
+        )
+    return uri
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--option")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _object(text: str, hint: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"no JSON: {error}", param_hint=hint) from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('must be a JSON object, such as {"prompt": "..."}', param_hint=hint)
+    return value
+
+
+async def _infer(settings: Settings, request: Request, key: str | None, timeout_s: float) -> Result:
+    from rich.console import Console
+
+    from streams.client import InferenceClient
+    from streams.topic_admin import TopicsNotReady, check_topics
+
+    problems = await check_topics(settings.kafka, [request.task])
+    if problems:
+        raise TopicsNotReady(problems)
+    async with InferenceClient(settings.kafka, tasks=[request.task]) as client:
+        with Console(stderr=True).status(
+            f"waiting for a worker to answer {request.task} by {request.model_name} …"
+        ):
+            try:
+                return await client.infer(request, key=key.encode() if key else None, timeout_s=timeout_s)
+            except TimeoutError:
+                raise typer.BadParameter(
+                    f"no result within {timeout_s:g} s; does a worker consume {request.task}? (inferstream doctor)",
+                    param_hint="--timeout",
+                ) from None
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
+        return
+    if result.error is not None:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]✗ {result.error.code}[/bold red] ", end="")
+        typer.echo(result.error.message, err=True)
+        return
+    output = dict(result.result or {})
+    details = output.pop("metadata", {})
+    text = output.pop("generated_text", None) or output.pop("text", None)
+    if text is not None:
+        typer.echo(text)
+    if output:
+        console.print_json(json.dumps(output))
+    shown = "  ".join(f"{name}={value}" for name, value in details.items())
+    Console(stderr=True, soft_wrap=True).print(
+        f"[dim]{result.model_name} version {result.model_version}  {result.processing_time:.2f} s  {shown}[/dim]",
+        highlight=False,
+    )

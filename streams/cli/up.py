@@ -1,0 +1,91 @@
+"""`inferstream up`: everything on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.cli import examples
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from streams.local_platform import LocalPlatform
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
+
+
+@app.command(
+    epilog=examples(
+        "inferstream up",
+        "inferstream up --model whisper-tiny.en --directory /tmp/try",
+        "inferstream up --no-models",
+    )
+)
+def up(
+    directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = Path(".local"),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."),
+    ] = None,
+    no_models: Annotated[bool, typer.Option("--no-models", help="Register no model.")] = False,
+) -> None:
+    """Start broker, S3, MLflow and a worker on this machine; Ctrl-C stops them all.
+
+    Data stays in the folder, but for the broker's. While it runs, every other command in this folder finds it.
+    """
+    from rich.console import Console
+
+    from deploy.models import prepare
+    from deploy.models.progress_bars import progress_bars
+    from streams.local_platform import LocalPlatform
+    from streams.local_status import StatusLines
+
+    console = Console()
+    names = [] if no_models else model or DEFAULT_MODELS
+    with _sigterm_like_ctrl_c():
+        with progress_bars(console) as report:
+            folders = {name: prepare(name, progress=report) for name in names}
+        with StatusLines(console) as lines, LocalPlatform(directory, on_status=lines.show) as platform:
+            for name, folder in folders.items():
+                lines.note(f"registering {name} …")
+                platform.register_model(name, folder)
+            lines.note(_how_to_send(platform, names))
+            with contextlib.suppress(KeyboardInterrupt):
+                platform.wait()
+            lines.note("stopping …")
+
+
+def _how_to_send(platform: LocalPlatform, names: list[str]) -> RenderableType:
+    from rich.panel import Panel
+
+    lines = [f"Worker log: {platform.worker_log_path}", "", "In another terminal, in this folder:"]
+    if "smollm2-135m-instruct" in names:
+        lines.append(
+            "  inferstream send text-generation smollm2-135m-instruct 'What is the capital of France?'"
+        )
+    lines += [f"  inferstream send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")]
+    lines += ["  inferstream models list", "  inferstream doctor", "", "Ctrl-C here stops everything."]
+    return Panel("\n".join(lines), title="inferstream is up", title_align="left", expand=False)
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM unwind the main thread as Ctrl-C does, so that everything started is stopped."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

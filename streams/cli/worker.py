@@ -1,0 +1,43 @@
+"""`inferstream worker`: consume requests, run models, publish results."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from streams.cli import examples, load_settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command(
+    epilog=examples(
+        "inferstream worker",
+        "inferstream worker --task asr --config production.yaml",
+        "inferstream worker --set kafka.group_id=team-a --set worker.max_in_flight=32",
+    )
+)
+def worker(
+    ctx: typer.Context,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Consume only this task; repeatable. Default: worker.tasks, or all."),
+    ] = None,
+) -> None:
+    """Consume requests, run models, publish results, until SIGTERM or Ctrl-C; then drain and exit.
+
+    Exit status: 0 drained, 1 failed (unanswered requests stay on the broker), 2 settings not usable.
+    """
+    settings = load_settings(ctx).settings
+    if task:
+        settings = settings.model_copy(
+            update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}
+        )
+    # Before torch is imported: its threads must not spin while others need the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from streams.worker import run
+
+    raise typer.Exit(run(settings))

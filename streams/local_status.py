@@ -1,0 +1,74 @@
+"""The terminal's view of a local platform: one live line per part."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from deploy.local import PartStatus
+
+_PARTS = ("broker", "s3", "mlflow", "worker")
+_MARKS = {"ready": ("✓", "green"), "failed": ("✗", "red"), "stopped": ("■", "dim")}
+
+
+class StatusLines:
+    """Shows the parts while the block runs; `show` may be called from any thread.
+
+    On a terminal the lines are redrawn in place; elsewhere each change is one line of text.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._statuses = {name: PartStatus(name, "stopped", "", 0.0) for name in _PARTS}
+        self._note: RenderableType = ""
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
+
+    def show(self, status: PartStatus) -> None:
+        """Take in a change of one part."""
+        self._statuses[status.name] = status
+        if not self._console.is_terminal:
+            self._console.print(f"{status.name}: {status.status} {status.address} ({status.elapsed_s:.1f} s)")
+
+    def note(self, text: RenderableType) -> None:
+        """Show `text` below the lines."""
+        self._note = text
+        if not self._console.is_terminal:
+            self._console.print(text)
+
+    def pause(self) -> None:
+        """Leave the lines as they are, so that something else may draw; `resume` goes on."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def resume(self) -> None:
+        """Draw again after `pause`."""
+        if self._console.is_terminal:
+            self._live.start()
+
+    def __enter__(self) -> Self:
+        self.resume()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pause()
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for status in self._statuses.values():
+            if status.status == "starting":
+                mark: RenderableType = Spinner("dots", style="cyan")
+            else:
+                mark = Text(*_MARKS[status.status])
+            elapsed = f"{status.elapsed_s:.1f} s" if status.status == "ready" else ""
+            table.add_row(
+                mark, status.name, status.status, Text(status.address, "cyan"), Text(elapsed, "dim")
+            )
+        return Group(table, self._note)

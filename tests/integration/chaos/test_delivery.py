@@ -1,0 +1,169 @@
+"""Workers that die, stop and multiply under load: nothing is lost, and little is answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import LocalStack
+from streams.client import InferenceClient
+from streams.messages import Request
+from tests.integration.worker_process import Site, WorkerProcess
+
+pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+
+WINDOW = 8
+ROUNDS = int(os.environ.get("INFERSTREAM_CHAOS_ROUNDS", "1"))
+
+
+@pytest.fixture
+async def site(tmp_path: Path, local_stack: LocalStack, sleepy_model: str) -> Site:
+    made = Site(
+        tmp_path,
+        local_stack.settings(),
+        worker={
+            "plugins": ["tests.plugins.sleepy"],
+            "tasks": ["sleepy"],
+            "max_in_flight": WINDOW,
+            "batch_max_items": 1,
+        },
+    )
+    await made.create_topics(["sleepy"])
+    return made
+
+
+@asynccontextmanager
+async def producing(site: Site) -> AsyncIterator[InferenceClient]:
+    async with InferenceClient(site.settings.kafka, tasks=[]) as client:
+        yield client
+
+
+def sleepy(identity: str, *, seconds: float = 0.0, **data: Any) -> Request:
+    return Request(
+        task="sleepy",
+        engine="sleepy",
+        model_name="sleepy",
+        id=identity,
+        data={"value": identity, "seconds": seconds, **data},
+    )
+
+
+async def send_all(site: Site, requests: Iterable[Request], *, key: bytes | None = None) -> None:
+    async with producing(site) as client:
+        await asyncio.gather(*(client.send(request, key=key) for request in requests))
+
+
+async def committed_total(site: Site) -> int:
+    return sum((await site.committed(site.topics.requests("sleepy"))).values())
+
+
+async def until_all_is_committed(site: Site, count: int) -> None:
+    for _ in range(600):
+        if await committed_total(site) == count:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"committed {await committed_total(site)} of {count}")
+
+
+async def test_a_killed_worker_loses_nothing_and_its_successor_repeats_at_most_what_was_in_flight(
+    site: Site,
+) -> None:
+    ids = [f"r{number}" for number in range(40)]
+    topic = site.topics.results("sleepy")
+    with WorkerProcess(site) as first:
+        await first.started()
+        # The oldest message of one partition is slow: everything behind it finishes, and must not be committed past.
+        await send_all(site, [sleepy("slow", seconds=60.0)], key=b"one partition")
+        await send_all(site, [sleepy(identity, seconds=0.02) for identity in ids[:5]], key=b"one partition")
+        await send_all(site, [sleepy(identity, seconds=0.02) for identity in ids[5:]])
+        await site.read([topic], lambda records: len(records) >= 10)
+        await asyncio.sleep(
+            3 * site.settings.kafka.commit_interval_s
+        )  # time to commit, and to commit wrongly
+        first.kill()
+    answered_before = len(await site.read([topic], lambda records: True))
+    committed_before = await committed_total(site)
+    assert committed_before <= answered_before
+
+    with WorkerProcess(site) as second:
+        await second.started()
+        answers = await site.results("sleepy", [*ids, "slow"], patience_s=120)
+        await until_all_is_committed(site, len(ids) + 1)
+        assert second.terminate() == 0
+    assert all(result.success for results in answers.values() for result in results)
+    twice = [identity for identity, results in answers.items() if len(results) > 1]
+    assert len(twice) <= WINDOW
+
+
+async def test_sigterm_drains_what_is_in_flight_and_answers_nothing_twice(site: Site) -> None:
+    ids = [f"r{number}" for number in range(30)]
+    with WorkerProcess(site) as worker:
+        await worker.started()
+        await send_all(site, [sleepy(identity, seconds=0.15) for identity in ids])
+        await site.read([site.topics.results("sleepy")], lambda records: len(records) >= 3)
+        assert worker.terminate() == 0
+    answered = await site.read([site.topics.results("sleepy")], lambda records: True)
+    by_then = await results_so_far(site)
+    assert len(by_then) == await committed_total(site)
+    assert len(answered) <= len(ids)
+    with WorkerProcess(site) as successor:
+        await successor.started()
+        answers = await site.results("sleepy", ids)
+        assert successor.terminate() == 0
+    assert {identity: len(results) for identity, results in answers.items()} == dict.fromkeys(ids, 1)
+    assert await committed_total(site) == len(ids)
+
+
+async def results_so_far(site: Site) -> list[bytes]:
+    """Read what is on the result topic until nothing more comes for a while."""
+    values: list[bytes] = []
+    from streams.topic_reader import TopicReader
+
+    async with TopicReader(site.settings.kafka, [site.topics.results("sleepy")], start="beginning") as reader:
+        records = reader.records()
+        while True:
+            try:
+                record = await asyncio.wait_for(anext(records), 2.0)
+            except (TimeoutError, StopAsyncIteration):
+                return values
+            values.append(record.value or b"")
+
+
+@pytest.mark.timeout(120 + 120 * ROUNDS)
+async def test_workers_come_and_go_under_load_and_every_request_is_answered(site: Site) -> None:
+    rng = random.Random(11)
+    for round_number in range(ROUNDS):
+        ids = [f"round{round_number}-{number}" for number in range(150)]
+        with ExitStack() as running:
+            first = running.enter_context(WorkerProcess(site))
+            await first.started()
+            await send_all(
+                site,
+                [
+                    sleepy(
+                        identity,
+                        seconds=rng.uniform(0.0, 0.1),
+                        **({"fail": "meant to"} if number % 25 == 7 else {}),
+                    )
+                    for number, identity in enumerate(ids)
+                ],
+            )
+            second = running.enter_context(WorkerProcess(site))
+            await second.started()
+            await site.read([site.topics.results("sleepy")], lambda records: len(records) >= 30)
+            first.kill()
+            third = running.enter_context(WorkerProcess(site))
+            await third.started()
+            assert second.terminate() == 0
+            answers = await site.results("sleepy", ids, patience_s=120)
+            await until_all_is_committed(site, len(ids) * (round_number + 1))
+            assert third.terminate() == 0
+        failed = {identity for identity in ids if not answers[identity][0].success}
+        assert failed == {identity for number, identity in enumerate(ids) if number % 25 == 7}

@@ -1,0 +1,56 @@
+"""A task and an engine for tests of delivery: each request says how long it takes and how it ends."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from engines.base import BaseEngine
+from engines.registry import register_engine
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceFailed
+from handlers.registry import model_registry
+
+
+class SleepyHandler(BaseModelHandler):
+    """`data`: {value, seconds?, fail?}; the result repeats the value."""
+
+    task = "sleepy"
+    media_fields = ("media",)
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        self.validate_input(data, ["value"])
+        media = data.get("media")
+        return {**data, "media_bytes": len(media.content) if media else 0}
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        return {**result, "metadata": {}}
+
+
+class SleepyEngine(BaseEngine):
+    """Sleeps as long as the slowest request of a batch asks for."""
+
+    name = "sleepy"
+    needs_files = False
+
+    def load_model(self, name: str, **kw: Any) -> str:
+        return name
+
+    def infer(self, model: str, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(inputs.get("seconds", 0.0))
+        if inputs.get("fail"):
+            raise InferenceFailed(str(inputs["fail"]))
+        if inputs.get("crash"):
+            raise RuntimeError("an engine's own mistake")
+        return {
+            "value": inputs["value"],
+            "media_bytes": inputs["media_bytes"],
+            "text": "x" * inputs.get("characters", 0),
+        }
+
+    def unload_model(self, model: str) -> bool:
+        return True
+
+
+model_registry.register_handler_manually("sleepy", "sleepy", SleepyHandler)
+register_engine("sleepy", SleepyEngine)
