@@ -132,6 +132,7 @@ class Part(ABC):
                 except _PortTaken:
                     if not may_choose:
                         raise
+                    self._clear()
                     self._start_once(choose_ports=True)
             except BaseException as error:
                 self._clear()

@@ -21,6 +21,7 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.utils import logging as transformers_logging
 
 Array = np.ndarray[Any, Any]
 
@@ -54,6 +55,7 @@ def convert_whisper(weights: Path, config: Path, tokenizer: Path, target: Path) 
     model.generation_config = _generation_config(
         model.config, json.loads(config.read_text()), words.get_vocab()
     )
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(target)
     extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)  # type: ignore[no-untyped-call]
     WhisperProcessor(extractor, words).save_pretrained(target)  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ import torch
 from gguf import GGUFReader, dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 _CONTROL_TOKEN = 3  # the token type that GGUF gives to <|im_start|> and the like
 _OF_MODEL = {
@@ -57,6 +58,7 @@ def convert_llama(source: Path, target: Path) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(target)
     _tokenizer(fields).save_pretrained(target)
 
