@@ -84,7 +84,7 @@ def preprocessed(
     return dict(inputs)
 
 
-def one_outcome_each(outcomes: Sequence[Outcome], batch: Sequence[Prepared]) -> list[Outcome]:
+def one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> list[Outcome]:
     """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
     engine = batch[0].engine
     if len(outcomes) != len(batch):
