@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from pydantic import SecretStr
 
 from handlers.errors import (
     InferenceError,
@@ -32,7 +33,7 @@ def server() -> Iterator[WebServer]:
 
 @pytest.fixture
 def fetcher(server: WebServer) -> Iterator[MediaFetcher]:
-    s3 = S3Settings(endpoint_url=f"http://{server.host}", access_key="key", secret_key="SECRET")
+    s3 = S3Settings(endpoint_url=f"http://{server.host}", access_key="key", secret_key=SecretStr("SECRET"))
     with MediaFetcher(MediaSettings(max_bytes=1000, threads=2), s3) as fetcher:
         yield fetcher
 
