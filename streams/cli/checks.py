@@ -1,0 +1,188 @@
+"""What a worker needs from its surroundings, checked side by side: broker, topics, S3, disk, plugins."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engines.health import HealthProbes
+from engines.models import ModelManager
+from handlers import model_registry
+from streams.cli.findings import Finding, only_warn
+from streams.cli.model_checks import Registered, check_ollama, check_registry, check_transformers
+from streams.settings import Settings
+
+LONGEST_S = 10.0
+"""How long all checks together may take, in seconds."""
+
+_COMFORTABLE_BYTES = 5 * 1024**3
+_REFUSED_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
+
+
+def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
+    """Return what was found, in a fixed order; blocks for at most `LONGEST_S`.
+
+    An engine that is not usable is an error where a registered model names it, else a warning.
+    """
+    findings = _plugins(settings.worker.plugins)
+    tasks = list(settings.worker.tasks) or model_registry.tasks()
+    manager = ModelManager(settings.mlflow, settings.cache)
+    checks: dict[str, Callable[[], list[Finding] | Registered]] = {
+        "broker": partial(check_broker, settings, tasks),
+        "s3": partial(check_s3, settings, bucket),
+        "mlflow": partial(check_registry, settings, manager),
+        "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
+        "ollama": partial(check_ollama, settings),
+        "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
+    }
+    with _libraries_silent():
+        answers = HealthProbes(LONGEST_S).probe({name: _as_probe(check) for name, check in checks.items()})
+    found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
+    needed = answers["mlflow"].get("engines", frozenset())
+    for engine in {"transformers", "ollama"} - needed:
+        found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
+    return [*findings, *(finding for name in checks for finding in found[name])]
+
+
+def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
+    """Check that a broker answers and has every topic of `tasks` as the settings want it."""
+    from streams.kafka import BrokerUnavailable
+    from streams.topic_admin import check_topics, specs
+
+    kafka = settings.kafka
+    try:
+        problems = asyncio.run(check_topics(kafka, tasks))
+    except BrokerUnavailable as error:
+        reason, _, cure = str(error).partition("; ")
+        return [Finding("broker", "error", reason, cure)]
+    findings = [Finding("broker", "ok", f"{kafka.bootstrap_servers} answers")]
+    by_cure = defaultdict(list)
+    for problem in problems:
+        by_cure[problem.cure].append(problem)
+    for cure, same in by_cure.items():
+        names = ", ".join(problem.topic for problem in same)
+        findings.append(Finding("topics", "error", f"{names}: {same[0].problem}", cure))
+    if not problems:
+        count = len(specs(kafka, tasks))
+        detail = f"all {count} are there, {kafka.partitions} partitions each, for {', '.join(tasks)}"
+        findings.append(Finding("topics", "ok", detail))
+    return findings
+
+
+def check_s3(settings: Settings, bucket: str | None = None) -> list[Finding]:
+    """Check that the store answers and takes the credentials; `bucket`, where given, must be readable."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    from streams.media.s3 import make_s3_client
+
+    place = settings.s3.endpoint_url or "AWS"
+    client = make_s3_client(settings.s3, connections=1)
+    try:
+        if bucket is not None:
+            client.head_bucket(Bucket=bucket)
+            return [Finding("s3", "ok", f"{place} lets us into bucket {bucket}")]
+        buckets = [one["Name"] for one in client.list_buckets()["Buckets"]]
+    except NoCredentialsError:
+        cure = "set s3.access_key and s3.secret_key, or give this machine a role; only s3:// media needs them"
+        return [Finding("s3", "warning", f"no credentials for {place}", cure)]
+    except ClientError as error:
+        return [_refusal(error.response, place, bucket)]
+    except BotoCoreError as error:
+        cure = f"start the store, or correct s3.endpoint_url (now {place})"
+        return [Finding("s3", "error", f"{place} does not answer: {error}", cure)]
+    finally:
+        client.close()
+    seen = ", ".join(sorted(buckets)[:5]) or "none yet"
+    return [Finding("s3", "ok", f"{place} accepts the credentials; buckets: {seen}")]
+
+
+def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list[Finding]:
+    """Check that model files can be kept in `directory`."""
+    answer = health()
+    if answer["status"] != "ok":
+        cure = f"free some space, or set cache.directory to another disk (now {directory})"
+        return [Finding("disk", "error", str(answer["error"]), cure)]
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        cure = "set cache.directory to a folder that this user may write to"
+        return [Finding("disk", "error", f"{existing} is not writable, so {directory} cannot be used", cure)]
+    free = int(answer["free_bytes"])
+    detail = f"{free / 1024**3:.1f} GiB free for model files in {directory}"
+    if free < _COMFORTABLE_BYTES:
+        return [Finding("disk", "warning", detail, "free some space, or set cache.directory to another disk")]
+    return [Finding("disk", "ok", detail)]
+
+
+def _plugins(plugins: tuple[str, ...]) -> list[Finding]:
+    findings = []
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and this is how one is told
+            cure = "install it, or correct worker.plugins"
+            reason = f"{plugin} cannot be imported: {type(error).__name__}: {error}"
+            findings.append(Finding("plugins", "error", reason, cure))
+        else:
+            findings.append(Finding("plugins", "ok", f"{plugin} is imported"))
+    return findings
+
+
+def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Finding:
+    code = str(response["Error"].get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if code in _REFUSED_KEYS:
+        cure = "correct s3.access_key and s3.secret_key"
+        return Finding("s3", "error", f"{place} refuses the credentials: {code}", cure)
+    if bucket is None and status == 403:
+        return Finding("s3", "ok", f"{place} accepts the credentials, which may not list buckets")
+    if status == 404:
+        return Finding("s3", "error", f"{place} has no bucket {bucket}", "create it, or check the name")
+    if status == 403:
+        cure = f"let s3.access_key read the bucket: s3:GetObject on {bucket}/*"
+        return Finding("s3", "error", f"{place} does not let us into bucket {bucket}", cure)
+    return Finding("s3", "error", f"{place} answers with {code or status}", "look at the store's own log")
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """Keep aiokafka and others from logging the very failures that become findings."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _as_probe(check: Callable[[], list[Finding] | Registered]) -> Callable[[], dict[str, Any]]:
+    def probe() -> dict[str, Any]:
+        found = check()
+        if isinstance(found, Registered):
+            return {"status": "ok", "findings": found.findings, "engines": found.engines}
+        return {"status": "ok", "findings": found}
+
+    return probe
+
+
+def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[Finding]:
+    """Return a check's findings, or the one that says why it has none."""
+    if "findings" in answer:
+        found: list[Finding] = answer["findings"]
+        return found
+    where = {
+        "broker": f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}",
+        "s3": f"s3.endpoint_url={settings.s3.endpoint_url or 'AWS'}",
+        "mlflow": "mlflow.tracking_uri",
+        "transformers": "python -c 'import torch, transformers'",
+        "ollama": f"ollama.api_base={settings.ollama.api_base}",
+        "disk": f"cache.directory={settings.cache.directory}",
+    }
+    return [Finding(name, "error", str(answer["error"]), f"look at {where[name]}")]

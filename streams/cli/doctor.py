@@ -1,0 +1,83 @@
+"""`inferstream doctor`: everything a worker needs, checked, with what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from streams.cli import examples, load_settings
+from streams.cli.findings import Finding
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
+
+
+@app.command(
+    epilog=examples(
+        "inferstream doctor",
+        "inferstream doctor --config production.yaml --bucket recordings",
+        "inferstream doctor --json",
+    )
+)
+def doctor(
+    ctx: typer.Context,
+    bucket: Annotated[
+        str | None, typer.Option(help="A bucket that the worker must be able to read.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Check broker, topics, S3, MLflow, models, engines and disk, within 15 seconds.
+
+    Exit status: 0 all that is needed is there (a ! may remain), 1 something is not, 2 settings not usable.
+    """
+    from streams.cli.checks import examine
+
+    loaded = load_settings(ctx)
+    if as_json:
+        findings = examine(loaded.settings, bucket=bucket)
+    else:
+        from rich.console import Console
+
+        with Console(stderr=True).status("checking"):
+            findings = examine(loaded.settings, bucket=bucket)
+    origin = loaded.config_file or "no file; environment and defaults"
+    findings.insert(0, Finding("settings", "ok", str(origin)))
+    is_well = all(finding.status != "error" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        _print(findings)
+    raise typer.Exit(0 if is_well else 1)
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table.grid(padding=(0, 1))
+    lines.add_column(no_wrap=True)
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    for finding in findings:
+        mark, colour = _MARKS[finding.status]
+        lines.add_row(
+            Text(mark, style=f"bold {colour}"), Text(finding.name, style="bold"), Text(finding.detail)
+        )
+        if finding.cure:
+            lines.add_row("", "", Text(f"→ {finding.cure}", style=colour))
+    console = Console()
+    console.print(lines)
+    errors = sum(finding.status == "error" for finding in findings)
+    warnings = sum(finding.status == "warning" for finding in findings)
+    if errors:
+        console.print(
+            f"[bold red]{errors} to mend[/bold red]" + (f", {warnings} to look at" if warnings else "")
+        )
+    else:
+        console.print("[bold green]ready[/bold green]" + (f", {warnings} to look at" if warnings else ""))

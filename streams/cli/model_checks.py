@@ -1,0 +1,150 @@
+"""The models and what runs them, checked: MLflow, the tags of its models, transformers, Ollama."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from engines.models import ModelManager
+from engines.registry import EngineRegistry
+from engines.resolved_model import ResolvedModel
+from handlers import model_registry
+from handlers.errors import InferenceError
+from streams.cli.findings import Finding
+from streams.settings import Settings
+
+_HTTP_TIMEOUT_S = 3.0
+
+# In a process of its own: a torch that crashes while it is imported must not take the diagnosis along.
+_LIBRARIES_PROBE = """
+import json, torch, transformers
+devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__, "cuda": devices}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Findings about the registry, and the engines that its models name."""
+
+    findings: list[Finding]
+    engines: frozenset[str]
+
+
+def check_registry(settings: Settings, manager: ModelManager) -> Registered:
+    """Check that MLflow answers, that its models' tags make sense, and that worker.warm names models."""
+    uri = settings.mlflow.tracking_uri
+    version = ""
+    if uri.startswith(("http://", "https://")):
+        try:
+            answer = httpx.get(f"{uri.rstrip('/')}/version", timeout=_HTTP_TIMEOUT_S).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            cure = "start one with `inferstream up`, or correct mlflow.tracking_uri"
+            reason = f"no MLflow answers at mlflow.tracking_uri: {type(error).__name__}: {error}"
+            return Registered([Finding("mlflow", "error", reason, cure)], frozenset())
+        version = f" {answer.text.strip()[:20]}"
+    try:
+        models = manager.list_models()
+    except ModuleNotFoundError as error:
+        cure = "pip install 'inferstream[registry]'"
+        return Registered([Finding("mlflow", "error", f"{error.name} is not installed", cure)], frozenset())
+    except InferenceError as error:
+        reason, _, cure = error.message.partition("; ")
+        return Registered([Finding("mlflow", "error", reason, cure)], frozenset())
+    findings = [Finding("mlflow", "ok", f"MLflow{version} answers, {len(models)} models")]
+    findings += check_tags(models, tasks=model_registry.tasks(), engines=EngineRegistry(settings).names())
+    findings += _check_warm(settings.worker.warm, manager)
+    return Registered(findings, frozenset(model.engine for model in models if model.engine))
+
+
+def check_tags(
+    models: Iterable[ResolvedModel], *, tasks: Iterable[str], engines: Iterable[str]
+) -> Iterator[Finding]:
+    """Yield a warning for each model whose tags are missing, name nothing known here, or contradict it."""
+    tasks, engines = sorted(tasks), sorted(engines)
+    untagged: dict[str, list[str]] = {"task": [], "engine": []}
+    for model in models:
+        for tag, value, known in (("task", model.task, tasks), ("engine", model.engine, engines)):
+            if not value:
+                untagged[tag].append(model.key)
+            elif value not in known:
+                yield Finding(
+                    "models",
+                    "warning",
+                    f"{model.key} has tag {tag}={value}, which nothing here serves (known: {', '.join(known)})",
+                    f"register it again with --{tag}, or name the module that adds {value} in worker.plugins",
+                )
+        is_by_ollama = model.source.startswith("ollama:")
+        if model.engine and is_by_ollama != (model.engine == "ollama"):
+            yield Finding(
+                "models",
+                "warning",
+                f"{model.key} has tag engine={model.engine}, but its source is {model.source}",
+                f"register it again with --engine {'ollama' if is_by_ollama else 'transformers'}",
+            )
+    for tag, keys in untagged.items():
+        if keys:
+            yield Finding(
+                "models",
+                "warning",
+                f"without tag {tag}, so that a request with a wrong {tag} fails late: {', '.join(keys)}",
+                f"register them again with --{tag}",
+            )
+
+
+def check_transformers(settings: Settings, *, timeout_s: float) -> list[Finding]:
+    """Check that torch and transformers can be imported and have the device that the settings ask for."""
+    name, device = "transformers", settings.transformers.device
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _LIBRARIES_PROBE],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        cure = "try again when this machine is less busy"
+        return [
+            Finding(name, "warning", f"torch and transformers were not imported in {timeout_s:g} s", cure)
+        ]
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return [Finding(name, "error", f"cannot be imported: {reason}", "pip install 'inferstream[torch]'")]
+    has = json.loads(done.stdout.strip().splitlines()[-1])
+    versions = f"transformers {has['transformers']}, torch {has['torch']}"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= len(has["cuda"]):
+        cure = "set transformers.device=auto, or install a torch and a driver for CUDA"
+        reason = f"{versions}: transformers.device={device}, but torch sees {len(has['cuda'])} CUDA devices"
+        return [Finding(name, "error", reason, cure)]
+    on = ", ".join(has["cuda"]) if has["cuda"] and device != "cpu" else "the CPU"
+    return [Finding(name, "ok", f"{versions}, on {on}")]
+
+
+def check_ollama(settings: Settings) -> list[Finding]:
+    """Check that the Ollama server answers."""
+    base = settings.ollama.api_base.rstrip("/")
+    try:
+        version = httpx.get(f"{base}/api/version", timeout=_HTTP_TIMEOUT_S).raise_for_status().json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        cure = "start `ollama serve`, or correct ollama.api_base"
+        reason = f"no Ollama answers at {base}: {type(error).__name__}: {error}"
+        return [Finding("ollama", "error", reason, cure)]
+    return [Finding("ollama", "ok", f"Ollama {version.get('version', '')} answers at {base}")]
+
+
+def _check_warm(warm: tuple[str, ...], manager: ModelManager) -> Iterator[Finding]:
+    for name in warm:
+        try:
+            manager.resolve(name)
+        except InferenceError as error:
+            yield Finding(
+                "models", "error", f"worker.warm: {error.message}", "register it, or correct worker.warm"
+            )
