@@ -112,8 +112,12 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for section, body, _ in _entries(tree, path, "", problems):
         for name, node, line in _entries(body, path, f"{section}.", problems):
-            value = yaml.SafeLoader("").construct_object(node, deep=True)
-            given[f"{section}.{name}"] = _Given(value, f"file {path}:{line}")
+            try:
+                value = yaml.SafeLoader("").construct_object(node, deep=True)
+            except yaml.YAMLError as error:
+                problems.append(f"file {path}:{line}: {section}.{name} is not readable as YAML: {error}")
+            else:
+                given[f"{section}.{name}"] = _Given(value, f"file {path}:{line}")
     return given
 
 

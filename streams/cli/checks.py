@@ -16,8 +16,14 @@ from typing import Any
 from engines.health import HealthProbes
 from engines.models import ModelManager
 from handlers import model_registry
-from streams.cli.findings import Finding, only_warn
-from streams.cli.model_checks import Registered, check_ollama, check_registry, check_transformers
+from streams.cli.findings import Finding, Status, only_warn
+from streams.cli.model_checks import (
+    Registered,
+    check_mlflow,
+    check_models,
+    check_ollama,
+    check_transformers,
+)
 from streams.settings import Settings
 
 LONGEST_S = 10.0
@@ -38,7 +44,8 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     checks: dict[str, Callable[[], list[Finding] | Registered]] = {
         "broker": partial(check_broker, settings, tasks),
         "s3": partial(check_s3, settings, bucket),
-        "mlflow": partial(check_registry, settings, manager),
+        "mlflow": partial(check_mlflow, settings),
+        "models": partial(check_models, settings, manager),
         "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
         "ollama": partial(check_ollama, settings),
         "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
@@ -46,7 +53,9 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     with _libraries_silent():
         answers = HealthProbes(LONGEST_S).probe({name: _as_probe(check) for name, check in checks.items()})
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
-    needed = answers["mlflow"].get("engines", frozenset())
+    if any(finding.status == "error" for finding in found["mlflow"]):
+        found["models"] = []  # it could only say the same again
+    needed = answers["models"].get("engines", frozenset())
     for engine in {"transformers", "ollama"} - needed:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
     return [*findings, *(finding for name in checks for finding in found[name])]
@@ -181,8 +190,11 @@ def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[
         "broker": f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}",
         "s3": f"s3.endpoint_url={settings.s3.endpoint_url or 'AWS'}",
         "mlflow": "mlflow.tracking_uri",
+        "models": "inferstream models list",
         "transformers": "python -c 'import torch, transformers'",
         "ollama": f"ollama.api_base={settings.ollama.api_base}",
         "disk": f"cache.directory={settings.cache.directory}",
     }
-    return [Finding(name, "error", str(answer["error"]), f"look at {where[name]}")]
+    # Importing these libraries takes longer than that on a busy machine, which says nothing against them.
+    status: Status = "warning" if name in ("models", "transformers") else "error"
+    return [Finding(name, status, str(answer["error"]), f"look at {where[name]}")]

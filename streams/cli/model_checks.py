@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from engines.configuration import mask_password_in_url
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
 from engines.resolved_model import ResolvedModel
@@ -23,7 +24,9 @@ _HTTP_TIMEOUT_S = 3.0
 
 # In a process of its own: a torch that crashes while it is imported must not take the diagnosis along.
 _LIBRARIES_PROBE = """
-import json, torch, transformers
+import json, os
+os.nice(15)  # the other checks need the cores less, and come first
+import torch, transformers
 devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__, "cuda": devices}))
 """
@@ -37,27 +40,33 @@ class Registered:
     engines: frozenset[str]
 
 
-def check_registry(settings: Settings, manager: ModelManager) -> Registered:
-    """Check that MLflow answers, that its models' tags make sense, and that worker.warm names models."""
+def check_mlflow(settings: Settings) -> list[Finding]:
+    """Check that an MLflow server answers, and say which."""
     uri = settings.mlflow.tracking_uri
-    version = ""
-    if uri.startswith(("http://", "https://")):
-        try:
-            answer = httpx.get(f"{uri.rstrip('/')}/version", timeout=_HTTP_TIMEOUT_S).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            cure = "start one with `inferstream up`, or correct mlflow.tracking_uri"
-            reason = f"no MLflow answers at mlflow.tracking_uri: {type(error).__name__}: {error}"
-            return Registered([Finding("mlflow", "error", reason, cure)], frozenset())
-        version = f" {answer.text.strip()[:20]}"
+    shown = mask_password_in_url(uri)
+    if not uri.startswith(("http://", "https://")):
+        return [Finding("mlflow", "ok", f"{shown} is used without a server")]
+    try:
+        answer = httpx.get(f"{uri.rstrip('/')}/version", timeout=_HTTP_TIMEOUT_S).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        cure = "start one with `inferstream up`, or correct mlflow.tracking_uri"
+        reason = f"no MLflow answers at {shown}: {type(error).__name__}: {error}"
+        return [Finding("mlflow", "error", reason, cure)]
+    return [Finding("mlflow", "ok", f"MLflow {answer.text.strip()[:20]} answers at {shown}")]
+
+
+def check_models(settings: Settings, manager: ModelManager) -> Registered:
+    """Check that the registered models' tags make sense, and that worker.warm names registered models."""
     try:
         models = manager.list_models()
     except ModuleNotFoundError as error:
         cure = "pip install 'inferstream[registry]'"
-        return Registered([Finding("mlflow", "error", f"{error.name} is not installed", cure)], frozenset())
+        return Registered([Finding("models", "error", f"{error.name} is not installed", cure)], frozenset())
     except InferenceError as error:
         reason, _, cure = error.message.partition("; ")
-        return Registered([Finding("mlflow", "error", reason, cure)], frozenset())
-    findings = [Finding("mlflow", "ok", f"MLflow{version} answers, {len(models)} models")]
+        return Registered([Finding("models", "error", reason, cure)], frozenset())
+    names = ", ".join(model.name for model in models[:5]) + (", …" if len(models) > 5 else "")
+    findings = [Finding("models", "ok", f"{len(models)} registered{': ' if names else ''}{names}")]
     findings += check_tags(models, tasks=model_registry.tasks(), engines=EngineRegistry(settings).names())
     findings += _check_warm(settings.worker.warm, manager)
     return Registered(findings, frozenset(model.engine for model in models if model.engine))
