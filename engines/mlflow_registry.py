@@ -198,8 +198,13 @@ class MlflowRegistry:
         """Return MLflow's client, made by the first call; importing MLflow takes seconds."""
         with self._lock:
             if self._made is None:
-                from mlflow import MlflowClient
-
+                try:
+                    from mlflow import MlflowClient
+                except ImportError as error:
+                    raise RegistryUnavailable(
+                        f"asking the model registry needs MLflow's client ({error}); pip install "
+                        "'inferstream[registry]'"
+                    ) from error
                 uri = self.settings.tracking_uri
                 self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return self._made
