@@ -37,12 +37,7 @@ def choose_device(settings: TransformersSettings) -> torch.device:
 
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(settings.device)
-    except RuntimeError:
-        raise ModelLoadFailed(
-            f"transformers.device is {settings.device!r}; set it to auto, cpu, cuda or cuda:N"
-        ) from None
+    device = torch.device(settings.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelLoadFailed(
             f"transformers.device is {settings.device}, but torch sees {torch.cuda.device_count()} CUDA "

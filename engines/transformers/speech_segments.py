@@ -57,7 +57,9 @@ def words_of(
             words[-1] = (words[-1][0] + piece, words[-1][1])
         else:
             words.append((piece, since))
-    ends = [*(start for _, start in words[1:]), max([end, *(start for _, start in words)])]
+    if not words:
+        return ()
+    ends = [*(start for _, start in words[1:]), max(end, words[-1][1])]
     return tuple(
         {"word": word.strip(), "start": round(start, 2), "end": round(stop, 2)}
         for (word, start), stop in zip(words, ends, strict=True)

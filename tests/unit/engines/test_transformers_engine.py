@@ -1,0 +1,234 @@
+"""The transformers engine around its runners: loading, refusing, batching, failing, unloading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines.settings import TransformersSettings
+from engines.transformers.engine import TransformersEngine
+from engines.transformers.runner import RUNNERS, Outcome, TaskRunner
+from handlers.errors import InferenceFailed, InvalidInput, ModelLoadFailed, OutOfMemory
+from tests.unit.engines.tiny_models import save_classifier, save_llama
+
+
+@pytest.fixture(scope="module")
+def engine() -> TransformersEngine:
+    return TransformersEngine(TransformersSettings(device="cpu", threads=1))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def copied(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may break."""
+    return Path(shutil.copytree(llama, tmp_path / "copy"))
+
+
+def refusal(engine: TransformersEngine, path: Any, *, task: str = "text-generation") -> str:
+    with pytest.raises(ModelLoadFailed) as caught:
+        engine.load_model("tiny", task=task, path=path)
+    return caught.value.message
+
+
+class Faulty(TaskRunner):
+    """Answers with its input, except that some inputs raise."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.name = "faulty"
+        self.errors = errors
+        self.batches: list[int] = []
+
+    @classmethod
+    def load(cls, folder: Any) -> Faulty:
+        raise NotImplementedError
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        self.batches.append(len(inputs))
+        for one in inputs:
+            if "fault" in one:
+                raise self.errors[one["fault"]]
+        return [dict(one) for one in inputs]
+
+
+def test_a_model_is_loaded_run_and_unloaded(engine: TransformersEngine, llama: Path) -> None:
+    runner = engine.load_model("tiny", task="text-generation", path=llama, version="1", tags={})
+    result = engine.infer(runner, {"inputs": "a b c"}, {"max_new_tokens": 4})
+    assert result["completion_tokens"] <= 4
+    assert engine.unload_model(runner) is True
+    assert engine.unload_model(runner) is False
+
+
+def test_model_bytes_are_those_of_the_weights(engine: TransformersEngine, llama: Path) -> None:
+    runner = engine.load_model("tiny", task="text-generation", path=llama)
+    on_disk = (llama / "model.safetensors").stat().st_size
+    assert engine.model_bytes(runner) == pytest.approx(on_disk, rel=0.2)
+
+
+def test_every_task_that_is_supported_has_a_runner(engine: TransformersEngine) -> None:
+    assert engine.supported_tasks == frozenset(RUNNERS)
+
+
+def test_an_unsupported_task_names_the_supported_ones(engine: TransformersEngine, llama: Path) -> None:
+    assert "transformers runs asr, text-generation, not 'poetry'" in refusal(engine, llama, task="poetry")
+
+
+@pytest.mark.parametrize("path", [None, "/nowhere/at/all"])
+def test_a_missing_folder_is_named(engine: TransformersEngine, path: Any) -> None:
+    assert f"there is no folder at {path}" in refusal(engine, path)
+
+
+def test_a_folder_without_a_config_is_refused(engine: TransformersEngine, tmp_path: Path) -> None:
+    assert "has no config.json" in refusal(engine, tmp_path)
+
+
+def test_a_config_that_is_no_json_is_refused(engine: TransformersEngine, copied: Path) -> None:
+    (copied / "config.json").write_text("{")
+    assert refusal(engine, copied).startswith("model tiny did not load: ")
+
+
+def test_a_model_of_another_kind_is_refused_by_its_class(
+    engine: TransformersEngine, llama: Path, tmp_path: Path
+) -> None:
+    assert refusal(engine, save_classifier(tmp_path)) == (
+        "model tiny is a BertForSequenceClassification; this task needs a causal language model "
+        "(AutoModelForCausalLM)"
+    )
+    assert "this task needs a sequence-to-sequence speech model" in refusal(engine, llama, task="asr")
+
+
+def test_a_model_with_missing_weights_is_refused(engine: TransformersEngine, copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copied / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert "lacks weights: model.norm.weight; register a complete model" in refusal(engine, copied)
+
+
+def test_truncated_weights_are_refused(engine: TransformersEngine, copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert refusal(engine, copied).startswith("model tiny did not load: ")
+
+
+def test_pickled_weights_are_refused_unless_a_setting_allows_them(copied: Path) -> None:
+    from safetensors.torch import load_file
+
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    strict = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+    assert "no *.safetensors weights" in refusal(strict, copied)
+    assert "transformers.allow_pickle" in refusal(strict, copied)
+    trusting = TransformersEngine(TransformersSettings(device="cpu", threads=1, allow_pickle=True))
+    runner = trusting.load_model("tiny", task="text-generation", path=copied)
+    assert trusting.infer(runner, {"inputs": "a"}, {"max_new_tokens": 1})["prompt_tokens"] > 0
+
+
+def test_code_that_comes_with_a_model_is_not_run(
+    engine: TransformersEngine, copied: Path, tmp_path: Path
+) -> None:
+    witness = tmp_path / "it-ran"
+    (copied / "its_code.py").write_text(
+        f"open({str(witness)!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    )
+    config = json.loads((copied / "config.json").read_text())
+    config |= {"model_type": "unheard-of", "auto_map": {"AutoConfig": "its_code.Config"}}
+    (copied / "config.json").write_text(json.dumps(config))
+    assert refusal(engine, copied).startswith("model tiny did not load: ")
+    assert not witness.exists()
+
+
+def test_a_device_this_machine_lacks_is_refused_with_the_way_out(llama: Path) -> None:
+    engine = TransformersEngine(TransformersSettings(device="cuda:99"))
+    assert "transformers.device is cuda:99" in refusal(engine, llama)
+    assert "set it to auto or cpu" in refusal(engine, llama)
+
+
+@pytest.mark.parametrize(("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_number_format_is_that_of_the_settings(llama: Path, setting: Any, dtype: torch.dtype) -> None:
+    engine = TransformersEngine(TransformersSettings(device="cpu", threads=1, torch_dtype=setting))
+    runner = engine.load_model("tiny", task="text-generation", path=llama)
+    assert runner.model.dtype == dtype
+    assert engine.health()["torch_dtype"] == str(dtype)
+
+
+def test_auto_is_fp32_on_the_cpu(engine: TransformersEngine, llama: Path) -> None:
+    assert engine.load_model("tiny", task="text-generation", path=llama).model.dtype == torch.float32
+
+
+def test_health_tells_of_a_device_that_is_not_there(llama: Path) -> None:
+    engine = TransformersEngine(TransformersSettings(device="cuda:99"))
+    refusal(engine, llama)
+    assert engine.health()["status"] == "error"
+    assert "cuda:99" in engine.health()["message"]
+
+
+def test_a_failed_batch_is_run_one_by_one_and_only_the_bad_input_fails(engine: TransformersEngine) -> None:
+    runner = Faulty(ValueError("odd shape"), InvalidInput("data.inputs is bad"))
+    outcomes = engine.infer_batch(runner, [{"n": 1}, {"fault": 0}, {"fault": 1}, {"n": 4}], [{}] * 4)
+    assert outcomes[0] == {"n": 1}
+    assert outcomes[3] == {"n": 4}
+    assert isinstance(outcomes[1], InferenceFailed)
+    assert outcomes[1].message == "model faulty failed on this input: ValueError: odd shape"
+    assert isinstance(outcomes[2], InvalidInput)
+    assert runner.batches == [4, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_running_out_of_memory_is_retryable_and_says_so(engine: TransformersEngine, error: Exception) -> None:
+    [outcome] = engine.infer_batch(Faulty(error), [{"fault": 0}], [{}])
+    assert isinstance(outcome, OutOfMemory)
+    assert outcome.retryable
+    assert "out of memory on this input" in outcome.message
+
+
+def test_the_real_allocator_of_torch_is_recognised_when_it_gives_up(engine: TransformersEngine) -> None:
+    try:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    except RuntimeError as error:
+        [outcome] = engine.infer_batch(Faulty(error), [{"fault": 0}], [{}])
+    assert isinstance(outcome, OutOfMemory)
+
+
+def test_infer_raises_what_the_batch_returns(engine: TransformersEngine) -> None:
+    with pytest.raises(InferenceFailed, match="odd shape"):
+        engine.infer(Faulty(ValueError("odd shape")), {"fault": 0}, {})
+
+
+def test_requests_that_differ_in_what_a_row_keeps_for_itself_share_a_batch(
+    engine: TransformersEngine,
+) -> None:
+    plain = engine.batch_key({})
+    assert engine.batch_key({"max_new_tokens": 5, "seed": 1, "temperature": 0.3, "stop": ["x"]}) == plain
+    beams = engine.batch_key({"num_beams": 2})
+    assert beams != plain
+    assert engine.batch_key({"seed": 3, "num_beams": 2}) == beams
+    assert engine.batch_key({"timestamps": "word"}) != plain
+
+
+def test_importing_the_engine_brings_in_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from engines.transformers.engine import TransformersEngine; e = TransformersEngine(); "
+        "e.batch_key({}); e.health(); print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

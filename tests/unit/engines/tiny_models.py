@@ -1,0 +1,74 @@
+"""Models with random weights and a vocabulary of a few words, saved as real ones are: for shapes, not for sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "USER", "ASSISTANT", *"abcdefghijklmnopqrstuvwxyz"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{{ message['role'].upper() }} {{ message['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT{% endif %}"
+)
+CONTEXT = 64
+
+
+def tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows `WORDS`, split at spaces."""
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    if chat:
+        made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+def save_llama(folder: Path, *, chat: bool = True) -> Path:
+    """Save a causal language model of `CONTEXT` positions and return its folder."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.5,
+    )
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        model.lm_head.weight[:4] = 0  # so that special tokens hardly ever win
+    model.save_pretrained(folder)
+    tokenizer(chat=chat).save_pretrained(folder)
+    return folder
+
+
+def save_classifier(folder: Path) -> Path:
+    """Save a model of a kind no text can be generated with, and return its folder."""
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model = BertForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    tokenizer(chat=False).save_pretrained(folder)
+    return folder
