@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.local.part import Part, server_environment
+from deploy.local.http_probe import http_get
+from deploy.local.part import Part
 from deploy.local.ports import HOST
-
-_PROBE_TIMEOUT_S = 2.0
 
 
 class MlflowServer(Part):
@@ -47,17 +47,12 @@ class MlflowServer(Part):
             "PYTHONWARNINGS": "ignore",
             "PYTHONUNBUFFERED": "1",
         }
-        return server_environment(quiet, without="MLFLOW_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        return inherited | quiet
 
     def is_healthy(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self.ports["main"], timeout=_PROBE_TIMEOUT_S)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == http.client.OK
-        except http.client.HTTPException as error:
-            raise ConnectionError(str(error)) from error
-        finally:
-            connection.close()
+        status, _ = http_get(self.ports["main"], "/health")
+        return status == http.client.OK
 
     @property
     def _database(self) -> str:

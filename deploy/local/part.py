@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, RLock
@@ -90,6 +90,9 @@ class Part(ABC):
 
     def on_healthy(self) -> None:  # noqa: B027 - optional, not forgotten
         """Put in place what the stack promises beyond a running server; called after each start."""
+
+    def clean_up(self) -> None:  # noqa: B027 - optional, not forgotten
+        """Remove what the server left outside its folder; called after each end of it."""
 
     def environment(self) -> dict[str, str]:
         """Return the server's environment: next to nothing of ours, so that none of it changes the server."""
@@ -240,14 +243,9 @@ class Part(ABC):
         if self._process is not None:
             self._process.kill()
             self._process = None
+            self.clean_up()
 
     def _report(self, status: Status, detail: str = "") -> None:
         self._status = status
         elapsed_s = 0.0 if status == "stopped" else time.monotonic() - self._began
         self._on_status(PartStatus(self.name, status, self.address, elapsed_s, detail))
-
-
-def server_environment(extra: Mapping[str, str], *, without: str) -> dict[str, str]:
-    """Return this process's environment plus `extra`, leaving out names that begin with `without`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
-    return inherited | dict(extra)

