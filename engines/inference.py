@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import structlog
@@ -13,10 +13,10 @@ from engines.checks import check_data, check_engine, check_names, check_tags
 from engines.health import HealthProbes, health_report
 from engines.media_values import FetchMedia, MediaValues
 from engines.model_cache import ModelCache
+from engines.model_loading import ModelListener, ModelLoading
 from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared, one_outcome_each, only_inference_errors, preprocessed
 from engines.registry import EngineRegistry
-from engines.resolved_model import ResolvedModel
 from engines.results import failure_result, success_result
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
@@ -24,7 +24,6 @@ from handlers.base import BaseModelHandler
 from handlers.errors import (
     InferenceError,
     InternalError,
-    ModelLoadFailed,
     as_inference_error,
 )
 from handlers.options import validate_options
@@ -33,9 +32,6 @@ from handlers.settings import MediaSettings
 __all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
 
 log = structlog.get_logger(__name__)
-
-ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
-"""Called with "model_loaded" or "model_evicted", the model, and {engine, task, seconds, bytes}."""
 
 
 class Handlers(Protocol):
@@ -167,12 +163,12 @@ class InferenceManager:
         if not batch:
             return []
         first = batch[0]
-        key = f"{first.engine}/{first.task}/{first.model.key}"
+        loading = ModelLoading(
+            first.engine, first.task, first.model, first.runner, self.models, self._on_model
+        )
         started = time.perf_counter()
         try:
-            with self.cache.lease(
-                key, lambda: self._load(first), lambda model: self._unload(first, model)
-            ) as model:
+            with self.cache.lease(loading.key, loading.load, loading.unload) as model:
                 running = time.perf_counter()
                 try:
                     outcomes = first.runner.infer_batch(
@@ -291,38 +287,3 @@ class InferenceManager:
         """Unload all models and let the engines go; call it when no request is under way any more."""
         self.cache.clear()
         self.engines.unload()
-
-    def _load(self, prepared: Prepared) -> tuple[Any, int]:
-        model, runner, started = prepared.model, prepared.runner, time.perf_counter()
-        details: dict[str, Any] = {"task": prepared.task, "version": model.version, "tags": model.tags}
-        if runner.needs_files:
-            details["path"] = self.models.files(model)
-        try:
-            loaded = runner.load_model(model.name, **details)
-            size = runner.model_bytes(loaded)
-        except InferenceError:
-            self.models.release_files(model)
-            raise
-        except Exception as error:
-            self.models.release_files(model)
-            log.exception("load_failed", engine=prepared.engine, model=model.key)
-            raise ModelLoadFailed(
-                f"engine {prepared.engine} cannot load {model.key}: {type(error).__name__}: {error}"
-            ) from error
-        self._tell("model_loaded", prepared, time.perf_counter() - started, size)
-        return loaded, size
-
-    def _unload(self, prepared: Prepared, loaded: Any) -> None:
-        started, size = time.perf_counter(), prepared.runner.model_bytes(loaded)
-        try:
-            prepared.runner.unload_model(loaded)
-        finally:
-            self.models.release_files(prepared.model)
-        self._tell("model_evicted", prepared, time.perf_counter() - started, size)
-
-    def _tell(self, kind: str, prepared: Prepared, seconds: float, size: int) -> None:
-        model = prepared.model
-        log.info(kind, engine=prepared.engine, model=model.key, seconds=round(seconds, 3), bytes=size)
-        if self._on_model is not None:
-            details = {"engine": prepared.engine, "task": prepared.task, "seconds": seconds, "bytes": size}
-            self._on_model(kind, model, details)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,28 @@ def test_a_listener_hears_of_loads_and_evictions(tmp_path: Path) -> None:
         ("model_evicted", "tagged/3"),
         ("model_loaded", "plain/1"),
     ]
+
+
+def test_a_cached_model_keeps_nothing_of_the_request_that_loaded_it(bench: Bench) -> None:
+    class Text(str):
+        """A text whose end can be seen."""
+
+    text = Text("hello")
+    watched = weakref.ref(text)
+    assert bench.infer({"text": text})["success"]
+    del text
+    gc.collect()
+    assert watched() is None
+
+
+def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*news: object) -> None:
+        raise RuntimeError("nobody listens")
+
+    monkeypatch.setattr(bench.manager, "_on_model", broken)
+    assert bench.infer({"text": "hello"})["success"]
+    assert bench.manager.clear_cache()["cleared"] == 1
+    assert bench.engine.unloaded == ["tagged"]
 
 
 def test_a_bad_item_of_a_batch_does_not_cost_its_neighbours_their_answers(bench: Bench) -> None:
