@@ -102,7 +102,7 @@ def _print_version(asked: bool) -> None:
 @app.callback(
     epilog=examples(
         "inferstream up",
-        "inferstream send text-generation smollm2 --input 'What is the capital of France?'",
+        "inferstream send text-generation smollm2-135m-instruct 'Name a colour.'",
         "inferstream worker --config production.yaml --set worker.tasks=asr",
         "inferstream doctor",
     )

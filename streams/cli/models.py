@@ -10,6 +10,7 @@ import typer
 
 from engines.models import ModelManager
 from engines.resolved_model import RegisteredModel
+from handlers import model_registry
 from streams.cli import examples, load_settings
 
 app = typer.Typer(
@@ -81,6 +82,9 @@ def register(
     )
     for one in alias or []:
         manager.set_alias(model, one)
+    if task and task not in model_registry.tasks():
+        served = ", ".join(model_registry.tasks())
+        typer.echo(f"note: nothing here serves task {task}; this installation serves {served}", err=True)
     named = "".join(f", {name}@{one}" for one in alias or [])
     typer.echo(f"registered {model.key}{named} from {model.source}")
 

@@ -1,0 +1,85 @@
+"""`inferstream models`, on MLflow without a server: a database file of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.streams.conftest import CommandLine
+
+mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, command_line: CommandLine) -> tuple[str, ...]:
+    """The options that lead to an empty registry."""
+    return (
+        "--set",
+        f"mlflow.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}",
+        "--set",
+        f"cache.directory={tmp_path}",
+    )
+
+
+def test_a_registered_model_is_listed_with_versions_aliases_task_engine_and_source(
+    command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    empty = command_line("models", "list", *registry)
+    assert empty.exit_code == 0, empty.output
+    assert "no model is registered" in empty.stderr
+
+    ollama = ("models", "register", "llama", "--source", "ollama", "--task", "text-generation", *registry)
+    first = command_line(*ollama, "--path", "llama3.2:1b", "--alias", "champion", "--alias", "small")
+    assert first.exit_code == 0, first.output
+    assert first.stdout.startswith("registered llama/1, llama@champion, llama@small from ollama://")
+    again = command_line(*ollama, "--path", "llama3.2:1b")
+    assert again.stdout.startswith("registered llama/1 from"), "the same again creates nothing"
+    second = command_line(*ollama, "--path", "llama3.2:3b", "--tag", "team=speech")
+    assert second.stdout.startswith("registered llama/2 from")
+
+    (model,) = json.loads(command_line("models", "list", "--json", *registry).stdout)
+    assert (model["name"], model["versions"], model["version"]) == ("llama", ["1", "2"], "1")
+    assert model["aliases"] == {"champion": "1", "small": "1"}
+    assert (model["task"], model["engine"]) == ("text-generation", "ollama")
+    table = command_line("models", "list", *registry).stdout
+    for cell in ("llama", "[1], 2", "champion = 1", "text-generation", "ollama"):
+        assert cell in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "exit_code"),
+    [
+        (
+            ("--source", "floppy", "--path", "x"),
+            "model_source 'floppy' is none of huggingface, ollama, local",
+            1,
+        ),
+        (("--source", "local", "--path", "/no/such/folder"), "/no/such/folder", 1),
+        (("--source", "ollama", "--path", "x", "--alias", "latest"), "alias 'latest' is kept by MLflow", 1),
+        (("--source", "ollama", "--path", "x", "--tag", "novalue"), "'novalue' is no KEY=VALUE", 2),
+    ],
+)
+def test_what_cannot_be_registered_says_why(
+    arguments: tuple[str, ...],
+    said: str,
+    exit_code: int,
+    command_line: CommandLine,
+    registry: tuple[str, ...],
+) -> None:
+    shown = command_line("models", "register", "m", *arguments, *registry)
+    assert shown.exit_code == exit_code
+    assert said in " ".join(shown.stderr.split())
+    assert "Traceback" not in shown.output
+
+
+def test_a_task_that_nothing_serves_is_pointed_out(
+    command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    shown = command_line(
+        "models", "register", "m", "--source", "ollama", "--path", "x", "--task", "asrr", *registry
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "note: nothing here serves task asrr" in shown.stderr
