@@ -194,6 +194,23 @@ def test_models_are_listed_with_the_version_of_their_plain_name(
     assert [model.version for model in models.list_models() if model.name == name] == ["1"]
 
 
+def test_an_alias_can_be_moved_and_is_listed_with_all_versions(
+    models: ModelManager, name: str, folder: Path
+) -> None:
+    first, _ = (
+        models.register_model_to_mlflow(
+            model_name=name, model_source="local", model_path=folder, tags={"task": task}
+        )
+        for task in ("one", "two")
+    )
+    models.set_alias(first, "champion")
+    (listed,) = (model for model in models.registered() if model.preferred.name == name)
+    assert (listed.preferred, listed.versions, listed.aliases) == (first, ("1", "2"), {"champion": "1"})
+    for reserved in ("latest", "v2"):
+        with pytest.raises(InvalidRequest, match="kept by MLflow"):
+            models.set_alias(first, reserved)
+
+
 def test_files_are_downloaded_once_however_many_threads_ask(
     models: ModelManager, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
