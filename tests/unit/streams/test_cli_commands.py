@@ -106,7 +106,7 @@ def test_wrong_settings_are_shown_one_a_line_without_a_stack_trace(command_line:
     assert lines[1].startswith("✗ http.port='many' (command line): allowed: a whole number")
 
 
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
     script = "import sys; sys.modules['faust'] = None; from streams.cli import main; main()"
     command = [sys.executable, "-c", script, "worker", "--config", "/dev/null"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
