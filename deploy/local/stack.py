@@ -116,7 +116,8 @@ class LocalStack:
             try:
                 for part in self.parts:
                     part.held_fd = self._lock_fd
-                    part.log_path.unlink(missing_ok=True)
+                    if part.pid is None:
+                        part.log_path.unlink(missing_ok=True)
                 starts = [threads.submit(part.start) for part in self.parts]
                 for start in starts:
                     start.result()
