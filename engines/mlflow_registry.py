@@ -134,7 +134,8 @@ class MlflowRegistry:
         """
         client = self.client()
         with self._translated():
-            stored = client.create_logged_model(self._experiment_id(), name=name)
+            # Stored models take fewer characters in their names than registered ones do.
+            stored = client.create_logged_model(self._experiment_id(), name=name.replace(".", "_"))
             try:
                 client.log_model_artifacts(stored.model_id, str(folder))
             except BaseException:
@@ -251,6 +252,8 @@ class MlflowRegistry:
         try:
             yield
         except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+                raise InvalidRequest(f"the model registry refuses this: {_short(error)}") from error
             raise RegistryUnavailable(
                 f"the model registry at {self._uri()} did not serve this: {_short(error)}; check that MLflow "
                 "runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.local import LocalStack
+from deploy.models import CATALOGUE
+from engines.models import ModelManager
+from engines.settings import CacheSettings, MlflowSettings
+from tests.integration.worker_process import Site, WorkerProcess
+
+_GIGABYTE = 1024**3
+_PART = 64 * 1024**2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,3 +34,82 @@ def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack
     """
     with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def model_manager(local_stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> ModelManager:
+    """A manager for registering models at the shared stack."""
+    directory = tmp_path_factory.mktemp("registering")
+    return ModelManager(
+        MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri), CacheSettings(directory=directory)
+    )
+
+
+@pytest.fixture(scope="session")
+def real_models(model_manager: ModelManager, smollm2_path: Path, whisper_tiny_path: Path) -> None:
+    """SmolLM2 and Whisper tiny.en, registered under the names of their recipes."""
+    for name, folder in (("smollm2-135m-instruct", smollm2_path), ("whisper-tiny.en", whisper_tiny_path)):
+        model_manager.register_model_to_mlflow(
+            model_name=name, model_source="huggingface", model_path=str(folder), tags=CATALOGUE[name].tags
+        )
+
+
+@pytest.fixture(scope="session")
+def sleepy_model(model_manager: ModelManager) -> str:
+    """A registered model without files, for the engine of tests.plugins.sleepy."""
+    model_manager.register_model_to_mlflow(
+        model_name="sleepy",
+        model_source="huggingface",
+        model_path="hf://tests/sleepy",
+        tags={"task": "sleepy", "engine": "sleepy"},
+    )
+    return "sleepy"
+
+
+@pytest.fixture(scope="session")
+def worker_site(
+    local_stack: LocalStack, real_models: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Topics of their own with one running worker of the built-in tasks, for tests that leave it as it is."""
+    site = Site(tmp_path_factory.mktemp("worker"), local_stack.settings())
+    asyncio.run(site.create_topics(["asr", "text-generation"]))
+    with WorkerProcess(site) as worker:
+        asyncio.run(worker.started())
+        yield site
+        assert worker.terminate() == 0
+
+
+@pytest.fixture(scope="session")
+def forbidden_object(local_stack: LocalStack) -> str:
+    """The address of an object in a bucket that the worker's identity may not read."""
+    store = local_stack.s3_client()
+    try:
+        store.create_bucket(Bucket="private")
+        store.put_object(Bucket="private", Key="secret.wav", Body=b"not for everybody")
+    finally:
+        store.close()
+    return "s3://private/secret.wav"
+
+
+@pytest.fixture(scope="session")
+def huge_object(local_stack: LocalStack) -> Iterator[str]:
+    """The address of a real object of 1 GiB."""
+    store = local_stack.s3_client()
+    place = {"Bucket": local_stack.endpoints.s3_bucket, "Key": "huge.wav"}
+    try:
+        upload = store.create_multipart_upload(**place, ContentType="text/plain")["UploadId"]
+        zeros = bytes(_PART)
+        parts = [
+            {
+                "PartNumber": number,
+                "ETag": store.upload_part(
+                    **place, UploadId=upload, PartNumber=number, Body=io.BytesIO(zeros)
+                )["ETag"],
+            }
+            for number in range(1, _GIGABYTE // _PART + 1)
+        ]
+        store.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
+        yield f"s3://{place['Bucket']}/{place['Key']}"
+        store.delete_object(**place)
+    finally:
+        store.close()

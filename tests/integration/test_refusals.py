@@ -13,8 +13,6 @@ from streams.client import InferenceClient
 from streams.messages import Request, Result
 from tests.integration.worker_process import Site
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
-
 TEXT: dict[str, Any] = {
     "task": "text-generation",
     "engine": "transformers",
