@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import psutil
 
@@ -20,6 +21,18 @@ def family(pid: int) -> set[int]:
     """Return the process and everything below it."""
     process = psutil.Process(pid)
     return {pid, *(child.pid for child in process.children(recursive=True))}
+
+
+def living_in(folder: Path) -> set[int]:
+    """Return the processes whose working folder is `folder` or below it."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.add(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
 
 
 def wait_until(is_so: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:

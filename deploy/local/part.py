@@ -124,6 +124,8 @@ class Part(ABC):
             StackError: permanent; it died, was late, or was told to give up. Nothing of it is left running.
         """
         with self._lock:
+            if self._abandon.is_set():
+                raise StackError(f"{self.name}: the stack is stopped; start it as a whole")
             if self.status == "ready":
                 return
             self._began = time.monotonic()

@@ -6,10 +6,10 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -112,27 +112,30 @@ class LocalStack:
         self._abandon.clear()
         self.root.mkdir(parents=True, exist_ok=True)
         self._take_root()
-        with ThreadPoolExecutor(len(self.parts), thread_name_prefix="local-stack") as threads:
-            try:
-                for part in self.parts:
-                    part.held_fd = self._lock_fd
-                    if part.pid is None:
-                        part.log_path.unlink(missing_ok=True)
-                starts = [threads.submit(part.start) for part in self.parts]
-                for start in starts:
-                    start.result()
-            except BaseException:
-                self._abandon.set()
-                threads.shutdown(wait=True)
-                self.stop()
-                raise
+        outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+        try:
+            for part in self.parts:
+                part.held_fd = self._lock_fd
+                if part.pid is None:
+                    part.log_path.unlink(missing_ok=True)
+                # A daemon, because a Ctrl-C may come at any point of starting it: were it to run unseen, the
+                # process could not end. It finds the start abandoned and starts nothing.
+                Thread(target=_start, args=(part, outcomes), name=f"start-{part.name}", daemon=True).start()
+            for _ in self.parts:
+                if (error := outcomes.get()) is not None:
+                    raise error
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Stop all parts and return when every process is gone; harmless when repeated."""
+        """Stop all parts and return when every process is gone; harmless when repeated.
+
+        A start in progress, in whatever thread, gives up.
+        """
         self._abandon.set()
         for part in self.parts:
             part.stop()
-        self._abandon.clear()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -170,3 +173,12 @@ class LocalStack:
             else:
                 self._lock_fd = descriptor
                 return
+
+
+def _start(part: Part, outcomes: SimpleQueue[BaseException | None]) -> None:
+    try:
+        part.start()
+    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the outcome
+        outcomes.put(error)
+    else:
+        outcomes.put(None)
