@@ -127,7 +127,8 @@ def test_a_variable_that_names_only_a_section_is_an_error() -> None:
 
 
 def test_variables_of_others_are_left_alone() -> None:
-    assert load(Settings, environ={"KAFKA__GROUP_ID": "x", "INFERSTREAMER": "y"})
+    loaded = load(Settings, environ={"KAFKA__GROUP_ID": "x", "INFERSTREAMER": "y"})
+    assert set(loaded.origins.values()) == {"default"}
 
 
 @pytest.mark.parametrize(

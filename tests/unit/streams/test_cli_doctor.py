@@ -91,14 +91,14 @@ def s3_error(code: str) -> str:
 
 
 def test_a_broker_that_is_away_is_an_error_with_its_cure() -> None:
-    found = one(check_broker(Settings(**AWAY), ["asr"]))
+    found = one(check_broker(Settings.model_validate(AWAY), ["asr"]))
     assert (found.name, found.status) == ("broker", "error")
     assert CLOSED in found.detail
     assert "inferstream up" in found.cure
 
 
 def test_a_store_that_is_away_is_an_error() -> None:
-    found = one(check_s3(Settings(**AWAY)))
+    found = one(check_s3(Settings.model_validate(AWAY)))
     assert (found.name, found.status) == ("s3", "error")
     assert "s3.endpoint_url" in found.cure
 
@@ -106,43 +106,53 @@ def test_a_store_that_is_away_is_an_error() -> None:
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch"])
 def test_refused_keys_are_an_error_that_names_the_settings(code: str, answering: Answering) -> None:
     store = answering(403, s3_error(code))
-    found = one(check_s3(Settings(s3={"endpoint_url": store, "access_key": "me", "secret_key": "x"})))
+    found = one(
+        check_s3(
+            Settings.model_validate({"s3": {"endpoint_url": store, "access_key": "me", "secret_key": "x"}})
+        )
+    )
     assert (found.status, found.cure) == ("error", "correct s3.access_key and s3.secret_key")
     assert code in found.detail
 
 
 def test_keys_that_may_not_list_buckets_are_fine(answering: Answering) -> None:
     store = answering(403, s3_error("AccessDenied"))
-    settings = Settings(s3={"endpoint_url": store, "access_key": "me", "secret_key": "x"})
+    settings = Settings.model_validate({"s3": {"endpoint_url": store, "access_key": "me", "secret_key": "x"}})
     assert one(check_s3(settings)).status == "ok"
     found = one(check_s3(settings, "recordings"))
     assert (found.status, "bucket recordings" in found.detail) == ("error", True)
 
 
 def test_a_bucket_that_is_not_there_is_an_error(answering: Answering) -> None:
-    settings = Settings(s3={"endpoint_url": answering(404, ""), "access_key": "me", "secret_key": "x"})
+    settings = Settings.model_validate(
+        {"s3": {"endpoint_url": answering(404, ""), "access_key": "me", "secret_key": "x"}}
+    )
     found = one(check_s3(settings, "recordings"))
     assert (found.status, "no bucket recordings" in found.detail) == ("error", True)
 
 
 def test_an_mlflow_that_is_away_is_an_error_without_its_password() -> None:
-    found = one(check_mlflow(Settings(**AWAY)))
+    found = one(check_mlflow(Settings.model_validate(AWAY)))
     assert (found.name, found.status) == ("mlflow", "error")
     assert "mlflow.tracking_uri" in found.cure
     assert "hunter2" not in found.detail
 
 
 def test_an_mlflow_that_answers_is_shown_with_its_version(answering: Answering) -> None:
-    found = one(check_mlflow(Settings(mlflow={"tracking_uri": answering(200, "3.17.2")})))
+    found = one(check_mlflow(Settings.model_validate({"mlflow": {"tracking_uri": answering(200, "3.17.2")}})))
     assert (found.status, "MLflow 3.17.2" in found.detail) == ("ok", True)
 
 
 def test_an_ollama_is_shown_with_its_version_or_its_cure(answering: Answering) -> None:
-    found = one(check_ollama(Settings(ollama={"api_base": answering(200, '{"version": "0.9.1"}')})))
+    found = one(
+        check_ollama(
+            Settings.model_validate({"ollama": {"api_base": answering(200, '{"version": "0.9.1"}')}})
+        )
+    )
     assert (found.status, "Ollama 0.9.1" in found.detail) == ("ok", True)
-    away = one(check_ollama(Settings(**AWAY)))
+    away = one(check_ollama(Settings.model_validate(AWAY)))
     assert (away.status, "ollama.api_base" in away.cure) == ("error", True)
-    no_ollama = one(check_ollama(Settings(ollama={"api_base": answering(200, "<html>")})))
+    no_ollama = one(check_ollama(Settings.model_validate({"ollama": {"api_base": answering(200, "<html>")}})))
     assert no_ollama.status == "error"
 
 
@@ -186,7 +196,9 @@ def test_libraries_that_cannot_be_imported_are_an_error(libraries: Callable[[str
 
 def test_a_device_that_is_not_there_is_an_error(libraries: Callable[[str], None]) -> None:
     libraries(torch_with(devices=1))
-    found = one(check_transformers(Settings(transformers={"device": "cuda:1"}), timeout_s=60))
+    found = one(
+        check_transformers(Settings.model_validate({"transformers": {"device": "cuda:1"}}), timeout_s=60)
+    )
     assert (found.status, "sees 1 CUDA devices" in found.detail) == ("error", True)
     assert "transformers.device=auto" in found.cure
 
@@ -199,7 +211,9 @@ def test_the_device_that_will_be_used_is_said(
     devices: int, device: str, said: str, libraries: Callable[[str], None]
 ) -> None:
     libraries(torch_with(devices))
-    found = one(check_transformers(Settings(transformers={"device": device}), timeout_s=60))
+    found = one(
+        check_transformers(Settings.model_validate({"transformers": {"device": device}}), timeout_s=60)
+    )
     assert (found.status, said in found.detail) == ("ok", True)
 
 
@@ -241,7 +255,7 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(monkeypatch: pyt
     monkeypatch.setattr(checks, "LONGEST_S", 1.0)
     monkeypatch.setattr(checks, "check_s3", hanging)
     start = time.monotonic()
-    found = {finding.name: finding for finding in examine(Settings(**AWAY))}
+    found = {finding.name: finding for finding in examine(Settings.model_validate(AWAY))}
     released.set()
     assert time.monotonic() - start < 15
     assert (found["s3"].status, found["s3"].detail) == ("error", "no answer within 1 s")
@@ -251,7 +265,7 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(monkeypatch: pyt
 
 def test_a_plugin_that_cannot_be_imported_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LONGEST_S", 0.2)
-    found = examine(Settings(**AWAY, worker={"plugins": ["no_such_module", "json"]}))
+    found = examine(Settings.model_validate({**AWAY, "worker": {"plugins": ["no_such_module", "json"]}}))
     assert [finding.status for finding in found if finding.name == "plugins"] == ["error", "ok"]
     assert "no_such_module" in found[0].detail
 
