@@ -15,7 +15,6 @@ from engines.settings_tree import leaves
 from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging, request_context
 from streams.settings import LoggingSettings, S3Settings, Settings
 
-
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
