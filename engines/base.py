@@ -71,7 +71,9 @@ class BaseEngine(ABC):
                 outcomes.append(error)
             except Exception as error:
                 log.exception("inference_failed", engine=self.name)
-                outcomes.append(InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}"))
+                outcomes.append(
+                    InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
+                )
         return outcomes
 
     def batch_key(self, options: Mapping[str, Any]) -> str:

@@ -52,4 +52,6 @@ class BaseModelHandler(ABC):
         if missing:
             came = ", ".join(sorted(data)) or "nothing"
             wanted = ", ".join(f"data.{name}" for name in missing)
-            raise InvalidInput(f"{wanted} is required for task {self.task or type(self).__name__}; got {came}")
+            raise InvalidInput(
+                f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
+            )

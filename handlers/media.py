@@ -45,7 +45,9 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
     try:
         content = base64.b64decode(payload, validate=True) if is_base64 else unquote_to_bytes(payload)
     except (binascii.Error, ValueError) as error:
-        raise MediaCorrupt(f"{shown} does not decode: {error}; send standard base64 without line breaks") from None
+        raise MediaCorrupt(
+            f"{shown} does not decode: {error}; send standard base64 without line breaks"
+        ) from None
     if len(content) > max_bytes:
         raise MediaTooLarge(f"{shown} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
     return Media(content, shown, declared or None)

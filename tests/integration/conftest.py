@@ -56,13 +56,14 @@ def real_models(model_manager: ModelManager, smollm2_path: Path, whisper_tiny_pa
 
 @pytest.fixture(scope="session")
 def sleepy_model(model_manager: ModelManager) -> str:
-    """A registered model without files, for the engine of tests.plugins.sleepy."""
-    model_manager.register_model_to_mlflow(
-        model_name="sleepy",
-        model_source="huggingface",
-        model_path="hf://tests/sleepy",
-        tags={"task": "sleepy", "engine": "sleepy"},
-    )
+    """A registered model without files for the engine of tests.plugins.sleepy, and `sleepy-too` beside it."""
+    for name in ("sleepy", "sleepy-too"):
+        model_manager.register_model_to_mlflow(
+            model_name=name,
+            model_source="huggingface",
+            model_path=f"hf://tests/{name}",
+            tags={"task": "sleepy", "engine": "sleepy"},
+        )
     return "sleepy"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,18 +81,40 @@ class Site:
 
     async def results(
         self, task: str, ids: Sequence[str], *, patience_s: float = PATIENCE_S
-    ) -> dict[str, list[Result]]:
-        """Return the results on the topic of `task` by id, once every one of `ids` is answered."""
+    ) -> dict[str, Result]:
+        """Return the first result for each of `ids` once all are answered."""
+
+        def by_id(records: list[Record]) -> dict[str, Record]:
+            return {json.loads(record.value)["id"]: record for record in reversed(records)}
+
         records = await self.read(
-            [self.topics.results(task)],
-            lambda found: set(ids) <= {json.loads(record.value or b"{}").get("id") for record in found},
-            patience_s=patience_s,
+            [self.topics.results(task)], lambda found: set(ids) <= by_id(found).keys(), patience_s=patience_s
         )
-        answers: dict[str, list[Result]] = {}
-        for record in records:
-            result = decode_result(record.value or b"")
-            answers.setdefault(result.id, []).append(result)
-        return answers
+        answers = by_id(records)
+        return {identity: decode_result(answers[identity].value) for identity in ids}
+
+    async def everything(self, topic: str) -> list[Record]:
+        """Return all that `topic` holds at this moment."""
+        partitions = [TopicPartition(topic, number) for number in range(self.settings.kafka.partitions)]
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka.bootstrap_servers,
+            group_id=None,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        try:
+            consumer.assign(partitions)
+            records: list[Record] = []
+            unread = set(partitions)
+            while unread:  # the broker tells where a partition ends with every fetch, not when asked for it
+                for fetched in (await consumer.getmany(timeout_ms=500)).values():
+                    records += fetched
+                unread = {
+                    one for one in partitions if await consumer.position(one) != consumer.highwater(one)
+                }
+            return records
+        finally:
+            await consumer.stop()
 
     async def committed(self, topic: str) -> dict[int, int]:
         """Return the group's committed offset of each partition of `topic` that has one."""
@@ -115,8 +137,12 @@ class Site:
 class WorkerProcess:
     """One worker as a child process; killed at the end of the `with` block if it still runs."""
 
-    def __init__(self, site: Site, *, name: str | None = None) -> None:
+    def __init__(
+        self, site: Site, *, name: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings` are variables of the environment for this worker alone."""
         self.site = site
+        self.settings = settings or {}
         self.name = name or f"w{uuid.uuid4().hex[:8]}"
         self.log_path = site.directory / f"{self.name}.log"
 
@@ -124,7 +150,7 @@ class WorkerProcess:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streams.cli", "--config", str(self.site.config_path), "worker"],
-                env={**os.environ, "INFERSTREAM_WORKER__NAME": self.name},
+                env={**os.environ, **self.settings, "INFERSTREAM_WORKER__NAME": self.name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
