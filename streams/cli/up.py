@@ -26,7 +26,7 @@ DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
 @app.command(
     epilog=examples(
         "inferstream up",
-        "inferstream up --model whisper-tiny.en --directory /tmp/try",
+        "inferstream up --model whisper-tiny.en --directory ./try",
         "inferstream up --no-models",
     )
 )
