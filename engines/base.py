@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar
 
 import structlog
@@ -12,12 +13,15 @@ from handlers.errors import InferenceError, InferenceFailed
 
 log = structlog.get_logger(__name__)
 
+Emit = Callable[[str], None]
+"""Hears the next piece of a growing answer."""
+
 
 class BaseEngine(ABC):
     """Loads models and runs inputs on them.
 
     One instance lives as long as the worker. Calls come from worker threads; calls for one loaded model never
-    overlap, calls for different models may. Only `load_model`, `infer` and `unload_model` must be written:
+    overlap (but for `submit`), calls for different models may. Only `load_model`, `infer` and `unload_model` must be written:
     batching has a working default, one input after the other.
     """
 
@@ -26,6 +30,10 @@ class BaseEngine(ABC):
 
     supported_tasks: frozenset[str] = frozenset()
     """Tasks this engine can run; empty means any."""
+
+    continuous_tasks: frozenset[str] = frozenset()
+    """Tasks whose requests are started one by one as they come, by `submit`, and overlap on one model; the
+    others run in batches, by `infer_batch`."""
 
     needs_files: ClassVar[bool] = True
     """Whether the registry must bring the model's files to this machine before `load_model`."""
@@ -75,6 +83,17 @@ class BaseEngine(ABC):
                     InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
                 )
         return outcomes
+
+    def submit(
+        self, model: Any, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        """Start one input and return at once; only for `continuous_tasks`.
+
+        The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input
+        alone. `emit` hears the answer piece by piece as it grows, in a thread of the engine; it must not
+        block. Calls come from any thread and overlap.
+        """
+        raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return what must agree between requests of one model that run in one batch; equal keys may share."""

@@ -23,9 +23,17 @@ class MediaSettings(Section):
     max_bytes: int = Field(
         default=64 * 1024 * 1024,
         gt=0,
-        description="Largest media object in bytes; checked before and while reading.",
+        description="Largest media object in bytes, and the most that one request's media may hold together; "
+        "checked before and while reading.",
     )
     max_audio_s: float = Field(default=4 * 3600.0, gt=0, description="Longest recording in seconds.")
+    max_image_pixels: int = Field(
+        default=100_000_000, gt=0, description="Largest image, in pixels; checked before decoding."
+    )
+    max_images: int = Field(default=16, gt=0, description="Most images of one request.")
+    max_video_s: float = Field(default=4 * 3600.0, gt=0, description="Longest video in seconds.")
+    max_frames: int = Field(default=256, gt=0, description="Most frames taken from one video.")
+    max_pages: int = Field(default=100, gt=0, description="Most pages read of one document.")
     deadline_s: float = Field(
         default=60.0,
         gt=0,
