@@ -1,0 +1,206 @@
+"""Images of any common format, depth and orientation as upright RGB."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.media import Media
+from handlers.option_spec import shown
+from handlers.settings import MediaSettings
+
+log = structlog.get_logger(__name__)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
+"""What is read, by Pillow's own decoders; formats that start other programs or fetch files are not."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright. Source: Exif 3.0 (CIPA DC-008), tag 0x0112."""
+
+_CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+
+
+def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image]:
+    """Return the images in `data`, one in `image` or several in `images`, each as `read_image` does.
+
+    Raises:
+        InvalidInput: permanent; none, both fields at once, or more than `limits.max_images`.
+        MediaCorrupt, MediaTooLarge: permanent; as `read_image`.
+    """
+    one, several = data.get("image"), data.get("images")
+    if one is not None and several is not None:
+        raise InvalidInput("data.image and data.images are both given; put every image in data.images")
+    if one is not None:
+        return [read_image(one, field="data.image", max_pixels=limits.max_image_pixels)]
+    if several is None:
+        came = ", ".join(sorted(map(str, data))) or "nothing"
+        raise InvalidInput(f"data.image (one image) or data.images (a list) is required; got {came}")
+    if not isinstance(several, list | tuple) or not several:
+        raise InvalidInput(f"data.images is {shown(several)}; it must be a list of at least one image")
+    if len(several) > limits.max_images:
+        raise InvalidInput(
+            f"data.images holds {len(several)} images; media.max_images allows {limits.max_images}: "
+            "send several requests"
+        )
+    return [
+        read_image(value, field=f"data.images[{index}]", max_pixels=limits.max_image_pixels)
+        for index, value in enumerate(several)
+    ]
+
+
+def read_image(value: Any, *, field: str, max_pixels: int) -> Image.Image:
+    """Return the image in `value` upright, in mode RGB; the caller owns it.
+
+    `value` is a Media or bytes (an encoded file; of an animation its first frame), a PIL image, or a numpy
+    array (height, width) or (height, width, 1, 3 or 4) of uint8, of uint16 (0..65535) or of floats within
+    0..1. What is transparent becomes white. The limit is checked before anything is decoded.
+
+    Raises:
+        InvalidInput: permanent; no image at all, or an array of the wrong kind.
+        MediaCorrupt: permanent; bytes that are empty, cut short or no image of `FORMATS`.
+        MediaTooLarge: permanent; more than `max_pixels` pixels.
+    """
+    match value:
+        case Media(content=content, source=source):
+            return _decode(content, f"{field} ({source})", max_pixels)
+        case bytes() | bytearray() | memoryview():
+            return _decode(bytes(value), f"{field} (bytes)", max_pixels)
+        case Image.Image():
+            return _loaded(value, f"{field} (a PIL image)", max_pixels)
+        case np.ndarray():
+            return _from_array(value, field, max_pixels)
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+        case _:
+            raise InvalidInput(
+                f"{field} is a {type(value).__name__}; it must be an address, bytes, a PIL image or a numpy array"
+            )
+
+
+def _decode(content: bytes, what: str, max_pixels: int) -> Image.Image:
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
+    with _opened(content, what) as image:
+        return _loaded(image, what, max_pixels)
+
+
+def _opened(content: bytes, what: str) -> Image.Image:
+    """Return the image with its header read and its pixels not.
+
+    Image.open would do, but it has a limit on pixels of its own, which is one number for the whole process.
+    """
+    Image.init()
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is None or accepts(content[:16]) is True:
+                return factory(io.BytesIO(content), "")
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+            raise MediaCorrupt(f"{what} is no readable {name} image: {_reason(error)}; {_CURE}") from error
+    raise MediaCorrupt(f"{what} is no image that is read here; {_CURE}")
+
+
+def _loaded(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
+    _check_size(image.width, image.height, what, max_pixels)
+    try:
+        image.load()
+        upright = _turned(image, what)
+        plain = _rgb(upright, what)
+    except (InferenceError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+        raise MediaCorrupt(f"{what} does not decode: {_reason(error)}; {_CURE}") from error
+    plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
+    return plain
+
+
+def _turned(image: Image.Image, what: str) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the pixels are whole; viewers show such images as they lie
+        log.warning("image_exif_unreadable", image=what, error=repr(error))
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, what: str) -> Image.Image:
+    """Return a new image of mode RGB that looks like `image` on white paper."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(image), what)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    """Return grey values of more than 8 bits as 0..255.
+
+    Integers count from 0 to 65535, floats from 0 to 1 or to 255; a range beyond is stretched to fit.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
+        raise MediaCorrupt(f"{what} holds pixels that are no numbers (NaN or infinity); {_CURE}")
+    whites = (65535.0,) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
+    white = next((white for white in whites if high <= white), None)
+    if low >= 0 and white is not None:
+        low, high = 0.0, white
+    scaled = (pixels.astype(np.float32) - low) * np.float32(255.0 / ((high - low) or 1.0))
+    grey: NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return grey
+
+
+def _from_array(array: NDArray[Any], field: str, max_pixels: int) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise InvalidInput(
+            f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)"
+        )
+    _check_size(array.shape[1], array.shape[0], field, max_pixels)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.uint16:
+        array = np.rint(array / np.float32(257)).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise InvalidInput(f"{field} has values from {low:g} to {high:g}; floats must lie within 0..1")
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InvalidInput(f"{field} is an array of {array.dtype}; it must be uint8, uint16 or float")
+    return _rgb(Image.fromarray(np.ascontiguousarray(array)), field)
+
+
+def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise MediaTooLarge(
+            f"{what} is {width} x {height} = {width * height} pixels; media.max_image_pixels allows "
+            f"{max_pixels}: scale it down"
+        )
+    if not width * height:
+        raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0].rstrip(".")
+    return text or type(error).__name__
