@@ -49,9 +49,13 @@ def check_tags(model: ResolvedModel, *, task: str, engine: str) -> None:
     Raises:
         ModelMismatch: permanent; says which tag, what it says and what the request said.
     """
-    for name, tagged, asked in (("task", model.task, task), ("engine", model.engine, engine)):
-        if tagged and tagged != asked:
-            raise ModelMismatch(
-                f"model {model.key} is registered with tag {name}={tagged}, but the request says "
-                f"{name}={asked}; ask for {name} {tagged}, or name another model"
-            )
+    _check_tag(model, "task", model.tasks, task)
+    _check_tag(model, "engine", (model.engine,) if model.engine else (), engine)
+
+
+def _check_tag(model: ResolvedModel, name: str, allowed: tuple[str, ...], asked: str) -> None:
+    if allowed and asked not in allowed:
+        raise ModelMismatch(
+            f"model {model.key} is registered with tag {name}={model.tags[name]}, but the request says "
+            f"{name}={asked}; ask for {name} {' or '.join(allowed)}, or name another model"
+        )

@@ -29,8 +29,13 @@ class ResolvedModel:
 
     @property
     def task(self) -> str | None:
-        """The task its tag names; None where it has no such tag and serves any."""
+        """What its tag `task` says: one task, or several with commas between; None where it serves any."""
         return self.tags.get("task")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that its tag `task` names; empty where it serves any."""
+        return tuple(named for part in (self.task or "").split(",") if (named := part.strip()))
 
     @property
     def engine(self) -> str | None:

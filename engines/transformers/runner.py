@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from handlers.errors import InferenceError
 
@@ -28,9 +28,6 @@ class TaskRunner(ABC):
 
     Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping it.
     """
-
-    row_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that each input of a batch may have its own value of; the others must agree within a batch."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         self.name = name

@@ -79,14 +79,16 @@ def check_tags(
     tasks, engines = sorted(tasks), sorted(engines)
     untagged: dict[str, list[str]] = {"task": [], "engine": []}
     for model in models:
-        for tag, value, known in (("task", model.task, tasks), ("engine", model.engine, engines)):
-            if not value:
+        engine = (model.engine,) if model.engine else ()
+        for tag, values, known in (("task", model.tasks, tasks), ("engine", engine, engines)):
+            if not values:
                 untagged[tag].append(model.key)
-            elif value not in known:
+            for value in sorted(set(values) - set(known)):
                 yield Finding(
                     "models",
                     "warning",
-                    f"{model.key} has tag {tag}={value}, which nothing here serves (known: {', '.join(known)})",
+                    f"{model.key} has tag {tag}={model.tags[tag]}, where nothing here serves {value} "
+                    f"(known: {', '.join(known)})",
                     f"register it again with --{tag}, or name the module that adds {value} in worker.plugins",
                 )
         is_by_ollama = model.source.startswith("ollama:")

@@ -159,9 +159,9 @@ def test_an_ollama_is_shown_with_its_version_or_its_cure(answering: Answering) -
 def test_tags_that_make_sense_are_not_mentioned() -> None:
     models = [
         ResolvedModel("a", "1", "mlflow-artifacts:/1", {"task": "asr", "engine": "transformers"}),
-        ResolvedModel("b", "1", "ollama://local/b", {"task": "asr", "engine": "ollama"}),
+        ResolvedModel("b", "1", "ollama://local/b", {"task": "asr, ocr", "engine": "ollama"}),
     ]
-    assert list(check_tags(models, tasks=["asr"], engines=["transformers", "ollama"])) == []
+    assert list(check_tags(models, tasks=["asr", "ocr"], engines=["transformers", "ollama"])) == []
 
 
 def test_missing_tags_are_one_warning_for_all_models() -> None:
@@ -174,9 +174,9 @@ def test_missing_tags_are_one_warning_for_all_models() -> None:
 
 
 def test_tags_that_nothing_serves_are_named_with_what_is_known() -> None:
-    model = ResolvedModel("a", "3", "hf://a/b", {"task": "asrr", "engine": "transformers"})
+    model = ResolvedModel("a", "3", "hf://a/b", {"task": "asr,asrr", "engine": "transformers"})
     found = one(list(check_tags([model], tasks=["asr"], engines=["transformers"])))
-    assert "a/3 has tag task=asrr" in found.detail
+    assert "a/3 has tag task=asr,asrr, where nothing here serves asrr" in found.detail
     assert "known: asr" in found.detail
 
 
