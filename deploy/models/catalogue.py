@@ -145,6 +145,6 @@ _WHISPER_BASE = Recipe(
 )
 
 CATALOGUE: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (_SMOLLM2, _SMOLLM2_GGUF, _WHISPER_TINY_EN, _WHISPER_BASE)}
+    {recipe.name: recipe for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE, _SMOLLM2_GGUF)}
 )
 """Every model that `prepare` knows, by name."""
