@@ -21,8 +21,8 @@ class BaseEngine(ABC):
     """Loads models and runs inputs on them.
 
     One instance lives as long as the worker. Calls come from worker threads; calls for one loaded model never
-    overlap (but for `submit`), calls for different models may. Only `load_model`, `infer` and `unload_model` must be written:
-    batching has a working default, one input after the other.
+    overlap (but for `submit`), calls for different models may. Only `load_model`, `infer` and `unload_model`
+    must be written: batching has a working default, one input after the other.
     """
 
     name: ClassVar[str] = ""

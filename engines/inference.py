@@ -5,27 +5,26 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol, Self
 
 import structlog
 
+from engines.base import Emit
 from engines.checks import check_data, check_engine, check_names, check_tags
+from engines.execution import Execution
 from engines.health import HealthProbes, health_report
 from engines.media_values import FetchMedia, MediaValues
 from engines.model_cache import ModelCache
-from engines.model_loading import ModelListener, ModelLoading
+from engines.model_loading import ModelListener
 from engines.models import ModelManager
-from engines.prepared import Outcome, Prepared, one_outcome_each, only_inference_errors, preprocessed
+from engines.prepared import Outcome, Prepared, only_inference_errors, preprocessed
 from engines.registry import EngineRegistry
 from engines.results import failure_result, success_result
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.base import BaseModelHandler
-from handlers.errors import (
-    InferenceError,
-    InternalError,
-    as_inference_error,
-)
+from handlers.errors import InferenceError, InternalError, ModelMismatch
 from handlers.options import validate_options
 from handlers.settings import MediaSettings
 
@@ -66,7 +65,7 @@ class InferenceManager:
         self.handlers = handlers
         self.statistics = Statistics()
         self._media = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        self._on_model = on_model
+        self._execution = Execution(cache, models, on_model)
         self._probes = HealthProbes()
 
     @classmethod
@@ -160,30 +159,15 @@ class InferenceManager:
 
         The model is loaded where it is not in memory, and stays leased until the engine is done.
         """
-        if not batch:
-            return []
-        first = batch[0]
-        loading = ModelLoading(
-            first.engine, first.task, first.model, first.runner, self.models, self._on_model
-        )
-        started = time.perf_counter()
-        try:
-            with self.cache.lease(loading.key, loading.load, loading.unload) as model:
-                running = time.perf_counter()
-                try:
-                    outcomes = first.runner.infer_batch(
-                        model, [one.inputs for one in batch], [one.options for one in batch]
-                    )
-                finally:
-                    ended = time.perf_counter()
-                    for one in batch:
-                        one.timings["wait"] = one.timings.get("wait", 0.0) + running - started
-                        one.timings["infer"] = ended - running
-            return one_outcome_each(outcomes, batch)
-        except Exception as error:
-            if not isinstance(error, InferenceError):
-                log.exception("execute_failed", task=first.task, engine=first.engine, model=first.model.key)
-            return [as_inference_error(error)] * len(batch)
+        return self._execution.run(batch)
+
+    def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
+        """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
+
+        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
+        the answer piece by piece, in a thread of the engine.
+        """
+        return self._execution.start(prepared, emit)
 
     def finish(self, prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
         """Return the task's output for the engine's raw result.
@@ -233,7 +217,7 @@ class InferenceManager:
                 task=task, engine=engine, model_name=model_name, data=data, options=options
             )
             about.update(model_version=prepared.model.version, timings=prepared.timings)
-            outcome = self.execute([prepared])[0]
+            outcome = self.start(prepared).result() if prepared.is_continuous else self.execute([prepared])[0]
             if isinstance(outcome, InferenceError):
                 failure = outcome
             else:
@@ -247,6 +231,24 @@ class InferenceManager:
         if failure is not None:
             return failure_result(error=failure, **about)
         return success_result(result=output or {}, **about)
+
+    def warm(self, model_name: str) -> None:
+        """Load a model for the tasks and the engine that its tags name, as its first request would.
+
+        Raises:
+            ModelMismatch: permanent; its tags name no task or no engine.
+            InferenceError: what resolving and loading raise of that tree.
+        """
+        model = self.models.resolve(model_name)
+        if not model.tasks or not model.engine:
+            raise ModelMismatch(
+                f"model {model.key} cannot be loaded ahead: its tags name no "
+                f"{'engine' if model.tasks else 'task'}; register it with the tags task and engine"
+            )
+        runner = self.engines.get(model.engine)
+        for task in model.tasks:
+            check_engine(runner, model.engine, task)
+            self._execution.load(task, model.engine, model, runner)
 
     def health_check(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}} within 2 s.

@@ -44,6 +44,27 @@ class _Entry:
     leases: int = 0
 
 
+class Lease:
+    """The right to use one loaded model, shared with others who lease it; thread-safe.
+
+    The model stays in memory until `release`, which every holder calls once; a second call does nothing.
+    """
+
+    def __init__(self, model: Any, release: Callable[[], None]) -> None:
+        self.model = model
+        self._release = release
+        self._held = threading.Lock()
+        self._held.acquire()
+
+    def release(self) -> None:
+        """End this use of the model; never blocks, so it may be called from any thread."""
+        try:
+            self._held.release()
+        except RuntimeError:
+            return
+        self._release()
+
+
 class ModelCache:
     """Holds loaded models within a budget of count and bytes.
 
@@ -75,18 +96,28 @@ class ModelCache:
             EngineUnavailable: retryable; the thread that loaded the model was interrupted.
             Exception: whatever `load` raised.
         """
-        entry, is_loader = self._join(key, unload)
+        entry = self._enter(key, load, unload)
         try:
-            if is_loader:
-                self._load(entry, load)
-            else:
-                entry.settled.wait()
-                if entry.error is not None:
-                    raise entry.error
             with entry.running:
                 yield entry.model
         finally:
             self._leave(entry)
+            self._shrink()
+
+    def share(self, key: str, load: Load, unload: Unload) -> Lease:
+        """Return a lease on the model of `key` that overlaps with others, loading it first where nobody has.
+
+        For models that take several calls at once. Otherwise as `lease`.
+        """
+        entry = self._enter(key, load, unload)
+
+        def release() -> None:
+            self._leave(entry)
+            if self._is_over_budget():
+                # Unloading may take long, and who releases may be the very thread that the model runs in.
+                threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
+
+        return Lease(entry.model, release)
 
     def clear(self) -> int:
         """Unload every model that nobody uses and return how many; those in use stay and are logged."""
@@ -133,6 +164,21 @@ class ModelCache:
         with self._changed:
             return self._total_bytes()
 
+    def _enter(self, key: str, load: Load, unload: Unload) -> _Entry:
+        """Return the entry of `key` with a lease counted on it and its model loaded."""
+        entry, is_loader = self._join(key, unload)
+        try:
+            if is_loader:
+                self._load(entry, load)
+            else:
+                entry.settled.wait()
+                if entry.error is not None:
+                    raise entry.error
+        except BaseException:
+            self._leave(entry)
+            raise
+        return entry
+
     def _join(self, key: str, unload: Unload) -> tuple[_Entry, bool]:
         """Count a lease on the entry of `key`, and say whether the caller has to load it."""
         with self._changed:
@@ -178,7 +224,12 @@ class ModelCache:
             entry.leases -= 1
             if self._entries.get(entry.key) is entry:
                 self._entries.move_to_end(entry.key)
-        self._shrink()
+
+    def _is_over_budget(self) -> bool:
+        with self._changed:
+            staying = [entry for entry in self._entries.values() if entry.state is not _State.LEAVING]
+            size = sum(entry.bytes for entry in staying)
+            return len(staying) > self.max_models or size > self.max_bytes
 
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""

@@ -39,6 +39,15 @@ class Prepared:
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
+    def is_continuous(self) -> bool:
+        """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
+        return self.task in self.runner.continuous_tasks
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for others, or for the model to be loaded."""
+        self.timings["wait"] = self.timings.get("wait", 0.0) + seconds
+
+    @property
     def lane_key(self) -> tuple[str, ...]:
         """Requests with equal keys use one loaded model, which runs one batch at a time."""
         return (self.engine, self.model.key, self.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -11,12 +12,14 @@ from typing import Any, TypeVar
 
 import structlog
 
+from engines.base import Emit
 from engines.inference import InferenceManager
 from engines.prepared import Prepared
 from engines.results import failure_result, success_result
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from handlers.media import Media
-from streams.batching import Batcher
+from streams.dispatch import Dispatcher
+from streams.logs import request_context
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.messages import Request
@@ -37,7 +40,7 @@ class Pipeline:
     """Turns requests into results; never raises for a request that fails.
 
     Lives on one event loop. Blocking stages run in `pools`, fetching in the fetcher's own threads and engine
-    calls in the batcher's, so the loop stays free. Owns nothing it is given.
+    calls in the dispatcher's, so the loop stays free. Owns nothing it is given.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Pipeline:
         *,
         manager: InferenceManager,
         fetcher: MediaFetcher,
-        batcher: Batcher[Prepared],
+        dispatcher: Dispatcher,
         pools: Pools,
         memory: ByteBudget,
         worker: str,
@@ -54,18 +57,27 @@ class Pipeline:
     ) -> None:
         self._manager = manager
         self._fetcher = fetcher
-        self._batcher = batcher
+        self._dispatcher = dispatcher
         self._pools = pools
         self._memory = memory
         self._worker = worker
         self._clock = clock
         self._wall_clock = wall_clock
 
-    async def answer(self, request: Request, *, queue_s: float = 0.0, attempt: int = 1) -> dict[str, Any]:
+    async def answer(
+        self, request: Request, *, queue_s: float = 0.0, attempt: int = 1, emit: Emit | None = None
+    ) -> dict[str, Any]:
         """Return the result for `request`, in the shape of the spec, success or failure.
 
-        `queue_s` is how long the request lay in its topic or socket before this call.
+        `queue_s` is how long the request lay in its topic or socket before this call. `emit` hears the answer
+        as it grows, in a thread of the engine, where the engine can tell; a cancelled call stops the work.
         """
+        with request_context(request_id=request.id, task=request.task, model=request.model_name):
+            return await self._answer(request, queue_s, attempt, emit)
+
+    async def _answer(
+        self, request: Request, queue_s: float, attempt: int, emit: Emit | None
+    ) -> dict[str, Any]:
         started = self._clock()
         prepared: Prepared | None = None
         output: dict[str, Any] | None = None
@@ -73,7 +85,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(self._seconds_left(request)) as limit:
                 prepared = await self._admit(request)
-                output = await self._run(request, prepared, self._clock())
+                output = await self._run(request, prepared, emit)
         except TimeoutError as error:
             failure = self._expired(request) if limit.expired() else self._unexpected(request, error)
         except InferenceError as error:
@@ -113,22 +125,24 @@ class Pipeline:
             ),
         )
 
-    async def _run(self, request: Request, prepared: Prepared, started: float) -> dict[str, Any]:
+    async def _run(self, request: Request, prepared: Prepared, emit: Emit | None) -> dict[str, Any]:
         """Take an admitted request through fetch, preprocess, infer and postprocess."""
+        fields = prepared.handler.media_fields
         async with self._memory.holding() as holding:
-            data = await self._fetcher.aresolve(request.data, prepared.handler.media_fields)
-            holding.add(_media_bytes(data, prepared.handler.media_fields))
+            started = self._clock()
+            data = await self._fetcher.aresolve(request.data, fields, deadline_s=self._seconds_left(request))
+            holding.add(_media_bytes(data, fields))
             prepared.timings["fetch"] = self._clock() - started
             await self._in(self._pools.decode, lambda: self._manager.preprocess(prepared, data))
-            outcome = await self._batcher.submit(prepared)
-        prepared.timings["wait"] = prepared.timings.get("wait", 0.0) + outcome.wait_s
-        raw = outcome.raw
+            raw = await self._dispatcher.run(prepared, emit)
         if isinstance(raw, InferenceError):
             raise raw
         return await self._in(self._pools.decode, lambda: self._manager.finish(prepared, raw))
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(pool, call)
+        # Along with the context, in which log lines find the request they are about.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(call))
 
     def _seconds_left(self, request: Request) -> float | None:
         deadline = request.deadline_at()

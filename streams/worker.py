@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from engines.inference import InferenceManager
-from engines.prepared import Prepared
 from handlers import model_registry
 from streams.acks import OrderedAcker
-from streams.batching import Batcher
+from streams.announcements import Announcements
 from streams.cloudevents import Headers
 from streams.faust_app import InferenceApp, build_app
 from streams.intake import Intake
-from streams.media import MediaFetcher
-from streams.memory import ByteBudget
-from streams.messages import MetricsEvent
-from streams.pipeline import Pipeline, Pools
 from streams.publishing import Publisher
+from streams.runtime import open_runtime
 from streams.settings import Settings
 from streams.topic_admin import TopicsNotReady, check_topics
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-_REGISTRY_THREADS = 8
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED_TWICE = 130
 
 
 @dataclass(slots=True)
 class Worker:
-    """A started worker: its parts, and the future that ends its run."""
+    """A started worker: what ends with it, and the future that ends its run."""
 
-    settings: Settings
-    tasks: list[str]
     app: InferenceApp
     intake: Intake
-    publisher: Publisher
-    manager: InferenceManager
     stopping: asyncio.Future[BaseException | None]
 
     def fail(self, error: BaseException) -> None:
@@ -93,41 +80,19 @@ async def _run(settings: Settings) -> int:
 @asynccontextmanager
 async def _worker(settings: Settings) -> AsyncIterator[Worker]:
     """Build the parts, start consuming, and take everything down in reverse on the way out."""
-    for plugin in settings.worker.plugins:
-        importlib.import_module(plugin)
-    tasks = list(settings.worker.tasks) or model_registry.tasks()
-    problems = await check_topics(settings.kafka, tasks)
-    if problems:
-        raise TopicsNotReady(problems)
     async with AsyncExitStack() as stack:
-        manager = InferenceManager.from_settings(settings)
-        stack.callback(manager.clear_cache)
-        fetcher = MediaFetcher(settings.media, settings.s3)
-        stack.callback(fetcher.close)
-        pools = Pools(
-            registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
-            decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
-        )
-        engine_threads = stack.enter_context(ThreadPoolExecutor(settings.cache.max_models + 2, "engine"))
-        batcher: Batcher[Prepared] = Batcher(
-            manager.execute,
-            executor=engine_threads,
-            max_items=settings.worker.batch_max_items,
-            max_wait_s=settings.worker.batch_wait_ms / 1000,
-        )
-        stack.push_async_callback(batcher.close)
+        announcements = Announcements(settings.worker.name)
+        runtime = await stack.enter_async_context(open_runtime(settings, on_model=announcements.model))
+        tasks = list(settings.worker.tasks) or model_registry.tasks()
+        problems = await check_topics(settings.kafka, tasks)
+        if problems:
+            raise TopicsNotReady(problems)
+        await runtime.warm(settings.worker.warm)
         stopping: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         app = build_app(settings, tasks, lambda event, task: intake.take(event, task))
         publisher = _publisher(settings, app)
         intake = Intake(
-            pipeline=Pipeline(
-                manager=manager,
-                fetcher=fetcher,
-                batcher=batcher,
-                pools=pools,
-                memory=ByteBudget(settings.worker.max_in_flight_bytes),
-                worker=settings.worker.name,
-            ),
+            pipeline=runtime.pipeline,
             publisher=publisher,
             acker=OrderedAcker(),
             max_in_flight=settings.worker.max_in_flight,
@@ -135,11 +100,19 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
             on_fatal=lambda error: worker.fail(error),
         )
         stack.push_async_callback(intake.close)
-        worker = Worker(settings, tasks, app, intake, publisher, manager, stopping)
-        app.on_before_shutdown.connect(lambda *_, **__: _announce(worker, "worker_stopped"), weak=False)
+        worker = Worker(app, intake, stopping)
+        about = {"tasks": tasks, "group": settings.kafka.group_id}
+
+        async def say_goodbye(*_: Any, **__: Any) -> None:
+            announcements.worker("worker_stopped", about)
+            await announcements.flush()
+
+        app.on_before_shutdown.connect(say_goodbye, weak=False)
         await app.start()
-        await _announce(worker, "worker_started")
-        log.info("worker_started", tasks=tasks, group=settings.kafka.group_id, name=settings.worker.name)
+        announcements.publish_to(publisher)
+        stack.push_async_callback(announcements.close)
+        announcements.worker("worker_started", about)
+        log.info("worker_started", name=settings.worker.name, **about)
         yield worker
 
 
@@ -156,16 +129,6 @@ def _publisher(settings: Settings, app: InferenceApp) -> Publisher:
         max_message_bytes=settings.kafka.max_message_bytes,
         reply_topics=settings.worker.reply_topics,
     )
-
-
-async def _announce(worker: Worker, kind: str) -> None:
-    event = MetricsEvent(
-        kind=kind,  # type: ignore[arg-type]
-        time=time.time(),
-        worker=worker.settings.worker.name,
-        details={"tasks": worker.tasks, "group": worker.settings.kafka.group_id},
-    )
-    await worker.publisher.event(event)
 
 
 async def _until_stopped(worker: Worker) -> BaseException | None:

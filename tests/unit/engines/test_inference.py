@@ -204,7 +204,7 @@ def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch:
     def broken(*news: object) -> None:
         raise RuntimeError("nobody listens")
 
-    monkeypatch.setattr(bench.manager, "_on_model", broken)
+    monkeypatch.setattr(bench.manager._execution, "_on_model", broken)
     assert bench.infer({"text": "hello"})["success"]
     assert bench.manager.clear_cache()["cleared"] == 1
     assert bench.engine.unloaded == ["tagged"]

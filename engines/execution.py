@@ -1,0 +1,140 @@
+"""Runs prepared requests on their leased model: a batch at once, or one by one as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import structlog
+
+from engines.base import BaseEngine, Emit
+from engines.model_cache import Lease, ModelCache
+from engines.model_loading import ModelListener, ModelLoading
+from engines.models import ModelManager
+from engines.prepared import Outcome, Prepared, one_outcome_each
+from engines.resolved_model import ResolvedModel
+from handlers.errors import Cancelled, InferenceError, InternalError, as_inference_error
+
+log = structlog.get_logger(__name__)
+
+
+class Execution:
+    """Loads what a request needs, leases it for as long as the engine works, and tells what came of it.
+
+    Thread-safe; both ways block while a model is loaded, and neither ever raises for a request that fails.
+    """
+
+    def __init__(
+        self, cache: ModelCache, models: ModelManager, on_model: ModelListener | None = None
+    ) -> None:
+        self._cache = cache
+        self._models = models
+        self._on_model = on_model
+
+    def run(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run requests of one `batch_key` together and return one outcome per request, in order.
+
+        Nothing else runs on their model meanwhile.
+        """
+        if not batch:
+            return []
+        first = batch[0]
+        loading = self._loading(first)
+        started = time.perf_counter()
+        try:
+            with self._cache.lease(loading.key, loading.load, loading.unload) as model:
+                running = time.perf_counter()
+                try:
+                    outcomes = first.runner.infer_batch(
+                        model, [one.inputs for one in batch], [one.options for one in batch]
+                    )
+                finally:
+                    ended = time.perf_counter()
+                    for one in batch:
+                        one.waited(running - started)
+                        one.timings["infer"] = ended - running
+            return one_outcome_each(outcomes, batch)
+        except Exception as error:  # noqa: BLE001 - logged, and every caller is told
+            return [_as_failure(error, first)] * len(batch)
+
+    def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
+        """Start one request of a continuous task; the future ends with its outcome, never with an exception.
+
+        Cancelling the future stops the work for this request. `emit` hears the answer as it grows.
+        """
+        started = time.perf_counter()
+        loading = self._loading(prepared)
+        lease: Lease | None = None
+        try:
+            lease = self._cache.share(loading.key, loading.load, loading.unload)
+            running = time.perf_counter()
+            prepared.waited(running - started)
+            raw = prepared.runner.submit(lease.model, prepared.inputs, prepared.options, emit)
+        except Exception as error:  # noqa: BLE001 - logged, and every caller is told
+            if lease is not None:
+                lease.release()
+            failed: Future[Outcome] = Future()
+            failed.set_result(_as_failure(error, prepared))
+            return failed
+        return _follow(raw, prepared, lease, running)
+
+    def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> None:
+        """Load a model before anybody asks for it.
+
+        Raises:
+            InferenceError: what loading raises of that tree.
+        """
+        loading = ModelLoading(engine, task, model, runner, self._models, self._on_model)
+        self._cache.share(loading.key, loading.load, loading.unload).release()
+
+    def _loading(self, prepared: Prepared) -> ModelLoading:
+        return ModelLoading(
+            prepared.engine, prepared.task, prepared.model, prepared.runner, self._models, self._on_model
+        )
+
+
+def _follow(raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> Future[Outcome]:
+    """Return a future of the outcome that passes its cancellation on, and lets go of the model in the end."""
+    outcome: Future[Outcome] = Future()
+
+    def on_raw(done: Future[Any]) -> None:
+        lease.release()
+        prepared.timings["infer"] = time.perf_counter() - running
+        if outcome.set_running_or_notify_cancel():
+            outcome.set_result(_outcome(done, prepared))
+
+    def on_outcome(done: Future[Outcome]) -> None:
+        if done.cancelled():
+            raw.cancel()
+
+    raw.add_done_callback(on_raw)
+    outcome.add_done_callback(on_outcome)
+    return outcome
+
+
+def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:
+    try:
+        found = done.result()
+    except CancelledError:
+        return Cancelled(f"engine {prepared.engine} dropped the request; send it again")
+    except Exception as error:  # noqa: BLE001 - logged, and the caller is told
+        return _as_failure(error, prepared)
+    if isinstance(found, dict):
+        return found
+    return InternalError(
+        f"engine {prepared.engine} returned {type(found).__name__} for a request; it must be a dict"
+    )
+
+
+def _as_failure(error: Exception, prepared: Prepared) -> InferenceError:
+    if not isinstance(error, InferenceError):
+        log.error(
+            "execute_failed",
+            task=prepared.task,
+            engine=prepared.engine,
+            model=prepared.model.key,
+            exc_info=error,
+        )
+    return as_inference_error(error)

@@ -1,0 +1,50 @@
+"""Hands prepared requests to their engine: in batches, or one by one as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from concurrent.futures import Executor
+from weakref import WeakValueDictionary
+
+from engines.base import Emit
+from engines.inference import InferenceManager
+from engines.prepared import Outcome, Prepared
+from streams.batching import Batcher
+
+
+class Dispatcher:
+    """Gets a request run the way its engine takes requests of that task.
+
+    Lives on one event loop. `executor` runs what blocks: batches, and the loading of models. Owns neither it
+    nor the batcher.
+    """
+
+    def __init__(self, manager: InferenceManager, batcher: Batcher[Prepared], executor: Executor) -> None:
+        self._manager = manager
+        self._batcher = batcher
+        self._executor = executor
+        self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, prepared: Prepared, emit: Emit | None = None) -> Outcome:
+        """Return what the engine made of the request; a caller that is cancelled stops the work for it.
+
+        `emit` hears the answer as it grows, in a thread of the engine, where the engine takes requests one by
+        one; otherwise it hears nothing.
+        """
+        if prepared.is_continuous:
+            return await self._run_as_it_comes(prepared, emit)
+        outcome = await self._batcher.submit(prepared)
+        prepared.waited(outcome.wait_s)
+        return outcome.raw
+
+    async def _run_as_it_comes(self, prepared: Prepared, emit: Emit | None) -> Outcome:
+        lock = self._starting.get(prepared.lane_key)
+        if lock is None:
+            lock = self._starting[prepared.lane_key] = asyncio.Lock()
+        # One at a time for each model: many that wait for one load must not take the threads of all others.
+        async with lock:
+            started = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._manager.start, prepared, emit
+            )
+        return await asyncio.wrap_future(started)

@@ -1,0 +1,83 @@
+"""Everything between a request and its result, built once from the settings; Kafka and HTTP both stand on it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from engines.inference import InferenceManager
+from engines.model_loading import ModelListener
+from engines.prepared import Prepared
+from handlers.errors import InferenceError
+from streams.batching import Batcher
+from streams.dispatch import Dispatcher
+from streams.media import MediaFetcher
+from streams.memory import ByteBudget
+from streams.pipeline import Pipeline, Pools
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_REGISTRY_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The parts that answer requests; all live on the event loop that opened them."""
+
+    pipeline: Pipeline
+    manager: InferenceManager
+    batcher: Batcher[Prepared]
+
+    async def warm(self, model_names: Iterable[str]) -> None:
+        """Load these models, one after the other; one that cannot be loaded is logged and left out."""
+        for model_name in model_names:
+            try:
+                await asyncio.to_thread(self.manager.warm, model_name)
+            except InferenceError as error:
+                log.error("model_not_warmed", model=model_name, code=error.code, error=error.message)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, on_model: ModelListener | None = None
+) -> AsyncIterator[Runtime]:
+    """Build the parts and yield them; on the way out running batches finish and models are unloaded.
+
+    Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
+    before the first request. `on_model` hears of models loaded and evicted, in the thread that did it.
+    """
+    for plugin in settings.worker.plugins:
+        importlib.import_module(plugin)
+    async with AsyncExitStack() as stack:
+        manager = InferenceManager.from_settings(settings, on_model=on_model)
+        stack.callback(manager.close)
+        fetcher = MediaFetcher(settings.media, settings.s3)
+        stack.callback(fetcher.close)
+        pools = Pools(
+            registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
+            decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
+        )
+        engine_threads = stack.enter_context(ThreadPoolExecutor(settings.cache.max_models + 2, "engine"))
+        batcher: Batcher[Prepared] = Batcher(
+            manager.execute,
+            executor=engine_threads,
+            max_items=settings.worker.batch_max_items,
+            max_wait_s=settings.worker.batch_wait_ms / 1000,
+        )
+        stack.push_async_callback(batcher.close)
+        pipeline = Pipeline(
+            manager=manager,
+            fetcher=fetcher,
+            dispatcher=Dispatcher(manager, batcher, engine_threads),
+            pools=pools,
+            memory=ByteBudget(settings.worker.max_in_flight_bytes),
+            worker=settings.worker.name,
+        )
+        yield Runtime(pipeline, manager, batcher)

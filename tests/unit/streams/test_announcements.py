@@ -1,0 +1,64 @@
+"""Metrics events that belong to no request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from aiokafka.errors import KafkaConnectionError
+
+from engines.resolved_model import ResolvedModel
+from streams.announcements import Announcements
+from streams.messages import MetricsEvent
+from streams.publishing import Publisher
+
+MODEL = ResolvedModel("whisper", "3", "s3://bucket/whisper")
+DETAILS = {"engine": "transformers", "task": "asr", "seconds": 1.5, "bytes": 10}
+
+
+class Events(Publisher):
+    """Keeps the events; refuses the first where told to."""
+
+    def __init__(self, *, refuse_first: bool = False) -> None:
+        self.events: list[MetricsEvent] = []
+        self._refuse = refuse_first
+
+    async def event(self, event: MetricsEvent) -> None:
+        if self._refuse:
+            self._refuse = False
+            raise KafkaConnectionError("the broker is away")
+        self.events.append(event)
+
+
+async def test_models_loaded_in_other_threads_are_told_of_once_there_is_a_publisher() -> None:
+    announcements, events = Announcements("worker-1"), Events()
+    thread = threading.Thread(target=announcements.model, args=("model_loaded", MODEL, DETAILS))
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    announcements.worker("worker_started", {"tasks": ["asr"]})
+    announcements.publish_to(events)
+    await announcements.flush()
+    loaded, started = events.events
+    assert (loaded.kind, loaded.worker) == ("model_loaded", "worker-1")
+    assert (loaded.task, loaded.engine) == ("asr", "transformers")
+    assert (loaded.model_name, loaded.model_version) == ("whisper", "3")
+    assert loaded.details == {"seconds": 1.5, "bytes": 10}
+    assert (started.kind, started.details) == ("worker_started", {"tasks": ["asr"]})
+    await announcements.close()
+
+
+async def test_an_event_that_the_broker_refuses_does_not_stop_the_next() -> None:
+    announcements, events = Announcements("worker-1"), Events(refuse_first=True)
+    announcements.publish_to(events)
+    announcements.worker("worker_started", {})
+    announcements.worker("worker_stopped", {})
+    await announcements.flush()
+    assert [event.kind for event in events.events] == ["worker_stopped"]
+    await announcements.close()
+
+
+async def test_nothing_waits_for_events_where_nothing_publishes() -> None:
+    announcements = Announcements("worker-1")
+    announcements.worker("worker_stopped", {})
+    await announcements.flush()
+    await announcements.close()

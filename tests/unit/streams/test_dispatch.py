@@ -1,0 +1,125 @@
+"""Which way a request takes to its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from engines.base import Emit
+from engines.inference import InferenceManager
+from engines.prepared import Outcome, Prepared
+from streams.batching import Batcher
+from streams.dispatch import Dispatcher
+
+
+@dataclass
+class Item:
+    """The part of a prepared request that is looked at on the way."""
+
+    value: int
+    is_continuous: bool
+    lane_key: str = "model"
+    batch_key: str = "same"
+
+    def waited(self, seconds: float) -> None:
+        pass
+
+
+class Manager:
+    """Starts requests; holds each start back until released where `gated`."""
+
+    def __init__(self) -> None:
+        self.started: dict[int, Future[Outcome]] = {}
+        self.starting = 0
+        self.most_starting = 0
+        self.gate: threading.Event | None = None
+
+    def start(self, prepared: Item, emit: Emit | None) -> Future[Outcome]:
+        self.starting += 1
+        self.most_starting = max(self.most_starting, self.starting)
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        self.starting -= 1
+        self.started[prepared.value] = Future()
+        return self.started[prepared.value]
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+@pytest.fixture
+def manager() -> Manager:
+    return Manager()
+
+
+@pytest.fixture
+def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
+    def execute(batch: Any) -> list[dict[str, Any]]:
+        return [{"batch": len(batch), "value": item.value} for item in batch]
+
+    batcher: Batcher[Any] = Batcher(execute, executor=threads, max_items=2, max_wait_s=5.0)
+    return Dispatcher(cast(InferenceManager, manager), batcher, threads)
+
+
+def prepared(value: int, *, continuous: bool) -> Prepared:
+    return cast(Prepared, Item(value, continuous))
+
+
+async def until_started(manager: Manager, count: int) -> None:
+    while len(manager.started) < count:
+        await asyncio.sleep(0)
+
+
+async def test_requests_of_other_tasks_share_a_batch(dispatcher: Dispatcher) -> None:
+    both = await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (1, 2)))
+    assert both == [{"batch": 2, "value": 1}, {"batch": 2, "value": 2}]
+
+
+async def test_requests_of_continuous_tasks_run_beside_each_other_and_end_in_any_order(
+    dispatcher: Dispatcher, manager: Manager
+) -> None:
+    first = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    second = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    await until_started(manager, 2)
+    manager.started[2].set_result({"value": 2})
+    assert await second == {"value": 2}
+    assert not first.done()
+    manager.started[1].set_result({"value": 1})
+    assert await first == {"value": 1}
+
+
+async def test_a_caller_that_goes_away_cancels_its_own_request_alone(
+    dispatcher: Dispatcher, manager: Manager
+) -> None:
+    first = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    second = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    await until_started(manager, 2)
+    first.cancel()
+    await asyncio.wait([first])
+    assert manager.started[1].cancelled()
+    manager.started[2].set_result({"value": 2})
+    assert await second == {"value": 2}
+
+
+async def test_those_who_wait_for_one_model_hold_one_thread_only(
+    dispatcher: Dispatcher, manager: Manager
+) -> None:
+    manager.gate = threading.Event()
+    waiting = [asyncio.create_task(dispatcher.run(prepared(n, continuous=True))) for n in range(6)]
+    batch = await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (7, 8)))
+    assert len(batch) == 2
+    manager.gate.set()
+    await until_started(manager, 6)
+    for started in manager.started.values():
+        started.set_result({})
+    await asyncio.gather(*waiting)
+    assert manager.most_starting == 1
