@@ -13,6 +13,9 @@ from engines.settings import EngineSettings
 from handlers.settings import Section, UserPath
 
 
+DEFAULT_HTTP_PORT = 8080
+
+
 class KafkaSettings(Section):
     """The broker, the consumer group and the topics."""
 
@@ -270,21 +273,39 @@ class WorkerSettings(Section):
 
 
 class HttpSettings(Section):
-    """The HTTP side of a worker."""
+    """The HTTP gateway: of `inferstream serve`, and of a worker where it is on."""
 
-    enabled: bool = Field(default=True, description="Whether the worker answers HTTP at all.")
+    enabled: bool | None = Field(
+        default=None, description="Whether a worker answers HTTP; unset: where http.port is set."
+    )
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
         description="Address to listen on; 0.0.0.0 opens it to the network, with no login.",
     )
-    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description=f"Port to listen on; 0 takes a free one. Unset: {DEFAULT_HTTP_PORT}.",
+    )
     max_body_bytes: int = Field(
         default=96 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
     )
-    max_waiting: int = Field(
-        default=256, gt=0, le=100_000, description="Most HTTP requests in work; beyond it 429."
+    body_timeout_s: float = Field(
+        default=60.0, gt=0, le=3600, description="Time in which a whole body must arrive; beyond it 408."
     )
+    max_pending: int = Field(
+        default=256, gt=0, le=100_000, description="Most inference requests in work; beyond it 429."
+    )
+    request_timeout_s: float = Field(
+        default=300.0, gt=0, le=86_400, description="Longest work on one request; beyond it 504."
+    )
+
+    @property
+    def listens(self) -> bool:
+        """Whether a worker with these settings answers HTTP."""
+        return self.port is not None if self.enabled is None else self.enabled
 
 
 class LoggingSettings(Section):
