@@ -1,0 +1,46 @@
+"""Flat packages: their names lead to ours, and the client stays light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "faust", "mlflow", "boto3", "numpy", "PIL", "av")
+
+
+def in_clean_interpreter(script: str) -> object:
+    """Run `script`, which prints JSON, outside this folder, so that only what is installed can be found."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=elsewhere, capture_output=True, text=True, check=True
+        )
+    return json.loads(done.stdout)
+
+
+def test_every_package_resolves_to_ours() -> None:
+    names = ["deploy", "engines", "handlers", "streams"]
+    origins = in_clean_interpreter(
+        "import json; from importlib.util import find_spec;"
+        f"print(json.dumps({{name: find_spec(name).origin for name in {names}}}))"
+    )
+    assert origins == {name: str(ROOT / name / "__init__.py") for name in names}
+
+
+def test_messages_and_client_bring_in_nothing_heavy() -> None:
+    for module in ("streams.messages", "streams.client", "streams.topics", "streams.cloudevents"):
+        loaded = in_clean_interpreter(
+            f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+        )
+        assert loaded == [], module
+
+
+def test_the_managers_can_be_named_without_anything_heavy() -> None:
+    loaded = in_clean_interpreter(
+        "import json, sys, engines, handlers;"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    assert loaded == []
