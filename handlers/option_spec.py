@@ -13,7 +13,7 @@ from handlers.errors import InvalidOption
 Kind = Literal["integer", "number", "boolean", "string", "strings", "choice", "duration", "format"]
 
 # Source: https://pkg.go.dev/time#ParseDuration
-_GO_DURATION = re.compile(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
+_GO_DURATION = r"-?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ class OptionSpec:
                 return '"json" or a JSON Schema object'
 
     def check(self, value: Any, *, written: str) -> Any:
-        """Return `value` as it is passed on: integers as float for kind "number", one string as a list.
+        """Return `value` as it is passed on: a float for kind "number", an int for "integer", a list of strings.
+
+        As in JSON, 2 and 2.0 are one number.
 
         Raises:
             InvalidOption: permanent; names the option as `written`, the value and what is allowed.
@@ -70,6 +72,10 @@ class OptionSpec:
             raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
         if self.kind == "number":
             return float(value)
+        if self.kind == "integer":
+            return int(value)
+        if self.kind == "choice":
+            return next(choice for choice in self.choices if _is_same(value, choice))
         if self.kind == "strings":
             return [value] if isinstance(value, str) else list(value)
         return value
@@ -77,7 +83,7 @@ class OptionSpec:
     def _takes(self, value: Any) -> bool:
         match self.kind:
             case "integer":
-                return type(value) is int and self._within(value)
+                return _is_whole_number(value) and self._within(value)
             case "number":
                 return _is_finite_number(value) and self._within(value)
             case "boolean":
@@ -90,16 +96,35 @@ class OptionSpec:
                     return False
                 return all(isinstance(one, str) and one for one in strings)
             case "choice":
-                # True == 1 in Python, yet true is no version of mirostat and 1 no degree of thinking.
-                return any(type(value) is type(choice) and value == choice for choice in self.choices)
+                return any(_is_same(value, choice) for choice in self.choices)
             case "duration":
-                return (
-                    _GO_DURATION.fullmatch(value) is not None
-                    if isinstance(value, str)
-                    else _is_finite_number(value)
-                )
+                if isinstance(value, str):
+                    return re.fullmatch(_GO_DURATION, value) is not None
+                return _is_finite_number(value)
             case "format":
                 return value == "json" or (isinstance(value, Mapping) and bool(value))
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the values that `check` accepts."""
+        limits = {"minimum": self.minimum, "maximum": self.maximum}
+        bounds = {name: limit for name, limit in limits.items() if limit is not None}
+        match self.kind:
+            case "integer" | "number":
+                return {"type": self.kind, **bounds}
+            case "boolean":
+                return {"type": "boolean"}
+            case "string":
+                return {"type": "string", "pattern": r"\S"}
+            case "strings":
+                one = {"type": "string", "minLength": 1}
+                counts = {name.replace("imum", "Items"): limit for name, limit in bounds.items()}
+                return {"anyOf": [one, {"type": "array", "items": one, **counts}]}
+            case "choice":
+                return {"enum": list(self.choices)}
+            case "duration":
+                return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^(?:{_GO_DURATION})$"}]}
+            case "format":
+                return {"anyOf": [{"const": "json"}, {"type": "object", "minProperties": 1}]}
 
     def _within(self, number: float) -> bool:
         low = self.minimum is None or number >= self.minimum
@@ -128,3 +153,12 @@ def shown(value: Any) -> str:
 def _is_finite_number(value: Any) -> bool:
     # An integer of any size is finite; math.isfinite would overflow on a huge one.
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_whole_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
+
+
+def _is_same(value: Any, choice: Any) -> bool:
+    # True == 1 in Python, yet true is no version of mirostat and 1 no degree of thinking.
+    return isinstance(value, bool) == isinstance(choice, bool) and bool(value == choice)

@@ -1,4 +1,4 @@
-"""The one table of options: validation, translation, the README's table and the JSON Schema come from it."""
+"""The one table of options: validation, translation, docs/options.md and the JSON Schema come from it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from handlers.option_spec import shown
 BUILT_IN_ENGINES = frozenset({"transformers", "ollama"})
 """Engines whose options are known here; another engine may be given every known one and judges for itself."""
 
-GENERATIVE_TASKS = ("text-generation", "vlm", "asr", "ocr", "video-analysis", "document-analysis")
-PROMPTED_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
-TOP_K_TASKS = (*GENERATIVE_TASKS, "audio-classification")
+ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
+"""Tasks whose models write an answer, in words of their own."""
+
+READING_TASKS = ("asr", "ocr")
+"""Tasks whose models write down what is there: how many tokens at most, and how to search for the best."""
+
+OLLAMA_TASKS = ("text-generation", "vlm")
+"""Tasks that engine ollama runs."""
+
+WRITING_TASKS = (*ANSWERING_TASKS, *READING_TASKS)
 
 
 def _for(
@@ -26,22 +33,15 @@ def _for(
     return (replace(spec, tasks=tasks, engines=engines) for spec in specs)
 
 
-_SAMPLING = (
+_LENGTH = (
     OptionSpec(
         "max_new_tokens",
         "integer",
-        "Most tokens to generate.",
+        "Most tokens to generate; in asr, for each window of the recording.",
         1,
         1_000_000,
         engine_names={"ollama": "num_predict"},
     ),
-    OptionSpec("max_length", "integer", "Most tokens of prompt and answer together.", 1, 1_000_000),
-    OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
-    OptionSpec("temperature", "number", "Randomness of sampling; 0 takes the likeliest token.", 0, 2),
-    OptionSpec(
-        "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
-    ),
-    OptionSpec("seed", "integer", "Seed of sampling: the same seed gives the same answer.", 0, 2**63 - 1),
     OptionSpec(
         "repetition_penalty",
         "number",
@@ -50,6 +50,18 @@ _SAMPLING = (
         10,
         engine_names={"ollama": "repeat_penalty"},
     ),
+)
+_RANDOMNESS = (
+    OptionSpec("temperature", "number", "Randomness of sampling; 0 takes the likeliest token.", 0, 2),
+    OptionSpec("seed", "integer", "Seed of sampling: the same seed gives the same answer.", 0, 2**63 - 1),
+)
+_SAMPLING = (
+    OptionSpec("max_length", "integer", "Most tokens of prompt and answer together.", 1, 1_000_000),
+    OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
+    OptionSpec(
+        "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
+    ),
+    OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16),
 )
 _TOP_K = (
     OptionSpec(
@@ -60,7 +72,6 @@ _TOP_K = (
         10**6,
     ),
 )
-_STOP = (OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16),)
 _BEAMS = (
     OptionSpec("num_beams", "integer", "Beams of beam search; 1 searches none.", 1, 16),
     OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never")),
@@ -95,11 +106,12 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
-            *_for(_SAMPLING, tasks=GENERATIVE_TASKS),
-            *_for(_TOP_K, tasks=TOP_K_TASKS),
-            *_for(_STOP, tasks=PROMPTED_TASKS),
-            *_for(_BEAMS, tasks=GENERATIVE_TASKS, engines=("transformers",)),
-            *_for(_OLLAMA, tasks=PROMPTED_TASKS, engines=("ollama",)),
+            *_for(_LENGTH, tasks=WRITING_TASKS),
+            *_for(_RANDOMNESS, tasks=(*ANSWERING_TASKS, "asr")),
+            *_for(_SAMPLING, tasks=ANSWERING_TASKS),
+            *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
+            *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
+            *_for(_OLLAMA, tasks=OLLAMA_TASKS, engines=("ollama",)),
             *_for(_SPEECH, tasks=("asr",)),
         )
     }

@@ -19,6 +19,7 @@ COMMANDS = {
     "send": "Send one request and print its result.",
     "topics": "Create the topics, or check them.",
     "models": "List the registered models, or register one.",
+    "options": "Show what a request may carry in options, by task and engine.",
     "config": "Show the settings in force, and where each comes from.",
     "doctor": "Check everything a worker needs, and say what to do.",
 }

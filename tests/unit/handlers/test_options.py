@@ -43,6 +43,12 @@ def test_an_integer_given_for_a_number_arrives_as_a_float() -> None:
     assert type(accepted({"temperature": 1})["temperature"]) is float
 
 
+def test_two_and_two_point_nought_are_one_number_as_in_json() -> None:
+    assert type(accepted({"top_k": 2.0})["top_k"]) is int
+    assert type(accepted({"mirostat": 2.0}, engine="ollama")["mirostat"]) is int
+    assert accepted({"think": True}, engine="ollama") == {"think": True}
+
+
 def test_an_unknown_option_is_named_with_the_nearest_known_one() -> None:
     assert refusal({"max_new_token": 3}) == (
         "options.max_new_token is unknown; the nearest known option is max_new_tokens"
@@ -64,6 +70,19 @@ def test_an_unknown_option_far_from_all_lists_the_known_ones() -> None:
 def test_an_option_of_another_task_says_whose_it_is() -> None:
     assert refusal({"language": "en"}) == "options.language is an option of asr only; leave it out"
     assert "options.stop is an option of text-generation" in refusal({"stop": "x"}, task_options=ASR)
+
+
+@pytest.mark.parametrize(
+    ("task", "useless"),
+    [
+        ("asr", ["max_length", "do_sample", "top_p", "top_k", "stop"]),
+        ("ocr", ["temperature", "seed", "do_sample", "top_p", "top_k", "stop", "max_length"]),
+        ("audio-classification", ["max_new_tokens", "temperature", "num_beams", "stop", "seed"]),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused(task: str, useless: list[str]) -> None:
+    for name in useless:
+        assert f"options.{name} is an option of" in refusal({name: 1}, task_options=options_of(task))
 
 
 @pytest.mark.parametrize("name", ["mirostat", "mirostat_tau", "num_ctx", "keep_alive", "format", "think"])
@@ -92,7 +111,7 @@ def test_a_custom_engine_takes_the_options_of_every_engine() -> None:
         ("temperature", True, "a number from 0 to 2"),
         ("top_p", 1.5, "a number from 0 to 1"),
         ("top_k", -1, "an integer from 0 to 1000000"),
-        ("top_k", 2.0, "an integer from 0 to 1000000"),
+        ("top_k", 2.5, "an integer from 0 to 1000000"),
         ("top_k", True, "an integer from 0 to 1000000"),
         ("max_new_tokens", 0, "an integer from 1 to 1000000"),
         ("do_sample", 1, "true or false"),

@@ -1,0 +1,71 @@
+"""`inferstream options`: what a request may carry in `options`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from handlers.option_schema import options_schema
+from handlers.option_table import COLUMNS, cells, options_page
+from handlers.options import OPTIONS, options_of
+from streams.cli import examples
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command(
+    epilog=examples(
+        "inferstream options",
+        "inferstream options asr",
+        "inferstream options text-generation --engine ollama --json",
+        "inferstream options --markdown > docs/options.md",
+    )
+)
+def options(
+    task: Annotated[
+        str | None, typer.Argument(help="Only the options of this task.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Only the options of this engine.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON Schema of TASK's options.")] = False,
+    markdown: Annotated[bool, typer.Option(help="Print the page of all options in Markdown.")] = False,
+) -> None:
+    """Show the options of a request: their values, the tasks and engines that take them."""
+    if markdown:
+        typer.echo(options_page(), nl=False)
+        return
+    if task is not None and not options_of(task):
+        tasks = sorted({name for spec in OPTIONS.values() for name in spec.tasks})
+        raise typer.BadParameter(f"{task!r} is none of {', '.join(tasks)}", param_hint="TASK")
+    if as_json:
+        if task is None:
+            raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")
+        typer.echo(json.dumps(options_schema(task, engine), indent=2, ensure_ascii=False))
+        return
+    _print_table(task, engine)
+
+
+def _print_table(task: str | None, engine: str | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [
+        spec
+        for spec in (OPTIONS if task is None else options_of(task)).values()
+        if engine is None or not spec.engines or engine in spec.engines
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    hidden = set() if task is None else {"tasks"}
+    for heading in COLUMNS:
+        if heading not in hidden:
+            table.add_column(heading, overflow="fold", no_wrap=heading == "option")
+    for spec in shown:
+        names = [spec.name, *(f"({engine}: {name})" for engine, name in spec.engine_names.items())]
+        row = zip(COLUMNS, ("\n".join(names), *cells(spec)), strict=True)
+        table.add_row(*(Text(cell) for heading, cell in row if heading not in hidden))
+    Console().print(table)
