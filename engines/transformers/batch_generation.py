@@ -15,13 +15,20 @@ from transformers import (
 )
 
 from engines.transformers.row import Row
+from engines.transformers.stacking import stackable, stacked
 
 
 def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
     """Run every row to its end; greedy rows get the tokens that `generate` gives each of them alone.
 
-    The answers are in the rows afterwards. Shorter prompts are padded on the left, where the mask hides it.
+    The answers are in the rows afterwards. Rows whose extras do not stack run in batches of their own.
     """
+    for batch in stackable(rows):
+        _generate_batch(model, batch)
+
+
+def _generate_batch(model: PreTrainedModel, rows: Sequence[Row]) -> None:
+    """Run rows in one batch; shorter prompts are padded on the left, where the mask hides it."""
     pad = model.generation_config.pad_token_id
     width = max(len(row.prompt) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows], device=model.device)
@@ -36,6 +43,7 @@ def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
         max_new_tokens=max(row.budget for row in rows),
         stopping_criteria=StoppingCriteriaList([_RowsDone(rows)]),
         logits_processor=LogitsProcessorList([_RowsPick(rows, width)] if own_way else []),
+        **stacked(rows, width),
     )
 
 
@@ -49,6 +57,7 @@ def search_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any]) -> Non
         attention_mask=torch.ones_like(ids),
         max_new_tokens=row.budget,
         repetition_penalty=penalty,
+        **stacked([row], len(row.prompt)),
         **beams,
     )
     for token in found[0, ids.shape[1] :].tolist():

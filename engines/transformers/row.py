@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from engines.transformers.sampling import TokenPicker
@@ -15,6 +16,7 @@ class Row:
     """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
 
     `budget` is the most tokens it may grow, at least 1. The token that ends it is no part of the answer.
+    `extras` are what the model is given along with the prompt, such as pixel_values; see stacking.py.
     """
 
     def __init__(
@@ -26,8 +28,10 @@ class Row:
         budget: int,
         stop: Sequence[str],
         picker: TokenPicker,
+        extras: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.prompt = list(prompt)
+        self.extras = dict(extras or {})
         self.tokens: list[int] = []
         self.budget = budget
         self.picker = picker

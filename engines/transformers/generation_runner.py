@@ -1,0 +1,155 @@
+"""What every task that writes text has in common: rows with budgets, sampling and stops of their own."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from engines.transformers.batch_generation import generate_rows, search_beams
+from engines.transformers.row import Row
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.sampling import Sampling, TokenPicker
+from handlers.errors import InferenceError, InvalidInput, InvalidOption
+
+DEFAULT_NEW_TOKENS = 256
+BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The tokens an answer begins after, and what else the model is given with them, such as pixel_values."""
+
+    tokens: list[int]
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class GenerationRunner(TaskRunner):
+    """Generates text; each row of a batch keeps its own budget, sampling and stops.
+
+    A subclass says what the prompt is. `placeholders` are tokens that stand for something else than text.
+    """
+
+    placeholders: frozenset[int] = frozenset()
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name, model)
+        self.tokenizer = tokenizer
+        own = model.generation_config
+        self.sampling_defaults = Sampling.of_model(own)
+        self.default_new_tokens: int = own.max_new_tokens or DEFAULT_NEW_TOKENS
+        self.ends = _end_tokens(own, tokenizer)
+        model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+    @abstractmethod
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the prompt of one input.
+
+        Raises:
+            InvalidInput: permanent; the model cannot be asked this.
+        """
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return generated_text, prompt_tokens, completion_tokens and finish_reason for each input."""
+        rows = [self._row(one, its) for one, its in zip(inputs, options, strict=True)]
+        together = []
+        with torch.inference_mode():
+            for row, its in zip(rows, options, strict=True):
+                if isinstance(row, InferenceError):
+                    continue
+                if its.get("num_beams", 1) > 1:
+                    search_beams(self.model, row, {name: its[name] for name in BEAM_OPTIONS if name in its})
+                else:
+                    together.append(row)
+            if together:
+                generate_rows(self.model, together)
+        return [row if isinstance(row, InferenceError) else _result(row) for row in rows]
+
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row | InferenceError:
+        try:
+            if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
+                raise InvalidOption(
+                    "options.num_beams above 1 never samples; leave out do_sample and temperature"
+                )
+            prompt = self.prompt(inputs)
+            self._check_tokens(prompt.tokens)
+            return Row(
+                prompt.tokens,
+                extras=prompt.extras,
+                tokenizer=self.tokenizer,
+                ends=self.ends,
+                budget=self._budget(len(prompt.tokens), options),
+                stop=options.get("stop", ()),
+                picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
+            )
+        except InferenceError as error:
+            return error
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        """Refuse tokens without an embedding: on CUDA one of them would break the whole process."""
+        embeddings: Any = self.model.get_input_embeddings()
+        highest = max((token for token in tokens if token not in self.placeholders), default=-1)
+        if highest >= embeddings.num_embeddings:
+            raise InvalidInput(f"the tokenizer of model {self.name} makes tokens that its weights lack")
+
+    def _budget(self, prompt_tokens: int, options: dict[str, Any]) -> int:
+        """Return how many tokens the answer may have, at least 1."""
+        budget: int = options.get("max_new_tokens", 0)
+        if not budget and "max_length" in options:
+            budget = options["max_length"] - prompt_tokens
+            if budget < 1:
+                raise InvalidOption(
+                    f"options.max_length is {options['max_length']}, but the prompt alone has "
+                    f"{prompt_tokens} tokens; raise it, or give max_new_tokens"
+                )
+        budget = budget or self.default_new_tokens
+        if self.context is None:
+            return budget
+        if prompt_tokens >= self.context:
+            raise InvalidInput(
+                f"the prompt has {prompt_tokens} tokens; model {self.name} takes {self.context} of prompt "
+                "and answer together: shorten it"
+            )
+        return min(budget, self.context - prompt_tokens)
+
+
+def _result(row: Row) -> dict[str, Any]:
+    return {
+        "generated_text": row.text(),
+        "prompt_tokens": len(row.prompt),
+        "completion_tokens": len(row.tokens),
+        "finish_reason": row.finish_reason or "length",
+    }
+
+
+def _end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset(ends if isinstance(ends, list) else [ends])
+
+
+def _pad_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> int:
+    for pad in (config.pad_token_id, tokenizer.pad_token_id, *sorted(ends)):
+        if isinstance(pad, int) and pad >= 0:
+            return pad
+    return 0
+
+
+def _plain(own: GenerationConfig, *, pad: int) -> GenerationConfig:
+    """Return the model's generation config without what each row decides for itself.
+
+    `generate` fills what a call leaves open from the model's config: defaults there would leak into rows.
+    """
+    plain = copy.deepcopy(own)
+    plain.do_sample, plain.pad_token_id = False, pad
+    for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams"):
+        setattr(plain, name, None)
+    plain.max_length = plain.max_new_tokens = None
+    return plain
