@@ -23,6 +23,7 @@ ENTRY_POINT_GROUP = "inferstream.handlers"
 BUILT_IN_HANDLERS = {
     "text-generation": "handlers.text_generation:TextGenerationHandler",
     "asr": "handlers.asr:AsrHandler",
+    "vlm": "handlers.vlm:VlmHandler",
 }
 
 # A task's name becomes part of its topics' names, where Kafka allows these characters only.

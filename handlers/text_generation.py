@@ -34,13 +34,16 @@ class TextGenerationHandler(BaseModelHandler):
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return generated_text and metadata: prompt_tokens, completion_tokens, finish_reason."""
-        metadata = {
-            name: value for name, value in result.items() if name not in ("generated_text", "metadata")
-        }
-        return {
-            "generated_text": result["generated_text"],
-            "metadata": {**metadata, **result.get("metadata", {})},
-        }
+        return generated_text(result)
+
+
+def generated_text(result: dict[str, Any]) -> dict[str, Any]:
+    """Return generated_text, and everything else an engine's raw `result` holds as metadata."""
+    metadata = {name: value for name, value in result.items() if name not in ("generated_text", "metadata")}
+    return {
+        "generated_text": result["generated_text"],
+        "metadata": {**metadata, **result.get("metadata", {})},
+    }
 
 
 def checked_messages(messages: Any) -> list[dict[str, str]]:

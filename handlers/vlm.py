@@ -1,0 +1,109 @@
+"""vlm: images and a question about them in, the model's answer out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handlers.base import BaseModelHandler
+from handlers.errors import InvalidInput
+from handlers.images import read_images
+from handlers.option_spec import shown
+from handlers.options import options_of
+from handlers.settings import MediaSettings
+from handlers.text_generation import ROLES, generated_text
+
+_ADDRESSES = ("image", "image_url", "url", "path", "base64", "data", "source")
+"""Keys under which other programs' messages carry the image itself."""
+
+
+class VlmHandler(BaseModelHandler):
+    """Takes `image` or `images`, and a `prompt` or `messages` ([{role, content}]), one of each pair.
+
+    In messages, `content` is a string or a list of {"type": "text", "text"} and {"type": "image"}: the parts
+    of type image stand for the images in their order. Where none does, the images go before the first text
+    of the user.
+    """
+
+    task = "vlm"
+    media_fields = ("image", "images")
+    options = options_of("vlm")
+
+    def __init__(self, limits: MediaSettings | None = None) -> None:
+        self.limits = limits or MediaSettings()
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return `images` (PIL images of mode RGB) and `messages` whose contents are lists of parts.
+
+        There are as many parts of type image as there are images.
+        """
+        messages = _messages(data)
+        images = read_images(data, self.limits)
+        named = sum(part["type"] == "image" for message in messages for part in message["content"])
+        if not named:
+            _place_images(messages, len(images))
+        elif named != len(images):
+            raise InvalidInput(
+                f"data.messages has {named} parts of type image, but {len(images)} came in data.image or "
+                "data.images; name each once, or none at all"
+            )
+        return {"images": images, "messages": messages}
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return generated_text and metadata: prompt_tokens, completion_tokens, finish_reason."""
+        return generated_text(result)
+
+
+def _messages(data: dict[str, Any]) -> list[dict[str, Any]]:
+    prompt, messages = data.get("prompt"), data.get("messages")
+    if prompt is not None and messages is not None:
+        raise InvalidInput("data.prompt and data.messages are both given; send one of them")
+    if messages is not None:
+        if not isinstance(messages, list | tuple) or not messages:
+            raise InvalidInput(f"data.messages is {shown(messages)}; it must be a list of {{role, content}}")
+        return [_message(f"data.messages[{index}]", message) for index, message in enumerate(messages)]
+    if prompt is None:
+        came = ", ".join(sorted(map(str, data))) or "nothing"
+        raise InvalidInput(f"data.prompt (a string) or data.messages (a list) is required; got {came}")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InvalidInput(f"data.prompt is {shown(prompt)}; it must be a string with some text in it")
+    return [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+
+
+def _message(where: str, message: Any) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise InvalidInput(f"{where} is {shown(message)}; it must be an object with role and content")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise InvalidInput(f"{where}.role is {shown(role)}; it must be one of {', '.join(ROLES)}")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list | tuple) or not parts:
+        raise InvalidInput(f"{where}.content is {shown(content)}; it must be a string or a list of parts")
+    checked = [_part(f"{where}.content[{index}]", part) for index, part in enumerate(parts)]
+    if role == "user" and not any(part["type"] == "image" or part["text"].strip() for part in checked):
+        raise InvalidInput(f"{where}.content is {shown(content)}; it must have some text or an image in it")
+    return {"role": role, "content": checked}
+
+
+def _part(where: str, part: Any) -> dict[str, str]:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "image" | "image_url"} if carried := [key for key in _ADDRESSES if key in part]:
+            raise InvalidInput(
+                f'{where} carries an image under "{carried[0]}"; put it into data.images and leave '
+                '{"type": "image"} here'
+            )
+        case {"type": "image"}:
+            return {"type": "image"}
+    raise InvalidInput(
+        f'{where} is {shown(part)}; it must be {{"type": "text", "text": ...}} or {{"type": "image"}}'
+    )
+
+
+def _place_images(messages: list[dict[str, Any]], count: int) -> None:
+    """Put `count` image parts before the first text of the user."""
+    for message in messages:
+        if message["role"] == "user":
+            message["content"] = [{"type": "image"}] * count + message["content"]
+            return
+    raise InvalidInput("data.messages has no message of role user, to which the images could belong; add one")
