@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _MODELS_OF_AUTO_CLASS = {
+    "AutoModelForCTC": "MODEL_FOR_CTC_MAPPING_NAMES",
     "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
     "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
 }
 """Auto class -> transformers' own table of model type to model class."""
@@ -30,6 +35,22 @@ class ModelFolder:
     trust_remote_code: bool = False
     allow_pickle: bool = False
 
+    def auto_class(self, *candidates: str, purpose: str) -> str:
+        """Return the first of the Auto classes `candidates` that loads this model.
+
+        Raises:
+            ModelLoadFailed: permanent; it is none of them (the message calls them `purpose`), or has code of
+                its own.
+        """
+        config = self._config()
+        for candidate in candidates:
+            if self._fits(config, candidate):
+                return candidate
+        kind = " or ".join(config.architectures or ()) or f"model of type {config.model_type}"
+        raise ModelLoadFailed(
+            f"model {self.name} is a {kind}; this task needs {purpose} ({' or '.join(candidates)})"
+        )
+
     def model(self, auto_class: str, *, purpose: str) -> PreTrainedModel:
         """Return the model on its device, in evaluation mode.
 
@@ -39,15 +60,16 @@ class ModelFolder:
         """
         import transformers
 
-        self._check_kind(self._config(), auto_class, purpose)
+        self.auto_class(auto_class, purpose=purpose)
         self._check_weights()
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            self.path,
-            dtype=self.dtype,
-            use_safetensors=None if self.allow_pickle else True,
-            output_loading_info=True,
-            **self._local,
-        )
+        with self._own_code_refused():
+            model, report = getattr(transformers, auto_class).from_pretrained(
+                self.path,
+                dtype=self.dtype,
+                use_safetensors=None if self.allow_pickle else True,
+                output_loading_info=True,
+                **self._local,
+            )
         if missing := sorted(report["missing_keys"]):
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelLoadFailed(f"model {self.name} lacks weights: {shown}; register a complete model")
@@ -58,14 +80,37 @@ class ModelFolder:
         """Return the tokenizer that lies beside the model."""
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, **self._local)
+        with self._own_code_refused():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, **self._local)
         return tokenizer
 
     def feature_extractor(self) -> Any:
         """Return the feature extractor that lies beside the model."""
         from transformers import AutoFeatureExtractor
 
-        return AutoFeatureExtractor.from_pretrained(self.path, **self._local)  # type: ignore[no-untyped-call]
+        with self._own_code_refused():
+            return AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
+                self.path, **self._local
+            )
+
+    def processor(self) -> Any:
+        """Return the processor that lies beside the model: a tokenizer and an image processor in one.
+
+        Raises:
+            ModelLoadFailed: permanent; the folder holds only one of the two.
+        """
+        from transformers import AutoProcessor
+
+        with self._own_code_refused():
+            processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                self.path, **self._local
+            )
+        for part in ("tokenizer", "image_processor"):
+            if not hasattr(processor, part):
+                raise ModelLoadFailed(
+                    f"model {self.name} has no {part}; register a folder to which its processor was saved"
+                )
+        return processor
 
     @property
     def _local(self) -> dict[str, Any]:
@@ -78,21 +123,33 @@ class ModelFolder:
             raise ModelLoadFailed(
                 f"model {self.name} has no config.json; register a folder saved by save_pretrained"
             )
-        config: PreTrainedConfig = AutoConfig.from_pretrained(self.path, **self._local)
+        with self._own_code_refused():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.path, **self._local)
         return config
 
-    def _check_kind(self, config: PreTrainedConfig, auto_class: str, purpose: str) -> None:
+    def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
         from transformers.models.auto import modeling_auto
 
         fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
         names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
         declared = tuple(config.architectures or ())
         if set(declared) & set(names) if declared else names:
-            return
-        if self.trust_remote_code and auto_class in getattr(config, "auto_map", {}):
-            return
-        kind = " or ".join(declared) or f"model of type {config.model_type}"
-        raise ModelLoadFailed(f"model {self.name} is a {kind}; this task needs {purpose} ({auto_class})")
+            return True
+        return self.trust_remote_code and auto_class in getattr(config, "auto_map", {})
+
+    @contextmanager
+    def _own_code_refused(self) -> Iterator[None]:
+        """Say which setting it takes where transformers will not load a part without the model's own code."""
+        try:
+            yield
+        except ValueError as error:
+            if self.trust_remote_code or "trust_remote_code" not in str(error):
+                raise
+            code = ", ".join(sorted(file.name for file in self.path.glob("*.py"))) or "code of its own"
+            raise ModelLoadFailed(
+                f"model {self.name} ships Python code ({code}), which is not run; use a model of a class that "
+                "transformers has, or set transformers.trust_remote_code if you trust whoever wrote it"
+            ) from error
 
     def _check_weights(self) -> None:
         if self.allow_pickle or any(self.path.glob("*.safetensors")):

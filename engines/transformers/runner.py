@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from handlers.errors import InferenceError
+from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +19,7 @@ Outcome = dict[str, Any] | InferenceError
 RUNNERS = {
     "text-generation": "engines.transformers.text_generation:TextGenerationRunner",
     "asr": "engines.transformers.asr:SpeechRecognitionRunner",
+    "vlm": "engines.transformers.vlm:VisionLanguageRunner",
 }
 """The runner of each task; a new task is one line here and one file."""
 
@@ -48,6 +49,20 @@ class TaskRunner(ABC):
 
         What it raises costs the whole batch; the engine then runs the inputs one by one.
         """
+
+
+def refuse_options(options: Mapping[str, Any], *, takes: Collection[str], because: str) -> None:
+    """Refuse what this kind of model would ignore; an option that is false asks for nothing.
+
+    Raises:
+        InvalidOption: permanent; names the options, says `because` and what the model takes.
+    """
+    useless = [name for name, value in options.items() if name not in takes and value is not False]
+    if useless:
+        named = ", ".join(f"options.{name}" for name in useless)
+        raise InvalidOption(
+            f"{named}: {because}; leave it out (this model takes {', '.join(sorted(takes)) or 'no options'})"
+        )
 
 
 def runner_of(task: str) -> type[TaskRunner]:

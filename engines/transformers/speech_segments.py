@@ -24,6 +24,20 @@ class Segment:
         return {"start": round(self.start, 2), "end": round(self.end, 2), "text": self.text.strip()}
 
 
+def segments_at_pauses(words: Sequence[dict[str, Any]], *, pause_s: float) -> list[Segment]:
+    """Return `words`, [{"word", "start", "end"}] in order, in segments with at least `pause_s` between them."""
+    groups: list[list[dict[str, Any]]] = []
+    for word in words:
+        if groups and word["start"] - groups[-1][-1]["end"] < pause_s:
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    return [
+        Segment(group[0]["start"], group[-1]["end"], " ".join(word["word"] for word in group), tuple(group))
+        for group in groups
+    ]
+
+
 def join_texts(segments: Sequence[Segment], language: str | None) -> str:
     """Return what was said in all `segments`, with a space between them where the language has any."""
     texts = [segment.text.strip() for segment in segments]

@@ -1,6 +1,8 @@
-"""Long recordings cut into windows a model can hear at once, in pauses rather than in words."""
+"""Long recordings cut into windows a model can hear at once: in pauses, or so that they overlap."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,36 @@ _PAUSE_S = 0.3
 
 _SEARCH_S = 8.0
 """How far before the longest possible border a pause is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlappingWindow:
+    """Samples `start` to `end`; of what is heard, the first `left` and the last `right` samples do not count."""
+
+    start: int
+    end: int
+    left: int
+    right: int
+
+    def frames(self, count: int) -> slice:
+        """Return which of the `count` frames heard in the whole window count."""
+        length = self.end - self.start
+        return slice(round(self.left / length * count), count - round(self.right / length * count))
+
+
+def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap.
+
+    Each but the first and the last hears `stride` samples of its neighbours on either side.
+    """
+    windows = []
+    for start in range(0, max(length, 1), window - 2 * stride):
+        end = min(start + window, length)
+        is_last = end == length
+        windows.append(OverlappingWindow(start, end, stride if start else 0, 0 if is_last else stride))
+        if is_last:
+            break
+    return windows
 
 
 def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:

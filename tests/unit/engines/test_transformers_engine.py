@@ -81,7 +81,9 @@ def test_every_task_that_is_supported_has_a_runner(engine: TransformersEngine) -
 
 
 def test_an_unsupported_task_names_the_supported_ones(engine: TransformersEngine, llama: Path) -> None:
-    assert "transformers runs asr, text-generation, not 'poetry'" in refusal(engine, llama, task="poetry")
+    assert f"transformers runs {', '.join(sorted(RUNNERS))}, not 'poetry'" in refusal(
+        engine, llama, task="poetry"
+    )
 
 
 @pytest.mark.parametrize("path", [None, "/nowhere/at/all"])
@@ -102,10 +104,13 @@ def test_a_model_of_another_kind_is_refused_by_its_class(
     engine: TransformersEngine, llama: Path, tmp_path: Path
 ) -> None:
     assert refusal(engine, save_classifier(tmp_path)) == (
-        "model tiny is a BertForSequenceClassification; this task needs a causal language model "
-        "(AutoModelForCausalLM)"
+        "model tiny is a BertForSequenceClassification; this task needs a language model "
+        "(AutoModelForCausalLM or AutoModelForSeq2SeqLM)"
     )
-    assert "this task needs a sequence-to-sequence speech model" in refusal(engine, llama, task="asr")
+    assert refusal(engine, llama, task="asr") == (
+        "model tiny is a LlamaForCausalLM; this task needs a Whisper or CTC speech model "
+        "(AutoModelForSpeechSeq2Seq or AutoModelForCTC)"
+    )
 
 
 def test_a_model_with_missing_weights_is_refused(engine: TransformersEngine, copied: Path) -> None:
@@ -136,18 +141,42 @@ def test_pickled_weights_are_refused_unless_a_setting_allows_them(copied: Path) 
     assert trusting.infer(runner, {"inputs": "a"}, {"max_new_tokens": 1})["prompt_tokens"] > 0
 
 
-def test_code_that_comes_with_a_model_is_not_run(
-    engine: TransformersEngine, copied: Path, tmp_path: Path
-) -> None:
-    witness = tmp_path / "it-ran"
-    (copied / "its_code.py").write_text(
-        f"open({str(witness)!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+def ship_code(folder: Path, part: str, witness: Path) -> None:
+    """Let a part of the model in `folder` ask for Python code that lies beside it and tells when it runs."""
+    (folder / "its_code.py").write_text(
+        f"open({str(witness)!r}, 'w').close()\nfrom transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Config(LlamaConfig):\n    model_type = 'unheard-of'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
     )
-    config = json.loads((copied / "config.json").read_text())
-    config |= {"model_type": "unheard-of", "auto_map": {"AutoConfig": "its_code.Config"}}
-    (copied / "config.json").write_text(json.dumps(config))
-    assert refusal(engine, copied).startswith("model tiny did not load: ")
-    assert not witness.exists()
+    described = folder / part
+    description = json.loads(described.read_text())
+    if part == "config.json":
+        description |= {"model_type": "unheard-of", "architectures": ["Model"]}
+        auto_map = {"AutoConfig": "its_code.Config", "AutoModelForCausalLM": "its_code.Model"}
+    else:
+        description["tokenizer_class"] = "UnheardOf"
+        auto_map = {"AutoTokenizer": ["its_code.Tokenizer", None]}
+    described.write_text(json.dumps({**description, "auto_map": auto_map}))
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_not_run_unless_a_setting_allows_it(
+    engine: TransformersEngine, copied: Path, tmp_path: Path, part: str
+) -> None:
+    ship_code(copied, part, tmp_path / "it-ran")
+    assert refusal(engine, copied) == (
+        "model tiny ships Python code (its_code.py), which is not run; use a model of a class that "
+        "transformers has, or set transformers.trust_remote_code if you trust whoever wrote it"
+    )
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_code_that_comes_with_a_model_is_run_where_a_setting_allows_it(copied: Path, tmp_path: Path) -> None:
+    ship_code(copied, "config.json", tmp_path / "it-ran")
+    settings = TransformersSettings(device="cpu", threads=1, trust_remote_code=True)
+    runner = TransformersEngine(settings).load_model("tiny", task="text-generation", path=copied)
+    assert type(runner.model).__name__ == "Model"
+    assert (tmp_path / "it-ran").exists()
 
 
 def test_a_device_this_machine_lacks_is_refused_with_the_way_out(llama: Path) -> None:

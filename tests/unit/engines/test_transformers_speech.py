@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.transformers.speech_segments import Segment, join_texts, words_of
-from engines.transformers.windows import split_at_pauses
+from engines.transformers.speech_segments import Segment, join_texts, segments_at_pauses, words_of
+from engines.transformers.windows import split_at_pauses, split_with_overlap
 
 RATE = 1000
 
@@ -48,6 +48,43 @@ def test_windows_cover_everything_once_and_none_is_too_long(
     assert windows[-1][1] == length
     assert all(before[1] == after[0] for before, after in pairwise(windows))
     assert all(0 < end - start <= window_s * RATE for start, end in windows if length)
+
+
+@given(st.integers(0, 3000), st.integers(2, 300), st.data())
+def test_overlapping_windows_count_everything_once_and_hear_a_stride_on_either_side(
+    length: int, window: int, data: Any
+) -> None:
+    stride = data.draw(st.integers(0, (window - 1) // 2))
+    windows = split_with_overlap(length, window=window, stride=stride)
+    assert all(one.end - one.start <= window for one in windows)
+    counting = [(one.start + one.left, one.end - one.right) for one in windows]
+    assert counting[0][0] == 0
+    assert counting[-1][1] == length
+    assert all(before[1] == after[0] for before, after in pairwise(counting))
+    assert all(start < end for start, end in counting if length)
+    assert all(one.right == stride for one in windows[:-1])
+    assert all(one.left == stride for one in windows[1:])
+
+
+def test_the_frames_that_count_are_those_of_the_samples_that_count() -> None:
+    first, middle, last = split_with_overlap(2200, window=1000, stride=200)
+    assert (first.frames(50), middle.frames(50), last.frames(50)) == (
+        slice(0, 40),
+        slice(10, 40),
+        slice(10, 50),
+    )
+
+
+def test_words_are_parted_into_segments_where_there_is_a_pause() -> None:
+    spoken = [("one", 0.0, 0.4), ("two", 0.6, 1.0), ("three", 1.5, 2.0)]
+    found = segments_at_pauses(
+        [{"word": word, "start": start, "end": end} for word, start, end in spoken], pause_s=0.5
+    )
+    assert [one.as_dict() for one in found] == [
+        {"start": 0.0, "end": 1.0, "text": "one two"},
+        {"start": 1.5, "end": 2.0, "text": "three"},
+    ]
+    assert segments_at_pauses([], pause_s=0.5) == []
 
 
 def words(pieces: list[tuple[str, float]], *, language: str | None = "en", end: float = 9.0) -> Any:

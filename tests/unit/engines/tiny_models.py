@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,6 +13,12 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
 )
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "USER", "ASSISTANT", *"abcdefghijklmnopqrstuvwxyz"]
@@ -69,6 +76,60 @@ def save_classifier(folder: Path) -> Path:
         intermediate_size=32,
     )
     model = BertForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    tokenizer(chat=False).save_pretrained(folder)
+    return folder
+
+
+def save_wav2vec2(folder: Path, *, norm: str = "layer") -> Path:
+    """Save a CTC speech model of a frame each 20 ms, which spells noise, and return its folder."""
+    torch.manual_seed(0)
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGH"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    config = Wav2Vec2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16,) * 7,
+        feat_extract_norm=norm,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        pad_token_id=0,
+    )
+    model = Wav2Vec2ForCTC(config)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=3.0)
+        model.lm_head.weight[1:4] = 0  # special tokens are never heard
+        model.lm_head.weight[0] *= 1.5  # and between letters, often nothing
+    model.save_pretrained(folder)
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+    masked = norm == "layer"
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked).save_pretrained(folder)
+    return folder
+
+
+def save_t5(folder: Path) -> Path:
+    """Save a sequence-to-sequence language model, and return its folder."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(WORDS),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        tie_word_embeddings=False,
+        initializer_factor=3.0,
+    )
+    model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.lm_head.weight[:4] = 0
     model.save_pretrained(folder)
     tokenizer(chat=False).save_pretrained(folder)
     return folder
