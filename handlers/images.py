@@ -150,7 +150,7 @@ def _rgb(image: Image.Image, what: str) -> Image.Image:
         return Image.fromarray(_eight_bits(np.asarray(image), what)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    rgba = image.convert("RGBA")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
