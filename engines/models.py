@@ -83,9 +83,11 @@ class ModelManager:
                     "then try again"
                 ) from None
             return self._go_on_with(reference, last)
-        except RegistryUnavailable:
+        except RegistryUnavailable as error:
             if last is None:
-                raise
+                raise RegistryUnavailable(
+                    f"model_name {model_name} is not known here, and {error.message}"
+                ) from error
             return self._go_on_with(reference, last)
 
     def files(self, model: ResolvedModel) -> Path:

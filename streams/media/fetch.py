@@ -127,7 +127,7 @@ class Fetch:
         fault = f"; the last fault: {self.last_fault}" if self.last_fault else ""
         return MediaUnavailable(
             f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in {tries}{fault}; "
-            "check that its store answers, or send the request again later"
+            f"{_cure(self.source)}, or send the request again later"
         )
 
     def _too_large(self, what: str) -> MediaTooLarge:
@@ -137,3 +137,9 @@ class Fetch:
             f"{self.source} {what}{beside}; media.max_bytes allows {self.allowance.max_bytes} a request: "
             "send a smaller or shorter one, or raise media.max_bytes on the workers"
         )
+
+
+def _cure(source: str) -> str:
+    if source.startswith("s3:"):
+        return "check that the store at s3.endpoint_url answers"
+    return "check that its host answers"
