@@ -1,0 +1,74 @@
+"""Responses: every body is JSON, and every failure the ordinary result with `success` false."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from engines.results import failure_result
+from handlers.errors import InferenceError, InternalError, InvalidRequest
+from streams.http.status import retry_after, status_of
+from streams.messages import encode
+
+log = structlog.get_logger(__name__)
+
+_REPEATED = ("id", "task", "engine", "model_name", "metadata")
+"""What a failure repeats of its request, as far as it was readable."""
+
+
+class Refusal(Exception):
+    """Raised when HTTP itself refuses a request: with a status of its own, beside the code INVALID_REQUEST."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = InvalidRequest(message)
+        self.headers = headers or {}
+
+
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return `value` as JSON.
+
+    Raises:
+        TypeError: something in it has no JSON form.
+    """
+    return web.Response(
+        body=encode(value),
+        status=status,
+        headers={**retry_after(status), **(headers or {})},
+        content_type="application/json",
+    )
+
+
+def encodable(result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return `result` and its JSON; a result that has no JSON form becomes the failure that says so."""
+    try:
+        return result, encode(result)
+    except TypeError as error:
+        log.error("result_not_encodable", id=result["id"], task=result["task"], exc_info=error)
+    about = {name: result[name] for name in ("id", "task", "engine", "model_name", "model_version", "worker")}
+    broken = InternalError(
+        f"the handler of task {result['task']} returned a result that has no JSON form; it is logged by the worker"
+    )
+    failed = failure_result(error=broken, processing_s=result["processing_time"], **about)
+    return failed, encode(failed)
+
+
+def result_response(result: dict[str, Any]) -> web.Response:
+    """Return an answered request's result, with the status of its outcome."""
+    result, body = encodable(result)
+    status = 200 if result["success"] else status_of(result["error"]["code"])
+    return web.Response(
+        body=body, status=status, headers=retry_after(status), content_type="application/json"
+    )
+
+
+def refused(error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the result of a request that was not taken; `known` is what could be read of it."""
+    about = {name: value for name, value in (known or {}).items() if name in _REPEATED}
+    asked = {"id": uuid.uuid4().hex, "task": "", "engine": "", "model_name": ""}
+    return failure_result(error=error, processing_s=0.0, worker=worker, **{**asked, **about})

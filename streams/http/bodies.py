@@ -1,0 +1,117 @@
+"""Request bodies as they arrive: bounded in bytes and in time, each by itself and all together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from handlers.errors import Busy, InvalidRequest
+from streams.http.answers import Refusal
+
+
+class BodyBudget:
+    """Counts the bytes of all bodies in memory, at most `max_bytes`. Lives on one event loop."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """Count `count` more bytes as held.
+
+        Raises:
+            Busy: retryable; they are more than there is room for, and count all the same.
+        """
+        self.held += count
+        if self.held > self.max_bytes:
+            raise Busy(
+                f"the bodies of requests in work already hold what worker.max_in_flight_bytes={self.max_bytes} "
+                "allows; send this request again in a moment"
+            )
+
+
+class Body:
+    """The body of one request; `check` after each piece that was read of it."""
+
+    def __init__(self, request: web.Request, max_bytes: int, budget: BodyBudget) -> None:
+        self.request = request
+        self._max_bytes = max_bytes
+        self._budget = budget
+        self.counted = 0
+
+    def check(self) -> None:
+        """Count what has arrived by now, decompressed.
+
+        Raises:
+            Refusal: 413; the body is larger than allowed.
+            Busy: retryable; all bodies together are.
+        """
+        arrived = self.request.content.total_bytes
+        if arrived > self._max_bytes:
+            raise self._too_large(f"at least {arrived} bytes")
+        more, self.counted = arrived - self.counted, arrived
+        self._budget.take(more)
+
+    def check_declared(self) -> None:
+        """Refuse a body that says at its start that it is too large.
+
+        Raises:
+            Refusal: 413.
+        """
+        declared = self.request.content_length
+        if declared is not None and declared > self._max_bytes:
+            raise self._too_large(f"{declared} bytes")
+
+    async def read(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            Refusal, Busy: as `check`.
+        """
+        whole = bytearray()
+        async for chunk in self.request.content.iter_any():
+            self.check()
+            whole += chunk
+        return bytes(whole)
+
+    def _too_large(self, size: str) -> Refusal:
+        return Refusal(
+            413,
+            f"the body has {size}; http.max_body_bytes allows {self._max_bytes}: put media on S3 and send "
+            "the s3:// address",
+        )
+
+
+@contextmanager
+def held_body(request: web.Request, max_bytes: int, budget: BodyBudget) -> Iterator[Body]:
+    """Yield the body of `request`, counted as held until the end of the block."""
+    body = Body(request, max_bytes, budget)
+    try:
+        yield body
+    finally:
+        budget.held -= body.counted
+
+
+@asynccontextmanager
+async def arriving_within(seconds: float) -> AsyncIterator[None]:
+    """Bound the reading of a body that is done inside, and say in plain words what is wrong with one.
+
+    Raises:
+        Refusal: 408; it took longer.
+        InvalidRequest: permanent; what arrived is no such body as its headers announce.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Refusal(
+            408,
+            f"the body did not arrive within http.body_timeout_s={seconds:g}; send it faster, or put media on "
+            "S3 and send the s3:// address",
+        ) from None
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise InvalidRequest(f"the body does not decode as its headers say: {error}") from None

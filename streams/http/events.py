@@ -1,0 +1,110 @@
+"""An answer as server-sent events: its text as it grows, then the whole result.
+
+    event: token
+    data: {"text": " Par"}
+
+    event: result
+    data: {"success": true, ...}
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from engines.base import Emit
+from streams.http.answers import encodable, result_response
+from streams.http.writing import writing_to
+from streams.messages import encode
+
+CONTENT_TYPE = "text/event-stream"
+KEEP_ALIVE_S = 15.0
+"""Silence after which a comment tells the caller, and what lies between, that the connection is alive."""
+
+_KEEP_ALIVE = b": waiting\n\n"
+_END = None
+
+
+def accepts_events(request: web.Request) -> bool:
+    """Return whether the caller asks for events."""
+    accepted = request.headers.get("Accept", "").lower().split(",")
+    return any(kind.partition(";")[0].strip() == CONTENT_TYPE for kind in accepted)
+
+
+async def stream_answer(
+    request: web.Request, answer: Callable[[Emit], Awaitable[dict[str, Any]]]
+) -> web.StreamResponse:
+    """Send what `answer` emits and then what it returns; a caller that leaves cancels it.
+
+    A request that fails before anything was sent is answered as without events, with its status. Later the
+    status is sent already, so the failure is in the last event.
+    """
+    loop = asyncio.get_running_loop()
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def emit(text: str) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(pieces.put_nowait, text)
+
+    answering = asyncio.ensure_future(answer(emit))
+    answering.add_done_callback(lambda _: pieces.put_nowait(_END))
+    try:
+        return await _send(request, answering, pieces)
+    finally:
+        if not answering.done():
+            answering.cancel()
+            await asyncio.wait([answering])
+
+
+async def _send(
+    request: web.Request, answering: asyncio.Future[dict[str, Any]], pieces: asyncio.Queue[str | None]
+) -> web.StreamResponse:
+    events = _Events(request)
+    while True:
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                piece = await pieces.get()
+        except TimeoutError:
+            await events.write(_KEEP_ALIVE)
+            continue
+        if piece is _END:
+            break
+        await events.write(_event("token", encode({"text": piece})))
+    result, body = encodable(answering.result())
+    if not events.begun and not result["success"]:
+        return result_response(result)
+    await events.write(_event("result", body))
+    return await events.end()
+
+
+class _Events:
+    """The response, begun with the first write."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        # Proxies must not wait for the end before they pass anything on.
+        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        self._response = web.StreamResponse(headers=headers)
+
+    @property
+    def begun(self) -> bool:
+        return self._response.prepared
+
+    async def write(self, data: bytes) -> None:
+        async with writing_to(self._request):
+            if not self.begun:
+                await self._response.prepare(self._request)
+            await self._response.write(data)
+
+    async def end(self) -> web.StreamResponse:
+        await self._response.write_eof()
+        return self._response
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -1,0 +1,216 @@
+"""The gateway: routes over the parts of a runtime, served on the event loop that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+import structlog
+from aiohttp import web
+
+from handlers import model_registry
+from handlers.errors import InferenceError, InternalError, InvalidRequest
+from streams.http.admission import Admission
+from streams.http.answers import json_response, refused
+from streams.http.asyncapi import asyncapi_document
+from streams.http.inference import InferenceRoute
+from streams.http.listings import model_listing, task_listing
+from streams.http.metrics import CONTENT_TYPE, Metrics
+from streams.http.openapi import openapi_document
+from streams.http.status import status_of
+from streams.http.writing import write_whole
+from streams.runtime import Runtime
+from streams.settings import DEFAULT_HTTP_PORT, Settings
+
+log = structlog.get_logger(__name__)
+
+_LAST_WRITES_S = 2.0
+"""How long responses may still take to be written once nothing is in work any more."""
+
+_THREADS = 4
+
+R = TypeVar("R")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class GatewayNotStarted(Exception):
+    """Raised when the address of http.host and http.port cannot be listened on."""
+
+
+class Gateway:
+    """Answers HTTP with the parts of one runtime, which must outlive it. Lives on the runtime's event loop."""
+
+    def __init__(self, runtime: Runtime, settings: Settings, *, is_ready: bool = True) -> None:
+        """`is_ready` is what /readyz starts from; set the attribute later."""
+        self.is_ready = is_ready
+        self.url = ""
+        self._runtime = runtime
+        self._settings = settings
+        self._tasks = model_registry.tasks()
+        self.admission = Admission(settings.http.max_pending)
+        self._metrics = Metrics(
+            runtime.manager,
+            tasks=self._tasks,
+            pending=lambda: self.admission.pending,
+            waiting=lambda: runtime.batcher.depth,
+        )
+        # Few and of its own: whoever asks for health or models while MLflow is away keeps no other work waiting.
+        self._threads = ThreadPoolExecutor(_THREADS, "http")
+        self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics)
+
+    def application(self) -> web.Application:
+        """Return a new application with all routes."""
+        app = web.Application(middlewares=[self._failures_as_results])
+        app.router.add_post("/inference/infer", self._inference.post)
+        app.router.add_get("/inference/tasks", self._get_tasks)
+        app.router.add_get("/inference/models", self._get_models)
+        app.router.add_get("/inference/stats", self._get_stats)
+        app.router.add_delete("/inference/cache", self._delete_cache)
+        app.router.add_get("/healthz", self._get_healthz)
+        app.router.add_get("/readyz", self._get_readyz)
+        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/openapi.json", self._get_openapi)
+        app.router.add_get("/asyncapi.json", self._get_asyncapi)
+        return app
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests with 503 and wait for those under way; return whether all were answered."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.admission.drained()
+        except TimeoutError:
+            log.warning("http_drain_timed_out", in_work=self.admission.present, drain_timeout_s=timeout_s)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let the threads go; a question still open ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _get_tasks(self, http: web.Request) -> web.Response:
+        return json_response(await self._in_thread(task_listing, self._runtime.manager, self._tasks))
+
+    async def _get_models(self, http: web.Request) -> web.Response:
+        return json_response(await self._in_thread(model_listing, self._runtime.manager))
+
+    async def _get_stats(self, http: web.Request) -> web.Response:
+        return json_response(await self._in_thread(self._runtime.manager.get_stats))
+
+    async def _delete_cache(self, http: web.Request) -> web.Response:
+        return json_response(await self._in_thread(self._runtime.manager.clear_cache))
+
+    async def _get_healthz(self, http: web.Request) -> web.Response:
+        """Say that the event loop turns; nothing else is asked, so that nothing else can fail it."""
+        return json_response({"status": "ok"})
+
+    async def _get_readyz(self, http: web.Request) -> web.Response:
+        if self.admission.is_stopping:
+            return json_response({"status": "stopping"}, status=503)
+        if not self.is_ready:
+            return json_response({"status": "starting"}, status=503)
+        report = await self._in_thread(self._runtime.manager.health_check)
+        return json_response(report, status=503 if report["status"] == "error" else 200)
+
+    async def _get_metrics(self, http: web.Request) -> web.Response:
+        text = await self._in_thread(self._metrics.text)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _get_openapi(self, http: web.Request) -> web.Response:
+        return json_response(self._openapi)
+
+    async def _get_asyncapi(self, http: web.Request) -> web.Response:
+        return json_response(self._asyncapi)
+
+    async def _in_thread(self, call: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+    @cached_property
+    def _openapi(self) -> dict[str, Any]:
+        return openapi_document(self._tasks)
+
+    @cached_property
+    def _asyncapi(self) -> dict[str, Any]:
+        return asyncapi_document(self._settings.kafka.topic_prefix, self._tasks)
+
+    @property
+    def _failures_as_results(self) -> Any:
+        @web.middleware
+        async def failures_as_results(http: web.Request, handler: Handler) -> web.StreamResponse:
+            """Answer whatever is raised with an ordinary result, never with a stack trace or a page."""
+            headers: dict[str, str] = {}
+            error: InferenceError
+            try:
+                response = await handler(http)
+                await write_whole(http, response)
+                return response
+            except InferenceError as failure:
+                error, status = failure, status_of(failure.code)
+            except web.HTTPNotFound:
+                error, status = InvalidRequest(f"there is nothing at {http.path}; see /openapi.json"), 404
+            except web.HTTPMethodNotAllowed as failure:
+                headers["Allow"] = ", ".join(sorted(failure.allowed_methods))
+                error = InvalidRequest(
+                    f"{http.path} does not take {http.method}; it takes {headers['Allow']}"
+                )
+                status = 405
+            except web.HTTPException as failure:
+                error, status = InvalidRequest(failure.reason), failure.status
+            except ConnectionError:
+                return web.Response(status=499)  # for nobody: the caller has gone
+            except Exception:
+                log.exception("http_request_failed", method=http.method, path=http.path)
+                error = InternalError("an unexpected fault stopped this request; it is logged by the worker")
+                status = 500
+            worker = self._settings.worker.name
+            return json_response(refused(error, worker=worker), status=status, headers=headers)
+
+        return failures_as_results
+
+
+@asynccontextmanager
+async def start_gateway(
+    runtime: Runtime, settings: Settings, *, is_ready: bool = True
+) -> AsyncIterator[Gateway]:
+    """Listen at http.host and http.port during the block; `gateway.url` says where.
+
+    At its end new requests get 503, those under way are answered within worker.drain_timeout_s, and then the
+    port is closed. Call `gateway.drain` earlier to refuse requests while the block still goes on.
+
+    Raises:
+        GatewayNotStarted: permanent; the address cannot be listened on.
+    """
+    gateway = Gateway(runtime, settings, is_ready=is_ready)
+    runner = web.AppRunner(
+        gateway.application(),
+        handle_signals=False,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=_LAST_WRITES_S,
+    )
+    await runner.setup()
+    try:
+        gateway.url = await _listen(runner, settings)
+        log.info("http_listening", url=gateway.url)
+        yield gateway
+        await gateway.drain(settings.worker.drain_timeout_s)
+    finally:
+        await runner.cleanup()
+        gateway.close()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    host = settings.http.host
+    port = DEFAULT_HTTP_PORT if settings.http.port is None else settings.http.port
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise GatewayNotStarted(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; set http.port to a free port (0 takes "
+            "any) or http.host to an address of this machine"
+        ) from None
+    bound_host, bound_port = runner.addresses[0][:2]
+    return f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

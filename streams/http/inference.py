@@ -1,0 +1,170 @@
+"""POST /inference/infer: a request in, its result out, as one JSON or as events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from engines.base import Emit
+from engines.results import failure_result
+from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
+from streams.http.admission import Admission
+from streams.http.answers import Refusal, json_response, refused, result_response
+from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
+from streams.http.events import accepts_events, stream_answer
+from streams.http.metrics import Metrics
+from streams.http.status import status_of
+from streams.http.uploads import Form, read_form, with_files
+from streams.media.addresses import scheme_of, shown
+from streams.messages import Request, decode_request, known_fields
+from streams.runtime import Runtime
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class InferenceRoute:
+    """Takes requests over HTTP through the pipeline. Lives on one event loop.
+
+    A caller who closes the connection cancels the work on its request and on no other.
+    """
+
+    def __init__(self, runtime: Runtime, settings: Settings, admission: Admission, metrics: Metrics) -> None:
+        self._pipeline = runtime.pipeline
+        self._manager = runtime.manager
+        self._http = settings.http
+        self._max_media_bytes = settings.media.max_bytes
+        self._worker = settings.worker.name
+        self._admission = admission
+        self._metrics = metrics
+        self._media_fields: dict[str, tuple[str, ...]] = {}
+        # The largest body always has room, however little there is.
+        self._budget = BodyBudget(max(settings.worker.max_in_flight_bytes, settings.http.max_body_bytes))
+
+    async def post(self, http: web.Request) -> web.StreamResponse:
+        """Answer one request; never raises for one that fails."""
+        arrived = time.monotonic()
+        known: dict[str, Any] = {}
+        try:
+            with self._admission.entering(), held_body(http, self._http.max_body_bytes, self._budget) as body:
+                request = await self._read(body, known)
+                return await self._answer(http, request, arrived)
+        except Refusal as refusal:
+            result = refused(refusal.error, worker=self._worker, known=known)
+            status, headers = refusal.status, refusal.headers
+        except InferenceError as error:
+            result = refused(error, worker=self._worker, known=known)
+            status, headers = status_of(error.code), {}
+        self._metrics.answered(result, time.monotonic() - arrived)
+        response = json_response(result, status=status, headers=headers)
+        if self._admission.is_stopping:
+            response.force_close()
+        return response
+
+    async def _answer(self, http: web.Request, request: Request, arrived: float) -> web.StreamResponse:
+        async def answer(emit: Emit | None = None) -> dict[str, Any]:
+            with self._admission.working():
+                result = await self._within_time(request, time.monotonic() - arrived, emit)
+            self._metrics.answered(result, time.monotonic() - arrived)
+            return result
+
+        if accepts_events(http):
+            return await stream_answer(http, answer)
+        return result_response(await answer())
+
+    async def _within_time(self, request: Request, queue_s: float, emit: Emit | None) -> dict[str, Any]:
+        """Return the pipeline's answer, or a failure where it takes longer than this gateway allows."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._http.request_timeout_s):
+                return await self._pipeline.answer(request, queue_s=queue_s, emit=emit)
+        except TimeoutError:
+            processing_s = time.monotonic() - started
+        self._manager.statistics.record(
+            request.task, request.model_name, request.engine, False, processing_s, {"queue": queue_s}
+        )
+        late = DeadlineExceeded(
+            f"no answer within http.request_timeout_s={self._http.request_timeout_s:g}; ask for less, or send "
+            "long work through Kafka"
+        )
+        return failure_result(
+            error=late,
+            id=request.id,
+            task=request.task,
+            engine=request.engine,
+            model_name=request.model_name,
+            processing_s=processing_s,
+            timings={"queue": queue_s},
+            metadata=request.metadata,
+            worker=self._worker,
+        )
+
+    async def _read(self, body: Body, known: dict[str, Any]) -> Request:
+        """Return the request in `body`; what is readable of one that is not valid goes into `known`.
+
+        Raises:
+            InferenceError: what is wrong with it.
+            Refusal: 408 or 413.
+        """
+        body.check_declared()
+        form = Form()
+        async with arriving_within(self._http.body_timeout_s):
+            if body.request.content_type.startswith("multipart/"):
+                form = await read_form(body, max_media_bytes=self._max_media_bytes)
+                value = form.request_json()
+            else:
+                value = await body.read()
+        try:
+            request = decode_request(value)
+        except InferenceError:
+            known.update(known_fields(value))
+            raise
+        if not request.id:
+            request = msgspec.structs.replace(request, id=uuid.uuid4().hex)
+        known.update(
+            id=request.id,
+            task=request.task,
+            engine=request.engine,
+            model_name=request.model_name,
+            metadata=request.metadata,
+        )
+        if request.reply_to is not None:
+            raise InvalidRequest("reply_to is for requests on Kafka; the answer to this one is the response")
+        media_fields = await self._media_fields_of(request.task)
+        _refuse_local_paths(request, media_fields)
+        return with_files(request, form, media_fields)
+
+    async def _media_fields_of(self, task: str) -> tuple[str, ...]:
+        """Return the media fields of `task`.
+
+        Raises:
+            UnknownTask: permanent.
+        """
+        if task not in self._media_fields:
+            # In a thread, for the first time a handler is asked for imports the libraries that decode its media.
+            handler = await asyncio.to_thread(self._manager.handlers.get, task)
+            self._media_fields[task] = handler.media_fields
+        return self._media_fields[task]
+
+
+def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None:
+    """Refuse paths of this machine even under media.allowed_roots: those are for whoever may write to Kafka.
+
+    Raises:
+        MediaForbidden: permanent.
+        InvalidInput: permanent; no address at all.
+    """
+    for field in media_fields:
+        value = request.data.get(field)
+        for address in value if isinstance(value, list) else [value]:
+            if isinstance(address, str) and scheme_of(address) in ("", "file"):
+                raise MediaForbidden(
+                    f"data.{field}: {shown(address)} is a path, and none is read for HTTP callers; upload the file as "
+                    "multipart/form-data, or put it on S3 and send the s3:// address"
+                )

@@ -1,0 +1,82 @@
+"""What callers may ask for: tasks with their engines, fields and options, and the registered models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from engines.inference import InferenceManager
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError
+from handlers.option_schema import schema_of
+from handlers.option_spec import OptionSpec
+from handlers.options import OPTIONS
+
+
+def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, Any]:
+    """Return {"tasks": [...], "unavailable": {name: why}}; blocks while engines are made.
+
+    A task has its name, engines, media fields, options and their JSON Schema. What cannot be served here, a
+    task or an engine whose libraries are missing, is under `unavailable`.
+    """
+    unavailable: dict[str, str] = {}
+    engines: dict[str, frozenset[str]] = {}
+    for name in manager.engines.names():
+        try:
+            engines[name] = frozenset(manager.engines.get(name).supported_tasks)
+        except InferenceError as error:
+            unavailable[name] = error.message
+    listed = []
+    for task in tasks:
+        try:
+            handler = manager.handlers.get(task)
+        except InferenceError as error:
+            unavailable[task] = error.message
+            continue
+        runs_it = [name for name, supported in engines.items() if not supported or task in supported]
+        listed.append(_task(task, handler, runs_it))
+    return {"tasks": listed, "unavailable": unavailable}
+
+
+def model_listing(manager: InferenceManager) -> dict[str, Any]:
+    """Return {"models": [...], "cached": [...]}: those of the registry, and those in memory; blocks.
+
+    Raises:
+        RegistryUnavailable: retryable.
+    """
+    models = [
+        {
+            "model_name": model.name,
+            "version": model.version,
+            "tasks": list(model.tasks),
+            "engine": model.engine,
+            "tags": dict(model.tags),
+        }
+        for model in manager.models.list_models()
+    ]
+    return {"models": models, "cached": manager.get_cached_models()}
+
+
+def _task(task: str, handler: BaseModelHandler, engines: list[str]) -> dict[str, Any]:
+    options = OPTIONS if handler.options is None else handler.options
+    return {
+        "task": task,
+        "engines": engines,
+        "media_fields": list(handler.media_fields),
+        "options": [_option(spec) for spec in options.values()],
+        "options_schema": schema_of(handler.options, title=f"options of {task}"),
+    }
+
+
+def _option(spec: OptionSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "also": dict(spec.engine_names),
+        "kind": spec.kind,
+        "allowed": spec.allowed,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+        "choices": list(spec.choices),
+        "engines": list(spec.engines),
+        "description": spec.description,
+    }

@@ -1,0 +1,149 @@
+"""Requests whose media come along: multipart/form-data.
+
+Either one part `request` with the request as JSON, or its fields as text parts of their own (`data`, `options`
+and `metadata` as JSON). Each file part is media: its name is the field of `data` it goes to.
+
+Source: RFC 7578.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import BodyPartReader
+
+from handlers.errors import InvalidInput, InvalidRequest, MediaTooLarge
+from handlers.media import Media
+from streams.http.bodies import Body
+from streams.messages import Request, encode
+
+MAX_PARTS = 1000
+_CHUNK_BYTES = 64 * 1024
+_JSON_FIELDS = ("data", "options", "metadata", "priority")
+_WHOLE = "request"
+
+
+@dataclass(slots=True)
+class Form:
+    """What a form holds: the text of its fields, and the media of its files, in order."""
+
+    texts: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, list[Media]] = field(default_factory=dict)
+
+    def request_json(self) -> bytes:
+        """Return the request as JSON, still without its files.
+
+        Raises:
+            InvalidRequest: permanent; both ways of writing a request at once, or a field that is no JSON.
+        """
+        whole = self.texts.get(_WHOLE)
+        if whole is None:
+            return encode(self._with_data({name: _value(name, text) for name, text in self.texts.items()}))
+        if len(self.texts) > 1:
+            others = ", ".join(sorted(self.texts.keys() - {_WHOLE}))
+            raise InvalidRequest(
+                f"the form has a part {_WHOLE!r} and the fields {others}; put them into the request"
+            )
+        try:
+            fields = msgspec.json.decode(whole)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return whole  # decoding it as a request says what is wrong with it
+        return encode(self._with_data(fields)) if isinstance(fields, dict) else whole
+
+    def _with_data(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"data": {}, **fields} if self.files else fields
+
+
+async def read_form(body: Body, *, max_media_bytes: int) -> Form:
+    """Return what the form in `body` holds.
+
+    Raises:
+        InvalidRequest: permanent; no readable form, a field given twice, too many parts.
+        MediaTooLarge: permanent; the files together are larger than `max_media_bytes`.
+        Refusal, Busy: as `Body.check`.
+    """
+    form = Form()
+    media_bytes = 0
+    try:
+        reader = await body.request.multipart()
+        for _ in range(MAX_PARTS):
+            part = await reader.next()
+            body.check()
+            if part is None:
+                return form
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise InvalidRequest("each part of the form needs a name, and none may be a form itself")
+            content = bytearray()
+            while chunk := await part.read_chunk(_CHUNK_BYTES):
+                body.check()
+                content += chunk
+                if part.filename is not None and media_bytes + len(content) > max_media_bytes:
+                    raise MediaTooLarge(
+                        f"the files of the form hold at least {media_bytes + len(content)} bytes; "
+                        f"media.max_bytes allows {max_media_bytes} a request: send smaller or shorter ones"
+                    )
+            if part.filename is not None:
+                media_bytes += len(content)
+                form.files.setdefault(part.name, []).append(_media(part, bytes(content)))
+            elif part.name in form.texts:
+                raise InvalidRequest(f"the form gives the field {part.name} twice; give it once")
+            else:
+                form.texts[part.name] = bytes(content)
+    except (ValueError, AssertionError) as error:
+        raise InvalidRequest(
+            f"the body is no readable multipart/form-data: {error}; let your HTTP client build it (curl -F ...)"
+        ) from None
+    raise InvalidRequest(f"the form has more than {MAX_PARTS} parts")
+
+
+def with_files(request: Request, form: Form, media_fields: Iterable[str]) -> Request:
+    """Return `request` with the form's files in its data.
+
+    A field given once holds one Media and a field given several times a list. So does one whose name is the
+    plural of another media field of the task, as `images` is of `image`, however many there are.
+
+    Raises:
+        InvalidInput: permanent; a file for a field that takes none, or that the data give already.
+    """
+    fields = tuple(media_fields)
+    data = dict(request.data)
+    for name, media in form.files.items():
+        if name not in fields:
+            takes = ", ".join(fields) or "none"
+            raise InvalidInput(
+                f"the form has a file for data.{name}; task {request.task} takes media in: {takes}"
+            )
+        if data.get(name) is not None:
+            raise InvalidInput(f"data.{name} is given both as a file and in data; give one of them")
+        several = len(media) > 1 or name.removesuffix("s") in set(fields) - {name}
+        data[name] = media if several else media[0]
+    return msgspec.structs.replace(request, data=data)
+
+
+def _media(part: BodyPartReader, content: bytes) -> Media:
+    filename = (part.filename or "").encode("ascii", "backslashreplace").decode()[:80]
+    return Media(
+        content,
+        f"uploaded file {filename}" if filename else "uploaded file",
+        part.headers.get("Content-Type"),
+    )
+
+
+def _value(name: str, text: bytes) -> Any:
+    """Return what the text of a form field stands for in a request."""
+    try:
+        if name in _JSON_FIELDS:
+            return msgspec.json.decode(text)
+        written = text.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        wanted = "JSON" if name in _JSON_FIELDS else "UTF-8 text"
+        raise InvalidRequest(f"the form field {name} is no {wanted}: {error}") from None
+    if name == "deadline":
+        try:
+            return float(written)
+        except ValueError:
+            return written
+    return written
