@@ -16,6 +16,7 @@ __all__ = ["app", "examples", "load_settings", "main"]
 COMMANDS = {
     "up": "Start broker, S3, MLflow and a worker on this machine.",
     "worker": "Consume requests, run models, publish results.",
+    "serve": "Answer requests over HTTP, without a broker.",
     "send": "Send one request and print its result.",
     "topics": "Create the topics, or check them.",
     "models": "List the registered models, or register one.",
@@ -26,6 +27,7 @@ COMMANDS = {
 """Every command and its line of help; `streams.cli.NAME` has its `app` (a typer.Typer) or a function NAME."""
 
 EXTRAS = {
+    "aiohttp": "worker",
     "av": "media",
     "boto3": "s3",
     "botocore": "s3",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest
 from streams.http.admission import Admission
@@ -35,10 +36,6 @@ _THREADS = 4
 
 R = TypeVar("R")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class GatewayNotStarted(Exception):
-    """Raised when the address of http.host and http.port cannot be listened on."""
 
 
 class Gateway:
@@ -181,7 +178,7 @@ async def start_gateway(
     port is closed. Call `gateway.drain` earlier to refuse requests while the block still goes on.
 
     Raises:
-        GatewayNotStarted: permanent; the address cannot be listened on.
+        ConfigurationError: permanent; the address cannot be listened on.
     """
     gateway = Gateway(runtime, settings, is_ready=is_ready)
     runner = web.AppRunner(
@@ -208,9 +205,11 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        raise GatewayNotStarted(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; set http.port to a free port (0 takes "
-            "any) or http.host to an address of this machine"
+        raise ConfigurationError(
+            [
+                f"cannot listen on {host}:{port}: {error.strerror or error}; set http.port to a free port (0 takes "
+                "any), or http.host to an address of this machine"
+            ]
         ) from None
     bound_host, bound_port = runner.addresses[0][:2]
     return f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

@@ -1,0 +1,59 @@
+"""`inferstream serve`: answer inference requests over HTTP, without a broker."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli import examples, load_settings
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command(
+    epilog=examples(
+        "inferstream serve",
+        "inferstream serve --host 0.0.0.0 --port 80 --config production.yaml",
+        "inferstream serve --port 0 --set worker.warm=smollm2-135m-instruct",
+        "curl -F task=asr -F engine=transformers -F model_name=whisper-base -F audio=@call.flac "
+        "localhost:8080/inference/infer",
+    )
+)
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: http.host.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one. Default: http.port."),
+    ] = None,
+) -> None:
+    """Answer inference requests over HTTP until SIGTERM or Ctrl-C; then drain and exit. Needs no broker.
+
+    Exit status: 0 drained, 1 failed, 2 settings not usable.
+    """
+    settings = _with_address(load_settings(ctx).settings, host=host, port=port)
+    # Before torch is imported: its threads must not spin while others need the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from streams.http.serving import run
+
+    raise typer.Exit(run(settings, on_listening=_show))
+
+
+def _with_address(settings: Settings, **given: Any) -> Settings:
+    """Return `settings` with what was given on the command line; what is not a value stays as it is."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    return settings.model_copy(update={"http": settings.http.model_copy(update=changes)})
+
+
+def _show(url: str) -> None:
+    request = '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", "data": {"inputs": "Name a colour."}}'
+    typer.echo(f"Listening on {url}; Ctrl-C stops it. In another terminal:")
+    typer.echo(f"  curl {url}/inference/tasks")
+    typer.echo(f"  curl {url}/inference/infer -d {shlex.quote(request)}")
