@@ -17,7 +17,10 @@ log = structlog.get_logger(__name__)
 
 ENTRY_POINTS = "inferstream.engines"
 
-BUILT_IN = {"transformers": "engines.transformers.engine:TransformersEngine"}
+BUILT_IN = {
+    "transformers": "engines.transformers.engine:TransformersEngine",
+    "ollama": "engines.ollama.engine:OllamaEngine",
+}
 """Engines of our own, named rather than imported: each brings in libraries that not everybody installs."""
 
 EngineClass = Callable[[Any], BaseEngine]

@@ -81,8 +81,20 @@ class TransformersSettings(Section):
 class OllamaSettings(Section):
     """The Ollama engine."""
 
-    api_base: str = Field(default="http://localhost:11434", description="Address of the Ollama server.")
-    timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer.")
+    api_base: str = Field(
+        default="http://localhost:11434", pattern=r"^https?://", description="Address of the Ollama server."
+    )
+    timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Longest time for one answer; a busy server uses it up before the first token.",
+    )
+    max_concurrent: int = Field(
+        default=4,
+        gt=0,
+        description="Most requests this process has under way at the server; OLLAMA_NUM_PARALLEL of them run "
+        "at once there.",
+    )
     auto_pull: bool = Field(default=True, description="Pull a missing model once.")
 
 

@@ -1,0 +1,1 @@
+"""Models run in an Ollama server, which this process asks over HTTP."""

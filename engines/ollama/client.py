@@ -1,0 +1,182 @@
+"""Asks an Ollama server over HTTP: answers and pulls as streams, the rest as single questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from engines.ollama.failures import Failures, Refused
+from engines.ollama.wire import (
+    AnswerChunk,
+    BadLine,
+    JsonLines,
+    ModelList,
+    PullChunk,
+    ServerError,
+    Shown,
+    Version,
+)
+from engines.settings import OllamaSettings
+
+CONNECT_TIMEOUT_S = 5.0
+QUESTION_TIMEOUT_S = 30.0
+"""For what a server answers from what it has at hand."""
+
+_JSON = {"Content-Type": "application/json"}
+
+T = TypeVar("T")
+Chunk = TypeVar("Chunk", AnswerChunk, PullChunk)
+
+
+class OllamaClient:
+    """One server's API, for one event loop; cancelling a call closes its connection, which stops its work.
+
+    A busy server sends no byte before it starts on a request, so the wait for the first byte has the whole
+    timeout. Every call raises InferenceErrors as `engines.ollama.failures` lists them, and nothing else.
+    """
+
+    def __init__(self, settings: OllamaSettings) -> None:
+        self.failures = Failures(settings.api_base)
+        self._timeout_s = settings.timeout_s
+        self._http = httpx.AsyncClient(
+            base_url=settings.api_base,
+            timeout=httpx.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+            # How many requests run at once is decided before they come here.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_concurrent),
+            trust_env=not _is_this_machine(settings.api_base),  # no proxy of the environment leads back here
+        )
+
+    async def generate(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
+        """Run a prompt; `hear` gets every chunk, and the last one, with counts and times, is returned."""
+        return await self._answer("/api/generate", body, model, hear)
+
+    async def chat(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
+        """Run a conversation; otherwise as `generate`."""
+        return await self._answer("/api/chat", body, model, hear)
+
+    async def pull(self, model: str, hear: Callable[[PullChunk], None]) -> None:
+        """Have the server fetch a model; it may take hours, but no silence in it may last the whole timeout."""
+        body = msgspec.json.encode({"model": model, "stream": True})
+        status = ""
+        try:
+            with self._transport(self._timeout_s):
+                async with aclosing(self._chunks("/api/pull", body, PullChunk)) as chunks:
+                    async for chunk in chunks:
+                        status = chunk.status
+                        hear(chunk)
+            if status != "success":
+                raise Refused(200, f"it ended at {status!r} without success")
+        except Refused as refused:
+            raise self.failures.of_pull(refused, model) from refused
+
+    async def show(self, model: str) -> Shown:
+        """Return what the server tells of a model; ModelMissing where it has none of that name."""
+        return await self._ask("POST", "/api/show", Shown, {"model": model}, model=model)
+
+    async def tags(self) -> list[str]:
+        """Return the names of the models on the server's disk."""
+        return (await self._ask("GET", "/api/tags", ModelList)).names
+
+    async def ps(self) -> list[str]:
+        """Return the names of the models in the server's memory."""
+        return (await self._ask("GET", "/api/ps", ModelList)).names
+
+    async def version(self) -> str:
+        """Return the server's version."""
+        return (await self._ask("GET", "/api/version", Version)).version
+
+    async def unload(self, model: str) -> None:
+        """Have the server drop a model from its memory as soon as it is idle."""
+        body = {"model": model, "keep_alive": 0, "stream": False}
+        await self._ask("POST", "/api/generate", AnswerChunk, body, model=model)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _answer(
+        self, path: str, body: bytes, model: str, hear: Callable[[AnswerChunk], None]
+    ) -> AnswerChunk:
+        last = AnswerChunk()
+        try:
+            with self._transport(self._timeout_s):
+                async with (
+                    asyncio.timeout(self._timeout_s),
+                    aclosing(self._chunks(path, body, AnswerChunk)) as chunks,
+                ):
+                    async for chunk in chunks:
+                        last = chunk
+                        hear(chunk)
+        except Refused as refused:
+            raise self.failures.of_refusal(refused, model) from refused
+        if not last.done:
+            raise self.failures.of_cut(model)
+        return last
+
+    async def _chunks(self, path: str, body: bytes, kind: type[Chunk]) -> AsyncGenerator[Chunk]:
+        """Yield each line of the streamed answer to a POST of `body`.
+
+        Raises:
+            Refused: permanent; another status than 200, or an error line.
+        """
+        lines = JsonLines(kind)
+        async with self._http.stream("POST", path, content=body, headers=_JSON) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise _refusal(response)
+            async for piece in response.aiter_bytes():
+                for chunk in lines.feed(piece):
+                    yield _unfailed(chunk)
+            for chunk in lines.end():
+                yield _unfailed(chunk)
+
+    async def _ask(
+        self, method: str, path: str, kind: type[T], body: Any = None, *, model: str | None = None
+    ) -> T:
+        content = None if body is None else msgspec.json.encode(body)
+        within_s = min(QUESTION_TIMEOUT_S, self._timeout_s)
+        with self._transport(within_s):
+            async with asyncio.timeout(within_s):
+                response = await self._http.request(method, path, content=content, headers=_JSON)
+            if response.status_code != httpx.codes.OK:
+                raise self.failures.of_refusal(_refusal(response), model)
+            try:
+                return msgspec.json.decode(response.content, type=kind)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise BadLine(f"{response.content[:80]!r} for {path} ({error})") from error
+
+    @contextmanager
+    def _transport(self, within_s: float) -> Iterator[None]:
+        """Turn the transport's errors into ours."""
+        try:
+            yield
+        except (httpx.HTTPError, TimeoutError, BadLine) as error:
+            raise self.failures.of_transport(error, within_s) from error
+
+
+def _unfailed(chunk: Chunk) -> Chunk:
+    if chunk.error is not None:
+        raise Refused(httpx.codes.OK, chunk.error)
+    return chunk
+
+
+def _refusal(response: httpx.Response) -> Refused:
+    try:
+        said = msgspec.json.decode(response.content, type=ServerError).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = response.text
+    return Refused(response.status_code, said)
+
+
+def _is_this_machine(api_base: str) -> bool:
+    host = httpx.URL(api_base).host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,235 @@
+"""OllamaEngine: models that an Ollama server holds and runs, asked over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, ParamSpec, TypeVar
+
+import structlog
+
+from engines.base import BaseEngine, Emit
+from engines.ollama.answer import Answer
+from engines.ollama.background import BackgroundLoop
+from engines.ollama.client import OllamaClient
+from engines.ollama.failures import ModelMissing
+from engines.ollama.request import OllamaModel, Request, build
+from engines.ollama.server_models import ProgressListener, PullProgress, ServerModels
+from engines.ollama.wire import Shown
+from engines.settings import OllamaSettings
+from handlers.errors import EngineUnavailable, InferenceError, ModelLoadFailed, as_inference_error
+
+log = structlog.get_logger(__name__)
+
+HEALTH_TIMEOUT_S = 1.5
+UNLOAD_TIMEOUT_S = 3.0
+
+NEEDED_CAPABILITY = {"text-generation": "completion", "vlm": "vision"}
+"""What a model must be able to do for a task, in Ollama's words."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class OllamaEngine(BaseEngine):
+    """Asks an Ollama server; at most `ollama.max_concurrent` requests are under way there at once.
+
+    Thread-safe, calls for one model overlap. All waiting happens in one thread of the engine's own, which
+    starts with the first call and ends with `close`; listeners are called in it and must not block.
+    """
+
+    name = "ollama"
+    supported_tasks = frozenset(NEEDED_CAPABILITY)
+    continuous_tasks = supported_tasks
+    needs_files = False
+
+    on_progress: ProgressListener | None = None
+    """Hears how pulls get on: every new status, and about once a second while bytes come. Set it on the
+    engine at any time."""
+
+    def __init__(self, config: OllamaSettings | None = None) -> None:
+        super().__init__(config or OllamaSettings())
+        self._client = OllamaClient(self.config)
+        self._models = ServerModels(self._client, auto_pull=self.config.auto_pull, tell=self._tell)
+        self._slots = asyncio.Semaphore(self.config.max_concurrent)
+        self._background = BackgroundLoop("ollama", clean_up=self._client.aclose)
+        self._held: dict[str, set[OllamaModel]] = defaultdict(set)
+        self._held_lock = threading.Lock()
+
+    def load_model(self, name: str, **kw: Any) -> OllamaModel:
+        """Return the model that the tag `ollama_model_name` names, else `name`, once the server holds it.
+
+        A missing model is pulled where `ollama.auto_pull` is on. Its weights get into the server's memory with
+        the first request.
+
+        Raises:
+            ModelLoadFailed: permanent; the server does not have it, or it cannot do the task.
+            EngineUnavailable: retryable; the server is away, or a pull was cut short.
+        """
+        theirs = kw.get("tags", {}).get("ollama_model_name") or name
+        shown = self._wait_for(self._models.ensure, theirs)
+        _check_capability(theirs, kw.get("task"), shown)
+        model = OllamaModel(theirs, repeat_penalty=_own_repeat_penalty(shown))
+        with self._held_lock:
+            self._held[theirs].add(model)
+        return model
+
+    def submit(
+        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        """Start one input and return at once; cancelling the future closes the stream, which ends the work.
+
+        The raw result is that of `engines.ollama.answer.Answer.result`.
+        """
+        return self._background.submit(self._guarded(self._answer, model, inputs, options, emit))
+
+    def infer(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the raw result of one input.
+
+        Raises:
+            InferenceError: what `engines.ollama.failures` lists.
+        """
+        return self._wait_for(self._answer, model, inputs, options, None)
+
+    def infer_batch(
+        self, model: OllamaModel, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any] | InferenceError]:
+        """Return one raw result or error per input, in order; they run side by side."""
+        futures = [self.submit(model, one, its) for one, its in zip(inputs, options, strict=True)]
+        try:
+            return [_outcome(future) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()  # only an interrupt leaves any that still run
+
+    def unload_model(self, model: OllamaModel) -> bool:
+        """Have the server drop the model when it is idle, unless another of ours is the same one there.
+
+        Only an attempt: return whether the server was told. Never raises.
+        """
+        with self._held_lock:
+            ours = self._held[model.name]
+            ours.discard(model)
+            if ours:
+                return False
+            del self._held[model.name]
+        try:
+            self._wait_for(self._unload, model.name)
+        except InferenceError as error:
+            log.info("model_not_unloaded", model=model.name, error=error.message)
+            return False
+        return True
+
+    def health(self) -> dict[str, Any]:
+        """Return {"status": ok, server, version, loaded: [names]} or {"status": error, server, error}."""
+        report: dict[str, Any] = {"status": "ok", "server": self._client.failures.server}
+        try:
+            return {**report, **self._wait_for(self._ask_health)}
+        except InferenceError as error:
+            return {**report, "status": "error", "error": error.message}
+
+    def close(self) -> None:
+        """Take no more requests, fail those under way as retryable, and end the thread."""
+        self._background.close()
+
+    async def _answer(
+        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None
+    ) -> dict[str, Any]:
+        try:
+            return await self._ask(model, inputs, options, emit)
+        except ModelMissing:  # removed from the server since it was loaded here
+            await self._models.ensure(model.name)
+            return await self._ask(model, inputs, options, emit)
+
+    async def _ask(
+        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None
+    ) -> dict[str, Any]:
+        async with self._slots:
+            request = await self._build(model, inputs, options)
+            answer = Answer(emit)
+            ask = self._client.chat if request.is_chat else self._client.generate
+            last = await ask(request.body, model=model.name, hear=answer.hear)
+        return answer.result(last)
+
+    async def _build(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> Request:
+        if "images" in inputs:  # encoding them takes long enough to make the other streams stutter
+            return await asyncio.to_thread(build, model, inputs, options)
+        return build(model, inputs, options)
+
+    async def _unload(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(UNLOAD_TIMEOUT_S):
+                await self._client.unload(name)
+        except TimeoutError as error:
+            raise self._client.failures.of_transport(error, UNLOAD_TIMEOUT_S) from error
+
+    async def _ask_health(self) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return {"version": await self._client.version(), "loaded": await self._client.ps()}
+        except TimeoutError as error:
+            raise self._client.failures.of_transport(error, HEALTH_TIMEOUT_S) from error
+
+    async def _guarded(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
+        """Let only errors of our tree out of `work`, and tell a stop of the engine from a caller's cancel."""
+        try:
+            return await work(*args, **kw)
+        except InferenceError:
+            raise
+        except asyncio.CancelledError:
+            if self._background.is_closed:
+                raise _closed_meanwhile() from None
+            raise
+        except Exception as error:
+            log.exception("ollama_failed")
+            raise as_inference_error(error) from error
+
+    def _wait_for(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
+        future = self._background.submit(self._guarded(work, *args, **kw))
+        try:
+            return future.result()
+        except CancelledError:
+            raise _closed_meanwhile() from None
+        finally:
+            future.cancel()  # only an interrupt leaves it running
+
+    def _tell(self, progress: PullProgress) -> None:
+        if self.on_progress is None:
+            return
+        try:
+            self.on_progress(progress)
+        except Exception:
+            log.exception("progress_listener_failed", model=progress.model)  # the pull goes on all the same
+
+
+def _check_capability(model: str, task: str | None, shown: Shown) -> None:
+    needed = NEEDED_CAPABILITY.get(task or "")
+    if needed is None or shown.capabilities is None or needed in shown.capabilities:
+        return
+    raise ModelLoadFailed(
+        f"model {model} cannot do task {task}: Ollama says it is capable of "
+        f"{', '.join(shown.capabilities) or 'nothing'}, not of {needed}; name another model"
+    )
+
+
+def _own_repeat_penalty(shown: Shown) -> float:
+    try:
+        return float(shown.parameter("repeat_penalty") or 1.0)
+    except ValueError:
+        return 1.0
+
+
+def _outcome(future: Future[dict[str, Any]]) -> dict[str, Any] | InferenceError:
+    try:
+        return future.result()
+    except InferenceError as error:
+        return error
+    except CancelledError:
+        return _closed_meanwhile()
+
+
+def _closed_meanwhile() -> EngineUnavailable:
+    return EngineUnavailable("engine ollama was closed meanwhile; send the request again")

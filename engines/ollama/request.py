@@ -1,0 +1,117 @@
+"""What a request of ours is in Ollama's API.
+
+| our option | in the request to Ollama |
+|---|---|
+| max_new_tokens | options.num_predict |
+| max_length | options.num_predict where max_new_tokens is absent: nobody knows the prompt's tokens before it runs, so it bounds the answer alone |
+| do_sample false | options.temperature 0, the likeliest token, whatever temperature came along |
+| do_sample true | nothing: sampling is what Ollama does unless its temperature is 0 |
+| seed | options.seed, its lower 31 bits: some versions read the value of all 32 as "none" |
+| repetition_penalty | options.repeat_penalty, always sent: the model's own, else 1; the default is not the same in all versions |
+| temperature, top_p, top_k, stop, num_ctx, mirostat, mirostat_tau, mirostat_eta | options, as they are |
+| format, think, keep_alive | beside options |
+| anything else | options, as it is |
+
+Ollama passes over options it does not know and logs them; versions 0.11 to 0.33 know no mirostat. A change of
+num_ctx has the server load the model anew. Without an option, the model's Modelfile decides, then Ollama.
+"""  # noqa: E501 - rows of a table
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from handlers.errors import InvalidInput
+from handlers.options import translate_options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BESIDE_OPTIONS = ("format", "think", "keep_alive")
+_SEED_BITS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OllamaModel:
+    """A model that the server holds, as one registered version of ours loaded it; immutable."""
+
+    name: str
+    """What the server calls it."""
+    repeat_penalty: float = 1.0
+    """What applies where a request says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to /api/chat, or else to /api/generate."""
+
+    is_chat: bool
+    body: bytes
+
+
+def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Request:
+    """Return the request for a handler's `inputs`, which hold `inputs` (a prompt) or `messages`.
+
+    A message's content is a text, or parts {"type": "image"} | {"type": "text", "text": str} whose images are
+    those of `inputs["images"]` in order. Images travel as PNG, so the model sees every pixel as it is; Ollama
+    puts a message's images before its text. Encoding them takes a while: not for an event loop.
+
+    Raises:
+        InvalidInput: permanent; neither a prompt nor messages, or not as many images as the messages name.
+    """
+    body: dict[str, Any] = {"model": model.name, "stream": True, **_translated(options, model)}
+    if "messages" in inputs:
+        images = iter(inputs.get("images", ()))
+        body["messages"] = [_message(message, images) for message in inputs["messages"]]
+        if next(images, None) is not None:
+            raise InvalidInput("data.images has more images than data.messages names")
+    elif isinstance(inputs.get("inputs"), str):
+        body["prompt"] = inputs["inputs"]
+    else:
+        raise InvalidInput(f"engine ollama runs a prompt or messages; it got {', '.join(sorted(inputs))}")
+    return Request("messages" in body, msgspec.json.encode(body))
+
+
+def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any]:
+    theirs = translate_options(options, "ollama")
+    beside = {name: theirs.pop(name) for name in _BESIDE_OPTIONS if name in theirs}
+    most_tokens = theirs.pop("max_length", None)
+    if most_tokens is not None:
+        theirs.setdefault("num_predict", most_tokens)
+    if theirs.pop("do_sample", None) is False:
+        theirs["temperature"] = 0
+    if "seed" in theirs:
+        theirs["seed"] &= _SEED_BITS
+    theirs.setdefault("repeat_penalty", model.repeat_penalty)
+    return {**beside, "options": theirs}
+
+
+def _message(message: Mapping[str, Any], images: Iterator[Image]) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return {"role": message["role"], "content": content}
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    encoded = [_encoded(_next_image(images)) for part in content if part["type"] == "image"]
+    return {
+        "role": message["role"],
+        "content": "\n".join(texts),
+        **({"images": encoded} if encoded else {}),
+    }
+
+
+def _next_image(images: Iterator[Image]) -> Image:
+    image = next(images, None)
+    if image is None:
+        raise InvalidInput("data.messages names more images than data.images has")
+    return image
+
+
+def _encoded(image: Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return base64.b64encode(file.getbuffer()).decode("ascii")

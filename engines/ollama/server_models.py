@@ -1,0 +1,138 @@
+"""Makes sure that the server holds a model: looks, and has it pulled where it may, once however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from engines.ollama.client import OllamaClient
+from engines.ollama.failures import ModelMissing
+from engines.ollama.wire import PullChunk, Shown
+from handlers.errors import InferenceError
+
+log = structlog.get_logger(__name__)
+
+PROGRESS_INTERVAL_S = 1.0
+LOG_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull is."""
+
+    model: str
+    """What the server calls it."""
+    status: str
+    """Ollama's own words; "success" is the last, and "failed" ours for a pull that came to nothing."""
+    completed_bytes: int = 0
+    total_bytes: int = 0
+    """Of the layers that the server has begun by now, so it grows."""
+
+
+ProgressListener = Callable[[PullProgress], None]
+
+
+class ServerModels:
+    """What the server holds; for one event loop, whose tasks may ask for one model at once."""
+
+    def __init__(self, client: OllamaClient, *, auto_pull: bool, tell: ProgressListener) -> None:
+        self._client = client
+        self._auto_pull = auto_pull
+        self._tell = tell
+        self._asked: dict[str, asyncio.Task[Shown]] = {}
+
+    async def ensure(self, model: str) -> Shown:
+        """Return what the server tells of `model`, which it holds by then. Cancelling it stops no pull.
+
+        Raises:
+            ModelLoadFailed: permanent; the server does not have it, and may not or cannot pull it.
+            EngineUnavailable: retryable; the server is away, or the pull was cut short.
+        """
+        task = self._asked.get(model)
+        if task is None:
+            task = self._asked[model] = asyncio.create_task(self._ensure(model))
+            task.add_done_callback(lambda done: self._forget(model, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, model: str, task: asyncio.Task[Shown]) -> None:
+        del self._asked[model]
+        if not task.cancelled():
+            task.exception()  # those who waited for it may all be gone
+
+    async def _ensure(self, model: str) -> Shown:
+        try:
+            return await self._client.show(model)
+        except ModelMissing as missing:
+            if not self._auto_pull:
+                raise await self._with_names(missing) from None
+        await self._pull(model)
+        return await self._client.show(model)
+
+    async def _pull(self, model: str) -> None:
+        watch = _PullWatch(model, self._tell)
+        log.info("model_pull_started", model=model, server=self._client.failures.server)
+        try:
+            await self._client.pull(model, watch.hear)
+        except InferenceError as error:
+            log.warning("model_pull_failed", model=model, error=error.message)
+            watch.fail()
+            raise
+        log.info("model_pulled", model=model, seconds=round(watch.elapsed_s, 1), bytes=watch.total_bytes)
+
+    async def _with_names(self, missing: ModelMissing) -> ModelMissing:
+        try:
+            names = await self._client.tags()
+        except InferenceError as error:
+            log.debug("tags_failed", error=error.message)
+            return missing
+        return ModelMissing(f"{missing.message}; it has {', '.join(sorted(names)[:20]) or 'none'}")
+
+
+class _PullWatch:
+    """Adds up the layers of one pull, and reports: each new status, and progress now and then."""
+
+    def __init__(self, model: str, tell: ProgressListener) -> None:
+        self._model = model
+        self._tell = tell
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._status = ""
+        self._started = time.monotonic()
+        self._told = self._logged = self._started
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(total for _, total in self._layers.values())
+
+    def hear(self, chunk: PullChunk) -> None:
+        now = time.monotonic()
+        if chunk.digest:
+            self._layers[chunk.digest] = (chunk.completed, chunk.total)
+        is_new = chunk.status != self._status
+        self._status = chunk.status
+        if is_new or now - self._told >= PROGRESS_INTERVAL_S:
+            self._told = now
+            self._report()
+        if now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
+            completed, total = self._completed_bytes(), self.total_bytes
+            log.info(
+                "model_pulling", model=self._model, status=self._status, completed=completed, total=total
+            )
+
+    def fail(self) -> None:
+        self._status = "failed"
+        self._report()
+
+    def _completed_bytes(self) -> int:
+        return sum(completed for completed, _ in self._layers.values())
+
+    def _report(self) -> None:
+        self._tell(PullProgress(self._model, self._status, self._completed_bytes(), self.total_bytes))

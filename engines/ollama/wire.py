@@ -1,0 +1,137 @@
+"""What Ollama's server says, as types: one JSON object per line of a stream, or one as a whole answer.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md and api/types.go beside it. Fields that are not
+used here are left out; what the server omits reads as nothing or 0, which is what it means by it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+LONGEST_LINE_BYTES = 32 * 1024**2
+"""No line of a real server comes near it; without a bound, one that never ends would fill the memory."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """The part of an answer that a chunk of /api/chat carries."""
+
+    content: str | None = None
+    thinking: str | None = None
+
+
+class AnswerChunk(msgspec.Struct, frozen=True):
+    """A line of /api/generate (its text in `response`) or /api/chat (in `message`); durations in ns."""
+
+    error: str | None = None
+    response: str | None = None
+    thinking: str | None = None
+    message: Message | None = None
+    done: bool = False
+    done_reason: str | None = None
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class PullChunk(msgspec.Struct, frozen=True):
+    """A line of /api/pull; a layer's progress has its digest, and bytes in `total` and `completed`."""
+
+    error: str | None = None
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What /api/show tells of a model."""
+
+    parameters: str = ""
+    """The options its Modelfile sets, one a line: name, spaces, value."""
+    capabilities: tuple[str, ...] | None = None
+    """Such as completion, vision, thinking, tools; None from a server too old to say."""
+
+    def parameter(self, name: str) -> str | None:
+        """Return the first value its Modelfile gives `name`, as text."""
+        for line in self.parameters.splitlines():
+            key, _, value = line.strip().partition(" ")
+            if key == name:
+                return value.strip().strip('"')
+        return None
+
+
+class ListedModel(msgspec.Struct, frozen=True):
+    """One model of /api/tags or /api/ps."""
+
+    name: str
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """What /api/tags (on disk) and /api/ps (in memory) answer."""
+
+    models: tuple[ListedModel, ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [model.name for model in self.models or ()]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What /api/version answers."""
+
+    version: str
+
+
+class ServerError(msgspec.Struct, frozen=True):
+    """The body of a refusal."""
+
+    error: str
+
+
+class BadLine(Exception):
+    """Raised when a line is no JSON object of its kind; the message shows its beginning."""
+
+
+T = TypeVar("T")
+
+
+class JsonLines(Generic[T]):
+    """Makes objects of the bytes of a stream, however they are cut; empty lines are passed over."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> list[T]:
+        """Return the objects whose lines end in `chunk`, in order.
+
+        Raises:
+            BadLine: permanent; a line is no such object, or has no end.
+        """
+        self._rest += chunk
+        if b"\n" not in chunk:
+            if len(self._rest) > LONGEST_LINE_BYTES:
+                raise BadLine(f"a line of more than {LONGEST_LINE_BYTES} bytes")
+            return []
+        *lines, self._rest = self._rest.split(b"\n")
+        return [self._decoded(line) for line in lines if line.strip()]
+
+    def end(self) -> list[T]:
+        """Return the object of a last line without a line end, if there is one.
+
+        Raises:
+            BadLine: permanent; the stream was cut within a line.
+        """
+        line, self._rest = self._rest, bytearray()
+        return [self._decoded(line)] if line.strip() else []
+
+    def _decoded(self, line: bytes | bytearray) -> T:
+        try:
+            return self._decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadLine(f"{bytes(line[:80])!r}{'…' if len(line) > 80 else ''} ({error})") from error

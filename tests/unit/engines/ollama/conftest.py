@@ -1,0 +1,24 @@
+"""A fake server and an engine that asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engines.ollama.engine import OllamaEngine
+from engines.settings import OllamaSettings
+from tests.unit.engines.ollama.fake_ollama import FakeOllama
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOllama]:
+    with FakeOllama() as server:
+        yield server
+
+
+@pytest.fixture
+def engine(fake: FakeOllama) -> Iterator[OllamaEngine]:
+    engine = OllamaEngine(OllamaSettings(api_base=fake.url, timeout_s=30, max_concurrent=3))
+    yield engine
+    engine.close()
