@@ -35,32 +35,34 @@ def _generate_batch(model: PreTrainedModel, rows: Sequence[Row]) -> None:
     mask = torch.tensor(
         [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=model.device
     )
+    run_batch(model, rows, input_ids=ids, attention_mask=mask, **stacked(rows, width))
+
+
+def run_batch(model: PreTrainedModel, rows: Sequence[Row], **inputs: torch.Tensor) -> None:
+    """Run rows to their ends in one batch, given what the model reads of them as `inputs`."""
+    width = max(len(row.prompt) for row in rows)
     own_way = not all(row.picker.sampling.is_plain for row in rows)
     _generate(
         model,
-        input_ids=ids,
-        attention_mask=mask,
         max_new_tokens=max(row.budget for row in rows),
         stopping_criteria=StoppingCriteriaList([_RowsDone(rows)]),
         logits_processor=LogitsProcessorList([_RowsPick(rows, width)] if own_way else []),
-        **stacked(rows, width),
+        **inputs,
     )
 
 
 def search_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any]) -> None:
     """Run one row to its end by beam search; `beams` holds num_beams and its companions."""
     ids = torch.tensor([row.prompt], device=model.device)
+    extras = stacked([row], len(row.prompt))
+    run_beams(model, row, beams, input_ids=ids, attention_mask=torch.ones_like(ids), **extras)
+
+
+def run_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any], **inputs: torch.Tensor) -> None:
+    """Run one row to its end by beam search, given what the model reads of it as `inputs`."""
     penalty = row.picker.sampling.repetition_penalty
-    found = _generate(
-        model,
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=row.budget,
-        repetition_penalty=penalty,
-        **stacked([row], len(row.prompt)),
-        **beams,
-    )
-    for token in found[0, ids.shape[1] :].tolist():
+    found = _generate(model, max_new_tokens=row.budget, repetition_penalty=penalty, **inputs, **beams)
+    for token in found[0, len(row.prompt) :].tolist():
         if row.accept(token):
             return
 

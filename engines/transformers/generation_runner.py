@@ -64,12 +64,28 @@ class GenerationRunner(TaskRunner):
                 if isinstance(row, InferenceError):
                     continue
                 if its.get("num_beams", 1) > 1:
-                    search_beams(self.model, row, {name: its[name] for name in BEAM_OPTIONS if name in its})
+                    self._search(row, {name: its[name] for name in BEAM_OPTIONS if name in its})
                 else:
                     together.append(row)
             if together:
-                generate_rows(self.model, together)
-        return [row if isinstance(row, InferenceError) else _result(row) for row in rows]
+                self._generate(together)
+        return [row if isinstance(row, InferenceError) else self._result(row) for row in rows]
+
+    def _generate(self, rows: Sequence[Row]) -> None:
+        """Run `rows` to their ends together."""
+        generate_rows(self.model, rows)
+
+    def _search(self, row: Row, beams: dict[str, Any]) -> None:
+        """Run `row` to its end by beam search."""
+        search_beams(self.model, row, beams)
+
+    def _result(self, row: Row) -> dict[str, Any]:
+        return {
+            "generated_text": row.text(),
+            "prompt_tokens": len(row.prompt),
+            "completion_tokens": len(row.tokens),
+            "finish_reason": row.finish_reason or "length",
+        }
 
     def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row | InferenceError:
         try:
@@ -117,15 +133,6 @@ class GenerationRunner(TaskRunner):
                 "and answer together: shorten it"
             )
         return min(budget, self.context - prompt_tokens)
-
-
-def _result(row: Row) -> dict[str, Any]:
-    return {
-        "generated_text": row.text(),
-        "prompt_tokens": len(row.prompt),
-        "completion_tokens": len(row.tokens),
-        "finish_reason": row.finish_reason or "length",
-    }
 
 
 def _end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""text-generation by causal language models."""
+"""text-generation: which runner answers, by the kind of the model; and the one of causal language models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from handlers.errors import InvalidInput
 
 
 class TextGenerationRunner(GenerationRunner):
-    """Answers prompts and conversations."""
+    """Answers prompts and conversations by going on where they end."""
 
     @classmethod
     def load(cls, folder: ModelFolder) -> TextGenerationRunner:
-        """Return the runner of a causal language model and its tokenizer."""
-        model = folder.model("AutoModelForCausalLM", purpose="a causal language model")
-        return cls(folder.name, model, folder.tokenizer())
+        """Return the runner of a causal or sequence-to-sequence language model and its tokenizer."""
+        kinds = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+        auto_class = folder.auto_class(*kinds, purpose="a language model")
+        runner: type[TextGenerationRunner] = cls
+        if auto_class == "AutoModelForSeq2SeqLM":
+            from engines.transformers.seq2seq_generation import Seq2SeqRunner
+
+            runner = Seq2SeqRunner
+        return runner(folder.name, folder.model(auto_class, purpose="a language model"), folder.tokenizer())
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the prompt, through the chat template where the tokenizer has one."""
