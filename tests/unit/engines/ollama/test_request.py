@@ -1,0 +1,145 @@
+"""Options and inputs of ours become the request that Ollama's API documents."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.ollama.request import OllamaModel, build
+from handlers.errors import InvalidInput
+from handlers.options import options_of, validate_options
+
+MODEL = OllamaModel("smollm2:135m")
+
+
+def options_sent(**options: Any) -> dict[str, Any]:
+    """Return the options of the request for `options` as a caller writes them."""
+    checked = validate_options(options, task_options=options_of("text-generation"), engine="ollama")
+    return body({"inputs": "hi"}, checked)["options"]  # type: ignore[no-any-return]
+
+
+def body(inputs: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, Any]:
+    sent: dict[str, Any] = json.loads(build(MODEL, inputs, options or {}).body)
+    return sent
+
+
+def image(width: int = 3, height: int = 2, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
+
+
+def decoded(encoded: str) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))))
+
+
+def test_a_prompt_goes_to_generate_and_streams() -> None:
+    request = build(MODEL, {"inputs": "hi"}, {})
+    assert not request.is_chat
+    assert json.loads(request.body) == {
+        "model": "smollm2:135m",
+        "stream": True,
+        "prompt": "hi",
+        "options": {"repeat_penalty": 1.0},
+    }
+
+
+def test_messages_go_to_chat() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    request = build(MODEL, {"messages": messages}, {})
+    assert request.is_chat
+    assert json.loads(request.body)["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"max_new_tokens": 7}, {"num_predict": 7}),
+        ({"num_predict": 7}, {"num_predict": 7}),
+        ({"max_length": 9}, {"num_predict": 9}),
+        ({"max_length": 9, "max_new_tokens": 7}, {"num_predict": 7}),
+        ({"repetition_penalty": 1.2}, {"repeat_penalty": 1.2}),
+        ({"repeat_penalty": 1.2}, {"repeat_penalty": 1.2}),
+        ({"do_sample": False, "temperature": 0.7}, {"temperature": 0}),
+        ({"do_sample": True, "temperature": 0.7}, {"temperature": 0.7}),
+        ({"do_sample": True}, {}),
+        ({"seed": 2**31 + 5}, {"seed": 5}),
+        ({"seed": 42}, {"seed": 42}),
+        ({"stop": "END"}, {"stop": ["END"]}),
+        ({"top_p": 0.5, "top_k": 3}, {"top_p": 0.5, "top_k": 3}),
+        (
+            {"num_ctx": 2048, "mirostat": 2, "mirostat_tau": 4},
+            {"num_ctx": 2048, "mirostat": 2, "mirostat_tau": 4},
+        ),
+    ],
+)
+def test_options_are_sent_under_the_names_of_ollama(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert options_sent(**ours) == {"repeat_penalty": 1.0, **theirs}
+
+
+def test_the_penalty_of_the_model_goes_before_ours() -> None:
+    sent = json.loads(build(OllamaModel("m", repeat_penalty=1.3), {"inputs": "hi"}, {}).body)
+    assert sent["options"] == {"repeat_penalty": 1.3}
+
+
+def test_format_think_and_keep_alive_stand_beside_the_options() -> None:
+    schema = {"type": "object"}
+    sent = body({"inputs": "hi"}, {"format": schema, "think": "low", "keep_alive": "5m", "mine": 1})
+    assert (sent["format"], sent["think"], sent["keep_alive"]) == (schema, "low", "5m")
+    assert sent["options"] == {"repeat_penalty": 1.0, "mine": 1}
+
+
+def test_the_options_of_the_caller_are_left_as_they_were() -> None:
+    options = {"max_length": 9, "do_sample": False, "keep_alive": 0}
+    body({"inputs": "hi"}, options)
+    assert options == {"max_length": 9, "do_sample": False, "keep_alive": 0}
+
+
+def test_images_are_attached_to_the_message_that_names_them_pixel_by_pixel() -> None:
+    images = [image(seed=0), image(5, 4, seed=1), image(seed=2)]
+    sent = body(
+        {
+            "images": images,
+            "messages": [
+                {"role": "system", "content": [{"type": "text", "text": "Look."}]},
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+                {"role": "assistant", "content": "A square."},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "And"},
+                        {"type": "image"},
+                        {"type": "image"},
+                        {"type": "text", "text": "these?"},
+                    ],
+                },
+            ],
+        }
+    )
+    assert [message["content"] for message in sent["messages"]] == [
+        "Look.",
+        "What?",
+        "A square.",
+        "And\nthese?",
+    ]
+    assert [len(message.get("images", ())) for message in sent["messages"]] == [0, 1, 0, 2]
+    arrived = [decoded(one) for message in sent["messages"] for one in message.get("images", ())]
+    for sent_image, its_source in zip(arrived, images, strict=True):
+        assert np.array_equal(sent_image, np.asarray(its_source))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"audio": [0.0]}, "runs a prompt or messages; it got audio"),
+        ({"images": [], "messages": [{"role": "user", "content": [{"type": "image"}]}]}, "names more images"),
+        ({"images": [image()], "messages": [{"role": "user", "content": "hi"}]}, "more images than"),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(inputs: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        build(MODEL, inputs, {})
