@@ -24,6 +24,8 @@ BUILT_IN_HANDLERS = {
     "text-generation": "handlers.text_generation:TextGenerationHandler",
     "asr": "handlers.asr:AsrHandler",
     "vlm": "handlers.vlm:VlmHandler",
+    "ocr": "handlers.ocr:OcrHandler",
+    "document-analysis": "handlers.document_analysis:DocumentAnalysisHandler",
 }
 
 # A task's name becomes part of its topics' names, where Kafka allows these characters only.

@@ -1,0 +1,51 @@
+"""document-analysis: a document in; the text of its pages, and the answer to a question about it, out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handlers.base import BaseModelHandler
+from handlers.document import read_document
+from handlers.errors import InvalidInput
+from handlers.option_spec import shown
+from handlers.options import options_of
+from handlers.settings import MediaSettings
+
+
+class DocumentAnalysisHandler(BaseModelHandler):
+    """Takes `document` (a PDF, or an image), `question` where one is asked, `pages` where not all are meant."""
+
+    task = "document-analysis"
+    media_fields = ("document",)
+    options = options_of("document-analysis")
+
+    def __init__(self, limits: MediaSettings | None = None) -> None:
+        self.limits = limits or MediaSettings()
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return `pages` (see `handlers.document_pages.Page`), and `question` where it was given.
+
+        With a question, pages that have a text layer get a picture too: some models look for the answer.
+        """
+        self.validate_input(data, ["document"])
+        question = data.get("question")
+        if question is not None and (not isinstance(question, str) or not question.strip()):
+            raise InvalidInput(f"data.question is {shown(question)}; it must be a text, or left out")
+        pages = read_document(
+            data["document"],
+            field="data.document",
+            limits=self.limits,
+            pages=data.get("pages"),
+            with_images=question is not None,
+        )
+        return {"pages": pages} if question is None else {"pages": pages, "question": question}
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return pages [{number, width, height, text, regions [{text, box, score?}]}] in reading order, the
+        answer where a question was asked, metadata."""
+        known = ("pages", "answer", "metadata")
+        metadata = {name: value for name, value in result.items() if name not in known}
+        output = {"pages": result["pages"]}
+        if "answer" in result:
+            output["answer"] = result["answer"]
+        return {**output, "metadata": {**metadata, **result.get("metadata", {})}}

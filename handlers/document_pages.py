@@ -1,0 +1,106 @@
+"""Pages as an engine gets them, which of them a request names, and how many pixels they may have together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+from PIL import Image
+
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.option_spec import shown
+
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+class Word(TypedDict):
+    """A word of a text layer."""
+
+    text: str
+    box: list[int]
+    """Left, top, right, bottom in pixels of the page."""
+
+
+class Page(TypedDict):
+    """One page; `words` is None where the file has no text of it, and `image` where nobody needs a picture."""
+
+    number: int
+    """From 1."""
+    width: int
+    height: int
+    """In pixels, whether or not there is a picture."""
+    image: Image.Image | None
+    words: list[Word] | None
+
+
+def page_image(number: int, image: Image.Image) -> Page:
+    """Return the page that is a picture only."""
+    return {"number": number, "width": image.width, "height": image.height, "image": image, "words": None}
+
+
+def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:
+    """Return the numbers of the pages that `pages` names in a document of `count`, rising, each once.
+
+    Raises:
+        InvalidInput: permanent; no number, list or ranges, or a page the document does not have.
+        MediaCorrupt: permanent; the document has no pages at all.
+        MediaTooLarge: permanent; more than `max_pages`.
+    """
+    if count < 1:
+        raise MediaCorrupt(f"{what} has no pages; send a document with at least one")
+    spans = [(1, count)] if pages is None else list(_spans(pages))
+    for first, last in spans:
+        if first < 1 or last > count or first > last:
+            named = str(first) if first == last else f"{first}-{last}"
+            has = "1 page" if count == 1 else f"pages 1-{count}"
+            raise InvalidInput(f"data.pages names {named}; {what} has {has}")
+    numbers = sorted({number for first, last in spans for number in range(first, last + 1)})
+    if len(numbers) > max_pages:
+        asked = f"has {count} pages" if pages is None else f"was asked for {len(numbers)} pages"
+        raise MediaTooLarge(
+            f'{what} {asked}; media.max_pages allows {max_pages}: name some in data.pages, as "1-{max_pages}"'
+        )
+    return numbers
+
+
+def _spans(pages: Any) -> Iterator[tuple[int, int]]:
+    """Yield first and last page of each part of `pages`."""
+    parts = (
+        pages.split(",") if isinstance(pages, str) else pages if isinstance(pages, list | tuple) else [pages]
+    )
+    for part in parts:
+        if type(part) is int:
+            yield part, part
+        elif isinstance(pages, str) and (found := _RANGE.fullmatch(part.strip())):
+            yield int(found[1]), int(found[2] or found[1])
+        else:
+            break
+    else:
+        if parts:
+            return
+    raise InvalidInput(
+        f'data.pages is {shown(pages)}; it must be a page number from 1, a list of them, or ranges as "1-3,5"'
+    )
+
+
+class PixelBudget:
+    """How many pixels the pictures of one document may have together: they are in memory at the same time."""
+
+    def __init__(self, what: str, max_pixels: int) -> None:
+        self._what = what
+        self._max_pixels = max_pixels
+        self._spent = 0
+
+    def spend(self, number: int, width: int, height: int) -> None:
+        """Count the picture of page `number`.
+
+        Raises:
+            MediaTooLarge: permanent; it does not fit beside those counted before.
+        """
+        self._spent += width * height
+        if self._spent > self._max_pixels:
+            raise MediaTooLarge(
+                f"{self._what} has {self._spent} pixels by page {number}, which is {width} x {height}; "
+                f"media.max_image_pixels allows {self._max_pixels}: name fewer pages in data.pages"
+            )
