@@ -97,19 +97,21 @@ class ModelFolder:
         """Return the processor that lies beside the model: a tokenizer and an image processor in one.
 
         Raises:
-            ModelLoadFailed: permanent; the folder holds only one of the two.
+            ModelLoadFailed: permanent; the folder lacks one of the two.
         """
         from transformers import AutoProcessor
 
-        with self._own_code_refused():
-            processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                self.path, **self._local
-            )
+        way_out = "register a folder to which its processor was saved, as save_pretrained does"
+        try:
+            with self._own_code_refused():
+                processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                    self.path, **self._local
+                )
+        except OSError as error:  # how transformers says that a file is missing
+            raise ModelLoadFailed(f"model {self.name} has no whole processor; {way_out}") from error
         for part in ("tokenizer", "image_processor"):
             if not hasattr(processor, part):
-                raise ModelLoadFailed(
-                    f"model {self.name} has no {part}; register a folder to which its processor was saved"
-                )
+                raise ModelLoadFailed(f"model {self.name} has no {part}; {way_out}")
         return processor
 
     @property
