@@ -152,7 +152,7 @@ def ship_code(folder: Path, part: str, witness: Path) -> None:
     description = json.loads(described.read_text())
     if part == "config.json":
         description |= {"model_type": "unheard-of", "architectures": ["Model"]}
-        auto_map = {"AutoConfig": "its_code.Config", "AutoModelForCausalLM": "its_code.Model"}
+        auto_map: dict[str, Any] = {"AutoConfig": "its_code.Config", "AutoModelForCausalLM": "its_code.Model"}
     else:
         description["tokenizer_class"] = "UnheardOf"
         auto_map = {"AutoTokenizer": ["its_code.Tokenizer", None]}

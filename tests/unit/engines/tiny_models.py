@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
@@ -105,9 +108,10 @@ def save_wav2vec2(folder: Path, *, norm: str = "layer") -> Path:
         model.lm_head.weight[1:4] = 0  # special tokens are never heard
         model.lm_head.weight[0] *= 1.5  # and between letters, often nothing
     model.save_pretrained(folder)
-    Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
-    masked = norm == "layer"
-    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked).save_pretrained(folder)
+    letters = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))  # type: ignore[no-untyped-call]
+    letters.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")  # type: ignore[no-untyped-call]
+    extractor.save_pretrained(folder)
     return folder
 
 
@@ -123,12 +127,45 @@ def save_t5(folder: Path) -> Path:
         num_heads=4,
         pad_token_id=0,
         eos_token_id=2,
-        decoder_start_token_id=0,
-        tie_word_embeddings=False,
         initializer_factor=3.0,
     )
-    model = T5ForConditionalGeneration(config)
+    config.decoder_start_token_id, config.tie_word_embeddings = 0, False
+    return _save_seq2seq(T5ForConditionalGeneration(config), folder)
+
+
+def save_bart(folder: Path) -> Path:
+    """Save a sequence-to-sequence language model of `CONTEXT` positions, and return its folder."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=len(WORDS),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=None,
+        init_std=0.1,
+    )
+    config.tie_word_embeddings = False
+    model = BartForConditionalGeneration(config)
     with torch.no_grad():
+        for weight in (weight for weight in model.model.parameters() if weight.dim() == 2):
+            weight.mul_(3)
+        for layer in model.model.decoder.layers:  # so that what is read shows in what is written
+            layer.encoder_attn.out_proj.weight.mul_(3)
+    return _save_seq2seq(model, folder)
+
+
+def _save_seq2seq(model: Any, folder: Path) -> Path:
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=1.0)
         model.lm_head.weight[:4] = 0
     model.save_pretrained(folder)
     tokenizer(chat=False).save_pretrained(folder)
