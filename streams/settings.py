@@ -12,7 +12,6 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from engines.settings import EngineSettings
 from handlers.settings import Section, UserPath
 
-
 DEFAULT_HTTP_PORT = 8080
 
 

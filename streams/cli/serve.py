@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,7 +54,12 @@ def _with_address(settings: Settings, **given: Any) -> Settings:
 
 
 def _show(url: str) -> None:
-    request = '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", "data": {"inputs": "Name a colour."}}'
+    request = {
+        "task": "text-generation",
+        "engine": "transformers",
+        "model_name": "smollm2-135m-instruct",
+        "data": {"inputs": "Name a colour."},
+    }
     typer.echo(f"Listening on {url}; Ctrl-C stops it. In another terminal:")
     typer.echo(f"  curl {url}/inference/tasks")
-    typer.echo(f"  curl {url}/inference/infer -d {shlex.quote(request)}")
+    typer.echo(f"  curl {url}/inference/infer -d {shlex.quote(json.dumps(request))}")
