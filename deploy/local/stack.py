@@ -1,4 +1,4 @@
-"""Starts and stops the three parts together and says how to reach them."""
+"""Starts and stops the parts together and says how to reach them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from deploy.local.broker import Broker
 from deploy.local.mlflow_server import MlflowServer
+from deploy.local.ollama import Ollama
 from deploy.local.part import Part, PartStatus, StackError
 from deploy.local.s3 import BUCKET, S3, Credentials
 
@@ -31,6 +32,8 @@ class Endpoints:
     s3_reader: Credentials
     s3_bucket: str
     mlflow_uri: str
+    ollama_base: str | None = None
+    """None where the stack runs without an Ollama server."""
 
 
 class LocalStack:
@@ -42,8 +45,17 @@ class LocalStack:
     deployment.
     """
 
-    def __init__(self, root: Path, *, on_status: Callable[[PartStatus], None] | None = None) -> None:
-        """`on_status` hears of every change of a part, from several threads but one call at a time."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        on_status: Callable[[PartStatus], None] | None = None,
+        with_ollama: bool = False,
+    ) -> None:
+        """`on_status` hears of every change of a part, from several threads but one call at a time.
+
+        `with_ollama` adds an Ollama-like server with a small model; see `deploy.local.ollama`.
+        """
         self.root = root.absolute()
         self._on_status = on_status
         self._status_lock = Lock()
@@ -52,10 +64,14 @@ class LocalStack:
         self._broker = Broker(self.root, on_status=self._report, abandon=self._abandon)
         self._s3 = S3(self.root, on_status=self._report, abandon=self._abandon)
         self._mlflow = MlflowServer(self.root, on_status=self._report, abandon=self._abandon)
+        self._ollama = (
+            Ollama(self.root, on_status=self._report, abandon=self._abandon) if with_ollama else None
+        )
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (self._broker, self._s3, self._mlflow)
+        parts = (self._broker, self._s3, self._mlflow)
+        return parts if self._ollama is None else (*parts, self._ollama)
 
     def part(self, name: str) -> Part:
         """Return the part called broker, s3 or mlflow."""
@@ -76,12 +92,15 @@ class LocalStack:
             s3_reader=self._s3.reader,
             s3_bucket=BUCKET,
             mlflow_uri=self._mlflow.url,
+            ollama_base=None if self._ollama is None else self._ollama.url,
         )
 
     def settings(self) -> dict[str, Any]:
         """Return the settings tree that points a worker at this stack, as its read-only S3 identity."""
         endpoints = self.endpoints
+        ollama = {} if endpoints.ollama_base is None else {"ollama": {"api_base": endpoints.ollama_base}}
         return {
+            **ollama,
             "kafka": {
                 "bootstrap_servers": endpoints.bootstrap_servers,
                 # This broker lets the first member of a group wait half its session, and answers an empty

@@ -6,10 +6,12 @@ import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from deploy.local import LocalStack
+from deploy.local.ollama import Ollama
 from deploy.models import CATALOGUE
 from engines.models import ModelManager
 from engines.settings import CacheSettings, MlflowSettings
@@ -34,6 +36,15 @@ def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack
     """
     with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
+    """A running Ollama-like server with the model `deploy.local.ollama.MODEL`, shared: leave it running."""
+    server = Ollama(tmp_path_factory.mktemp("ollama"), on_status=lambda status: None, abandon=Event())
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
