@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
+from handlers.errors import EngineUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +67,12 @@ def health_report(
 ) -> dict[str, Any]:
     """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}}.
 
-    Engines that nothing asked for yet are not made for this: importing their libraries takes longer than a
-    caller waits. `error` means that no engine works, `degraded` that something is unwell.
+    Engines that were asked for, or have settings of their own, are asked; others are not made for this, since
+    nobody may mean to use them. `error` means that no engine works, `degraded` that something is unwell.
     """
-    made = {f"engines.{name}": engine.health for name, engine in engines.made().items()}
-    answers = probes.probe({"mlflow": models.health, "disk": models.disk_health, **made})
+    asked = {*engines.made(), *engines.configured()}
+    by_name = {f"engines.{name}": partial(_engine_health, engines, name) for name in asked}
+    answers = probes.probe({"mlflow": models.health, "disk": models.disk_health, **by_name})
     by_engine = {
         name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
     }
@@ -84,6 +87,13 @@ def health_report(
     else:
         status = "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
     return {"status": status, "components": components}
+
+
+def _engine_health(engines: EngineRegistry, name: str) -> dict[str, Any]:
+    try:
+        return engines.get(name).health()
+    except EngineUnavailable as error:
+        return {"status": "error", "error": error.message}
 
 
 def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:

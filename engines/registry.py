@@ -89,6 +89,11 @@ class EngineRegistry:
         with self._lock:
             return dict(self._engines)
 
+    def configured(self) -> list[str]:
+        """Return the names of engines whose section of the settings was set: they are meant to be used."""
+        sections = {name: getattr(self._settings, name, None) for name in self.names()}
+        return [name for name, section in sections.items() if getattr(section, "model_fields_set", ())]
+
     def unload(self) -> None:
         """Let every engine go; the next `get` makes a new one. Unload the models in the cache first."""
         with self._lock:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.base import BaseEngine
-from engines.inference import InferenceManager
+from engines.inference import InferenceManager, Prepared
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
@@ -157,3 +157,15 @@ class Bench:
         assert result["result"] is None
         error: dict[str, Any] = result["error"]
         return error
+
+
+def prepare(bench: Bench, text: str, **changes: Any) -> Prepared:
+    """Return a request to shout `text`, prepared by the manager."""
+    request = {
+        "task": "shout",
+        "engine": "shouter",
+        "model_name": "tagged",
+        "data": {"text": text},
+        **changes,
+    }
+    return bench.manager.prepare(**request)
