@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.audio_truncation import missing_end
+from handlers.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.option_spec import shown
 
 if TYPE_CHECKING:
-    from soundfile import SoundFile
+    from soundfile import LibsndfileError, SoundFile
 
 Samples = NDArray[np.float32]
 
@@ -27,7 +28,7 @@ _RATES = range(1_000, 768_001)
 _BLOCK_SAMPLES = 1 << 20
 """Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
 
-_CURE = "send a whole wav, flac, ogg or mp3 file"
+_CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
 
 def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Samples:
@@ -64,17 +65,15 @@ def _decode(content: bytes, what: str, max_s: float) -> Samples:
 
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
-    if missing := missing_end(content):
+    if missing := missing_end(content) or missing_end_of_container(content):
         raise MediaCorrupt(f"{what} is cut short: {missing}; {_CURE}")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            _check_header(file, what, max_s)
+            claimed_s = file.frames / file.samplerate if file.frames < 1 << 60 else None
+            _check_header(what, file.samplerate, file.channels, claimed_s, max_s)
             mono = _resample(_mono_blocks(file), file.samplerate, what, max_s)
     except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).strip().rstrip(".")
-        if reason.startswith("File does not exist"):  # what libsndfile says of an MP3 without a whole frame
-            reason = "Format not recognised"
-        raise MediaCorrupt(f"{what} is no readable recording: {reason}; {_CURE}") from error
+        mono = _decode_container(content, what, max_s, unreadable=_reason(error))
     if not len(mono):
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
     if not np.isfinite(mono).all():
@@ -82,12 +81,28 @@ def _decode(content: bytes, what: str, max_s: float) -> Samples:
     return np.clip(mono, -1.0, 1.0, out=mono)
 
 
-def _check_header(file: SoundFile, what: str, max_s: float) -> None:
-    """Refuse what the header already shows to be wrong; nothing is decoded yet."""
-    if file.samplerate not in _RATES or not 0 < file.channels <= _MAX_CHANNELS:
-        raise MediaCorrupt(f"{what} claims {file.samplerate} Hz and {file.channels} channels; {_CURE}")
-    if (duration_s := file.frames / file.samplerate) > max_s and file.frames < 1 << 60:
-        raise MediaTooLarge(_too_long(what, f"{duration_s:.0f} s", max_s))
+def _decode_container(content: bytes, what: str, max_s: float, *, unreadable: str) -> Samples:
+    """Decode what soundfile could not read, and for the reason `unreadable` cannot be read if it is no container."""
+    from handlers.audio_containers import sound_track
+
+    with sound_track(content, what, unreadable=unreadable, cure=_CURE) as track:
+        _check_header(what, track.rate, track.channels, track.claimed_s, max_s)
+        return _resample(track.blocks, track.rate, what, max_s)
+
+
+def _reason(error: LibsndfileError) -> str:
+    reason = str(error.error_string).strip().rstrip(".")
+    if reason.startswith("File does not exist"):  # what libsndfile says of an MP3 without a whole frame
+        return "Format not recognised"
+    return reason
+
+
+def _check_header(what: str, rate: int, channels: int, claimed_s: float | None, max_s: float) -> None:
+    """Refuse what the header already shows to be wrong; next to nothing is decoded yet."""
+    if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
+        raise MediaCorrupt(f"{what} claims {rate} Hz and {channels} channels; {_CURE}")
+    if claimed_s is not None and claimed_s > max_s:
+        raise MediaTooLarge(_too_long(what, f"{claimed_s:.0f} s", max_s))
 
 
 def _mono_blocks(file: SoundFile) -> Iterator[Samples]:

@@ -102,7 +102,7 @@ def test_empty_bytes_name_the_field_the_source_and_the_cure() -> None:
     with pytest.raises(MediaCorrupt) as caught:
         read(b"")
     assert caught.value.message == (
-        "data.audio (s3://clips/a.wav) is empty (0 bytes); send a whole wav, flac, ogg or mp3 file"
+        "data.audio (s3://clips/a.wav) is empty (0 bytes); send a whole wav, flac, ogg, mp3, m4a or webm file"
     )
 
 

@@ -1,0 +1,88 @@
+"""The sound in containers that soundfile does not read: m4a, webm, the sound track of a video."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers import containers
+from handlers.errors import MediaCorrupt
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+
+_FORMATS = (*containers.FORMATS, "aac", "caf", "amr", "ac3", "eac3")
+_COVER_PIXELS = 1 << 24
+"""Pictures beside the sound are not decoded, but looked at by the one who opens the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundTrack:
+    """One track: its `rate` in Hz, its length by the header in seconds, and its mono samples, block by block."""
+
+    rate: int
+    channels: int
+    claimed_s: float | None
+    blocks: Iterator[NDArray[np.float32]]
+
+
+@contextmanager
+def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Iterator[SoundTrack]:
+    """Yield the best sound track of the container; nothing but its first frame is decoded yet.
+
+    `unreadable` is the reason to tell of bytes that are no container.
+
+    Raises:
+        MediaCorrupt: permanent; no container, no sound in it, or (while blocks are read, too) a damaged one.
+    """
+    with containers.opened(
+        content,
+        what,
+        formats=_FORMATS,
+        max_pixels=_COVER_PIXELS,
+        unreadable=f"no readable recording: {unreadable}",
+        cure=cure,
+    ) as container:
+        if not container.streams.audio:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise MediaCorrupt(f"{what} holds no sound, only {kinds}; {cure}")
+        stream = container.streams.best("audio") or container.streams.audio[0]
+        frames = container.decode(audio=container.streams.audio.index(stream))
+        first = next(frames, None)
+        if first is None:
+            raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")
+        yield SoundTrack(
+            rate=first.sample_rate,
+            channels=first.layout.nb_channels,
+            claimed_s=containers.claimed_duration_s(container, stream.index),
+            blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what),
+        )
+
+
+def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
+    for frame in frames:
+        if frame.sample_rate != rate:
+            raise MediaCorrupt(
+                f"{what} changes from {rate} Hz to {frame.sample_rate} Hz in its middle; convert it to one rate"
+            )
+        yield _mono(frame)
+
+
+def _mono(frame: AudioFrame) -> NDArray[np.float32]:
+    """Return the frame's samples within -1..1, averaged over its channels, (samples,)."""
+    samples: NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mono: NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
+    match samples.dtype:
+        case np.uint8:
+            mono = (mono - 128) / 128
+        case np.int16 | np.int32 | np.int64:
+            mono = mono / -float(np.iinfo(samples.dtype).min)
+    return mono.astype(np.float32)

@@ -1,0 +1,57 @@
+"""Containers of sound and pictures (mp4, webm, ...) opened in memory, quietly, and never reading anything else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from handlers.errors import MediaCorrupt
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
+"""What is read, by FFmpeg's names. Formats that name other files or addresses to read are not among them."""
+
+
+@contextmanager
+def opened(
+    content: bytes, what: str, *, formats: tuple[str, ...], max_pixels: int, unreadable: str, cure: str
+) -> Iterator[InputContainer]:
+    """Yield the container in `content`, with its headers read; closed on leaving.
+
+    Whatever FFmpeg raises while it is open, on bytes that are damaged, comes out as MediaCorrupt; frames of
+    more than `max_pixels` are such an error. `unreadable` says of what is no container what it is instead.
+
+    Raises:
+        MediaCorrupt: permanent; no container of `formats`, one without its index, or a damaged one.
+    """
+    import av
+
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {cure}")
+    options = {
+        "format_whitelist": ",".join(formats),
+        "protocol_whitelist": "",
+        "max_pixels": str(max_pixels),
+    }
+    try:
+        container = av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise MediaCorrupt(f"{what} is {unreadable}; {cure}") from error
+    with container:
+        try:
+            yield container
+        except av.FFmpegError as error:
+            reason = str(error.strerror or error).strip().rstrip(".")
+            raise MediaCorrupt(f"{what} does not decode: {reason}; {cure}") from error
+
+
+def claimed_duration_s(container: InputContainer, stream_index: int) -> float | None:
+    """Return how long the headers say that the stream, or else the whole container, is in seconds."""
+    stream = container.streams[stream_index]
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / 1e6

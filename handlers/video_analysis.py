@@ -1,0 +1,62 @@
+"""video-analysis: a video in, what happens in it out: as labels, or in words where the model writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handlers.base import BaseModelHandler
+from handlers.errors import InvalidInput, InvalidOption
+from handlers.option_spec import shown
+from handlers.options import options_of
+from handlers.settings import MediaSettings
+from handlers.video import read_video
+
+
+class VideoAnalysisHandler(BaseModelHandler):
+    """Takes `video`: an encoded video, or a numpy array of frames and its `frame_rate` (Hz, default 25).
+
+    `prompt` says what a model that writes is asked; models that classify take none.
+    """
+
+    task = "video-analysis"
+    media_fields = ("video",)
+    options = options_of("video-analysis")
+
+    def __init__(self, limits: MediaSettings | None = None) -> None:
+        self.limits = limits or MediaSettings()
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return `frames` (uint8 (n, height, width, 3) RGB), `frame_times_s`, `duration_s`, `prompt` if given."""
+        self.validate_input(data, ["video"])
+        prompt = data.get("prompt")
+        if prompt is not None and not (isinstance(prompt, str) and prompt.strip()):
+            raise InvalidInput(f"data.prompt is {shown(prompt)}; it must be a non-empty string")
+        num_frames, every_s = options.get("num_frames"), options.get("every_s")
+        if num_frames is not None and every_s is not None:
+            raise InvalidOption("options.num_frames and options.every_s both say which frames; give one")
+        if num_frames is not None and num_frames > self.limits.max_frames:
+            raise InvalidOption(
+                f"options.num_frames is {num_frames}; media.max_frames allows {self.limits.max_frames}"
+            )
+        video = read_video(
+            data["video"],
+            field="data.video",
+            limits=self.limits,
+            num_frames=num_frames,
+            every_s=every_s,
+            frame_rate=data.get("frame_rate"),
+        )
+        inputs = {
+            "frames": video.frames,
+            "frame_times_s": video.frame_times_s,
+            "duration_s": video.duration_s,
+        }
+        return inputs if prompt is None else {**inputs, "prompt": prompt}
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return labels [{label, score}] or generated_text, and frame_times (s) of what the model saw."""
+        answer = "generated_text" if "generated_text" in result else "labels"
+        output = {answer: result[answer], "frame_times": result["frame_times_s"]}
+        known = (answer, "frame_times_s", "metadata")
+        metadata = {name: value for name, value in result.items() if name not in known}
+        return {**output, "metadata": {**metadata, **result.get("metadata", {})}}

@@ -1,0 +1,79 @@
+"""Sounds and pictures encoded into the containers that people send: made by the tests themselves, in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+
+_TICK = Fraction(1, 1000)
+
+
+def encoded_video(
+    frames: Any,
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    times_ms: Sequence[int] | None = None,
+    rate: int = 10,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    sound: Any = None,
+) -> bytes:
+    """Return uint8 `frames` (n, height, width, 3) as a video, shown at `times_ms`, else at `rate` a second.
+
+    `options` are the encoder's. `sound` is float mono samples at 48 kHz.
+    """
+    file = io.BytesIO()
+    times, tick = (range(len(frames)), Fraction(1, rate)) if times_ms is None else (times_ms, _TICK)
+    with av.open(file, "w", format=container, options=container_options or {}) as output:
+        stream: Any = output.add_stream(codec, rate=rate, options=options or {})  # type: ignore[call-overload]
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr8" if codec == "gif" else "yuv420p"
+        stream.codec_context.time_base = tick
+        sounds: Any = None if sound is None else output.add_stream("aac", rate=48_000, layout="mono")
+        for pixels, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, tick
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+        if sounds is not None:
+            output.mux(sounds.encode(_audio_frame(sound, 48_000, "mono")))
+            output.mux(sounds.encode())
+    return file.getvalue()
+
+
+def encoded_sound(
+    samples: Any, *, container: str, codec: str, rate: int, layout: str = "mono", faststart: bool = False
+) -> bytes:
+    """Return float `samples` within -1..1, (samples,), on every channel of `layout`, as a file."""
+    file = io.BytesIO()
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(file, "w", format=container, options=options) as output:
+        stream: Any = output.add_stream(codec, rate=rate, layout=layout)  # type: ignore[call-overload]
+        output.mux(stream.encode(_audio_frame(samples, rate, layout)))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def _audio_frame(samples: Any, rate: int, layout: str) -> av.AudioFrame:
+    channels = av.AudioLayout(layout).nb_channels
+    planes = np.stack([np.asarray(samples, np.float32)] * channels)
+    frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+    return frame
+
+
+def with_display_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
+    """Return `mp4` with the picture of its first track turned or mirrored by [a b; c d], each -1, 0 or 1.
+
+    Source: ISO/IEC 14496-12 section 8.3.2 (track header).
+    """
+    values = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    matrix = b"".join((value & 0xFFFFFFFF).to_bytes(4, "big") for value in values)
+    start = mp4.index(b"tkhd") + 4 + 40
+    return mp4[:start] + matrix + mp4[start + 36 :]
