@@ -7,12 +7,16 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel
+from transformers.generation.utils import GenerationMixin
 
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
-from handlers.errors import InvalidInput, ModelLoadFailed
+from engines.transformers.row import Row
+from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
+_EXPAND = "_expand_inputs_for_generation"
+"""How a model repeats its inputs for the beams; those that know of several images have a way of their own."""
 
 
 class VisionLanguageRunner(GenerationRunner):
@@ -53,6 +57,19 @@ class VisionLanguageRunner(GenerationRunner):
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
         return Prompt(tokens, extras)
 
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row | InferenceError:
+        row = super()._row(inputs, options)
+        if isinstance(row, InferenceError) or options.get("num_beams", 1) == 1:
+            return row
+        # Repeated one by one for the beams, the images of one row would end up in one another's places.
+        one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
+        if one_by_one and any(tensor.shape[0] > 1 for tensor in row.extras.values()):
+            return InvalidOption(
+                f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one "
+                "image"
+            )
+        return row
+
     def _encode(self, messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> Any:
         if self.processor.chat_template is None:
             return self.processor(text=self._plain_text(messages), images=list(images), return_tensors="pt")
@@ -65,16 +82,17 @@ class VisionLanguageRunner(GenerationRunner):
         )
 
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Return the one message of the user as text, each image as the processor writes it."""
+        """Return the one message of the user as text, each image as the processor writes it.
+
+        Processors whose image token is no plain string put it in by themselves.
+        """
         if len(messages) > 1:
             raise InvalidInput(
                 f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
             )
-        image = getattr(self.processor, "image_token", "")
-        parts = messages[0]["content"]
-        return "".join(
-            f"{image}\n" if part["type"] == "image" and image else part.get("text", "") for part in parts
-        )
+        token = getattr(self.processor, "image_token", None)
+        image = token if isinstance(token, str) else ""
+        return "".join(image if part["type"] == "image" else part["text"] for part in messages[0]["content"])
 
 
 def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> list[dict[str, Any]]:

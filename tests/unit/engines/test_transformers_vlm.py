@@ -147,10 +147,22 @@ def test_images_are_seen_where_the_conversation_names_them(llava: Any) -> None:
     assert result["prompt_tokens"] == 4 + 3 * 2 + 2 * 9
 
 
-def test_beam_search_is_the_librarys(llava: Any) -> None:
-    inputs = asked((24, 24), (40, 40))
-    result = answer(llava, inputs, max_new_tokens=8, num_beams=3)
-    assert result["generated_text"].strip() == librarys_answer(llava, inputs, max_new_tokens=8, num_beams=3)
+@pytest.mark.parametrize(("kind", "sizes"), [*((kind, SIZES[0]) for kind in KINDS), ("qwen", SIZES[1])])
+def test_beam_search_is_the_librarys(
+    runners: dict[str, Any], kind: str, sizes: tuple[tuple[int, int], ...]
+) -> None:
+    inputs, beams = asked(*sizes), {"max_new_tokens": 8, "num_beams": 3}
+    result = answer(runners[kind], inputs, **beams)
+    assert result["generated_text"].strip() == librarys_answer(runners[kind], inputs, **beams)
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava-next"])
+def test_beam_search_over_several_images_is_refused_where_the_library_would_mix_them_up(
+    runners: dict[str, Any], kind: str
+) -> None:
+    error = refusal(runners[kind], asked(*SIZES[1]), num_beams=2)
+    assert isinstance(error, InvalidOption)
+    assert "options.num_beams above 1 takes one image" in error.message
 
 
 def test_a_seed_repeats_the_answer_whoever_shares_the_batch(llava: Any) -> None:
@@ -202,7 +214,7 @@ def test_an_image_the_processor_cannot_take_is_the_callers_error(runners: dict[s
 def test_without_a_chat_template_the_images_go_before_the_prompt(raw: Any) -> None:
     inputs = asked((24, 24), (40, 40), text="a b")
     result = answer(raw, inputs, max_new_tokens=6)
-    encoded = raw.processor(text="<image>\n<image>\na b", images=inputs["images"], return_tensors="pt")
+    encoded = raw.processor(text="<image><image>a b", images=inputs["images"], return_tensors="pt")
     found = raw.model.generate(**encoded, do_sample=False, max_new_tokens=6)[
         0, encoded["input_ids"].shape[1] :
     ]
