@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _MODELS_OF_AUTO_CLASS = {
+    "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForVideoClassification": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
     "AutoModelForCTC": "MODEL_FOR_CTC_MAPPING_NAMES",
     "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForDocumentQuestionAnswering": "MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES",
     "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "AutoModelForObjectDetection": "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
+    "AutoModelForTextRecognition": "MODEL_FOR_TEXT_RECOGNITION_MAPPING_NAMES",
     "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
 }
 """Auto class -> transformers' own table of model type to model class."""
@@ -92,6 +97,23 @@ class ModelFolder:
             return AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
                 self.path, **self._local
             )
+
+    def image_processor(self) -> Any:
+        """Return the image processor that lies beside the model, of frames of a video too.
+
+        Raises:
+            ModelLoadFailed: permanent; the folder has none.
+        """
+        from transformers import AutoImageProcessor
+
+        try:
+            with self._own_code_refused():
+                return AutoImageProcessor.from_pretrained(self.path, **self._local)  # type: ignore[no-untyped-call]
+        except OSError as error:  # how transformers says that a file is missing
+            raise ModelLoadFailed(
+                f"model {self.name} has no image processor (preprocessor_config.json); register a folder to "
+                "which it was saved, as save_pretrained does"
+            ) from error
 
     def processor(self) -> Any:
         """Return the processor that lies beside the model: a tokenizer and an image processor in one.
