@@ -41,7 +41,7 @@ def main() -> None:
     from ollama_proxy.server import app  # type: ignore[import-untyped]
 
     uvicorn.run(app, host=HOST, port=int(port), log_level="warning")
-    del server
+    del server  # held until here, because it stops when it is dropped
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class BackgroundLoop:
                     target=_run, args=(self._loop, self._clean_up), name=f"{self._name} loop", daemon=True
                 )
                 self._thread.start()
-                self._stop = weakref.finalize(self, _stop, self._loop)
+                self._stop = stop = weakref.finalize(self, _stop, self._loop)
+                stop.atexit = False  # the thread is a daemon; waking it while Python shuts down helps nobody
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:

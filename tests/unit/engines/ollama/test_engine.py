@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from engines.ollama.engine import OllamaEngine
+from engines.ollama.request import OllamaModel
 from engines.ollama.server_models import PullProgress
 from engines.registry import EngineRegistry
 from engines.settings import EngineSettings, OllamaSettings
@@ -163,8 +167,8 @@ def test_a_server_that_is_away_is_named_with_the_setting() -> None:
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_timeout(fake: FakeOllama) -> None:
+    model = OllamaModel("echo")
     with engine_for(fake.url, timeout_s=0.3) as engine:
-        model = engine.load_model("echo")
         fake.fail(GENERATE, faults.silent, faults.stalled)
         for _ in range(2):
             with pytest.raises(EngineUnavailable, match=r"did not answer within 0\.3 s"):
@@ -406,6 +410,27 @@ def test_dropping_the_engine_ends_its_thread(fake: FakeOllama) -> None:
     del engine
     gc.collect()
     assert wait_until(lambda: not loop_threads())
+
+
+def test_a_process_that_forgets_to_close_ends_quietly(fake: FakeOllama) -> None:
+    script = (
+        "import sys\n"
+        "from engines.ollama.engine import OllamaEngine\n"
+        "from engines.settings import OllamaSettings\n"
+        "engine = OllamaEngine(OllamaSettings(api_base=sys.argv[1]))\n"
+        "model = engine.load_model('echo')\n"
+        "print(engine.infer(model, {'inputs': 'bye'}, {})['generated_text'])\n"
+        "engine.submit(model, {'inputs': 'never answered'}, {})\n"
+    )
+    fake.fail(GENERATE, faults.byte_by_byte, faults.stalled)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, fake.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[4],
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "You said: bye\n", "")
 
 
 def loop_threads() -> list[threading.Thread]:
