@@ -101,6 +101,10 @@ _SPEECH = (
         choices=("segment", "word", False),
     ),
 )
+_VIDEO = (
+    OptionSpec("num_frames", "integer", "Frames to look at, at equal distances; without it, 16.", 1, 10_000),
+    OptionSpec("every_s", "number", "Look at one frame for each so many seconds instead.", 0.001, 86_400),
+)
 
 OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
     {
@@ -113,6 +117,7 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
             *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
             *_for(_OLLAMA, tasks=OLLAMA_TASKS, engines=("ollama",)),
             *_for(_SPEECH, tasks=("asr",)),
+            *_for(_VIDEO, tasks=("video-analysis",)),
         )
     }
 )

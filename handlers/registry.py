@@ -23,6 +23,8 @@ ENTRY_POINT_GROUP = "inferstream.handlers"
 BUILT_IN_HANDLERS = {
     "text-generation": "handlers.text_generation:TextGenerationHandler",
     "asr": "handlers.asr:AsrHandler",
+    "audio-classification": "handlers.audio_classification:AudioClassificationHandler",
+    "video-analysis": "handlers.video_analysis:VideoAnalysisHandler",
     "vlm": "handlers.vlm:VlmHandler",
     "ocr": "handlers.ocr:OcrHandler",
     "document-analysis": "handlers.document_analysis:DocumentAnalysisHandler",

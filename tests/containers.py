@@ -31,7 +31,7 @@ def encoded_video(
     file = io.BytesIO()
     times, tick = (range(len(frames)), Fraction(1, rate)) if times_ms is None else (times_ms, _TICK)
     with av.open(file, "w", format=container, options=container_options or {}) as output:
-        stream: Any = output.add_stream(codec, rate=rate, options=options or {})  # type: ignore[call-overload]
+        stream: Any = output.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr8" if codec == "gif" else "yuv420p"
         stream.codec_context.time_base = tick
@@ -54,7 +54,7 @@ def encoded_sound(
     file = io.BytesIO()
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(file, "w", format=container, options=options) as output:
-        stream: Any = output.add_stream(codec, rate=rate, layout=layout)  # type: ignore[call-overload]
+        stream: Any = output.add_stream(codec, rate=rate, layout=layout)
         output.mux(stream.encode(_audio_frame(samples, rate, layout)))
         output.mux(stream.encode())
     return file.getvalue()

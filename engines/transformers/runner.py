@@ -19,6 +19,8 @@ Outcome = dict[str, Any] | InferenceError
 RUNNERS = {
     "text-generation": "engines.transformers.text_generation:TextGenerationRunner",
     "asr": "engines.transformers.asr:SpeechRecognitionRunner",
+    "audio-classification": "engines.transformers.audio_classification:AudioClassificationRunner",
+    "video-analysis": "engines.transformers.video_analysis:VideoAnalysisRunner",
     "vlm": "engines.transformers.vlm:VisionLanguageRunner",
 }
 """The runner of each task; a new task is one line here and one file."""

@@ -1,0 +1,80 @@
+"""What tasks that give labels have in common: features, batches of alike ones, scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engines.transformers.runner import Outcome, TaskRunner
+from handlers.errors import InferenceError
+
+DEFAULT_LABELS = 5
+
+Features = Mapping[str, torch.Tensor]
+
+
+class ClassificationRunner(TaskRunner):
+    """Gives labels and scores; a subclass says what the features of an input are.
+
+    Each input's features are made for it alone, and only those of one shape run together, without padding:
+    no result depends on which others were in its batch.
+    """
+
+    @abstractmethod
+    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+        """Return what the model is given for one input, a batch of one, and what its result says besides labels.
+
+        Raises:
+            InvalidInput: permanent; the model cannot be given this.
+        """
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
+        prepared = [self._prepared(one) for one in inputs]
+        outcomes: list[Outcome] = [one if isinstance(one, InferenceError) else {} for one in prepared]
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for position, one in enumerate(prepared):
+            if not isinstance(one, InferenceError):
+                shapes = tuple((name, tensor.shape) for name, tensor in one[0].items())
+                alike.setdefault(shapes, []).append(position)
+        for positions in alike.values():
+            group = [one for one in (prepared[position] for position in positions) if isinstance(one, tuple)]
+            scores = self._scores([features for features, _ in group])
+            for position, (_, besides), its_scores in zip(positions, group, scores, strict=True):
+                top_k = options[position].get("top_k", DEFAULT_LABELS)
+                outcomes[position] = {"labels": self._labels(its_scores, top_k), **besides}
+        return outcomes
+
+    def _prepared(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]] | InferenceError:
+        try:
+            return self.features(inputs)
+        except InferenceError as error:
+            return error
+
+    def _scores(self, features: Sequence[Features]) -> torch.Tensor:
+        """Return the scores of all labels, (inputs, labels)."""
+        batch = {
+            name: torch.cat([one[name] for one in features]).to(self.model.device) for name in features[0]
+        }
+        dtype = self.model.dtype
+        batch = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()
+        }
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(**batch).logits.float().cpu()
+        # Several labels may be right at once, or else exactly one is.
+        if self.model.config.problem_type == "multi_label_classification":
+            return logits.sigmoid()
+        return logits.softmax(-1)
+
+    def _labels(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
+        """Return the `top_k` likeliest labels, all for 0."""
+        best = scores.topk(min(top_k or len(scores), len(scores)))
+        names = self.model.config.id2label or {}
+        return [
+            {"label": names.get(index, str(index)), "score": score}
+            for index, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]

@@ -1,0 +1,123 @@
+"""video-analysis: labels by video classifiers such as VideoMAE, words by vision-language models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import PreTrainedModel
+
+from engines.transformers.classification import ClassificationRunner, Features
+from engines.transformers.loading import ModelFolder
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.vlm import VisionLanguageRunner
+from handlers.errors import InferenceError, InvalidInput
+
+_CLASSIFIER, _WRITER = "AutoModelForVideoClassification", "AutoModelForImageTextToText"
+
+_ROOM_FOR_ANSWER = 0.25
+"""The part of a model's context that frames leave free where the request does not say how long the answer is."""
+
+
+class VideoAnalysisRunner(TaskRunner):
+    """Not itself a runner: `load` returns the one for the kind of model in the folder."""
+
+    @classmethod
+    def load(cls, folder: ModelFolder) -> TaskRunner:
+        """Return a runner that classifies, or one that describes."""
+        kinds = (_CLASSIFIER, _WRITER)
+        kind = folder.auto_class(*kinds, purpose="a video classifier or a vision-language model")
+        runner = VideoClassificationRunner if kind == _CLASSIFIER else VideoDescriptionRunner
+        return runner.load(folder)
+
+
+class VideoClassificationRunner(ClassificationRunner):
+    """Labels videos by as many of their frames as the model takes, at equal distances."""
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model)
+        self.processor = processor
+        config = model.config
+        self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
+
+    @classmethod
+    def load(cls, folder: ModelFolder) -> VideoClassificationRunner:
+        """Return the runner of a video classifier and its image processor."""
+        model = folder.model(_CLASSIFIER, purpose="a video classifier")
+        return cls(folder.name, model, folder.image_processor())
+
+    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+        """Return what the processor makes of the frames, and their times and the video's duration."""
+        if "prompt" in inputs:
+            raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
+        frames = inputs["frames"]
+        seen = evenly(len(frames), self.num_frames or len(frames))
+        features = self.processor(
+            [frames[index] for index in seen], return_tensors="pt", input_data_format="channels_last"
+        )
+        return dict(features), _besides(inputs, seen)
+
+
+class VideoDescriptionRunner(VisionLanguageRunner):
+    """Answers a prompt about a video, whose frames it sees as images: as many as its context has room for."""
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return what VisionLanguageRunner does, and frame_times_s and duration_s, for each input."""
+        asked = [self._asked(one, its) for one, its in zip(inputs, options, strict=True)]
+        ready = [index for index, one in enumerate(asked) if isinstance(one, tuple)]
+        questions = [one[0] for one in asked if isinstance(one, tuple)]
+        answers = iter(super().run(questions, [options[index] for index in ready]))
+        outcomes: list[Outcome] = []
+        for one in asked:
+            answer = one if isinstance(one, InferenceError) else next(answers)
+            if isinstance(answer, dict) and isinstance(one, tuple):
+                answer = {**answer, **one[1]}
+            outcomes.append(answer)
+        return outcomes
+
+    def _asked(
+        self, inputs: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]] | InferenceError:
+        """Return the question as vlm has it, and what the result says besides the answer."""
+        try:
+            if "prompt" not in inputs:
+                raise InvalidInput(
+                    f"data.prompt is required: model {self.name} answers in words; say what it is asked"
+                )
+            frames = inputs["frames"]
+            seen = evenly(len(frames), min(len(frames), self._frames_that_fit(inputs, options)))
+            return _question(frames[seen], inputs["prompt"]), _besides(inputs, seen)
+        except InferenceError as error:
+            return error
+
+    def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
+        """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""
+        if self.context is None:
+            return len(inputs["frames"])
+        one, two = (
+            len(self.prompt(_question(inputs["frames"][[0] * count], inputs["prompt"])).tokens)
+            for count in (1, 2)
+        )
+        answer = options.get("max_new_tokens") or int(self.context * _ROOM_FOR_ANSWER)
+        return max(1, 1 + (self.context - answer - one) // max(1, two - one))
+
+
+def evenly(there: int, wanted: int) -> list[int]:
+    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
+    return [int((index + 0.5) * there / wanted) for index in range(wanted)]
+
+
+def _question(frames: Any, prompt: str) -> dict[str, Any]:
+    content = [*({"type": "image"} for _ in frames), {"type": "text", "text": prompt}]
+    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    return {"images": images, "messages": [{"role": "user", "content": content}]}
+
+
+def _besides(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    times = inputs["frame_times_s"]
+    return {
+        "frame_times_s": [times[index] for index in dict.fromkeys(seen)],
+        "duration_s": inputs["duration_s"],
+    }
