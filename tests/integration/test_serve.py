@@ -196,7 +196,7 @@ def test_events_end_with_the_result_that_one_json_holds(server: ServeProcess) ->
     ("changes", "status", "code"),
     [
         ({"model_name": "nobody"}, 404, "UNKNOWN_MODEL"),
-        ({"task": "asr"}, 400, "MODEL_MISMATCH"),
+        ({"task": "asr", "options": {}}, 400, "MODEL_MISMATCH"),
         ({"options": {"max_new_token": 3}}, 400, "INVALID_OPTION"),
         ({"deadline": "2020-01-01T00:00:00Z"}, 504, "DEADLINE_EXCEEDED"),
     ],
