@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from engines.hub import pinned_revision, snapshot_in
 from engines.manifest import digest_of, files_in
 from engines.mlflow_registry import MlflowRegistry
 from engines.resolved_model import ResolvedModel, is_model_name
@@ -28,8 +29,9 @@ def register(
 ) -> ResolvedModel:
     """Register a version of `model_name` and return it.
 
-    - `huggingface`: `model_path` is a folder in the Hugging Face layout, which is uploaded; or `hf://org/name`
-      (or no path and the tag `repo_id`), which is recorded and fetched by the workers.
+    - `huggingface`: `model_path` is a folder in the Hugging Face layout, or one of the hub client's cache
+      (`models--org--name`), which is uploaded; or `hf://org/name` (or no path and the tag `repo_id`), which is
+      recorded, with the commit it stands for now where that can be learned, and fetched by the workers.
     - `local`: `model_path` is any folder of model files, which is uploaded. Without a path, the tag
       `physical_path` names a folder that every worker has under its `mlflow.physical_roots`.
     - `ollama`: the tag `ollama_model_name`, or `model_path`, is the name that the Ollama server knows.
@@ -60,7 +62,14 @@ def register(
         )
         if named is not None and (folder is None or not folder.is_dir()):
             all_tags.setdefault("repo_id", named[1])
+            commit = pinned_revision(named[1], all_tags.get("revision"))
+            if commit is not None:
+                all_tags["revision"] = commit
             return _by_reference(registry, model_name, f"hf://{named[1]}", all_tags)
+        snapshot = None if folder is None else snapshot_in(folder)
+        if snapshot is not None:
+            model_path, known = snapshot
+            all_tags = {**known, **all_tags}
     elif model_path is None and "physical_path" in all_tags:
         return _by_reference(registry, model_name, f"physical://local/{model_name}", all_tags)
     return _uploaded(registry, model_name, _folder(model_source, model_path), all_tags)

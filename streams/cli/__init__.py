@@ -19,7 +19,7 @@ COMMANDS = {
     "serve": "Answer requests over HTTP, without a broker.",
     "send": "Send one request and print its result.",
     "topics": "Create the topics, or check them.",
-    "models": "List the registered models, or register one.",
+    "models": "List the registered models, register one, or move an alias.",
     "options": "Show what a request may carry in options, by task and engine.",
     "config": "Show the settings in force, and where each comes from.",
     "doctor": "Check everything a worker needs, and say what to do.",

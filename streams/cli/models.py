@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     no_args_is_help=True,
-    help="List the registered models, or register one.",
+    help="List the registered models, register one, or move an alias.",
     epilog=examples("inferstream models list", "inferstream models register --help"),
 )
 
@@ -55,7 +55,9 @@ def register(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="The only task it serves; requests for others are refused.", show_default=False),
+        typer.Option(
+            help="Its task, or several with commas; requests for others are refused.", show_default=False
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -82,11 +84,31 @@ def register(
     )
     for one in alias or []:
         manager.set_alias(model, one)
-    if task and task not in model_registry.tasks():
-        served = ", ".join(model_registry.tasks())
-        typer.echo(f"note: nothing here serves task {task}; this installation serves {served}", err=True)
+    served = model_registry.tasks()
+    if unserved := [one for one in model.tasks if one not in served]:
+        typer.echo(
+            f"note: nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}",
+            err=True,
+        )
     named = "".join(f", {name}@{one}" for one in alias or [])
     typer.echo(f"registered {model.key}{named} from {model.source}")
+
+
+@app.command(epilog=examples("inferstream models alias whisper champion 3"))
+def alias(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The registered model.", show_default=False)],
+    alias: Annotated[str, typer.Argument(help="Such as champion, or blue.", show_default=False)],
+    version: Annotated[
+        str, typer.Argument(help="The version it stands for from now on.", show_default=False)
+    ],
+) -> None:
+    """Let NAME@ALIAS stand for a version; workers follow within mlflow.alias_poll_s."""
+    settings = load_settings(ctx).settings
+    manager = ModelManager(settings.mlflow, settings.cache)
+    model = manager.resolve(f"{name}/{version}")
+    manager.set_alias(model, alias)
+    typer.echo(f"{name}@{alias} is {model.key} now")
 
 
 def _tags(*, task: str | None, engine: str | None, pairs: list[str]) -> dict[str, str]:

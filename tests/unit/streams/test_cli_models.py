@@ -83,3 +83,43 @@ def test_a_task_that_nothing_serves_is_pointed_out(
     )
     assert shown.exit_code == 0, shown.output
     assert "note: nothing here serves task asrr" in shown.stderr
+
+
+def test_an_alias_can_be_moved_to_another_version(
+    command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    ollama = ("models", "register", "llama", "--source", "ollama", *registry)
+    for path in ("llama3.2:1b", "llama3.2:3b"):
+        assert command_line(*ollama, "--path", path, "--alias", "champion").exit_code == 0
+    moved = command_line("models", "alias", "llama", "champion", "1", *registry)
+    assert moved.stdout == "llama@champion is llama/1 now\n"
+    (model,) = json.loads(command_line("models", "list", "--json", *registry).stdout)
+    assert (model["version"], model["aliases"]) == ("1", {"champion": "1"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("llama", "champion", "7"), "model llama has no version 7; the newest is 1"),
+        (("lama", "champion", "1"), "did you mean llama?"),
+        (("llama", "latest", "1"), "alias 'latest' is kept by MLflow"),
+        (("llama", "champion", "one"), "is no model name; write name, name@alias or name/version"),
+    ],
+)
+def test_an_alias_that_cannot_be_says_why(
+    arguments: tuple[str, ...], said: str, command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    command_line("models", "register", "llama", "--source", "ollama", "--path", "llama3.2:1b", *registry)
+    shown = command_line("models", "alias", *arguments, *registry)
+    assert shown.exit_code == 1
+    assert said in " ".join(shown.stderr.split())
+    assert "Traceback" not in shown.output
+
+
+def test_a_model_may_serve_several_tasks(command_line: CommandLine, registry: tuple[str, ...]) -> None:
+    shown = command_line(
+        *("models", "register", "reader", "--source", "ollama", "--path", "reader:1b"),
+        *("--task", "asr,text-generation", *registry),
+    )
+    assert shown.exit_code == 0
+    assert "nothing here serves" not in shown.stderr
