@@ -104,7 +104,8 @@ class ModelFolder:
         Raises:
             ModelLoadFailed: permanent; the folder has none.
         """
-        from transformers import AutoImageProcessor
+        # The same class under its public name refuses to work without torchvision; here it does with Pillow.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         try:
             with self._own_code_refused():
