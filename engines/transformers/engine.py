@@ -101,10 +101,10 @@ class TransformersEngine(BaseEngine):
         return [self.infer_batch(model, [one], [its])[0] for one, its in zip(inputs, options, strict=True)]
 
     def unload_model(self, model: TaskRunner) -> bool:
-        """Free the model's memory, on the CUDA device too."""
+        """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""
         if not hasattr(model, "model"):
             return False
-        del model.model
+        vars(model).clear()  # a runner of several models holds them in more places than one
         self._collect()
         return True
 

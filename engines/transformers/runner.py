@@ -22,6 +22,8 @@ RUNNERS = {
     "audio-classification": "engines.transformers.audio_classification:AudioClassificationRunner",
     "video-analysis": "engines.transformers.video_analysis:VideoAnalysisRunner",
     "vlm": "engines.transformers.vlm:VisionLanguageRunner",
+    "ocr": "engines.transformers.ocr:OcrRunner",
+    "document-analysis": "engines.transformers.document_analysis:DocumentAnalysisRunner",
 }
 """The runner of each task; a new task is one line here and one file."""
 
@@ -33,6 +35,7 @@ class TaskRunner(ABC):
     """
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
+        """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
         self.name = name
         self.model = model
 

@@ -1,0 +1,152 @@
+"""The order in which people read the lines of a page: columns before rows where the lines are prose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+Box = Sequence[float]
+"""Left, top, right, bottom, growing to the right and down."""
+
+_COLUMN_WIDTH = 8
+"""Times its height that a line of a column is wide at least, by the median; narrower lines are cells of a
+table or parts of a form, which are read row by row."""
+
+_SAME_LINE_GAP = 2
+"""Times its height that a word may be away from the word before it in the same line."""
+
+_SAME_ROW = 0.5
+"""Part of the lower height by which the middles of two boxes in a row may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text, or as much of it as stands together, with its place on the page."""
+
+    text: str
+    box: list[int]
+
+
+def reading_order(boxes: Sequence[Box]) -> list[list[int]]:
+    """Return the indices of `boxes` in rows from first to last, each row from left to right.
+
+    Columns are found by the gutters between them, which headings and footers may cross. Text runs from left
+    to right and down.
+    """
+    return list(_ordered(list(range(len(boxes))), boxes))
+
+
+def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
+    """Return `texts` as one text, a line for each row."""
+    return "\n".join(" ".join(texts[index] for index in row) for row in rows)
+
+
+def lines_of(words: Sequence[Any]) -> list[Line]:
+    """Return words of a text layer, each with `text` and `box`, as lines: words that follow each other closely."""
+    lines: list[Line] = []
+    for word in words:
+        if lines and _goes_on(lines[-1].box, word["box"]):
+            before = lines.pop()
+            lines.append(Line(f"{before.text} {word['text']}", _around(before.box, word["box"])))
+        else:
+            lines.append(Line(word["text"], list(word["box"])))
+    return lines
+
+
+def _ordered(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
+    gutter = _widest_use(indices, boxes)
+    if gutter is None:
+        yield from _rows(indices, boxes)
+        return
+    for band, crossing in _bands(indices, boxes, gutter):
+        left = [index for index in band if boxes[index][2] <= gutter]
+        right = [index for index in band if boxes[index][0] >= gutter]
+        if _columns(left, right, boxes):
+            yield from _ordered(left, boxes)
+            yield from _ordered(right, boxes)
+        else:
+            yield from _ordered(band, boxes)
+        if crossing is not None:
+            yield [crossing]
+
+
+def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
+    """Return where the gutter is that has most lines in columns beside it, None where there are no columns."""
+    best, most = None, 0
+    lefts = sorted(boxes[index][0] for index in indices)
+    for right in sorted({boxes[index][2] for index in indices}):
+        left = next((left for left in lefts if left > right), None)
+        if left is None:
+            continue
+        gutter = (left + right) / 2
+        beside = 0
+        for band, _ in _bands(indices, boxes, gutter):
+            in_left = [index for index in band if boxes[index][2] <= gutter]
+            in_right = [index for index in band if boxes[index][0] >= gutter]
+            if _columns(in_left, in_right, boxes):
+                beside += len(band)
+        if beside > most:
+            best, most = gutter, beside
+    return best
+
+
+def _bands(
+    indices: Sequence[int], boxes: Sequence[Box], gutter: float
+) -> Iterator[tuple[list[int], int | None]]:
+    """Yield from above the lines between those that cross the gutter, with the crossing line below them."""
+    crossing = [index for index in indices if boxes[index][0] < gutter < boxes[index][2]]
+    aside = sorted(set(indices) - set(crossing), key=lambda index: _middle(boxes[index]))
+    for line in sorted(crossing, key=lambda index: _middle(boxes[index])):
+        above = [index for index in aside if _middle(boxes[index]) < _middle(boxes[line])]
+        aside = aside[len(above) :]
+        yield above, line
+    yield aside, None
+
+
+def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) -> bool:
+    """Tell whether the lines on both sides are columns of prose that stand side by side."""
+    if min(len(left), len(right)) < 2:
+        return False
+    for side in (left, right):
+        height = median(_height(boxes[index]) for index in side)
+        if median(boxes[index][2] - boxes[index][0] for index in side) < _COLUMN_WIDTH * height:
+            return False
+    (top, bottom), (other_top, other_bottom) = (
+        (min(boxes[index][1] for index in side), max(boxes[index][3] for index in side))
+        for side in (left, right)
+    )
+    return min(bottom, other_bottom) > max(top, other_top)
+
+
+def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
+    row: list[int] = []
+    for index in sorted(indices, key=lambda index: _middle(boxes[index])):
+        if row and not _same_row(boxes[row[-1]], boxes[index]):
+            yield sorted(row, key=lambda index: boxes[index][0])
+            row = []
+        row.append(index)
+    if row:
+        yield sorted(row, key=lambda index: boxes[index][0])
+
+
+def _goes_on(line: Box, word: Box) -> bool:
+    height = min(_height(line), _height(word))
+    return _same_row(line, word) and -height / 2 <= word[0] - line[2] <= _SAME_LINE_GAP * height
+
+
+def _same_row(one: Box, other: Box) -> bool:
+    return abs(_middle(one) - _middle(other)) <= _SAME_ROW * min(_height(one), _height(other))
+
+
+def _around(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [*map(min, one[:2], other[:2]), *map(max, one[2:], other[2:])]
+
+
+def _middle(box: Box) -> float:
+    return (box[1] + box[3]) / 2
+
+
+def _height(box: Box) -> float:
+    return box[3] - box[1]
