@@ -56,7 +56,7 @@ _RANDOMNESS = (
     OptionSpec("seed", "integer", "Seed of sampling: the same seed gives the same answer.", 0, 2**63 - 1),
 )
 _SAMPLING = (
-    OptionSpec("max_length", "integer", "Most tokens of prompt and answer together.", 1, 1_000_000),
+    OptionSpec("max_length", "integer", "Most tokens of prompt and answer together; with ollama, of the answer.", 1, 1_000_000),
     OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
     OptionSpec(
         "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
