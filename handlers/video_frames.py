@@ -31,6 +31,9 @@ _UNDATED = frozenset({"avi"})
 
 _ASSUMED_RATE = 25
 
+_ROUNDING_S = 1e-6
+"""Seconds are floats, so 4.1 may lie a little before the frame that is shown from 4.1 s on."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
@@ -57,7 +60,7 @@ class FrameIndex:
 
     def at(self, seconds: Iterable[float]) -> list[int]:
         """Return the times of the frames seen at `seconds` since the first frame, each once, ascending."""
-        moments = (self.shown[0] + Fraction(second) / self.time_base for second in seconds)
+        moments = (self.shown[0] + Fraction(second + _ROUNDING_S) / self.time_base for second in seconds)
         return sorted({self.shown[max(0, bisect_right(self.shown, moment) - 1)] for moment in moments})
 
     def packets_for(self, wanted: Iterable[int]) -> list[tuple[int, int]]:
@@ -139,9 +142,9 @@ def decode_frames(
             frames += _decoded(codec, None)
             codec.flush_buffers()
         for frame in frames:
-            time = frame.pts if index.is_dated else index.shown[min(passed, len(index.shown) - 1)]
+            time = frame.pts if frame and index.is_dated else index.shown[min(passed, len(index.shown) - 1)]
             passed += 1
-            if time in missing:
+            if frame and time in missing:
                 missing.discard(time)
                 yield time, frame
 
@@ -158,14 +161,15 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[
         log.info("video_damaged", error=str(error))
 
 
-def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | None]:
+    """Return the frames that come out of the decoder for `packet` (None: all that are left), None for a damaged one."""
     import av
 
     try:
-        return codec.decode(packet)
+        return [*codec.decode(packet)]
     except av.FFmpegError as error:
         log.info("video_frame_damaged", error=str(error))
-        return []
+        return [None]
 
 
 def _whole(stamps: list[int | None]) -> list[int] | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -21,19 +22,20 @@ def encoded_video(
     times_ms: Sequence[int] | None = None,
     rate: int = 10,
     options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
+    index_first: bool = False,
     sound: Any = None,
 ) -> bytes:
     """Return uint8 `frames` (n, height, width, 3) as a video, shown at `times_ms`, else at `rate` a second.
 
-    `options` are the encoder's. `sound` is float mono samples at 48 kHz.
+    `options` are the encoder's. `sound` is float mono samples at 48 kHz. `index_first` puts the index of an mp4
+    before its pictures, as for the web.
     """
-    file = io.BytesIO()
     times, tick = (range(len(frames)), Fraction(1, rate)) if times_ms is None else (times_ms, _TICK)
-    with av.open(file, "w", format=container, options=container_options or {}) as output:
+
+    def write(output: Any) -> None:
         stream: Any = output.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "bgr8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = {"gif": "bgr8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
         stream.codec_context.time_base = tick
         sounds: Any = None if sound is None else output.add_stream("aac", rate=48_000, layout="mono")
         for pixels, time in zip(frames, times, strict=True):
@@ -44,20 +46,30 @@ def encoded_video(
         if sounds is not None:
             output.mux(sounds.encode(_audio_frame(sound, 48_000, "mono")))
             output.mux(sounds.encode())
-    return file.getvalue()
+
+    return _written(container, write, index_first=index_first)
 
 
 def encoded_sound(
-    samples: Any, *, container: str, codec: str, rate: int, layout: str = "mono", faststart: bool = False
+    samples: Any, *, container: str, codec: str, rate: int, layout: str = "mono", index_first: bool = False
 ) -> bytes:
     """Return float `samples` within -1..1, (samples,), on every channel of `layout`, as a file."""
-    file = io.BytesIO()
-    options = {"movflags": "faststart"} if faststart else {}
-    with av.open(file, "w", format=container, options=options) as output:
+
+    def write(output: Any) -> None:
         stream: Any = output.add_stream(codec, rate=rate, layout=layout)
         output.mux(stream.encode(_audio_frame(samples, rate, layout)))
         output.mux(stream.encode())
-    return file.getvalue()
+
+    return _written(container, write, index_first=index_first)
+
+
+def _written(container: str, write: Callable[[Any], None], *, index_first: bool) -> bytes:
+    """Return the file that `write` fills; one whose index comes first is written twice, so it needs a name."""
+    options = {"movflags": "faststart"} if index_first else {}
+    with tempfile.NamedTemporaryFile() as file:
+        with av.open(file.name, "w", format=container, options=options) as output:
+            write(output)
+        return Path(file.name).read_bytes()
 
 
 def _audio_frame(samples: Any, rate: int, layout: str) -> av.AudioFrame:
