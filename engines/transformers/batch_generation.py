@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from engines.transformers.row import Row
-from engines.transformers.stacking import stackable, stacked
+from engines.transformers.stacking import SOURCE, stackable, stacked
 
 
 def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
@@ -24,18 +24,29 @@ def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
     The answers are in the rows afterwards. Rows whose extras do not stack run in batches of their own.
     """
     for batch in stackable(rows):
-        _generate_batch(model, batch)
+        run_batch(model, batch, **_inputs(model, batch))
 
 
-def _generate_batch(model: PreTrainedModel, rows: Sequence[Row]) -> None:
-    """Run rows in one batch; shorter prompts are padded on the left, where the mask hides it."""
+def _inputs(model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Return what the model reads of `rows`; what is shorter is padded, where the mask hides it.
+
+    Prompts are padded on the left, since they go on on the right; what an encoder reads, on the right.
+    """
     pad = model.generation_config.pad_token_id
-    width = max(len(row.prompt) for row in rows)
-    ids = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=model.device
-    )
-    run_batch(model, rows, input_ids=ids, attention_mask=mask, **stacked(rows, width))
+    read = [row.extras[SOURCE][0].tolist() if SOURCE in row.extras else row.prompt for row in rows]
+    width = max(len(tokens) for tokens in read)
+    padding = [width - len(tokens) for tokens in read]
+    if SOURCE in rows[0].extras:
+        ids = [tokens + [pad] * count for tokens, count in zip(read, padding, strict=True)]
+        mask = [[1] * (width - count) + [0] * count for count in padding]
+    else:
+        ids = [[pad] * count + tokens for tokens, count in zip(read, padding, strict=True)]
+        mask = [[0] * count + [1] * (width - count) for count in padding]
+    return {
+        "input_ids": torch.tensor(ids, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+        **stacked(rows, width),
+    }
 
 
 def run_batch(model: PreTrainedModel, rows: Sequence[Row], **inputs: torch.Tensor) -> None:
@@ -53,9 +64,7 @@ def run_batch(model: PreTrainedModel, rows: Sequence[Row], **inputs: torch.Tenso
 
 def search_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any]) -> None:
     """Run one row to its end by beam search; `beams` holds num_beams and its companions."""
-    ids = torch.tensor([row.prompt], device=model.device)
-    extras = stacked([row], len(row.prompt))
-    run_beams(model, row, beams, input_ids=ids, attention_mask=torch.ones_like(ids), **extras)
+    run_beams(model, row, beams, **_inputs(model, [row]))
 
 
 def run_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any], **inputs: torch.Tensor) -> None:

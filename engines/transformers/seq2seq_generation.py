@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from engines.transformers.batch_generation import run_batch, run_beams
 from engines.transformers.generation_runner import Prompt
 from engines.transformers.row import Row
+from engines.transformers.stacking import SOURCE
 from engines.transformers.text_generation import TextGenerationRunner
 from handlers.errors import InvalidInput, ModelLoadFailed
-
-_SOURCE = "source"
-"""The extra of a row that holds what the encoder reads, (1, tokens) int64."""
 
 
 class Seq2SeqRunner(TextGenerationRunner):
@@ -41,22 +37,7 @@ class Seq2SeqRunner(TextGenerationRunner):
             raise InvalidInput(
                 f"the prompt has {len(source)} tokens; model {self.name} reads {self.context}: shorten it"
             )
-        return Prompt([self._start], {_SOURCE: torch.tensor([source], device=self.model.device)})
-
-    def _generate(self, rows: Sequence[Row]) -> None:
-        """Run the rows in one batch; shorter sources are padded on the right, as these models are trained."""
-        lengths = [row.extras[_SOURCE].shape[1] for row in rows]
-        shape = (len(rows), max(lengths))
-        ids = torch.full(shape, self.model.generation_config.pad_token_id, device=self.model.device)
-        mask = torch.zeros(shape, dtype=torch.int64, device=self.model.device)
-        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            ids[index, :length] = row.extras[_SOURCE][0]
-            mask[index, :length] = 1
-        run_batch(self.model, rows, input_ids=ids, attention_mask=mask)
-
-    def _search(self, row: Row, beams: dict[str, Any]) -> None:
-        source = row.extras[_SOURCE]
-        run_beams(self.model, row, beams, input_ids=source, attention_mask=torch.ones_like(source))
+        return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
 
     def _result(self, row: Row) -> dict[str, Any]:
-        return {**super()._result(row), "prompt_tokens": row.extras[_SOURCE].shape[1]}
+        return {**super()._result(row), "prompt_tokens": row.extras[SOURCE].shape[1]}

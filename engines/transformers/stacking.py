@@ -8,6 +8,9 @@ import torch
 
 from engines.transformers.row import Row
 
+SOURCE = "source"
+"""The extra that holds the tokens an encoder reads, (1, tokens) int64, where the row itself is a decoder's."""
+
 
 def stackable(rows: Sequence[Row]) -> list[list[Row]]:
     """Return `rows` in groups whose extras can be put together; without extras, all rows are one group."""
@@ -16,6 +19,7 @@ def stackable(rows: Sequence[Row]) -> list[list[Row]]:
         shapes = (
             (name, *(() if _goes_along(tensor, row) else tensor.shape[1:]))
             for name, tensor in row.extras.items()
+            if name != SOURCE
         )
         groups.setdefault(tuple(sorted(shapes, key=str)), []).append(row)
     return list(groups.values())
@@ -27,7 +31,9 @@ def stacked(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
     Along the first dimension, each row's part follows the one before: a row may have several images there.
     """
     return {
-        name: torch.cat([_padded(row.extras[name], row, width) for row in rows]) for name in rows[0].extras
+        name: torch.cat([_padded(row.extras[name], row, width) for row in rows])
+        for name in rows[0].extras
+        if name != SOURCE
     }
 
 
