@@ -89,7 +89,7 @@ def read_video(
         MediaCorrupt: permanent; bytes that are empty, no video, without pictures, or too damaged.
         MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
     """
-    sampling = Sampling(num_frames or DEFAULT_FRAMES, every_s)
+    sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
     match value:
         case Media(content=content, source=source):
             return _decode(content, f"{field} ({source})", limits, sampling)

@@ -304,8 +304,9 @@ def test_more_frames_than_the_limit_are_refused_with_the_way_out() -> None:
         MediaTooLarge, match=r"would give 60 frames; media\.max_frames allows 20: .*raise options"
     ):
         read(content, every_s=0.1, limits=MediaSettings(max_frames=20))
-    with pytest.raises(MediaTooLarge, match=r"would give 16 frames; media\.max_frames allows 8"):
-        read(content, limits=MediaSettings(max_frames=8))
+    with pytest.raises(MediaTooLarge, match=r"would give 9 frames; media\.max_frames allows 8"):
+        read(content, num_frames=9, limits=MediaSettings(max_frames=8))
+    assert len(read(content, limits=MediaSettings(max_frames=8)).frames) == 8
 
 
 def test_frames_that_are_too_many_pixels_together_come_smaller() -> None:
