@@ -158,7 +158,12 @@ class ModelManager:
             under_way = self._lookups.get(reference)
             if under_way is not None:
                 return under_way
-            lookup = self._lookups[reference] = Future()
+            known = self._known.get(reference)
+            lookup: Future[ResolvedModel] = Future()
+            if known is not None and self._clock() < known.fresh_until:  # answered since the caller looked
+                lookup.set_result(known.model)
+                return lookup
+            self._lookups[reference] = lookup
         # A thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
         threading.Thread(
             target=self._ask, args=(reference, lookup), name=f"resolve-{reference}", daemon=True

@@ -104,6 +104,19 @@ def test_one_question_per_name_however_many_threads_wait(models: ModelManager, s
     assert server.asked["a"] == 1
 
 
+def test_an_answer_that_came_while_a_caller_made_up_its_mind_is_not_asked_for_again(
+    models: ModelManager, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def between() -> None:
+        """Stand for the moment after a caller found no answer and before it asks."""
+        monkeypatch.setattr(server, "client", lambda: None)
+        models.resolve("a")
+
+    monkeypatch.setattr(server, "client", between)
+    assert models.resolve("a").key == "a/1"
+    assert server.asked["a"] == 1
+
+
 def test_a_name_that_hangs_holds_up_no_other(models: ModelManager, server: Server) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
