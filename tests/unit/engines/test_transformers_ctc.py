@@ -13,7 +13,7 @@ from engines.settings import TransformersSettings
 from engines.transformers.ctc import CtcRunner
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidOption
-from tests.unit.engines.tiny_models import save_wav2vec2
+from tests.unit.engines.tiny_models import save_wav2vec2, tokenizer
 
 ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
 RATE = 16_000
@@ -128,3 +128,12 @@ def test_what_a_ctc_model_cannot_do_is_refused_by_name(runner: Any, options: dic
 
 def test_not_translating_is_what_it_does_anyway(runner: Any) -> None:
     assert heard(runner, noise(0.5), translate=False)["text"]
+
+
+def test_a_tokenizer_that_tells_no_times_gives_one_segment_and_refuses_words(runner: CtcRunner) -> None:
+    other = CtcRunner("tiny", runner.model, tokenizer(chat=False), runner.extractor)
+    result = heard(other, noise(1.0))
+    assert result["segments"] == [{"start": 0.0, "end": 1.0, "text": result["text"]}]
+    [bad] = ENGINE.infer_batch(other, [{"audio": noise(0.5)}], [{"timestamps": "word"}])
+    assert isinstance(bad, InvalidOption)
+    assert "the tokenizer of model tiny does not tell when a word was said" in bad.message
