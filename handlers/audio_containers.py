@@ -49,11 +49,13 @@ def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Ite
         unreadable=f"no readable recording: {unreadable}",
         cure=cure,
     ) as container:
-        if not container.streams.audio:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise MediaCorrupt(f"{what} holds no sound, only {kinds}; {cure}")
-        stream = container.streams.best("audio") or container.streams.audio[0]
-        frames = container.decode(audio=container.streams.audio.index(stream))
+        tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]
+        if not tracks:
+            raise MediaCorrupt(f"{what} holds no sound, only {containers.kinds(container)}; {cure}")
+        best = container.streams.best("audio")
+        stream = next((track for track in tracks if track == best), tracks[0])
+        packets = containers.packets(container, stream)
+        frames = (frame for packet in packets for frame in packet.decode())
         first = next(frames, None)
         if first is None:
             raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from handlers.errors import MediaCorrupt
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+AnyStream = TypeVar("AnyStream", "AudioStream", "VideoStream")
 
 FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
 """What is read, by FFmpeg's names. Formats that name other files or addresses to read are not among them."""
@@ -47,6 +52,31 @@ def opened(
         except av.FFmpegError as error:
             reason = str(error.strerror or error).strip().rstrip(".")
             raise MediaCorrupt(f"{what} does not decode: {reason}; {cure}") from error
+
+
+def packets(container: InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
+    """Yield the packets of `stream` in the order they lie in, the last one empty: it flushes the decoder."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            # What PyAV raises for a packet of a stream that appears only in the middle: read on behind it.
+            continue
+
+
+def is_known(stream: Any) -> bool:
+    """Tell whether there is a decoder for the stream; where there is none, PyAV leaves out its codec's context."""
+    return stream.codec_context is not None
+
+
+def kinds(container: InputContainer) -> str:
+    """Return what the container holds, for a message: "audio, video of an unknown codec"."""
+    found = {
+        stream.type if is_known(stream) else f"{stream.type} of an unknown codec"
+        for stream in container.streams
+    }
+    return ", ".join(sorted(found)) or "nothing"
 
 
 def claimed_duration_s(container: InputContainer, stream_index: int) -> float | None:

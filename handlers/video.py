@@ -144,10 +144,10 @@ def _opened(content: bytes, what: str, limits: MediaSettings, missing: str | Non
 def _picture_stream(container: InputContainer, what: str) -> VideoStream:
     from av.stream import Disposition
 
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    known = [stream for stream in container.streams.video if containers.is_known(stream)]
+    moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not moving:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        kinds = "a cover picture" if container.streams.video else kinds
+        kinds = "a cover picture" if known else containers.kinds(container)
         raise MediaCorrupt(f"{what} holds no video, only {kinds}; {_CURE}")
     return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
 

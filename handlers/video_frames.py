@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from handlers import containers
+
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
@@ -154,7 +156,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[
     import av
 
     try:
-        for packet in container.demux(stream):
+        for packet in containers.packets(container, stream):
             if packet.size and not packet.is_corrupt:
                 yield packet
     except av.FFmpegError as error:
