@@ -72,6 +72,23 @@ class TransformersSettings(Section):
     threads: int | None = Field(
         default=None, gt=0, description="Threads of torch; default: cores - 1, at least 1."
     )
+    batching: Literal["in-flight", "micro"] = Field(
+        default="in-flight",
+        description="How text is generated: requests join the running batch, or run in small batches of their own.",
+    )
+    max_rows: int = Field(
+        default=32, gt=0, le=4096, description="Most texts of one model that grow together."
+    )
+    kv_cache_bytes: int = Field(
+        default=1024**3,
+        gt=0,
+        description="Most bytes of attention cache for the texts of one model; beyond it requests wait.",
+    )
+    prefill_tokens: int = Field(
+        default=256,
+        gt=0,
+        description="Most tokens of new prompts worked in between two steps of the texts that grow.",
+    )
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a model ships. Dangerous."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +17,17 @@ from transformers import (
 from engines.transformers.row import Row
 from engines.transformers.stacking import SOURCE, stackable, stacked
 
+OnStep = Callable[[], None]
+"""Called whenever every row has its next token."""
 
-def generate_rows(model: PreTrainedModel, rows: Sequence[Row]) -> None:
+
+def generate_rows(model: PreTrainedModel, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
     """Run every row to its end; greedy rows get the tokens that `generate` gives each of them alone.
 
     The answers are in the rows afterwards. Rows whose extras do not stack run in batches of their own.
     """
     for batch in stackable(rows):
-        run_batch(model, batch, **_inputs(model, batch))
+        run_batch(model, batch, on_step, **_inputs(model, batch))
 
 
 def _inputs(model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -49,14 +52,16 @@ def _inputs(model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, torch.Tens
     }
 
 
-def run_batch(model: PreTrainedModel, rows: Sequence[Row], **inputs: torch.Tensor) -> None:
+def run_batch(
+    model: PreTrainedModel, rows: Sequence[Row], on_step: OnStep | None = None, **inputs: torch.Tensor
+) -> None:
     """Run rows to their ends in one batch, given what the model reads of them as `inputs`."""
     width = max(len(row.prompt) for row in rows)
     own_way = not all(row.picker.sampling.is_plain for row in rows)
     _generate(
         model,
         max_new_tokens=max(row.budget for row in rows),
-        stopping_criteria=StoppingCriteriaList([_RowsDone(rows)]),
+        stopping_criteria=StoppingCriteriaList([_RowsDone(rows, on_step)]),
         logits_processor=LogitsProcessorList([_RowsPick(rows, width)] if own_way else []),
         **inputs,
     )
@@ -84,13 +89,16 @@ def _generate(model: PreTrainedModel, **arguments: Any) -> torch.Tensor:
 class _RowsDone(StoppingCriteria):
     """Hands each row its newest token and tells which rows are done."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], on_step: OnStep | None) -> None:
         self._rows = rows
+        self._on_step = on_step
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        newest = input_ids[:, -1].tolist()
-        done = [row.accept(token) for row, token in zip(self._rows, newest, strict=True)]
-        return torch.tensor(done, device=input_ids.device)
+        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+            row.accept(token)
+        if self._on_step is not None:
+            self._on_step()
+        return torch.tensor([row.finish_reason is not None for row in self._rows], device=input_ids.device)
 
 
 class _RowsPick(LogitsProcessor):

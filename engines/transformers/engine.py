@@ -7,12 +7,13 @@ import json
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from engines.base import BaseEngine
+from engines.base import BaseEngine, Emit
 from engines.settings import TransformersSettings
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
@@ -28,6 +29,7 @@ class TransformersEngine(BaseEngine):
 
     name = "transformers"
     supported_tasks = frozenset(RUNNERS)
+    continuous_tasks = frozenset({"text-generation", "vlm"})
 
     def __init__(self, config: TransformersSettings | None = None) -> None:
         super().__init__(config or TransformersSettings())
@@ -62,7 +64,9 @@ class TransformersEngine(BaseEngine):
             allow_pickle=self.config.allow_pickle,
         )
         try:
-            return runner_of(task).load(folder)
+            runner = runner_of(task).load(folder)
+            runner.configure(self.config)
+            return runner
         except InferenceError:
             raise
         except Exception as error:
@@ -81,6 +85,12 @@ class TransformersEngine(BaseEngine):
         if isinstance(outcome, InferenceError):
             raise outcome
         return outcome
+
+    def submit(
+        self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        """Start one text to be written; it grows beside those under way."""
+        return model.submit(inputs, options, emit)
 
     def infer_batch(
         self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
@@ -104,6 +114,7 @@ class TransformersEngine(BaseEngine):
         """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""
         if not hasattr(model, "model"):
             return False
+        model.close()
         vars(model).clear()  # a runner of several models holds them in more places than one
         self._collect()
         return True

@@ -5,13 +5,22 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from engines.transformers.batch_generation import generate_rows, search_beams
+from engines.base import Emit
+from engines.settings import TransformersSettings
+from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
+from engines.transformers.generation_loop import GenerationLoop
+from engines.transformers.micro_batches import MicroBatchLoop
+from engines.transformers.rolling.attention import use_grouped_attention
+from engines.transformers.rolling.cache import fits
+from engines.transformers.rolling.loop import Limits, RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.sampling import Sampling, TokenPicker
@@ -30,9 +39,11 @@ class Prompt:
 
 
 class GenerationRunner(TaskRunner):
-    """Generates text; each row of a batch keeps its own budget, sampling and stops.
+    """Generates text; each request keeps its own budget, sampling and stops.
 
-    A subclass says what the prompt is. `placeholders` are tokens that stand for something else than text.
+    Requests join the batch that is running and leave it when they are done; beams, and models whose cache
+    cannot be shared so, run in small batches. A subclass says what the prompt is. `placeholders` are tokens
+    that stand for something else than text.
     """
 
     placeholders: frozenset[int] = frozenset()
@@ -46,6 +57,7 @@ class GenerationRunner(TaskRunner):
         self.ends = _end_tokens(own, tokenizer)
         model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.configure(TransformersSettings())
 
     @abstractmethod
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
@@ -55,25 +67,58 @@ class GenerationRunner(TaskRunner):
             InvalidInput: permanent; the model cannot be asked this.
         """
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return generated_text, prompt_tokens, completion_tokens and finish_reason for each input."""
-        rows = [self._row(one, its) for one, its in zip(inputs, options, strict=True)]
-        together = []
-        with torch.inference_mode():
-            for row, its in zip(rows, options, strict=True):
-                if isinstance(row, InferenceError):
-                    continue
-                if its.get("num_beams", 1) > 1:
-                    self._search(row, {name: its[name] for name in BEAM_OPTIONS if name in its})
-                else:
-                    together.append(row)
-            if together:
-                self._generate(together)
-        return [row if isinstance(row, InferenceError) else self._result(row) for row in rows]
+    def configure(self, settings: TransformersSettings) -> None:
+        """Take the bounds on rows and memory from the settings; before the first request."""
+        self._limits = Limits(settings.max_rows, settings.kv_cache_bytes, settings.prefill_tokens)
+        self._rolls = settings.batching == "in-flight" and fits(self.model)
+        if self._rolls:
+            use_grouped_attention(self.model)
 
-    def _generate(self, rows: Sequence[Row]) -> None:
+    def submit(
+        self, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        """Start one input; from any thread. The future ends with generated_text, prompt_tokens,
+        completion_tokens and finish_reason.
+
+        Raises:
+            InferenceError: permanent; this input or these options cannot be run.
+        """
+        row = self._row(inputs, options)
+        if options.get("num_beams", 1) > 1:
+            beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
+            return self._micro_batches.submit(row, emit, beams)
+        return (self._rolling if self._rolls else self._micro_batches).submit(row, emit)
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return what `submit` answers for each input."""
+        started: list[Future[dict[str, Any]] | InferenceError] = []
+        for one, its in zip(inputs, options, strict=True):
+            try:
+                started.append(self.submit(one, its))
+            except InferenceError as error:
+                started.append(error)
+        return [one if isinstance(one, InferenceError) else _outcome(one) for one in started]
+
+    def close(self) -> None:
+        """End the loops that were started; whoever still waits is told Cancelled."""
+        for name in ("_rolling", "_micro_batches"):
+            loop: GenerationLoop | None = vars(self).get(name)
+            if loop is not None:
+                loop.close()
+
+    @cached_property
+    def _rolling(self) -> RollingLoop:
+        return RollingLoop(self.name, self.model, self._limits, self._result)
+
+    @cached_property
+    def _micro_batches(self) -> MicroBatchLoop:
+        return MicroBatchLoop(
+            self.name, self._limits.max_rows, self._result, generate=self._generate, search=self._search
+        )
+
+    def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
         """Run `rows` to their ends together."""
-        generate_rows(self.model, rows)
+        generate_rows(self.model, rows, on_step)
 
     def _search(self, row: Row, beams: dict[str, Any]) -> None:
         """Run `row` to its end by beam search."""
@@ -87,25 +132,22 @@ class GenerationRunner(TaskRunner):
             "finish_reason": row.finish_reason or "length",
         }
 
-    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row | InferenceError:
-        try:
-            if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
-                raise InvalidOption(
-                    "options.num_beams above 1 never samples; leave out do_sample and temperature"
-                )
-            prompt = self.prompt(inputs)
-            self._check_tokens(prompt.tokens)
-            return Row(
-                prompt.tokens,
-                extras=prompt.extras,
-                tokenizer=self.tokenizer,
-                ends=self.ends,
-                budget=self._budget(len(prompt.tokens), options),
-                stop=options.get("stop", ()),
-                picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
+        if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
+            raise InvalidOption(
+                "options.num_beams above 1 never samples; leave out do_sample and temperature"
             )
-        except InferenceError as error:
-            return error
+        prompt = self.prompt(inputs)
+        self._check_tokens(prompt.tokens)
+        return Row(
+            prompt.tokens,
+            extras=prompt.extras,
+            tokenizer=self.tokenizer,
+            ends=self.ends,
+            budget=self._budget(len(prompt.tokens), options),
+            stop=options.get("stop", ()),
+            picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
+        )
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse tokens without an embedding: on CUDA one of them would break the whole process."""
@@ -133,6 +175,13 @@ class GenerationRunner(TaskRunner):
                 "and answer together: shorten it"
             )
         return min(budget, self.context - prompt_tokens)
+
+
+def _outcome(started: Future[dict[str, Any]]) -> Outcome:
+    try:
+        return started.result()
+    except InferenceError as error:
+        return error
 
 
 def _end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import VisionEncoderDecoderModel
 
-from engines.transformers.batch_generation import run_batch, run_beams
+from engines.transformers.batch_generation import OnStep, run_batch, run_beams
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr import OcrRunner
@@ -61,8 +61,8 @@ class ImageToTextRunner(GenerationRunner):
         """Return text, width, height, completion_tokens and finish_reason for each input."""
         return _as_read(inputs, super().run(inputs, options))
 
-    def _generate(self, rows: Sequence[Row]) -> None:
-        run_batch(self.model, rows, **{_PIXELS: torch.cat([row.extras[_PIXELS] for row in rows])})
+    def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
+        run_batch(self.model, rows, on_step, **{_PIXELS: torch.cat([row.extras[_PIXELS] for row in rows])})
 
     def _search(self, row: Row, beams: dict[str, Any]) -> None:
         run_beams(self.model, row, beams, **{_PIXELS: row.extras[_PIXELS]})

@@ -35,10 +35,15 @@ class Row:
         self.tokens: list[int] = []
         self.budget = budget
         self.picker = picker
-        self.finish_reason: Literal["stop", "length"] | None = None
+        self.finish_reason: Literal["stop", "length", "cancelled"] | None = None
         self._tokenizer = tokenizer
         self._ends = ends
         self._stop = tuple(stop)
+
+    @property
+    def seen(self) -> list[int]:
+        """The prompt and the answer so far."""
+        return self.prompt + self.tokens
 
     def accept(self, token: int) -> bool:
         """Take the next token; return whether the row is done. After that, further tokens are ignored."""
@@ -54,6 +59,16 @@ class Row:
             self.finish_reason = "length"
         return self.finish_reason is not None
 
+    def give_up(self) -> None:
+        """End the row where it is: nobody waits for the rest."""
+        self.finish_reason = "cancelled"
+
+    def start_again(self) -> None:
+        """Forget the answer so far; the same seed draws the same tokens again."""
+        self.tokens.clear()
+        self.finish_reason = None
+        self.picker.start_again()
+
     def text(self) -> str:
         """Return the answer, without the stop string that ended it.
 
@@ -63,6 +78,18 @@ class Row:
         text = whole[len(prompt) :] if whole.startswith(prompt) else self._decode(self.tokens)
         cut = self._stop_at(text)
         return text if cut is None else text[:cut]
+
+    def settled_text(self) -> str:
+        """Return the part of the answer that no further token can change: what may be shown already.
+
+        Held back: half a character, and what may turn out to be the beginning of a stop string.
+        """
+        text = self.text().rstrip("\ufffd")
+        most = max((len(stop) - 1 for stop in self._stop), default=0)
+        for count in range(min(most, len(text)), 0, -1):
+            if any(stop.startswith(text[-count:]) for stop in self._stop):
+                return text[:-count]
+        return text
 
     def _stop_at(self, text: str) -> int | None:
         return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)

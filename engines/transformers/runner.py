@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from transformers import PreTrainedModel
 
+    from engines.base import Emit
+    from engines.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
 
 Outcome = dict[str, Any] | InferenceError
@@ -47,6 +51,22 @@ class TaskRunner(ABC):
         Raises:
             ModelLoadFailed: permanent; the model is of another kind, or incomplete.
         """
+
+    def configure(self, settings: TransformersSettings) -> None:
+        """Take what the settings say about running; called once, before the first run."""
+
+    def close(self) -> None:
+        """End what runs in the background; called once, before the model's memory is freed."""
+
+    def submit(
+        self, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        """Start one input and return at once, for tasks that take requests as they come; from any thread.
+
+        Raises:
+            InferenceError: permanent; this input or these options cannot be run.
+        """
+        raise NotImplementedError(f"{type(self).__name__} runs in batches")
 
     @abstractmethod
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:

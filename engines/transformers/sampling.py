@@ -85,10 +85,14 @@ class TokenPicker:
 
         self.sampling = sampling
         self._generator = torch.Generator()
-        if sampling.seed is None:
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Draw as from the first token on: the same again where there is a seed."""
+        if self.sampling.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(sampling.seed)
+            self._generator.manual_seed(self.sampling.seed)
 
     def pick(self, scores: torch.Tensor, seen: torch.Tensor) -> int:
         """Return the next token, given `scores` (vocabulary,) and the row's tokens so far, (length,) int64.

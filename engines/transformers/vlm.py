@@ -12,7 +12,7 @@ from transformers.generation.utils import GenerationMixin
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.row import Row
-from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
+from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
 _EXPAND = "_expand_inputs_for_generation"
@@ -57,14 +57,14 @@ class VisionLanguageRunner(GenerationRunner):
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
         return Prompt(tokens, extras)
 
-    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row | InferenceError:
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
         row = super()._row(inputs, options)
-        if isinstance(row, InferenceError) or options.get("num_beams", 1) == 1:
+        if options.get("num_beams", 1) == 1:
             return row
         # Repeated one by one for the beams, the images of one row would end up in one another's places.
         one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
         if one_by_one and any(tensor.shape[0] > 1 for tensor in row.extras.values()):
-            return InvalidOption(
+            raise InvalidOption(
                 f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one "
                 "image"
             )

@@ -1,0 +1,148 @@
+"""What every loop that generates text has in common: a thread, a queue, and callers who wait for their rows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+
+from engines.base import Emit
+from engines.transformers.row import Row
+from handlers.errors import Cancelled, InferenceError
+
+log = structlog.get_logger(__name__)
+
+ResultOf = Callable[[Row], dict[str, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request: its row, who waits for it, and who hears it grow. `beams` are its options of beam search."""
+
+    row: Row
+    future: Future[dict[str, Any]]
+    emit: Emit | None = None
+    beams: Mapping[str, Any] = field(default_factory=dict)
+    told: int = 0
+    """Characters of the answer that `emit` has heard."""
+    since: float = field(default_factory=time.monotonic)
+
+
+class GenerationLoop(ABC):
+    """Answers the rows of one model in a thread of its own.
+
+    `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
+    `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
+    """
+
+    def __init__(self, name: str, result_of: ResultOf) -> None:
+        self._name = name
+        self._result_of = result_of
+        self._waiting: deque[Ticket] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(
+        self, row: Row, emit: Emit | None = None, beams: Mapping[str, Any] | None = None
+    ) -> Future[dict[str, Any]]:
+        """Return the future of the row's answer; cancelling it frees the row's place.
+
+        Raises:
+            Cancelled: permanent; the model is being unloaded.
+            InferenceError: whatever `_check` raises of that tree.
+        """
+        self._check(row)
+        ticket = Ticket(row, Future(), emit, beams or {})
+        with self._changed:
+            if self._closed:
+                raise Cancelled(f"model {self._name} is being unloaded; send the request again")
+            self._waiting.append(ticket)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"generate {self._name}", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return ticket.future
+
+    def close(self) -> None:
+        """End the thread; whoever still waits is told Cancelled."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _check(self, row: Row) -> None:
+        """Raise for a row that this loop can never run."""
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Do one round of work; called as long as `_has_work`. What it raises goes to `_failed`."""
+
+    @abstractmethod
+    def _failed(self, error: Exception) -> None:
+        """Settle or put back every ticket taken off the queue; never raises."""
+
+    @abstractmethod
+    def _under_way(self) -> list[Ticket]:
+        """Return the tickets taken off the queue and not yet settled."""
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait_for_work():
+                try:
+                    self._work()
+                except Exception as error:  # noqa: BLE001 - the subclass says what becomes of it
+                    self._failed(error)
+        with self._changed:
+            left = [*self._under_way(), *self._waiting]
+            self._waiting.clear()
+        for ticket in left:
+            self.settle(ticket, Cancelled(f"model {self._name} was unloaded; send the request again"))
+
+    def _wait_for_work(self) -> bool:
+        """Return once there is something to do; False when the loop is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._under_way())
+            return not self._closed
+
+    def _put_back(self, tickets: Iterable[Ticket]) -> None:
+        """Put tickets back at the head of the queue, in their order."""
+        with self._changed:
+            self._waiting.extendleft(reversed(list(tickets)))
+
+    def tell(self, ticket: Ticket) -> None:
+        """Let the caller hear what its answer has grown by."""
+        if ticket.emit is None:
+            return
+        row = ticket.row
+        text = row.settled_text() if row.finish_reason is None else row.text()
+        if len(text) <= ticket.told:
+            return
+        piece, ticket.told = text[ticket.told :], len(text)
+        try:
+            ticket.emit(piece)
+        except Exception:
+            # Whoever listens has gone wrong, not the request.
+            log.exception("emit_failed", model=self._name)
+            ticket.emit = None
+
+    def settle(self, ticket: Ticket, failure: InferenceError | None = None) -> None:
+        """Give the caller its answer, or why there is none."""
+        if ticket.future.done():
+            return
+        if failure is None:
+            self.tell(ticket)
+        if ticket.future.set_running_or_notify_cancel():
+            if failure is None:
+                ticket.future.set_result(self._result_of(ticket.row))
+            else:
+                ticket.future.set_exception(failure)

@@ -1,0 +1,103 @@
+"""The loop for models and requests that cannot join a running batch: small batches of alike rows."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from engines.transformers.batch_generation import OnStep
+from engines.transformers.device import as_run_error, is_out_of_memory
+from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
+from engines.transformers.row import Row
+
+log = structlog.get_logger(__name__)
+
+_AGEING_TOKENS_PER_S = 16.0
+"""How much shorter a waiting row counts each second, so that a long one is not passed over for ever."""
+
+
+class MicroBatchLoop(GenerationLoop):
+    """Runs rows with `generate`, those of like budgets together; each gets its answer when its own is done.
+
+    A request with beams runs alone. A batch that fails is cut in two until the culprit is found; one that does
+    not fit the memory bounds the batches after it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_rows: int,
+        result_of: ResultOf,
+        *,
+        generate: Callable[[Sequence[Row], OnStep], None],
+        search: Callable[[Row, dict[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`generate` runs rows to their ends together, `search` one row by beam search."""
+        super().__init__(name, result_of)
+        self._generate = generate
+        self._search = search
+        self._max_rows = max_rows
+        self._clock = clock
+        self._running: list[Ticket] = []
+        self._halves: deque[list[Ticket]] = deque()
+
+    def _under_way(self) -> list[Ticket]:
+        return [*self._running, *(ticket for half in self._halves for ticket in half)]
+
+    def _work(self) -> None:
+        batch = self._halves.popleft() if self._halves else self._next_batch()
+        self._running = [ticket for ticket in batch if not ticket.future.cancelled()]
+        if not self._running:
+            return
+        if self._running[0].beams:
+            self._search(self._running[0].row, dict(self._running[0].beams))
+        else:
+            self._generate([ticket.row for ticket in self._running], self._hand_out)
+        for ticket in self._running:
+            self.settle(ticket)
+        self._running = []
+
+    def _failed(self, error: Exception) -> None:
+        left = [ticket for ticket in self._running if not ticket.future.done()]
+        self._running = []
+        log.warning("generation_failed", model=self._name, rows=len(left), error=repr(error))
+        if len(left) == 1:
+            self.settle(left[0], as_run_error(error, self._name))
+            return
+        if is_out_of_memory(error):
+            self._max_rows = max(1, len(left) // 2)
+            log.warning("rows_bounded", model=self._name, max_rows=self._max_rows)
+        middle = len(left) // 2
+        for ticket in left:
+            ticket.row.start_again()
+        self._halves.extendleft([left[middle:], left[:middle]])
+
+    def _next_batch(self) -> list[Ticket]:
+        """Take the shortest rows off the queue, counting those that have waited as shorter than they are."""
+        now = self._clock()
+        with self._changed:
+            order = sorted(
+                self._waiting,
+                key=lambda ticket: ticket.row.budget - (now - ticket.since) * _AGEING_TOKENS_PER_S,
+            )
+            batch = order[:1]
+            if batch and not batch[0].beams:
+                batch = [ticket for ticket in order if not ticket.beams][: self._max_rows]
+            for ticket in batch:
+                self._waiting.remove(ticket)
+        return batch
+
+    def _hand_out(self) -> None:
+        """Give rows that are done their answers, and end those that nobody waits for."""
+        for ticket in self._running:
+            if ticket.future.cancelled():
+                ticket.row.give_up()
+            elif ticket.row.finish_reason is not None:
+                self.settle(ticket)
+            else:
+                self.tell(ticket)

@@ -1,0 +1,56 @@
+"""Attention of one new token over a long past, without a copy of the past for every group of query heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "sdpa_grouped"
+
+
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """Let a model that attends by `sdpa` take the short way here; others stay as they are.
+
+    Where several query heads share one head of keys, `sdpa` first copies keys and values for each of them: with
+    a mask, at every step, the whole cache. For a single new token those query heads can stand side by side as
+    if they were several tokens that all see the same past: the same products, no copy.
+    """
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention, (rows, tokens, heads, head size), as transformers' own functions do."""
+    rows, heads, tokens, size = query.shape
+    groups = heads // key.shape[1]
+    if tokens > 1 or groups == 1 or kwargs.get("position_bias") is not None:
+        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
+        )
+        return attended
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, key.shape[1], groups, size),
+        key,
+        value,
+        attn_mask=attention_mask,  # (rows, 1, 1, columns): the same for every head
+        dropout_p=dropout,
+        scale=scaling,
+        is_causal=False,
+    )
+    return output.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None

@@ -1,0 +1,185 @@
+"""The loop that keeps one batch running: rows join it as they come and leave as they are done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from transformers import PreTrainedModel
+
+from engines.transformers.device import as_run_error, is_out_of_memory
+from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
+from engines.transformers.rolling.batch import Prefill, RollingBatch
+from engines.transformers.rolling.cache import bytes_of_a_token
+from engines.transformers.row import Row
+from handlers.errors import InvalidInput
+
+log = structlog.get_logger(__name__)
+
+_PADDING_SHARE = 0.25
+"""Most of a shared prefill that may be padding; beyond it, prompts go through the model apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one model's batch may hold: rows, bytes of cache, and tokens of prompts between two steps."""
+
+    max_rows: int
+    max_bytes: int
+    prefill_tokens: int
+
+
+class RollingLoop(GenerationLoop):
+    """Grows all rows of one model together, so that none waits for another to end.
+
+    Between two steps of the running rows, at most `limits.prefill_tokens` of waiting prompts are worked in.
+    Rows wait where the batch is full or its cache would outgrow `limits.max_bytes`. Where the model fails, each
+    row is tried alone, with what it has so far: only the culprit's request fails.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf) -> None:
+        super().__init__(name, result_of)
+        self._model = model
+        self._limits = limits
+        self._most_rows = limits.max_rows
+        self._bytes_of_a_token = bytes_of_a_token(model.config, model.dtype)
+        self._batch = RollingBatch(model)
+        self._prefill: Prefill | None = None
+        self._tickets: dict[Row, Ticket] = {}
+        self._suspects: deque[Ticket] = deque()
+
+    def _check(self, row: Row) -> None:
+        need = self._bytes(row)
+        if need > self._limits.max_bytes:
+            raise InvalidInput(
+                f"prompt and answer need {need} bytes of cache, transformers.kv_cache_bytes allows "
+                f"{self._limits.max_bytes} for model {self._name}; shorten the prompt, lower "
+                "options.max_new_tokens, or raise it on the workers"
+            )
+
+    def _under_way(self) -> list[Ticket]:
+        return [*self._tickets.values(), *self._suspects]
+
+    def _work(self) -> None:
+        self._drop_cancelled()
+        if self._suspects and not self._tickets:
+            self._take(self._suspects.popleft())
+        if not self._suspects:
+            self._work_prompts_in()
+        if self._batch.rows:
+            self._batch.step()
+            self._hand_out()
+
+    def _failed(self, error: Exception) -> None:
+        """Empty the batch; with several rows in it, any may be at fault, so each is tried alone.
+
+        Their tokens so far stay: they go through the model again along with the prompt.
+        """
+        self._prefill = None
+        self._batch.clear()
+        tickets = [ticket for ticket in self._tickets.values() if not self._is_over(ticket)]
+        self._tickets.clear()
+        log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
+        if len(tickets) == 1:
+            self.settle(tickets[0], as_run_error(error, self._name))
+        elif is_out_of_memory(error):
+            self._most_rows = max(1, len(tickets) // 2)
+            log.warning("rows_bounded", model=self._name, max_rows=self._most_rows)
+            self._put_back(tickets)
+        else:
+            self._suspects += tickets
+
+    def _is_over(self, ticket: Ticket) -> bool:
+        if ticket.row.finish_reason is not None:
+            self.settle(ticket)
+        return ticket.future.done()
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.cancelled())
+        self._suspects = deque(ticket for ticket in self._suspects if not ticket.future.cancelled())
+        entering = self._prefill.rows if self._prefill else []
+        for row, ticket in list(self._tickets.items()):
+            # A row whose prompt is going in stays until it is: its neighbours share that prefill.
+            if ticket.future.cancelled() and row not in entering:
+                self._batch.leave(row)
+                del self._tickets[row]
+
+    def _take(self, ticket: Ticket) -> None:
+        """Run one row alone from here on: nothing else is let in before all suspects are through."""
+        self._tickets[ticket.row] = ticket
+        self._prefill = prefill = Prefill(self._model, [ticket.row])
+        while prefill.left:
+            self._prefill_piece()
+        while self._batch.rows and not ticket.future.cancelled():
+            self._batch.step()
+            self.tell(ticket)
+        self._hand_out()
+
+    def _work_prompts_in(self) -> None:
+        """Run waiting prompts through the model, up to the bound on tokens between two steps."""
+        limit = left = self._limits.prefill_tokens
+        while left > 0:
+            if self._prefill is None:
+                rows = self._admit(left, is_first=left == limit)
+                if not rows:
+                    return
+                self._prefill = Prefill(self._model, rows)
+            left -= self._prefill_piece()
+
+    def _prefill_piece(self) -> int:
+        """Run the next piece of the prompts that are going in, and return how many tokens it had."""
+        prefill = self._prefill
+        assert prefill is not None
+        before = prefill.left
+        scores = prefill.advance(self._model, self._limits.prefill_tokens)
+        if scores is not None:
+            self._prefill = None
+            self._batch.join(prefill, scores)
+            self._hand_out()
+        return (before - prefill.left) * len(prefill.rows)
+
+    def _admit(self, tokens: int, *, is_first: bool) -> list[Row]:
+        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
+
+        The first of a round may be longer: it goes in by pieces.
+        """
+        rows: list[Row] = []
+        with self._changed:
+            while self._waiting and self._fits(rows, self._waiting[0].row, tokens, is_first):
+                ticket = self._waiting.popleft()
+                if ticket.future.cancelled():
+                    continue
+                rows.append(ticket.row)
+                self._tickets[ticket.row] = ticket
+        return rows
+
+    def _fits(self, rows: Sequence[Row], row: Row, tokens: int, is_first: bool) -> bool:
+        together = [*self._batch.rows, *rows, row]
+        if len(together) > self._most_rows:
+            return False
+        # The block is as wide as its longest row may grow.
+        if len(together) > 1 and max(map(self._bytes, together)) * len(together) > self._limits.max_bytes:
+            return False
+        if not rows:
+            return is_first or len(row.seen) <= tokens
+        if row.extras or rows[0].extras:
+            return False
+        lengths = [len(one.seen) for one in (*rows, row)]
+        area = max(lengths) * len(lengths)
+        return area <= tokens and area - sum(lengths) <= _PADDING_SHARE * area
+
+    def _bytes(self, row: Row) -> int:
+        """Return the bytes of cache that the row takes when it has grown to its budget."""
+        return (len(row.prompt) + row.budget) * self._bytes_of_a_token
+
+    def _hand_out(self) -> None:
+        """Tell callers of new text, and give those whose rows are done their answers."""
+        for row, ticket in list(self._tickets.items()):
+            if row.finish_reason is None:
+                self.tell(ticket)
+            else:
+                del self._tickets[row]
+                self.settle(ticket)
