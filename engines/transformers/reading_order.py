@@ -60,16 +60,20 @@ def _ordered(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]
     if gutter is None:
         yield from _rows(indices, boxes)
         return
+    between: list[int] = []  # what lies above and below the columns, which may have gutters of its own
     for band, crossing in _bands(indices, boxes, gutter):
         left = [index for index in band if boxes[index][2] <= gutter]
         right = [index for index in band if boxes[index][0] >= gutter]
         if _columns(left, right, boxes):
+            yield from _ordered(between, boxes)
             yield from _ordered(left, boxes)
             yield from _ordered(right, boxes)
+            between = []
         else:
-            yield from _ordered(band, boxes)
+            between += band
         if crossing is not None:
-            yield [crossing]
+            between.append(crossing)
+    yield from _ordered(between, boxes)
 
 
 def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
