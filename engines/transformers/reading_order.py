@@ -35,7 +35,7 @@ def reading_order(boxes: Sequence[Box]) -> list[list[int]]:
     Columns are found by the gutters between them, which headings and footers may cross. Text runs from left
     to right and down.
     """
-    return list(_ordered(list(range(len(boxes))), boxes))
+    return list(_ordered(sorted(range(len(boxes)), key=lambda index: _middle(boxes[index])), boxes))
 
 
 def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
@@ -56,6 +56,7 @@ def lines_of(words: Sequence[Any]) -> list[Line]:
 
 
 def _ordered(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
+    """Yield the rows of `indices`, which come by the middles of their boxes from above."""
     gutter = _widest_use(indices, boxes)
     if gutter is None:
         yield from _rows(indices, boxes)
@@ -100,13 +101,14 @@ def _bands(
     indices: Sequence[int], boxes: Sequence[Box], gutter: float
 ) -> Iterator[tuple[list[int], int | None]]:
     """Yield from above the lines between those that cross the gutter, with the crossing line below them."""
-    crossing = [index for index in indices if boxes[index][0] < gutter < boxes[index][2]]
-    aside = sorted(set(indices) - set(crossing), key=lambda index: _middle(boxes[index]))
-    for line in sorted(crossing, key=lambda index: _middle(boxes[index])):
-        above = [index for index in aside if _middle(boxes[index]) < _middle(boxes[line])]
-        aside = aside[len(above) :]
-        yield above, line
-    yield aside, None
+    band: list[int] = []
+    for index in indices:
+        if boxes[index][0] < gutter < boxes[index][2]:
+            yield band, index
+            band = []
+        else:
+            band.append(index)
+    yield band, None
 
 
 def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) -> bool:
@@ -126,7 +128,7 @@ def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) ->
 
 def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
     row: list[int] = []
-    for index in sorted(indices, key=lambda index: _middle(boxes[index])):
+    for index in indices:
         if row and not _same_row(boxes[row[-1]], boxes[index]):
             yield sorted(row, key=lambda index: boxes[index][0])
             row = []
