@@ -33,6 +33,12 @@ def whisper_tiny_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def pp_ocr_path() -> Path:
+    """The folder of PP-OCRv5 mobile, detection and recognition; read only."""
+    return prepare("pp-ocrv5-mobile")
+
+
+@pytest.fixture(scope="session")
 def librivox_clips() -> tuple[Recording, ...]:
     """Two spoken sentences with `.path` and `.transcript`, the shorter first."""
     return librivox_recordings()
