@@ -15,7 +15,7 @@ from handlers import containers
 from handlers.errors import MediaCorrupt
 
 if TYPE_CHECKING:
-    from av import AudioFrame
+    from av import AudioFrame, AudioResampler
 
 _FORMATS = (*containers.FORMATS, "aac", "caf", "amr", "ac3", "eac3")
 _COVER_PIXELS = 1 << 24
@@ -68,20 +68,31 @@ def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Ite
 
 
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
+    converters: dict[tuple[str, str], AudioResampler] = {}
     for frame in frames:
         if frame.sample_rate != rate:
             raise MediaCorrupt(
                 f"{what} changes from {rate} Hz to {frame.sample_rate} Hz in its middle; convert it to one rate"
             )
-        yield _mono(frame)
+        yield from map(_mono, _interleaved(frame, converters))
+
+
+def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
+    """Return the frame with its channels side by side; PyAV reads past the end of 8 and more separate ones."""
+    import av
+
+    if not frame.format.is_planar:
+        return [frame]
+    kind = (frame.format.name, frame.layout.name)
+    if kind not in converters:
+        converters[kind] = av.AudioResampler(format=frame.format.packed.name)
+    return converters[kind].resample(frame)
 
 
 def _mono(frame: AudioFrame) -> NDArray[np.float32]:
-    """Return the frame's samples within -1..1, averaged over its channels, (samples,)."""
-    samples: NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mono: NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
+    """Return the samples of an interleaved frame within -1..1, averaged over its channels, (samples,)."""
+    samples: NDArray[Any] = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    mono: NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
     match samples.dtype:
         case np.uint8:
             mono = (mono - 128) / 128

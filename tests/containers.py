@@ -74,8 +74,8 @@ def _written(container: str, write: Callable[[Any], None], *, index_first: bool)
 
 def _audio_frame(samples: Any, rate: int, layout: str) -> av.AudioFrame:
     channels = av.AudioLayout(layout).nb_channels
-    planes = np.stack([np.asarray(samples, np.float32)] * channels)
-    frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
+    interleaved = np.repeat(np.asarray(samples, np.float32), channels)[np.newaxis]
+    frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     return frame
 

@@ -74,11 +74,23 @@ def test_lossless_sound_in_a_container_is_that_of_the_wav(librivox_clips: tuple[
     assert np.allclose(found, read(encoded(samples)), atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["mono", "stereo", "quad", "5.1"])
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1"])
 @pytest.mark.parametrize("codec", ["flac", "pcm_s16le", "pcm_u8", "pcm_f32le", "pcm_s32le"])
 def test_channels_of_any_sample_format_are_averaged(layout: str, codec: str) -> None:
     content = encoded_sound(tone(440), container="matroska", codec=codec, rate=SAMPLE_RATE, layout=layout)
     assert np.allclose(read(content), tone(440), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("layout", "codec"), [("7.1", "aac"), ("7.1", "libopus"), ("hexadecagonal", "pcm_s16le")]
+)
+def test_eight_channels_and_more_are_averaged(layout: str, codec: str) -> None:
+    samples = tone(440, rate=48_000, seconds=2)
+    found = read(encoded_sound(samples, container="matroska", codec=codec, rate=48_000, layout=layout))
+    assert strongest_frequency(found) == pytest.approx(440, abs=2)
+    assert np.abs(found[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]).max() == pytest.approx(
+        0.5, rel=0.15
+    )  # one channel may carry bass only
 
 
 def test_the_sound_track_of_a_video_is_read() -> None:
