@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import structlog
@@ -12,6 +13,22 @@ import structlog
 from handlers.errors import InferenceError, InferenceFailed
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far the download of a model to an engine's own server is."""
+
+    model: str
+    """What the server calls it."""
+    status: str
+    """Ollama's own words; "success" is the last, and "failed" ours for a pull that came to nothing."""
+    completed_bytes: int = 0
+    total_bytes: int = 0
+    """Of the layers that the server has begun by now, so it grows."""
+
+
+ProgressListener = Callable[[PullProgress], None]
 
 Emit = Callable[[str], None]
 """Hears the next piece of a growing answer."""
@@ -37,6 +54,10 @@ class BaseEngine(ABC):
 
     needs_files: ClassVar[bool] = True
     """Whether the registry must bring the model's files to this machine before `load_model`."""
+
+    on_progress: ProgressListener | None = None
+    """Hears of downloads to the engine's own server, where it has one; set before the first model is loaded.
+    It is called in a thread of the engine and must not block."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = config
@@ -106,3 +127,6 @@ class BaseEngine(ABC):
     def health(self) -> dict[str, Any]:
         """Return {"status": "ok" | "error", ...} within 2 s; never raises."""
         return {"status": "ok"}
+
+    def close(self) -> None:
+        """Let go of threads and connections; called once, when no request is under way any more."""

@@ -19,7 +19,7 @@ from engines.model_cache import ModelCache
 from engines.model_loading import ModelListener
 from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared, only_inference_errors, preprocessed
-from engines.registry import EngineRegistry
+from engines.registry import EngineRegistry, PullListener
 from engines.results import failure_result, success_result
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
@@ -78,6 +78,7 @@ class InferenceManager:
         fetch_media: FetchMedia | None = None,
         trust_local_paths: bool = False,
         on_model: ModelListener | None = None,
+        on_pull: PullListener | None = None,
     ) -> Self:
         """Return a new manager; without `handlers` it serves the tasks of `model_registry`, under these limits.
 
@@ -91,7 +92,7 @@ class InferenceManager:
         return cls(
             models=models or ModelManager(settings.mlflow, settings.cache),
             cache=ModelCache(settings.cache.max_models, settings.cache.max_bytes),
-            engines=EngineRegistry(settings),
+            engines=EngineRegistry(settings, on_pull),
             handlers=handlers,
             media=settings.media,
             fetch_media=fetch_media,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from engines.base import BaseEngine
+from engines.base import BaseEngine, PullProgress
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
 
 log = structlog.get_logger(__name__)
@@ -24,6 +25,9 @@ BUILT_IN = {
 """Engines of our own, named rather than imported: each brings in libraries that not everybody installs."""
 
 EngineClass = Callable[[Any], BaseEngine]
+
+PullListener = Callable[[str, PullProgress], None]
+"""Called with an engine's name and how far a download to its server is."""
 
 _by_plugins: dict[str, EngineClass] = {}
 
@@ -44,9 +48,10 @@ class EngineRegistry:
     one engine never keeps a caller of another waiting.
     """
 
-    def __init__(self, settings: Any = None) -> None:
+    def __init__(self, settings: Any = None, on_pull: PullListener | None = None) -> None:
         """`settings` has a section, as an attribute, for each engine that has settings."""
         self._settings = settings
+        self._on_pull = on_pull
         self._lock = threading.Lock()
         self._classes: dict[str, EngineClass] = {}
         self._engines: dict[str, BaseEngine] = {}
@@ -95,9 +100,15 @@ class EngineRegistry:
         return [name for name, section in sections.items() if getattr(section, "model_fields_set", ())]
 
     def unload(self) -> None:
-        """Let every engine go; the next `get` makes a new one. Unload the models in the cache first."""
+        """Close every engine and let it go; the next `get` makes a new one. Unload the cached models first."""
         with self._lock:
+            engines = list(self._engines.items())
             self._engines.clear()
+        for name, engine in engines:
+            try:
+                engine.close()
+            except Exception:
+                log.exception("engine_not_closed", engine=name)  # the others are to be closed all the same
 
     def _make(self, name: str) -> BaseEngine:
         try:
@@ -117,6 +128,8 @@ class EngineRegistry:
         if not engine.name:
             # The class may serve under several names, so the name goes on the instance.
             object.__setattr__(engine, "name", name)
+        if self._on_pull is not None:
+            engine.on_progress = functools.partial(self._on_pull, name)
         return engine
 
     def _find(self, name: str) -> EngineClass:

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
+from engines.base import PullProgress
 from engines.resolved_model import ResolvedModel
 from streams.messages import EventKind, MetricsEvent
 from streams.publishing import Publisher
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 class Announcements:
     """Publishes metrics events that belong to no request.
 
-    Lives on the event loop it is made in; `model` may be called from any thread. What happens before
+    Lives on the event loop it is made in; `model` and `pull` may be called from any thread. What happens before
     `publish_to` is kept and published then. An event that the broker does not take is logged and lost: the
     requests matter more.
     """
@@ -49,6 +50,21 @@ class Announcements:
             model_name=model.name,
             model_version=model.version,
             details=about,
+        )
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.put_nowait, event)
+
+    def pull(self, engine: str, progress: PullProgress) -> None:
+        """Tell how far the download of a model to an engine's server is; a `PullListener`."""
+        event = self._event(
+            "model_pull",
+            engine=engine,
+            model_name=progress.model,
+            details={
+                "status": progress.status,
+                "completed_bytes": progress.completed_bytes,
+                "total_bytes": progress.total_bytes,
+            },
         )
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._news.put_nowait, event)

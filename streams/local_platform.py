@@ -46,13 +46,19 @@ class LocalPlatform:
         root: Path,
         *,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        with_ollama: bool = False,
         on_status: Callable[[PartStatus], None] = lambda status: None,
     ) -> None:
-        """`overrides` are settings on top of those of the embedded stack, by section and name."""
-        self.stack = LocalStack(root, on_status=on_status)
+        """`overrides` are settings on top of those of the embedded stack, by section and name.
+
+        `with_ollama` also starts a small model behind Ollama's API.
+        """
+        self.stack = LocalStack(root, with_ollama=with_ollama, on_status=on_status)
         self.config_path = self.stack.root / "inferstream.yaml"
         self.worker_log_path = self.stack.root / "logs" / "worker.log"
-        self._overrides = overrides or {}
+        self.http_url = ""
+        """Where the running worker answers HTTP."""
+        self._overrides = {"http": {"port": 0}, **(overrides or {})}
         self._on_status = on_status
         self._worker: GuardedProcess | None = None
         self._settings: Settings | None = None
@@ -100,7 +106,7 @@ class LocalPlatform:
             log_path=self.worker_log_path,
         )
         try:
-            asyncio.run(self._await_worker(self._worker))
+            self.http_url = asyncio.run(self._await_worker(self._worker))
         except BaseException as error:
             self._worker.kill()
             self._report("failed", began, str(error))
@@ -171,11 +177,11 @@ class LocalPlatform:
         with os.fdopen(os.open(self.config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
 
-    async def _await_worker(self, worker: GuardedProcess) -> None:
-        """Wait for the worker's own word that it has started; the broker was empty before it."""
+    async def _await_worker(self, worker: GuardedProcess) -> str:
+        """Wait for the worker's own word that it has started, and return the address of its HTTP side."""
         kafka = self.settings.kafka
         async with TopicReader(kafka, [Topics(kafka.topic_prefix).events], start="beginning") as reader:
-            reading = asyncio.create_task(_find_start(reader))
+            reading = asyncio.create_task(_find_start(reader, worker.pid))
             try:
                 late = time.monotonic() + _WORKER_START_TIMEOUT_S
                 while not reading.done():
@@ -185,7 +191,7 @@ class LocalPlatform:
                             f"the worker {what}; the end of {self.worker_log_path}:\n{self._log_tail()}"
                         )
                     await asyncio.wait({reading}, timeout=_POLL_S)
-                reading.result()
+                return reading.result()
             finally:
                 reading.cancel()
 
@@ -193,13 +199,15 @@ class LocalPlatform:
         return "\n".join(self.worker_log_path.read_text(errors="replace").splitlines()[-20:])
 
     def _report(self, status: Any, began: float, detail: str = "") -> None:
-        pid = self.worker_pid
-        self._on_status(
-            PartStatus("worker", status, f"pid {pid}" if pid else "", time.monotonic() - began, detail)
-        )
+        address = self.http_url if status == "ready" else ""
+        self._on_status(PartStatus("worker", status, address, time.monotonic() - began, detail))
 
 
-async def _find_start(reader: TopicReader) -> None:
+async def _find_start(reader: TopicReader, pid: int) -> str:
+    """Return the HTTP address that the worker with that process id tells of as it starts."""
     async for record in reader.records():
-        if record.value is not None and decode_event(record.value).kind == "worker_started":
-            return
+        if record.value is not None:
+            event = decode_event(record.value)
+            if event.kind == "worker_started" and event.details.get("pid") == pid:
+                return event.details.get("http") or ""
+    raise AssertionError("reading a topic never ends by itself")

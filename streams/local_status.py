@@ -13,7 +13,6 @@ from rich.text import Text
 
 from deploy.local import PartStatus
 
-_PARTS = ("broker", "s3", "mlflow", "worker")
 _MARKS = {"ready": ("✓", "green"), "failed": ("✗", "red"), "stopped": ("■", "dim")}
 
 
@@ -25,7 +24,7 @@ class StatusLines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._statuses = {name: PartStatus(name, "stopped", "", 0.0) for name in _PARTS}
+        self._statuses: dict[str, PartStatus] = {}
         self._note: RenderableType = ""
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
 

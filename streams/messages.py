@@ -71,7 +71,13 @@ class Result(msgspec.Struct, kw_only=True, frozen=True):
 
 
 EventKind = Literal[
-    "request", "dead_letter", "model_loaded", "model_evicted", "worker_started", "worker_stopped"
+    "request",
+    "dead_letter",
+    "model_loaded",
+    "model_evicted",
+    "model_pull",
+    "worker_started",
+    "worker_stopped",
 ]
 
 

@@ -14,6 +14,7 @@ import structlog
 from engines.inference import InferenceManager
 from engines.model_loading import ModelListener
 from engines.prepared import Prepared
+from engines.registry import PullListener
 from handlers.errors import InferenceError
 from streams.batching import Batcher
 from streams.dispatch import Dispatcher
@@ -46,17 +47,18 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, on_model: ModelListener | None = None
+    settings: Settings, *, on_model: ModelListener | None = None, on_pull: PullListener | None = None
 ) -> AsyncIterator[Runtime]:
     """Build the parts and yield them; on the way out running batches finish and models are unloaded.
 
     Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
-    before the first request. `on_model` hears of models loaded and evicted, in the thread that did it.
+    before the first request. `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
+    engine's server, each in the thread that did it.
     """
     for plugin in settings.worker.plugins:
         importlib.import_module(plugin)
     async with AsyncExitStack() as stack:
-        manager = InferenceManager.from_settings(settings, on_model=on_model)
+        manager = InferenceManager.from_settings(settings, on_model=on_model, on_pull=on_pull)
         stack.callback(manager.close)
         fetcher = MediaFetcher(settings.media, settings.s3)
         stack.callback(fetcher.close)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,17 +16,16 @@ from streams.acks import OrderedAcker
 from streams.announcements import Announcements
 from streams.cloudevents import Headers
 from streams.faust_app import InferenceApp, build_app
+from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.publishing import Publisher
 from streams.runtime import open_runtime
 from streams.settings import Settings
+from streams.shutdown import EXIT_FAILED, Stopping, exit_now, exit_unless_done_within, stop_on_signals
 from streams.topic_admin import TopicsNotReady, check_topics
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
-
-_EXIT_FAILED = 1
-_EXIT_INTERRUPTED_TWICE = 130
 
 
 @dataclass(slots=True)
@@ -38,7 +34,8 @@ class Worker:
 
     app: InferenceApp
     intake: Intake
-    stopping: asyncio.Future[BaseException | None]
+    stopping: Stopping
+    gateway: Gateway | None
 
     def fail(self, error: BaseException) -> None:
         """End the run because of `error`, unless it is ending already."""
@@ -64,15 +61,17 @@ def run(settings: Settings) -> int:
 
 async def _run(settings: Settings) -> int:
     async with _worker(settings) as worker:
-        _stop_on_signals(worker)
         failure = await _until_stopped(worker)
-        _exit_unless_done_within(settings.worker.drain_timeout_s)
+        exit_unless_done_within(settings.worker.drain_timeout_s)
         if failure is not None:
             log.critical("worker_failed", error=str(failure), exc_info=failure)
             # Draining would commit what comes after the message that could not be answered.
-            _exit_now(_EXIT_FAILED)
+            exit_now(EXIT_FAILED)
         log.info("worker_draining", in_flight=worker.intake.in_flight)
-        await worker.app.stop()
+        async with asyncio.TaskGroup() as draining:
+            draining.create_task(worker.app.stop())
+            if worker.gateway is not None:
+                draining.create_task(worker.gateway.drain(settings.worker.drain_timeout_s))
     log.info("worker_stopped")
     return 0
 
@@ -81,14 +80,19 @@ async def _run(settings: Settings) -> int:
 async def _worker(settings: Settings) -> AsyncIterator[Worker]:
     """Build the parts, start consuming, and take everything down in reverse on the way out."""
     async with AsyncExitStack() as stack:
+        stopping = stop_on_signals()
         announcements = Announcements(settings.worker.name)
-        runtime = await stack.enter_async_context(open_runtime(settings, on_model=announcements.model))
+        runtime = await stack.enter_async_context(
+            open_runtime(settings, on_model=announcements.model, on_pull=announcements.pull)
+        )
         tasks = list(settings.worker.tasks) or model_registry.tasks()
         problems = await check_topics(settings.kafka, tasks)
         if problems:
             raise TopicsNotReady(problems)
+        gateway = None
+        if settings.http.listens:
+            gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
-        stopping: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         app = build_app(settings, tasks, lambda event, task: intake.take(event, task))
         publisher = _publisher(settings, app)
         intake = Intake(
@@ -100,8 +104,13 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
             on_fatal=lambda error: worker.fail(error),
         )
         stack.push_async_callback(intake.close)
-        worker = Worker(app, intake, stopping)
-        about = {"tasks": tasks, "group": settings.kafka.group_id}
+        worker = Worker(app, intake, stopping, gateway)
+        about = {
+            "tasks": tasks,
+            "group": settings.kafka.group_id,
+            "http": gateway.url if gateway else None,
+            "pid": os.getpid(),
+        }
 
         async def say_goodbye(*_: Any, **__: Any) -> None:
             announcements.worker("worker_stopped", about)
@@ -109,6 +118,8 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
 
         app.on_before_shutdown.connect(say_goodbye, weak=False)
         await app.start()
+        if gateway is not None:
+            gateway.is_ready = True
         announcements.publish_to(publisher)
         stack.push_async_callback(announcements.close)
         announcements.worker("worker_started", about)
@@ -142,36 +153,3 @@ async def _until_stopped(worker: Worker) -> BaseException | None:
 
 def _crash(app: InferenceApp) -> BaseException:
     return app.crash_reason or RuntimeError("the Faust app stopped by itself")
-
-
-def _stop_on_signals(worker: Worker) -> None:
-    def on_signal(number: signal.Signals) -> None:
-        if worker.stopping.done():
-            log.warning(
-                "worker_killed_by_second_signal", signal=number.name, in_flight=worker.intake.in_flight
-            )
-            _exit_now(_EXIT_INTERRUPTED_TWICE)
-        log.info("worker_stopping", signal=number.name)
-        worker.stopping.set_result(None)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-
-
-def _exit_unless_done_within(seconds: float) -> None:
-    """End the process after `seconds` even if draining hangs in a thread nobody can stop."""
-
-    def give_up() -> None:
-        log.critical("drain_timed_out", drain_timeout_s=seconds)
-        _exit_now(_EXIT_FAILED)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-
-
-def _exit_now(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -11,13 +11,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from engines.base import BaseEngine, Emit
+from engines.base import BaseEngine, Emit, PullProgress
 from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.request import OllamaModel, Request, build
-from engines.ollama.server_models import ProgressListener, PullProgress, ServerModels
+from engines.ollama.server_models import ServerModels
 from engines.ollama.wire import Shown
 from engines.settings import OllamaSettings
 from handlers.errors import EngineUnavailable, InferenceError, ModelLoadFailed, as_inference_error
@@ -45,10 +45,6 @@ class OllamaEngine(BaseEngine):
     supported_tasks = frozenset(NEEDED_CAPABILITY)
     continuous_tasks = supported_tasks
     needs_files = False
-
-    on_progress: ProgressListener | None = None
-    """Hears how pulls get on: every new status, and about once a second while bytes come. Set it on the
-    engine at any time."""
 
     def __init__(self, config: OllamaSettings | None = None) -> None:
         super().__init__(config or OllamaSettings())

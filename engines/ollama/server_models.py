@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
+from engines.base import ProgressListener, PullProgress
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.wire import PullChunk, Shown
@@ -18,22 +17,6 @@ log = structlog.get_logger(__name__)
 
 PROGRESS_INTERVAL_S = 1.0
 LOG_INTERVAL_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class PullProgress:
-    """How far a pull is."""
-
-    model: str
-    """What the server calls it."""
-    status: str
-    """Ollama's own words; "success" is the last, and "failed" ours for a pull that came to nothing."""
-    completed_bytes: int = 0
-    total_bytes: int = 0
-    """Of the layers that the server has begun by now, so it grows."""
-
-
-ProgressListener = Callable[[PullProgress], None]
 
 
 class ServerModels:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
+_HTTP_EXAMPLE = (
+    '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", '
+    '"data": {"inputs": "What is the capital of France?"}}'
+)
+
 DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
 
 
@@ -73,6 +78,10 @@ def _how_to_send(platform: LocalPlatform, names: list[str]) -> RenderableType:
             "  inferstream send text-generation smollm2-135m-instruct 'What is the capital of France?'"
         )
     lines += [f"  inferstream send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")]
+    if "smollm2-135m-instruct" in names:
+        lines.append(
+            f"  curl -s {platform.http_url}/inference/infer -d '{_HTTP_EXAMPLE}'",
+        )
     lines += ["  inferstream models list", "  inferstream doctor", "", "Ctrl-C here stops everything."]
     return Panel("\n".join(lines), title="inferstream is up", title_align="left", expand=False)
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from engines.base import PullProgress
 from engines.ollama.engine import OllamaEngine
 from engines.ollama.request import OllamaModel
-from engines.ollama.server_models import PullProgress
 from engines.registry import EngineRegistry
 from engines.settings import EngineSettings, OllamaSettings
 from handlers.errors import EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
