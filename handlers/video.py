@@ -38,6 +38,10 @@ _ENOUGH = 0.5
 """The part of a video that must be there for a video without its end to be used."""
 
 
+_MOST_PIXELS_DECODED = 2 * 10**11
+"""Pixels decoded for one video, wanted or not: about an hour of full HD without a key frame."""
+
+
 @dataclass(frozen=True, slots=True)
 class Video:
     """What was taken from a video; `frames` is (n, height, width, 3) RGB, at least one frame."""
@@ -115,17 +119,20 @@ def _decode(content: bytes, what: str, limits: MediaSettings, sampling: Sampling
         _check_size(stream.codec_context.width, stream.codec_context.height, what, limits)
         claimed_s = containers.claimed_duration_s(container, stream.index)
         if claimed_s is not None:
-            _check_length(claimed_s, what, limits, sampling)
+            _check_length(claimed_s, what, limits)
         index = index_frames(container, stream)
+        size = stream.codec_context.width, stream.codec_context.height
     if not index.shown:
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
-    _check_length(index.duration_s, what, limits, sampling)
+    _check_length(index.duration_s, what, limits)
+    _check_count(index.duration_s, what, limits, sampling)
     if missing:
         if claimed_s is not None and index.duration_s < _ENOUGH * claimed_s:
             there = f"only {index.duration_s:.1f} s of {claimed_s:.1f} s are there"
             raise MediaCorrupt(f"{what} is cut short: {missing}, {there}; {_CURE}")
         log.warning("video_cut_short", video=what, missing=missing, duration_s=index.duration_s)
     wanted = index.at(sampling.moments(index.duration_s))
+    _check_work(index, wanted, size, what)
     with _opened(content, what, limits, missing) as container:
         return _frames(container, _picture_stream(container, what), what, limits, index, wanted)
 
@@ -222,7 +229,7 @@ def _from_array(
     count, duration_s = len(array), len(array) / rate
     taken = list(range(count))
     if sampling is not None:
-        _check_length(duration_s, field, limits, sampling)
+        _check_count(duration_s, field, limits, sampling)
         taken = sorted({min(count - 1, int(moment * rate + 1e-6)) for moment in sampling.moments(duration_s)})
     elif count > limits.max_frames:
         raise MediaTooLarge(_too_many(field, count, limits))
@@ -238,12 +245,25 @@ def _check_size(width: int, height: int, what: str, limits: MediaSettings) -> No
         )
 
 
-def _check_length(duration_s: float, what: str, limits: MediaSettings, sampling: Sampling) -> None:
+def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:
+    """Refuse what would keep a thread busy for many minutes: frames that depend on all those before them."""
+    count = sum(last - first + 1 for first, last in index.packets_for(wanted))
+    if count * size[0] * size[1] > _MOST_PIXELS_DECODED:
+        raise MediaTooLarge(
+            f"{what} takes decoding of {count} frames of {size[0]} x {size[1]} pixels to get at {len(wanted)} "
+            "of them; send it scaled down, in parts, or encoded with more key frames"
+        )
+
+
+def _check_length(duration_s: float, what: str, limits: MediaSettings) -> None:
     if duration_s > limits.max_video_s:
         raise MediaTooLarge(
             f"{what} is {duration_s:.0f} s long; media.max_video_s allows {limits.max_video_s:g} s: "
             "send it in parts"
         )
+
+
+def _check_count(duration_s: float, what: str, limits: MediaSettings, sampling: Sampling) -> None:
     if (count := sampling.count(duration_s)) > limits.max_frames:
         raise MediaTooLarge(_too_many(what, count, limits))
 

@@ -298,6 +298,16 @@ def test_frames_over_the_limit_in_pixels_are_refused_before_decoding() -> None:
         read(encoded_video(fading()), limits=MediaSettings(max_image_pixels=3000))
 
 
+def test_frames_that_take_too_much_decoding_are_refused_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded_video(fading(), options={"g": "1000", "sc_threshold": "0"})
+    monkeypatch.setattr("handlers.video._MOST_PIXELS_DECODED", 20 * 64 * 48)
+    assert len(read(content, every_s=60).frames) == 1
+    with pytest.raises(
+        MediaTooLarge, match=r"takes decoding of \d\d frames of 64 x 48 pixels to get at 1 of them"
+    ):
+        read(content, num_frames=1)
+
+
 def test_more_frames_than_the_limit_are_refused_with_the_way_out() -> None:
     content = encoded_video(fading())
     with pytest.raises(
