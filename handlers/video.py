@@ -183,7 +183,10 @@ def _frames(
         times.append(round(index.seconds(time), 6))
     if frames is None or 2 * len(times) < len(wanted):
         raise MediaCorrupt(f"{what} is damaged: only {len(times)} of {len(wanted)} frames decode; {_CURE}")
-    return Video(frames[: len(times)], times, round(index.duration_s, 6))
+    order = sorted(range(len(times)), key=times.__getitem__)
+    if order != list(range(len(wanted))):  # some did not come, or come late as their times are damaged
+        frames = frames[order]
+    return Video(frames, [times[place] for place in order], round(index.duration_s, 6))
 
 
 def upright(frame: VideoFrame) -> Callable[[Frames], Frames] | None:

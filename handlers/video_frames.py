@@ -124,7 +124,8 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
 def decode_frames(
     container: InputContainer, stream: VideoStream, index: FrameIndex, wanted: Iterable[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield the frames at times `wanted` of a container just opened, with their times, ascending.
+    """Yield the frames at times `wanted` of a container just opened, with their times, as they are decoded:
+    ascending unless the container is damaged.
 
     Frames that are damaged do not come.
     """
