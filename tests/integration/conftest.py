@@ -57,9 +57,15 @@ def model_manager(local_stack: LocalStack, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def real_models(model_manager: ModelManager, smollm2_path: Path, whisper_tiny_path: Path) -> None:
-    """SmolLM2 and Whisper tiny.en, registered under the names of their recipes."""
-    for name, folder in (("smollm2-135m-instruct", smollm2_path), ("whisper-tiny.en", whisper_tiny_path)):
+def real_models(
+    model_manager: ModelManager, smollm2_path: Path, whisper_tiny_path: Path, pp_ocr_path: Path
+) -> None:
+    """SmolLM2, Whisper tiny.en and PP-OCRv5 mobile, registered under the names of their recipes."""
+    for name, folder in (
+        ("smollm2-135m-instruct", smollm2_path),
+        ("whisper-tiny.en", whisper_tiny_path),
+        ("pp-ocrv5-mobile", pp_ocr_path),
+    ):
         model_manager.register_model_to_mlflow(
             model_name=name, model_source="huggingface", model_path=str(folder), tags=CATALOGUE[name].tags
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from engines.settings import TransformersSettings
+from deploy.local import LocalStack
+from engines.inference import InferenceManager
+from engines.settings import CacheSettings, EngineSettings, MlflowSettings, TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.document_analysis import DocumentAnalysisHandler
 from handlers.errors import InvalidInput
@@ -103,8 +106,6 @@ def test_single_lines_are_read_letter_by_letter(recognizer: Any) -> None:
 
 def test_a_line_is_what_the_model_itself_says_of_it(recognizer: Any, pp_ocr_path: Path) -> None:
     """The model, used directly as its authors do: blue first, within -1..1, padded; repeats and blanks dropped."""
-    import json
-
     from transformers import AutoModelForTextRecognition
 
     model: Any = AutoModelForTextRecognition.from_pretrained(pp_ocr_path / "recognition").eval()
@@ -274,3 +275,28 @@ def test_a_question_is_refused_and_says_what_answers(analyst: Any) -> None:
         InvalidInput, match="name a document question answering model or an image-text-to-text"
     ):
         analysed(analyst, text_pdf(PAPER), question="What is the sum?")
+
+
+def test_one_registered_model_serves_both_of_its_tasks(
+    local_stack: LocalStack, real_models: None, tmp_path: Path
+) -> None:
+    settings = EngineSettings(
+        mlflow=MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri),
+        cache=CacheSettings(directory=tmp_path),
+        transformers=TransformersSettings(device="cpu", threads=1),
+    )
+    manager = InferenceManager.from_settings(settings)
+    try:
+        page = picture(INVOICE, size=(640, 320))
+        asked: dict[str, Any] = {"engine": "transformers", "model_name": "pp-ocrv5-mobile"}
+        read = manager.infer(task="ocr", data={"image": page}, **asked)
+        assert read["success"], read
+        assert read["result"]["text"] == "\n".join(line.text for line in INVOICE)
+        found = manager.infer(task="document-analysis", data={"document": scanned_pdf([page])}, **asked)
+        assert found["success"], found
+        assert found["result"]["pages"][0]["text"] == read["result"]["text"]
+        json.dumps([read, found])
+        refused = manager.infer(task="asr", data={"audio": b""}, **asked)
+        assert refused["error"]["code"] == "MODEL_MISMATCH"
+    finally:
+        manager.close()
