@@ -29,11 +29,12 @@ class Ticket:
 
     row: Row
     future: Future[dict[str, Any]]
+    since: float
+    """When it was taken, by the loop's clock."""
     emit: Emit | None = None
     beams: Mapping[str, Any] = field(default_factory=dict)
     told: int = 0
     """Characters of the answer that `emit` has heard."""
-    since: float = field(default_factory=time.monotonic)
 
 
 class GenerationLoop(ABC):
@@ -43,8 +44,9 @@ class GenerationLoop(ABC):
     `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
     """
 
-    def __init__(self, name: str, result_of: ResultOf) -> None:
+    def __init__(self, name: str, result_of: ResultOf, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
+        self._clock = clock
         self._result_of = result_of
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -61,7 +63,7 @@ class GenerationLoop(ABC):
             InferenceError: whatever `_check` raises of that tree.
         """
         self._check(row)
-        ticket = Ticket(row, Future(), emit, beams or {})
+        ticket = Ticket(row, Future(), self._clock(), emit, beams or {})
         with self._changed:
             if self._closed:
                 raise Cancelled(f"model {self._name} is being unloaded; send the request again")

@@ -38,11 +38,10 @@ class MicroBatchLoop(GenerationLoop):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`generate` runs rows to their ends together, `search` one row by beam search."""
-        super().__init__(name, result_of)
+        super().__init__(name, result_of, clock)
         self._generate = generate
         self._search = search
         self._max_rows = max_rows
-        self._clock = clock
         self._running: list[Ticket] = []
         self._halves: deque[list[Ticket]] = deque()
 

@@ -1,0 +1,204 @@
+"""Small batches for what cannot join a running one: which rows share one, and who pays for a fault."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from engines.transformers.batch_generation import OnStep
+from engines.transformers.micro_batches import MicroBatchLoop
+from engines.transformers.row import Row
+from engines.transformers.sampling import Sampling, TokenPicker
+from handlers.errors import Cancelled, InferenceFailed
+from tests.unit.engines.tiny_models import WORDS, tokenizer
+
+PATIENCE_S = 60.0
+LETTER = WORDS.index("a")
+
+
+def row(budget: int, *, name: str = "a", stop: Sequence[str] = ()) -> Row:
+    return Row(
+        [WORDS.index(name)],
+        tokenizer=tokenizer(chat=False),
+        ends=frozenset({2}),
+        budget=budget,
+        stop=stop,
+        picker=TokenPicker(Sampling()),
+    )
+
+
+class Model:
+    """Grows every row by the same letter; keeps the batches, holds back and fails as told."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.searched: list[dict[str, Any]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.poison: int | None = None
+        self.most_rows = 100
+
+    def generate(self, rows: Sequence[Row], on_step: OnStep) -> None:
+        self.batches.append([one.budget for one in rows])
+        self.entered.release()
+        assert self.gate.wait(PATIENCE_S)
+        if len(rows) > self.most_rows:
+            raise torch.OutOfMemoryError("no room")
+        if any(one.budget == self.poison for one in rows):
+            raise ValueError("bad row")
+        while any(one.finish_reason is None for one in rows):
+            for one in rows:
+                one.accept(LETTER)
+            on_step()
+
+    def search(self, one: Row, beams: dict[str, Any]) -> None:
+        self.searched.append(beams)
+        while not one.accept(LETTER):
+            pass
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(model: Model, clock: Clock) -> Iterator[MicroBatchLoop]:
+    loop = MicroBatchLoop(
+        "tiny",
+        2,
+        lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
+        generate=model.generate,
+        search=model.search,
+        clock=clock,
+    )
+    yield loop
+    model.gate.set()
+    loop.close()
+
+
+def held(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
+    """Start a row that keeps the loop busy until the gate opens, so that what follows gathers."""
+    first = loop.submit(row(1))
+    assert model.entered.acquire(timeout=PATIENCE_S)
+    return first
+
+
+def tokens(answer: Future[dict[str, Any]]) -> int:
+    count: int = answer.result(PATIENCE_S)["tokens"]
+    return count
+
+
+def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (40, 4, 30, 3)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [40, 4, 30, 3]
+    assert model.batches == [[1], [3, 4], [30, 40]]
+
+
+def test_one_that_has_waited_long_goes_before_shorter_ones(
+    loop: MicroBatchLoop, model: Model, clock: Clock
+) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(100))]
+    clock.now = 60.0
+    answers += [loop.submit(row(budget)) for budget in (5, 6)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [100, 5, 6]
+    assert model.batches == [[1], [100, 5], [6]]
+
+
+def test_a_row_that_is_done_is_answered_while_its_neighbours_grow(loop: MicroBatchLoop, model: Model) -> None:
+    order: list[int] = []
+    held(loop, model)
+    for budget in (50, 2):
+        loop.submit(row(budget)).add_done_callback(lambda done: order.append(done.result()["tokens"]))
+    model.gate.set()
+    loop.submit(row(51)).result(PATIENCE_S)
+    assert order == [2, 50]
+
+
+def test_beams_run_alone_with_their_options(loop: MicroBatchLoop, model: Model) -> None:
+    model.gate.set()
+    assert tokens(loop.submit(row(3), beams={"num_beams": 4})) == 3
+    assert model.searched == [{"num_beams": 4}]
+    assert model.batches == []
+
+
+def test_a_cancelled_row_ends_where_it_is(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    gone, stays = loop.submit(row(10_000)), loop.submit(row(5))
+    assert gone.cancel()
+    model.gate.set()
+    assert tokens(stays) == 5
+    assert model.batches == [[1], [5]]
+
+
+def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
+    loop: MicroBatchLoop, model: Model
+) -> None:
+    model.poison = 7
+    held(loop, model)
+    good, bad = loop.submit(row(6)), loop.submit(row(7))
+    model.gate.set()
+    assert tokens(good) == 6
+    with pytest.raises(InferenceFailed, match="bad row"):
+        bad.result(PATIENCE_S)
+    assert model.batches == [[1], [6, 7], [6], [7]]
+
+
+def test_a_batch_that_does_not_fit_bounds_the_next_ones(loop: MicroBatchLoop, model: Model) -> None:
+    model.most_rows = 1
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (5, 6, 7)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [5, 6, 7]
+    assert model.batches == [[1], [5, 6], [5], [6], [7]]
+
+
+def test_closing_tells_those_who_wait(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    waiting = loop.submit(row(5))
+    closing = threading.Thread(target=loop.close)
+    closing.start()
+    while not loop._closed:
+        pass
+    model.gate.set()
+    closing.join(PATIENCE_S)
+    with pytest.raises(Cancelled):
+        waiting.result(PATIENCE_S)
+
+
+def test_text_that_may_still_change_is_held_back() -> None:
+    one = row(10, stop=["b c"])
+    for word in ("a", "b"):
+        one.accept(WORDS.index(word))
+    assert one.settled_text() == " a "
+    one.accept(WORDS.index("d"))
+    assert one.settled_text() == " a b d"
+
+
+def test_a_row_that_starts_again_has_no_tokens_and_its_first_seed() -> None:
+    one = row(10)
+    one.accept(LETTER)
+    one.give_up()
+    one.start_again()
+    assert (one.tokens, one.finish_reason) == ([], None)
