@@ -6,7 +6,7 @@ from typing import Any
 
 from engines.base import BaseEngine
 from engines.resolved_model import ResolvedModel
-from handlers.errors import InvalidRequest, ModelMismatch
+from handlers.errors import InvalidInput, InvalidRequest, ModelMismatch
 
 
 def check_names(task: Any, engine: Any, model_name: Any) -> None:
@@ -30,6 +30,31 @@ def check_data(data: Any) -> None:
     """
     if not isinstance(data, dict):
         raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Check that every text in `value`, however deep in lists and objects, can be written as UTF-8.
+
+    JSON from outside always can; a Python string may hold half of a character that is written as a pair.
+
+    Raises:
+        InvalidInput: permanent; names the place and the character.
+    """
+    match value:
+        case str():
+            try:
+                value.isascii() or value.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInput(
+                    f"{name} is no Unicode text: at {error.start} stands {value[error.start]!a}, half of a surrogate "
+                    "pair; decode it from bytes with errors='replace'"
+                ) from None
+        case dict():
+            for key, one in value.items():
+                check_texts(f"{name}.{key!s:.60}", one)
+        case list() | tuple():
+            for index, one in enumerate(value):
+                check_texts(f"{name}[{index}]", one)
 
 
 def check_engine(runner: BaseEngine, engine: str, task: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Protocol, Self
 import structlog
 
 from engines.base import Emit
-from engines.checks import check_data, check_engine, check_names, check_tags
+from engines.checks import check_data, check_engine, check_names, check_tags, check_texts
 from engines.execution import Execution
 from engines.health import HealthProbes, health_report
 from engines.media_values import FetchMedia, MediaValues
+from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
 from engines.model_loading import ModelListener
 from engines.models import ModelManager
@@ -91,7 +92,9 @@ class InferenceManager:
             handlers = model_registry
         return cls(
             models=models or ModelManager(settings.mlflow, settings.cache),
-            cache=ModelCache(settings.cache.max_models, settings.cache.max_bytes),
+            cache=ModelCache(
+                settings.cache.max_models, MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes)
+            ),
             engines=EngineRegistry(settings, on_pull),
             handlers=handlers,
             media=settings.media,
@@ -116,6 +119,7 @@ class InferenceManager:
             runner = self.engines.get(engine)
             check_engine(runner, engine, task)
             checked = validate_options(options, task_options=handler.options, engine=engine)
+            check_texts("options", checked)
             model = self.models.resolve(model_name)
             check_tags(model, task=task, engine=engine)
             return Prepared(task, engine, model, handler, {}, checked, runner)
@@ -129,6 +133,7 @@ class InferenceManager:
         started = time.perf_counter()
         with only_inference_errors("preprocess", prepared.task):
             check_data(data)
+            check_texts("data", data)
             prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
         prepared.timings["preprocess"] = time.perf_counter() - started
 
@@ -205,9 +210,9 @@ class InferenceManager:
         """
         started = time.perf_counter()
         about: dict[str, Any] = {
-            "task": task,
-            "engine": engine,
-            "model_name": model_name,
+            "task": str(task),
+            "engine": str(engine),
+            "model_name": str(model_name),
             "id": uuid.uuid4().hex if id is None else id,
             "metadata": metadata,
         }
@@ -227,7 +232,12 @@ class InferenceManager:
             failure = error
         about["processing_s"] = processing_s = time.perf_counter() - started
         self.statistics.record(
-            str(task), str(model_name), str(engine), failure is None, processing_s, about.get("timings")
+            about["task"],
+            about["model_name"],
+            about["engine"],
+            failure is None,
+            processing_s,
+            about.get("timings"),
         )
         if failure is not None:
             return failure_result(error=failure, **about)

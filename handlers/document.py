@@ -58,8 +58,10 @@ def read_document(
 
 
 def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[Page]:
+    # Read first: of what is no image, nothing can be said about its pages.
+    image = read_image(value, field=field, max_pixels=limits.max_image_pixels)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
-    return [page_image(1, read_image(value, field=field, max_pixels=limits.max_image_pixels))]
+    return [page_image(1, image)]
 
 
 def _read_tiff(content: bytes, what: str, limits: MediaSettings, pages: Any) -> list[Page]:

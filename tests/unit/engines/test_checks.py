@@ -1,12 +1,12 @@
-"""What a model's tags allow, and how a request that they contradict is told so."""
+"""What is checked of a request before anything is loaded for it, and how a request that is wrong is told so."""
 
 from __future__ import annotations
 
 import pytest
 
-from engines.checks import check_tags
+from engines.checks import check_tags, check_texts
 from engines.resolved_model import ResolvedModel
-from handlers.errors import ModelMismatch
+from handlers.errors import InvalidInput, ModelMismatch
 
 
 def tagged(**tags: str) -> ResolvedModel:
@@ -36,3 +36,11 @@ def test_a_task_that_is_not_among_them_is_told_which_are() -> None:
 def test_an_engine_that_is_not_the_tagged_one_is_told_so() -> None:
     with pytest.raises(ModelMismatch, match="tag engine=ollama, but the request says engine=transformers"):
         check_tags(tagged(engine="ollama"), task="asr", engine="transformers")
+
+
+def test_half_of_a_surrogate_pair_is_named_by_its_place() -> None:
+    check_texts("data", {"messages": [{"content": "世界 🙂"}], "audio": b"\xff", "n": 1})
+    with pytest.raises(
+        InvalidInput, match=r"data\.messages\[0\]\.content is no Unicode text: at 2 stands '\\ud83d'"
+    ):
+        check_texts("data", {"messages": [{"content": "a \ud83d"}]})
