@@ -1,0 +1,69 @@
+"""Batches of three with one bad item: its neighbours get what they would get alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engines.inference import InferenceManager
+from handlers.errors import InferenceError
+from streams.messages import Request
+from tests.contract.bench import BAD_MEDIA, assert_answered, assert_readable, assert_refused, pipeline_over
+from tests.contract.cases import CASES, Case
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def without_metadata(output: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in output.items() if name != "metadata"}
+
+
+@every_case
+def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
+    manager: InferenceManager, case: Case
+) -> None:
+    alone = manager.infer(**case.request())["result"]
+    batch = [manager.prepare(**case.request()) for _ in range(3)]
+    batch[1].inputs = {"what is this": object()}
+    first, bad, last = manager.execute(batch)
+    assert isinstance(bad, InferenceError)
+    assert_readable(bad.code, bad.message)
+    for prepared, outcome in ((batch[0], first), (batch[2], last)):
+        assert isinstance(outcome, dict), outcome
+        assert without_metadata(manager.finish(prepared, outcome)) == without_metadata(alone)
+
+
+@every_case
+def test_an_item_refused_by_name_costs_its_neighbours_nothing(manager: InferenceManager, case: Case) -> None:
+    """The same for requests that come one by one, where the engine takes them so."""
+    batch = [manager.prepare(**case.request()) for _ in range(3)]
+    if not batch[0].is_continuous:
+        pytest.skip("runs in batches")
+    batch[1].inputs = {"what is this": object()}
+    first, bad, last = [future.result(60) for future in [manager.start(one) for one in batch]]
+    assert isinstance(bad, InferenceError)
+    assert_readable(bad.code, bad.message)
+    for prepared, outcome in ((batch[0], first), (batch[2], last)):
+        assert isinstance(outcome, dict), outcome
+        assert case.is_right(manager.finish(prepared, outcome))
+
+
+@every_case
+async def test_of_three_requests_at_once_the_bad_one_alone_is_refused(
+    manager: InferenceManager, case: Case
+) -> None:
+    name = (case.media or (*case.texts, *case.data()))[0]
+    bad: Any = b"noise" if case.media else "  "
+    if isinstance(case.data()[name], list):
+        bad = [bad]
+    requests = [case.request(), case.with_data(name, bad), case.request()]
+    async with pipeline_over(manager) as pipeline:
+        first, refused, last = await asyncio.gather(
+            *(pipeline.answer(Request(**request, id=f"{index}")) for index, request in enumerate(requests))
+        )
+    assert_refused(refused, BAD_MEDIA, names=f"data.{name}")
+    assert [result["id"] for result in (first, refused, last)] == ["0", "1", "2"]
+    for result in (first, last):
+        assert_answered(case, result)
