@@ -23,6 +23,7 @@ COMMANDS = {
     "options": "Show what a request may carry in options, by task and engine.",
     "config": "Show the settings in force, and where each comes from.",
     "doctor": "Check everything a worker needs, and say what to do.",
+    "bench": "Measure speed and memory against baselines.",
 }
 """Every command and its line of help; `streams.cli.NAME` has its `app` (a typer.Typer) or a function NAME."""
 

@@ -1,0 +1,55 @@
+"""`python -m examples.bench [NAME ...]`: run the benchmarks, all of them or those that are named."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.local import StackError
+from examples.bench.running import list_benchmarks, run_benchmarks
+from examples.bench.suite import MODULES, load
+from streams.logs import configure_logging
+from streams.settings import LoggingSettings
+
+DIRECTORY = Path(".local/bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m examples.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODULES))
+    parser.add_argument("--quick", action="store_true", help="short runs that only show that all works")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
+    parser.add_argument("--list", action="store_true", help="show the benchmarks and run none")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where JSON and plots go")
+    asked = parser.parse_args(arguments)
+    unknown = [name for name in asked.names if name not in MODULES]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
+    configure_logging(LoggingSettings(level="WARNING"))
+    benchmarks = {name: load(name) for name in asked.names or MODULES}
+    console = Console()
+    if asked.list:
+        list_benchmarks(benchmarks, console)
+        return 0
+    try:
+        return run_benchmarks(
+            list(benchmarks.values()),
+            asked.directory,
+            console=console,
+            is_quick=asked.quick,
+            is_strict=asked.strict,
+        )
+    except StackError as error:
+        Console(stderr=True).print(f"[bold red]✗[/bold red] {error}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

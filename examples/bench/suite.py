@@ -1,0 +1,21 @@
+"""Every benchmark by its name, in the order in which they run."""
+
+from __future__ import annotations
+
+import importlib
+
+from examples.bench.benchmark import Benchmark
+
+MODULES = {
+    "stream-share": "examples.bench.stream_share",
+    "stream-latency": "examples.bench.stream_latency",
+    "generation-burst": "examples.bench.generation_burst",
+    "generation-poisson": "examples.bench.generation_poisson",
+}
+"""Benchmark -> the module that has it as BENCHMARK."""
+
+
+def load(name: str) -> Benchmark:
+    """Return the benchmark called `name`, which is in MODULES."""
+    found: Benchmark = importlib.import_module(MODULES[name]).BENCHMARK
+    return found

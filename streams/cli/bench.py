@@ -1,0 +1,57 @@
+"""`inferstream bench`: run the benchmarks of a checkout."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.cli import examples
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+_MODULE = "examples.bench"
+
+
+@app.command(
+    epilog=examples(
+        "inferstream bench --list",
+        "inferstream bench stream-share generation-burst",
+        "inferstream bench --quick",
+    )
+)
+def bench(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks to run. Default: all.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short runs that only show that all works.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
+    directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
+) -> None:
+    """Measure speed and memory against baselines, in interleaved runs on servers of their own.
+
+    Exit status: 0 all ran (a target may be missed), 1 one could not be run, 2 no such benchmark, or no checkout.
+    """
+    # The benchmarks need the tests' recordings and models, which only a checkout has; nothing of the installed
+    # product may depend on them, so they are looked for by name.
+    if not _is_there():
+        typer.echo(
+            "✗ the benchmarks are not part of the installed package; run them in a checkout of the source: "
+            "make bench",
+            err=True,
+        )
+        raise typer.Exit(2)
+    flags = [flag for flag, is_set in (("--quick", quick), ("--strict", strict), ("--list", show)) if is_set]
+    main = importlib.import_module(f"{_MODULE}.__main__").main
+    raise typer.Exit(main([*(name or []), *flags, "--directory", str(directory)]))
+
+
+def _is_there() -> bool:
+    try:
+        return find_spec(_MODULE) is not None
+    except ModuleNotFoundError:  # not even its package
+        return False
