@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 A4_POINTS = (595, 842)
 
 _PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
@@ -66,13 +65,19 @@ def scanned_pdf(pictures: Sequence[Image.Image], *, dpi: float = 150) -> bytes:
 
 
 def picture(lines: Sequence[Line], *, size: tuple[int, int], colour: str = "black") -> Image.Image:
-    """Return a white picture with those lines on it in DejaVu Sans; here, points are pixels and `y` is the top."""
+    """Return a white picture with those lines on it; here, points are pixels and `y` is the top."""
     image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
     for line in lines:
-        font = ImageFont.truetype(FONT, line.size)
-        pen.text((line.x, line.y), line.text, font=font, fill=colour)
+        pen.text((line.x, line.y), line.text, font=font(line.size), fill=colour)
     return image
+
+
+def font(size: float) -> ImageFont.FreeTypeFont:
+    """Return the font that comes with Pillow, so that pictures are the same on every machine."""
+    found = ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)
+    return found
 
 
 def rendered(pdf: bytes, *, dpi: float = 150) -> list[Image.Image]:

@@ -63,7 +63,7 @@ class PageReader:
         """Return the text of an RGB picture."""
         regions = self._detector.find(image)
         read = self._read([region.cut_out(image) for region in regions])
-        kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text.strip()]
+        kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
         rows = reading_order(_level([region for region, _ in kept]))
         lines = [
             {"text": line.text, "box": region.box, "score": line.score}

@@ -96,9 +96,12 @@ class TextRecognizer:
 
 
 def best_path(probabilities: torch.Tensor, characters: Sequence[str]) -> ReadLine:
-    """Return the text along the likeliest class of each step; `probabilities` is (steps, classes), blank 0."""
+    """Return the text along the likeliest class of each step, without space around it.
+
+    `probabilities` is (steps, classes); class 0 is the blank.
+    """
     chances, classes = probabilities.max(dim=-1)
     before = torch.nn.functional.pad(classes[:-1], (1, 0), value=0)
     kept = (classes != 0) & (classes != before)
-    text = "".join(characters[index] for index in classes[kept].tolist())
+    text = "".join(characters[index] for index in classes[kept].tolist()).strip()
     return ReadLine(text, float(chances[kept].mean()) if text else 0.0)
