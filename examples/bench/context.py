@@ -25,11 +25,17 @@ class Bench:
     """The servers that all benchmarks of one run share, started when the first one asks for them."""
 
     def __init__(
-        self, directory: Path, *, is_quick: bool, on_status: Callable[[PartStatus], None] = lambda _: None
+        self,
+        directory: Path,
+        *,
+        is_quick: bool = False,
+        rounds: int | None = None,
+        on_status: Callable[[PartStatus], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         """Where servers and working folders are kept."""
         self.is_quick = is_quick
+        self.rounds = rounds
         self._on_status = on_status
         self._exit = ExitStack()
         self._stack: LocalStack | None = None
@@ -83,6 +89,10 @@ class Context:
     def scaled(self, count: int, *, quick: int) -> int:
         """Return `count`, or `quick` where only a short run is wanted."""
         return quick if self.is_quick else count
+
+    def rounds(self, usual: int) -> int:
+        """Return how many rounds to run: what the command line says, one in a quick run, else `usual`."""
+        return self._bench.rounds or (1 if self.is_quick else usual)
 
     def turns(self, rounds: int) -> Callable[[str, int], None]:
         """Return what moves the bar at every turn of `interleaved` with two sides and so many rounds."""

@@ -15,7 +15,7 @@ PIPELINE, ALONE = "pipeline", "one by one"
 
 async def run(context: Context) -> Measurement:
     """Answer the same requests by both sides; each side's clock is the CPU time of this process."""
-    rounds = context.scaled(ROUNDS, quick=1)
+    rounds = context.rounds(ROUNDS)
     answers: dict[str, list[Answer]] = {}
     wall_s: dict[str, list[float]] = {PIPELINE: [], ALONE: []}
     async with both_sides(context) as (pipeline, one_by_one):

@@ -28,7 +28,7 @@ _TICK_S = 0.002
 
 async def run(context: Context) -> Measurement:
     """Serve one by one first, which tells how fast requests must come; then let them come to the pipeline."""
-    rounds = context.scaled(ROUNDS, quick=1)
+    rounds = context.rounds(ROUNDS)
     latencies: dict[str, list[list[float]]] = {PIPELINE: [], ALONE: []}
     means: list[float] = []
     unlike = 0

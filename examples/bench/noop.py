@@ -50,6 +50,11 @@ class NoopEngine(BaseEngine):
         return True
 
 
+def identity_of(number: int) -> str:
+    """Return the id of the request with this number."""
+    return f"request-{number:08d}"
+
+
 def noop_request(number: int) -> bytes:
     """Return a request of about 200 bytes."""
     return encode(
@@ -57,7 +62,7 @@ def noop_request(number: int) -> bytes:
             task=NAME,
             engine=NAME,
             model_name=NAME,
-            id=f"request-{number:08d}",
+            id=identity_of(number),
             data={
                 "value": "a request as long as those that name a recording by its address, or ask a short question"
             },

@@ -28,6 +28,7 @@ def run_benchmarks(
     *,
     console: Console,
     is_quick: bool = False,
+    rounds: int | None = None,
     is_strict: bool = False,
 ) -> int:
     """Run `benchmarks`, leave their files in `directory`, and return the exit status.
@@ -42,7 +43,9 @@ def run_benchmarks(
     console.print(one_line(machine), style="dim", highlight=False)
     runs: list[Done] = []
     broken: list[str] = []
-    with Bench(directory, is_quick=is_quick, on_status=lambda status: _show(console, status)) as bench:
+    with Bench(
+        directory, is_quick=is_quick, rounds=rounds, on_status=lambda status: _show(console, status)
+    ) as bench:
         for benchmark in benchmarks:
             console.rule(benchmark.name, align="left")
             console.print(benchmark.what, highlight=False)

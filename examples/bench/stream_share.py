@@ -18,7 +18,7 @@ PRODUCT, RAW = "inferstream", "raw aiokafka"
 async def run(context: Context) -> Measurement:
     """Let each side work off a topic that was filled before it started, in processes of their own."""
     context.register(noop.NAME, noop.TAGS)
-    rounds = context.scaled(ROUNDS, quick=1)
+    rounds = context.rounds(ROUNDS)
     sides = {
         RAW: functools.partial(_raw, context, context.scaled(RAW_REQUESTS, quick=300)),
         PRODUCT: functools.partial(_product, context, context.scaled(REQUESTS, quick=200)),

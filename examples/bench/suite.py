@@ -11,6 +11,11 @@ MODULES = {
     "stream-latency": "examples.bench.stream_latency",
     "generation-burst": "examples.bench.generation_burst",
     "generation-poisson": "examples.bench.generation_poisson",
+    "pipeline-share": "examples.bench.pipeline_share",
+    "head-of-line": "examples.bench.head_of_line",
+    "cache": "examples.bench.cache",
+    "hot-swap": "examples.bench.hot_swap",
+    "memory": "examples.bench.memory",
 }
 """Benchmark -> the module that has it as BENCHMARK."""
 

@@ -28,6 +28,9 @@ def bench(
         list[str] | None, typer.Argument(help="Benchmarks to run. Default: all.", show_default=False)
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs that only show that all works.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of each. Default: its own number.", show_default=False)
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
     directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
@@ -46,6 +49,8 @@ def bench(
         )
         raise typer.Exit(2)
     flags = [flag for flag, is_set in (("--quick", quick), ("--strict", strict), ("--list", show)) if is_set]
+    if rounds is not None:
+        flags += ["--rounds", str(rounds)]
     main = importlib.import_module(f"{_MODULE}.__main__").main
     raise typer.Exit(main([*(name or []), *flags, "--directory", str(directory)]))
 
