@@ -124,6 +124,10 @@ class BaseEngine(ABC):
         """Return the bytes of memory the loaded model holds; 0 where a server of its own holds it."""
         return 0
 
+    def model_device(self, model: Any) -> str:
+        """Return where those bytes are: `cuda:N`, or anything else for what is in RAM."""
+        return "cpu"
+
     def health(self) -> dict[str, Any]:
         """Return {"status": "ok" | "error", ...} within 2 s; never raises."""
         return {"status": "ok"}

@@ -80,14 +80,14 @@ class Execution:
             return failed
         return _follow(raw, prepared, lease, running)
 
-    def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> None:
-        """Load a model before anybody asks for it.
+    def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
+        """Load a model before anybody asks for it, and return a lease on it.
 
         Raises:
             InferenceError: what loading raises of that tree.
         """
         loading = ModelLoading(engine, task, model, runner, self._models, self._on_model)
-        self._cache.share(loading.key, loading.load, loading.unload).release()
+        return self._cache.share(loading.key, loading.load, loading.unload)
 
     def _loading(self, prepared: Prepared) -> ModelLoading:
         return ModelLoading(

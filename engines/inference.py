@@ -16,11 +16,13 @@ from engines.execution import Execution
 from engines.health import HealthProbes, health_report
 from engines.media_values import FetchMedia, MediaValues
 from engines.memory_budget import MemoryBudget
-from engines.model_cache import ModelCache
+from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener
+from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared, only_inference_errors, preprocessed
 from engines.registry import EngineRegistry, PullListener
+from engines.resolved_model import ResolvedModel
 from engines.results import failure_result, success_result
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
@@ -58,8 +60,12 @@ class InferenceManager:
         fetch_media: FetchMedia | None = None,
         trust_local_paths: bool = False,
         on_model: ModelListener | None = None,
+        idle_unload_s: float | None = None,
     ) -> None:
-        """`trust_local_paths` is for callers in this very process: every path it can read is accepted."""
+        """`trust_local_paths` is for callers in this very process: every path it can read is accepted.
+
+        `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed.
+        """
         self.models = models
         self.cache = cache
         self.engines = engines
@@ -67,6 +73,9 @@ class InferenceManager:
         self.statistics = Statistics()
         self._media = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
         self._execution = Execution(cache, models, on_model)
+        self._swaps = ModelSwaps(
+            models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
+        )
         self._probes = HealthProbes()
 
     @classmethod
@@ -93,7 +102,8 @@ class InferenceManager:
         return cls(
             models=models or ModelManager(settings.mlflow, settings.cache),
             cache=ModelCache(
-                settings.cache.max_models, MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes)
+                settings.cache.max_models,
+                MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes),
             ),
             engines=EngineRegistry(settings, on_pull),
             handlers=handlers,
@@ -101,6 +111,7 @@ class InferenceManager:
             fetch_media=fetch_media,
             trust_local_paths=trust_local_paths,
             on_model=on_model,
+            idle_unload_s=settings.cache.idle_unload_s,
         )
 
     def admit(
@@ -120,9 +131,9 @@ class InferenceManager:
             check_engine(runner, engine, task)
             checked = validate_options(options, task_options=handler.options, engine=engine)
             check_texts("options", checked)
-            model = self.models.resolve(model_name)
-            check_tags(model, task=task, engine=engine)
-            return Prepared(task, engine, model, handler, {}, checked, runner)
+            version = self._swaps.resolve(model_name)
+            check_tags(version.model, task=task, engine=engine)
+            return Prepared(task, engine, version.model, handler, {}, checked, runner, claim=version.claim)
 
     def preprocess(self, prepared: Prepared, data: dict[str, Any]) -> None:
         """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
@@ -246,20 +257,20 @@ class InferenceManager:
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
 
+        From then on it does not leave the memory for want of requests.
+
         Raises:
             ModelMismatch: permanent; its tags name no task or no engine.
             InferenceError: what resolving and loading raise of that tree.
         """
-        model = self.models.resolve(model_name)
+        model = self._swaps.resolve(model_name, is_warm=True).model
         if not model.tasks or not model.engine:
             raise ModelMismatch(
                 f"model {model.key} cannot be loaded ahead: its tags name no "
                 f"{'engine' if model.tasks else 'task'}; register it with the tags task and engine"
             )
-        runner = self.engines.get(model.engine)
         for task in model.tasks:
-            check_engine(runner, model.engine, task)
-            self._execution.load(task, model.engine, model, runner)
+            self._load(model.engine, task, model).release()
 
     def health_check(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}} within 2 s.
@@ -281,7 +292,8 @@ class InferenceManager:
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
-        """Return the models in memory: engine, task, model_name, version, bytes, age_s, hits, leases."""
+        """Return the models in memory: engine, task, model_name, version, device, bytes, hits, leases, and in
+        seconds age_s since the load and idle_s since the last use."""
         models = []
         for entry in self.cache.entries():
             engine, task, name, version = entry.pop("key").split("/")
@@ -298,5 +310,11 @@ class InferenceManager:
 
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""
+        self._swaps.close()
         self.cache.clear()
         self.engines.unload()
+
+    def _load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
+        runner = self.engines.get(engine)
+        check_engine(runner, engine, task)
+        return self._execution.load(task, engine, model, runner)

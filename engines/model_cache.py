@@ -4,69 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import structlog
 
-from handlers.errors import EngineUnavailable
+from engines.cached_model import Entry, Lease, Loaded, State
+from engines.memory_budget import MemoryBudget
+from handlers.errors import EngineUnavailable, OutOfMemory
+
+__all__ = ["Lease", "Load", "Loaded", "ModelCache", "Unload"]
 
 log = structlog.get_logger(__name__)
 
-Load = Callable[[], tuple[Any, int]]
+Load = Callable[[], Loaded]
 Unload = Callable[[Any], None]
 
 
-class _State(Enum):
-    LOADING = "loading"
-    READY = "ready"
-    LEAVING = "leaving"
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One model; every field is guarded by the cache's lock, except that `running` is a lock of its own."""
-
-    key: str
-    unload: Unload
-    state: _State = _State.LOADING
-    settled: threading.Event = field(default_factory=threading.Event)
-    running: threading.Lock = field(default_factory=threading.Lock)
-    model: Any = None
-    bytes: int = 0
-    error: Exception | None = None
-    loaded_at: float = 0.0
-    hits: int = 0
-    leases: int = 0
-
-
-class Lease:
-    """The right to use one loaded model, shared with others who lease it; thread-safe.
-
-    The model stays in memory until `release`, which every holder calls once; a second call does nothing.
-    """
-
-    def __init__(self, model: Any, release: Callable[[], None]) -> None:
-        self.model = model
-        self._release = release
-        self._held = threading.Lock()
-        self._held.acquire()
-
-    def release(self) -> None:
-        """End this use of the model; never blocks, so it may be called from any thread."""
-        try:
-            self._held.release()
-        except RuntimeError:
-            return
-        self._release()
-
-
 class ModelCache:
-    """Holds loaded models within a budget of count and bytes.
+    """Holds loaded models within a budget of count, and of bytes for each device.
 
     Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load
     delays only those who asked for that model. A leased model is never unloaded: where every model is in use
@@ -74,13 +32,13 @@ class ModelCache:
     """
 
     def __init__(
-        self, max_models: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic
+        self, max_models: int, budget: MemoryBudget, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.max_models = max_models
-        self.max_bytes = max_bytes
+        self._budget = budget
         self._clock = clock
         self._changed = threading.Condition()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
         self._hits = 0
         self._misses = 0
 
@@ -88,9 +46,10 @@ class ModelCache:
     def lease(self, key: str, load: Load, unload: Unload) -> Iterator[Any]:
         """Yield the model of `key` for exclusive use, loading it first where nobody has.
 
-        `load` returns the model and its size in bytes. It runs once however many threads wait; when it fails
-        they all get its error, and the next lease tries again. Runs of one model never overlap: a second
-        lease waits for the first to end, so a thread must not lease a key that it already holds.
+        `load` runs once however many threads wait; when it fails they all get its error, and the next lease
+        tries again. Where it runs out of memory, it is called once more after all idle models have left. Runs
+        of one model never overlap: a second lease waits for the first to end, so a thread must not lease a
+        key that it already holds.
 
         Raises:
             EngineUnavailable: retryable; the thread that loaded the model was interrupted.
@@ -110,19 +69,56 @@ class ModelCache:
         For models that take several calls at once. Otherwise as `lease`.
         """
         entry = self._enter(key, load, unload)
+        return Lease(entry.model, lambda: self._release(entry))
+
+    def hold(self, key: str) -> Lease | None:
+        """Return a lease on a model that is to be replaced, None where it is not loaded.
+
+        Held, it stays until `retire`, and no longer counts against the budget: its successor takes its place.
+        """
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None or entry.state is not State.READY:
+                return None
+            entry.leases += 1
+            entry.holds += 1
 
         def release() -> None:
-            self._leave(entry)
-            if self._is_over_budget():
-                # Unloading may take long, and who releases may be the very thread that the model runs in.
-                threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
+            with self._changed:
+                entry.holds -= 1
+            self._release(entry)
 
         return Lease(entry.model, release)
+
+    def retire(self, key: str) -> bool:
+        """Unload the model of `key` where nobody uses it but its holders; return whether it is gone."""
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None or entry.state is State.LEAVING:
+                return True
+            if entry.state is State.LOADING or entry.leases > entry.holds:
+                return False
+            self._mark_leaving([entry])
+        self._unload([entry])
+        return True
+
+    def unload_idle(self, idle_s: float, *, keep: Callable[[str], bool]) -> int:
+        """Unload the models that nobody used for `idle_s`, but those whose key is to `keep`; return how many."""
+        with self._changed:
+            before = self._clock() - idle_s
+            victims = [
+                entry
+                for entry in self._entries.values()
+                if entry.is_idle and entry.used_at <= before and not keep(entry.key)
+            ]
+            self._mark_leaving(victims)
+        self._unload(victims)
+        return len(victims)
 
     def clear(self) -> int:
         """Unload every model that nobody uses and return how many; those in use stay and are logged."""
         with self._changed:
-            victims = [entry for entry in self._entries.values() if self._is_idle(entry)]
+            victims = [entry for entry in self._entries.values() if entry.is_idle]
             in_use = [entry.key for entry in self._entries.values() if entry.leases]
             self._mark_leaving(victims)
         self._unload(victims)
@@ -131,19 +127,21 @@ class ModelCache:
         return len(victims)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the loaded models, least recently used first: key, bytes, age_s, hits, leases."""
+        """Return the loaded models, least recently used first: key, bytes, device, age_s, idle_s, hits, leases."""
         with self._changed:
             now = self._clock()
             return [
                 {
                     "key": entry.key,
                     "bytes": entry.bytes,
+                    "device": entry.device,
                     "age_s": now - entry.loaded_at,
+                    "idle_s": 0.0 if entry.leases else now - entry.used_at,
                     "hits": entry.hits,
                     "leases": entry.leases,
                 }
                 for entry in self._entries.values()
-                if entry.state is _State.READY
+                if entry.state is State.READY
             ]
 
     @property
@@ -164,7 +162,7 @@ class ModelCache:
         with self._changed:
             return self._total_bytes()
 
-    def _enter(self, key: str, load: Load, unload: Unload) -> _Entry:
+    def _enter(self, key: str, load: Load, unload: Unload) -> Entry:
         """Return the entry of `key` with a lease counted on it and its model loaded."""
         entry, is_loader = self._join(key, unload)
         try:
@@ -179,17 +177,17 @@ class ModelCache:
             raise
         return entry
 
-    def _join(self, key: str, unload: Unload) -> tuple[_Entry, bool]:
+    def _join(self, key: str, unload: Unload) -> tuple[Entry, bool]:
         """Count a lease on the entry of `key`, and say whether the caller has to load it."""
         with self._changed:
             # A model on its way out still holds its memory: loading it anew has to wait until it is gone.
             self._changed.wait_for(
-                lambda: (found := self._entries.get(key)) is None or found.state is not _State.LEAVING
+                lambda: (found := self._entries.get(key)) is None or found.state is not State.LEAVING
             )
             entry = self._entries.get(key)
             is_loader = entry is None
             if entry is None:
-                entry = self._entries[key] = _Entry(key, unload)
+                entry = self._entries[key] = Entry(key, unload)
                 self._misses += 1
             else:
                 self._hits += 1
@@ -198,10 +196,10 @@ class ModelCache:
             self._entries.move_to_end(key)
             return entry, is_loader
 
-    def _load(self, entry: _Entry, load: Load) -> None:
+    def _load(self, entry: Entry, load: Load) -> None:
         try:
             self._shrink()  # by count, before the load needs the memory; by bytes once its size is known
-            model, size = load()
+            loaded = self._load_with_room(entry.key, load)
         except BaseException as error:
             with self._changed:
                 del self._entries[entry.key]
@@ -213,40 +211,65 @@ class ModelCache:
             entry.settled.set()
             raise
         with self._changed:
-            entry.model, entry.bytes = model, size
-            entry.loaded_at = self._clock()
-            entry.state = _State.READY
+            entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
+            entry.loaded_at = entry.used_at = self._clock()
+            entry.state = State.READY
         entry.settled.set()
         self._shrink()
 
-    def _leave(self, entry: _Entry) -> None:
+    def _load_with_room(self, key: str, load: Load) -> Loaded:
+        """Call `load`, and once more where it ran out of memory and idle models could make room."""
+        try:
+            return load()
+        except OutOfMemory:
+            with self._changed:
+                has_idle = any(entry.is_idle for entry in self._entries.values())
+            if not has_idle:
+                raise
+            log.warning("load_ran_out_of_memory", key=key, then="again without the idle models")
+        # The error is gone by now, and with it the frames that kept alive what was loaded so far.
+        self.clear()
+        return load()
+
+    def _leave(self, entry: Entry) -> None:
         with self._changed:
             entry.leases -= 1
+            entry.used_at = self._clock()
             if self._entries.get(entry.key) is entry:
                 self._entries.move_to_end(entry.key)
 
-    def _is_over_budget(self) -> bool:
+    def _release(self, entry: Entry) -> None:
+        self._leave(entry)
         with self._changed:
-            staying = [entry for entry in self._entries.values() if entry.state is not _State.LEAVING]
-            size = sum(entry.bytes for entry in staying)
-            return len(staying) > self.max_models or size > self.max_bytes
+            is_over_budget = bool(self._excess())
+        if is_over_budget:
+            # Unloading may take long, and who releases may be the very thread that the model runs in.
+            threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
 
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""
         with self._changed:
-            victims: list[_Entry] = []
-            staying = [entry for entry in self._entries.values() if entry.state is not _State.LEAVING]
-            count, size = len(staying), sum(entry.bytes for entry in staying)
-            for entry in staying:
-                if count <= self.max_models and size <= self.max_bytes:
-                    break
-                if self._is_idle(entry):
-                    victims.append(entry)
-                    count, size = count - 1, size - entry.bytes
+            victims = self._excess()
             self._mark_leaving(victims)
         self._unload(victims)
 
-    def _unload(self, victims: list[_Entry]) -> None:
+    def _excess(self) -> list[Entry]:
+        """Return the idle models, least recently used first, that must go for the budget to hold."""
+        counted = [entry for entry in self._entries.values() if entry.counts]
+        count, size = len(counted), Counter[str]()
+        for entry in counted:
+            size[self._budget.place(entry.device)] += entry.bytes
+        excess: list[Entry] = []
+        for entry in counted:
+            place = self._budget.place(entry.device)
+            is_over = count > self.max_models or size[place] > self._budget.limit(place)
+            if is_over and entry.is_idle:
+                excess.append(entry)
+                count -= 1
+                size[place] -= entry.bytes
+        return excess
+
+    def _unload(self, victims: list[Entry]) -> None:
         try:
             for entry in victims:
                 try:
@@ -259,20 +282,16 @@ class ModelCache:
             for entry in victims:  # an interrupt must not leave one behind that others wait for
                 self._forget(entry)
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         with self._changed:
             entry.model = None
             if self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
                 self._changed.notify_all()
 
-    def _mark_leaving(self, victims: list[_Entry]) -> None:
+    def _mark_leaving(self, victims: list[Entry]) -> None:
         for entry in victims:
-            entry.state = _State.LEAVING
-
-    @staticmethod
-    def _is_idle(entry: _Entry) -> bool:
-        return entry.state is _State.READY and entry.leases == 0
+            entry.state = State.LEAVING
 
     def _total_bytes(self) -> int:
         return sum(entry.bytes for entry in self._entries.values())

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from engines.base import BaseEngine
+from engines.cached_model import Loaded
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, ModelLoadFailed
@@ -17,7 +18,27 @@ from handlers.errors import InferenceError, ModelLoadFailed
 log = structlog.get_logger(__name__)
 
 ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
-"""Called with "model_loaded" or "model_evicted", the model, and {engine, task, seconds, bytes}."""
+"""Called with what happened, the model, and details among which are always `engine` and `task`.
+
+`model_loaded` and `model_evicted` come with {seconds, bytes}; `model_swapped`, about the new version, with
+{name, previous_version, seconds}; `model_swap_failed`, about the version that did not load, with {name,
+current_version, error_code, error, retry_in_s}. `name` is the model_name that requests give.
+"""
+
+
+def tell(
+    listener: ModelListener | None, kind: str, model: ResolvedModel, *, engine: str, task: str, **more: Any
+) -> None:
+    """Log what happened to a model, and let the listener know, where there is one; never raises."""
+    write = log.error if "error" in more else log.info
+    write(kind, model=model.key, engine=engine, task=task, **more)
+    if listener is None:
+        return
+    try:
+        listener(kind, model, {"engine": engine, "task": task, **more})
+    except Exception:
+        # What happened has happened, whatever becomes of the news.
+        log.exception("model_listener_failed", kind=kind, model=model.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +57,8 @@ class ModelLoading:
         """What the cache calls the model: `engine/task/name/version`."""
         return f"{self.engine}/{self.task}/{self.model.key}"
 
-    def load(self) -> tuple[Any, int]:
-        """Return the loaded model and its bytes; its files count as in use from now until `unload`.
+    def load(self) -> Loaded:
+        """Return the loaded model; its files count as in use from now until `unload`.
 
         Raises:
             InferenceError: what `files` and `load_model` raise of that tree.
@@ -53,7 +74,7 @@ class ModelLoading:
             details["path"] = self.models.files(self.model)
         try:
             loaded = self.runner.load_model(self.model.name, **details)
-            size = self.runner.model_bytes(loaded)
+            size, device = self.runner.model_bytes(loaded), self.runner.model_device(loaded)
         except BaseException as error:
             self._release_files()
             if isinstance(error, InferenceError) or not isinstance(error, Exception):
@@ -63,7 +84,7 @@ class ModelLoading:
                 f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error
         self._tell("model_loaded", time.perf_counter() - started, size)
-        return loaded, size
+        return Loaded(loaded, size, device)
 
     def unload(self, loaded: Any) -> None:
         """Free the model's memory; its files are no longer in use."""
@@ -80,12 +101,4 @@ class ModelLoading:
             self.models.release_files(self.model)
 
     def _tell(self, kind: str, seconds: float, size: int) -> None:
-        log.info(kind, engine=self.engine, model=self.model.key, seconds=round(seconds, 3), bytes=size)
-        if self.on_model is None:
-            return
-        try:
-            details = {"engine": self.engine, "task": self.task, "seconds": seconds, "bytes": size}
-            self.on_model(kind, self.model, details)
-        except Exception:
-            # The model is there, or gone, whatever becomes of the news.
-            log.exception("model_listener_failed", kind=kind, model=self.model.key)
+        tell(self.on_model, kind, self.model, engine=self.engine, task=self.task, seconds=seconds, bytes=size)

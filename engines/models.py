@@ -55,6 +55,11 @@ class ModelManager:
         self._lookups: dict[ModelReference, Future[ResolvedModel]] = {}
         self._is_away = False
 
+    @property
+    def alias_poll_s(self) -> float:
+        """How long an answer about a name is used before the server is asked again, in seconds."""
+        return self._settings.alias_poll_s
+
     def resolve(self, model_name: str) -> ResolvedModel:
         """Return the version that `name`, `name@alias` or `name/version` stands for.
 

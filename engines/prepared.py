@@ -37,6 +37,8 @@ class Prepared:
     options: dict[str, Any]
     runner: BaseEngine
     timings: dict[str, float] = field(default_factory=dict)
+    claim: object = None
+    """What keeps the model's version in memory for this request while another takes its place."""
 
     @property
     def is_continuous(self) -> bool:

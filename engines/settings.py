@@ -47,7 +47,18 @@ class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
     max_models: int = Field(default=4, gt=0, description="Most models in memory at once.")
-    max_bytes: int = Field(default=8 * 1024**3, gt=0, description="Most bytes of models in memory.")
+    max_bytes: int = Field(default=8 * 1024**3, gt=0, description="Most bytes of models in RAM.")
+    max_gpu_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="Most bytes of models on each GPU; default: 90 % of its memory.",
+    )
+    idle_unload_s: float | None = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds without a request after which a model leaves the memory, unless it is one of "
+        "worker.warm; null keeps it until its room is needed.",
+    )
     directory: UserPath = Field(
         default_factory=lambda: user_cache_dir() / "files",
         examples=["~/.cache/inferstream/files"],

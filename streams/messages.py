@@ -75,6 +75,8 @@ EventKind = Literal[
     "dead_letter",
     "model_loaded",
     "model_evicted",
+    "model_swapped",
+    "model_swap_failed",
     "model_pull",
     "worker_started",
     "worker_stopped",

@@ -132,6 +132,10 @@ class TransformersEngine(BaseEngine):
         tensors = [*model.model.parameters(), *model.model.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def model_device(self, model: TaskRunner) -> str:
+        """Return the device of the model's weights."""
+        return str(next(model.model.parameters()).device)
+
     def health(self) -> dict[str, Any]:
         """Return the status with the device and number format, once torch is loaded."""
         report: dict[str, Any] = {"status": "ok", "device": self.config.device}

@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.base import BaseEngine
 from engines.inference import InferenceManager, Prepared
+from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
@@ -138,7 +139,7 @@ class Bench:
         self.told: list[tuple[str, str]] = []
         self.manager = InferenceManager(
             models=self.models,
-            cache=ModelCache(max_models, 1000),
+            cache=ModelCache(max_models, MemoryBudget(1000)),
             engines=self.engines,
             handlers=handlers,
             media=media or MediaSettings(),

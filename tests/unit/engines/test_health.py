@@ -14,6 +14,7 @@ import pytest
 
 from engines.base import BaseEngine
 from engines.health import LONGEST_S, HealthProbes, health_report
+from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
@@ -77,7 +78,7 @@ def report(tmp_path: Path, *, mlflow: str, ollama: str) -> dict[str, Any]:
             HealthProbes(timeout_s=20),  # the tests' machine may be slow; the real bound is tested below
             models=ModelManager(settings.mlflow, settings.cache),
             engines=engines,
-            cache=ModelCache(1, 1),
+            cache=ModelCache(1, MemoryBudget(1)),
         )
     finally:
         engines.unload()
@@ -153,7 +154,7 @@ def test_an_engine_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path)
     engines = EngineRegistry(EngineSettings(ollama=OllamaSettings(auto_pull=False)))
     engines.register("ollama", cannot)
     models = ModelManager(EngineSettings().mlflow, CacheSettings(directory=tmp_path))
-    health = health_report(HealthProbes(20), models=models, engines=engines, cache=ModelCache(1, 1))
+    health = health_report(HealthProbes(20), models=models, engines=engines, cache=ModelCache(1, MemoryBudget(1)))
     assert health["components"]["engines"]["engines"]["ollama"] == {
         "status": "error",
         "error": "engine ollama cannot be made here: no module named httpx",

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from engines.cached_model import Loaded
+from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
 from handlers.errors import EngineUnavailable, ModelLoadFailed
 
@@ -35,12 +37,19 @@ class Models:
         self.loads: Counter[str] = Counter()
         self.unloads: Counter[str] = Counter()
 
-    def lease(self, key: str, *, before: Callable[[], object] | None = None, size: int | None = None) -> Any:
-        def load() -> tuple[Model, int]:
+    def lease(
+        self,
+        key: str,
+        *,
+        before: Callable[[], object] | None = None,
+        size: int | None = None,
+        device: str = "cpu",
+    ) -> Any:
+        def load() -> Loaded:
             self.loads[key] += 1
             if before is not None:
                 before()
-            return Model(key), self.size if size is None else size
+            return Loaded(Model(key), self.size if size is None else size, device)
 
         return self.cache.lease(key, load, self.unload)
 
@@ -58,7 +67,7 @@ class Models:
 
 @pytest.fixture
 def models() -> Models:
-    return Models(ModelCache(max_models=2, max_bytes=100))
+    return Models(ModelCache(max_models=2, budget=MemoryBudget(100)))
 
 
 def keys(cache: ModelCache) -> list[str]:
@@ -97,26 +106,26 @@ def test_a_slow_load_does_not_block_another_model(models: Models) -> None:
 
 
 def test_a_slow_unload_does_not_block_another_model() -> None:
-    cache = ModelCache(max_models=1, max_bytes=100)
+    cache = ModelCache(max_models=1, budget=MemoryBudget(100))
     unloading, go_on = threading.Event(), threading.Event()
 
     def slow_unload(model: object) -> None:
         unloading.set()
         assert go_on.wait(DEADLINE_S)
 
-    with cache.lease("old", lambda: ("old", 1), slow_unload):
+    with cache.lease("old", lambda: Loaded("old", 1), slow_unload):
         pass
     with ThreadPoolExecutor(1) as threads:
         cleared = threads.submit(cache.clear)
         assert unloading.wait(DEADLINE_S)
-        with cache.lease("new", lambda: ("new", 1), lambda model: None) as model:
+        with cache.lease("new", lambda: Loaded("new", 1), lambda model: None) as model:
             assert model == "new"
         go_on.set()
         assert cleared.result(DEADLINE_S) == 1
 
 
 def test_a_model_that_is_being_unloaded_is_loaded_anew_only_when_it_is_gone() -> None:
-    cache = ModelCache(max_models=1, max_bytes=100)
+    cache = ModelCache(max_models=1, budget=MemoryBudget(100))
     order: list[str] = []
     unloading, asked, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -125,9 +134,9 @@ def test_a_model_that_is_being_unloaded_is_loaded_anew_only_when_it_is_gone() ->
         assert go_on.wait(DEADLINE_S)
         order.append("unloaded")
 
-    def load() -> tuple[str, int]:
+    def load() -> Loaded:
         order.append("loaded")
-        return "model", 1
+        return Loaded("model", 1)
 
     def ask_again() -> None:
         asked.set()
@@ -239,7 +248,7 @@ def test_a_model_larger_than_the_budget_serves_and_goes_when_its_lease_ends(mode
 
 
 def test_a_leased_model_is_never_unloaded_and_the_excess_goes_when_leases_end() -> None:
-    models = Models(ModelCache(max_models=1, max_bytes=100))
+    models = Models(ModelCache(max_models=1, budget=MemoryBudget(100)))
     with models.lease("a") as a, models.lease("b") as b, models.lease("c") as c:
         assert len(models.cache.entries()) == 3
         assert [a.unloaded, b.unloaded, c.unloaded] == [False] * 3
@@ -281,30 +290,33 @@ def test_an_error_of_the_user_ends_the_lease(models: Models) -> None:
 
 
 def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:
-    cache = ModelCache(max_models=1, max_bytes=100)
+    cache = ModelCache(max_models=1, budget=MemoryBudget(100))
 
     def broken(model: object) -> None:
         raise RuntimeError("device lost")
 
-    with cache.lease("a", lambda: ("a", 1), broken):
+    with cache.lease("a", lambda: Loaded("a", 1), broken):
         pass
-    with cache.lease("b", lambda: ("b", 1), lambda model: None) as model:
+    with cache.lease("b", lambda: Loaded("b", 1), lambda model: None) as model:
         assert model == "b"
     assert keys(cache) == ["b"]
 
 
 def test_entries_say_size_age_hits_and_leases() -> None:
     now = 100.0
-    cache = ModelCache(max_models=2, max_bytes=100, clock=lambda: now)
+    cache = ModelCache(max_models=2, budget=MemoryBudget(100), clock=lambda: now)
     models = Models(cache, size=7)
     models.use("a")
     now = 103.0
     with models.lease("a"):
-        assert cache.entries() == [{"key": "a", "bytes": 7, "age_s": 3.0, "hits": 1, "leases": 1}]
+        used = {"key": "a", "bytes": 7, "device": "cpu", "age_s": 3.0, "hits": 1}
+        assert cache.entries() == [{**used, "idle_s": 0.0, "leases": 1}]
+    now = 105.0
+    assert cache.entries() == [{**used, "age_s": 5.0, "idle_s": 2.0, "leases": 0}]
 
 
 def test_many_threads_over_few_places_never_run_an_unloaded_model() -> None:
-    models = Models(ModelCache(max_models=2, max_bytes=100))
+    models = Models(ModelCache(max_models=2, budget=MemoryBudget(100)))
 
     def work(seed: int) -> None:
         for step in range(60):

@@ -1,0 +1,79 @@
+"""One model of the cache: what loading it gave, who uses it, and the right to use it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading a model."""
+
+    model: Any
+    bytes: int
+    device: str = "cpu"
+    """Where its weights lie; `cuda:0` and the like count against the budget of that GPU, all else as RAM."""
+
+
+class State(Enum):
+    """Where a model is between its load and its unload; it only ever moves on."""
+
+    LOADING = "loading"
+    READY = "ready"
+    LEAVING = "leaving"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One model; every field is guarded by the cache's lock, except that `running` is a lock of its own."""
+
+    key: str
+    unload: Callable[[Any], None]
+    state: State = State.LOADING
+    settled: threading.Event = field(default_factory=threading.Event)
+    running: threading.Lock = field(default_factory=threading.Lock)
+    model: Any = None
+    bytes: int = 0
+    device: str = "cpu"
+    error: Exception | None = None
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    hits: int = 0
+    leases: int = 0
+    holds: int = 0
+    """How many of the leases are of those who are about to replace the model."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is in memory and nobody uses or holds it."""
+        return self.state is State.READY and self.leases == 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts against the budget: not where it leaves, or is about to be replaced."""
+        return self.state is not State.LEAVING and self.holds == 0
+
+
+class Lease:
+    """The right to use one loaded model, shared with others who lease it; thread-safe.
+
+    The model stays in memory until `release`, which every holder calls once; a second call does nothing.
+    """
+
+    def __init__(self, model: Any, release: Callable[[], None]) -> None:
+        self.model = model
+        self._release = release
+        self._held = threading.Lock()
+        self._held.acquire()
+
+    def release(self) -> None:
+        """End this use of the model; never blocks, so it may be called from any thread."""
+        try:
+            self._held.release()
+        except RuntimeError:
+            return
+        self._release()
