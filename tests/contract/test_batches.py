@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from engines.inference import InferenceManager
+from engines.registry import EngineRegistry
+from engines.settings import EngineSettings
 from handlers.errors import InferenceError
 from streams.messages import Request
 from tests.contract.bench import BAD_MEDIA, assert_answered, assert_readable, assert_refused, pipeline_over
 from tests.contract.cases import CASES, Case
 
+ENGINES = EngineRegistry(EngineSettings())
+
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def is_continuous(case: Case) -> bool:
+    return case.task in ENGINES.get(case.engine).continuous_tasks
 
 
 def without_metadata(output: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +43,11 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
         assert without_metadata(manager.finish(prepared, outcome)) == without_metadata(alone)
 
 
-@every_case
-def test_an_item_refused_by_name_costs_its_neighbours_nothing(manager: InferenceManager, case: Case) -> None:
-    """The same for requests that come one by one, where the engine takes them so."""
+@pytest.mark.parametrize("case", [case for case in CASES if is_continuous(case)], ids=str)
+def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
+    manager: InferenceManager, case: Case
+) -> None:
     batch = [manager.prepare(**case.request()) for _ in range(3)]
-    if not batch[0].is_continuous:
-        pytest.skip("runs in batches")
     batch[1].inputs = {"what is this": object()}
     first, bad, last = [future.result(60) for future in [manager.start(one) for one in batch]]
     assert isinstance(bad, InferenceError)
