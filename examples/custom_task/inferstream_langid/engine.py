@@ -7,7 +7,8 @@ from typing import Any
 
 from engines import BaseEngine
 from handlers.errors import ModelLoadFailed
-from inferstream_langid.profiles import FILE, Profiles, trigrams
+
+from .profiles import FILE, Profiles, trigrams
 
 
 class TrigramEngine(BaseEngine):

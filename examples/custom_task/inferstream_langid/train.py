@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from inferstream_langid.profiles import Profiles
+from .profiles import Profiles
 
 TEXTS = Path(__file__).parent / "texts"
 
