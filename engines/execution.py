@@ -101,6 +101,7 @@ def _follow(raw: Future[Any], prepared: Prepared, lease: Lease, running: float) 
 
     def on_raw(done: Future[Any]) -> None:
         lease.release()
+        prepared.claim = None  # the two futures refer to each other, so the request may outlive its answer
         prepared.timings["infer"] = time.perf_counter() - running
         if outcome.set_running_or_notify_cancel():
             outcome.set_result(_outcome(done, prepared))

@@ -56,6 +56,8 @@ class _Service:
     name: str
     current: ResolvedModel
     wanted: ResolvedModel
+    changed: int = 0
+    """The number of the change that made `wanted` what it is."""
     is_warm: bool = False
     is_moving: bool = False
     loading: str | None = None
@@ -97,6 +99,7 @@ class ModelSwaps:
         self._clock = clock
         self._lock = threading.Lock()
         self._services: dict[str, _Service] = {}
+        self._changes = 0
         self._departures = Departures(cache, self._is_needed, clock)
         self._moving: set[threading.Thread] = set()
         self._closing = False
@@ -112,6 +115,7 @@ class ModelSwaps:
             UnknownModel: permanent; the server knows no such model, version or alias.
             RegistryUnavailable: retryable; the server is away, and never told about this name.
         """
+        asked_after = self._changes
         answer = self._models.resolve(model_name)
         self._upkeep.start()
         with self._lock:
@@ -119,7 +123,7 @@ class ModelSwaps:
             if service is None:
                 service = self._services[model_name] = _Service(model_name, answer, answer)
             service.is_warm |= is_warm
-            self._follow(service, answer)
+            self._follow(service, answer, asked_after)
             return InService(service.current, self._departures.claim(service.current.key))
 
     def tend(self) -> float:
@@ -148,10 +152,17 @@ class ModelSwaps:
                 log.warning("model_still_loading", thread=thread.name, waited_s=_CLOSE_S)
         self._departures.close()
 
-    def _follow(self, service: _Service, answer: ResolvedModel) -> None:
-        """Take the registry's answer for a name: it is in service, or on its way; under the lock."""
+    def _follow(self, service: _Service, answer: ResolvedModel, asked_after: int) -> None:
+        """Take the registry's answer for a name: it is in service, or on its way; under the lock.
+
+        `asked_after` is the number of changes when the question was put: an answer that another thread has
+        overtaken must not turn the name back.
+        """
         if answer.key != service.wanted.key:
+            if asked_after < service.changed:
+                return
             service.failure = None
+            self._changes = service.changed = self._changes + 1
         service.wanted = answer
         if answer.key == service.current.key:
             service.current = answer  # its tags may have changed
@@ -297,8 +308,8 @@ class ModelSwaps:
 
     def _look_up_names(self) -> None:
         """Follow the registry for every name whose model is in memory, and forget the other names."""
-        in_memory = {entry["key"].split("/", 2)[2] for entry in self._cache.entries()}
         with self._lock:
+            in_memory = {entry["key"].split("/", 2)[2] for entry in self._cache.entries()}
             for service in list(self._services.values()):
                 version = service.current.key
                 is_used = version in in_memory or self._departures.is_claimed(version) or service.is_moving
@@ -309,13 +320,14 @@ class ModelSwaps:
             self._look_up(service)
 
     def _look_up(self, service: _Service) -> None:
+        asked_after = self._changes
         try:
             answer = self._models.resolve(service.name)
         except InferenceError as error:
             log.debug("name_not_looked_up", name=service.name, error=error.message)
             return
         with self._lock:
-            self._follow(service, answer)
+            self._follow(service, answer, asked_after)
 
     def _unload_idle(self, idle_s: float) -> None:
         with self._lock:

@@ -134,7 +134,8 @@ class TransformersEngine(BaseEngine):
 
     def model_device(self, model: TaskRunner) -> str:
         """Return the device of the model's weights."""
-        return str(next(model.model.parameters()).device)
+        weights = next(model.model.parameters(), None)
+        return "cpu" if weights is None else str(weights.device)
 
     def health(self) -> dict[str, Any]:
         """Return the status with the device and number format, once torch is loaded."""

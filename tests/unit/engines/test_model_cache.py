@@ -14,7 +14,7 @@ import pytest
 from engines.cached_model import Loaded
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
-from handlers.errors import EngineUnavailable, ModelLoadFailed
+from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
 
 DEADLINE_S = 20.0
 
@@ -313,6 +313,94 @@ def test_entries_say_size_age_hits_and_leases() -> None:
         assert cache.entries() == [{**used, "idle_s": 0.0, "leases": 1}]
     now = 105.0
     assert cache.entries() == [{**used, "age_s": 5.0, "idle_s": 2.0, "leases": 0}]
+
+
+def test_each_gpu_has_a_budget_of_its_own() -> None:
+    models = Models(ModelCache(9, MemoryBudget(100, 50)))
+    models.use("ram", size=90)
+    models.use("first", size=40, device="cuda:0")
+    models.use("second", size=40, device="cuda:1")
+    assert keys(models.cache) == ["ram", "first", "second"]
+    models.use("too much for the first", size=20, device="cuda:0")
+    assert keys(models.cache) == ["ram", "second", "too much for the first"]
+    models.use("too much for the ram", size=20, device="mps")
+    assert keys(models.cache) == ["second", "too much for the first", "too much for the ram"]
+
+
+def test_a_load_without_memory_is_tried_again_once_the_idle_models_are_gone() -> None:
+    models = Models(ModelCache(9, MemoryBudget(100)))
+    idle = models.use("idle")
+
+    def while_it_is_there() -> None:
+        if not idle.unloaded:
+            raise OutOfMemory("full")
+
+    with models.lease("busy") as busy:
+        assert models.use("big", before=while_it_is_there).key == "big"
+        assert not busy.unloaded
+    assert models.loads["big"] == 2
+    assert sorted(keys(models.cache)) == ["big", "busy"]
+
+
+def test_a_load_without_memory_fails_where_no_model_is_idle(models: Models) -> None:
+    def never() -> None:
+        raise OutOfMemory("full")
+
+    with models.lease("busy"), pytest.raises(OutOfMemory):
+        models.use("big", before=never)
+    assert models.loads["big"] == 1
+    with pytest.raises(OutOfMemory):
+        models.use("big", before=never)
+    assert models.loads["big"] == 3, "once more without the model that was busy before"
+
+
+def test_what_is_not_loaded_cannot_be_held(models: Models) -> None:
+    assert models.cache.hold("a") is None
+    while_loading: list[object] = []
+    models.use("a", before=lambda: while_loading.append(models.cache.hold("a")))
+    assert while_loading == [None]
+
+
+def test_a_held_model_is_used_and_stays_but_counts_no_more(models: Models) -> None:
+    models.use("a", size=100)
+    hold = models.cache.hold("a")
+    assert hold is not None
+    models.use("b", size=50)
+    models.use("c", size=50)
+    assert models.use("a") is hold.model
+    assert keys(models.cache) == ["b", "c", "a"]
+    hold.release()
+    wait_until(lambda: keys(models.cache) == ["a"])
+
+
+def test_a_model_retires_past_its_holders_but_not_past_its_users(models: Models) -> None:
+    models.use("a")
+    hold = models.cache.hold("a")
+    assert hold is not None
+    with models.lease("a") as model:
+        assert not models.cache.retire("a")
+        assert not model.unloaded
+    assert models.cache.retire("a")
+    assert model.unloaded
+    assert models.cache.retire("a"), "it is gone already"
+    again = models.use("a")
+    hold.release()
+    assert not again.unloaded
+    assert models.cache.entries()[0]["leases"] == 0
+
+
+def test_only_what_was_not_used_for_long_is_idle() -> None:
+    now = 0.0
+    models = Models(ModelCache(9, MemoryBudget(100), clock=lambda: now))
+    for key in ("old", "kept", "busy", "used"):
+        models.use(key)
+    now = 10.0
+    models.use("used")
+    with models.lease("busy"):
+        assert models.cache.unload_idle(10.0, keep=lambda key: key == "kept") == 1
+    assert models.unloads == {"old": 1}
+    assert models.cache.unload_idle(10.0, keep=lambda key: False) == 1
+    assert models.unloads == {"old": 1, "kept": 1}
 
 
 def test_many_threads_over_few_places_never_run_an_unloaded_model() -> None:

@@ -1,0 +1,188 @@
+"""Versions that change under load, through the manager: every request is answered, and by one version."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.base import Emit
+from engines.resolved_model import ResolvedModel
+from handlers.errors import ModelLoadFailed
+from tests.unit.engines.parts import Bench, ShoutEngine, prepare
+from tests.unit.engines.test_model_cache import DEADLINE_S, wait_until
+
+TAGS = {"task": "shout", "engine": "shouter"}
+
+
+class VersionEngine(ShoutEngine):
+    """Answers with the version of the loaded model; a model that was unloaded answers no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: Counter[str] = Counter()
+        self.broken_versions: set[str] = set()
+        self._counting = threading.Lock()
+
+    def load_model(self, name: str, **kw: Any) -> Any:
+        if kw["version"] in self.broken_versions:
+            raise ModelLoadFailed("no weights")
+        with self._counting:
+            self.loads[f"{name}/{kw['version']}"] += 1
+        return {"name": name, "version": kw["version"]}
+
+    def infer(self, model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        return {"shouted": model["version"]}
+
+    def unload_model(self, model: Any) -> bool:
+        model.clear()
+        return True
+
+
+class GrowingEngine(VersionEngine):
+    """Takes requests as they come; each ends when the test says so."""
+
+    continuous_tasks = frozenset({"shout"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[tuple[Any, Future[dict[str, Any]]]] = []
+
+    def submit(
+        self, model: Any, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+    ) -> Future[dict[str, Any]]:
+        self.started.append((model, Future()))
+        return self.started[-1][1]
+
+
+def stand_for(bench: Bench, version: str) -> None:
+    bench.models.models["tagged"] = ResolvedModel("tagged", version, f"s3://bucket/{version}", TAGS)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    bench.engine = VersionEngine()
+    return bench
+
+
+@pytest.fixture
+def engine(bench: Bench) -> VersionEngine:
+    assert isinstance(bench.engine, VersionEngine)
+    return bench.engine
+
+
+def versions_in_memory(bench: Bench) -> set[str]:
+    return {row["version"] for row in bench.manager.get_cached_models() if row["model_name"] == "tagged"}
+
+
+def test_eight_threads_asking_for_two_cold_models_cause_two_loads(
+    bench: Bench, engine: VersionEngine
+) -> None:
+    barrier = threading.Barrier(8)
+
+    def ask(number: int) -> dict[str, Any]:
+        barrier.wait(DEADLINE_S)
+        return bench.infer({"text": "hello"}, model_name=("tagged", "plain")[number % 2])
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(ask, range(8)))
+    assert all(result["success"] for result in results)
+    assert engine.loads == {"tagged/3": 1, "plain/1": 1}
+
+
+def test_an_alias_flipped_five_times_under_load_fails_no_request_and_mixes_no_versions(
+    bench: Bench, engine: VersionEngine
+) -> None:
+    stop = threading.Event()
+    seen: Counter[str] = Counter()
+    wrong: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            result = bench.infer({"text": "hello"})
+            seen[str(result["model_version"])] += 1
+            if not result["success"] or result["result"]["text"] != result["model_version"]:
+                wrong.append(result)
+
+    with ThreadPoolExecutor(8) as threads:
+        workers = [threads.submit(ask) for _ in range(8)]
+        try:
+            wait_until(lambda: seen["3"] > 0)
+            for version in ("4", "5", "4", "6", "7"):
+                stand_for(bench, version)
+                before = seen[version]
+                wait_until(lambda version=version, before=before: seen[version] > before)  # type: ignore[misc]
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result(DEADLINE_S)
+    assert wrong == []
+    assert set(seen) == {"3", "4", "5", "6", "7"}
+    wait_until(lambda: versions_in_memory(bench) == {"7"})
+    swaps = [key for kind, key in bench.told if kind == "model_swapped"]
+    assert swaps == ["tagged/4", "tagged/5", "tagged/4", "tagged/6", "tagged/7"]
+    in_use = {key: count for key, count in bench.models.files_in_use.items() if count}
+    assert in_use == {"tagged/7": 1}
+
+
+def test_under_load_a_version_that_does_not_load_fails_no_request(
+    bench: Bench, engine: VersionEngine
+) -> None:
+    engine.broken_versions = {"4"}
+    bench.infer({"text": "hello"})
+    stand_for(bench, "4")
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: bench.infer({"text": "hello"}), range(80)))
+    assert {result["model_version"] for result in results if result["success"]} == {"3"}
+    assert all(result["success"] for result in results)
+    wait_until(lambda: ("model_swap_failed", "tagged/4") in bench.told)
+    assert bench.models.files_in_use["tagged/4"] == 0
+
+
+def test_a_batch_formed_before_the_swap_runs_wholly_on_the_old_version(
+    bench: Bench, engine: VersionEngine
+) -> None:
+    bench.infer({"text": "hello"})
+    before = [prepare(bench, "one"), prepare(bench, "two")]
+    stand_for(bench, "4")
+    wait_until(lambda: bench.infer({"text": "hello"})["model_version"] == "4")
+    after = prepare(bench, "three")
+    assert before[0].lane_key != after.lane_key
+    assert bench.manager.execute(before) == [{"shouted": "3"}] * 2
+    assert engine.loads["tagged/3"] == 1
+    before.clear()
+    wait_until(lambda: versions_in_memory(bench) == {"4"})
+
+
+def test_an_answer_that_grows_keeps_its_version_until_it_is_complete(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.engine = engine = GrowingEngine()
+    growing = bench.manager.start(prepare(bench, "one"))
+    stand_for(bench, "4")
+    wait_until(lambda: prepare(bench, "two").model.version == "4")
+    model, future = engine.started[0]
+    assert model["version"] == "3"
+    assert versions_in_memory(bench) == {"3", "4"}
+    future.set_result({"shouted": "3"})
+    assert growing.result(DEADLINE_S) == {"shouted": "3"}
+    wait_until(lambda: versions_in_memory(bench) == {"4"})
+
+
+def test_a_warmed_model_follows_its_name_without_requests(bench: Bench, engine: VersionEngine) -> None:
+    bench.manager.warm("tagged")
+    stand_for(bench, "4")
+    bench.manager._swaps.tend()
+    wait_until(lambda: versions_in_memory(bench) == {"4"})
+
+
+def test_closing_unloads_all_versions(bench: Bench, engine: VersionEngine) -> None:
+    bench.infer({"text": "hello"})
+    stand_for(bench, "4")
+    bench.infer({"text": "hello"})
+    bench.manager.close()
+    assert bench.manager.get_cached_models() == []

@@ -1,0 +1,41 @@
+"""How much of each device models may take."""
+
+from __future__ import annotations
+
+import pytest
+
+from engines.memory_budget import MemoryBudget
+
+
+@pytest.mark.parametrize(
+    ("device", "place"),
+    [
+        ("cpu", "cpu"),
+        ("mps", "cpu"),
+        ("", "cpu"),
+        ("cuda", "cuda:0"),
+        ("cuda:0", "cuda:0"),
+        ("cuda:3", "cuda:3"),
+    ],
+)
+def test_every_gpu_is_a_place_of_its_own_and_all_else_is_ram(device: str, place: str) -> None:
+    assert MemoryBudget.place(device) == place
+
+
+def test_a_gpu_gives_nine_tenths_of_its_memory_and_is_asked_once() -> None:
+    asked: list[str] = []
+
+    def size_of(device: str) -> int:
+        asked.append(device)
+        return 1000 if device == "cuda:0" else 2000
+
+    budget = MemoryBudget(5, size_of=size_of)
+    assert [budget.limit(place) for place in ("cpu", "cuda:0", "cuda:1", "cuda:0")] == [5, 900, 1800, 900]
+    assert asked == ["cuda:0", "cuda:1"]
+
+
+def test_a_setting_for_gpus_spares_asking_them() -> None:
+    def size_of(device: str) -> int:
+        raise AssertionError(device)
+
+    assert MemoryBudget(5, 7, size_of).limit("cuda:1") == 7
