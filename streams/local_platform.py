@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -16,10 +17,11 @@ import yaml
 
 from deploy.local import LocalStack, PartStatus, StackError
 from deploy.local.process import GuardedProcess
-from deploy.models import CATALOGUE
+from deploy.models import models_directory
 from engines.configuration import load
 from engines.models import ModelManager
 from handlers import model_registry
+from streams.local_models import LocalModel
 from streams.messages import decode_event
 from streams.settings import Settings
 from streams.topic_admin import create_topics
@@ -27,6 +29,8 @@ from streams.topic_reader import TopicReader
 from streams.topics import Topics
 
 _WORKER_START_TIMEOUT_S = 90.0
+_WARMING_TIMEOUT_S = 240.0
+"""What a worker gets on top where it loads models before it starts."""
 _STOP_MARGIN_S = 5.0
 _POLL_S = 0.1
 
@@ -38,7 +42,8 @@ class LocalPlatform:
             ...  # platform.settings reaches it; so does any `inferstream` command run in this folder
 
     Data and logs live under `root`. While it runs, `root/inferstream.yaml` holds the settings that reach it
-    (mode 0600, it names secrets). Nothing outlives the process that started it, however that ends.
+    (mode 0600, it names secrets). Nothing outlives the process that started it, however that ends; the worker
+    is drained unless the block ends by an exception, such as a Ctrl-C.
     """
 
     def __init__(
@@ -46,19 +51,22 @@ class LocalPlatform:
         root: Path,
         *,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        models: Iterable[LocalModel] = (),
         with_ollama: bool = False,
         on_status: Callable[[PartStatus], None] = lambda status: None,
     ) -> None:
         """`overrides` are settings on top of those of the embedded stack, by section and name.
 
-        `with_ollama` also starts a small model behind Ollama's API.
+        `models` are registered before the worker starts, so `worker.warm` may name them. `with_ollama` also
+        starts a small model behind Ollama's API.
         """
         self.stack = LocalStack(root, with_ollama=with_ollama, on_status=on_status)
         self.config_path = self.stack.root / "inferstream.yaml"
         self.worker_log_path = self.stack.root / "logs" / "worker.log"
         self.http_url = ""
         """Where the running worker answers HTTP."""
-        self._overrides = {"http": {"port": 0}, **(overrides or {})}
+        self._overrides = overrides or {}
+        self._models = tuple(models)
         self._on_status = on_status
         self._worker: GuardedProcess | None = None
         self._settings: Settings | None = None
@@ -76,19 +84,23 @@ class LocalPlatform:
         return self._worker.pid if self._worker is not None and self._worker.poll() is None else None
 
     def start(self) -> None:
-        """Start the stack, create the topics, start the worker and return when it consumes.
+        """Start the stack, create the topics, register the models, start the worker and return when it consumes.
 
         Raises:
             StackError: permanent; a part did not start. Nothing is left running.
+            InferenceError: a model cannot be registered. Nothing is left running.
         """
         try:
+            # Its client takes seconds to import, in which the servers start.
+            threading.Thread(target=_import_mlflow, name="import mlflow").start()
             self.stack.start()
             self._write_config()
             self._settings = load(Settings, config_file=self.config_path).settings
             asyncio.run(create_topics(self._settings.kafka, model_registry.tasks()))
+            self._register_all()
             self.start_worker()
         except BaseException:
-            self.stop()
+            self.stop(drain=False)
             raise
 
     def start_worker(self) -> None:
@@ -101,7 +113,8 @@ class LocalPlatform:
         self._report("starting", began)
         self._worker = GuardedProcess(
             [sys.executable, "-m", "streams.cli", "worker"],
-            env={**os.environ, "INFERSTREAM_CONFIG": str(self.config_path)},
+            # Threads of torch that spin while they wait would starve all other parts of a small machine.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "INFERSTREAM_CONFIG": str(self.config_path)},
             directory=Path.cwd(),
             log_path=self.worker_log_path,
         )
@@ -113,29 +126,38 @@ class LocalPlatform:
             raise
         self._report("ready", began)
 
-    def register_model(self, name: str, folder: Path) -> None:
-        """Register the prepared model `name` from `folder` with its tags, unless this recipe of it is there already."""
-        manager = ModelManager(self.settings.mlflow, self.settings.cache)
-        tags = CATALOGUE[name].tags
-        known = [model for model in manager.list_models() if model.name == name]
-        if not any(model.tags.get("recipe") == tags["recipe"] for model in known):
-            manager.register_model_to_mlflow(
-                model_name=name, model_source="huggingface", model_path=str(folder), tags=tags
-            )
+    def register(self, model: LocalModel) -> None:
+        """Register a model, unless its newest version has the same files and tags.
+
+        Raises:
+            InvalidRequest: permanent; names what is wrong with it.
+            RegistryUnavailable: retryable.
+        """
+        ModelManager(self.settings.mlflow, self.settings.cache).register_model_to_mlflow(
+            model_name=model.name, model_source=model.source, model_path=model.folder, tags=model.tags
+        )
 
     def wait(self) -> NoReturn:
         """Watch the parts for ever.
 
         Raises:
-            StackError: permanent; a part has died; says which part, and shows the end of its log.
+            StackError: permanent; as `check`.
         """
         while True:
-            dead = [part for part in self.stack.parts if part.status != "ready"]
-            if dead:
-                raise StackError(f"{dead[0].name} died; the end of {dead[0].log_path}:\n{dead[0].log_tail()}")
-            if self.worker_pid is None:
-                raise StackError(f"the worker died; the end of {self.worker_log_path}:\n{self._log_tail()}")
+            self.check()
             time.sleep(_POLL_S)
+
+    def check(self) -> None:
+        """Return where every part and the worker run.
+
+        Raises:
+            StackError: permanent; one has died; says which, and shows the end of its log.
+        """
+        dead = [part for part in self.stack.parts if part.status != "ready"]
+        if dead:
+            raise StackError(f"{dead[0].name} died; the end of {dead[0].log_path}:\n{dead[0].log_tail()}")
+        if self.worker_pid is None:
+            raise StackError(f"the worker died; the end of {self.worker_log_path}:\n{self._log_tail()}")
 
     def stop_worker(self) -> int | None:
         """Tell the worker to drain and wait for it; return its exit status, None where none was running."""
@@ -152,9 +174,11 @@ class LocalPlatform:
         self._report("stopped", time.monotonic())
         return status
 
-    def stop(self) -> None:
-        """Drain the worker, stop the stack and remove the settings file; harmless when repeated."""
+    def stop(self, *, drain: bool = True) -> None:
+        """Drain or kill the worker, stop the stack and remove the settings file; harmless when repeated."""
         try:
+            if not drain and self._worker is not None:
+                self._worker.kill()
             self.stop_worker()
         finally:
             self.stack.stop()
@@ -167,12 +191,26 @@ class LocalPlatform:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.stop(drain=error is None)
+
+    def _register_all(self) -> None:
+        if not self._models:
+            return
+        address, began = self.settings.mlflow.tracking_uri, time.monotonic()
+        self._on_status(PartStatus("models", "starting", address, 0.0))
+        for model in self._models:
+            self.register(model)
+        self._on_status(PartStatus("models", "ready", address, time.monotonic() - began))
 
     def _write_config(self) -> None:
         tree: dict[str, dict[str, Any]] = self.stack.settings()
-        for section, values in self._overrides.items():
-            tree[section] = {**tree.get(section, {}), **values}
+        own: dict[str, dict[str, Any]] = {
+            "http": {"port": 0},
+            "mlflow": {"physical_roots": [str(models_directory())]},
+        }
+        for layer in (own, self._overrides):
+            for section, values in layer.items():
+                tree[section] = {**tree.get(section, {}), **values}
         text = "# Written by the running local platform, removed when it stops.\n" + yaml.safe_dump(tree)
         with os.fdopen(os.open(self.config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
@@ -184,6 +222,7 @@ class LocalPlatform:
             reading = asyncio.create_task(_find_start(reader, worker.pid))
             try:
                 late = time.monotonic() + _WORKER_START_TIMEOUT_S
+                late += _WARMING_TIMEOUT_S if self.settings.worker.warm else 0
                 while not reading.done():
                     if worker.poll() is not None or time.monotonic() > late:
                         what = "died" if worker.poll() is not None else "was not ready in time"
@@ -201,6 +240,10 @@ class LocalPlatform:
     def _report(self, status: Any, began: float, detail: str = "") -> None:
         address = self.http_url if status == "ready" else ""
         self._on_status(PartStatus("worker", status, address, time.monotonic() - began, detail))
+
+
+def _import_mlflow() -> None:
+    import mlflow  # noqa: F401 - found imported by whoever needs it next
 
 
 async def _find_start(reader: TopicReader, pid: int) -> str:

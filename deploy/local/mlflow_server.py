@@ -32,14 +32,19 @@ class MlflowServer(Part):
 
     def command(self) -> Sequence[str]:
         self._schema_marker.touch()  # the upgrade, if one was needed, has ended well by now
-        return [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", HOST, "--port", str(self.ports["main"])),
-            *("--backend-store-uri", self._database),
-            *("--serve-artifacts", "--artifacts-destination", str(self.directory / "artifacts")),
-        ]
+        # What `mlflow server` runs in a second process, having imported all of MLflow only to check its arguments.
+        app = ("-m", "uvicorn", "mlflow.server.fastapi_app:app")
+        return [sys.executable, *app, "--host", HOST, "--port", str(self.ports["main"])]
 
     def environment(self) -> dict[str, str]:
+        # `mlflow server` passes its options on in these.
+        options = {
+            "_MLFLOW_SERVER_FILE_STORE": self._database,
+            "_MLFLOW_SERVER_REGISTRY_STORE": self._database,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(self.directory / "artifacts"),
+        }
         quiet = {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -48,7 +53,7 @@ class MlflowServer(Part):
             "PYTHONUNBUFFERED": "1",
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        return inherited | quiet
+        return inherited | quiet | options
 
     def is_healthy(self) -> bool:
         status, _ = http_get(self.ports["main"], "/health")

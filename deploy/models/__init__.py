@@ -5,6 +5,6 @@
 """
 
 from deploy.models.catalogue import CATALOGUE, Recipe
-from deploy.models.preparation import PreparationError, Progress, Step, prepare
+from deploy.models.preparation import PreparationError, Progress, Step, models_directory, prepare
 
-__all__ = ["CATALOGUE", "PreparationError", "Progress", "Recipe", "Step", "prepare"]
+__all__ = ["CATALOGUE", "PreparationError", "Progress", "Recipe", "Step", "models_directory", "prepare"]

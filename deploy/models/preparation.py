@@ -53,7 +53,7 @@ def prepare(name: str, *, progress: Progress | None = None, directory: Path | No
     if recipe is None:
         raise PreparationError(f"there is no recipe for model {name!r}; there are {', '.join(CATALOGUE)}")
     report: Progress = progress or (lambda step: None)
-    home = directory or _user_models_dir()
+    home = directory or models_directory()
     folder = home / f"{recipe.name}-{recipe.version}"
     if manifest.problems(folder, hashes=False):
         home.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,8 @@ def _conversion(recipe: Recipe) -> str:
     return f"Converted from {recipe.source_format} to safetensors in fp32"
 
 
-def _user_models_dir() -> Path:
+def models_directory() -> Path:
+    """Return where this user's models are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "inferstream" / "models"
 
 

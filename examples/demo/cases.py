@@ -1,139 +1,206 @@
-"""The requests of the demo, each with what its answer must show."""
+"""The requests of the demo, each with what its answer must be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from streams.messages import Request, Result, encode
-from tests.recordings import Recording, encoded, librivox_recordings, normalized
-
-TEXT_MODEL = "smollm2-135m-instruct"
-SPEECH_MODEL = "whisper-base"
+from examples.demo import media
+from examples.demo.media import Medium
+from examples.demo.models import CLIPS, DRAWINGS, OLLAMA_TEXT, PAGES, SOUNDS, SPEECH, TEXT
+from streams.messages import Request, encode
+from tests.recordings import normalized
 
 QUESTIONS = {
     "What is the capital of France?": "Paris",
-    "What is the capital of Japan?": "Tokyo",
-    "What is the capital of Germany?": "Berlin",
     "What is the capital of Egypt?": "Cairo",
-    "What is the capital of Greece?": "Athens",
     "What is the largest ocean on Earth?": "Pacific",
-    "What is the opposite of hot?": "cold",
     "What is the chemical formula of water?": "H2O",
     "Who painted the Mona Lisa?": "Leonardo da Vinci",
     "Who discovered gravity?": "Newton",
     "What language is spoken in Brazil?": "Portuguese",
     "What is the currency of Japan?": "Yen",
 }
-RECORDING_FORMATS = (("FLAC", 16_000, 1), ("WAV", 44_100, 2), ("OGG", 22_050, 1), ("MP3", 48_000, 2))
+OLLAMA_QUESTIONS = {"What is the capital of Germany?": "Berlin", "What is the capital of Japan?": "Tokyo"}
+HTTP_QUESTION = ("What is the opposite of hot?", "cold")
+
+_CORRUPT_SOUND = b"RIFF\x24\x00\x00\x00WAVEfmt nothing that could be played"
+_NO_JSON = b"\x89PNG\r\n\x1a\n"
+_FOLDER = "demo"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One message to produce and what must come back for it."""
+    """One request and what must come back for it."""
 
-    task: str
-    model: str
+    request: Request
     shown_input: str
-    value: bytes
-    identity: str = ""
-    """Id of the result; empty where none can be known, so that a dead letter must come."""
     expected: str = ""
-    """What the answer must hold; for speech, the whole transcript."""
+    """What the answer must hold for text-generation, and be for every other task."""
     refusal: str = ""
     """The error code that must come instead of an answer."""
+    way: Literal["kafka", "http", "python"] = "kafka"
+    upload: Medium | None = None
+    """What goes along with a request over HTTP."""
+    raw: bytes | None = None
+    """Sent in place of the request, so that it has no id and only a dead letter can tell of it."""
 
-    def problem(self, result: Result) -> str | None:
-        """Return what is wrong with `result`, None where it is as it must be."""
+    @property
+    def value(self) -> bytes:
+        """What is produced to Kafka."""
+        return encode(self.request) if self.raw is None else self.raw
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Task and engine."""
+        return self.request.task, self.request.engine
+
+    def problem_of_answer(self, output: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the task's `output`, None where it is as it must be."""
         if self.refusal:
-            code = result.error.code if result.error else "an answer"
-            return None if code == self.refusal else f"expected {self.refusal}, got {code}"
-        if result.error is not None:
-            return f"{result.error.code}: {result.error.message}"
-        text = answer_of(result)
-        right = (
-            normalized(text) == self.expected if self.task == "asr" else self.expected.lower() in text.lower()
-        )
+            return f"expected {self.refusal}, got an answer"
+        answer = answer_of(output)
+        if self.request.task == "text-generation":
+            right = self.expected.lower() in answer.lower()
+        elif self.request.task == "asr":
+            right = normalized(answer) == self.expected
+        else:
+            right = answer == self.expected
         return None if right else f"expected {self.expected!r}"
 
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One recording to put on S3."""
-
-    key: str
-    content: bytes
+    def problem_of_error(self, code: str, message: str) -> str | None:
+        """Return what is wrong with that error, None where it is the one that must come."""
+        if not self.refusal:
+            return f"{code}: {message}"
+        return None if code == self.refusal else f"expected {self.refusal}, got {code}"
 
 
-def answer_of(result: Result) -> str:
-    """Return the text of an answer."""
-    output = result.result or {}
+def answer_of(output: Mapping[str, Any]) -> str:
+    """Return the answer in a task's output as one text."""
+    if "labels" in output:
+        return str(output["labels"][0]["label"])
+    if "pages" in output:
+        return "\n\n".join(page["text"] for page in output["pages"])
     return str(output.get("generated_text") or output.get("text") or "").strip()
 
 
-def uploads() -> list[Upload]:
-    """Return two real recordings, each in four formats, rates and channel counts, and one that is corrupt."""
-    files = [
-        Upload(
-            _key(recording, file_format, rate), encoded(recording, file_format, rate=rate, channels=channels)
-        )
-        for recording in librivox_recordings()
-        for file_format, rate, channels in RECORDING_FORMATS
+@dataclass(slots=True)
+class Plan:
+    """All cases, and the files that must lie on S3 for them."""
+
+    bucket: str
+    cases: list[Case] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Key -> content."""
+
+    def put(self, name: str, content: bytes) -> str:
+        """Take in a file and return its address."""
+        key = f"{_FOLDER}/{name}"
+        self.files[key] = content
+        return self.address(name)
+
+    def address(self, name: str) -> str:
+        """Return the address of a file on S3, there or not."""
+        return f"s3://{self.bucket}/{_FOLDER}/{name}"
+
+
+def planned(bucket: str) -> Plan:
+    """Return 36 requests that can be answered and 4 that must be refused, the tasks mixed."""
+    plan = Plan(bucket)
+    groups = [
+        [_text(f"text-{number}", *question) for number, question in enumerate(QUESTIONS.items())],
+        [_ollama(f"ollama-{number}", *question) for number, question in enumerate(OLLAMA_QUESTIONS.items())],
+        [_on_s3(plan, "asr", SPEECH, "audio", one, language="en") for one in media.recordings()],
+        [_on_s3(plan, "vlm", DRAWINGS, "image", one, max_new_tokens=8) for one in media.drawings()],
+        [_on_s3(plan, "ocr", PAGES, "image", one) for one in media.scans()],
+        [_on_s3(plan, "audio-classification", SOUNDS, "audio", one) for one in media.sounds()],
+        [_on_s3(plan, "video-analysis", CLIPS, "video", one) for one in media.clips()],
+        _documents(plan),
+        [*_over_http(), _from_python()],
+        _refused(plan),
     ]
-    return [*files, Upload("demo/corrupt.wav", b"RIFF\x24\x00\x00\x00WAVEfmt nothing that could be played")]
+    plan.cases = list(_in_turn(groups))
+    return plan
 
 
-def cases(bucket: str) -> list[Case]:
-    """Return 20 requests that can be answered and 4 that must be refused, mixed."""
-    text = [
-        _text(f"text-{number}", question, answer)
-        for number, (question, answer) in enumerate(QUESTIONS.items())
-    ]
-    speech = [
-        _speech(f"speech-{key}", bucket, key, recording.transcript)
-        for recording in librivox_recordings()
-        for key in (_key(recording, file_format, rate) for file_format, rate, _ in RECORDING_FORMATS)
-    ]
-    refused = [
-        _speech("corrupt-audio", bucket, "demo/corrupt.wav", refusal="MEDIA_CORRUPT"),
-        _text("unknown-model", "Is anybody there?", model="no-such-model", refusal="UNKNOWN_MODEL"),
-        _speech("missing-key", bucket, "demo/not-there.flac", refusal="MEDIA_NOT_FOUND"),
-        Case("text-generation", "", "bytes that are no JSON", b"\x89PNG\r\n\x1a\n", refusal="UNDECODABLE"),
-    ]
-    mixed: list[Case] = []
-    while text or speech or refused:
-        for group, count in ((text, 3), (speech, 2), (refused, 1)):
-            mixed += group[:count]
-            del group[:count]
-    return mixed
-
-
-def _key(recording: Recording, file_format: str, rate: int) -> str:
-    return f"demo/{recording.path.stem}-{rate}.{file_format.lower()}"
-
-
-def _text(
-    identity: str, question: str, expected: str = "", *, model: str = TEXT_MODEL, refusal: str = ""
-) -> Case:
+def _text(identity: str, question: str, expected: str = "", **fields: Any) -> Case:
     request = Request(
         task="text-generation",
-        engine="transformers",
-        model_name=model,
+        engine=fields.get("engine", "transformers"),
+        model_name=fields.get("model", TEXT),
         data={"inputs": question},
         options={"max_new_tokens": 24, "do_sample": False},
         id=identity,
     )
-    return Case(request.task, model, question, encode(request), identity, expected, refusal)
+    return Case(request, question, expected, fields.get("refusal", ""), fields.get("way", "kafka"))
 
 
-def _speech(identity: str, bucket: str, key: str, expected: str = "", *, refusal: str = "") -> Case:
-    data: dict[str, Any] = {"audio": f"s3://{bucket}/{key}"}
-    request = Request(
-        task="asr",
+def _ollama(identity: str, question: str, expected: str, **fields: Any) -> Case:
+    return _text(identity, question, expected, engine="ollama", model=OLLAMA_TEXT, **fields)
+
+
+def _media_request(task: str, model: str, name: str, data: dict[str, Any], **options: Any) -> Request:
+    return Request(
+        task=task,
         engine="transformers",
-        model_name=SPEECH_MODEL,
+        model_name=model,
         data=data,
-        options={"language": "en"},
-        id=identity,
+        options=options,
+        id=f"{task}-{name}",
     )
-    return Case(request.task, SPEECH_MODEL, key, encode(request), identity, expected, refusal)
+
+
+def _on_s3(plan: Plan, task: str, model: str, data_field: str, medium: Medium, **options: Any) -> Case:
+    data = {data_field: plan.put(medium.name, medium.content)}
+    if medium.question:
+        data["prompt"] = medium.question
+    request = _media_request(task, model, medium.name, data, **options)
+    shown = f"{medium.name}: {medium.question}" if medium.question else medium.name
+    return Case(request, shown, medium.shows)
+
+
+def _documents(plan: Plan) -> list[Case]:
+    """Return a PDF as a whole, and its scanned page alone."""
+    letter = media.letter()
+    whole = _on_s3(plan, "document-analysis", PAGES, "document", letter)
+    data = {**whole.request.data, "pages": [2]}
+    one_page = _media_request("document-analysis", PAGES, f"{letter.name}-2", data)
+    return [whole, Case(one_page, f"{letter.name}, page 2", letter.shows.split("\n\n")[1])]
+
+
+def _over_http() -> list[Case]:
+    """Return a file that comes along with its request, and a request in JSON."""
+    sound = media.sounds()[-1]
+    upload = _media_request("audio-classification", SOUNDS, f"upload-{sound.name}", {})
+    return [
+        Case(upload, f"{sound.name}, uploaded over HTTP", sound.shows, way="http", upload=sound),
+        _text("text-http", *HTTP_QUESTION, way="http"),
+    ]
+
+
+def _from_python() -> Case:
+    question, answer = next(iter(OLLAMA_QUESTIONS.items()))
+    return _ollama("ollama-python", question, answer, way="python")
+
+
+def _refused(plan: Plan) -> list[Case]:
+    corrupt = Medium("corrupt.wav", _CORRUPT_SOUND, "")
+    missing = _media_request("asr", SPEECH, "missing", {"audio": plan.address("not-there.flac")})
+    undecodable = Request(task="text-generation", engine="transformers", model_name=TEXT, data={})
+    return [
+        Case(_on_s3(plan, "asr", SPEECH, "audio", corrupt).request, corrupt.name, refusal="MEDIA_CORRUPT"),
+        _text(
+            "unknown-model", "a model that nobody registered", model="no-such-model", refusal="UNKNOWN_MODEL"
+        ),
+        Case(missing, "not-there.flac", refusal="MEDIA_NOT_FOUND"),
+        Case(undecodable, "bytes that are no JSON", refusal="UNDECODABLE", raw=_NO_JSON),
+    ]
+
+
+def _in_turn(groups: Iterable[list[Case]]) -> Iterable[Case]:
+    """Yield one case of each group in turn, so that no task waits for another one's last."""
+    waiting = [list(group) for group in groups]
+    while waiting := [group for group in waiting if group]:
+        for group in waiting:
+            yield group.pop(0)

@@ -51,6 +51,7 @@ def up(
 
     from deploy.models import prepare
     from deploy.models.progress_bars import progress_bars
+    from streams.local_models import LocalModel
     from streams.local_platform import LocalPlatform
     from streams.local_status import StatusLines
 
@@ -59,10 +60,12 @@ def up(
     with _sigterm_like_ctrl_c():
         with progress_bars(console) as report:
             folders = {name: prepare(name, progress=report) for name in names}
-        with StatusLines(console) as lines, LocalPlatform(directory, on_status=lines.show) as platform:
-            for name, folder in folders.items():
-                lines.note(f"registering {name} …")
-                platform.register_model(name, folder)
+        models = [LocalModel.prepared(name, folder) for name, folder in folders.items()]
+        warm = {"worker": {"warm": names}}  # else the first request waits for torch to be imported
+        with (
+            StatusLines(console) as lines,
+            LocalPlatform(directory, models=models, overrides=warm, on_status=lines.show) as platform,
+        ):
             lines.note(_how_to_send(platform, names))
             with contextlib.suppress(KeyboardInterrupt):
                 platform.wait()
