@@ -130,7 +130,6 @@ class InferenceManager:
             runner = self.engines.get(engine)
             check_engine(runner, engine, task)
             checked = validate_options(options, task_options=handler.options, engine=engine)
-            check_texts("options", checked)
             version = self._swaps.resolve(model_name)
             check_tags(version.model, task=task, engine=engine)
             return Prepared(task, engine, version.model, handler, {}, checked, runner, claim=version.claim)
@@ -144,7 +143,6 @@ class InferenceManager:
         started = time.perf_counter()
         with only_inference_errors("preprocess", prepared.task):
             check_data(data)
-            check_texts("data", data)
             prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
         prepared.timings["preprocess"] = time.perf_counter() - started
 
@@ -162,14 +160,8 @@ class InferenceManager:
         Raises:
             InferenceError: any kind of handlers.errors but those of running a model; nothing else.
         """
-        check_data(data)
-        prepared = self.admit(task=task, engine=engine, model_name=model_name, options=options)
-        started = time.perf_counter()
-        with only_inference_errors("fetch", task):
-            here = self._media.resolve(data, prepared.handler.media_fields)
-        prepared.timings["fetch"] = time.perf_counter() - started
-        self.preprocess(prepared, here)
-        return prepared
+        admitted = self._admitted(task=task, engine=engine, model_name=model_name, data=data, options=options)
+        return self._with_inputs(admitted, data)
 
     def execute(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run requests of one `batch_key` together; one outcome per request, in order. Never raises.
@@ -230,10 +222,11 @@ class InferenceManager:
         output: dict[str, Any] | None = None
         failure: InferenceError | None = None
         try:
-            prepared = self.prepare(
+            admitted = self._admitted(
                 task=task, engine=engine, model_name=model_name, data=data, options=options
             )
-            about.update(model_version=prepared.model.version, timings=prepared.timings)
+            about.update(model_version=admitted.model.version, timings=admitted.timings)
+            prepared = self._with_inputs(admitted, data)
             outcome = self.start(prepared).result() if prepared.is_continuous else self.execute([prepared])[0]
             if isinstance(outcome, InferenceError):
                 failure = outcome
@@ -253,6 +246,24 @@ class InferenceManager:
         if failure is not None:
             return failure_result(error=failure, **about)
         return success_result(result=output or {}, **about)
+
+    def _admitted(
+        self, *, task: str, engine: str, model_name: str, data: Any, options: Mapping[str, Any] | None
+    ) -> Prepared:
+        """Check all of a request that can be told before its media are here."""
+        check_data(data)
+        check_texts("data", data)  # of a request that came as JSON they are known to be right
+        check_texts("options", options)
+        return self.admit(task=task, engine=engine, model_name=model_name, options=options)
+
+    def _with_inputs(self, admitted: Prepared, data: dict[str, Any]) -> Prepared:
+        """Bring the media in `data` here, and return the request with the inputs that its handler makes of them."""
+        started = time.perf_counter()
+        with only_inference_errors("fetch", admitted.task):
+            here = self._media.resolve(data, admitted.handler.media_fields)
+        admitted.timings["fetch"] = time.perf_counter() - started
+        self.preprocess(admitted, here)
+        return admitted
 
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound, MediaTooLarge, MediaUnavailable
+from handlers.errors import (
+    InferenceError,
+    InvalidInput,
+    MediaForbidden,
+    MediaNotFound,
+    MediaTooLarge,
+    MediaUnavailable,
+)
 from handlers.media import Media, decode_data_uri
 from handlers.settings import MediaSettings
 
@@ -76,7 +83,10 @@ class MediaValues:
                 f"{address.partition(':')[0]}:// addresses; pass bytes, a path or a data: URI, or send the "
                 "request to a worker"
             )
-        return self._fetch(address)
+        try:
+            return self._fetch(address)
+        except InferenceError as error:
+            raise type(error)(f"{name}: {error.message}") from error
 
     def _local(self, name: str, path: Path) -> Media:
         shown = _shown(str(path))
