@@ -83,9 +83,10 @@ class TransformersSettings(Section):
     threads: int | None = Field(
         default=None, gt=0, description="Threads of torch; default: cores - 1, at least 1."
     )
-    batching: Literal["in-flight", "micro"] = Field(
+    batching: Literal["in-flight", "continuous", "micro"] = Field(
         default="in-flight",
-        description="How text is generated: requests join the running batch, or run in small batches of their own.",
+        description="How text is generated: in-flight, requests join the running batch; continuous, by transformers' "
+        "own manager; micro, in small batches.",
     )
     max_rows: int = Field(
         default=32, gt=0, le=4096, description="Most texts of one model that grow together."

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,9 @@ class GenerationLoop(ABC):
     `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
     `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
     """
+
+    gradients: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
+    """How torch is told that nothing is to be learned."""
 
     def __init__(self, name: str, result_of: ResultOf, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
@@ -93,17 +97,21 @@ class GenerationLoop(ABC):
     def _failed(self, error: Exception) -> None:
         """Settle or put back every ticket taken off the queue; never raises."""
 
+    def _ended(self) -> None:
+        """Let go of what the subclass holds; the last call in the loop's thread."""
+
     @abstractmethod
     def _under_way(self) -> list[Ticket]:
         """Return the tickets taken off the queue and not yet settled."""
 
     def _run(self) -> None:
-        with torch.inference_mode():
+        with self.gradients():
             while self._wait_for_work():
                 try:
                     self._work()
                 except Exception as error:  # noqa: BLE001 - the subclass says what becomes of it
                     self._failed(error)
+            self._ended()
         with self._changed:
             left = [*self._under_way(), *self._waiting]
             self._waiting.clear()

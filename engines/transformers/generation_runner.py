@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from engines.base import Emit
 from engines.settings import TransformersSettings
 from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
+from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.rolling.attention import use_grouped_attention
@@ -38,6 +39,14 @@ class Prompt:
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loops:
+    """Where a runner's requests go: those that write texts as they come, and those that search by beams."""
+
+    texts: GenerationLoop
+    beams: GenerationLoop
+
+
 class GenerationRunner(TaskRunner):
     """Generates text; each request keeps its own budget, sampling and stops.
 
@@ -57,7 +66,9 @@ class GenerationRunner(TaskRunner):
         self.ends = _end_tokens(own, tokenizer)
         model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.configure(TransformersSettings())
+        self._settings = TransformersSettings()
+        self._opening = threading.Lock()
+        self._opened: _Loops | None = None
 
     @abstractmethod
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
@@ -68,11 +79,8 @@ class GenerationRunner(TaskRunner):
         """
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Take the bounds on rows and memory from the settings; before the first request."""
-        self._limits = Limits(settings.max_rows, settings.kv_cache_bytes, settings.prefill_tokens)
-        self._rolls = settings.batching == "in-flight" and fits(self.model)
-        if self._rolls:
-            use_grouped_attention(self.model)
+        """Take from the settings how texts are batched, and the bounds on rows and memory."""
+        self._settings = settings
 
     def submit(
         self, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
@@ -84,10 +92,10 @@ class GenerationRunner(TaskRunner):
             InferenceError: permanent; this input or these options cannot be run.
         """
         row = self._row(inputs, options)
-        if options.get("num_beams", 1) > 1:
-            beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
-            return self._micro_batches.submit(row, emit, beams)
-        return (self._rolling if self._rolls else self._micro_batches).submit(row, emit)
+        if options.get("num_beams", 1) == 1:
+            return self._loops().texts.submit(row, emit)
+        beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
+        return self._loops().beams.submit(row, emit, beams)
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return what `submit` answers for each input."""
@@ -101,20 +109,33 @@ class GenerationRunner(TaskRunner):
 
     def close(self) -> None:
         """End the loops that were started; whoever still waits is told Cancelled."""
-        for name in ("_rolling", "_micro_batches"):
-            loop: GenerationLoop | None = vars(self).get(name)
-            if loop is not None:
+        with self._opening:
+            loops, self._opened = self._opened, None
+        if loops is not None:
+            for loop in {loops.texts, loops.beams}:
                 loop.close()
 
-    @cached_property
-    def _rolling(self) -> RollingLoop:
-        return RollingLoop(self.name, self.model, self._limits, self._result)
+    def _loops(self) -> _Loops:
+        """Return the loops, made with the first request; their threads start with what they are given."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
 
-    @cached_property
-    def _micro_batches(self) -> MicroBatchLoop:
-        return MicroBatchLoop(
-            self.name, self._limits.max_rows, self._result, generate=self._generate, search=self._search
-        )
+    def _open(self) -> _Loops:
+        settings = self._settings
+        limits = Limits(settings.max_rows, settings.kv_cache_bytes, settings.prefill_tokens)
+        run: dict[str, Any] = {"generate": self._generate, "search": self._search}
+        batching = settings.batching if fits(self.model) else "micro"
+        if batching == "continuous":
+            # Beams too: while the manager lives, the model's attention is the manager's.
+            continuous = ContinuousLoop(self.name, self.model, limits, self._result, **run)
+            return _Loops(continuous, continuous)
+        micro_batches = MicroBatchLoop(self.name, limits.max_rows, self._result, **run)
+        if batching == "micro":
+            return _Loops(micro_batches, micro_batches)
+        use_grouped_attention(self.model)
+        return _Loops(RollingLoop(self.name, self.model, limits, self._result), micro_batches)
 
     def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
         """Run `rows` to their ends together."""

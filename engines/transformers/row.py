@@ -37,7 +37,7 @@ class Row:
         self.picker = picker
         self.finish_reason: Literal["stop", "length", "cancelled"] | None = None
         self._tokenizer = tokenizer
-        self._ends = ends
+        self.ends = ends
         self._stop = tuple(stop)
 
     @property
@@ -49,7 +49,7 @@ class Row:
         """Take the next token; return whether the row is done. After that, further tokens are ignored."""
         if self.finish_reason is not None:
             return True
-        if token in self._ends:
+        if token in self.ends:
             self.finish_reason = "stop"
             return True
         self.tokens.append(token)
