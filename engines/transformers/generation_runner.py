@@ -25,7 +25,7 @@ from engines.transformers.rolling.loop import Limits, RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.sampling import Sampling, TokenPicker
-from handlers.errors import InferenceError, InvalidInput, InvalidOption
+from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption
 
 DEFAULT_NEW_TOKENS = 256
 BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
@@ -69,6 +69,7 @@ class GenerationRunner(TaskRunner):
         self._settings = TransformersSettings()
         self._opening = threading.Lock()
         self._opened: _Loops | None = None
+        self._closed = False
 
     @abstractmethod
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
@@ -110,14 +111,16 @@ class GenerationRunner(TaskRunner):
     def close(self) -> None:
         """End the loops that were started; whoever still waits is told Cancelled."""
         with self._opening:
-            loops, self._opened = self._opened, None
-        if loops is not None:
-            for loop in {loops.texts, loops.beams}:
+            self._closed = True
+        if self._opened is not None:
+            for loop in {self._opened.texts, self._opened.beams}:
                 loop.close()
 
     def _loops(self) -> _Loops:
         """Return the loops, made with the first request; their threads start with what they are given."""
         with self._opening:
+            if self._closed:
+                raise Cancelled(f"model {self.name} is being unloaded; send the request again")
             if self._opened is None:
                 self._opened = self._open()
             return self._opened
