@@ -70,3 +70,8 @@ def letter() -> bytes:
     return text_pdf(
         [[Line(72, 72, "Dear reader,"), Line(72, 100, "the total is 42.")], [Line(72, 72, "Page two")]]
     )
+
+
+def noise() -> bytes:
+    """Return bytes that are no medium of any kind."""
+    return b"nothing that could be decoded"
