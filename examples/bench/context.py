@@ -94,13 +94,13 @@ class Context:
         """Return how many rounds to run: what the command line says, one in a quick run, else `usual`."""
         return self._bench.rounds or (1 if self.is_quick else usual)
 
-    def turns(self, rounds: int) -> Callable[[str, int], None]:
-        """Return what moves the bar at every turn of `interleaved` with two sides and so many rounds."""
+    def turns(self, rounds: int, *, sides: int = 2) -> Callable[[str, int], None]:
+        """Return what moves the bar at every turn of `interleaved` with so many sides and rounds."""
         done = 0
 
         def on_turn(side: str, number: int) -> None:
             nonlocal done
-            self.report(f"round {number + 1} of {rounds}: {side}", done / (2 * rounds))
+            self.report(f"round {number + 1} of {rounds}: {side}", done / (sides * rounds))
             done += 1
 
         return on_turn

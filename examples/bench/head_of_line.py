@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 
 from examples.bench import timed
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Target, interleaved, percentile, ratios
@@ -56,25 +57,25 @@ async def _p95_ms(
 ) -> float:
     """Return the p95 of the short requests, which must all be answered, as must the slow one."""
     model, slow_model = MODELS[task]
-    slow_s = 2.0 if context.is_quick else SLOW_S
-    requests = {
-        f"short-{number}": timed.timed_request(f"short-{number}", task, model, SHORT_S)
-        for number in range(context.scaled(SHORT_REQUESTS, quick=30))
-    }
-    short = list(requests)
-    every = list(requests.items())
+    turn = uuid.uuid4().hex[:8]
+    slow, slow_s = f"{turn}-slow", 2.0 if context.is_quick else SLOW_S
+    short = [f"{turn}-{number}" for number in range(context.scaled(SHORT_REQUESTS, quick=30))]
+    every = [(identity, timed.timed_request(identity, task, model, SHORT_S)) for identity in short]
     if has_slow:
-        every.insert(_SLOW_COMES_AFTER, ("slow", timed.timed_request("slow", task, slow_model, slow_s)))
+        every.insert(_SLOW_COMES_AFTER, (slow, timed.timed_request(slow, task, slow_model, slow_s)))
     async with Stopwatch(
         site.settings.kafka, site.topics.requests(task), site.topics.results(task)
     ) as stopwatch:
-        warm = {name: timed.timed_request(name, task, name, 0.0) for name in {model, slow_model}}
+        warm = {
+            f"{turn}-{name}": timed.timed_request(f"{turn}-{name}", task, name, 0.0)
+            for name in {model, slow_model}
+        }
         await stopwatch.send_evenly(warm.items(), rate_per_s=RATE_PER_S)
         await stopwatch.answered(warm)
         await stopwatch.send_evenly(every, rate_per_s=RATE_PER_S)
         taken = [answer.ms for answer in await stopwatch.answered(short)]
         if has_slow:
-            await stopwatch.answered(["slow"])
+            await stopwatch.answered([slow])
     taken_ms.setdefault(_label(task, has_slow), []).extend(taken)
     return percentile(taken, 95)
 

@@ -47,7 +47,7 @@ async def run(context: Context) -> Measurement:
         with WorkerProcess(site) as worker:
             await worker.started()
             await stopwatch.send(*_request(0))
-            await stopwatch.answered([_request(0)[0]])
+            await stopwatch.answered([_request(0)[0]])  # it waits for the model, as no later one should
             total = int((count + 1) * BETWEEN_FLIPS_S * RATE_PER_S)
             sending = asyncio.create_task(
                 stopwatch.send_evenly(map(_request, range(1, total)), rate_per_s=RATE_PER_S)
@@ -57,7 +57,7 @@ async def run(context: Context) -> Measurement:
                 await asyncio.sleep(BETWEEN_FLIPS_S)
                 flips.append(await asyncio.to_thread(_flip, models, versions[number % 2]))
             await sending
-            answers = await stopwatch.answered(_request(number)[0] for number in range(total))
+            answers = await stopwatch.answered(_request(number)[0] for number in range(1, total))
             worker.terminate()
     failed = [answer for answer in answers if not json.loads(answer.value)["success"]]
     wrong = [answer for answer in answers if answer not in failed and is_wrong(answer, flips)]

@@ -26,16 +26,19 @@ class Done:
 
     @property
     def is_met(self) -> bool:
-        """Whether every target is reached."""
-        figures = self.measurement.figures
-        return all(target.is_met(figures[target.figure].median) for target in self.benchmark.targets)
+        """Whether every target is reached of which there is a figure."""
+        return all(target.is_met(spread.median) for target, spread in self.judged if spread is not None)
+
+    @property
+    def judged(self) -> list[tuple[Target, Spread | None]]:
+        """The targets with what was measured; None where that could not be: its baseline is not installed."""
+        return [(target, self.measurement.figures.get(target.figure)) for target in self.benchmark.targets]
 
     @property
     def closing_line(self) -> str:
         """`NAME value=... target=... ok|short`; several figures stand in the order of their targets, with slashes."""
-        targets = self.benchmark.targets
-        values = "/".join(_number(self.measurement.figures[target.figure].median) for target in targets)
-        bounds = "/".join(map(str, targets))
+        values = "/".join(_number(spread.median) if spread else "-" for _, spread in self.judged)
+        bounds = "/".join(str(target) for target, _ in self.judged)
         return f"{self.benchmark.name} value={values} target={bounds} {'ok' if self.is_met else 'short'}"
 
 
@@ -46,8 +49,11 @@ def table_of(runs: Sequence[Done]) -> Table:
         table.add_column(heading, justify="right" if heading in ("value", "target") else "left", no_wrap=True)
     for done in runs:
         name = done.benchmark.name
-        for target in done.benchmark.targets:
-            spread = done.measurement.figures[target.figure]
+        for target, spread in done.judged:
+            if spread is None:
+                table.add_row(name, target.figure, "-", "not measured", _bound(target), "")
+                name = ""
+                continue
             is_met = target.is_met(spread.median)
             mark = Text("ok", "green") if is_met else Text("short", "bold yellow")
             value = Text(_with_unit(spread.median, target), "bold")
@@ -61,9 +67,9 @@ def markdown_of(runs: Sequence[Done], machine: dict[str, Any]) -> str:
     lines = ["| benchmark | what | value | target | |", "|---|---|---|---|---|"]
     for done in runs:
         values, bounds = [], []
-        for target in done.benchmark.targets:
+        for target, spread in done.judged:
             figure = f"{target.figure} " if len(done.benchmark.targets) > 1 else ""
-            values.append(figure + _with_unit(done.measurement.figures[target.figure].median, target))
+            values.append(figure + (_with_unit(spread.median, target) if spread else "-"))
             bounds.append(_bound(target))
         verdict = "ok" if done.is_met else "short"
         cells = (done.benchmark.name, done.benchmark.what, ", ".join(values), ", ".join(bounds), verdict)
@@ -80,12 +86,13 @@ def write_json(done: Done, machine: dict[str, Any], directory: Path) -> Path:
         "met": done.is_met,
         "figures": {
             target.figure: {
-                **asdict(measurement.figures[target.figure]),
+                **asdict(spread),
                 "target": str(target),
                 "unit": target.unit,
-                "met": target.is_met(measurement.figures[target.figure].median),
+                "met": target.is_met(spread.median),
             }
-            for target in benchmark.targets
+            for target, spread in done.judged
+            if spread is not None
         },
         "notes": list(measurement.notes),
         "details": dict(measurement.details),

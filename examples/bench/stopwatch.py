@@ -88,4 +88,6 @@ class Stopwatch:
             came_at = time.monotonic()
             assert record.value is not None
             identity = json.loads(record.value)["id"]
-            self.answers[identity] = Answered(self._sent_at[identity], came_at, record.value)
+            # What another client sent before this one came is none of ours.
+            if identity in self._sent_at:
+                self.answers[identity] = Answered(self._sent_at[identity], came_at, record.value)

@@ -11,6 +11,8 @@ MODULES = {
     "stream-latency": "examples.bench.stream_latency",
     "generation-burst": "examples.bench.generation_burst",
     "generation-poisson": "examples.bench.generation_poisson",
+    "generation-vs-hf": "examples.bench.generation_vs_hf",
+    "asr-share": "examples.bench.asr_share",
     "pipeline-share": "examples.bench.pipeline_share",
     "head-of-line": "examples.bench.head_of_line",
     "cache": "examples.bench.cache",
