@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 from deploy.local import LocalStack
 from deploy.local.ollama import MODEL as OLLAMA_MODEL
 from deploy.local.ollama import Ollama
-from deploy.models import CATALOGUE, prepare
+from deploy.models import prepare
 from engines.inference import InferenceManager
 from engines.models import ModelManager
 from engines.settings import EngineSettings
@@ -26,6 +27,7 @@ from tests.integration.worker_process import PATIENCE_S, Record, Site, WorkerPro
 from tests.models.audio import WEIGHTS as AUDIO_WEIGHTS
 from tests.models.video import WEIGHTS as VIDEO_WEIGHTS
 from tests.models.vlm import WEIGHTS as VLM_WEIGHTS
+from tests.unit.engines.tiny_models import save_llama
 
 TIMES = {"load_s", "prompt_eval_s", "eval_s", "total_s"}
 """What metadata say of how long it took, which differs from one time to the next."""
@@ -44,14 +46,14 @@ UPLOADS: dict[str, Callable[[], bytes]] = {
 CASES: dict[str, dict[str, Any]] = {
     "text-generation": {
         "task": "text-generation",
-        "model_name": "smollm2-135m-instruct",
-        "data": {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        "model_name": "parity-text",
+        "data": {"messages": [{"role": "user", "content": "a b c"}]},
         "options": {"max_new_tokens": 8},
     },
     "text-generation, sampled": {
         "task": "text-generation",
-        "model_name": "smollm2-135m-instruct",
-        "data": {"inputs": "Name a colour. 世界 🙂"},
+        "model_name": "parity-text",
+        "data": {"inputs": "x y z 世界 🙂"},
         "options": {"max_new_tokens": 8, "do_sample": True, "temperature": 0.9, "seed": 7},
     },
     "text-generation, ollama": {
@@ -68,11 +70,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "asr": {
         "task": "asr",
-        "model_name": "whisper-tiny.en",
+        "model_name": "parity-speech",
         "data": {"audio": "speech.flac"},
         "options": {"timestamps": "word"},
     },
-    "ocr": {"task": "ocr", "model_name": "pp-ocrv5-mobile", "data": {"image": "sign.png"}},
+    "ocr": {"task": "ocr", "model_name": "parity-reader", "data": {"image": "sign.png"}},
     "audio-classification": {
         "task": "audio-classification",
         "model_name": "parity-audio",
@@ -92,7 +94,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "document-analysis": {
         "task": "document-analysis",
-        "model_name": "pp-ocrv5-mobile",
+        "model_name": "parity-reader",
         "data": {"document": "letter.pdf"},
     },
     "document-analysis, a question": {
@@ -102,17 +104,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 REFUSED: dict[str, dict[str, Any]] = {
-    "INVALID_INPUT": {"task": "ocr", "model_name": "pp-ocrv5-mobile", "data": {"prompt": "Read."}},
+    "INVALID_INPUT": {"task": "ocr", "model_name": "parity-reader", "data": {"prompt": "Read."}},
     "INVALID_OPTION": {
         "task": "text-generation",
-        "model_name": "smollm2-135m-instruct",
+        "model_name": "parity-text",
         "data": {"inputs": "Hello"},
         "options": {"temperature": 99},
     },
     "UNKNOWN_ENGINE": {"task": "vlm", "engine": "steam", "model_name": "parity-vlm", "data": {}},
     "UNKNOWN_MODEL": {"task": "vlm", "model_name": "nobody", "data": {"image": "sign.png", "prompt": "Hi"}},
     "MODEL_MISMATCH": {"task": "asr", "model_name": "parity-vlm", "data": {"audio": "speech.flac"}},
-    "MEDIA_NOT_FOUND": {"task": "ocr", "model_name": "pp-ocrv5-mobile", "data": {"image": "not-there.png"}},
+    "MEDIA_NOT_FOUND": {"task": "ocr", "model_name": "parity-reader", "data": {"image": "not-there.png"}},
     "MEDIA_CORRUPT": {
         "task": "vlm",
         "model_name": "parity-vlm",
@@ -120,7 +122,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "MEDIA_FORBIDDEN": {
         "task": "ocr",
-        "model_name": "pp-ocrv5-mobile",
+        "model_name": "parity-reader",
         "data": {"image": "https://example.com/image.png"},
     },
 }
@@ -156,17 +158,23 @@ async def asked_three_ways(
 
 
 @pytest.fixture(scope="module")
-def models(model_manager: ModelManager, real_models: None, ollama_server: Ollama) -> None:
-    """Every model of the cases, registered."""
-    tiny_vlm = {"task": "vlm,video-analysis,document-analysis"}
-    for name, folder, tags in (
-        ("pp-ocrv5-mobile", prepare("pp-ocrv5-mobile"), CATALOGUE["pp-ocrv5-mobile"].tags),
-        ("parity-vlm", VLM_WEIGHTS, tiny_vlm),
-        ("parity-audio", AUDIO_WEIGHTS, {"task": "audio-classification"}),
-        ("parity-video", VIDEO_WEIGHTS, {"task": "video-analysis"}),
+def models(
+    model_manager: ModelManager,
+    whisper_tiny_path: Path,
+    ollama_server: Ollama,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Every model of the cases, registered; the writer's weights are random, so that it is small."""
+    for name, folder, task in (
+        ("parity-text", save_llama(tmp_path_factory.mktemp("llama")), "text-generation"),
+        ("parity-vlm", VLM_WEIGHTS, "vlm,video-analysis,document-analysis"),
+        ("parity-speech", whisper_tiny_path, "asr"),
+        ("parity-reader", prepare("pp-ocrv5-mobile"), "ocr,document-analysis"),
+        ("parity-audio", AUDIO_WEIGHTS, "audio-classification"),
+        ("parity-video", VIDEO_WEIGHTS, "video-analysis"),
     ):
         model_manager.register_model_to_mlflow(
-            model_name=name, model_source="huggingface", model_path=str(folder), tags=tags
+            model_name=name, model_source="huggingface", model_path=str(folder), tags={"task": task}
         )
     model_manager.register_model_to_mlflow(
         model_name="parity-ollama",
