@@ -29,7 +29,7 @@ async def run(context: Context) -> Measurement:
     taken_ms: dict[str, list[float]] = {}
     site = context.site(
         kafka={"partitions": 1},
-        worker={"plugins": ["examples.bench.timed"], "tasks": list(timed.TASKS), "max_in_flight": 256},
+        worker={"plugins": ["examples.bench.plugins"], "tasks": list(timed.TASKS), "max_in_flight": 256},
         logging={"level": "WARNING"},
     )
     await site.create_topics(timed.TASKS)

@@ -37,7 +37,7 @@ async def run(context: Context) -> Measurement:
     count = context.scaled(FLIPS, quick=1)
     site = context.site(
         mlflow={"alias_poll_s": POLL_S},
-        worker={"plugins": ["examples.bench.timed"], "tasks": list(timed.TASKS)},
+        worker={"plugins": ["examples.bench.plugins"], "tasks": list(timed.TASKS)},
         logging={"level": "WARNING"},
     )
     await site.create_topics(timed.TASKS)

@@ -13,6 +13,7 @@ from examples.bench.context import Context
 from examples.bench.kafka_load import fill, until_committed
 from examples.bench.media_store import upload
 from examples.bench.tiny_models import AUDIO_TASK, AUDIO_WEIGHTS, sound_files
+from handlers.registry import model_registry
 from streams.messages import Request, encode
 from tests.integration.worker_process import Site, WorkerProcess
 
@@ -30,7 +31,7 @@ async def run(context: Context) -> Measurement:
     context.register(noop.NAME, noop.TAGS)
     context.register(MODEL, {"task": AUDIO_TASK, "engine": "transformers"}, AUDIO_WEIGHTS)
     site = context.site(
-        worker={"plugins": ["examples.bench.noop"], "tasks": [noop.NAME, AUDIO_TASK]},
+        worker={"plugins": ["examples.bench.plugins"], "tasks": [noop.NAME, AUDIO_TASK]},
         transformers={"threads": 1, "device": "cpu"},
         logging={"level": "WARNING"},
     )
@@ -78,9 +79,7 @@ async def _idle_mb(context: Context) -> float:
     """Return what a worker of every built-in task holds once it has joined its group."""
     context.report("an idle worker", 0.0)
     site = context.site(logging={"level": "WARNING"})
-    from handlers import model_registry
-
-    await site.create_topics([task for task in model_registry.tasks() if task != noop.NAME])
+    await site.create_topics(model_registry.tasks())
     with WorkerProcess(site) as worker:
         await worker.started()
         await asyncio.sleep(_SETTLING_S)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.base import BaseEngine
-from engines.registry import register_engine
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
-from handlers.registry import model_registry
 from streams.messages import Request, encode
 
 NAME = "noop"
@@ -68,7 +66,3 @@ def noop_request(number: int) -> bytes:
             },
         )
     )
-
-
-model_registry.register_handler_manually(NAME, NAME, NoopHandler)
-register_engine(NAME, NoopEngine)

@@ -41,7 +41,7 @@ def site_of(context: Context) -> Site:
     """Return a site with one partition whose worker has the no-op engine."""
     return context.site(
         kafka={"partitions": 1},
-        worker={"plugins": ["examples.bench.noop"], "tasks": [noop.NAME]},
+        worker={"plugins": ["examples.bench.plugins"], "tasks": [noop.NAME]},
         logging={"level": "WARNING"},
     )
 

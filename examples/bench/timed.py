@@ -8,9 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from engines.base import BaseEngine, Emit
-from engines.registry import register_engine
 from handlers.base import BaseModelHandler
-from handlers.registry import model_registry
 from streams.messages import Request, encode
 
 ENGINE = "timed"
@@ -66,8 +64,3 @@ def timed_request(identity: str, task: str, model_name: str, seconds: float) -> 
     return encode(
         Request(task=task, engine=ENGINE, model_name=model_name, id=identity, data={"seconds": seconds})
     )
-
-
-for _task in TASKS:
-    model_registry.register_handler_manually(_task, _task, TimedHandler)
-register_engine(ENGINE, TimedEngine)
