@@ -56,7 +56,13 @@ _RANDOMNESS = (
     OptionSpec("seed", "integer", "Seed of sampling: the same seed gives the same answer.", 0, 2**63 - 1),
 )
 _SAMPLING = (
-    OptionSpec("max_length", "integer", "Most tokens of prompt and answer together; with ollama, of the answer.", 1, 1_000_000),
+    OptionSpec(
+        "max_length",
+        "integer",
+        "Most tokens of prompt and answer together; with ollama, of the answer.",
+        1,
+        1_000_000,
+    ),
     OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
     OptionSpec(
         "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
@@ -140,7 +146,7 @@ def validate_options(
         InvalidOption: permanent; says which names are unknown and the nearest known ones, which value is out
             of range and the range, which type is wrong and the right one, whose option it is.
     """
-    if options is None:
+    if options is None or options == {}:
         return {}
     if not isinstance(options, Mapping):
         raise InvalidOption(f"options must be an object of names and values; got {shown(options)}")

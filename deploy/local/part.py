@@ -85,13 +85,13 @@ class Part(ABC):
         """Return a command that must end well before the server starts, if one is needed."""
         return None
 
-    def prepare(self) -> None:  # noqa: B027 - optional, not forgotten
+    def prepare(self) -> None:
         """Write the files the server needs; called before each start."""
 
-    def on_healthy(self) -> None:  # noqa: B027 - optional, not forgotten
+    def on_healthy(self) -> None:
         """Put in place what the stack promises beyond a running server; called after each start."""
 
-    def clean_up(self) -> None:  # noqa: B027 - optional, not forgotten
+    def clean_up(self) -> None:
         """Remove what the server left outside its folder; called after each end of it."""
 
     def environment(self) -> dict[str, str]:

@@ -148,5 +148,5 @@ def test_a_model_registered_in_mlflow_answers_through_the_manager(
         blind = manager.infer(task="text-generation", engine="ollama", model_name=name, data={"inputs": 1})
         assert blind["error"]["code"] == "INVALID_INPUT"
     finally:
-        manager.engines.get("ollama").close()  # type: ignore[attr-defined]
+        manager.engines.get("ollama").close()
         manager.close()
