@@ -130,7 +130,7 @@ def _text(identity: str, question: str, expected: str = "", **fields: Any) -> Ca
         engine=fields.get("engine", "transformers"),
         model_name=fields.get("model", TEXT),
         data={"inputs": question},
-        options={"max_new_tokens": 24, "do_sample": False},
+        options={"max_new_tokens": 16, "do_sample": False},
         id=identity,
     )
     return Case(request, question, expected, fields.get("refusal", ""), fields.get("way", "kafka"))
