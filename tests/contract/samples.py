@@ -58,9 +58,9 @@ def drawing_on_video() -> bytes:
 
 @cache
 def sign() -> bytes:
-    """Return a picture of the words INVOICE 4711, as PNG."""
+    """Return a picture of two lines, INVOICE and Total: 42, as PNG."""
     file = io.BytesIO()
-    picture([Line(20, 20, "INVOICE 4711", 32)], size=(320, 80)).save(file, "PNG")
+    picture([Line(20, 20, "INVOICE", 32), Line(20, 80, "Total: 42", 32)], size=(320, 140)).save(file, "PNG")
     return file.getvalue()
 
 
