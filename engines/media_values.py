@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -69,7 +70,8 @@ class MediaValues:
             return value
         scheme, colon, _ = value[:16].partition(":")
         if colon and scheme.lower() == "data":
-            return decode_data_uri(value, max_bytes=self._settings.max_bytes)
+            with _at(name):
+                return decode_data_uri(value, max_bytes=self._settings.max_bytes)
         if value.startswith("file://"):
             return self._local(name, Path(unquote(urlsplit(value).path)))
         if "://" in value[:16]:
@@ -83,10 +85,8 @@ class MediaValues:
                 f"{address.partition(':')[0]}:// addresses; pass bytes, a path or a data: URI, or send the "
                 "request to a worker"
             )
-        try:
+        with _at(name):
             return self._fetch(address)
-        except InferenceError as error:
-            raise type(error)(f"{name}: {error.message}") from error
 
     def _local(self, name: str, path: Path) -> Media:
         shown = _shown(str(path))
@@ -121,6 +121,15 @@ class MediaValues:
     def _check_size(self, name: str, size: int) -> None:
         if size > self._settings.max_bytes:
             raise MediaTooLarge(f"{name} has {size} bytes; media.max_bytes allows {self._settings.max_bytes}")
+
+
+@contextmanager
+def _at(name: str) -> Iterator[None]:
+    """Begin the message of an error with the place it is about."""
+    try:
+        yield
+    except InferenceError as error:
+        raise type(error)(f"{name}: {error.message}") from error
 
 
 _WAYS = "give an s3://bucket/key address, a data: URI or an existing file"

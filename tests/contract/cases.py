@@ -18,7 +18,7 @@ from tests.recordings import normalized
 Wrong = tuple[Any, ...]
 
 NOT_TEXT: Wrong = (42, True, 1.5, {"a": 1}, ["a"], "", "   ")
-NOT_MEDIA: Wrong = (42, True, 1.5, {"a": 1}, "no address", "ftp://host/file", [])
+NOT_MEDIA: Wrong = (42, True, 1.5, {"a": 1}, "no address", "ftp://host/file", "data:;base64,@", [])
 NOT_MESSAGES: Wrong = ("text", 42, {}, [], [42], [{"role": "user"}], [{"role": "king", "content": "Bow."}])
 NOT_PAGES: Wrong = (0, -1, True, 1.5, "last", [], [99], {"a": 1})
 

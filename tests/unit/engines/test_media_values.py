@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.media_values import MediaValues
-from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound, MediaTooLarge
+from handlers.errors import InvalidInput, MediaCorrupt, MediaForbidden, MediaNotFound, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
 
@@ -108,3 +108,13 @@ def test_a_text_that_can_be_no_path_is_refused_without_repeating_it_whole(value:
     with pytest.raises((InvalidInput, MediaNotFound)) as refusal:
         one(value, trust=True)
     assert len(refusal.value.message) < 400
+
+
+def test_what_cannot_be_fetched_or_decoded_is_named_by_its_place() -> None:
+    def refuse(address: str) -> Media:
+        raise MediaNotFound(f"{address} is not there")
+
+    with pytest.raises(MediaNotFound, match=r"^data\.audio\[1\]: s3://bucket/key is not there"):
+        one([b"sound", "s3://bucket/key"], fetch=refuse)
+    with pytest.raises(MediaCorrupt, match=r"^data\.audio: data:;base64,"):
+        one("data:;base64,@@@")
