@@ -26,7 +26,7 @@ class StatusLines:
         self._console = console
         self._statuses: dict[str, PartStatus] = {}
         self._note: RenderableType = ""
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
+        self._live: Live | None = None
 
     def show(self, status: PartStatus) -> None:
         """Take in a change of one part."""
@@ -42,12 +42,15 @@ class StatusLines:
 
     def pause(self) -> None:
         """Leave the lines as they are, so that something else may draw; `resume` goes on."""
-        if self._console.is_terminal:
+        if self._live is not None:
             self._live.stop()
+            self._live = None
 
     def resume(self) -> None:
         """Draw again after `pause`."""
-        if self._console.is_terminal:
+        if self._console.is_terminal and self._live is None:
+            # A new one, as one that was stopped would draw over what was printed since.
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=8)
             self._live.start()
 
     def __enter__(self) -> Self:

@@ -28,6 +28,7 @@ HTTP_QUESTION = ("What is the opposite of hot?", "cold")
 _CORRUPT_SOUND = b"RIFF\x24\x00\x00\x00WAVEfmt nothing that could be played"
 _NO_JSON = b"\x89PNG\r\n\x1a\n"
 _FOLDER = "demo"
+_MARKS = {"kafka": "", "http": " (over HTTP)", "python": " (from Python)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ def _text(identity: str, question: str, expected: str = "", **fields: Any) -> Ca
         options={"max_new_tokens": 16, "do_sample": False},
         id=identity,
     )
-    return Case(request, question, expected, fields.get("refusal", ""), fields.get("way", "kafka"))
+    way = fields.get("way", "kafka")
+    return Case(request, question + _MARKS[way], expected, fields.get("refusal", ""), way)
 
 
 def _ollama(identity: str, question: str, expected: str, **fields: Any) -> Case:
@@ -174,7 +176,7 @@ def _over_http() -> list[Case]:
     sound = media.sounds()[-1]
     upload = _media_request("audio-classification", SOUNDS, f"upload-{sound.name}", {})
     return [
-        Case(upload, f"{sound.name}, uploaded over HTTP", sound.shows, way="http", upload=sound),
+        Case(upload, f"{sound.name} (uploaded over HTTP)", sound.shows, way="http", upload=sound),
         _text("text-http", *HTTP_QUESTION, way="http"),
     ]
 
