@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 GPU_SHARE = 0.9
 """The share of a GPU's memory that models may take where no setting says otherwise; the rest is for running."""
@@ -40,5 +45,13 @@ class MemoryBudget:
         if self._max_gpu_bytes is not None:
             return self._max_gpu_bytes
         if place not in self._limits:
-            self._limits[place] = int(self._size_of(place) * GPU_SHARE)
+            self._limits[place] = self._share_of(place)
         return self._limits[place]
+
+    def _share_of(self, place: str) -> int:
+        try:
+            return int(self._size_of(place) * GPU_SHARE)
+        except Exception:
+            # An engine may run on a GPU that torch does not see, or without torch: then only the count bounds it.
+            log.warning("gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True)
+            return sys.maxsize

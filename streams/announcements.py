@@ -41,7 +41,7 @@ class Announcements:
         self._news.put_nowait(self._event(kind, details=dict(details)))
 
     def model(self, kind: str, model: ResolvedModel, details: Mapping[str, Any]) -> None:
-        """Tell that a model was loaded or evicted; a `ModelListener`."""
+        """Tell that a model was loaded, evicted or swapped for a newer version; a `ModelListener`."""
         about = dict(details)
         event = self._event(
             kind,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from engines.memory_budget import MemoryBudget
+from engines.memory_budget import MemoryBudget, gpu_bytes
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,19 @@ def test_a_setting_for_gpus_spares_asking_them() -> None:
         raise AssertionError(device)
 
     assert MemoryBudget(5, 7, size_of).limit("cuda:1") == 7
+
+
+def test_a_gpu_that_cannot_be_asked_has_no_limit() -> None:
+    def size_of(device: str) -> int:
+        raise RuntimeError("no such device")
+
+    assert MemoryBudget(5, size_of=size_of).limit("cuda:7") == sys.maxsize
+
+
+def test_the_size_of_a_real_gpu_is_that_of_its_memory() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError)):
+            gpu_bytes("cuda:0")
+        return
+    assert gpu_bytes("cuda:0") == torch.cuda.mem_get_info(0)[1]

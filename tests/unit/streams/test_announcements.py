@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from engines.resolved_model import ResolvedModel
 from streams.announcements import Announcements
-from streams.messages import MetricsEvent
+from streams.messages import MetricsEvent, decode_event, encode
 from streams.publishing import Publisher
 
 MODEL = ResolvedModel("whisper", "3", "s3://bucket/whisper")
@@ -44,6 +44,23 @@ async def test_models_loaded_in_other_threads_are_told_of_once_there_is_a_publis
     assert (loaded.model_name, loaded.model_version) == ("whisper", "3")
     assert loaded.details == {"seconds": 1.5, "bytes": 10}
     assert (started.kind, started.details) == ("worker_started", {"tasks": ["asr"]})
+    await announcements.close()
+
+
+async def test_a_swap_is_told_with_what_was_before_and_a_failed_one_with_its_error() -> None:
+    announcements, events = Announcements("worker-1"), Events()
+    announcements.publish_to(events)
+    about = {"engine": "transformers", "task": "asr", "name": "whisper@live"}
+    announcements.model("model_swapped", MODEL, {**about, "previous_version": "2", "seconds": 1.5})
+    failure = {"current_version": "2", "error_code": "MODEL_LOAD_FAILED", "error": "no", "retry_in_s": 5.0}
+    announcements.model("model_swap_failed", MODEL, {**about, **failure})
+    await asyncio.sleep(0)  # they come by way of the loop, as from any thread
+    await announcements.flush()
+    swapped, failed = (decode_event(encode(event)) for event in events.events)
+    assert (swapped.kind, swapped.model_name, swapped.model_version) == ("model_swapped", "whisper", "3")
+    assert swapped.details == {"name": "whisper@live", "previous_version": "2", "seconds": 1.5}
+    assert (failed.kind, failed.task, failed.engine) == ("model_swap_failed", "asr", "transformers")
+    assert failed.details == {"name": "whisper@live", **failure}
     await announcements.close()
 
 
