@@ -154,7 +154,9 @@ def test_an_engine_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path)
     engines = EngineRegistry(EngineSettings(ollama=OllamaSettings(auto_pull=False)))
     engines.register("ollama", cannot)
     models = ModelManager(EngineSettings().mlflow, CacheSettings(directory=tmp_path))
-    health = health_report(HealthProbes(20), models=models, engines=engines, cache=ModelCache(1, MemoryBudget(1)))
+    health = health_report(
+        HealthProbes(20), models=models, engines=engines, cache=ModelCache(1, MemoryBudget(1))
+    )
     assert health["components"]["engines"]["engines"]["ollama"] == {
         "status": "error",
         "error": "engine ollama cannot be made here: no module named httpx",
