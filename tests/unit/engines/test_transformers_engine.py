@@ -76,6 +76,11 @@ def test_model_bytes_are_those_of_the_weights(engine: TransformersEngine, llama:
     assert engine.model_bytes(runner) == pytest.approx(on_disk, rel=0.2)
 
 
+def test_a_model_says_which_device_it_is_on(engine: TransformersEngine, llama: Path) -> None:
+    runner = engine.load_model("tiny", task="text-generation", path=llama)
+    assert engine.model_device(runner) == str(next(runner.model.parameters()).device)
+
+
 def test_every_task_that_is_supported_has_a_runner(engine: TransformersEngine) -> None:
     assert engine.supported_tasks == frozenset(RUNNERS)
 
