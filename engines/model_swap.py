@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -33,8 +34,7 @@ _LOOK_AGAIN_S = 0.1
 _CLOSE_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class InService:
+class InService(NamedTuple):
     """The version that answers a request, wholly; keep `claim` for as long as the request is under way."""
 
     model: ResolvedModel
@@ -76,7 +76,7 @@ class ModelSwaps:
     as soon as the registry names another. A name whose version is not in memory moves straight away.
 
     Names whose model is in memory are looked up again without requests too, so a change is followed within
-    twice `alias_poll_s` and the time that the load takes. Thread-safe; `resolve` blocks only as
+    `alias_poll_s` and the time that the load takes. Thread-safe; `resolve` blocks only as
     `ModelManager.resolve` does.
     """
 
@@ -322,7 +322,7 @@ class ModelSwaps:
     def _look_up(self, service: _Service) -> None:
         asked_after = self._changes
         try:
-            answer = self._models.resolve(service.name)
+            answer = self._models.renew(service.name)
         except InferenceError as error:
             log.debug("name_not_looked_up", name=service.name, error=error.message)
             return

@@ -18,7 +18,13 @@ from engines.model_files import ModelFiles
 from engines.model_registration import register
 from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from engines.settings import CacheSettings, MlflowSettings
-from handlers.errors import InferenceError, RegistryUnavailable, UnknownModel, as_inference_error
+from handlers.errors import (
+    InferenceError,
+    InvalidRequest,
+    RegistryUnavailable,
+    UnknownModel,
+    as_inference_error,
+)
 
 __all__ = ["ModelManager", "ResolvedModel"]
 
@@ -26,6 +32,10 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S = 1.0
 """How long a caller waits for news of a name whose last answer is at hand, in seconds."""
+
+
+_STILL_FRESH_S = 0.1
+"""What must be left of an answer's time for `is_fresh` to promise that it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,15 @@ class ModelManager:
         """How long an answer about a name is used before the server is asked again, in seconds."""
         return self._settings.alias_poll_s
 
+    def is_fresh(self, model_name: str) -> bool:
+        """Return whether `resolve` answers at once: from what the server said a moment ago."""
+        try:
+            reference = parse_model_name(model_name)
+        except InvalidRequest:
+            return True
+        known = self._known.get(reference)
+        return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
+
     def resolve(self, model_name: str) -> ResolvedModel:
         """Return the version that `name`, `name@alias` or `name/version` stands for.
 
@@ -71,13 +90,24 @@ class ModelManager:
             UnknownModel: permanent; the server knows no such model, version or alias.
             RegistryUnavailable: retryable; the server is away, and never told about this name.
         """
+        return self._resolve(model_name, still_s=0.0)
+
+    def renew(self, model_name: str) -> ResolvedModel:
+        """As `resolve`, but an answer in the second half of its time is asked for again.
+
+        Done often enough for a name in use, it spares requests the wait for the server.
+        """
+        return self._resolve(model_name, still_s=self._settings.alias_poll_s / 2)
+
+    def _resolve(self, model_name: str, still_s: float) -> ResolvedModel:
+        """Answer from what is known where that is fresh for `still_s` more, else ask the server."""
         reference = parse_model_name(model_name)
         with self._lock:
             known = self._known.get(reference)
-        if known is not None and self._clock() < known.fresh_until:
+        if known is not None and self._clock() + still_s < known.fresh_until:
             return known.model
         last = known.model if known is not None else self._last_good.load(reference)
-        lookup = self._look_up(reference)
+        lookup = self._look_up(reference, still_s)
         try:
             return lookup.result(self._settings.timeout_s if last is None else PATIENCE_S)
         except TimeoutError:
@@ -156,7 +186,7 @@ class ModelManager:
         """Return {"status": ok | error, "free_bytes", ...} of the disk that keeps the files; never raises."""
         return self._files.health()
 
-    def _look_up(self, reference: ModelReference) -> Future[ResolvedModel]:
+    def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
         """Return the question to the server about `reference`, asking it where nobody does."""
         self._registry.client()  # imports MLflow the first time, which must not count as waiting for it
         with self._lock:
@@ -165,7 +195,8 @@ class ModelManager:
                 return under_way
             known = self._known.get(reference)
             lookup: Future[ResolvedModel] = Future()
-            if known is not None and self._clock() < known.fresh_until:  # answered since the caller looked
+            if known is not None and self._clock() + still_s < known.fresh_until:
+                # Answered since the caller looked.
                 lookup.set_result(known.model)
                 return lookup
             self._lookups[reference] = lookup

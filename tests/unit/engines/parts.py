@@ -99,6 +99,9 @@ class KnownModels(ModelManager):
             raise UnknownModel(f"model_name {model_name!r} is not known")
         return self.models[model_name]
 
+    def renew(self, model_name: str) -> ResolvedModel:
+        return self.resolve(model_name)
+
     def files(self, model: ResolvedModel) -> Path:
         with self._counting:
             self.files_in_use[model.key] += 1

@@ -43,6 +43,9 @@ class Aliases(ModelManager):
         key = f"{name}/{version or self.versions[name]}"
         return ResolvedModel(name, key.split("/")[1], f"s3://b/{key}", self.tags.get(key, {}))
 
+    def renew(self, model_name: str) -> ResolvedModel:
+        return self.resolve(model_name)
+
 
 class Stage:
     """Swaps over a cache whose loads a test can hold up or let fail, with a clock of its own."""

@@ -88,6 +88,33 @@ def test_an_answer_is_used_until_the_next_poll(models: ModelManager, server: Ser
     assert server.asked["a"] == 2
 
 
+def test_renewing_in_time_spares_requests_the_question(
+    models: ModelManager, server: Server, clock: Clock
+) -> None:
+    models.resolve("a")
+    server.versions["a"] = "2"
+    clock.now = 2.4
+    assert models.renew("a").version == "1"
+    clock.now = 2.6
+    assert models.renew("a").version == "2"
+    clock.now = 7.5
+    assert models.resolve("a").version == "2"
+    assert server.asked["a"] == 2
+
+
+def test_renewing_while_the_server_is_away_changes_nothing(
+    models: ModelManager, server: Server, clock: Clock
+) -> None:
+    models.resolve("a")
+    server.is_away = True
+    for clock.now in (4.0, 6.0, 9.0, 12.0):
+        assert models.renew("a").version == "1"
+    server.is_away = False
+    server.versions["a"] = "2"
+    clock.now = 20.0
+    assert models.renew("a").version == "2"
+
+
 def test_one_question_per_name_however_many_threads_wait(models: ModelManager, server: Server) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
