@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -115,6 +116,15 @@ class BaseEngine(ABC):
         block. Calls come from any thread and overlap.
         """
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
+
+    def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
+        """Return what one input takes of a batch, in a unit of the engine's own for the task: pixels, seconds of
+        sound, frames, tokens. A batch takes its number of inputs times the largest cost among them."""
+        return 0.0
+
+    def max_cost(self, task: str) -> float:
+        """Return what a batch may take, in the unit of `cost`; an input that takes more runs by itself."""
+        return math.inf
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return what must agree between requests of one model that run in one batch; equal keys may share."""

@@ -20,7 +20,7 @@ from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
-from engines.prepared import Outcome, Prepared, only_inference_errors, preprocessed
+from engines.prepared import Outcome, Prepared, preprocessed, stage_failed
 from engines.registry import EngineRegistry, PullListener
 from engines.resolved_model import ResolvedModel
 from engines.results import failure_result, success_result
@@ -124,7 +124,7 @@ class InferenceManager:
         Raises:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
         """
-        with only_inference_errors("admit", task):
+        try:
             check_names(task, engine, model_name)
             handler = self.handlers.get(task)
             runner = self.engines.get(engine)
@@ -132,7 +132,15 @@ class InferenceManager:
             checked = validate_options(options, task_options=handler.options, engine=engine)
             version = self._swaps.resolve(model_name)
             check_tags(version.model, task=task, engine=engine)
-            return Prepared(task, engine, version.model, handler, {}, checked, runner, claim=version.claim)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("admit", task, error) from error
+        return Prepared(task, engine, version.model, handler, {}, checked, runner, claim=version.claim)
+
+    def admits_at_once(self, engine: str, model_name: str) -> bool:
+        """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""
+        return self.engines.is_made(engine) and self.models.is_fresh(model_name)
 
     def preprocess(self, prepared: Prepared, data: dict[str, Any]) -> None:
         """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
@@ -141,9 +149,14 @@ class InferenceManager:
             InferenceError: any kind of handlers.errors about the data; nothing else.
         """
         started = time.perf_counter()
-        with only_inference_errors("preprocess", prepared.task):
+        try:
             check_data(data)
             prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
+            prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("preprocess", prepared.task, error) from error
         prepared.timings["preprocess"] = time.perf_counter() - started
 
     def prepare(
@@ -186,8 +199,12 @@ class InferenceManager:
             InferenceError: whatever else the handler raises of that tree.
         """
         started = time.perf_counter()
-        with only_inference_errors("postprocess", prepared.task):
+        try:
             output = prepared.handler.postprocess(raw, prepared.options)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("postprocess", prepared.task, error) from error
         prepared.timings["postprocess"] = time.perf_counter() - started
         if not isinstance(output, dict):
             raise InternalError(
@@ -259,8 +276,12 @@ class InferenceManager:
     def _with_inputs(self, admitted: Prepared, data: dict[str, Any]) -> Prepared:
         """Bring the media in `data` here, and return the request with the inputs that its handler makes of them."""
         started = time.perf_counter()
-        with only_inference_errors("fetch", admitted.task):
+        try:
             here = self._media.resolve(data, admitted.handler.media_fields)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("fetch", admitted.task, error) from error
         admitted.timings["fetch"] = time.perf_counter() - started
         self.preprocess(admitted, here)
         return admitted

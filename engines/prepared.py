@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -37,6 +38,10 @@ class Prepared:
     options: dict[str, Any]
     runner: BaseEngine
     timings: dict[str, float] = field(default_factory=dict)
+    urgency: tuple[float, float] = (0.0, math.inf)
+    """The smallest goes first: most urgent priority, then earliest deadline."""
+    cost: float = 0.0
+    """What it takes of a batch, by `BaseEngine.cost`."""
     claim: object = None
     """What keeps the model's version in memory for this request while another takes its place."""
 
@@ -45,31 +50,30 @@ class Prepared:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
 
+    @property
+    def most_cost(self) -> float:
+        """What a batch may take, by `BaseEngine.max_cost`."""
+        return self.runner.max_cost(self.task)
+
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for others, or for the model to be loaded."""
         self.timings["wait"] = self.timings.get("wait", 0.0) + seconds
 
-    @property
+    @cached_property
     def lane_key(self) -> tuple[str, ...]:
         """Requests with equal keys use one loaded model, which runs one batch at a time."""
         return (self.engine, self.model.key, self.task)
 
-    @property
+    @cached_property
     def batch_key(self) -> tuple[str, ...]:
         """Requests with equal keys may share a batch."""
         return (*self.lane_key, self.runner.batch_key(self.options))
 
 
-@contextmanager
-def only_inference_errors(stage: str, task: str) -> Iterator[None]:
-    """Let errors of our tree pass, and turn any other into an InternalError, logged with its stack trace."""
-    try:
-        yield
-    except InferenceError:
-        raise
-    except Exception as error:
-        log.exception("stage_failed", stage=stage, task=task)
-        raise as_inference_error(error) from error
+def stage_failed(stage: str, task: str, error: Exception) -> InferenceError:
+    """Return the InternalError that takes the place of `error`, which is logged with its stack trace."""
+    log.error("stage_failed", stage=stage, task=task, exc_info=error)
+    return as_inference_error(error)
 
 
 def preprocessed(

@@ -83,6 +83,10 @@ class EngineRegistry:
             with self._lock:
                 return self._engines.setdefault(name, engine)
 
+    def is_made(self, name: str) -> bool:
+        """Return whether `get` returns this engine at once."""
+        return name in self._engines
+
     def names(self) -> list[str]:
         """Return the names of all engines, made or not."""
         with self._lock:

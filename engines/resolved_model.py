@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,21 +22,20 @@ class ResolvedModel:
     version: str
     source: str
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    key: str = field(init=False, repr=False, compare=False)
+    """What tells this version from every other: `name/version`."""
+    tasks: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The tasks that its tag `task` names; empty where it serves any."""
 
-    @property
-    def key(self) -> str:
-        """What tells this version from every other: `name/version`."""
-        return f"{self.name}/{self.version}"
+    def __post_init__(self) -> None:
+        tasks = (named for part in (self.task or "").split(",") if (named := part.strip()))
+        object.__setattr__(self, "key", f"{self.name}/{self.version}")
+        object.__setattr__(self, "tasks", tuple(tasks))
 
     @property
     def task(self) -> str | None:
         """What its tag `task` says: one task, or several with commas between; None where it serves any."""
         return self.tags.get("task")
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that its tag `task` names; empty where it serves any."""
-        return tuple(named for part in (self.task or "").split(",") if (named := part.strip()))
 
     @property
     def engine(self) -> str | None:
@@ -73,6 +73,7 @@ def is_model_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name.strip(".") != ""
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_model_name(model_name: str) -> ModelReference:
     """Return the parts of `name`, `name@alias` or `name/version`.
 

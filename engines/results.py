@@ -14,6 +14,8 @@ from handlers.errors import InferenceError
 STAGES = ("queue", "fetch", "preprocess", "wait", "infer", "postprocess")
 """Stages of one request, in order; the keys of `timings`."""
 
+_NO_TIME = dict.fromkeys(STAGES, 0.0)
+
 
 class _Asked(TypedDict):
     """What every result says of its request; `processing_s` is in seconds."""
@@ -43,36 +45,53 @@ def worker_name() -> str:
 
 def success_result(*, result: Mapping[str, Any], **about: Unpack[About]) -> dict[str, Any]:
     """Return the result of an answered request; `result` is the task's output."""
-    return _result({**result, "metadata": dict(result.get("metadata") or {})}, None, about)
+    return result_of(result, **about)
 
 
 def failure_result(*, error: InferenceError, **about: Unpack[About]) -> dict[str, Any]:
     """Return the result of a request that failed with `error`."""
-    told = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    return _result(None, told, about)
+    return result_of(error, **about)
+
+
+def result_of(
+    outcome: Mapping[str, Any] | InferenceError,
+    *,
+    task: str,
+    engine: str,
+    model_name: str,
+    processing_s: float,
+    id: str = "",
+    model_version: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    timings: Mapping[str, float] | None = None,
+    attempt: int = 1,
+    worker: str | None = None,
+) -> dict[str, Any]:
+    """Return the result of a request that ended with the task's output, or with an error."""
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    if isinstance(outcome, InferenceError):
+        error = {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}
+    else:
+        output = {**outcome, "metadata": dict(outcome.get("metadata") or {})}
+    return {
+        "success": error is None,
+        "id": id,
+        "task": task,
+        "engine": engine,
+        "model_name": model_name,
+        "model_version": model_version,
+        "result": output,
+        "error": error,
+        "processing_time": processing_s,
+        "timestamp": time.time(),
+        "timings": all_stages(timings),
+        "metadata": dict(metadata) if metadata else {},
+        "attempt": attempt,
+        "worker": worker_name() if worker is None else worker,
+    }
 
 
 def all_stages(timings: Mapping[str, float] | None) -> dict[str, float]:
     """Return `timings` with every stage in order; a stage that was not reached took 0 seconds."""
-    known = timings or {}
-    return {stage: known.get(stage, 0.0) for stage in STAGES}
-
-
-def _result(output: dict[str, Any] | None, error: dict[str, Any] | None, about: About) -> dict[str, Any]:
-    worker = about.get("worker")
-    return {
-        "success": error is None,
-        "id": about.get("id", ""),
-        "task": about["task"],
-        "engine": about["engine"],
-        "model_name": about["model_name"],
-        "model_version": about.get("model_version"),
-        "result": output,
-        "error": error,
-        "processing_time": about["processing_s"],
-        "timestamp": time.time(),
-        "timings": all_stages(about.get("timings")),
-        "metadata": dict(about.get("metadata") or {}),
-        "attempt": about.get("attempt", 1),
-        "worker": worker_name() if worker is None else worker,
-    }
+    return {**_NO_TIME, **timings} if timings else dict(_NO_TIME)

@@ -30,12 +30,10 @@ class _Count:
 class _Counts:
     by_name: dict[str, _Count] = field(default_factory=dict)
 
-    def add(self, name: str, success: bool) -> None:
+    def of(self, name: str) -> _Count:
         if name not in self.by_name and len(self.by_name) >= MOST_NAMES:
             name = OTHER
-        count = self.by_name.setdefault(name, _Count())
-        count.total += 1
-        count.succeeded += success
+        return self.by_name.setdefault(name, _Count())
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         return {name: count.as_dict() for name, count in sorted(self.by_name.items())}
@@ -48,6 +46,8 @@ class Statistics:
         self._lock = threading.Lock()
         self._all = _Count()
         self._tasks, self._models, self._engines = _Counts(), _Counts(), _Counts()
+        self._counts: dict[tuple[str, str, str], tuple[_Count, ...]] = {}
+        """All that a request of these names counts in; not for more names than are counted one by one."""
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
@@ -61,15 +61,21 @@ class Statistics:
         timings: Mapping[str, float] | None = None,
     ) -> None:
         """Count one finished request; times are in seconds."""
+        names = (task, model, engine)
         with self._lock:
-            self._all.total += 1
-            self._all.succeeded += success
-            self._tasks.add(task, success)
-            self._models.add(model, success)
-            self._engines.add(engine, success)
+            counts = self._counts.get(names)
+            if counts is None:
+                counts = (self._all, self._tasks.of(task), self._models.of(model), self._engines.of(engine))
+                if len(self._counts) < MOST_NAMES:
+                    self._counts[names] = counts
+            for count in counts:
+                count.total += 1
+                count.succeeded += success
             self._latencies.append(processing_s)
-            for stage, seconds in (timings or {}).items():
-                self._stage_s[stage] = self._stage_s.get(stage, 0.0) + seconds
+            if timings:
+                stage_s = self._stage_s
+                for stage, seconds in timings.items():
+                    stage_s[stage] = stage_s.get(stage, 0.0) + seconds
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.

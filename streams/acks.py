@@ -1,16 +1,19 @@
-"""Acknowledges messages in offset order, however out of order their work finishes."""
+"""Keeps account of messages in flight: which offset may be committed, however out of order work finishes."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+Place = tuple[str, int]
+"""A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
 
-class Message(Protocol):
-    """The part of Faust's message that identifies it."""
+
+class Record(Protocol):
+    """The part of aiokafka's ConsumerRecord that is read here."""
 
     @property
     def topic(self) -> str: ...
@@ -19,72 +22,117 @@ class Message(Protocol):
     @property
     def offset(self) -> int: ...
     @property
-    def generation_id(self) -> int | None: ...
-
-
-class Event(Protocol):
-    """The part of Faust's event that the acker needs."""
-
+    def timestamp(self) -> int: ...
     @property
-    def message(self) -> Message: ...
-
-    def ack(self) -> object: ...
-
-
-@dataclass(slots=True)
-class _Entry:
-    event: Event
-    since: float
-    done: bool = False
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes]]: ...
 
 
-@dataclass(slots=True)
+class Received:
+    """One message as it was handed to this worker, in one generation of its consumer group."""
+
+    __slots__ = ("_partition", "generation", "is_done", "record", "since")
+
+    def __init__(self, record: Record, generation: int) -> None:
+        self.record = record
+        self.generation = generation
+        self.is_done = False
+        self.since = 0.0
+        self._partition: _Partition | None = None
+
+
+class _Partition:
+    """What is in flight of one partition in one generation, in the order of offsets."""
+
+    __slots__ = ("in_flight", "position")
+
+    def __init__(self) -> None:
+        self.in_flight: deque[Received] = deque()
+        self.position: int | None = None
+
+
 class OrderedAcker:
-    """Acks the contiguous finished prefix of each partition, so a commit never passes unfinished work.
+    """Knows of each partition the contiguous finished prefix, so that a commit never passes unfinished work.
 
-    Owned by the event loop thread. Every tracked event must be marked done exactly once, after its result or
-    dead letter is on the broker. Events of an earlier generation of the consumer group form a prefix of their
-    own: finishing them never acks an offset that was handed out again.
+    Owned by the event loop thread. Every tracked message must be marked done exactly once, after its result
+    or dead letter is on the broker. Messages of an earlier generation are counted until they are done, but
+    never move the position of a partition that was handed out again.
     """
 
-    clock: Callable[[], float] = time.monotonic
-    _partitions: dict[tuple[str, int, int | None], OrderedDict[int, _Entry]] = field(default_factory=dict)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.in_flight = 0
+        """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
+        self._clock = clock
+        self._partitions: dict[tuple[str, int, int], _Partition] = {}
+        self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, event: Event) -> None:
-        """Remember that `event` is in flight; call in the order of offsets, as the stream delivers them."""
-        message = event.message
-        entries = self._partitions.setdefault(
-            (message.topic, message.partition, message.generation_id), OrderedDict()
-        )
-        entries[message.offset] = _Entry(event, self.clock())
+    def track(self, message: Received) -> None:
+        """Remember that `message` is in flight; call in the order of offsets, as the broker delivers them."""
+        key = (message.record.topic, message.record.partition, message.generation)
+        partition = self._partitions.get(key)
+        if partition is None:
+            partition = self._partitions[key] = _Partition()
+        message._partition = partition
+        message.since = self._clock()
+        partition.in_flight.append(message)
+        self.in_flight += 1
 
-    def done(self, event: Event) -> int:
-        """Mark `event` finished, ack what is now contiguous, and return how many events that acked.
+    def done(self, message: Received) -> None:
+        """Mark `message` finished: everything contiguous up to it may be committed.
 
         Raises:
-            KeyError: the event is not in flight: a fault of the caller.
+            ValueError: the message was never tracked: a fault of the caller.
         """
-        message = event.message
-        key = (message.topic, message.partition, message.generation_id)
-        entries = self._partitions[key]
-        entries[message.offset].done = True
+        partition = message._partition
+        if partition is None:
+            raise ValueError(f"offset {message.record.offset} of {message.record.topic} is not in flight")
+        message.is_done = True
+        in_flight = partition.in_flight
         acked = 0
-        while entries:
-            first = next(iter(entries.values()))
-            if not first.done:
-                return acked
-            entries.popitem(last=False)
-            first.event.ack()
+        while in_flight and in_flight[0].is_done:
+            partition.position = in_flight.popleft().record.offset + 1
             acked += 1
-        del self._partitions[key]
-        return acked
+        if acked:
+            self.in_flight -= acked
+            self._wake()
 
-    @property
-    def in_flight(self) -> int:
-        """How many tracked events are not acked yet, finished ones behind an unfinished one included."""
-        return sum(len(entries) for entries in self._partitions.values())
+    def positions(self, generation: int) -> dict[Place, int]:
+        """Return for each partition of this generation the offset that may be committed: all before are done."""
+        return {
+            (topic, number): partition.position
+            for (topic, number, its_generation), partition in self._partitions.items()
+            if its_generation == generation and partition.position is not None
+        }
+
+    def forget_all_but(self, generation: int) -> None:
+        """Drop the positions of other generations: their partitions are counted anew, or elsewhere."""
+        self._partitions = {
+            key: partition
+            for key, partition in self._partitions.items()
+            if key[2] == generation or partition.in_flight
+        }
+
+    async def progress(self) -> None:
+        """Return after the next ack."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    async def drained(self) -> None:
+        """Return once nothing is in flight."""
+        while self.in_flight:
+            await self.progress()
 
     def oldest_age_s(self) -> float:
-        """Return the seconds since the oldest unacked event arrived; 0 when nothing is in flight."""
-        firsts = [next(iter(entries.values())).since for entries in self._partitions.values()]
-        return self.clock() - min(firsts) if firsts else 0.0
+        """Return the seconds since the oldest unacked message arrived; 0 when nothing is in flight."""
+        firsts = [one.in_flight[0].since for one in self._partitions.values() if one.in_flight]
+        return self._clock() - min(firsts) if firsts else 0.0
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)

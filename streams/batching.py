@@ -1,12 +1,13 @@
-"""Micro-batches: requests that one model can run together share one engine call."""
+"""Micro-batches: requests that one model can run together share one engine call, the most urgent first."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -29,6 +30,18 @@ class Batchable(Protocol):
     def batch_key(self) -> Hashable:
         """Requests with one batch key may share a batch."""
 
+    @property
+    def urgency(self) -> tuple[float, float]:
+        """The smallest goes first; among equals, whoever came first."""
+
+    @property
+    def cost(self) -> float:
+        """What this request takes of a batch, in the engine's own unit."""
+
+    @property
+    def most_cost(self) -> float:
+        """What a batch with this request may take: its number of requests times the largest cost among them."""
+
 
 T = TypeVar("T", bound=Batchable)
 
@@ -49,19 +62,43 @@ class _Waiting(Generic[T]):
     since: float
 
 
+_Entry = tuple[tuple[float, float], int, _Waiting[T]]
+"""Urgency, turn, and who waits: the smallest entry goes first."""
+
+
+@dataclass(slots=True)
+class _Group(Generic[T]):
+    """Requests that may share a batch, as a heap."""
+
+    entries: list[_Entry[T]] = field(default_factory=list)
+    largest: float = 0.0
+
+    def fills_a_batch(self, max_items: int) -> bool:
+        count = len(self.entries)
+        return count >= max_items or count * self.largest >= self.entries[0][2].item.most_cost
+
+
 @dataclass(slots=True)
 class _Lane(Generic[T]):
-    waiting: deque[_Waiting[T]] = field(default_factory=deque)
-    full: asyncio.Event = field(default_factory=asyncio.Event)
+    """What waits for one model."""
+
+    groups: dict[Hashable, _Group[T]] = field(default_factory=dict)
+    coming: int = 0
+    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set where waiting longer would bring nothing: a batch is full, or nobody else is coming."""
+    since: float = 0.0
+    """When the first of those came who have waited for no batch yet."""
     task: asyncio.Task[None] | None = None
 
 
 class Batcher(Generic[T]):
     """Collects requests per model and runs them in batches on a thread pool.
 
-    Lives on one event loop; `execute` runs in the executor's threads, one call at a time per model. A batch
-    leaves when it is full or when its first request has waited `max_wait_s` with the model idle; while the
-    model works, what arrives gathers for the next batch. `execute` returns one outcome per item, in order.
+    Lives on one event loop; `execute` runs in the executor's threads, one call at a time per model. An idle
+    model starts at once, unless requests for it are known to be `coming`: then a batch waits until they are
+    here, it is full, or its first request has waited `max_wait_s`. While the model works, what arrives gathers
+    for the next batch. Batches are formed in the order of urgency. `execute` returns one outcome per item, in
+    order.
     """
 
     def __init__(
@@ -79,63 +116,102 @@ class Batcher(Generic[T]):
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._lanes: dict[Hashable, _Lane[T]] = {}
+        self._turns = itertools.count()
+
+    @contextlib.contextmanager
+    def coming(self, lane_key: Hashable) -> Iterator[None]:
+        """Say that during the body a request is on its way to `submit`, so that a batch may wait for it."""
+        lane = self._lanes.setdefault(lane_key, _Lane())
+        lane.coming += 1
+        try:
+            yield
+        finally:
+            lane.coming -= 1
+            if not lane.coming:
+                lane.may_leave.set()
+            self._drop_if_idle(lane_key, lane)
 
     async def submit(self, item: T) -> Outcome:
         """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
-        lane = self._lanes.setdefault(item.lane_key, _Lane())
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future(), self._clock())
-        lane.waiting.append(waiting)
-        if len(lane.waiting) >= self._max_items:
-            lane.full.set()
+        key = item.lane_key
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+        now = self._clock()
+        waiting = _Waiting(item, asyncio.get_running_loop().create_future(), now)
+        if not lane.groups:
+            lane.since = now
+        group = lane.groups.get(item.batch_key)
+        if group is None:
+            group = lane.groups[item.batch_key] = _Group()
+        heapq.heappush(group.entries, (item.urgency, next(self._turns), waiting))
+        group.largest = max(group.largest, item.cost)
+        if group.fills_a_batch(self._max_items):
+            lane.may_leave.set()
         if lane.task is None:
-            lane.task = asyncio.create_task(
-                self._work(item.lane_key, lane), name=f"batches of {item.lane_key}"
-            )
+            lane.task = asyncio.create_task(self._work(key, lane), name=f"batches of {key}")
         return await waiting.future
 
     @property
     def depth(self) -> int:
         """How many requests wait for a batch."""
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        return sum(len(group.entries) for lane in self._lanes.values() for group in lane.groups.values())
 
     async def close(self) -> None:
         """Let the running batches finish; what still waits ends as Cancelled."""
-        for lane in self._lanes.values():
-            while lane.waiting:
-                stopped = Cancelled("the worker stopped before this request ran; send it again")
-                _resolve(lane.waiting.popleft(), Outcome(stopped, 0.0, 0))
-        await asyncio.gather(*(lane.task for lane in self._lanes.values() if lane.task))
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            for group in lane.groups.values():
+                for _, _, waiting in group.entries:
+                    stopped = Cancelled("the worker stopped before this request ran; send it again")
+                    _resolve(waiting, Outcome(stopped, 0.0, 0))
+            lane.groups.clear()
+            lane.may_leave.set()
+        await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
     async def _work(self, key: Hashable, lane: _Lane[T]) -> None:
-        while lane.waiting:
+        while lane.groups:
             await self._let_batch_fill(lane)
             batch = self._take(lane)
             if batch:
                 await self._run(batch)
-        del self._lanes[key]
+        lane.task = None
+        self._drop_if_idle(key, lane)
+
+    def _drop_if_idle(self, key: Hashable, lane: _Lane[T]) -> None:
+        if not lane.coming and not lane.groups and lane.task is None and self._lanes.get(key) is lane:
+            del self._lanes[key]
 
     async def _let_batch_fill(self, lane: _Lane[T]) -> None:
-        """Wait until a batch is full or the oldest request has waited its time."""
-        lane.full.clear()
-        left = lane.waiting[0].since + self._max_wait_s - self._clock()
-        if len(lane.waiting) < self._max_items and left > 0:
+        """Wait for those who are coming, until a batch is full or the first request has waited its time."""
+        if not lane.coming or any(group.fills_a_batch(self._max_items) for group in lane.groups.values()):
+            return
+        left = lane.since + self._max_wait_s - self._clock()
+        if left > 0:
+            lane.may_leave.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(lane.full.wait(), left)
+                await asyncio.wait_for(lane.may_leave.wait(), left)
 
     def _take(self, lane: _Lane[T]) -> list[_Waiting[T]]:
-        """Take the oldest request and those that may share its batch, leaving the others in their order."""
+        """Take the most urgent request and those, in order of urgency, that may share its batch."""
+        if not lane.groups:  # all were told that the worker stops
+            return []
+        key, group = min(lane.groups.items(), key=lambda pair: pair[1].entries[0][:2])
         batch: list[_Waiting[T]] = []
-        passed_over: deque[_Waiting[T]] = deque()
-        while lane.waiting and len(batch) < self._max_items:
-            waiting = lane.waiting.popleft()
-            if waiting.future.done():  # its caller has gone
-                continue
-            if not batch or waiting.item.batch_key == batch[0].item.batch_key:
+        largest = 0.0
+        while group.entries and len(batch) < self._max_items:
+            waiting = group.entries[0][2]
+            if not waiting.future.done():  # its caller has not gone
+                largest = max(largest, waiting.item.cost)
+                if batch and (len(batch) + 1) * largest > waiting.item.most_cost:
+                    break
                 batch.append(waiting)
-            else:
-                passed_over.append(waiting)
-        passed_over.extend(lane.waiting)
-        lane.waiting = passed_over
+            heapq.heappop(group.entries)
+        if group.entries:
+            group.largest = max(entry[2].item.cost for entry in group.entries)
+        else:
+            del lane.groups[key]
+        lane.since = -float("inf")  # whoever is left has waited for this batch
         return batch
 
     async def _run(self, batch: list[_Waiting[T]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -22,6 +23,8 @@ RESULT_TYPE = "inferstream.result"
 EVENT_TYPE = "inferstream.event"
 
 _STRUCTURED = "application/cloudevents+json"
+_SPECVERSION = ("ce_specversion", b"1.0")
+_JSON = ("content-type", b"application/json")
 _BATCHED = "application/cloudevents-batch+json"
 
 
@@ -51,16 +54,23 @@ def binary_headers(
 ) -> Headers:
     """Return the headers of a binary-mode event whose value is JSON; `time` is in seconds since the epoch."""
     headers = [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", event_id.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
-        ("ce_time", datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").encode()),
-        ("content-type", b"application/json"),
+        ("ce_time", _rfc3339(int(time * 1000))),
+        _JSON,
     ]
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
     return headers
+
+
+@functools.lru_cache(maxsize=16)
+def _rfc3339(milliseconds: int) -> bytes:
+    # A result and its event are of one moment, and so are those of a batch.
+    seconds = milliseconds / 1000
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").encode()
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:
@@ -69,9 +79,9 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
     Raises:
         Undecodable: permanent; an empty value, a batch, or an envelope that is not one.
     """
-    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers}
     if not value:
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
+    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers}
     content_type = attributes.get("content-type", "").lower()
     if content_type.startswith(_BATCHED):
         raise Undecodable(f"content-type {_BATCHED} does not exist on Kafka; send one event a message")

@@ -1,57 +1,164 @@
-"""Faust's consumer with its commit repaired: an offset in flight is never committed past."""
+"""Faust's consumer with its way from the broker to the agents, and its commit, made ours.
+
+Faust hands every message over by itself: two asyncio tasks, an event and a turn of a stream each, which costs
+twenty times what aiokafka needs. Here an agent gets what one fetch brought for its topic, as a list. And Faust
+loses messages that finish out of order; here only what `OrderedAcker` vouches for is committed.
+docs/decisions/fast-stream-path.md says what is relied on; tests/unit/streams/test_consumer.py notices when a new
+version of Faust does it differently.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.acks import OrderedAcker, Place, Received, Record
 
-class SafeConsumer(driver.Consumer):
-    """Commits at most the smallest offset in flight, whatever has been acked beyond it.
+_FETCH_TIMEOUT_S = 1.0
+_NOTHING_ASSIGNED_S = 0.2
 
-    faust-streaming 0.15.3 guards against out-of-order acks with `min(acked) - committed > 1`, which is off by
-    one, and does not guard at all before the first commit. Both lose messages when the worker dies. Our acks
-    come in order already; this holds even when they do not.
-    Source: faust-streaming issue 606 and pull request 707.
+Fetched = Mapping[TP, Sequence[Record]]
+
+
+class BatchConsumer(driver.Consumer):
+    """Delivers lists of `Received` to the queue of each topic's agent, and commits what the acker vouches for.
+
+    Each topic is followed by a task of its own, so no task's backlog holds up another's messages. One list lies
+    in an agent's queue at most: whoever takes it calls `make_room`, and the next fetch begins.
     """
 
-    def _new_offset(self, tp: TP) -> int | None:
-        in_flight = [m.offset for m in self._unacked_messages if m.tp == tp and not m.acked]
-        if not in_flight:
-            return super()._new_offset(tp)
-        floor = min(in_flight)
-        acked = self._acked[tp]
-        beyond = [offset for offset in acked if offset >= floor]
-        if not beyond:
-            return super()._new_offset(tp)
-        self._acked[tp] = [offset for offset in acked if offset < floor]
-        try:
-            return super()._new_offset(tp)
-        finally:
-            self._acked[tp].extend(beyond)
+    acker: OrderedAcker
 
-    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert isinstance(self.transport, BatchTransport)
+        self.acker = self.transport.acker
+        self._room: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._delivered: dict[Place, int] = {}
+
+    def is_current(self, generation: int) -> bool:
+        """Return whether what was fetched in `generation` is still this worker's to answer."""
+        return (
+            self.flow_active
+            and self.app.flow_control.is_active()
+            and generation == self.app.consumer_generation_id
+        )
+
+    def make_room(self, topic: str) -> None:
+        """Say that the list in the queue of `topic` has been taken."""
+        self._room[topic].set()
+
+    def resume_flow(self) -> None:
+        """Go on after a rebalance; the queues are empty and all partitions at their committed offsets."""
+        self.acker.forget_all_but(self.app.consumer_generation_id)
+        self._delivered.clear()
+        super().resume_flow()
+        for room in self._room.values():
+            room.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until everything in flight is answered, and commit it; at once where the consumer is stopping."""
+        await self.wait(self.acker.drained())
+        await self.commit_and_end_transactions()
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        async with asyncio.TaskGroup() as following:
+            topics: Any = self.app.topics
+            for topic, channels in topics._topic_name_index.items():
+                [channel] = channels  # one agent each, so one queue
+                self.make_room(topic)
+                following.create_task(self._follow(topic, channel.queue), name=f"follow {topic}")
+
+    async def _follow(self, topic: str, queue: asyncio.Queue[list[Received]]) -> None:
+        """Deliver what comes on `topic` for as long as this consumer runs."""
+        while not self.should_stop:
+            await self._room[topic].wait()
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow.wait())
+                continue
+            partitions = {tp for tp in self._get_active_partitions() if tp.topic == topic}
+            if not partitions:
+                await self.sleep(_NOTHING_ASSIGNED_S)
+                continue
+            try:
+                generation, fetched = await self._fetch(partitions)
+            except self.consumer_stopped_errors:
+                if self.app.should_stop:
+                    return
+                raise
+            # What was fetched before a rebalance is fetched again, by this worker or another.
+            if fetched and self.is_current(generation):
+                received = self._received(generation, fetched)
+                if received:
+                    self._room[topic].clear()
+                    queue.put_nowait(received)
+
+    async def _fetch(self, partitions: set[TP]) -> tuple[int, Fetched]:
+        """Return what the consumer's thread has for `partitions`, or gets within a second, and its generation."""
+        # Not by Faust's `call_thread`: two calls are all it runs at once, and commits have to get through.
+        fetching = self._thread.fetch(partitions, self.app.conf.broker_max_poll_records)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
+
+    def _received(self, generation: int, fetched: Fetched) -> list[Received]:
+        """Return the records that were not delivered in this generation yet, partitions in turn."""
+        now = time.monotonic()
+        # Else Faust takes a busy worker for one whose streams stand still, and says so.
+        self.app.monitor.stream_inbound_time.update(dict.fromkeys(fetched, now))
+        received = []
+        for tp, records in fetched.items():
+            # A fetch that overtakes the seek after a rebalance brings records twice.
+            delivered = self._delivered.get(tp, -1)
+            received += [Received(record, generation) for record in records if record.offset > delivered]
+            self._delivered[tp] = max(delivered, records[-1].offset)
+        return received
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        for place in self.acker.positions(self.app.consumer_generation_id):
+            if topics is None or place in topics or place[0] in topics:
+                yield TP(*place)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.acker.positions(self.app.consumer_generation_id).get(tp)
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    _thread: _ConsumerThread
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Creates the aiokafka consumer with the wait of an empty fetch as a setting; Faust hard-codes 1.5 s."""
+    """Owns the aiokafka consumer, on an event loop in a thread of its own."""
+
+    async def fetch(self, partitions: set[TP], max_records: int | None) -> tuple[int, Fetched]:
+        """Return the generation and the records of one fetch; runs in this thread."""
+        consumer = self._ensure_consumer()
+        fetched = await self._fetch_records(
+            consumer, partitions, timeout=_FETCH_TIMEOUT_S, max_records=max_records
+        )
+        # Asked for here, where no rebalance can come between: a fetch may outlast one.
+        return consumer._coordinator.generation, fetched
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        assert isinstance(transport, SafeTransport)
+        assert isinstance(transport, BatchTransport)
+        # A setting of ours; Faust hard-codes 1.5 s.
         consumer._fetch_max_wait_ms = transport.fetch_max_wait_ms
         return consumer
 
 
-class SafeTransport(driver.Transport):
+class BatchTransport(driver.Transport):
     """Faust's Kafka transport with our consumer."""
 
-    Consumer = SafeConsumer
+    Consumer = BatchConsumer
 
-    def __init__(self, *args: Any, fetch_max_wait_ms: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, acker: OrderedAcker, fetch_max_wait_ms: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.acker = acker
         self.fetch_max_wait_ms = fetch_max_wait_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Hashable
 from concurrent.futures import Executor
 from weakref import WeakValueDictionary
@@ -25,6 +26,10 @@ class Dispatcher:
         self._batcher = batcher
         self._executor = executor
         self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    def coming(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:
+        """Say that `prepared` is on its way to `run` during the body, so that its batch may wait for it."""
+        return contextlib.nullcontext() if prepared.is_continuous else self._batcher.coming(prepared.lane_key)
 
     async def run(self, prepared: Prepared, emit: Emit | None = None) -> Outcome:
         """Return what the engine made of the request; a caller that is cancelled stops the work for it.

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, cast
 
 import faust
+from aiokafka import AIOKafkaProducer
 
-from streams.consumer import SafeTransport
-from streams.intake import Event
+from streams.acks import OrderedAcker, Received
+from streams.consumer import BatchConsumer, BatchTransport
 from streams.kafka import faust_credentials
 from streams.settings import Settings
 from streams.topics import Topics
 
-Take = Callable[[Event, str], Awaitable[None]]
+Take = Callable[[Sequence[Received], str], Awaitable[None]]
 
 _NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
+_LARGEST_BATCH_BYTES = 256 * 1024
 
 
 class InferenceApp(faust.App):
-    """Faust without the folders it keeps for tables, of which we have none."""
+    """Faust with our consumer, and without the folders it keeps for tables, of which we have none."""
+
+    @property
+    def batch_consumer(self) -> BatchConsumer:
+        """The consumer, made where it is not there yet."""
+        return cast(BatchConsumer, self.consumer)
+
+    def kafka_producer(self) -> AIOKafkaProducer:
+        """Return the started producer that Faust sends with."""
+        return cast(Any, self.producer)._ensure_producer()
 
     def _create_directories(self) -> None:
         pass
 
 
-def build_app(settings: Settings, tasks: Iterable[str], take: Take) -> InferenceApp:
-    """Return an app that consumes the request topics of `tasks` and gives every event to `take`.
+def build_app(settings: Settings, tasks: Iterable[str], take: Take, acker: OrderedAcker) -> InferenceApp:
+    """Return an app that consumes the request topics of `tasks` and gives what each fetch brings to `take`.
 
-    Acks are the taker's alone: nothing here acks, so nothing is acked before its outcome is published.
-    `take` must not raise. The values are set out in docs/decisions/manual-in-order-acks.md.
+    Offsets are committed as far as `acker` vouches for them, and no other way: Faust sees no event that it
+    could ack. `take` must not raise. The values are set out in docs/decisions/manual-in-order-acks.md.
     """
     kafka = settings.kafka
     servers = kafka.bootstrap_servers.split(",")
@@ -49,7 +60,8 @@ def build_app(settings: Settings, tasks: Iterable[str], take: Take) -> Inference
         stream_wait_empty=True,
         broker_commit_interval=kafka.commit_interval_s,
         broker_max_poll_records=kafka.max_poll_records,
-        stream_buffer_maxsize=kafka.stream_buffer,
+        # One list of messages; the next is fetched while the agent works through the one before.
+        stream_buffer_maxsize=1,
         # A worker that is busy longer than this leaves the group and, in Faust 0.15.3, never comes back.
         broker_max_poll_interval=_NEVER_LEAVE_FOR_BEING_BUSY_S,
         broker_session_timeout=kafka.session_timeout_s,
@@ -60,9 +72,12 @@ def build_app(settings: Settings, tasks: Iterable[str], take: Take) -> Inference
         broker_commit_livelock_soft_timeout=900.0,
         producer_acks=-1,
         producer_max_request_size=kafka.max_message_bytes,
+        producer_max_batch_size=min(_LARGEST_BATCH_BYTES, kafka.max_message_bytes),
         producer_request_timeout=kafka.producer_timeout_s,
     )
-    app.transport = SafeTransport(app.conf.broker_consumer, app, fetch_max_wait_ms=kafka.fetch_max_wait_ms)
+    app.transport = BatchTransport(
+        app.conf.broker_consumer, app, acker=acker, fetch_max_wait_ms=kafka.fetch_max_wait_ms
+    )
     topics = Topics(kafka.topic_prefix)
     for task in tasks:
         _add_agent(app, task, topics.requests(task), take)
@@ -75,8 +90,9 @@ def _add_agent(app: InferenceApp, task: str, topic_name: str, take: Take) -> Non
     )
 
     async def agent(stream: Any) -> None:
-        async for event in stream.noack().events():
-            await take(event, task)
+        async for messages in stream:
+            app.batch_consumer.make_room(topic_name)
+            await take(messages, task)
 
     # Faust derives names from import paths; ours stay the same wherever the code moves.
     app.agent(topic, name=f"inference.{task}", concurrency=1)(agent)

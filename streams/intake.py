@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable
-from streams import acks, cloudevents
+from streams import cloudevents
+from streams.acks import OrderedAcker, Received, Record
 from streams.messages import Request, decode_request, known_fields
 from streams.pipeline import Pipeline
-from streams.publishing import Origin, Publisher
+from streams.publishing import Publisher
 
 log = structlog.get_logger(__name__)
-
-
-class Message(acks.Message, Origin, Protocol):
-    """The part of Faust's message that is read here."""
-
-    @property
-    def timestamp(self) -> float: ...
-
-
-class Event(acks.Event, Protocol):
-    """The part of Faust's event that is used here."""
-
-    @property
-    def message(self) -> Message: ...
 
 
 class Intake:
@@ -47,28 +34,39 @@ class Intake:
         *,
         pipeline: Pipeline,
         publisher: Publisher,
-        acker: acks.OrderedAcker,
+        acker: OrderedAcker,
+        is_current: Callable[[int], bool],
         max_in_flight: int,
         worker: str,
         on_fatal: Callable[[BaseException], None],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`is_current` tells whether messages of a generation are still this worker's to answer."""
         self._pipeline = pipeline
         self._publisher = publisher
         self._acker = acker
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._is_current = is_current
+        self._max_in_flight = max_in_flight
         self._worker = worker
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def take(self, event: Event, task: str) -> None:
-        """Start work on a message of `task`'s request topic; waits while too many are in flight."""
-        await self._slots.acquire()
-        self._acker.track(event)
-        work = asyncio.create_task(self._see_through(event, task), name=f"{task} {event.message.offset}")
-        self._tasks.add(work)
-        work.add_done_callback(self._tasks.discard)
+    async def take(self, messages: Sequence[Received], task: str) -> None:
+        """Start work on messages of `task`'s request topic, in order; waits while too many are in flight.
+
+        Messages that were handed out again meanwhile are left to whoever got them.
+        """
+        loop = asyncio.get_running_loop()
+        for message in messages:
+            while self._acker.in_flight >= self._max_in_flight:
+                await self._acker.progress()
+            if not self._is_current(message.generation):
+                return
+            self._acker.track(message)
+            work = loop.create_task(self._see_through(message, task))
+            self._tasks.add(work)
+            work.add_done_callback(self._tasks.discard)
 
     @property
     def in_flight(self) -> int:
@@ -81,42 +79,36 @@ class Intake:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _see_through(self, event: Event, task: str) -> None:
+    async def _see_through(self, message: Received, task: str) -> None:
+        record = message.record
         try:
-            await self._answer(event.message, task)
+            await self._answer(record, task)
         except Exception as error:
-            log.critical(
-                "outcome_not_published",
-                topic=event.message.topic,
-                offset=event.message.offset,
-                exc_info=error,
-            )
+            log.critical("outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error)
             self._on_fatal(error)
-            return
-        for _ in range(self._acker.done(event)):
-            self._slots.release()
+        else:
+            self._acker.done(message)
 
-    async def _answer(self, message: Message, task: str) -> None:
+    async def _answer(self, record: Record, task: str) -> None:
         try:
-            incoming = cloudevents.receive(message.value, message.headers)
-            request_id = incoming.event_id or f"{message.topic}/{message.partition}/{message.offset}"
+            incoming = cloudevents.receive(record.value, record.headers)
             try:
                 request = decode_request(incoming.value)
                 if not request.id:
-                    request = msgspec.structs.replace(request, id=request_id)
+                    request = msgspec.structs.replace(request, id=_id_of(record, incoming))
                 self._check(request, task)
             except Undecodable:
                 raise
             except InferenceError as error:
-                result, reply_to = self._refuse(incoming.value, request_id, task, error)
+                result, reply_to = self._refuse(incoming.value, _id_of(record, incoming), task, error)
             else:
-                queue_s = max(0.0, self._wall_clock() - message.timestamp)
+                queue_s = max(0.0, self._wall_clock() - record.timestamp / 1000)
                 result, reply_to = await self._pipeline.answer(request, queue_s=queue_s), request.reply_to
         except Undecodable as error:
-            await self._publisher.dead_letter(message, task=task, stage="decode", error=error)
+            await self._publisher.dead_letter(record, task=task, stage="decode", error=error)
             return
         await self._publisher.result(
-            result, task=task, key=message.key, traceparent=incoming.traceparent, reply_to=reply_to
+            result, task=task, key=record.key, traceparent=incoming.traceparent, reply_to=reply_to
         )
 
     def _check(self, request: Request, task: str) -> None:
@@ -148,3 +140,8 @@ class Intake:
             worker=self._worker,
         )
         return result, reply_to if reply_to is not None and self._publisher.allows(reply_to) else None
+
+
+def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:
+    """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
+    return incoming.event_id or f"{record.topic}/{record.partition}/{record.offset}"

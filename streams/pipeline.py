@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -14,8 +16,9 @@ import structlog
 
 from engines.base import Emit
 from engines.inference import InferenceManager
-from engines.prepared import Prepared
-from engines.results import failure_result, success_result
+from engines.prepared import Outcome, Prepared
+from engines.results import result_of
+from handlers.base import BaseModelHandler
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from handlers.media import Media
 from streams.dispatch import Dispatcher
@@ -26,6 +29,16 @@ from streams.messages import Request
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
+
+_QUICK_S = 0.002
+"""What a stage may take on the event loop; a handler that takes longer is run in threads from then on."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """How far a request has come, for whoever has to tell of its failure."""
+
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,7 @@ class Pipeline:
         self._worker = worker
         self._clock = clock
         self._wall_clock = wall_clock
+        self._mean_s: dict[tuple[type[BaseModelHandler], str], float] = {}
 
     async def answer(
         self, request: Request, *, queue_s: float = 0.0, attempt: int = 1, emit: Emit | None = None
@@ -72,72 +86,112 @@ class Pipeline:
         `queue_s` is how long the request lay in its topic or socket before this call. `emit` hears the answer
         as it grows, in a thread of the engine, where the engine can tell; a cancelled call stops the work.
         """
-        with request_context(request_id=request.id, task=request.task, model=request.model_name):
-            return await self._answer(request, queue_s, attempt, emit)
-
-    async def _answer(
-        self, request: Request, queue_s: float, attempt: int, emit: Emit | None
-    ) -> dict[str, Any]:
         started = self._clock()
-        prepared: Prepared | None = None
-        output: dict[str, Any] | None = None
-        failure: InferenceError | None = None
+        under_way = _UnderWay()
+        with request_context(request_id=request.id, task=request.task, model=request.model_name):
+            outcome = await self._outcome(request, under_way, emit)
+        processing_s = self._clock() - started
+        prepared = under_way.prepared
+        timings = {"queue": queue_s, **prepared.timings} if prepared else {"queue": queue_s}
+        self._manager.statistics.record(
+            request.task,
+            request.model_name,
+            request.engine,
+            not isinstance(outcome, InferenceError),
+            processing_s,
+            timings,
+        )
+        return result_of(
+            outcome,
+            id=request.id,
+            task=request.task,
+            engine=request.engine,
+            model_name=request.model_name,
+            model_version=prepared.model.version if prepared else None,
+            processing_s=processing_s,
+            timings=timings,
+            metadata=request.metadata,
+            attempt=attempt,
+            worker=self._worker,
+        )
+
+    async def _outcome(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
+        """Return the task's output, or why there is none."""
+        try:
+            if request.deadline is None:
+                return await self._run(request, under_way, emit)
+            return await self._run_until(request, under_way, emit)
+        except InferenceError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - logged, and the caller is told
+            return self._unexpected(request, error)
+
+    async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> dict[str, Any]:
+        """Run a request that has a deadline."""
         try:
             async with asyncio.timeout(self._seconds_left(request)) as limit:
-                prepared = await self._admit(request)
-                output = await self._run(request, prepared, emit)
+                return await self._run(request, under_way, emit)
         except TimeoutError as error:
-            failure = self._expired(request) if limit.expired() else self._unexpected(request, error)
-        except InferenceError as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 - logged, and the caller is told
-            failure = self._unexpected(request, error)
-        processing_s = self._clock() - started
-        timings = {"queue": queue_s, **(prepared.timings if prepared else {})}
-        self._manager.statistics.record(
-            request.task, request.model_name, request.engine, failure is None, processing_s, timings
-        )
-        about: dict[str, Any] = {
-            "id": request.id,
-            "task": request.task,
-            "engine": request.engine,
-            "model_name": request.model_name,
-            "model_version": prepared.model.version if prepared else None,
-            "processing_s": processing_s,
-            "timings": timings,
-            "metadata": request.metadata,
-            "attempt": attempt,
-            "worker": self._worker,
-        }
-        if failure is not None:
-            return failure_result(error=failure, **about)
-        assert output is not None
-        return success_result(result=output, **about)
+            raise (self._expired(request) if limit.expired() else error) from error
+
+    async def _run(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> dict[str, Any]:
+        """Take a request through admission, fetch, preprocess, infer and postprocess."""
+        under_way.prepared = prepared = await self._admit(request)
+        deadline = request.deadline_at()
+        prepared.urgency = (-request.priority, math.inf if deadline is None else deadline)
+        if prepared.handler.media_fields:
+            raw = await self._run_with_media(request, prepared, emit)
+        else:
+            await self._quickly(prepared, "preprocess", self._manager.preprocess, request.data)
+            raw = await self._dispatcher.run(prepared, emit)
+        if isinstance(raw, InferenceError):
+            raise raw
+        return await self._quickly(prepared, "postprocess", self._manager.finish, raw)
+
+    async def _run_with_media(self, request: Request, prepared: Prepared, emit: Emit | None) -> Outcome:
+        """Fetch and decode within the budget of memory, then infer."""
+        fields = prepared.handler.media_fields
+        async with self._memory.holding() as holding:
+            with self._dispatcher.coming(prepared):
+                started = self._clock()
+                data = await self._fetcher.aresolve(
+                    request.data, fields, deadline_s=self._seconds_left(request)
+                )
+                holding.add(_media_bytes(data, fields))
+                prepared.timings["fetch"] = self._clock() - started
+                preprocess = functools.partial(self._manager.preprocess, prepared, data)
+                await self._in(self._pools.decode, preprocess)
+            return await self._dispatcher.run(prepared, emit)
 
     async def _admit(self, request: Request) -> Prepared:
-        return await self._in(
-            self._pools.registry,
-            lambda: self._manager.admit(
+        def admit() -> Prepared:
+            return self._manager.admit(
                 task=request.task,
                 engine=request.engine,
                 model_name=request.model_name,
                 options=request.options,
-            ),
-        )
+            )
 
-    async def _run(self, request: Request, prepared: Prepared, emit: Emit | None) -> dict[str, Any]:
-        """Take an admitted request through fetch, preprocess, infer and postprocess."""
-        fields = prepared.handler.media_fields
-        async with self._memory.holding() as holding:
-            started = self._clock()
-            data = await self._fetcher.aresolve(request.data, fields, deadline_s=self._seconds_left(request))
-            holding.add(_media_bytes(data, fields))
-            prepared.timings["fetch"] = self._clock() - started
-            await self._in(self._pools.decode, lambda: self._manager.preprocess(prepared, data))
-            raw = await self._dispatcher.run(prepared, emit)
-        if isinstance(raw, InferenceError):
-            raise raw
-        return await self._in(self._pools.decode, lambda: self._manager.finish(prepared, raw))
+        if self._manager.admits_at_once(request.engine, request.model_name):
+            return admit()
+        return await self._in(self._pools.registry, admit)
+
+    async def _quickly(
+        self, prepared: Prepared, stage: str, call: Callable[[Prepared, Any], R], argument: Any
+    ) -> R:
+        """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
+        key = (type(prepared.handler), stage)
+        mean_s = self._mean_s.get(key, 0.0)
+        if mean_s > _QUICK_S:
+            return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
+        started = self._clock()
+        try:
+            return call(prepared, argument)
+        finally:
+            # Not by the last call alone: the machine may have stopped this process in the midst of it.
+            self._mean_s[key] = 0.9 * mean_s + 0.1 * (self._clock() - started)
+            if self._mean_s[key] > _QUICK_S:
+                log.info("stage_moved_to_threads", handler=key[0].__name__, stage=stage)
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         # Along with the context, in which log lines find the request they are about.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,8 +12,9 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
-from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, Headers, binary_headers
+from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, binary_headers
 from streams.messages import MetricsEvent, encode
+from streams.outbox import Outgoing
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -23,12 +23,10 @@ _RECORD_OVERHEAD_BYTES = 1024
 """What headers, key and framing may add to a value."""
 
 
-class Send(Protocol):
-    """Hands one record to the producer; the returned awaitable ends when the broker has it."""
+class Deliver(Protocol):
+    """Returns once the broker has all the records; raises KafkaError where it does not take one."""
 
-    def __call__(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Awaitable[Awaitable[Any]]: ...
+    def __call__(self, *records: Outgoing) -> Awaitable[None]: ...
 
 
 class Origin(Protocol):
@@ -57,7 +55,7 @@ class Publisher:
 
     def __init__(
         self,
-        send: Send,
+        deliver: Deliver,
         *,
         topics: Topics,
         worker: str,
@@ -66,9 +64,11 @@ class Publisher:
         reply_topics: Iterable[str] = (),
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._send = send
+        self._deliver = deliver
         self._topics = topics
         self._worker = worker
+        self._source = f"inferstream/{worker}"
+        self._events = topics.events
         self._group = group
         self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
         self._reply_topics = [re.compile(pattern) for pattern in reply_topics]
@@ -138,8 +138,9 @@ class Publisher:
             success=False,
             error_code=error.code,
         )
-        await self._put(
-            (self._topics.dead_letters(task), origin.key, origin.value, headers), self._event_record(event)
+        await self._deliver(
+            Outgoing(self._topics.dead_letters(task), origin.key, origin.value, headers),
+            self._event_record(event),
         )
 
     async def event(self, event: MetricsEvent) -> None:
@@ -148,7 +149,7 @@ class Publisher:
         Raises:
             KafkaError: the broker does not take it.
         """
-        await self._put(self._event_record(event))
+        await self._deliver(self._event_record(event))
 
     async def _put_result(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
@@ -156,24 +157,21 @@ class Publisher:
         headers = binary_headers(
             event_id=result["id"],
             event_type=RESULT_TYPE,
-            source=f"inferstream/{self._worker}",
+            source=self._source,
             time=result["timestamp"],
             traceparent=traceparent,
         )
-        await self._put((topic, key, value, headers), self._event_record(_outcome_event(result)))
+        await self._deliver(Outgoing(topic, key, value, headers), self._event_record(_outcome_event(result)))
 
-    async def _put(self, *records: tuple[str, bytes | None, bytes | None, Headers]) -> None:
-        sent = [await self._send(*record) for record in records]
-        await asyncio.gather(*sent)
-
-    def _event_record(self, event: MetricsEvent) -> tuple[str, bytes | None, bytes, Headers]:
+    def _event_record(self, event: MetricsEvent) -> Outgoing:
         headers = binary_headers(
             event_id=f"{event.worker}/{event.kind}/{event.id or event.time}",
             event_type=EVENT_TYPE,
-            source=f"inferstream/{self._worker}",
+            source=self._source,
             time=event.time,
         )
-        return self._topics.events, event.id.encode() or None, encode(event), headers
+        # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
+        return Outgoing(self._events, None, encode(event), headers)
 
     def _too_large(self, result: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
         refusal = ResultTooLarge(

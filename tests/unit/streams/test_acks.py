@@ -1,114 +1,140 @@
-"""The ordered acker: acks follow offsets, whatever order work finishes in."""
+"""The ordered acker: positions follow offsets, whatever order work finishes in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.acks import OrderedAcker
+from streams.acks import OrderedAcker, Received
+
+TOPIC = "requests"
 
 
 @dataclass
-class Message:
+class Record:
     offset: int
-    topic: str = "requests"
+    topic: str = TOPIC
     partition: int = 0
-    generation_id: int | None = 1
+    timestamp: int = 0
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass
-class Event:
-    message: Message
-    acked: list[int] = field(default_factory=list)
-
-    def ack(self) -> None:
-        self.acked.append(self.message.offset)
+def received(count: int, *, first: int = 0, partition: int = 0, generation: int = 1) -> list[Received]:
+    return [Received(Record(first + n, partition=partition), generation) for n in range(count)]
 
 
-def events(count: int, *, partition: int = 0, generation: int = 1) -> tuple[list[Event], list[int]]:
-    acked: list[int] = []
-    made = [Event(Message(n, partition=partition, generation_id=generation), acked) for n in range(count)]
-    return made, acked
-
-
-def test_nothing_is_acked_while_the_oldest_is_in_flight() -> None:
+def tracking(*messages: Received) -> OrderedAcker:
     acker = OrderedAcker()
-    (first, second, third), acked = events(3)
-    for event in (first, second, third):
-        acker.track(event)
-    assert acker.done(third) == 0
-    assert acker.done(second) == 0
-    assert acked == []
+    for message in messages:
+        acker.track(message)
+    return acker
+
+
+def test_nothing_may_be_committed_while_the_oldest_is_in_flight() -> None:
+    first, second, third = received(3)
+    acker = tracking(first, second, third)
+    acker.done(third)
+    acker.done(second)
+    assert acker.positions(1) == {}
     assert acker.in_flight == 3
 
 
-def test_finishing_the_oldest_acks_everything_contiguous_in_order() -> None:
-    acker = OrderedAcker()
-    made, acked = events(4)
-    for event in made:
-        acker.track(event)
+def test_finishing_the_oldest_lets_everything_contiguous_be_committed() -> None:
+    made = received(4)
+    acker = tracking(*made)
     acker.done(made[1])
     acker.done(made[2])
-    assert acker.done(made[0]) == 3
-    assert acked == [0, 1, 2]
+    acker.done(made[0])
+    assert acker.positions(1) == {(TOPIC, 0): 3}
     assert acker.in_flight == 1
 
 
+def test_a_gap_in_the_offsets_is_no_message_in_flight() -> None:
+    before, after = received(1), received(1, first=7)
+    acker = tracking(*before, *after)
+    acker.done(before[0])
+    assert acker.positions(1) == {(TOPIC, 0): 1}
+    acker.done(after[0])
+    assert acker.positions(1) == {(TOPIC, 0): 8}
+
+
 @given(st.permutations(range(12)))
-def test_every_order_of_finishing_acks_all_in_offset_order(order: list[int]) -> None:
-    acker = OrderedAcker()
-    made, acked = events(12)
-    for event in made:
-        acker.track(event)
+def test_every_order_of_finishing_moves_the_position_to_the_first_unfinished(order: list[int]) -> None:
+    made = received(12)
+    acker = tracking(*made)
     finished: set[int] = set()
     for index in order:
         finished.add(index)
         acker.done(made[index])
         contiguous = next(n for n in range(13) if n not in finished)
-        assert acked == list(range(contiguous))
+        assert acker.positions(1).get((TOPIC, 0), 0) == contiguous
     assert acker.in_flight == 0
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:
-    acker = OrderedAcker()
-    (slow,), slow_acked = events(1, partition=0)
-    (quick,), quick_acked = events(1, partition=1)
-    acker.track(slow)
-    acker.track(quick)
+    (slow,), (quick,) = received(1, partition=0), received(1, partition=1)
+    acker = tracking(slow, quick)
     acker.done(quick)
-    assert (slow_acked, quick_acked) == ([], [0])
+    assert acker.positions(1) == {(TOPIC, 1): 1}
 
 
-def test_a_redelivered_offset_of_a_new_generation_is_a_message_of_its_own() -> None:
-    acker = OrderedAcker()
-    (old,), old_acked = events(1, generation=1)
-    (new,), new_acked = events(1, generation=2)
-    acker.track(old)
-    acker.track(new)
-    acker.done(old)
-    assert (old_acked, new_acked) == ([0], [])
+def test_what_an_earlier_generation_finishes_moves_no_position_of_a_later_one() -> None:
+    old, new = received(3, generation=1), received(3, generation=2)
+    acker = tracking(*old, *new)
+    for message in old:
+        acker.done(message)
+    assert acker.positions(2) == {}
+    assert acker.in_flight == 3
+    acker.done(new[0])
+    assert acker.positions(2) == {(TOPIC, 0): 1}
+
+
+def test_forgetting_other_generations_keeps_count_of_what_they_have_in_flight() -> None:
+    old, done = received(1, generation=1), received(1, partition=1, generation=1)
+    acker = tracking(*old, *done)
+    acker.done(done[0])
+    acker.forget_all_but(2)
+    assert acker.positions(1) == {}
+    assert acker.in_flight == 1
+    acker.done(old[0])
+    assert acker.in_flight == 0
 
 
 def test_finishing_what_is_not_in_flight_is_a_fault_of_the_caller() -> None:
-    acker = OrderedAcker()
-    (event,), _ = events(1)
-    with pytest.raises(KeyError):
-        acker.done(event)
+    with pytest.raises(ValueError, match="not in flight"):
+        OrderedAcker().done(received(1)[0])
+
+
+async def test_whoever_waits_for_progress_goes_on_at_the_next_ack_and_not_before() -> None:
+    first, second = received(2)
+    acker = tracking(first, second)
+    waiting = asyncio.create_task(acker.progress())
+    draining = asyncio.create_task(acker.drained())
+    await asyncio.sleep(0)
+    acker.done(second)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    acker.done(first)
+    await waiting
+    await draining
 
 
 def test_the_oldest_age_is_that_of_the_oldest_unacked_message() -> None:
     now = 100.0
     acker = OrderedAcker(clock=lambda: now)
-    made, _ = events(2)
-    acker.track(made[0])
+    first, second = received(2)
+    acker.track(first)
     now = 130.0
-    acker.track(made[1])
+    acker.track(second)
     now = 150.0
     assert acker.oldest_age_s() == 50.0
-    acker.done(made[0])
+    acker.done(first)
     assert acker.oldest_age_s() == 20.0
-    acker.done(made[1])
+    acker.done(second)
     assert acker.oldest_age_s() == 0.0

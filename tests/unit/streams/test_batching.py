@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import Cancelled, InferenceError, InferenceFailed, InternalError
-from streams.batching import Batcher
+from streams.batching import Batcher, Outcome
 
 Raw = dict[str, Any] | InferenceError
 
@@ -22,6 +23,9 @@ class Item:
     value: int
     lane_key: str = "model"
     batch_key: str = "same"
+    urgency: tuple[float, float] = (0.0, 0.0)
+    cost: float = 0.0
+    most_cost: float = math.inf
 
 
 class Engine:
@@ -71,9 +75,111 @@ async def test_requests_that_arrive_together_share_a_batch(make: Make) -> None:
     assert {outcome.batch_size for outcome in outcomes} == {4}
 
 
-async def test_a_lone_request_does_not_wait_for_company_longer_than_allowed(make: Make) -> None:
-    outcome = await make(Engine(), max_wait_s=0.001).submit(Item(1))
+async def test_a_lone_request_does_not_wait_for_company_that_is_not_coming(make: Make) -> None:
+    async with asyncio.timeout(30):
+        outcome = await make(Engine(), max_wait_s=3600.0).submit(Item(1))
     assert outcome.batch_size == 1
+
+
+async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine, max_wait_s=3600.0)
+    with batcher.coming("model"):
+        first = asyncio.create_task(batcher.submit(Item(1)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert engine.batches == []
+    await asyncio.gather(first, batcher.submit(Item(2)))
+    assert engine.batches == [[1, 2]]
+
+
+async def test_a_batch_leaves_without_one_who_was_coming_and_never_came(make: Make) -> None:
+    batcher = make(Engine(), max_wait_s=3600.0)
+    coming = batcher.coming("model")
+    coming.__enter__()
+    waiting = asyncio.create_task(batcher.submit(Item(1)))
+    await asyncio.sleep(0)
+    coming.__exit__(None, None, None)
+    assert (await waiting).batch_size == 1
+
+
+async def test_a_request_does_not_wait_for_those_who_are_coming_longer_than_allowed(make: Make) -> None:
+    batcher = make(Engine(), max_wait_s=0.001)
+    with batcher.coming("model"):
+        outcome = await batcher.submit(Item(1))
+    assert outcome.batch_size == 1
+
+
+async def test_nobody_waits_for_requests_that_are_coming_to_another_model(make: Make) -> None:
+    batcher = make(Engine(), max_wait_s=3600.0)
+    with batcher.coming("another"):
+        async with asyncio.timeout(30):
+            await batcher.submit(Item(1))
+
+
+async def test_a_full_batch_does_not_wait_for_those_who_are_coming(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine, max_items=2, max_wait_s=3600.0)
+    with batcher.coming("model"):
+        await asyncio.gather(batcher.submit(Item(1)), batcher.submit(Item(2)))
+    assert engine.batches == [[1, 2]]
+
+
+async def queued(batcher: Batcher[Item], items: Sequence[Item]) -> list[asyncio.Task[Outcome]]:
+    """Submit `items` one after the other and return once all of them wait."""
+    waiting = [asyncio.create_task(batcher.submit(item)) for item in items]
+    while batcher.depth < len(items):
+        await asyncio.sleep(0)
+    return waiting
+
+
+async def order_of(make: Make, items: Sequence[Item], **options: Any) -> list[list[int]]:
+    """Return the batches that are formed of `items`, all of which came while the model was busy."""
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0, **options)
+    busy = asyncio.create_task(batcher.submit(Item(-1)))
+    await entered(engine)
+    waiting = await queued(batcher, items)
+    engine.gate.release(1 + len(items))
+    await asyncio.gather(busy, *waiting)
+    return engine.batches[1:]
+
+
+async def test_the_most_urgent_go_first_and_equals_in_the_order_in_which_they_came(make: Make) -> None:
+    urgencies = [(0.0, 9.0), (-9.0, math.inf), (0.0, 5.0), (0.0, 5.0), (-9.0, 1.0)]
+    items = [Item(n, urgency=urgency) for n, urgency in enumerate(urgencies)]
+    assert await order_of(make, items, max_items=1) == [[4], [1], [2], [3], [0]]
+
+
+async def test_the_most_urgent_request_decides_whose_batch_is_next(make: Make) -> None:
+    items = [
+        Item(0, batch_key="a"),
+        Item(1, batch_key="a"),
+        Item(2, batch_key="b"),
+        Item(3, batch_key="b", urgency=(-1.0, 0.0)),
+    ]
+    assert await order_of(make, items) == [[3, 2], [0, 1]]
+
+
+async def test_a_batch_takes_no_more_than_its_count_times_its_largest_cost_may_be(make: Make) -> None:
+    costs = [1.0, 2.0, 3.0, 1.0, 1.0]
+    items = [Item(n, cost=cost, most_cost=6.0) for n, cost in enumerate(costs)]
+    # 0 and 1 cost 2 x 2; with 2 it would be 3 x 3. 2 and 3 cost 2 x 3, and 4 is left.
+    assert await order_of(make, items, max_items=9) == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_request_that_costs_more_than_a_batch_may_runs_by_itself(make: Make) -> None:
+    items = [Item(0, cost=50.0, most_cost=6.0), Item(1, cost=1.0, most_cost=6.0)]
+    assert await order_of(make, items) == [[0], [1]]
+
+
+async def test_a_batch_that_is_full_by_cost_does_not_wait_for_those_who_are_coming(make: Make) -> None:
+    engine = Engine()
+    batcher = make(engine, max_items=9, max_wait_s=3600.0)
+    with batcher.coming("model"):
+        await asyncio.gather(*(batcher.submit(Item(n, cost=3.0, most_cost=6.0)) for n in range(2)))
+    assert engine.batches == [[0, 1]]
 
 
 async def test_what_arrives_while_the_model_works_gathers_for_the_next_batch(make: Make) -> None:

@@ -26,6 +26,9 @@ class Item:
     is_continuous: bool
     lane_key: str = "model"
     batch_key: str = "same"
+    urgency: tuple[float, float] = (0.0, 0.0)
+    cost: float = 0.0
+    most_cost: float = 1.0
 
     def waited(self, seconds: float) -> None:
         pass

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from engines.results import success_result
 from handlers.errors import InferenceError
-from streams.acks import OrderedAcker
+from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
 from streams.messages import Request
 from streams.pipeline import Pipeline
@@ -19,24 +19,27 @@ VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
 
 @dataclass
-class Message:
+class Record:
     offset: int
     value: bytes | None
     key: bytes | None = None
     headers: list[tuple[str, bytes]] = field(default_factory=list)
     topic: str = "inference.requests.asr"
     partition: int = 0
-    generation_id: int | None = 1
-    timestamp: float = 0.0
+    timestamp: int = 0
 
 
-@dataclass
-class Event:
-    message: Message
-    journal: list[str]
+class Acker(OrderedAcker):
+    """Notes what is acked."""
 
-    def ack(self) -> None:
-        self.journal.append(f"ack {self.message.offset}")
+    def __init__(self, journal: list[str]) -> None:
+        super().__init__()
+        self.journal = journal
+
+    def done(self, message: Received) -> None:
+        super().done(message)
+        position = self.positions(message.generation).get((message.record.topic, message.record.partition))
+        self.journal.append(f"position {position}")
 
 
 class Rig:
@@ -51,10 +54,12 @@ class Rig:
         self.fatal: list[BaseException] = []
         self.publish_error = publish_error
         self.gates: dict[str, asyncio.Event] = {}
+        self.generation = 1
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
             publisher=cast(Publisher, self),
-            acker=OrderedAcker(),
+            acker=Acker(self.journal),
+            is_current=lambda generation: generation == self.generation,
             max_in_flight=max_in_flight,
             worker="w1",
             on_fatal=self.fatal.append,
@@ -83,12 +88,15 @@ class Rig:
         self.results.append(result)
         self.reply_topics.append(reply_to)
 
-    async def dead_letter(self, origin: Message, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         self.journal.append(f"dead letter {origin.offset}")
         self.dead_letters.append(error)
 
     async def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
-        await self.intake.take(Event(Message(offset, value, **changes), self.journal), "asr")
+        await self.take_all([Record(offset, value, **changes)])
+
+    async def take_all(self, records: list[Record]) -> None:
+        await self.intake.take([Received(record, 1) for record in records], "asr")
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -103,7 +111,7 @@ async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
     rig = Rig()
     await rig.take(0, request(id="r1"))
     await rig.settle()
-    assert rig.journal == ["result r1", "ack 0"]
+    assert rig.journal == ["result r1", "position 1"]
     assert rig.intake.in_flight == 0
 
 
@@ -126,9 +134,7 @@ async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_ac
     await rig.take(0, b"\xff\xfe")
     await rig.take(1, None)
     await rig.settle()
-    assert rig.journal == ["dead letter 0", "dead letter 1", "ack 0", "ack 1"] or sorted(
-        rig.journal
-    ) == sorted(["dead letter 0", "ack 0", "dead letter 1", "ack 1"])
+    assert rig.journal == ["dead letter 0", "position 1", "dead letter 1", "position 2"]
     assert [error.code for error in rig.dead_letters] == ["UNDECODABLE", "UNDECODABLE"]
 
 
@@ -165,10 +171,10 @@ async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> No
     await rig.take(0, request(id="slow"))
     await rig.take(1, request(id="quick"))
     await rig.settle()
-    assert rig.journal == ["result quick"]
+    assert rig.journal == ["result quick", "position None"]
     rig.gates["slow"].set()
     await rig.settle()
-    assert rig.journal == ["result quick", "result slow", "ack 0", "ack 1"]
+    assert rig.journal[2:] == ["result slow", "position 2"]
 
 
 async def test_no_more_than_the_window_is_taken() -> None:
@@ -182,7 +188,22 @@ async def test_no_more_than_the_window_is_taken() -> None:
     rig.gates["slow"].set()
     await third
     await rig.settle()
-    assert rig.journal[-1] == "ack 2"
+    assert rig.journal[-1] == "position 3"
+
+
+async def test_messages_that_were_handed_out_again_while_they_waited_are_not_taken() -> None:
+    rig = Rig(max_in_flight=1)
+    rig.gates["slow"] = asyncio.Event()
+    taking = asyncio.create_task(
+        rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late")), Record(2, request())])
+    )
+    await rig.settle()
+    rig.generation = 2
+    rig.gates["slow"].set()
+    await taking
+    await rig.settle()
+    assert [asked.id for asked in rig.requests] == ["slow"]
+    assert rig.intake.in_flight == 0
 
 
 async def test_an_outcome_that_cannot_be_published_is_fatal_and_stays_unacked() -> None:

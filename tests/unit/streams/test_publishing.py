@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +11,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOr
 
 from engines.results import failure_result, success_result
 from handlers.errors import MediaNotFound, Undecodable
-from streams.cloudevents import Headers
 from streams.messages import decode_event, decode_result
+from streams.outbox import Outgoing
 from streams.publishing import Publisher
 from streams.topics import Topics
 
@@ -26,16 +24,11 @@ class Broker:
     refusals: dict[str, KafkaError] = field(default_factory=dict)
     records: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = field(default_factory=list)
 
-    async def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> Awaitable[Any]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if topic in self.refusals:
-            future.set_exception(self.refusals.pop(topic))
-        else:
-            self.records.append((topic, key, value, dict(headers)))
-            future.set_result(None)
-        return future
+    async def deliver(self, *records: Outgoing) -> None:
+        refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
+        if refused:
+            raise refused[0]
+        self.records += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
 
     def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
         return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
@@ -43,7 +36,7 @@ class Broker:
 
 def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
     return Publisher(
-        broker.send,
+        broker.deliver,
         topics=Topics(),
         worker="w1",
         group="g1",
@@ -180,15 +173,12 @@ class Record:
 
 
 async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() -> None:
-    sent: list[tuple[str, bytes | None, bytes | None, Headers]] = []
+    sent: list[Outgoing] = []
 
-    async def send(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Awaitable[Any]:
-        sent.append((topic, key, value, headers))
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.set_result(None)
-        return future
+    async def deliver(*records: Outgoing) -> None:
+        sent.extend(records)
 
-    dead = Publisher(send, topics=Topics(), worker="w1", group="g1", max_message_bytes=10_000)
+    dead = Publisher(deliver, topics=Topics(), worker="w1", group="g1", max_message_bytes=10_000)
     await dead.dead_letter(Record(), task="asr", stage="decode", error=Undecodable("no JSON"))
     topic, key, value, headers = sent[0]
     assert (topic, key, value) == ("inference.dlq.asr", b"k", b"\xff")
