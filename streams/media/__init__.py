@@ -10,6 +10,29 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from handlers.media import Media
 from streams.media.fetcher import MediaFetcher
 
-__all__ = ["MediaFetcher"]
+__all__ = ["MediaFetcher", "fetch_by_settings"]
+
+
+def fetch_by_settings(address: str) -> Media:
+    """Return the media at `address`, by the settings of this process; what a Python call fetches with.
+
+    Blocks; from any thread. Made with the first call and kept until the process ends.
+
+    Raises:
+        InferenceError: as `MediaFetcher.fetch`.
+    """
+    return _fetcher().fetch(address)
+
+
+@cache
+def _fetcher() -> MediaFetcher:
+    from engines.configuration import load
+    from streams.settings import Settings
+
+    settings = load(Settings).settings
+    return MediaFetcher(settings.media, settings.s3)

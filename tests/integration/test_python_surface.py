@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.local import LocalStack
+from tests.recordings import librivox_recordings, normalized
 
 PATIENCE_S = 240
 
@@ -104,8 +106,25 @@ print(json.dumps([right, inference_manager.get_stats(), loads]))
 """
 
 
-def notebook(script: str, *, mlflow_uri: str, folder: Path) -> Any:
-    """Run a script as a notebook would, with MLflow's address as its only setting; return the JSON it prints last."""
+FROM_S3 = """
+import json
+from engines import inference_manager
+
+answers = [
+    inference_manager.infer(
+        task="asr", engine="transformers", model_name="whisper-tiny.en", data={"audio": f"s3://media/{key}"}
+    )
+    for key in ("surface/clip.flac", "surface/nowhere.flac")
+]
+print(json.dumps(answers))
+"""
+
+
+def notebook(script: str, *, mlflow_uri: str, folder: Path, settings: Mapping[str, str] | None = None) -> Any:
+    """Run a script as a notebook would, with MLflow's address as its only setting but for `settings`.
+
+    Returns the JSON it prints last.
+    """
     known = {name: value for name, value in os.environ.items() if "INFERSTREAM" not in name}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
@@ -113,6 +132,7 @@ def notebook(script: str, *, mlflow_uri: str, folder: Path) -> Any:
             **known,
             "XDG_CACHE_HOME": str(folder / "cache"),
             "INFERSTREAM_MLFLOW__TRACKING_URI": mlflow_uri,
+            **(settings or {}),
         },
         cwd=folder,
         capture_output=True,
@@ -147,6 +167,28 @@ def test_one_import_and_one_call_answer_also_inside_a_running_loop(
     assert cached[0]["bytes"] > 500_000_000
     assert cleared == {"cleared": 1, "in_use": []}
     assert left == []
+
+
+def test_media_on_s3_are_fetched_for_a_python_call(
+    local_stack: LocalStack, real_models: None, tmp_path: Path
+) -> None:
+    clip = next(clip for clip in librivox_recordings() if "0930" in clip.path.name)
+    store = local_stack.s3_client()
+    try:
+        store.put_object(Bucket="media", Key="surface/clip.flac", Body=clip.path.read_bytes())
+    finally:
+        store.close()
+    reach = local_stack.settings()["s3"]
+    heard, missing = notebook(
+        FROM_S3,
+        mlflow_uri=local_stack.endpoints.mlflow_uri,
+        folder=tmp_path,
+        settings={f"INFERSTREAM_S3__{name.upper()}": str(value) for name, value in reach.items()},
+    )
+    assert heard["success"], heard
+    assert normalized(heard["result"]["text"]) == clip.transcript
+    assert missing["error"]["code"] == "MEDIA_NOT_FOUND"
+    assert "data.audio" in missing["error"]["message"]
 
 
 def test_counts_are_exact_when_16_threads_ask_an_engine_of_ones_own(
