@@ -120,11 +120,15 @@ class BaseEngine(ABC):
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
         """Return what one input takes of a batch, in a unit of the engine's own for the task: pixels, seconds of
         sound, frames, tokens. A batch takes its number of inputs times the largest cost among them."""
-        return 0.0
+        return 1.0
 
     def max_cost(self, task: str) -> float:
-        """Return what a batch may take, in the unit of `cost`; an input that takes more runs by itself."""
-        return math.inf
+        """Return what a batch may take, in the unit of `cost`; an input that takes more runs by itself.
+
+        Without an `infer_batch` of its own an engine gains nothing by batches, so each input runs alone: it
+        waits for no other, and the next is the most urgent one.
+        """
+        return 1.0 if type(self).infer_batch is BaseEngine.infer_batch else math.inf
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return what must agree between requests of one model that run in one batch; equal keys may share."""

@@ -133,7 +133,8 @@ class ModelSwaps:
         """
         self._look_up_names()
         all_left = self._departures.let_go()
-        pause_s = self._models.alias_poll_s / 2
+        # An answer is renewed in the second half of its time: looked at every quarter, none grows too old.
+        pause_s = self._models.alias_poll_s / 4
         if self._idle_unload_s is not None:
             self._unload_idle(self._idle_unload_s)
             pause_s = min(pause_s, self._idle_unload_s / 2)

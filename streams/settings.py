@@ -85,13 +85,10 @@ class KafkaSettings(Section):
         description="Longest wait for a broker's answer; above rebalance_timeout_s.",
     )
     max_poll_records: int = Field(
-        default=64, gt=0, le=10_000, description="Most messages taken in one fetch."
-    )
-    stream_buffer: int = Field(
-        default=128,
+        default=256,
         gt=0,
-        le=100_000,
-        description="Messages held per task before fetching pauses; smaller repeats less.",
+        le=10_000,
+        description="Most messages taken from a topic at once; as many wait beside those in flight.",
     )
     commit_interval_s: float = Field(
         default=0.5,
@@ -229,21 +226,27 @@ class WorkerSettings(Section):
         description="Regular expressions of which reply_to must match one in full; empty refuses it.",
     )
     max_in_flight: int = Field(
-        default=64, gt=0, le=100_000, description="Most requests in work at once, over all tasks."
+        default=512,
+        gt=0,
+        le=100_000,
+        description="Most requests in work at once, over all tasks, and so how far work runs ahead of a slow one.",
     )
     max_in_flight_bytes: int = Field(
-        default=256 * 1024 * 1024,
+        default=512 * 1024 * 1024,
         gt=0,
-        description="Most bytes of media in memory; at least media.max_bytes.",
+        description="Most bytes of media in memory, decoded; at least media.max_bytes.",
     )
     batch_max_items: int = Field(
-        default=16, gt=0, le=10_000, description="Most requests run on a model together."
+        default=64,
+        gt=0,
+        le=10_000,
+        description="Most requests run on a model together; what they cost limits a batch besides.",
     )
     batch_wait_ms: float = Field(
         default=10.0,
         ge=0,
         le=60_000,
-        description="How long the first request of a batch waits for others, at most.",
+        description="How long a batch waits for requests that are being fetched or decoded, at most.",
     )
     drain_timeout_s: float = Field(
         default=120.0,
