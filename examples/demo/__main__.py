@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from rich.console import Console
+from rich.text import Text
 
 from deploy.local import StackError
 from deploy.models import PreparationError
@@ -20,6 +21,7 @@ from examples.demo.models import demo_models
 from examples.demo.progress import AnswersProgress
 from examples.demo.report import show
 from examples.demo.sending import outcomes_of
+from handlers.errors import InferenceError
 from streams.local_platform import LocalPlatform
 from streams.local_status import StatusLines
 
@@ -72,8 +74,8 @@ if __name__ == "__main__":
     terminal = Console()
     try:
         sys.exit(main(terminal if terminal.is_terminal else Console(width=_PLAIN_WIDTH)))
-    except (StackError, PreparationError) as error:
-        Console(stderr=True).print(f"[bold red]✗[/bold red] {error}", highlight=False)
+    except (StackError, PreparationError, InferenceError) as error:
+        Console(stderr=True).print(Text.assemble(("✗ ", "bold red"), str(error)))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -73,15 +73,17 @@ async def outcomes_of(
             tell(outcome)
             return outcome
 
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(follow(case)) for case in cases]
-            late = time.monotonic() + PATIENCE_S
-            waiting = set(running)
+        # No task group: it would wrap the StackError that says which part died.
+        running = [asyncio.create_task(follow(case)) for case in cases]
+        waiting, late = set(running), time.monotonic() + PATIENCE_S
+        try:
             while waiting and time.monotonic() < late:
                 _, waiting = await asyncio.wait(waiting, timeout=_LOOK_AROUND_S)
                 platform.check()
-            for task in waiting:
+        finally:
+            for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
     return [None if task.cancelled() else task.result() for task in running]
 
 
