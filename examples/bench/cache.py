@@ -25,7 +25,7 @@ from tests.models.audio.sounds import RATE, Sounds
 
 MODELS = ("bench-sounds", "bench-sounds-too")
 THREADS, COLD_ROUNDS = 8, 5
-ROUNDS, CALLS = 5, 60
+ROUNDS, CALLS = 5, 150
 CACHED, DIRECT = "through the cache", "direct"
 
 
