@@ -16,6 +16,7 @@ from streams.logs import configure_logging
 from streams.settings import LoggingSettings
 
 DIRECTORY = Path(".local/bench")
+_WIDTH_IN_FILES = 110
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
     configure_logging(LoggingSettings(level="WARNING"))
     benchmarks = {name: load(name) for name in asked.names or MODULES}
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)
     if asked.list:
         list_benchmarks(benchmarks, console)
         return 0

@@ -20,7 +20,6 @@ from examples.bench.plots import draw
 from examples.bench.report import Done, markdown_of, table_of, write_json
 
 EXIT_SHORT, EXIT_FAILED = 1, 1
-_LEAST_WIDTH = 110
 
 
 def run_benchmarks(
@@ -64,7 +63,7 @@ def run_benchmarks(
                 draw(done.measurement.charts, output / f"{benchmark.name}.png", title=benchmark.name)
             console.print(done.closing_line, highlight=False, soft_wrap=True)
     console.rule("benchmarks", align="left")
-    console.print(table_of(runs), width=max(console.width, _LEAST_WIDTH))
+    console.print(table_of(runs))
     (output / "table.md").write_text(markdown_of(runs, machine))
     console.print(f"JSON and plots: {output}", style="dim", highlight=False, soft_wrap=True)
     for name in broken:
