@@ -42,7 +42,7 @@ Transcribe = Callable[[], Any]
 
 
 async def run(context: Context) -> Measurement:
-    """Transcribe the same clips by every side, on one thread each; all must hear the same words."""
+    """Transcribe the same clips by every side, on one thread each; the clock is the CPU time of this process."""
     prepare_torch(1)
     rounds = context.rounds(ROUNDS)
     folder = context.prepared_model(MODEL)
@@ -55,7 +55,7 @@ async def run(context: Context) -> Measurement:
         paths[-1].write_bytes(_flac(clip))
     seconds = sum(len(clip) for clip in made) / RATE
     heard: dict[str, list[str]] = {}
-    cpu_s: dict[str, list[float]] = {}
+    wall_s: dict[str, list[float]] = {}
     context.report("loading the model twice", 0.0)
     async with open_runtime(settings) as runtime:
         await runtime.warm([MODEL])
@@ -69,7 +69,7 @@ async def run(context: Context) -> Measurement:
             sides[FASTER] = functools.partial(asyncio.to_thread, faster, paths)
         speeds = await interleaved(
             {
-                side: functools.partial(_speed, side, call, seconds, heard, cpu_s)
+                side: functools.partial(_speed, side, call, seconds, heard, wall_s)
                 for side, call in sides.items()
             },
             rounds,
@@ -80,9 +80,9 @@ async def run(context: Context) -> Measurement:
     }
     return Measurement(
         figures=figures,
-        charts=[Chart("seconds of speech in a second", "x", speeds)],
-        notes=_notes(speeds, cpu_s, heard, seconds),
-        details={"speed": speeds, "cpu_s": cpu_s, "heard": heard},
+        charts=[Chart("seconds of speech in a second of CPU time", "x", speeds)],
+        notes=_notes(speeds, wall_s, heard, seconds),
+        details={"speed": speeds, "wall_s": wall_s, "heard": heard},
     )
 
 
@@ -115,13 +115,13 @@ async def _speed(
     call: Transcribe,
     seconds: float,
     heard: dict[str, list[str]],
-    cpu_s: dict[str, list[float]],
+    wall_s: dict[str, list[float]],
 ) -> float:
-    """Return how many seconds of speech the side transcribes in one second."""
+    """Return how many seconds of speech the side transcribes in one second of this process's CPU time."""
     began, began_cpu = time.perf_counter(), time.process_time()
     heard[side] = await call()
-    cpu_s.setdefault(side, []).append(time.process_time() - began_cpu)
-    return seconds / (time.perf_counter() - began)
+    wall_s.setdefault(side, []).append(time.perf_counter() - began)
+    return seconds / (time.process_time() - began_cpu)
 
 
 async def _answered(pipeline: Pipeline, addresses: Sequence[str]) -> list[str]:
@@ -183,17 +183,20 @@ def _faster_whisper(folder: Path, directory: Path) -> Callable[[Sequence[Path]],
 
 
 def _notes(
-    speeds: dict[str, list[float]], cpu_s: dict[str, list[float]], heard: dict[str, list[str]], seconds: float
+    speeds: dict[str, list[float]],
+    wall_s: dict[str, list[float]],
+    heard: dict[str, list[str]],
+    seconds: float,
 ) -> list[str]:
     by_side = ", ".join(f"{side} {Spread.of(of_side).median:.2f}" for side, of_side in speeds.items())
-    cpu = ratios(cpu_s, LOOP, over=PIPELINE).median
+    by_wall = ratios(wall_s, LOOP, over=PIPELINE).median
     unlike = sum(
         normalized(ours) != normalized(theirs)
         for ours, theirs in zip(heard[PIPELINE], heard[LOOP], strict=True)
     )
     return [
-        f"{seconds:.0f} s of speech in {len(heard[PIPELINE])} clips; seconds of speech in a second: {by_side}",
-        f"one thread of torch, wall clock; by the CPU time of the process the pipeline's share is {cpu:.2f}",
+        f"{seconds:.0f} s of speech in {len(heard[PIPELINE])} clips; so much of it in a second of CPU time: {by_side}",
+        f"one thread each and the CPU time of the process as clock; by the wall clock over the loop {by_wall:.2f}",
         f"{unlike} of {len(heard[PIPELINE])} texts differ between pipeline and loop in a word",
         *(
             []
