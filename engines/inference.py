@@ -211,6 +211,11 @@ class InferenceManager:
                 f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "
                 "must return a dict"
             )
+        if not isinstance(output.get("metadata", {}), dict | None):
+            raise InternalError(
+                f"the handler of task {prepared.task} returned metadata that is no dict but "
+                f"{type(output['metadata']).__name__}"
+            )
         return output
 
     def infer(

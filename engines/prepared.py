@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -54,6 +54,12 @@ class Prepared:
     def most_cost(self) -> float:
         """What a batch may take, by `BaseEngine.max_cost`."""
         return self.runner.max_cost(self.task)
+
+    def another(self) -> Self:
+        """Return another request that the same check admits: of the same names, and without options."""
+        another = object.__new__(type(self))
+        vars(another).update(vars(self), inputs={}, options={}, timings={})
+        return another
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for others, or for the model to be loaded."""

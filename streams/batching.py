@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import time
@@ -55,11 +56,20 @@ class Outcome:
     batch_size: int
 
 
+OnOutcome = Callable[[Outcome], None]
+
+
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     item: T
-    future: asyncio.Future[Outcome]
     since: float
+    on_outcome: OnOutcome
+    future: asyncio.Future[Outcome] | None
+    """Done where whoever awaits the outcome has gone."""
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.future is None or not self.future.done()
 
 
 _Entry = tuple[tuple[float, float], int, _Waiting[T]]
@@ -72,6 +82,7 @@ class _Group(Generic[T]):
 
     entries: list[_Entry[T]] = field(default_factory=list)
     largest: float = 0.0
+    """The largest cost that was ever among them."""
 
     def fills_a_batch(self, max_items: int) -> bool:
         count = len(self.entries)
@@ -133,12 +144,21 @@ class Batcher(Generic[T]):
 
     async def submit(self, item: T) -> Outcome:
         """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._put(item, functools.partial(_resolve, future), future)
+        return await future
+
+    def put(self, item: T, on_outcome: OnOutcome) -> None:
+        """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise."""
+        self._put(item, on_outcome, None)
+
+    def _put(self, item: T, on_outcome: OnOutcome, future: asyncio.Future[Outcome] | None) -> None:
         key = item.lane_key
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
         now = self._clock()
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future(), now)
+        waiting = _Waiting(item, now, on_outcome, future)
         if not lane.groups:
             lane.since = now
         group = lane.groups.get(item.batch_key)
@@ -150,7 +170,6 @@ class Batcher(Generic[T]):
             lane.may_leave.set()
         if lane.task is None:
             lane.task = asyncio.create_task(self._work(key, lane), name=f"batches of {key}")
-        return await waiting.future
 
     @property
     def depth(self) -> int:
@@ -164,7 +183,7 @@ class Batcher(Generic[T]):
             for group in lane.groups.values():
                 for _, _, waiting in group.entries:
                     stopped = Cancelled("the worker stopped before this request ran; send it again")
-                    _resolve(waiting, Outcome(stopped, 0.0, 0))
+                    waiting.on_outcome(Outcome(stopped, 0.0, 0))
             lane.groups.clear()
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
@@ -201,15 +220,13 @@ class Batcher(Generic[T]):
         largest = 0.0
         while group.entries and len(batch) < self._max_items:
             waiting = group.entries[0][2]
-            if not waiting.future.done():  # its caller has not gone
+            if waiting.is_wanted:
                 largest = max(largest, waiting.item.cost)
                 if batch and (len(batch) + 1) * largest > waiting.item.most_cost:
                     break
                 batch.append(waiting)
             heapq.heappop(group.entries)
-        if group.entries:
-            group.largest = max(entry[2].item.cost for entry in group.entries)
-        else:
+        if not group.entries:
             del lane.groups[key]
         lane.since = -float("inf")  # whoever is left has waited for this batch
         return batch
@@ -228,9 +245,9 @@ class Batcher(Generic[T]):
             log.exception("batch_failed", items=len(batch))
             raws = [as_inference_error(error)] * len(batch)
         for waiting, raw in zip(batch, raws, strict=True):
-            _resolve(waiting, Outcome(raw, started - waiting.since, len(batch)))
+            waiting.on_outcome(Outcome(raw, started - waiting.since, len(batch)))
 
 
-def _resolve(waiting: _Waiting[Any], outcome: Outcome) -> None:
-    if not waiting.future.done():
-        waiting.future.set_result(outcome)
+def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)

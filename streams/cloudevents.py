@@ -58,7 +58,7 @@ def binary_headers(
         ("ce_id", event_id.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
-        ("ce_time", _rfc3339(int(time * 1000))),
+        ("ce_time", _rfc3339(time)),
         _JSON,
     ]
     if traceparent:
@@ -66,11 +66,15 @@ def binary_headers(
     return headers
 
 
+def _rfc3339(time: float) -> bytes:
+    seconds, milliseconds = divmod(int(time * 1000), 1000)
+    return b"%b.%03d+00:00" % (_second(seconds), milliseconds)
+
+
 @functools.lru_cache(maxsize=16)
-def _rfc3339(milliseconds: int) -> bytes:
-    # A result and its event are of one moment, and so are those of a batch.
-    seconds = milliseconds / 1000
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").encode()
+def _second(seconds: int) -> bytes:
+    # Thousands of events are of one second.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:

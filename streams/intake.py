@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from streams.acks import OrderedAcker, Received, Record
 from streams.messages import Request, decode_request, known_fields
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
+from streams.quick_path import Admitted, QuickPath
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,7 @@ class Intake:
         self,
         *,
         pipeline: Pipeline,
+        quick_path: QuickPath,
         publisher: Publisher,
         acker: OrderedAcker,
         is_current: Callable[[int], bool],
@@ -43,6 +46,7 @@ class Intake:
     ) -> None:
         """`is_current` tells whether messages of a generation are still this worker's to answer."""
         self._pipeline = pipeline
+        self._quick_path = quick_path
         self._publisher = publisher
         self._acker = acker
         self._is_current = is_current
@@ -57,16 +61,15 @@ class Intake:
 
         Messages that were handed out again meanwhile are left to whoever got them.
         """
-        loop = asyncio.get_running_loop()
+        admitted: Admitted = {}
         for message in messages:
             while self._acker.in_flight >= self._max_in_flight:
                 await self._acker.progress()
+                admitted.clear()
             if not self._is_current(message.generation):
                 return
             self._acker.track(message)
-            work = loop.create_task(self._see_through(message, task))
-            self._tasks.add(work)
-            work.add_done_callback(self._tasks.discard)
+            self._begin(message, task, admitted)
 
     @property
     def in_flight(self) -> int:
@@ -79,37 +82,79 @@ class Intake:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _see_through(self, message: Received, task: str) -> None:
-        record = message.record
+    def _begin(self, message: Received, task: str, admitted: Admitted) -> None:
+        """Take the quick path where it is clear; otherwise see the message through in a task of its own."""
         try:
-            await self._answer(record, task)
-        except Exception as error:
-            log.critical("outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error)
-            self._on_fatal(error)
-        else:
-            self._acker.done(message)
-
-    async def _answer(self, record: Record, task: str) -> None:
-        try:
-            incoming = cloudevents.receive(record.value, record.headers)
-            try:
-                request = decode_request(incoming.value)
-                if not request.id:
-                    request = msgspec.structs.replace(request, id=_id_of(record, incoming))
-                self._check(request, task)
-            except Undecodable:
-                raise
-            except InferenceError as error:
-                result, reply_to = self._refuse(incoming.value, _id_of(record, incoming), task, error)
-            else:
-                queue_s = max(0.0, self._wall_clock() - record.timestamp / 1000)
-                result, reply_to = await self._pipeline.answer(request, queue_s=queue_s), request.reply_to
-        except Undecodable as error:
-            await self._publisher.dead_letter(record, task=task, stage="decode", error=error)
+            incoming, request = self._read(message.record, task)
+        except InferenceError as error:
+            self._see_through(message, self._refuse(message.record, task, error))
             return
+        queue_s = max(0.0, self._wall_clock() - message.record.timestamp / 1000)
+        publish = functools.partial(self._post, message, task, incoming.traceparent)
+        if request.reply_to is not None or not self._quick_path.start(request, queue_s, admitted, publish):
+            self._see_through(message, self._answer(message.record, task, incoming, request, queue_s))
+
+    def _see_through(self, message: Received, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, which ends with a published outcome, and ack the message then."""
+
+        async def see_through() -> None:
+            try:
+                await work
+            except Exception as error:  # noqa: BLE001 - fatal, and logged as such
+                self._failed(message, error)
+            else:
+                self._acker.done(message)
+
+        running = asyncio.create_task(see_through())
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+
+    def _failed(self, message: Received, error: Exception) -> None:
+        record = message.record
+        log.critical("outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error)
+        self._on_fatal(error)
+
+    def _post(self, message: Received, task: str, traceparent: str | None, result: dict[str, Any]) -> None:
+        """Publish a result of the quick path."""
+        key = message.record.key
+
+        def on_published(error: Exception | None) -> None:
+            if error is None:
+                self._acker.done(message)
+            else:
+                publishing = self._publisher.result(
+                    result, task=task, key=key, traceparent=traceparent, reply_to=None
+                )
+                self._see_through(message, publishing)
+
+        try:
+            self._publisher.post(
+                result, task=task, key=key, traceparent=traceparent, on_published=on_published
+            )
+        except Exception as error:  # noqa: BLE001 - fatal, and logged as such
+            self._failed(message, error)
+
+    async def _answer(
+        self, record: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
+    ) -> None:
+        result = await self._pipeline.answer(request, queue_s=queue_s)
         await self._publisher.result(
-            result, task=task, key=record.key, traceparent=incoming.traceparent, reply_to=reply_to
+            result, task=task, key=record.key, traceparent=incoming.traceparent, reply_to=request.reply_to
         )
+
+    def _read(self, record: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
+        """Return what the message asks for.
+
+        Raises:
+            Undecodable: permanent; there is nobody to tell.
+            InvalidRequest: permanent.
+        """
+        incoming = cloudevents.receive(record.value, record.headers)
+        request = decode_request(incoming.value)
+        if not request.id:
+            request = msgspec.structs.replace(request, id=_id_of(record, incoming))
+        self._check(request, task)
+        return incoming, request
 
     def _check(self, request: Request, task: str) -> None:
         if request.task != task:
@@ -123,15 +168,17 @@ class Intake:
                 "leave it out, or have the operator allow the topic"
             )
 
-    def _refuse(
-        self, value: bytes, request_id: str, task: str, error: InferenceError
-    ) -> tuple[dict[str, Any], str | None]:
-        """Return the failure result for a request that is not valid, and the topic it goes to."""
-        known = known_fields(value)
+    async def _refuse(self, record: Record, task: str, error: InferenceError) -> None:
+        """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
+        if isinstance(error, Undecodable):
+            await self._publisher.dead_letter(record, task=task, stage="decode", error=error)
+            return
+        incoming = cloudevents.receive(record.value, record.headers)
+        known = known_fields(incoming.value)
         reply_to = known.get("reply_to")
         result = failure_result(
             error=error,
-            id=known.get("id") or request_id,
+            id=known.get("id") or _id_of(record, incoming),
             task=known.get("task") or task,
             engine=known.get("engine", ""),
             model_name=known.get("model_name", ""),
@@ -139,7 +186,13 @@ class Intake:
             metadata=known.get("metadata", {}),
             worker=self._worker,
         )
-        return result, reply_to if reply_to is not None and self._publisher.allows(reply_to) else None
+        await self._publisher.result(
+            result,
+            task=task,
+            key=record.key,
+            traceparent=incoming.traceparent,
+            reply_to=reply_to if reply_to is not None and self._publisher.allows(reply_to) else None,
+        )
 
 
 def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:

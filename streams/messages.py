@@ -6,8 +6,12 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
+import structlog
 
-from handlers.errors import InvalidRequest, Undecodable
+from engines.results import failure_result
+from handlers.errors import InternalError, InvalidRequest, Undecodable
+
+log = structlog.get_logger(__name__)
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
@@ -115,6 +119,20 @@ def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
         TypeError: a value in it has no JSON form.
     """
     return _encoder.encode(message)
+
+
+def encode_result(result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return a result and its bytes; one that has no JSON form becomes a failure that says so."""
+    try:
+        return result, _encoder.encode(result)
+    except TypeError as error:
+        log.error("result_not_encodable", id=result["id"], task=result["task"], exc_info=error)
+    broken = InternalError(
+        f"the handler of task {result['task']} returned a result that has no JSON form; it is logged by the worker"
+    )
+    about = {name: result[name] for name in ("id", "task", "engine", "model_name", "model_version", "worker")}
+    failed = failure_result(error=broken, processing_s=result["processing_time"], **about)
+    return failed, _encoder.encode(failed)
 
 
 def decode_request(value: bytes) -> Request:

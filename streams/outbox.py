@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import MessageSizeTooLargeError
@@ -23,23 +22,28 @@ class Outgoing(NamedTuple):
     headers: Headers
 
 
+OnDelivered = Callable[[Exception | None], None]
+"""Hears that the broker has all the records, or why it does not take one."""
+
+
 class _Delivery:
-    """A caller's wait for the broker to have all its records."""
+    """Records of one caller, who hears of the last one that arrived or the first that did not."""
 
-    __slots__ = ("future", "missing")
+    __slots__ = ("missing", "on_delivered")
 
-    def __init__(self, future: asyncio.Future[None], missing: int) -> None:
-        self.future = future
+    def __init__(self, missing: int, on_delivered: OnDelivered) -> None:
         self.missing = missing
+        self.on_delivered = on_delivered
 
     def arrived(self) -> None:
         self.missing -= 1
-        if not self.missing and not self.future.done():
-            self.future.set_result(None)
+        if not self.missing:
+            self.on_delivered(None)
 
-    def failed(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+    def failed(self, error: Exception) -> None:
+        if self.missing > 0:
+            self.missing = -1  # so that it never gets to nothing missing
+            self.on_delivered(error)
 
 
 _Waiting = tuple[Outgoing, _Delivery]
@@ -57,8 +61,9 @@ class Outbox:
     def __init__(self, producer: Callable[[], Any]) -> None:
         """`producer` returns the started AIOKafkaProducer."""
         self._producer = producer
-        self._waiting: dict[str, deque[_Waiting]] = {}
-        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
+        """What waits for each topic that is being sent to."""
+        self._sending: set[asyncio.Task[None]] = set()
         self._partitioner = DefaultPartitioner()
 
     async def deliver(self, *records: Outgoing) -> None:
@@ -68,66 +73,78 @@ class Outbox:
             MessageSizeTooLargeError: one is too large for the broker.
             KafkaError: the broker does not take one of them.
         """
-        delivery = _Delivery(asyncio.get_running_loop().create_future(), len(records))
+        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_delivered(error: Exception | None) -> None:
+            if delivered.done():  # whoever waited has gone
+                return
+            if error is None:
+                delivered.set_result(None)
+            else:
+                delivered.set_exception(error)
+
+        self.post(records, on_delivered)
+        await delivered
+
+    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None:
+        """Do what `deliver` does, and call `on_delivered` once in the end; it must not raise."""
+        delivery = _Delivery(len(records), on_delivered)
         for record in records:
             topic = record.topic
             waiting = self._waiting.get(topic)
             if waiting is None:
-                waiting = self._waiting[topic] = deque()
-            waiting.append((record, delivery))
-            if topic not in self._sending:
-                self._sending[topic] = asyncio.create_task(self._send_all(topic), name=f"send {topic}")
-        await delivery.future
+                self._waiting[topic] = [(record, delivery)]
+                self._sending.add(sending := asyncio.create_task(self._send_all(topic), name=f"send {topic}"))
+                sending.add_done_callback(self._sending.discard)
+            else:
+                waiting.append((record, delivery))
 
     async def _send_all(self, topic: str) -> None:
         """Send batches until nothing waits for `topic`."""
-        waiting = self._waiting[topic]
-        try:
-            while waiting:
-                taken = list(waiting)
-                waiting.clear()
-                try:
-                    partitions = sorted(await self._producer().partitions_for(topic))
-                except Exception as error:  # noqa: BLE001 - it is for those who wait
-                    for _, delivery in taken:
-                        delivery.failed(error)
-                    continue
-                by_partition = self._by_partition(taken, partitions)
-                await asyncio.gather(
-                    *(self._send(topic, partition, deque(its)) for partition, its in by_partition.items())
-                )
-        finally:
-            del self._sending[topic]
+        while waiting := self._waiting[topic]:
+            self._waiting[topic] = []
+            try:
+                partitions = sorted(await self._producer().partitions_for(topic))
+                by_partition = self._by_partition(waiting, partitions)
+                sends = [self._send(topic, number, records) for number, records in by_partition.items()]
+                await asyncio.gather(*sends)
+            except Exception as error:  # noqa: BLE001 - it is for those who wait
+                for _, delivery in waiting:
+                    delivery.failed(error)
+        del self._waiting[topic]
 
-    def _by_partition(self, taken: Collection[_Waiting], partitions: list[int]) -> dict[int, list[_Waiting]]:
-        found: dict[int, list[_Waiting]] = {}
-        keyless = random.choice(partitions)
-        for one in taken:
-            key = one[0].key
-            partition = keyless if key is None else self._partitioner(key, partitions, partitions)
+    def _by_partition(self, waiting: list[_Waiting], partitions: list[int]) -> dict[int, list[_Waiting]]:
+        together = random.choice(partitions)
+        keyed = [one for one in waiting if one[0].key is not None]
+        if not keyed:
+            return {together: waiting}
+        found = {together: [one for one in waiting if one[0].key is None]}
+        for one in keyed:
+            partition = self._partitioner(one[0].key, partitions, partitions)
             found.setdefault(partition, []).append(one)
         return found
 
-    async def _send(self, topic: str, partition: int, waiting: deque[_Waiting]) -> None:
+    async def _send(self, topic: str, partition: int, waiting: list[_Waiting]) -> None:
         """Send the records of one partition in as few batches as they fit in."""
         producer = self._producer()
-        while waiting:
+        sent = 0
+        while sent < len(waiting):
             batch = producer.create_batch()
-            taken: list[_Waiting] = []
-            while waiting:
-                record = waiting[0][0]
+            first = sent
+            for record, _ in waiting[first:]:
                 if not batch.append(
                     timestamp=None, key=record.key, value=record.value, headers=record.headers
                 ):
                     break
-                taken.append(waiting.popleft())
+                sent += 1
+            taken = waiting[first:sent]
             try:
                 await (await producer.send_batch(batch, topic, partition=partition))
             except MessageSizeTooLargeError as error:
                 if len(taken) == 1:
                     taken[0][1].failed(error)
                 else:  # none of them may be too large by itself
-                    await asyncio.gather(*(self._send(topic, partition, deque([one])) for one in taken))
+                    await asyncio.gather(*(self._send(topic, partition, [one]) for one in taken))
             except Exception as error:  # noqa: BLE001 - it is for those who wait
                 for _, delivery in taken:
                     delivery.failed(error)

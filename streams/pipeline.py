@@ -18,7 +18,6 @@ from engines.base import Emit
 from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
 from engines.results import result_of
-from handlers.base import BaseModelHandler
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from handlers.media import Media
 from streams.dispatch import Dispatcher
@@ -26,12 +25,10 @@ from streams.logs import request_context
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.messages import Request
+from streams.pace import Pace
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
-
-_QUICK_S = 0.002
-"""What a stage may take on the event loop; a handler that takes longer is run in threads from then on."""
 
 
 @dataclass(slots=True)
@@ -64,6 +61,7 @@ class Pipeline:
         dispatcher: Dispatcher,
         pools: Pools,
         memory: ByteBudget,
+        pace: Pace | None = None,
         worker: str,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -73,10 +71,10 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._pools = pools
         self._memory = memory
+        self.pace = pace or Pace()
         self._worker = worker
         self._clock = clock
         self._wall_clock = wall_clock
-        self._mean_s: dict[tuple[type[BaseModelHandler], str], float] = {}
 
     async def answer(
         self, request: Request, *, queue_s: float = 0.0, attempt: int = 1, emit: Emit | None = None
@@ -90,8 +88,19 @@ class Pipeline:
         under_way = _UnderWay()
         with request_context(request_id=request.id, task=request.task, model=request.model_name):
             outcome = await self._outcome(request, under_way, emit)
+        return self.result(request, under_way.prepared, outcome, started, queue_s, attempt)
+
+    def result(
+        self,
+        request: Request,
+        prepared: Prepared | None,
+        outcome: Outcome,
+        started: float,
+        queue_s: float,
+        attempt: int = 1,
+    ) -> dict[str, Any]:
+        """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
         processing_s = self._clock() - started
-        prepared = under_way.prepared
         timings = {"queue": queue_s, **prepared.timings} if prepared else {"queue": queue_s}
         self._manager.statistics.record(
             request.task,
@@ -115,16 +124,21 @@ class Pipeline:
             worker=self._worker,
         )
 
+    def as_failure(self, request: Request, error: Exception) -> InferenceError:
+        """Return what the caller is told of `error`; one that nobody expected is logged."""
+        if isinstance(error, InferenceError):
+            return error
+        log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
+        return as_inference_error(error)
+
     async def _outcome(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
         """Return the task's output, or why there is none."""
         try:
             if request.deadline is None:
                 return await self._run(request, under_way, emit)
             return await self._run_until(request, under_way, emit)
-        except InferenceError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - logged, and the caller is told
-            return self._unexpected(request, error)
+        except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
+            return self.as_failure(request, error)
 
     async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> dict[str, Any]:
         """Run a request that has a deadline."""
@@ -180,18 +194,9 @@ class Pipeline:
         self, prepared: Prepared, stage: str, call: Callable[[Prepared, Any], R], argument: Any
     ) -> R:
         """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
-        key = (type(prepared.handler), stage)
-        mean_s = self._mean_s.get(key, 0.0)
-        if mean_s > _QUICK_S:
-            return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
-        started = self._clock()
-        try:
-            return call(prepared, argument)
-        finally:
-            # Not by the last call alone: the machine may have stopped this process in the midst of it.
-            self._mean_s[key] = 0.9 * mean_s + 0.1 * (self._clock() - started)
-            if self._mean_s[key] > _QUICK_S:
-                log.info("stage_moved_to_threads", handler=key[0].__name__, stage=stage)
+        if self.pace.is_quick(prepared.handler, stage):
+            return self.pace.run(prepared.handler, stage, call, prepared, argument)
+        return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         # Along with the context, in which log lines find the request they are about.
@@ -211,10 +216,6 @@ class Pipeline:
         return DeadlineExceeded(
             f"the deadline {request.deadline} has passed; send the request earlier or with a later deadline"
         )
-
-    def _unexpected(self, request: Request, error: Exception) -> InferenceError:
-        log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
-        return as_inference_error(error)
 
 
 def _media_bytes(data: dict[str, Any], fields: tuple[str, ...]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -13,8 +13,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, binary_headers
-from streams.messages import MetricsEvent, encode
-from streams.outbox import Outgoing
+from streams.messages import MetricsEvent, encode, encode_result
+from streams.outbox import OnDelivered, Outgoing
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -23,10 +23,12 @@ _RECORD_OVERHEAD_BYTES = 1024
 """What headers, key and framing may add to a value."""
 
 
-class Deliver(Protocol):
-    """Returns once the broker has all the records; raises KafkaError where it does not take one."""
+class Out(Protocol):
+    """The part of the outbox that is used here."""
 
-    def __call__(self, *records: Outgoing) -> Awaitable[None]: ...
+    async def deliver(self, *records: Outgoing) -> None: ...
+
+    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None: ...
 
 
 class Origin(Protocol):
@@ -55,7 +57,7 @@ class Publisher:
 
     def __init__(
         self,
-        deliver: Deliver,
+        outbox: Out,
         *,
         topics: Topics,
         worker: str,
@@ -64,7 +66,7 @@ class Publisher:
         reply_topics: Iterable[str] = (),
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._deliver = deliver
+        self._outbox = outbox
         self._topics = topics
         self._worker = worker
         self._source = f"inferstream/{worker}"
@@ -93,14 +95,12 @@ class Publisher:
             KafkaError: the broker does not take them; nothing may be acknowledged then.
         """
         topic = reply_to or self._topics.results(task)
-        value = encode(result)
-        if len(value) > self._max_value_bytes:
-            result, value = self._too_large(result, len(value))
+        result, value = self._encoded(result)
         try:
-            await self._put_result(topic, result, value, key, traceparent)
+            await self._outbox.deliver(*self._records(topic, result, value, key, traceparent))
+            return
         except MessageSizeTooLargeError:
             result, value = self._too_large(result, len(value))
-            await self._put_result(self._topics.results(task), result, value, key, traceparent)
         except KafkaError as error:
             if reply_to is None:
                 raise
@@ -108,7 +108,27 @@ class Publisher:
                 f"reply_to {reply_to!r} takes no messages ({type(error).__name__}); create the topic or leave it out"
             )
             result = _failed_instead(result, refusal)
-            await self._put_result(self._topics.results(task), result, encode(result), key, traceparent)
+            value = encode(result)
+        await self._outbox.deliver(
+            *self._records(self._topics.results(task), result, value, key, traceparent)
+        )
+
+    def post(
+        self,
+        result: dict[str, Any],
+        *,
+        task: str,
+        key: bytes | None,
+        traceparent: str | None,
+        on_published: OnDelivered,
+    ) -> None:
+        """Publish `result` and its metrics event, and tell `on_published`; it must not raise.
+
+        Where that ends with an error, `result` may find a way that ends without.
+        """
+        result, value = self._encoded(result)
+        records = self._records(self._topics.results(task), result, value, key, traceparent)
+        self._outbox.post(records, on_published)
 
     async def dead_letter(self, origin: Origin, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record, untouched, with why nothing could be done with it, and a metrics event.
@@ -138,7 +158,7 @@ class Publisher:
             success=False,
             error_code=error.code,
         )
-        await self._deliver(
+        await self._outbox.deliver(
             Outgoing(self._topics.dead_letters(task), origin.key, origin.value, headers),
             self._event_record(event),
         )
@@ -149,11 +169,19 @@ class Publisher:
         Raises:
             KafkaError: the broker does not take it.
         """
-        await self._deliver(self._event_record(event))
+        await self._outbox.deliver(self._event_record(event))
 
-    async def _put_result(
+    def _encoded(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
+        result, value = encode_result(result)
+        if len(value) > self._max_value_bytes:
+            return self._too_large(result, len(value))
+        return result, value
+
+    def _records(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> None:
+    ) -> tuple[Outgoing, Outgoing]:
+        """Return the records of a result and of the event that tells of it."""
         headers = binary_headers(
             event_id=result["id"],
             event_type=RESULT_TYPE,
@@ -161,7 +189,7 @@ class Publisher:
             time=result["timestamp"],
             traceparent=traceparent,
         )
-        await self._deliver(Outgoing(topic, key, value, headers), self._event_record(_outcome_event(result)))
+        return Outgoing(topic, key, value, headers), self._event_record(_outcome_event(result))
 
     def _event_record(self, event: MetricsEvent) -> Outgoing:
         headers = binary_headers(

@@ -21,6 +21,7 @@ from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.outbox import Outbox
 from streams.publishing import Publisher
+from streams.quick_path import QuickPath
 from streams.runtime import open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, exit_unless_done_within, stop_on_signals
@@ -100,6 +101,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         publisher = _publisher(settings, app)
         intake = Intake(
             pipeline=runtime.pipeline,
+            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
             publisher=publisher,
             acker=acker,
             is_current=lambda generation: app.batch_consumer.is_current(generation),
@@ -144,7 +146,7 @@ def _tune_interpreter() -> None:
 
 def _publisher(settings: Settings, app: InferenceApp) -> Publisher:
     return Publisher(
-        Outbox(app.kafka_producer).deliver,
+        Outbox(app.kafka_producer),
         topics=Topics(settings.kafka.topic_prefix),
         worker=settings.worker.name,
         group=settings.kafka.group_id,

@@ -46,11 +46,11 @@ async def producing(site: Site) -> AsyncIterator[InferenceClient]:
         yield client
 
 
-def sleepy(identity: str, *, seconds: float = 0.0, **data: Any) -> Request:
+def sleepy(identity: str, *, seconds: float = 0.0, model: str = "sleepy", **data: Any) -> Request:
     return Request(
         task="sleepy",
         engine="sleepy",
-        model_name="sleepy",
+        model_name=model,
         id=identity,
         data={"value": identity, "seconds": seconds, **data},
     )

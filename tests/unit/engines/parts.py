@@ -99,6 +99,9 @@ class KnownModels(ModelManager):
             raise UnknownModel(f"model_name {model_name!r} is not known")
         return self.models[model_name]
 
+    def is_fresh(self, model_name: str) -> bool:
+        return self.resolve_error is None and model_name in self.models
+
     def renew(self, model_name: str) -> ResolvedModel:
         return self.resolve(model_name)
 

@@ -7,13 +7,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+
 from engines.results import success_result
 from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
 from streams.messages import Request
+from streams.outbox import OnDelivered
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
+from streams.quick_path import Admitted, OnResult, QuickPath
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
@@ -54,9 +58,14 @@ class Rig:
         self.fatal: list[BaseException] = []
         self.publish_error = publish_error
         self.gates: dict[str, asyncio.Event] = {}
+        self.quick: set[str] = set()
+        """Ids of requests whose way is clear; `finish_quick` answers them."""
+        self.started: list[tuple[Request, OnResult]] = []
+        self.post_error: Exception | None = None
         self.generation = 1
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
+            quick_path=cast(QuickPath, self),
             publisher=cast(Publisher, self),
             acker=Acker(self.journal),
             is_current=lambda generation: generation == self.generation,
@@ -69,14 +78,22 @@ class Rig:
         self.requests.append(request)
         if request.id in self.gates:
             await self.gates[request.id].wait()
-        return success_result(
-            result={},
-            id=request.id,
-            task=request.task,
-            engine=request.engine,
-            model_name=request.model_name,
-            processing_s=0.0,
-        )
+        return answer_to(request)
+
+    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool:
+        if request.id in self.quick:
+            self.started.append((request, on_result))
+        return request.id in self.quick
+
+    def finish_quick(self) -> None:
+        request, on_result = self.started.pop(0)
+        self.requests.append(request)
+        on_result(answer_to(request))
+
+    def post(self, result: dict[str, Any], *, on_published: OnDelivered, **_: Any) -> None:
+        if self.post_error is None:
+            self.journal.append(f"posted {result['id']}")
+        on_published(self.post_error)
 
     def allows(self, reply_to: str) -> bool:
         return reply_to.startswith("replies.")
@@ -101,6 +118,17 @@ class Rig:
     async def settle(self) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
+
+
+def answer_to(request: Request) -> dict[str, Any]:
+    return success_result(
+        result={},
+        id=request.id,
+        task=request.task,
+        engine=request.engine,
+        model_name=request.model_name,
+        processing_s=0.0,
+    )
 
 
 def request(**changes: object) -> bytes:
@@ -222,3 +250,57 @@ async def test_closing_abandons_what_is_in_flight_unacked() -> None:
     await rig.settle()
     await rig.intake.close()
     assert rig.journal == []
+
+
+async def test_a_request_whose_way_is_clear_is_acked_when_its_result_is_on_the_broker() -> None:
+    rig = Rig()
+    rig.quick = {"r1"}
+    await rig.take(0, request(id="r1"))
+    await rig.settle()
+    assert (rig.journal, rig.intake.in_flight) == ([], 1)
+    rig.finish_quick()
+    assert rig.journal == ["posted r1", "position 1"]
+    assert rig.intake.in_flight == 0
+
+
+async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> None:
+    rig = Rig(max_in_flight=2)
+    rig.quick = {"r0", "r1", "r2"}
+    taking = asyncio.create_task(rig.take_all([Record(n, request(id=f"r{n}")) for n in range(3)]))
+    await rig.settle()
+    assert len(rig.started) == 2
+    rig.started.reverse()
+    rig.finish_quick()
+    await rig.settle()
+    assert (rig.journal, len(rig.started)) == (["posted r1", "position None"], 1)
+    rig.finish_quick()
+    await taking
+    assert rig.journal[2:] == ["posted r0", "position 2"]
+
+
+async def test_a_quick_result_that_the_broker_refuses_is_published_by_the_way_that_knows_what_to_do() -> None:
+    rig = Rig()
+    rig.quick, rig.post_error = {"r1"}, MessageSizeTooLargeError()
+    await rig.take(0, request(id="r1"))
+    rig.finish_quick()
+    assert rig.intake.in_flight == 1
+    await rig.settle()
+    assert rig.journal == ["result r1", "position 1"]
+
+
+async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays_unacked() -> None:
+    rig = Rig(publish_error=KafkaTimeoutError())
+    rig.quick, rig.post_error = {"r1"}, KafkaTimeoutError()
+    await rig.take(0, request(id="r1"))
+    rig.finish_quick()
+    await rig.settle()
+    assert [type(error) for error in rig.fatal] == [KafkaTimeoutError]
+    assert rig.intake.in_flight == 1
+
+
+async def test_a_request_with_a_reply_topic_never_takes_the_quick_path() -> None:
+    rig = Rig()
+    rig.quick = {"r1"}
+    await rig.take(0, request(id="r1", reply_to="replies.a"))
+    await rig.settle()
+    assert rig.reply_topics == ["replies.a"]

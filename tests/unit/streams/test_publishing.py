@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
@@ -12,8 +14,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOr
 from engines.results import failure_result, success_result
 from handlers.errors import MediaNotFound, Undecodable
 from streams.messages import decode_event, decode_result
-from streams.outbox import Outgoing
-from streams.publishing import Publisher
+from streams.outbox import OnDelivered, Outgoing
+from streams.publishing import Out, Publisher
 from streams.topics import Topics
 
 
@@ -30,13 +32,19 @@ class Broker:
             raise refused[0]
         self.records += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
 
+    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None:
+        refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
+        if not refused:
+            self.records += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
+        on_delivered(refused[0] if refused else None)
+
     def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
         return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
 
 
 def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
     return Publisher(
-        broker.deliver,
+        broker,
         topics=Topics(),
         worker="w1",
         group="g1",
@@ -178,7 +186,13 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
     async def deliver(*records: Outgoing) -> None:
         sent.extend(records)
 
-    dead = Publisher(deliver, topics=Topics(), worker="w1", group="g1", max_message_bytes=10_000)
+    dead = Publisher(
+        cast(Out, SimpleNamespace(deliver=deliver)),
+        topics=Topics(),
+        worker="w1",
+        group="g1",
+        max_message_bytes=10_000,
+    )
     await dead.dead_letter(Record(), task="asr", stage="decode", error=Undecodable("no JSON"))
     topic, key, value, headers = sent[0]
     assert (topic, key, value) == ("inference.dlq.asr", b"k", b"\xff")
@@ -194,3 +208,45 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         "__dlq.errors.message": b"no JSON",
     }
     assert sent[1][0] == "inference.events"
+
+
+def post(broker: Broker, result: dict[str, Any], **options: Any) -> list[Exception | None]:
+    heard: list[Exception | None] = []
+    publisher(broker, **options).post(
+        result, task="text-generation", key=b"k", traceparent=None, on_published=heard.append
+    )
+    return heard
+
+
+def test_posting_publishes_the_same_records_and_tells_when_they_are_on_the_broker() -> None:
+    broker = Broker()
+    assert post(broker, success()) == [None]
+    ((key, value, headers),) = broker.on("inference.results.text-generation")
+    assert (key, headers["ce_id"]) == (b"k", b"r1")
+    assert value is not None
+    assert decode_result(value).success
+    assert len(broker.on("inference.events")) == 1
+
+
+def test_posting_tells_what_the_broker_refuses() -> None:
+    refusal = MessageSizeTooLargeError()
+    assert post(Broker(refusals={"inference.results.text-generation": refusal}), success()) == [refusal]
+
+
+def test_a_posted_result_that_is_too_large_becomes_a_failure_that_says_so() -> None:
+    broker = Broker()
+    post(broker, success("x" * 20_000), max_message_bytes=10_000)
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    assert json.loads(value)["error"]["code"] == "RESULT_TOO_LARGE"
+
+
+async def test_a_result_without_a_json_form_becomes_a_failure_rather_than_the_end_of_the_worker() -> None:
+    broker = Broker()
+    result = success()
+    result["result"]["odd"] = object()
+    await publish(broker, result)
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    error = json.loads(value)["error"]
+    assert (error["code"], "no JSON form" in error["message"]) == ("INTERNAL_ERROR", True)

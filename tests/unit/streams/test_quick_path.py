@@ -1,0 +1,174 @@
+"""The quick path: the same results as the pipeline's, and only for requests that wait for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.prepared import Prepared
+from handlers.registry import HandlerRegistry
+from handlers.settings import MediaSettings
+from streams.batching import Batcher
+from streams.dispatch import Dispatcher
+from streams.media import MediaFetcher
+from streams.memory import ByteBudget
+from streams.messages import Request
+from streams.pipeline import Pipeline, Pools
+from streams.quick_path import Admitted, QuickPath
+from streams.settings import S3Settings
+from tests.unit.engines.parts import Bench, ShoutHandler
+
+
+class PlainHandler(ShoutHandler):
+    """Takes texts only, and takes its time where the text asks for that."""
+
+    media_fields = ()
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        if data.get("text") == "slow":
+            time.sleep(0.02)
+        return super().preprocess(data, options)
+
+
+class Site:
+    """A pipeline and the quick path beside it, on one set of parts."""
+
+    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Prepared]) -> None:
+        self.bench = bench
+        self.pipeline = pipeline
+        self.quick_path = QuickPath(pipeline, bench.manager, batcher)
+        self.admitted: Admitted = {}
+
+    async def quickly(self, request: Request) -> dict[str, Any] | None:
+        """Return the result by the quick path, None where it is not clear."""
+        result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if not self.quick_path.start(request, 0.5, self.admitted, result.set_result):
+            return None
+        async with asyncio.timeout(30):
+            return await result
+
+
+@asynccontextmanager
+async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterator[Site]:
+    bench = Bench(directory)
+    handlers = HandlerRegistry()
+    handlers.register_handler_manually("shout", "shout", handler)
+    bench.manager.handlers = handlers
+    with (
+        ThreadPoolExecutor(2) as threads,
+        MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
+    ):
+        batcher: Batcher[Prepared] = Batcher(
+            bench.manager.execute, executor=threads, max_items=4, max_wait_s=0.0
+        )
+        pipeline = Pipeline(
+            manager=bench.manager,
+            fetcher=fetcher,
+            dispatcher=Dispatcher(bench.manager, batcher, threads),
+            pools=Pools(registry=threads, decode=threads),
+            memory=ByteBudget(10**9),
+            worker="w1",
+        )
+        site = Site(bench, pipeline, batcher)
+        await pipeline.answer(shout("first"))  # makes the engine, and brings the name's version here
+        yield site
+        await batcher.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_with(tmp_path, PlainHandler) as made:
+        yield made
+
+
+def shout(text: str, **changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "id": "r1",
+        "task": "shout",
+        "engine": "shouter",
+        "model_name": "tagged",
+        "data": {"text": text},
+        "metadata": {"run": 7},
+    }
+    return Request(**(fields | changes))
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **result,
+        "timestamp": 0.0,
+        "processing_time": 0.0,
+        "timings": {stage: value for stage, value in result["timings"].items() if stage == "queue"},
+    }
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        shout("hello"),
+        shout("refuse"),
+        shout("value-error"),
+        shout("preprocess-bug"),
+        shout("engine-bug"),
+        shout("postprocess-bug"),
+        shout("hello", options={"top_k": 3}),
+        shout("hello", options={"top_k": "many"}),
+        shout("hello", data={}),
+    ],
+    ids=lambda request: f"{request.data} {request.options}",
+)
+async def test_its_results_are_those_of_the_pipeline(site: Site, request_: Request) -> None:
+    quick = await site.quickly(request_)
+    assert quick is not None
+    slow = await site.pipeline.answer(request_, queue_s=0.5)
+    assert without_times(quick) == without_times(slow)
+    assert quick["timings"].keys() == slow["timings"].keys()
+
+
+async def test_requests_of_one_moment_share_the_check_of_their_names_and_nothing_else(site: Site) -> None:
+    asked = site.bench.models.asked["tagged"]
+    results = await asyncio.gather(*(site.quickly(shout(f"text {n}", id=f"r{n}")) for n in range(4)))
+    assert site.bench.models.asked["tagged"] == asked + 1
+    assert [result and result["result"]["text"] for result in results] == [f"TEXT {n}" for n in range(4)]
+    assert len({id(result and result["timings"]) for result in results}) == 4
+
+
+async def test_every_request_is_counted(site: Site) -> None:
+    before = site.bench.manager.get_stats()
+    await site.quickly(shout("hello"))
+    await site.quickly(shout("refuse"))
+    after = site.bench.manager.get_stats()
+    assert after["total_inferences"] - before["total_inferences"] == 2
+    assert after["failed_inferences"] - before["failed_inferences"] == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        shout("hello", deadline=4e9),
+        shout("hello", model_name="unheard-of"),
+        shout("hello", engine="transformers"),
+    ],
+    ids=["deadline", "name to be looked up", "engine to be made"],
+)
+async def test_a_request_that_may_have_to_wait_is_left_to_the_pipeline(site: Site, request_: Request) -> None:
+    assert await site.quickly(request_) is None
+
+
+async def test_a_task_with_media_is_left_to_the_pipeline(tmp_path: Path) -> None:
+    async with site_with(tmp_path, ShoutHandler) as site:
+        assert await site.quickly(shout("hello")) is None
+
+
+async def test_a_handler_that_proves_to_be_slow_is_left_to_the_pipelines_threads(site: Site) -> None:
+    taken = [await site.quickly(shout("slow")) is not None for _ in range(6)]
+    assert taken[0] is True
+    assert taken[-1] is False
+    assert (await site.pipeline.answer(shout("hello")))["success"]
