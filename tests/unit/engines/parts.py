@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from engines.base import BaseEngine
 from engines.inference import InferenceManager, Prepared
@@ -26,7 +26,7 @@ from handlers.settings import MediaSettings
 class ShoutHandler(BaseModelHandler):
     """Takes a text, or media whose bytes are one; says how it went wrong where the text asks for that."""
 
-    media_fields = ("media", "more")
+    media_fields: ClassVar[tuple[str, ...]] = ("media", "more")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data.get("media"), Media):
