@@ -157,7 +157,8 @@ class InferenceManager:
             raise
         except Exception as error:
             raise stage_failed("preprocess", prepared.task, error) from error
-        prepared.timings["preprocess"] = time.perf_counter() - started
+        finally:
+            prepared.timings["preprocess"] = time.perf_counter() - started
 
     def prepare(
         self,
@@ -205,7 +206,8 @@ class InferenceManager:
             raise
         except Exception as error:
             raise stage_failed("postprocess", prepared.task, error) from error
-        prepared.timings["postprocess"] = time.perf_counter() - started
+        finally:
+            prepared.timings["postprocess"] = time.perf_counter() - started
         if not isinstance(output, dict):
             raise InternalError(
                 f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "

@@ -66,7 +66,9 @@ def binary_headers(
     return headers
 
 
+@functools.lru_cache(maxsize=4)
 def _rfc3339(time: float) -> bytes:
+    # A result and the event that tells of it are of one moment.
     seconds, milliseconds = divmod(int(time * 1000), 1000)
     return b"%b.%03d+00:00" % (_second(seconds), milliseconds)
 

@@ -92,8 +92,12 @@ class LocalPlatform:
         """
         try:
             # Its client takes seconds to import, in which the servers start.
-            threading.Thread(target=_import_mlflow, name="import mlflow").start()
-            self.stack.start()
+            importing = threading.Thread(target=_import_mlflow, name="import mlflow")
+            importing.start()
+            try:
+                self.stack.start()
+            finally:
+                importing.join()  # MLflow cannot be imported while the interpreter ends
             self._write_config()
             self._settings = load(Settings, config_file=self.config_path).settings
             asyncio.run(create_topics(self._settings.kafka, model_registry.tasks()))

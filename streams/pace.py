@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import structlog
 
 from handlers.base import BaseModelHandler
 
 log = structlog.get_logger(__name__)
-R = TypeVar("R")
 
-_QUICK_S = 0.002
+QUICK_S = 0.002
 """What a stage may take on the event loop; where it takes longer it runs in threads from then on."""
 
-_MOST_COUNTED_S = 2 * _QUICK_S
-_WEIGHT = 0.25
-"""Of the latest call in the mean: three long calls in a row are proof, and one is none, since a busy machine may
-have stopped this process in the midst of it."""
+_PROOF = 3
+"""Long calls in a row that are proof. One is none: a busy machine may have stopped this process in its midst."""
 
 
 class Pace:
-    """Measures the stages of handlers on the event loop, of which it is a part.
+    """Remembers how long the stages of handlers took on the event loop, of which it is a part.
 
     A stage is taken for quick until it has proved otherwise. A hop to a thread and back costs more than most
     of them.
     """
 
     def __init__(self) -> None:
-        self._mean_s: dict[tuple[type[BaseModelHandler], str], float] = {}
+        self._long_calls: dict[tuple[type[BaseModelHandler], str], int] = {}
+        self._slow: set[tuple[type[BaseModelHandler], str]] = set()
 
     def is_quick(self, handler: BaseModelHandler, stage: str) -> bool:
         """Return whether this stage of the handler may run on the event loop."""
-        return self._mean_s.get((type(handler), stage), 0.0) <= _QUICK_S
+        return not self._slow or (type(handler), stage) not in self._slow
 
-    def run(self, handler: BaseModelHandler, stage: str, call: Callable[..., R], *arguments: Any) -> R:
-        """Return what the stage returns, here and now, and remember how long it took."""
-        started = time.perf_counter()
-        try:
-            return call(*arguments)
-        finally:
-            took_s = min(time.perf_counter() - started, _MOST_COUNTED_S)
+    def took(self, handler: BaseModelHandler, stage: str, seconds: float) -> None:
+        """Remember a call on the event loop."""
+        if seconds > QUICK_S:
             key = (type(handler), stage)
-            before_s = self._mean_s.get(key, 0.0)
-            self._mean_s[key] = mean_s = before_s + _WEIGHT * (took_s - before_s)
-            if mean_s > _QUICK_S:
+            self._long_calls[key] = self._long_calls.get(key, 0) + 1
+            if self._long_calls[key] >= _PROOF:
+                self._slow.add(key)
                 log.info("stage_moved_to_threads", handler=type(handler).__name__, stage=stage)
+        elif self._long_calls:
+            self._long_calls.pop((type(handler), stage), None)

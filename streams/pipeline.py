@@ -195,7 +195,10 @@ class Pipeline:
     ) -> R:
         """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
         if self.pace.is_quick(prepared.handler, stage):
-            return self.pace.run(prepared.handler, stage, call, prepared, argument)
+            try:
+                return call(prepared, argument)
+            finally:
+                self.pace.took(prepared.handler, stage, prepared.timings.get(stage, 0.0))
         return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:

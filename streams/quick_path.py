@@ -59,9 +59,10 @@ class QuickPath:
                 if prepared is None or not self._is_clear_for(prepared):
                     return False
                 prepared.urgency = (-request.priority, math.inf)
-                self._pace.run(
-                    prepared.handler, "preprocess", self._manager.preprocess, prepared, request.data
-                )
+                try:
+                    self._manager.preprocess(prepared, request.data)
+                finally:
+                    self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
             except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
                 failure = self._pipeline.as_failure(request, error)
                 on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
@@ -112,9 +113,10 @@ class QuickPath:
         if not isinstance(outcome, InferenceError):
             with request_context(request_id=request.id, task=request.task, model=request.model_name):
                 try:
-                    outcome = self._pace.run(
-                        prepared.handler, "postprocess", self._manager.finish, prepared, outcome
-                    )
+                    try:
+                        outcome = self._manager.finish(prepared, outcome)
+                    finally:
+                        self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
                 except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
                     outcome = self._pipeline.as_failure(request, error)
         on_result(self._pipeline.result(request, prepared, outcome, started, queue_s))
