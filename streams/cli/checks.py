@@ -53,11 +53,11 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     with _libraries_silent():
         answers = HealthProbes(LONGEST_S).probe({name: _as_probe(check) for name, check in checks.items()})
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
+    engines = frozenset({"transformers", "ollama"})
+    needed = answers["models"].get("engines", engines)  # any may be, where the list did not come in time
     if any(finding.status == "error" for finding in found["mlflow"]):
-        found["models"] = []  # it could only say the same again
-    # Where the models did not come in time, any engine may be needed.
-    needed = answers["models"].get("engines", {"transformers", "ollama"})
-    for engine in {"transformers", "ollama"} - needed:
+        found["models"], needed = [], frozenset()  # it could only say the same again
+    for engine in engines - needed:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
     return [*findings, *(finding for name in checks for finding in found[name])]
 

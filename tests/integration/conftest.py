@@ -88,9 +88,10 @@ def sleepy_model(model_manager: ModelManager) -> str:
 def worker_site(
     local_stack: LocalStack, real_models: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """Topics of their own with one running worker of the built-in tasks, for tests that leave it as it is."""
-    site = Site(tmp_path_factory.mktemp("worker"), local_stack.settings())
-    asyncio.run(site.create_topics(["asr", "text-generation"]))
+    """Topics of their own with one running worker of two tasks, for tests that leave it as it is."""
+    tasks = ["asr", "text-generation"]
+    site = Site(tmp_path_factory.mktemp("worker"), local_stack.settings(), worker={"tasks": tasks})
+    asyncio.run(site.create_topics(tasks))
     with WorkerProcess(site) as worker:
         asyncio.run(worker.started())
         yield site
