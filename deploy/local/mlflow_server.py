@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import importlib.metadata
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from deploy.local.http_probe import http_get
@@ -24,14 +26,29 @@ class MlflowServer(Part):
     def url(self) -> str:
         return f"http://{self.address}"
 
+    def prepare(self) -> None:
+        """Copy a database that this MLflow has not upgraded yet: an upgrade cut short could not be repeated."""
+        if self._schema_marker.exists():
+            return
+        for suffix in ("", "-journal", "-wal", "-shm"):  # of an upgrade that was cut short
+            self._upgraded.with_name(self._upgraded.name + suffix).unlink(missing_ok=True)
+        if self._file.exists():
+            with (
+                closing(sqlite3.connect(self._file)) as present,
+                closing(sqlite3.connect(self._upgraded)) as copy,
+            ):
+                present.backup(copy)
+
     def first_command(self) -> Sequence[str] | None:
-        """Bring the database to this MLflow's schema: processes that create it side by side crash."""
+        """Bring the copy to this MLflow's schema: processes that create a database side by side crash."""
         if self._schema_marker.exists():
             return None
-        return [sys.executable, "-m", "mlflow", "db", "upgrade", self._database]
+        return [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{self._upgraded}"]
 
     def command(self) -> Sequence[str]:
-        self._schema_marker.touch()  # the upgrade, if one was needed, has ended well by now
+        if not self._schema_marker.exists():  # the upgrade has ended well by now
+            self._upgraded.replace(self._file)
+            self._schema_marker.touch()
         # What `mlflow server` runs in a second process, having imported all of MLflow only to check its arguments.
         app = ("-m", "uvicorn", "mlflow.server.fastapi_app:app")
         return [sys.executable, *app, "--host", HOST, "--port", str(self.ports["main"])]
@@ -60,8 +77,16 @@ class MlflowServer(Part):
         return status == http.client.OK
 
     @property
+    def _file(self) -> Path:
+        return self.directory / "mlflow.db"
+
+    @property
+    def _upgraded(self) -> Path:
+        return self.directory / "upgraded.db"
+
+    @property
     def _database(self) -> str:
-        return f"sqlite:///{self.directory / 'mlflow.db'}"
+        return f"sqlite:///{self._file}"
 
     @property
     def _schema_marker(self) -> Path:
