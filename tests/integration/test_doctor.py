@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deploy.local import LocalStack
+from deploy.local.ollama import Ollama
 from streams.cli.checks import check_broker, check_s3
 from streams.settings import Settings
 from streams.topic_admin import create_topics
@@ -40,11 +41,15 @@ def settings(local_stack: LocalStack, tmp_path: Path) -> SettingsOfStack:
 
 
 @pytest.fixture
-def command(settings: SettingsOfStack, tmp_path: Path) -> Command:
-    """`command("doctor", "--json")`: the command line in a process of its own, with these settings in a file."""
+def command(settings: SettingsOfStack, ollama_server: Ollama, tmp_path: Path) -> Command:
+    """`command("doctor", "--json")`: the command line in a process of its own, with these settings in a file.
+
+    There is an Ollama, since other tests register models that need one.
+    """
     tree = settings().model_dump(mode="json", include={"kafka", "mlflow", "cache"})
     secret = settings().s3.secret_key
     tree["s3"] = settings().s3.model_dump(mode="json") | {"secret_key": secret and secret.get_secret_value()}
+    tree["ollama"] = {"api_base": ollama_server.url}
     file = tmp_path / "inferstream.yaml"
     file.write_text(yaml.safe_dump(tree))
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -386,6 +386,7 @@ def test_health_does_not_wait_for_a_server_that_hangs(
 
 
 def test_closing_fails_what_is_under_way_as_retryable_and_ends_the_thread(fake: FakeOllama) -> None:
+    others = loop_threads()
     with engine_for(fake.url, max_concurrent=1) as engine:
         model = engine.load_model("echo")
         fake.fail(GENERATE, faults.silent)
@@ -398,18 +399,19 @@ def test_closing_fails_what_is_under_way_as_retryable_and_ends_the_thread(fake: 
         with pytest.raises(EngineUnavailable, match="is closed"):
             engine.submit(model, HELLO, {})
         assert wait_until(lambda: fake.disconnects == 1)
-    assert wait_until(lambda: not loop_threads())
+    assert wait_until(lambda: not loop_threads(but=others))
 
 
 def test_dropping_the_engine_ends_its_thread(fake: FakeOllama) -> None:
     import gc
 
+    others = loop_threads()
     engine = OllamaEngine(OllamaSettings(api_base=fake.url))
     engine.load_model("echo")
-    assert loop_threads()
+    assert loop_threads(but=others)
     del engine
     gc.collect()
-    assert wait_until(lambda: not loop_threads())
+    assert wait_until(lambda: not loop_threads(but=others))
 
 
 def test_a_process_that_forgets_to_close_ends_quietly(fake: FakeOllama) -> None:
@@ -433,8 +435,9 @@ def test_a_process_that_forgets_to_close_ends_quietly(fake: FakeOllama) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "You said: bye\n", "")
 
 
-def loop_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ollama loop"]
+def loop_threads(*, but: Collection[threading.Thread] = ()) -> list[threading.Thread]:
+    """Return the threads of engines; other tests may have left some, which are given as `but`."""
+    return [t for t in threading.enumerate() if t.name == "ollama loop" and t not in but]
 
 
 def test_a_fault_of_ours_is_an_internal_error(
