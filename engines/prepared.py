@@ -50,7 +50,7 @@ class Prepared:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
 
-    @property
+    @cached_property
     def most_cost(self) -> float:
         """What a batch may take, by `BaseEngine.max_cost`."""
         return self.runner.max_cost(self.task)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 Place = tuple[str, int]
 """A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
 
@@ -31,19 +33,6 @@ class Record(Protocol):
     def headers(self) -> Iterable[tuple[str, bytes]]: ...
 
 
-class Received:
-    """One message as it was handed to this worker, in one generation of its consumer group."""
-
-    __slots__ = ("_partition", "generation", "is_done", "record", "since")
-
-    def __init__(self, record: Record, generation: int) -> None:
-        self.record = record
-        self.generation = generation
-        self.is_done = False
-        self.since = 0.0
-        self._partition: _Partition | None = None
-
-
 class _Partition:
     """What is in flight of one partition in one generation, in the order of offsets."""
 
@@ -52,6 +41,17 @@ class _Partition:
     def __init__(self) -> None:
         self.in_flight: deque[Received] = deque()
         self.position: int | None = None
+
+
+class Received(msgspec.Struct, eq=False):
+    """One message as it was handed to this worker, in one generation of its consumer group."""
+
+    record: Record
+    generation: int
+    is_done: bool = False
+    since: float = 0.0
+    partition: _Partition | None = None
+    """Where it is in flight; set by the acker."""
 
 
 class OrderedAcker:
@@ -75,7 +75,7 @@ class OrderedAcker:
         partition = self._partitions.get(key)
         if partition is None:
             partition = self._partitions[key] = _Partition()
-        message._partition = partition
+        message.partition = partition
         message.since = self._clock()
         partition.in_flight.append(message)
         self.in_flight += 1
@@ -86,7 +86,7 @@ class OrderedAcker:
         Raises:
             ValueError: the message was never tracked: a fault of the caller.
         """
-        partition = message._partition
+        partition = message.partition
         if partition is None:
             raise ValueError(f"offset {message.record.offset} of {message.record.topic} is not in flight")
         message.is_done = True

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from handlers.errors import Cancelled, InferenceError, as_inference_error
@@ -47,8 +48,7 @@ class Batchable(Protocol):
 T = TypeVar("T", bound=Batchable)
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """What became of one request in its batch; times in seconds."""
 
     raw: dict[str, Any] | InferenceError
@@ -59,8 +59,7 @@ class Outcome:
 OnOutcome = Callable[[Outcome], None]
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[T]):
+class _Waiting(msgspec.Struct, Generic[T], eq=False):
     item: T
     since: float
     on_outcome: OnOutcome
@@ -95,6 +94,8 @@ class _Lane(Generic[T]):
 
     groups: dict[Hashable, _Group[T]] = field(default_factory=dict)
     coming: int = 0
+    is_filling: bool = False
+    """Whether a batch waits for those who are coming."""
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
     """Set where waiting longer would bring nothing: a batch is full, or nobody else is coming."""
     since: float = 0.0
@@ -165,8 +166,9 @@ class Batcher(Generic[T]):
         if group is None:
             group = lane.groups[item.batch_key] = _Group()
         heapq.heappush(group.entries, (item.urgency, next(self._turns), waiting))
-        group.largest = max(group.largest, item.cost)
-        if group.fills_a_batch(self._max_items):
+        if item.cost > group.largest:
+            group.largest = item.cost
+        if lane.is_filling and group.fills_a_batch(self._max_items):
             lane.may_leave.set()
         if lane.task is None:
             lane.task = asyncio.create_task(self._work(key, lane), name=f"batches of {key}")
@@ -208,8 +210,10 @@ class Batcher(Generic[T]):
         left = lane.since + self._max_wait_s - self._clock()
         if left > 0:
             lane.may_leave.clear()
+            lane.is_filling = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(lane.may_leave.wait(), left)
+            lane.is_filling = False
 
     def _take(self, lane: _Lane[T]) -> list[_Waiting[T]]:
         """Take the most urgent request and those, in order of urgency, that may share its batch."""

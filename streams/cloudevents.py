@@ -87,6 +87,8 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
     """
     if not value:
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
+    if not headers:
+        return Incoming(value, None, None)
     attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers}
     content_type = attributes.get("content-type", "").lower()
     if content_type.startswith(_BATCHED):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
 from streams.cloudevents import Headers
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True):
     """One record to send."""
 
     topic: str
@@ -26,14 +27,11 @@ OnDelivered = Callable[[Exception | None], None]
 """Hears that the broker has all the records, or why it does not take one."""
 
 
-class _Delivery:
+class _Delivery(msgspec.Struct, eq=False):
     """Records of one caller, who hears of the last one that arrived or the first that did not."""
 
-    __slots__ = ("missing", "on_delivered")
-
-    def __init__(self, missing: int, on_delivered: OnDelivered) -> None:
-        self.missing = missing
-        self.on_delivered = on_delivered
+    missing: int
+    on_delivered: OnDelivered
 
     def arrived(self) -> None:
         self.missing -= 1

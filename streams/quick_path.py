@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
+from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from streams import batching
 from streams.batching import Batcher
@@ -56,7 +57,7 @@ class QuickPath:
         with request_context(request_id=request.id, task=request.task, model=request.model_name):
             try:
                 prepared = self._admit(request, admitted)
-                if prepared is None or not self._is_clear_for(prepared):
+                if prepared is None:
                     return False
                 prepared.urgency = (-request.priority, math.inf)
                 try:
@@ -73,11 +74,11 @@ class QuickPath:
         return True
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
-        """Return the request admitted, None where that may have to wait."""
+        """Return the request admitted, None where it may have to wait on its way."""
         key = (request.engine, request.model_name)
         like = admitted.get(key)
         if like is not None and not request.options:
-            return like.another()
+            return like.another() if self._is_quick(like.handler) else None
         if not self._manager.admits_at_once(request.engine, request.model_name):
             return None
         prepared = self._manager.admit(
@@ -86,18 +87,18 @@ class QuickPath:
             model_name=request.model_name,
             options=request.options,
         )
+        if not self._is_clear_for(prepared):
+            return None
         if not request.options:
             admitted[key] = prepared
         return prepared
 
     def _is_clear_for(self, prepared: Prepared) -> bool:
         handler = prepared.handler
-        return (
-            not handler.media_fields
-            and not prepared.is_continuous
-            and self._pace.is_quick(handler, "preprocess")
-            and self._pace.is_quick(handler, "postprocess")
-        )
+        return not handler.media_fields and not prepared.is_continuous and self._is_quick(handler)
+
+    def _is_quick(self, handler: BaseModelHandler) -> bool:
+        return self._pace.is_quick(handler, "preprocess") and self._pace.is_quick(handler, "postprocess")
 
     def _finish(
         self,

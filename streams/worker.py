@@ -139,7 +139,7 @@ def _tune_interpreter() -> None:
     # Requests make no cycles, so looking for some after every 700 objects finds nothing and costs a tenth.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
     # Threads hand over many times a batch; each has to wait for this long where the loop is busy.
     sys.setswitchinterval(0.0005)
 

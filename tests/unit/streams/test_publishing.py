@@ -30,12 +30,12 @@ class Broker:
         refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
         if refused:
             raise refused[0]
-        self.records += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
+        self.records += [(one.topic, one.key, one.value, dict(one.headers)) for one in records]
 
     def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None:
         refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
         if not refused:
-            self.records += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
+            self.records += [(one.topic, one.key, one.value, dict(one.headers)) for one in records]
         on_delivered(refused[0] if refused else None)
 
     def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
@@ -194,8 +194,8 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         max_message_bytes=10_000,
     )
     await dead.dead_letter(Record(), task="asr", stage="decode", error=Undecodable("no JSON"))
-    topic, key, value, headers = sent[0]
-    assert (topic, key, value) == ("inference.dlq.asr", b"k", b"\xff")
+    headers = sent[0].headers
+    assert (sent[0].topic, sent[0].key, sent[0].value) == ("inference.dlq.asr", b"k", b"\xff")
     assert headers[:2] == [("a", b"1"), ("a", b"2")]
     assert dict(headers[2:]) == {
         "__dlq.errors.topic": b"inference.requests.asr",
@@ -207,7 +207,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         "__dlq.errors.exception.class": b"UNDECODABLE",
         "__dlq.errors.message": b"no JSON",
     }
-    assert sent[1][0] == "inference.events"
+    assert sent[1].topic == "inference.events"
 
 
 def post(broker: Broker, result: dict[str, Any], **options: Any) -> list[Exception | None]:
