@@ -10,12 +10,20 @@ from typing import Any
 import structlog
 
 from engines.base import BaseEngine, Emit
+from engines.bisection import bisected
 from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener, ModelLoading
 from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared, one_outcome_each
 from engines.resolved_model import ResolvedModel
-from handlers.errors import Cancelled, InferenceError, InternalError, as_inference_error
+from handlers.errors import (
+    Busy,
+    Cancelled,
+    EngineUnavailable,
+    InferenceError,
+    InternalError,
+    as_inference_error,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -47,15 +55,13 @@ class Execution:
             with self._cache.lease(loading.key, loading.load, loading.unload) as model:
                 running = time.perf_counter()
                 try:
-                    outcomes = first.runner.infer_batch(
-                        model, [one.inputs for one in batch], [one.options for one in batch]
-                    )
+                    outcomes = self._run(model, batch)
                 finally:
                     ended = time.perf_counter()
                     for one in batch:
                         one.waited(running - started)
                         one.timings["infer"] = ended - running
-            return one_outcome_each(outcomes, batch)
+            return outcomes
         except Exception as error:  # noqa: BLE001 - logged, and every caller is told
             return [_as_failure(error, first)] * len(batch)
 
@@ -88,6 +94,26 @@ class Execution:
         """
         loading = ModelLoading(engine, task, model, runner, self._models, self._on_model)
         return self._cache.share(loading.key, loading.load, loading.unload)
+
+    def _run(self, model: Any, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run a batch; where the engine raises, rather than tell which request failed, find that out."""
+        runner = batch[0].runner
+
+        def run(some: Sequence[Prepared]) -> list[Outcome]:
+            try:
+                outcomes = runner.infer_batch(
+                    model, [one.inputs for one in some], [one.options for one in some]
+                )
+            except (EngineUnavailable, Busy) as error:
+                return [error] * len(some)  # no fault of any of them
+            return one_outcome_each(outcomes, some)
+
+        def failed(some: Sequence[Prepared], error: Exception) -> Outcome:
+            if len(some) > 1:
+                log.warning("batch_failed", model=some[0].model.key, items=len(some), error=repr(error))
+            return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
+
+        return bisected(run, batch, failed=failed)
 
     def _loading(self, prepared: Prepared) -> ModelLoading:
         return ModelLoading(

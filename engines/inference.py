@@ -153,6 +153,7 @@ class InferenceManager:
             check_data(data)
             prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
             prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
+            prepared.most_cost = prepared.runner.max_cost(prepared.task)
         except InferenceError:
             raise
         except Exception as error:

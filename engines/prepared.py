@@ -42,6 +42,8 @@ class Prepared:
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
+    most_cost: float = math.inf
+    """What a batch may take, by `BaseEngine.max_cost`."""
     claim: object = None
     """What keeps the model's version in memory for this request while another takes its place."""
 
@@ -49,11 +51,6 @@ class Prepared:
     def is_continuous(self) -> bool:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
-
-    @cached_property
-    def most_cost(self) -> float:
-        """What a batch may take, by `BaseEngine.max_cost`."""
-        return self.runner.max_cost(self.task)
 
     def another(self) -> Self:
         """Return another request that the same check admits: of the same names, and without options."""

@@ -101,6 +101,20 @@ class TransformersSettings(Section):
         gt=0,
         description="Most tokens of new prompts worked in between two steps of the texts that grow.",
     )
+    batch_audio_s: float = Field(
+        default=480.0,
+        gt=0,
+        description="Most seconds of sound in a batch: its recordings times the longest, 30 s at least in asr.",
+    )
+    batch_pixels: int = Field(
+        default=64_000_000, gt=0, description="Most pixels in a batch of ocr: its images times the largest."
+    )
+    batch_frames: int = Field(
+        default=256, gt=0, description="Most frames in a batch of videos: its videos times the longest."
+    )
+    batch_pages: int = Field(
+        default=32, gt=0, description="Most pages in a batch of documents: its documents times the longest."
+    )
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a model ships. Dangerous."
     )

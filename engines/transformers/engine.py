@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 import structlog
 
 from engines.base import BaseEngine, Emit
+from engines.bisection import bisected
 from engines.settings import TransformersSettings
+from engines.transformers.costs import cost_in, cost_of, most_cost_in
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 
@@ -95,20 +98,42 @@ class TransformersEngine(BaseEngine):
     def infer_batch(
         self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
     ) -> list[Outcome]:
-        """Return one raw result or error per input, in order; if the batch fails, each input runs alone."""
+        """Return one raw result or error per input, in order; if the batch fails, its halves run.
+
+        A batch that did not fit the memory is remembered: later ones of this model take half of what it took.
+        """
+        pairs = list(zip(inputs, options, strict=True))
+        costs = [cost_of(one) for one in inputs]
+        outcomes: list[Outcome] = []
+        for part in model.budget.parts(costs):
+            outcomes += bisected(
+                lambda some: model.run([one for one, _ in some], [its for _, its in some]),
+                pairs[part],
+                failed=functools.partial(self._note_failure, model),
+            )
+        return outcomes
+
+    def _note_failure(
+        self, model: TaskRunner, batch: Sequence[tuple[dict[str, Any], dict[str, Any]]], error: Exception
+    ) -> Outcome:
         from engines.transformers.device import as_run_error, is_out_of_memory
 
-        try:
-            return model.run(inputs, options)
-        except Exception as error:
-            if is_out_of_memory(error):
-                self._collect()
-            if len(inputs) == 1:
-                if not isinstance(error, InferenceError):
-                    log.exception("inference_failed", model=model.name)
-                return [as_run_error(error, model.name)]
-            log.warning("batch_failed", model=model.name, inputs=len(inputs), error=repr(error))
-        return [self.infer_batch(model, [one], [its])[0] for one, its in zip(inputs, options, strict=True)]
+        if is_out_of_memory(error):
+            model.budget.exceeded([cost_of(one) for one, _ in batch])
+            self._collect()
+        if len(batch) > 1:
+            log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
+        elif not isinstance(error, InferenceError):
+            log.error("inference_failed", model=model.name, exc_info=error)
+        return as_run_error(error, model.name)
+
+    def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
+        """Return seconds of sound, pixels, frames or pages, by the task."""
+        return cost_in(task, inputs)
+
+    def max_cost(self, task: str) -> float:
+        """Return the settings' limit for the task."""
+        return most_cost_in(task, self.config)
 
     def unload_model(self, model: TaskRunner) -> bool:
         """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engines.transformers.costs import BatchBudget
 from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class TaskRunner(ABC):
         """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
         self.name = name
         self.model = model
+        self.budget = BatchBudget(name)
 
     @classmethod
     @abstractmethod
@@ -72,7 +74,7 @@ class TaskRunner(ABC):
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return one raw result per input, in order, or the error of an input that cannot be run.
 
-        What it raises costs the whole batch; the engine then runs the inputs one by one.
+        What it raises costs the whole batch; the engine then runs its halves.
         """
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from handlers.errors import InferenceError, InternalError, ModelLoadFailed
+from handlers.errors import Busy, EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
 from tests.unit.engines.parts import Bench, prepare
 
 
@@ -63,3 +65,58 @@ def test_requests_share_a_batch_when_engine_model_task_and_the_engines_own_key_a
     ]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
+
+
+class Whole:
+    """Runs batches as a whole: raises where a text of them is bad. Notes what it ran."""
+
+    def __init__(self, bad: set[str], error: Exception | None = None) -> None:
+        self.bad = bad
+        self.error = error or RuntimeError("shapes do not match")
+        self.ran: list[list[str]] = []
+
+    def __call__(self, model: Any, inputs: Sequence[dict[str, Any]], options: Any) -> list[dict[str, Any]]:
+        self.ran.append([one["text"] for one in inputs])
+        if self.bad & set(self.ran[-1]):
+            raise self.error
+        return [{"shouted": one["text"].upper()} for one in inputs]
+
+
+def run_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch, whole: Whole, count: int) -> list[Any]:
+    monkeypatch.setattr(bench.engine, "infer_batch", whole)
+    return bench.manager.execute([prepare(bench, f"t{number}") for number in range(count)])
+
+
+def test_a_batch_that_raises_is_halved_until_the_bad_one_is_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Whole({"t5"})
+    outcomes = run_whole(bench, monkeypatch, whole, 8)
+    assert [number for number, one in enumerate(outcomes) if isinstance(one, InternalError)] == [5]
+    assert [one for one in outcomes if isinstance(one, dict)] == [
+        {"shouted": f"T{number}"} for number in range(8) if number != 5
+    ]
+    assert len(whole.ran) == 7  # 8, 4, 4, 2, 1, 1, 2
+
+
+def test_every_bad_one_of_a_batch_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = run_whole(bench, monkeypatch, Whole({"t0", "t3", "t4"}), 5)
+    assert [isinstance(one, InferenceError) for one in outcomes] == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("away"), Busy("later")])
+def test_an_engine_that_is_away_is_not_asked_again_for_every_half(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: InferenceError
+) -> None:
+    whole = Whole({"t0"}, error)
+    assert run_whole(bench, monkeypatch, whole, 4) == [error] * 4
+    assert len(whole.ran) == 1
+
+
+def test_the_time_of_all_halves_counts_for_each_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.engine, "infer_batch", Whole({"t0"}))
+    batch = [prepare(bench, f"t{number}") for number in range(2)]
+    bench.manager.execute(batch)
+    assert batch[0].timings["infer"] == batch[1].timings["infer"] > 0

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ class Faulty(TaskRunner):
     """Answers with its input, except that some inputs raise."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.name = "faulty"
+        super().__init__("faulty", cast(Any, None))
         self.errors = errors
         self.batches: list[int] = []
 
@@ -209,7 +209,7 @@ def test_health_tells_of_a_device_that_is_not_there(llama: Path) -> None:
     assert "cuda:99" in engine.health()["message"]
 
 
-def test_a_failed_batch_is_run_one_by_one_and_only_the_bad_input_fails(engine: TransformersEngine) -> None:
+def test_a_failed_batch_is_run_in_halves_and_only_the_bad_inputs_fail(engine: TransformersEngine) -> None:
     runner = Faulty(ValueError("odd shape"), InvalidInput("data.inputs is bad"))
     outcomes = engine.infer_batch(runner, [{"n": 1}, {"fault": 0}, {"fault": 1}, {"n": 4}], [{}] * 4)
     assert outcomes[0] == {"n": 1}
@@ -217,7 +217,7 @@ def test_a_failed_batch_is_run_one_by_one_and_only_the_bad_input_fails(engine: T
     assert isinstance(outcomes[1], InferenceFailed)
     assert outcomes[1].message == "model faulty failed on this input: ValueError: odd shape"
     assert isinstance(outcomes[2], InvalidInput)
-    assert runner.batches == [4, 1, 1, 1, 1]
+    assert runner.batches == [4, 2, 1, 1, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
