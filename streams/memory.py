@@ -1,10 +1,17 @@
-"""A budget for the bytes of media that requests in work hold in memory."""
+"""A budget for the bytes of media, fetched and decoded, that requests in work hold in memory."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
+
+from handlers.media import Media
+
+Urgency = tuple[float, float]
 
 
 class Holding:
@@ -13,34 +20,87 @@ class Holding:
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self.held = 0
+        self.is_settled = False
 
-    def add(self, count: int) -> None:
-        """Count `count` more bytes as held; never waits, since they are in memory already."""
-        self.held += count
-        self._budget.held += count
+    def hold(self, count: int) -> None:
+        """Count `count` bytes as held from now on, instead of those before; never waits, for they are here."""
+        self._budget.held += count - self.held
+        self.held = count
+
+    def settle(self, count: int) -> None:
+        """Count `count` bytes as held until the end: nothing more will come, so the next request may begin."""
+        self.hold(count)
+        if not self.is_settled:
+            self.is_settled = True
+            self._budget.unsettled -= 1
+        self._budget.let_in()
 
 
 class ByteBudget:
-    """Lets a request fetch its media only while those in work hold less than `max_bytes`.
+    """Lets requests take media only while all of those in work hold less than `max_bytes`.
 
-    A size is known only once the bytes are here, so what is being fetched at the same moment may exceed the
-    budget by as much as one object per fetching thread. Lives on one event loop.
+    How much a request takes is known when its media are decoded. At most `max_unsettled` requests are on the
+    way there at the same time; so many of the largest media, and no more, can go beyond the budget. The most
+    urgent goes first. Lives on one event loop.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_unsettled: int = 16) -> None:
         self.max_bytes = max_bytes
+        self.max_unsettled = max_unsettled
         self.held = 0
-        self._freed = asyncio.Condition()
+        self.unsettled = 0
+        self._waiting: list[tuple[Urgency, int, asyncio.Future[None]]] = []
+        self._turns = itertools.count()
 
     @asynccontextmanager
-    async def holding(self) -> AsyncIterator[Holding]:
-        """Wait until there is room, then count what the body adds until it ends."""
-        async with self._freed:
-            await self._freed.wait_for(lambda: self.held < self.max_bytes)
+    async def holding(self, urgency: Urgency = (0.0, 0.0)) -> AsyncIterator[Holding]:
+        """Wait until there is room; what the body then holds is free when it ends."""
+        await self._enter(urgency)
         holding = Holding(self)
         try:
             yield holding
         finally:
-            self.held -= holding.held
-            async with self._freed:
-                self._freed.notify_all()
+            holding.settle(0)
+
+    def let_in(self) -> None:
+        """Let those who wait begin, as far as there is room."""
+        while self._waiting and self._has_room():
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():  # else its request was cancelled
+                self.unsettled += 1
+                turn.set_result(None)
+
+    async def _enter(self, urgency: Urgency) -> None:
+        if self._has_room() and not self._waiting:
+            self.unsettled += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (urgency, next(self._turns), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was let in, and will not come
+                self.unsettled -= 1
+                self.let_in()
+            raise
+
+    def _has_room(self) -> bool:
+        return self.held < self.max_bytes and self.unsettled < self.max_unsettled
+
+
+def bytes_in(value: Any) -> int:
+    """Return the bytes of the media, arrays and pictures in `value`, however deep in lists and objects."""
+    match value:
+        case dict():
+            return sum(map(bytes_in, value.values()))
+        case list() | tuple():
+            return sum(map(bytes_in, value))
+        case Media():
+            return len(value.content)
+        case bytes():
+            return len(value)
+    if hasattr(value, "nbytes"):  # an array or a tensor
+        return int(value.nbytes)
+    if hasattr(value, "getbands"):  # a picture of PIL
+        return int(value.width * value.height * len(value.getbands()))
+    return 0

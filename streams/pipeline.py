@@ -19,11 +19,10 @@ from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
 from engines.results import result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
-from handlers.media import Media
 from streams.dispatch import Dispatcher
 from streams.logs import request_context
 from streams.media import MediaFetcher
-from streams.memory import ByteBudget
+from streams.memory import ByteBudget, bytes_in
 from streams.messages import Request
 from streams.pace import Pace
 
@@ -165,16 +164,18 @@ class Pipeline:
     async def _run_with_media(self, request: Request, prepared: Prepared, emit: Emit | None) -> Outcome:
         """Fetch and decode within the budget of memory, then infer."""
         fields = prepared.handler.media_fields
-        async with self._memory.holding() as holding:
+        async with self._memory.holding(prepared.urgency) as holding:
             with self._dispatcher.coming(prepared):
                 started = self._clock()
                 data = await self._fetcher.aresolve(
                     request.data, fields, deadline_s=self._seconds_left(request)
                 )
-                holding.add(_media_bytes(data, fields))
+                holding.hold(bytes_in([data.get(name) for name in fields]))
                 prepared.timings["fetch"] = self._clock() - started
                 preprocess = functools.partial(self._manager.preprocess, prepared, data)
                 await self._in(self._pools.decode, preprocess)
+                del data, preprocess  # what was fetched may go, now that it is decoded
+                holding.settle(bytes_in(prepared.inputs))
             return await self._dispatcher.run(prepared, emit)
 
     async def _admit(self, request: Request) -> Prepared:
@@ -219,13 +220,3 @@ class Pipeline:
         return DeadlineExceeded(
             f"the deadline {request.deadline} has passed; send the request earlier or with a later deadline"
         )
-
-
-def _media_bytes(data: dict[str, Any], fields: tuple[str, ...]) -> int:
-    """Return how many bytes the fetched media in `fields` of `data` hold."""
-    values = [value for name in fields for value in _listed(data.get(name))]
-    return sum(len(value.content) for value in values if isinstance(value, Media))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

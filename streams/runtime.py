@@ -79,7 +79,9 @@ async def open_runtime(
             fetcher=fetcher,
             dispatcher=Dispatcher(manager, batcher, engine_threads),
             pools=pools,
-            memory=ByteBudget(settings.worker.max_in_flight_bytes),
+            memory=ByteBudget(
+                settings.worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads
+            ),
             worker=settings.worker.name,
         )
         yield Runtime(pipeline, manager, batcher)
