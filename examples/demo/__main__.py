@@ -71,6 +71,8 @@ def _upload(platform: LocalPlatform, files: Mapping[str, bytes]) -> None:
 if __name__ == "__main__":
     # Of the Python call; the worker has a log of its own.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    # What matters of it is raised; an interrupted connection is only noise.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     terminal = Console()
     try:
         sys.exit(main(terminal if terminal.is_terminal else Console(width=_PLAIN_WIDTH)))
