@@ -249,7 +249,10 @@ class Batcher(Generic[T]):
             log.exception("batch_failed", items=len(batch))
             raws = [as_inference_error(error)] * len(batch)
         for waiting, raw in zip(batch, raws, strict=True):
-            waiting.on_outcome(Outcome(raw, started - waiting.since, len(batch)))
+            try:
+                waiting.on_outcome(Outcome(raw, started - waiting.since, len(batch)))
+            except Exception:
+                log.exception("outcome_not_taken")  # a fault of one caller is none of the others'
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -89,7 +89,7 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
     if not headers:
         return Incoming(value, None, None)
-    attributes = {name.lower(): content.decode("utf-8", "replace") for name, content in headers}
+    attributes = {name.lower(): (content or b"").decode("utf-8", "replace") for name, content in headers}
     content_type = attributes.get("content-type", "").lower()
     if content_type.startswith(_BATCHED):
         raise Undecodable(f"content-type {_BATCHED} does not exist on Kafka; send one event a message")

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from engines.results import failure_result
-from handlers.errors import InferenceError, InvalidRequest, Undecodable
+from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
 from streams.acks import OrderedAcker, Received, Record
 from streams.messages import Request, decode_request, known_fields
@@ -69,7 +69,10 @@ class Intake:
             if not self._is_current(message.generation):
                 return
             self._acker.track(message)
-            self._begin(message, task, admitted)
+            try:
+                self._begin(message, task, admitted)
+            except Exception as error:  # noqa: BLE001 - fatal, and logged as such
+                self._failed(message, error)
 
     @property
     def in_flight(self) -> int:
@@ -88,6 +91,14 @@ class Intake:
             incoming, request = self._read(message.record, task)
         except InferenceError as error:
             self._see_through(message, self._refuse(message.record, task, error))
+            return
+        except Exception as error:
+            # Whatever it is about this message, a worker that ends because of it would meet it again.
+            log.exception("message_not_read", topic=message.record.topic, offset=message.record.offset)
+            dead = self._publisher.dead_letter(
+                message.record, task=task, stage="decode", error=as_inference_error(error)
+            )
+            self._see_through(message, dead)
             return
         queue_s = max(0.0, self._wall_clock() - message.record.timestamp / 1000)
         publish = functools.partial(self._post, message, task, incoming.traceparent)

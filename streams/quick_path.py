@@ -64,13 +64,11 @@ class QuickPath:
                     self._manager.preprocess(prepared, request.data)
                 finally:
                     self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
+                finish = functools.partial(self._finish, request, prepared, started, queue_s, on_result)
+                self._batcher.put(prepared, finish)
             except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
                 failure = self._pipeline.as_failure(request, error)
                 on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
-                return True
-        self._batcher.put(
-            prepared, functools.partial(self._finish, request, prepared, started, queue_s, on_result)
-        )
         return True
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:

@@ -79,7 +79,7 @@ def sleepy_model(model_manager: ModelManager) -> str:
             model_name=name,
             model_source="huggingface",
             model_path=f"hf://tests/{name}",
-            tags={"task": "sleepy", "engine": "sleepy"},
+            tags={"task": "sleepy,plain", "engine": "sleepy"},
         )
     return "sleepy"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from engines.base import BaseEngine
 from engines.registry import register_engine
@@ -20,7 +20,7 @@ class SleepyHandler(BaseModelHandler):
     """`data`: {value, seconds?, fail?}; the result repeats the value."""
 
     task = "sleepy"
-    media_fields = ("media",)
+    media_fields: ClassVar[tuple[str, ...]] = ("media",)
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         self.validate_input(data, ["value"])
@@ -57,5 +57,13 @@ class SleepyEngine(BaseEngine):
         return True
 
 
+class PlainHandler(SleepyHandler):
+    """The same without media, so that nothing is to be fetched or decoded."""
+
+    task = "plain"
+    media_fields = ()
+
+
 model_registry.register_handler_manually("sleepy", "sleepy", SleepyHandler)
+model_registry.register_handler_manually("plain", "plain", PlainHandler)
 register_engine("sleepy", SleepyEngine)

@@ -31,12 +31,12 @@ async def site(tmp_path: Path, local_stack: LocalStack, sleepy_model: str) -> Si
         local_stack.settings(),
         worker={
             "plugins": ["tests.plugins.sleepy"],
-            "tasks": ["sleepy"],
+            "tasks": ["sleepy", "plain"],
             "max_in_flight": WINDOW,
             "batch_max_items": 1,
         },
     )
-    await made.create_topics(["sleepy"])
+    await made.create_topics(["sleepy", "plain"])
     return made
 
 
@@ -46,9 +46,11 @@ async def producing(site: Site) -> AsyncIterator[InferenceClient]:
         yield client
 
 
-def sleepy(identity: str, *, seconds: float = 0.0, model: str = "sleepy", **data: Any) -> Request:
+def sleepy(
+    identity: str, *, task: str = "sleepy", seconds: float = 0.0, model: str = "sleepy", **data: Any
+) -> Request:
     return Request(
-        task="sleepy",
+        task=task,
         engine="sleepy",
         model_name=model,
         id=identity,
@@ -61,16 +63,16 @@ async def send_all(site: Site, requests: Iterable[Request], *, key: bytes | None
         await asyncio.gather(*(client.send(request, key=key) for request in requests))
 
 
-async def committed_total(site: Site) -> int:
-    return sum((await site.committed(site.topics.requests("sleepy"))).values())
+async def committed_total(site: Site, task: str = "sleepy") -> int:
+    return sum((await site.committed(site.topics.requests(task))).values())
 
 
-async def until_all_is_committed(site: Site, count: int) -> None:
+async def until_all_is_committed(site: Site, count: int, *, task: str = "sleepy") -> None:
     for _ in range(600):
-        if await committed_total(site) == count:
+        if await committed_total(site, task) == count:
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(f"committed {await committed_total(site)} of {count}")
+    raise AssertionError(f"committed {await committed_total(site, task)} of {count}")
 
 
 async def test_a_killed_worker_loses_nothing_and_its_successor_repeats_at_most_what_was_in_flight(
@@ -131,14 +133,15 @@ async def no_unanswered_request_is_committed_past(site: Site) -> None:
     assert {json.loads(record.value)["id"] for record in passed} <= answered
 
 
-async def answered_ids(site: Site) -> list[str]:
+async def answered_ids(site: Site, task: str = "sleepy") -> list[str]:
     """Return the ids of all results, once for each time a request was answered."""
-    records = await site.everything(site.topics.results("sleepy"))
+    records = await site.everything(site.topics.results(task))
     return [json.loads(record.value)["id"] for record in records]
 
 
 @pytest.mark.timeout(120 + 120 * ROUNDS)
-async def test_workers_come_and_go_under_load_and_every_request_is_answered(site: Site) -> None:
+@pytest.mark.parametrize("task", ["sleepy", "plain"], ids=["with media", "quick path"])
+async def test_workers_come_and_go_under_load_and_every_request_is_answered(site: Site, task: str) -> None:
     rng = random.Random(11)
     for round_number in range(ROUNDS):
         ids = [f"round{round_number}-{number}" for number in range(150)]
@@ -150,6 +153,7 @@ async def test_workers_come_and_go_under_load_and_every_request_is_answered(site
                 [
                     sleepy(
                         identity,
+                        task=task,
                         seconds=rng.uniform(0.0, 0.1),
                         **({"fail": "meant to"} if number % 25 == 7 else {}),
                     )
@@ -158,13 +162,27 @@ async def test_workers_come_and_go_under_load_and_every_request_is_answered(site
             )
             second = running.enter_context(WorkerProcess(site))
             await second.started()
-            await site.read([site.topics.results("sleepy")], lambda records: len(records) >= 30)
+            await site.read([site.topics.results(task)], lambda records: len(records) >= 30)
             first.kill()
             third = running.enter_context(WorkerProcess(site))
             await third.started()
             assert second.terminate() == 0
-            answers = await site.results("sleepy", ids, patience_s=120)
-            await until_all_is_committed(site, len(ids) * (round_number + 1))
+            answers = await site.results(task, ids, patience_s=120)
+            await until_all_is_committed(site, len(ids) * (round_number + 1), task=task)
             assert third.terminate() == 0
         failed = {identity for identity in ids if not answers[identity].success}
         assert failed == {identity for number, identity in enumerate(ids) if number % 25 == 7}
+
+
+async def test_a_worker_that_joins_makes_nobody_answer_anything_twice(site: Site) -> None:
+    ids = [f"r{number}" for number in range(120)]
+    with WorkerProcess(site) as first:
+        await first.started()
+        await send_all(site, [sleepy(identity, task="plain", seconds=0.05) for identity in ids])
+        with WorkerProcess(site) as second:
+            await second.started()
+            await site.results("plain", ids)
+            await until_all_is_committed(site, len(ids), task="plain")
+            assert second.terminate() == 0
+        assert first.terminate() == 0
+    assert sorted(await answered_ids(site, "plain")) == sorted(ids)

@@ -277,3 +277,16 @@ async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> 
     engine.gate.release()
     await closing
     assert (await running).raw == {"value": 0}
+
+
+async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
+    batcher = make(Engine())
+    heard: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def fail(outcome: Outcome) -> None:
+        raise RuntimeError("a fault of the caller")
+
+    batcher.put(Item(1), fail)
+    batcher.put(Item(2), heard.set_result)
+    assert (await heard).raw == {"value": 2}
+    assert (await batcher.submit(Item(3))).raw == {"value": 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,11 @@ def test_binary_mode_gives_id_and_traceparent_from_the_headers() -> None:
     )
     assert ("ce_time", b"2030-01-01T00:00:00.500+00:00") in headers
     assert receive(BODY, headers) == Incoming(BODY, "e1", "00-ab-cd-01")
+
+
+def test_a_header_without_a_value_is_an_empty_one() -> None:
+    nothing: Any = None
+    assert receive(BODY, [("traceparent", nothing)]) == Incoming(BODY, None, "")
 
 
 @pytest.mark.parametrize(

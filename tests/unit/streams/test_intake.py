@@ -304,3 +304,20 @@ async def test_a_request_with_a_reply_topic_never_takes_the_quick_path() -> None
     await rig.take(0, request(id="r1", reply_to="replies.a"))
     await rig.settle()
     assert rig.reply_topics == ["replies.a"]
+
+
+async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_wrong_with_it() -> None:
+    rig = Rig()
+    broken = cast(list[tuple[str, bytes]], [("ce_id", 7)])
+    await rig.take_all([Record(0, request(), headers=broken), Record(1, request(id="r1"))])
+    await rig.settle()
+    assert rig.journal == ["dead letter 0", "position 1", "result r1", "position 2"]
+    assert [error.code for error in rig.dead_letters] == ["INTERNAL_ERROR"]
+
+
+async def test_a_fault_on_the_way_in_is_fatal_rather_than_the_loss_of_a_message() -> None:
+    rig = Rig()
+    rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    await rig.take(0, request())
+    assert [type(error) for error in rig.fatal] == [ZeroDivisionError]
+    assert rig.intake.in_flight == 1
