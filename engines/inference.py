@@ -132,11 +132,15 @@ class InferenceManager:
             checked = validate_options(options, task_options=handler.options, engine=engine)
             version = self._swaps.resolve(model_name)
             check_tags(version.model, task=task, engine=engine)
+            lane_key = (engine, version.model.key, task)
+            batch_key = (*lane_key, runner.batch_key(checked))
         except InferenceError:
             raise
         except Exception as error:
             raise stage_failed("admit", task, error) from error
-        return Prepared(task, engine, version.model, handler, {}, checked, runner, claim=version.claim)
+        return Prepared(
+            task, engine, version.model, handler, runner, checked, lane_key, batch_key, version.claim
+        )
 
     def admits_at_once(self, engine: str, model_name: str) -> bool:
         """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
+import msgspec
 import structlog
 
 from engines.base import BaseEngine
@@ -21,8 +20,7 @@ Outcome = dict[str, Any] | InferenceError
 """What the engine made of one request: its raw result, or why there is none."""
 
 
-@dataclass
-class Prepared:
+class Prepared(msgspec.Struct, eq=False):
     """A request that passed every check; ready for the engine once `preprocess` gave it its inputs.
 
     Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the seconds
@@ -34,43 +32,45 @@ class Prepared:
     engine: str
     model: ResolvedModel
     handler: BaseModelHandler
-    inputs: dict[str, Any]
-    options: dict[str, Any]
     runner: BaseEngine
-    timings: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any]
+    lane_key: tuple[str, ...]
+    """Requests with equal keys use one loaded model, which runs one batch at a time."""
+    batch_key: tuple[str, ...]
+    """Requests with equal keys may share a batch."""
+    claim: object = None
+    """What keeps the model's version in memory for this request while another takes its place."""
+    inputs: dict[str, Any] = {}
+    timings: dict[str, float] = {}
     urgency: tuple[float, float] = (0.0, math.inf)
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
     most_cost: float = math.inf
     """What a batch may take, by `BaseEngine.max_cost`."""
-    claim: object = None
-    """What keeps the model's version in memory for this request while another takes its place."""
 
     @property
     def is_continuous(self) -> bool:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
 
-    def another(self) -> Self:
+    def another(self) -> Prepared:
         """Return another request that the same check admits: of the same names, and without options."""
-        another = object.__new__(type(self))
-        vars(another).update(vars(self), inputs={}, options={}, timings={})
-        return another
+        return Prepared(
+            self.task,
+            self.engine,
+            self.model,
+            self.handler,
+            self.runner,
+            {},
+            self.lane_key,
+            self.batch_key,
+            self.claim,
+        )
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for others, or for the model to be loaded."""
         self.timings["wait"] = self.timings.get("wait", 0.0) + seconds
-
-    @cached_property
-    def lane_key(self) -> tuple[str, ...]:
-        """Requests with equal keys use one loaded model, which runs one batch at a time."""
-        return (self.engine, self.model.key, self.task)
-
-    @cached_property
-    def batch_key(self) -> tuple[str, ...]:
-        """Requests with equal keys may share a batch."""
-        return (*self.lane_key, self.runner.batch_key(self.options))
 
 
 def stage_failed(stage: str, task: str, error: Exception) -> InferenceError:

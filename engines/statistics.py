@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from engines.results import STAGES
@@ -26,17 +26,17 @@ class _Count:
         return {"total": self.total, "succeeded": self.succeeded, "failed": self.total - self.succeeded}
 
 
-@dataclass(slots=True)
-class _Counts:
-    by_name: dict[str, _Count] = field(default_factory=dict)
+class _Names:
+    """Names that are counted one by one, as long as there are not too many."""
 
-    def of(self, name: str) -> _Count:
-        if name not in self.by_name and len(self.by_name) >= MOST_NAMES:
-            name = OTHER
-        return self.by_name.setdefault(name, _Count())
+    def __init__(self) -> None:
+        self._known: set[str] = set()
 
-    def as_dict(self) -> dict[str, dict[str, int]]:
-        return {name: count.as_dict() for name, count in sorted(self.by_name.items())}
+    def counted_as(self, name: str) -> str:
+        if name not in self._known and len(self._known) >= MOST_NAMES:
+            return OTHER
+        self._known.add(name)
+        return name
 
 
 class Statistics:
@@ -44,10 +44,11 @@ class Statistics:
 
     def __init__(self, *, window: int = 4096) -> None:
         self._lock = threading.Lock()
-        self._all = _Count()
-        self._tasks, self._models, self._engines = _Counts(), _Counts(), _Counts()
-        self._counts: dict[tuple[str, str, str], tuple[_Count, ...]] = {}
-        """All that a request of these names counts in; not for more names than are counted one by one."""
+        self._tasks, self._models, self._engines = _Names(), _Names(), _Names()
+        self._counts: dict[tuple[str, str, str], _Count] = {}
+        """By task, model and engine."""
+        self._count_of: dict[tuple[str, str, str], _Count] = {}
+        """The same by the names as they came, but for those that came when there were too many."""
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
@@ -63,14 +64,11 @@ class Statistics:
         """Count one finished request; times are in seconds."""
         names = (task, model, engine)
         with self._lock:
-            counts = self._counts.get(names)
-            if counts is None:
-                counts = (self._all, self._tasks.of(task), self._models.of(model), self._engines.of(engine))
-                if len(self._counts) < MOST_NAMES:
-                    self._counts[names] = counts
-            for count in counts:
-                count.total += 1
-                count.succeeded += success
+            count = self._count_of.get(names)
+            if count is None:
+                count = self._new_count(names)
+            count.total += 1
+            count.succeeded += success
             self._latencies.append(processing_s)
             if timings:
                 stage_s = self._stage_s
@@ -83,22 +81,44 @@ class Statistics:
         `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start.
         """
         with self._lock:
-            total, succeeded = self._all.total, self._all.succeeded
+            total = sum(count.total for count in self._counts.values())
+            succeeded = sum(count.succeeded for count in self._counts.values())
             latencies = list(self._latencies)
             answer: dict[str, Any] = {
                 "total_inferences": total,
                 "successful_inferences": succeeded,
                 "failed_inferences": total - succeeded,
                 "success_rate": succeeded / total if total else 0.0,
-                "tasks": self._tasks.as_dict(),
-                "models": self._models.as_dict(),
-                "engines": self._engines.as_dict(),
+                "tasks": self._counts_by(0),
+                "models": self._counts_by(1),
+                "engines": self._counts_by(2),
                 "stage_mean_s": {
                     stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
                 },
             }
         answer["latency_s"] = _latency(sorted(latencies))  # sorted here, so that nobody waits for it
         return answer
+
+    def _new_count(self, names: tuple[str, str, str]) -> _Count:
+        task, model, engine = names
+        counted_as = (
+            self._tasks.counted_as(task),
+            self._models.counted_as(model),
+            self._engines.counted_as(engine),
+        )
+        count = self._counts.setdefault(counted_as, _Count())
+        if OTHER not in counted_as:
+            self._count_of[names] = count
+        return count
+
+    def _counts_by(self, place: int) -> dict[str, dict[str, int]]:
+        """Return the counts by the names at one place of the three."""
+        sums: dict[str, _Count] = {}
+        for names, count in self._counts.items():
+            of_name = sums.setdefault(names[place], _Count())
+            of_name.total += count.total
+            of_name.succeeded += count.succeeded
+        return {name: sums[name].as_dict() for name in sorted(sums)}
 
 
 def _latency(ordered: Sequence[float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from streams.cloudevents import REQUEST_TYPE, binary_headers
+from streams.cloudevents import REQUEST_TYPE, BinaryHeaders
 from streams.kafka import broker_answering, connection_options
 from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
@@ -37,7 +37,7 @@ class InferenceClient:
         self._kafka = kafka
         self._tasks = tuple(tasks)
         self._topics = Topics(kafka.topic_prefix)
-        self._source = source
+        self._headers = BinaryHeaders(REQUEST_TYPE, source)
         self._waiting: dict[str, asyncio.Future[Result]] = {}
 
     async def __aenter__(self) -> Self:
@@ -75,9 +75,7 @@ class InferenceClient:
         """
         if not request.id:
             request = msgspec.structs.replace(request, id=uuid.uuid4().hex)
-        headers = binary_headers(
-            event_id=request.id, event_type=REQUEST_TYPE, source=self._source, time=time.time()
-        )
+        headers = self._headers.of(request.id, time.time())
         await self.send_bytes(request.task, encode(request), key=key, headers=headers)
         return request.id
 

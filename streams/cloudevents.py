@@ -49,21 +49,26 @@ class Incoming(msgspec.Struct, frozen=True):
     traceparent: str | None
 
 
-def binary_headers(
-    *, event_id: str, event_type: str, source: str, time: float, traceparent: str | None = None
-) -> Headers:
-    """Return the headers of a binary-mode event whose value is JSON; `time` is in seconds since the epoch."""
-    headers = [
-        _SPECVERSION,
-        ("ce_id", event_id.encode()),
-        ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
-        ("ce_time", _rfc3339(time)),
-        _JSON,
-    ]
-    if traceparent:
-        headers.append(("traceparent", traceparent.encode()))
-    return headers
+class BinaryHeaders:
+    """Makes the headers of binary-mode events of one type from one source, whose values are JSON."""
+
+    def __init__(self, event_type: str, source: str) -> None:
+        self._type = ("ce_type", event_type.encode())
+        self._source = ("ce_source", source.encode())
+
+    def of(self, event_id: str, time: float, traceparent: str | None = None) -> Headers:
+        """Return the headers of one event; `time` is in seconds since the epoch."""
+        headers = [
+            _SPECVERSION,
+            ("ce_id", event_id.encode()),
+            self._type,
+            self._source,
+            ("ce_time", _rfc3339(time)),
+            _JSON,
+        ]
+        if traceparent:
+            headers.append(("traceparent", traceparent.encode()))
+        return headers
 
 
 @functools.lru_cache(maxsize=4)

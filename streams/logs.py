@@ -46,8 +46,8 @@ QUIET_LIBRARIES = {
 aiokafka's DEBUG calls alone cost a worker 12 % of its speed."""
 
 
-_request_at_hand: ContextVar[tuple[str, str, str] | None] = ContextVar("request_at_hand", default=None)
-# One variable, set for every request and read only where a line is written.
+request_at_hand: ContextVar[tuple[str, str, str] | None] = ContextVar("request_at_hand", default=None)
+"""Id, task and model of the request that log lines are about: set for every one, read where a line is written."""
 
 
 def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
@@ -102,15 +102,15 @@ class request_context:
         self._request = (request_id, task, model)
 
     def __enter__(self) -> None:
-        self._before = _request_at_hand.set(self._request)
+        self._before = request_at_hand.set(self._request)
 
     def __exit__(self, *_: object) -> None:
-        _request_at_hand.reset(self._before)
+        request_at_hand.reset(self._before)
 
 
 def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Add the request at hand to a line, unless the line names one itself."""
-    at_hand = _request_at_hand.get()
+    at_hand = request_at_hand.get()
     if at_hand is not None:
         for name, value in zip(("request_id", "task", "model"), at_hand, strict=True):
             event.setdefault(name, value)

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
-from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, binary_headers
+from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.messages import MetricsEvent, encode, encode_result
 from streams.outbox import OnDelivered, Outgoing
 from streams.topics import Topics
@@ -69,7 +69,8 @@ class Publisher:
         self._outbox = outbox
         self._topics = topics
         self._worker = worker
-        self._source = f"inferstream/{worker}"
+        self._result_headers = BinaryHeaders(RESULT_TYPE, f"inferstream/{worker}")
+        self._event_headers = BinaryHeaders(EVENT_TYPE, f"inferstream/{worker}")
         self._events = topics.events
         self._group = group
         self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
@@ -182,22 +183,11 @@ class Publisher:
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
     ) -> tuple[Outgoing, Outgoing]:
         """Return the records of a result and of the event that tells of it."""
-        headers = binary_headers(
-            event_id=result["id"],
-            event_type=RESULT_TYPE,
-            source=self._source,
-            time=result["timestamp"],
-            traceparent=traceparent,
-        )
+        headers = self._result_headers.of(result["id"], result["timestamp"], traceparent)
         return Outgoing(topic, key, value, headers), self._event_record(_outcome_event(result))
 
     def _event_record(self, event: MetricsEvent) -> Outgoing:
-        headers = binary_headers(
-            event_id=f"{event.worker}/{event.kind}/{event.id or event.time}",
-            event_type=EVENT_TYPE,
-            source=self._source,
-            time=event.time,
-        )
+        headers = self._event_headers.of(f"{event.worker}/{event.kind}/{event.id or event.time}", event.time)
         # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
         return Outgoing(self._events, None, encode(event), headers)
 

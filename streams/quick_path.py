@@ -14,7 +14,7 @@ from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from streams import batching
 from streams.batching import Batcher
-from streams.logs import request_context
+from streams.logs import request_at_hand
 from streams.messages import Request
 from streams.pipeline import Pipeline
 
@@ -54,21 +54,23 @@ class QuickPath:
             return False
         started = self._clock()
         prepared: Prepared | None = None
-        with request_context(request_id=request.id, task=request.task, model=request.model_name):
+        request_at_hand.set((request.id, request.task, request.model_name))
+        try:
+            prepared = self._admit(request, admitted)
+            if prepared is None:
+                return False
+            prepared.urgency = (-request.priority, math.inf)
             try:
-                prepared = self._admit(request, admitted)
-                if prepared is None:
-                    return False
-                prepared.urgency = (-request.priority, math.inf)
-                try:
-                    self._manager.preprocess(prepared, request.data)
-                finally:
-                    self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
-                finish = functools.partial(self._finish, request, prepared, started, queue_s, on_result)
-                self._batcher.put(prepared, finish)
-            except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-                failure = self._pipeline.as_failure(request, error)
-                on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
+                self._manager.preprocess(prepared, request.data)
+            finally:
+                self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
+            finish = functools.partial(self._finish, request, prepared, started, queue_s, on_result)
+            self._batcher.put(prepared, finish)
+        except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
+            failure = self._pipeline.as_failure(request, error)
+            on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
+        finally:
+            request_at_hand.set(None)
         return True
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
@@ -110,12 +112,12 @@ class QuickPath:
         prepared.waited(ran.wait_s)
         outcome: Outcome = ran.raw
         if not isinstance(outcome, InferenceError):
-            with request_context(request_id=request.id, task=request.task, model=request.model_name):
-                try:
-                    try:
-                        outcome = self._manager.finish(prepared, outcome)
-                    finally:
-                        self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
-                except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-                    outcome = self._pipeline.as_failure(request, error)
+            request_at_hand.set((request.id, request.task, request.model_name))
+            try:
+                outcome = self._manager.finish(prepared, outcome)
+            except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
+                outcome = self._pipeline.as_failure(request, error)
+            finally:
+                request_at_hand.set(None)
+            self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
         on_result(self._pipeline.result(request, prepared, outcome, started, queue_s))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import Undecodable
-from streams.cloudevents import Incoming, binary_headers, receive
+from streams.cloudevents import BinaryHeaders, Incoming, receive
 
 BODY = b'{"task": "asr"}'
 
@@ -19,13 +19,7 @@ def test_a_plain_message_is_its_own_value() -> None:
 
 
 def test_binary_mode_gives_id_and_traceparent_from_the_headers() -> None:
-    headers = binary_headers(
-        event_id="e1",
-        event_type="inferstream.request",
-        source="etl",
-        time=1893456000.5,
-        traceparent="00-ab-cd-01",
-    )
+    headers = BinaryHeaders("inferstream.request", "etl").of("e1", 1893456000.5, "00-ab-cd-01")
     assert ("ce_time", b"2030-01-01T00:00:00.500+00:00") in headers
     assert receive(BODY, headers) == Incoming(BODY, "e1", "00-ab-cd-01")
 
