@@ -28,13 +28,17 @@ def schema_of(
     specs = (OPTIONS if task_options is None else task_options).values()
     of_engine = [spec for spec in specs if _applies(spec, engine)]
     properties: dict[str, Any] = dict(pair for spec in of_engine for pair in _properties(spec))
-    return {
+    schema = {
         "$schema": DIALECT,
         "title": title,
         "type": ["object", "null"],
         "properties": properties,
         "additionalProperties": task_options is None,
     }
+    of_others = sorted({name for spec in specs for name in spec.names} - properties.keys())
+    if of_others:  # null counts as not given, whosever option it is
+        schema["patternProperties"] = {f"^({'|'.join(of_others)})$": {"type": "null"}}
+    return schema
 
 
 def _applies(spec: OptionSpec, engine: str | None) -> bool:

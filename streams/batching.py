@@ -20,6 +20,9 @@ from handlers.errors import Cancelled, InferenceError, as_inference_error
 
 log = structlog.get_logger(__name__)
 
+_WORTH_WAITING = 0.1
+"""The part of a model's last run that a batch may wait for those who are coming: company saves more than that."""
+
 
 class Batchable(Protocol):
     """What a request must tell to be batched."""
@@ -108,8 +111,8 @@ class Batcher(Generic[T]):
 
     Lives on one event loop; `execute` runs in the executor's threads, one call at a time per model. An idle
     model starts at once, unless requests for it are known to be `coming`: then a batch waits until they are
-    here, it is full, or its first request has waited `max_wait_s`. While the model works, what arrives gathers
-    for the next batch. Batches are formed in the order of urgency. `execute` returns one outcome per item, in
+    here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the model's last batch
+    took where that is longer. While the model works, what arrives gathers for the next batch. Batches are formed in the order of urgency. `execute` returns one outcome per item, in
     order.
     """
 
@@ -128,6 +131,8 @@ class Batcher(Generic[T]):
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._lanes: dict[Hashable, _Lane[T]] = {}
+        self._last_run_s: dict[Hashable, float] = {}
+        """Outlives the lanes, which come and go with their requests; one number for each model ever run."""
         self._turns = itertools.count()
 
     @contextlib.contextmanager
@@ -192,10 +197,12 @@ class Batcher(Generic[T]):
 
     async def _work(self, key: Hashable, lane: _Lane[T]) -> None:
         while lane.groups:
-            await self._let_batch_fill(lane)
+            await self._let_batch_fill(key, lane)
             batch = self._take(lane)
             if batch:
+                started = self._clock()
                 await self._run(batch)
+                self._last_run_s[key] = self._clock() - started
         lane.task = None
         self._drop_if_idle(key, lane)
 
@@ -203,11 +210,12 @@ class Batcher(Generic[T]):
         if not lane.coming and not lane.groups and lane.task is None and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    async def _let_batch_fill(self, lane: _Lane[T]) -> None:
+    async def _let_batch_fill(self, key: Hashable, lane: _Lane[T]) -> None:
         """Wait for those who are coming, until a batch is full or the first request has waited its time."""
         if not lane.coming or any(group.fills_a_batch(self._max_items) for group in lane.groups.values()):
             return
-        left = lane.since + self._max_wait_s - self._clock()
+        longest = max(self._max_wait_s, _WORTH_WAITING * self._last_run_s.get(key, 0.0))
+        left = lane.since + longest - self._clock()
         if left > 0:
             lane.may_leave.clear()
             lane.is_filling = True

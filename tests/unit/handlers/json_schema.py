@@ -56,8 +56,17 @@ def _fits(value: Any, keyword: str, rule: Any, schema: Mapping[str, Any]) -> boo
             return not is_a["object"] or all(
                 is_valid(value[name], rule[name]) for name in rule.keys() & value
             )
+        case "patternProperties":
+            return not is_a["object"] or all(
+                is_valid(value[name], of_name)
+                for pattern, of_name in rule.items()
+                for name in value
+                if re.search(pattern, name)
+            )
         case "additionalProperties":
-            return not is_a["object"] or rule or not set(value) - set(schema["properties"])
+            patterns = schema.get("patternProperties", {})
+            others = set(value) - set(schema["properties"]) if is_a["object"] else set()
+            return rule or all(any(re.search(pattern, name) for pattern in patterns) for name in others)
     raise AssertionError(f"the schema uses {keyword}, which this validator does not know")
 
 

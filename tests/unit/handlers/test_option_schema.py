@@ -50,6 +50,7 @@ def is_accepted(options: Any, task: str, engine: str) -> bool:
 @example({"mirostat": True}, "vlm", "ollama")
 @example({"stop": ["a"] * 17}, "vlm", "ollama")
 @example({"num_predict": 5, "max_new_tokens": 6}, "vlm", "ollama")
+@example({"early_stopping": None}, "document-analysis", "ollama")
 def test_the_schema_accepts_what_the_check_accepts(options: dict[str, Any], task: str, engine: str) -> None:
     fits = is_valid(options, options_schema(task, engine))
     if is_accepted(options, task, engine):

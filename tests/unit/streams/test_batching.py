@@ -110,6 +110,25 @@ async def test_a_request_does_not_wait_for_those_who_are_coming_longer_than_allo
     assert outcome.batch_size == 1
 
 
+async def test_a_batch_of_a_model_that_takes_long_waits_longer_for_those_who_are_coming(make: Make) -> None:
+    now = [0.0]
+    engine = Engine()
+
+    def slow(batch: Sequence[Item]) -> Sequence[Raw]:
+        now[0] += 36_000.0
+        return engine(batch)
+
+    batcher = make(slow, max_wait_s=0.0, clock=lambda: now[0])
+    await batcher.submit(Item(0))
+    with batcher.coming("model"):
+        first = asyncio.create_task(batcher.submit(Item(1)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert engine.batches == [[0]]
+    await asyncio.gather(first, batcher.submit(Item(2)))
+    assert engine.batches == [[0], [1, 2]]
+
+
 async def test_nobody_waits_for_requests_that_are_coming_to_another_model(make: Make) -> None:
     batcher = make(Engine(), max_wait_s=3600.0)
     with batcher.coming("another"):
