@@ -112,8 +112,8 @@ class Batcher(Generic[T]):
     Lives on one event loop; `execute` runs in the executor's threads, one call at a time per model. An idle
     model starts at once, unless requests for it are known to be `coming`: then a batch waits until they are
     here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the model's last batch
-    took where that is longer. While the model works, what arrives gathers for the next batch. Batches are formed in the order of urgency. `execute` returns one outcome per item, in
-    order.
+    took where that is longer. While the model works, what arrives gathers for the next batch. Batches are
+    formed in the order of urgency. `execute` returns one outcome per item, in order.
     """
 
     def __init__(
