@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from handlers.option_spec import OptionSpec
-from handlers.options import BUILT_IN_ENGINES, OPTIONS, options_of
+from handlers.options import OPTIONS, options_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,8 +26,8 @@ def schema_of(
 ) -> dict[str, Any]:
     """Return the JSON Schema of options; with None, known names are described and others pass."""
     specs = (OPTIONS if task_options is None else task_options).values()
-    of_engine = [spec for spec in specs if _applies(spec, engine)]
-    properties: dict[str, Any] = dict(pair for spec in of_engine for pair in _properties(spec))
+    of_engine = [spec for spec in specs if spec.applies_to(engine)]
+    properties: dict[str, Any] = dict(pair for spec in of_engine for pair in _properties(spec, engine))
     schema = {
         "$schema": DIALECT,
         "title": title,
@@ -41,13 +41,9 @@ def schema_of(
     return schema
 
 
-def _applies(spec: OptionSpec, engine: str | None) -> bool:
-    return not spec.engines or engine not in BUILT_IN_ENGINES or engine in spec.engines
-
-
-def _properties(spec: OptionSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+def _properties(spec: OptionSpec, engine: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the option under each of its names; null counts as not given."""
-    values = {"anyOf": [spec.schema(), {"type": "null"}]}
+    values = {"anyOf": [spec.schema(engine), {"type": "null"}]}
     yield spec.name, {"description": spec.description, **values}
-    for engine, name in spec.engine_names.items():
-        yield name, {"description": f"What {engine} calls {spec.name}.", **values}
+    for owner, name in spec.engine_names.items():
+        yield name, {"description": f"What {owner} calls {spec.name}.", **values}

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from handlers.errors import InvalidOption
 
+BUILT_IN_ENGINES = frozenset({"transformers", "ollama"})
+"""Engines whose options are known here; another engine may be given every known one and judges for itself."""
+
 Kind = Literal["integer", "number", "boolean", "string", "strings", "choice", "duration", "format"]
 
 # Source: https://pkg.go.dev/time#ParseDuration
@@ -22,7 +25,8 @@ class OptionSpec:
 
     `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of
     kind "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is
-    what an engine calls it, where that differs; requests may use either name.
+    what an engine calls it, where that differs; requests may use either name. `engine_values` are the whole
+    numbers beyond the range that an engine takes besides.
     """
 
     name: str
@@ -34,18 +38,23 @@ class OptionSpec:
     engines: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     engine_names: Mapping[str, str] = field(default_factory=dict)
+    engine_values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The canonical name, then what engines call it."""
         return (self.name, *self.engine_names.values())
 
+    def applies_to(self, engine: str | None) -> bool:
+        """Return whether `engine` takes it; None stands for any engine."""
+        return not self.engines or engine not in BUILT_IN_ENGINES or engine in self.engines
+
     @property
     def allowed(self) -> str:
         """The values it takes, as a phrase: "a number from 0 to 2"."""
         match self.kind:
             case "integer" | "number":
-                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}"
+                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}{self._also}"
             case "boolean":
                 return "true or false"
             case "string":
@@ -60,15 +69,15 @@ class OptionSpec:
             case "format":
                 return '"json" or a JSON Schema object'
 
-    def check(self, value: Any, *, written: str) -> Any:
+    def check(self, value: Any, *, written: str, engine: str | None = None) -> Any:
         """Return `value` as it is passed on: a float for kind "number", an int for "integer", a list of strings.
 
-        As in JSON, 2 and 2.0 are one number.
+        As in JSON, 2 and 2.0 are one number. `engine` is the one it is for; None stands for any.
 
         Raises:
             InvalidOption: permanent; names the option as `written`, the value and what is allowed.
         """
-        if not self._takes(value):
+        if not self._takes(value, engine):
             raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
         if self.kind == "number":
             return float(value)
@@ -80,10 +89,10 @@ class OptionSpec:
             return [value] if isinstance(value, str) else list(value)
         return value
 
-    def _takes(self, value: Any) -> bool:
+    def _takes(self, value: Any, engine: str | None) -> bool:
         match self.kind:
             case "integer":
-                return _is_whole_number(value) and self._within(value)
+                return _is_whole_number(value) and (self._within(value) or value in self._values_of(engine))
             case "number":
                 return _is_finite_number(value) and self._within(value)
             case "boolean":
@@ -104,13 +113,15 @@ class OptionSpec:
             case "format":
                 return value == "json" or (isinstance(value, Mapping) and bool(value))
 
-    def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the values that `check` accepts."""
+    def schema(self, engine: str | None = None) -> dict[str, Any]:
+        """Return the JSON Schema of the values that `check` accepts for `engine`."""
         limits = {"minimum": self.minimum, "maximum": self.maximum}
         bounds = {name: limit for name, limit in limits.items() if limit is not None}
         match self.kind:
             case "integer" | "number":
-                return {"type": self.kind, **bounds}
+                within = {"type": self.kind, **bounds}
+                besides = self._values_of(engine)
+                return {"anyOf": [within, {"enum": list(besides)}]} if besides else within
             case "boolean":
                 return {"type": "boolean"}
             case "string":
@@ -129,6 +140,20 @@ class OptionSpec:
     def _within(self, number: float) -> bool:
         low = self.minimum is None or number >= self.minimum
         return low and (self.maximum is None or number <= self.maximum)
+
+    def _values_of(self, engine: str | None) -> tuple[int, ...]:
+        """Return the values beyond the range that `engine` takes."""
+        if engine in BUILT_IN_ENGINES:
+            return self.engine_values.get(engine, ())
+        return tuple(value for values in self.engine_values.values() for value in values)
+
+    @property
+    def _also(self) -> str:
+        theirs = (
+            f" ({engine}: also {', '.join(map(str, values))})"
+            for engine, values in self.engine_values.items()
+        )
+        return "".join(theirs)
 
     @property
     def _range(self) -> str:

@@ -9,11 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from handlers.errors import InvalidOption
+from handlers.option_ollama import OLLAMA_OPTIONS
 from handlers.option_spec import OptionSpec as OptionSpec
 from handlers.option_spec import shown
-
-BUILT_IN_ENGINES = frozenset({"transformers", "ollama"})
-"""Engines whose options are known here; another engine may be given every known one and judges for itself."""
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
 """Tasks whose models write an answer, in words of their own."""
@@ -37,10 +35,12 @@ _LENGTH = (
     OptionSpec(
         "max_new_tokens",
         "integer",
-        "Most tokens to generate; in asr, for each window of the recording.",
+        "Most tokens to generate; in asr, for each window of the recording; with ollama, -1: no bound, -2: until "
+        "the context is full.",
         1,
         1_000_000,
         engine_names={"ollama": "num_predict"},
+        engine_values={"ollama": (-1, -2)},
     ),
     OptionSpec(
         "repetition_penalty",
@@ -53,7 +53,14 @@ _LENGTH = (
 )
 _RANDOMNESS = (
     OptionSpec("temperature", "number", "Randomness of sampling; 0 takes the likeliest token.", 0, 2),
-    OptionSpec("seed", "integer", "Seed of sampling: the same seed gives the same answer.", 0, 2**63 - 1),
+    OptionSpec(
+        "seed",
+        "integer",
+        "Seed of sampling: the same seed gives the same answer; with ollama, -1: another one each time.",
+        0,
+        2**63 - 1,
+        engine_values={"ollama": (-1,)},
+    ),
 )
 _SAMPLING = (
     OptionSpec(
@@ -83,20 +90,6 @@ _BEAMS = (
     OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never")),
     OptionSpec("length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10),
 )
-_OLLAMA = (
-    OptionSpec("mirostat", "choice", "Mirostat sampling: off, version 1 or version 2.", choices=(0, 1, 2)),
-    OptionSpec("mirostat_tau", "number", "Mirostat's target entropy.", 0, 100),
-    OptionSpec("mirostat_eta", "number", "Mirostat's learning rate.", 0, 1),
-    OptionSpec("num_ctx", "integer", "Context window in tokens; a change reloads the model.", 1, 2**24),
-    OptionSpec("keep_alive", "duration", "How long the model stays loaded afterwards; negative: for ever."),
-    OptionSpec("format", "format", "Form of the answer."),
-    OptionSpec(
-        "think",
-        "choice",
-        "Whether and how hard a thinking model thinks first.",
-        choices=(True, False, "low", "medium", "high", "max"),
-    ),
-)
 _SPEECH = (
     OptionSpec("language", "string", 'Language spoken, as "en" or "english"; without it, it is detected.'),
     OptionSpec("translate", "boolean", "Translate the speech into English."),
@@ -121,7 +114,7 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
             *_for(_SAMPLING, tasks=ANSWERING_TASKS),
             *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
             *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
-            *_for(_OLLAMA, tasks=OLLAMA_TASKS, engines=("ollama",)),
+            *_for(OLLAMA_OPTIONS, tasks=OLLAMA_TASKS, engines=("ollama",)),
             *_for(_SPEECH, tasks=("asr",)),
             *_for(_VIDEO, tasks=("video-analysis",)),
         )
@@ -162,12 +155,12 @@ def validate_options(
         if spec is None:
             checked[written] = value
             continue
-        if spec.engines and engine in BUILT_IN_ENGINES and engine not in spec.engines:
+        if not spec.applies_to(engine):
             theirs = " and ".join(spec.engines)
             raise InvalidOption(
                 f"options.{written} is an option of engine {theirs}, not of {engine}; leave it out"
             )
-        value = spec.check(value, written=written)
+        value = spec.check(value, written=written, engine=engine)
         if checked.get(spec.name, value) != value:
             raise InvalidOption(
                 f"options.{written_as[spec.name]} and options.{written} are one option but are "

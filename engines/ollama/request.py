@@ -6,14 +6,14 @@
 | max_length | options.num_predict where max_new_tokens is absent: nobody knows the prompt's tokens before it runs, so it bounds the answer alone |
 | do_sample false | options.temperature 0, the likeliest token, whatever temperature came along |
 | do_sample true | nothing: sampling is what Ollama does unless its temperature is 0 |
-| seed | options.seed, its lower 31 bits: some versions read the value of all 32 as "none" |
+| seed | options.seed, its lower 31 bits: some versions read the value of all 32 as "none"; -1 stays |
 | repetition_penalty | options.repeat_penalty, always sent: the model's own, else 1; the default is not the same in all versions |
-| temperature, top_p, top_k, stop, num_ctx, mirostat, mirostat_tau, mirostat_eta | options, as they are |
 | format, think, keep_alive | beside options |
-| anything else | options, as it is |
+| temperature, top_p, top_k, stop, and all others that the table of options gives to ollama | options, as they are |
+| what a handler without a table of options lets through | options, as it is |
 
 Ollama passes over options it does not know and logs them; versions 0.11 to 0.33 know no mirostat. A change of
-num_ctx has the server load the model anew. Without an option, the model's Modelfile decides, then Ollama.
+what the model is loaded with, such as num_ctx, has the server load it anew. Without an option, the model's Modelfile decides, then Ollama.
 """  # noqa: E501 - rows of a table
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any
         theirs.setdefault("num_predict", most_tokens)
     if theirs.pop("do_sample", None) is False:
         theirs["temperature"] = 0
-    if "seed" in theirs:
+    if theirs.get("seed", -1) >= 0:
         theirs["seed"] &= _SEED_BITS
     theirs.setdefault("repeat_penalty", model.repeat_penalty)
     return {**beside, "options": theirs}

@@ -51,6 +51,9 @@ def is_accepted(options: Any, task: str, engine: str) -> bool:
 @example({"stop": ["a"] * 17}, "vlm", "ollama")
 @example({"num_predict": 5, "max_new_tokens": 6}, "vlm", "ollama")
 @example({"early_stopping": None}, "document-analysis", "ollama")
+@example({"num_predict": -2.0, "seed": -1}, "vlm", "ollama")
+@example({"max_new_tokens": -1}, "vlm", "transformers")
+@example({"seed": -1}, "vlm", "mine")
 def test_the_schema_accepts_what_the_check_accepts(options: dict[str, Any], task: str, engine: str) -> None:
     fits = is_valid(options, options_schema(task, engine))
     if is_accepted(options, task, engine):
@@ -99,7 +102,7 @@ def test_the_ends_of_every_range_are_within_it_and_what_lies_beyond_is_not() -> 
             continue
         assert spec.minimum is not None
         assert spec.maximum is not None
-        schema = spec.schema()
+        schema = spec.schema("transformers")
         for number, inside in (
             (spec.minimum, True),
             (spec.maximum, True),
@@ -108,7 +111,12 @@ def test_the_ends_of_every_range_are_within_it_and_what_lies_beyond_is_not() -> 
         ):
             assert is_valid(number, schema) is inside
             if inside:
-                spec.check(number, written=spec.name)
+                spec.check(number, written=spec.name, engine="transformers")
             else:
                 with pytest.raises(InvalidOption, match=f"options.{spec.name} is"):
-                    spec.check(number, written=spec.name)
+                    spec.check(number, written=spec.name, engine="transformers")
+
+
+def test_what_only_one_engine_takes_is_in_its_schema_and_in_that_of_every_engine() -> None:
+    for engine, fits in (("ollama", True), (None, True), ("mine", True), ("transformers", False)):
+        assert is_valid({"num_predict": -1}, options_schema("text-generation", engine)) is fits

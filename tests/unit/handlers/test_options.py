@@ -153,6 +153,58 @@ def test_options_of_ollama_are_checked_too(option: str, good: list[Any], bad: li
         assert f"options.{option} is" in refusal({option: value}, engine="ollama")
 
 
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [
+        ("min_p", [0.0, 0.05, 1.0], [-0.1, 1.1, "0.1"]),
+        ("typical_p", [0.7], [2]),
+        ("presence_penalty", [-2.0, 1.5], [2.1]),
+        ("frequency_penalty", [-2.0, 1.5], [-3]),
+        ("repeat_last_n", [-1, 0, 64], [-2, 1.5]),
+        ("num_keep", [-1, 0, 24], [-2, True]),
+        ("num_batch", [1, 512], [0]),
+        ("num_gpu", [-1, 0, 99], [-2, "all"]),
+        ("main_gpu", [0, 3], [-1]),
+        ("num_thread", [0, 8], [-1]),
+        ("draft_num_predict", [0, 4], [-1]),
+        ("use_mmap", [True, False], [0, "yes"]),
+        ("penalize_newline", [True, False], [1]),
+        ("numa", [True, False], [1]),
+        ("low_vram", [True, False], [1]),
+        ("use_mlock", [True, False], [1]),
+        ("tfs_z", [0.0, 1.0], [-1]),
+    ],
+)
+def test_the_options_of_ollama_are_those_its_server_documents(
+    option: str, good: list[Any], bad: list[Any]
+) -> None:
+    assert f"options.{option} is an option of engine ollama" in refusal({option: good[0]})
+    for value in good:
+        assert accepted({option: value}, engine="ollama") == {option: value}
+    for value in bad:
+        assert f"options.{option} is" in refusal({option: value}, engine="ollama")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("num_predict", -1), ("num_predict", -2.0), ("max_new_tokens", -2), ("seed", -1)]
+)
+def test_ollama_takes_whole_numbers_beyond_the_range_that_mean_something_to_it(
+    option: str, value: float
+) -> None:
+    (checked,) = accepted({option: value}, engine="ollama").values()
+    assert (checked, type(checked)) == (int(value), int)
+    assert accepted({option: value}, engine="mine") == accepted({option: value}, engine="ollama")
+    assert f"options.{option} is {value}; it must be an integer from" in refusal({option: value})
+    assert "(ollama: also -1" in refusal({option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [("num_predict", 0), ("num_predict", -3), ("seed", -2)])
+def test_other_numbers_beyond_the_range_are_refused_by_ollama_too(option: str, value: int) -> None:
+    assert f"options.{option} is {value}; it must be an integer from" in refusal(
+        {option: value}, engine="ollama"
+    )
+
+
 @pytest.mark.parametrize("value", ["segment", "word", False])
 def test_timestamps_of_asr_are_segment_word_or_false(value: Any) -> None:
     assert accepted({"timestamps": value}, task_options=ASR) == {"timestamps": value}

@@ -69,6 +69,9 @@ def test_messages_go_to_chat() -> None:
         ({"do_sample": True}, {}),
         ({"seed": 2**31 + 5}, {"seed": 5}),
         ({"seed": 42}, {"seed": 42}),
+        ({"seed": -1}, {"seed": -1}),
+        ({"num_predict": -1}, {"num_predict": -1}),
+        ({"max_new_tokens": -2, "max_length": 9}, {"num_predict": -2}),
         ({"stop": "END"}, {"stop": ["END"]}),
         ({"top_p": 0.5, "top_k": 3}, {"top_p": 0.5, "top_k": 3}),
         (
@@ -79,6 +82,18 @@ def test_messages_go_to_chat() -> None:
 )
 def test_options_are_sent_under_the_names_of_ollama(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert options_sent(**ours) == {"repeat_penalty": 1.0, **theirs}
+
+
+BESIDE = ("format", "think", "keep_alive")
+
+
+def test_every_option_of_ollama_alone_reaches_it_as_it_is() -> None:
+    table = {name: spec for name, spec in options_of("text-generation").items() if "ollama" in spec.engines}
+    assert {"min_p", "num_gpu", "use_mmap", "mirostat"} <= table.keys()
+    for name, spec in table.items():
+        value = (spec.choices or (spec.maximum,))[-1] if spec.kind != "boolean" else False
+        if name not in BESIDE:
+            assert options_sent(**{name: value})[name] == value
 
 
 def test_the_penalty_of_the_model_goes_before_ours() -> None:
