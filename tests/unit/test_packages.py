@@ -30,6 +30,15 @@ def test_every_package_resolves_to_ours() -> None:
     assert origins == {name: str(ROOT / name / "__init__.py") for name in names}
 
 
+def test_every_package_says_that_it_is_typed() -> None:
+    untyped = [
+        name
+        for name in ("deploy", "engines", "handlers", "streams")
+        if not (ROOT / name / "py.typed").is_file()
+    ]
+    assert untyped == []
+
+
 def test_messages_and_client_bring_in_nothing_heavy() -> None:
     for module in ("streams.messages", "streams.client", "streams.topics", "streams.cloudevents"):
         loaded = in_clean_interpreter(
