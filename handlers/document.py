@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
-from handlers.document_pages import Page, PixelBudget, chosen_pages, page_image
+from handlers.document_pages import Page, chosen_pages, page_budget, page_image
 from handlers.document_pdf import is_pdf, read_pdf
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt
 from handlers.images import read_image
@@ -78,10 +78,10 @@ def _read_tiff(content: bytes, what: str, limits: MediaSettings, pages: Any) -> 
 
 def _read_frames(tiff: Image.Image, numbers: Sequence[int], what: str, limits: MediaSettings) -> list[Page]:
     found: list[Page] = []
-    budget = PixelBudget(what, limits.max_image_pixels)
+    budget = page_budget(what, limits.max_image_pixels)
     for number in numbers:
         tiff.seek(number - 1)
-        budget.spend(number, tiff.width, tiff.height)
+        budget.spend(f"page {number}", tiff.width, tiff.height)
         image = read_image(tiff, field=f"{what} page {number}", max_pixels=limits.max_image_pixels)
         found.append(page_image(number, image))
     return found

@@ -10,6 +10,7 @@ from PIL import Image
 
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.option_spec import shown
+from handlers.pixel_budget import PixelBudget
 
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
@@ -37,6 +38,11 @@ class Page(TypedDict):
 def page_image(number: int, image: Image.Image) -> Page:
     """Return the page that is a picture only."""
     return {"number": number, "width": image.width, "height": image.height, "image": image, "words": None}
+
+
+def page_budget(what: str, max_pixels: int) -> PixelBudget:
+    """Return what the pictures of the pages of one document spend."""
+    return PixelBudget(what, max_pixels, cure="name fewer pages in data.pages")
 
 
 def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:
@@ -82,25 +88,3 @@ def _spans(pages: Any) -> Iterator[tuple[int, int]]:
     raise InvalidInput(
         f'data.pages is {shown(pages)}; it must be a page number from 1, a list of them, or ranges as "1-3,5"'
     )
-
-
-class PixelBudget:
-    """How many pixels the pictures of one document may have together: they are in memory at the same time."""
-
-    def __init__(self, what: str, max_pixels: int) -> None:
-        self._what = what
-        self._max_pixels = max_pixels
-        self._spent = 0
-
-    def spend(self, number: int, width: int, height: int) -> None:
-        """Count the picture of page `number`.
-
-        Raises:
-            MediaTooLarge: permanent; it does not fit beside those counted before.
-        """
-        self._spent += width * height
-        if self._spent > self._max_pixels:
-            raise MediaTooLarge(
-                f"{self._what} has {self._spent} pixels by page {number}, which is {width} x {height}; "
-                f"media.max_image_pixels allows {self._max_pixels}: name fewer pages in data.pages"
-            )

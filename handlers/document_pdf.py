@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from handlers.document_pages import Page, PixelBudget, chosen_pages
+from handlers.document_pages import Page, chosen_pages, page_budget
 from handlers.document_words import words_of
 from handlers.errors import InvalidInput, MediaCorrupt
 from handlers.settings import MediaSettings
@@ -50,9 +50,9 @@ def read_pdf(
         numbers = chosen_pages(pages, count, what=what, max_pages=limits.max_pages)
         found = [_with_words(pdf, number, what) for number in numbers]
         pictured = [page for page in found if with_images or page["words"] is None]
-        budget = PixelBudget(what, limits.max_image_pixels)
+        budget = page_budget(what, limits.max_image_pixels)
         for page in pictured:
-            budget.spend(page["number"], page["width"], page["height"])
+            budget.spend(f"page {page['number']}", page["width"], page["height"])
         for page in pictured:
             picture = _picture(pdf, page["number"], what)
             page["image"] = picture

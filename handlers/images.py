@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import ExifTags, Image
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.option_spec import shown
+from handlers.pixel_budget import PixelBudget
 from handlers.settings import MediaSettings
 
 log = structlog.get_logger(__name__)
@@ -39,7 +43,8 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
 
     Raises:
         InvalidInput: permanent; none, both fields at once, or more than `limits.max_images`.
-        MediaCorrupt, MediaTooLarge: permanent; as `read_image`.
+        MediaCorrupt, MediaTooLarge: permanent; as `read_image`, or all together have more than
+            `limits.max_image_pixels` pixels; found before any is decoded.
     """
     one, several = data.get("image"), data.get("images")
     if one is not None and several is not None:
@@ -56,10 +61,18 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
             f"data.images holds {len(several)} images; media.max_images allows {limits.max_images}: "
             "send several requests"
         )
-    return [
-        read_image(value, field=f"data.images[{index}]", max_pixels=limits.max_image_pixels)
+    pictures = [
+        _picture(value, f"data.images[{index}]", limits.max_image_pixels)
         for index, value in enumerate(several)
     ]
+    budget = PixelBudget(
+        "data.images",
+        limits.max_image_pixels,
+        cure="send fewer of them in one request, or scale them down",
+    )
+    for picture in pictures:
+        budget.spend(picture.what, picture.width, picture.height)
+    return [picture.decode() for picture in pictures]
 
 
 def read_image(value: Any, *, field: str, max_pixels: int) -> Image.Image:
@@ -74,15 +87,31 @@ def read_image(value: Any, *, field: str, max_pixels: int) -> Image.Image:
         MediaCorrupt: permanent; bytes that are empty, cut short or no image of `FORMATS`.
         MediaTooLarge: permanent; more than `max_pixels` pixels.
     """
+    return _picture(value, field, max_pixels).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """An image whose size is known and within the limit, and whose pixels are still to be read."""
+
+    what: str
+    width: int
+    height: int
+    decode: Callable[[], Image.Image]
+
+
+def _picture(value: Any, field: str, max_pixels: int) -> _Picture:
+    """Return the image in `value` by its header or shape; raises as `read_image` does."""
     match value:
         case Media(content=content, source=source):
-            return _decode(content, f"{field} ({source})", max_pixels)
+            return _file(content, f"{field} ({source})", max_pixels)
         case bytes() | bytearray() | memoryview():
-            return _decode(bytes(value), f"{field} (bytes)", max_pixels)
+            return _file(bytes(value), f"{field} (bytes)", max_pixels)
         case Image.Image():
-            return _loaded(value, f"{field} (a PIL image)", max_pixels)
+            what = f"{field} (a PIL image)"
+            return _sized(value.width, value.height, what, max_pixels, partial(_loaded, value, what))
         case np.ndarray():
-            return _from_array(value, field, max_pixels)
+            return _array(value, field, max_pixels)
         case str():
             raise InvalidInput(
                 f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
@@ -93,11 +122,36 @@ def read_image(value: Any, *, field: str, max_pixels: int) -> Image.Image:
             )
 
 
-def _decode(content: bytes, what: str, max_pixels: int) -> Image.Image:
-    if not content:
-        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
-    with _opened(content, what) as image:
-        return _loaded(image, what, max_pixels)
+def _sized(
+    width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
+) -> _Picture:
+    if width * height > max_pixels:
+        raise MediaTooLarge(
+            f"{what} is {width} x {height} = {width * height} pixels; media.max_image_pixels allows "
+            f"{max_pixels}: scale it down"
+        )
+    if not width * height:
+        raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
+    return _Picture(what, width, height, decode)
+
+
+def _file(content: bytes, what: str, max_pixels: int) -> _Picture:
+    image = _opened(content, what)
+
+    def decode() -> Image.Image:
+        with image:  # its own pixels are not kept beside those that are returned
+            return _loaded(image, what)
+
+    return _sized(image.width, image.height, what, max_pixels, decode)
+
+
+def _array(array: NDArray[Any], field: str, max_pixels: int) -> _Picture:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise InvalidInput(
+            f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)"
+        )
+    height, width = array.shape[:2]
+    return _sized(width, height, field, max_pixels, partial(_from_array, array, field))
 
 
 def _opened(content: bytes, what: str) -> Image.Image:
@@ -105,6 +159,8 @@ def _opened(content: bytes, what: str) -> Image.Image:
 
     Image.open would do, but it has a limit on pixels of its own, which is one number for the whole process.
     """
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
     Image.init()
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -118,8 +174,7 @@ def _opened(content: bytes, what: str) -> Image.Image:
     raise MediaCorrupt(f"{what} is no image that is read here; {_CURE}")
 
 
-def _loaded(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
-    _check_size(image.width, image.height, what, max_pixels)
+def _loaded(image: Image.Image, what: str) -> Image.Image:
     try:
         image.load()
         upright = _turned(image, what)
@@ -171,12 +226,7 @@ def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
     return grey
 
 
-def _from_array(array: NDArray[Any], field: str, max_pixels: int) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise InvalidInput(
-            f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)"
-        )
-    _check_size(array.shape[1], array.shape[0], field, max_pixels)
+def _from_array(array: NDArray[Any], field: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.uint16:
@@ -189,16 +239,6 @@ def _from_array(array: NDArray[Any], field: str, max_pixels: int) -> Image.Image
     elif array.dtype != np.uint8:
         raise InvalidInput(f"{field} is an array of {array.dtype}; it must be uint8, uint16 or float")
     return _rgb(Image.fromarray(np.ascontiguousarray(array)), field)
-
-
-def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise MediaTooLarge(
-            f"{what} is {width} x {height} = {width * height} pixels; media.max_image_pixels allows "
-            f"{max_pixels}: scale it down"
-        )
-    if not width * height:
-        raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
 
 
 def _reason(error: Exception) -> str:

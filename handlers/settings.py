@@ -30,8 +30,8 @@ class MediaSettings(Section):
     max_image_pixels: int = Field(
         default=100_000_000,
         gt=0,
-        description="Largest image, in pixels, and the most that the pages of one document may have together "
-        "where they are pictures; checked before decoding.",
+        description="Largest image, in pixels, and the most that the images of one request, or the pages of one "
+        "document where they are pictures, may have together; checked before decoding.",
     )
     max_images: int = Field(default=16, gt=0, description="Most images of one request.")
     max_video_s: float = Field(default=4 * 3600.0, gt=0, description="Longest video in seconds.")

@@ -309,6 +309,42 @@ def test_images_come_in_the_order_they_were_given() -> None:
     assert len(read_images({"image": encoded(picture())}, MediaSettings())) == 1
 
 
+def as_array(width: int, height: int) -> Any:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda *size: encoded(picture(*size)), png_claiming, picture, as_array],
+    ids=["bytes", "headers", "PIL", "arrays"],
+)
+def test_all_images_of_a_request_share_the_limit_on_pixels_and_are_counted_before_any_is_decoded(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    monkeypatch.setattr(Image.Image, "convert", lambda image, *_: decoded.append(image))
+    limits = MediaSettings(max_image_pixels=3000)
+    with pytest.raises(MediaTooLarge) as caught:
+        read_images({"images": [make(40, 30), make(30, 20), make(40, 31)]}, limits)
+    assert decoded == []
+    assert caught.value.message.startswith("data.images has 3040 pixels by data.images[2]")
+    assert caught.value.message.endswith(
+        ", which is 40 x 31; media.max_image_pixels allows 3000: "
+        "send fewer of them in one request, or scale them down"
+    )
+
+
+def test_as_many_pixels_as_the_limit_allows_are_read() -> None:
+    limits = MediaSettings(max_image_pixels=3000)
+    images = [encoded(picture(40, 30)), picture(30, 20), as_array(40, 30)]
+    assert [image.size for image in read_images({"images": images}, limits)] == [(40, 30), (30, 20), (40, 30)]
+
+
+def test_one_image_above_the_limit_is_named_by_itself() -> None:
+    with pytest.raises(MediaTooLarge, match=r"data\.images\[0\] is 40 x 30 = 1200 pixels; .*: scale it down"):
+        read_images({"images": [as_array(40, 30), picture()]}, MediaSettings(max_image_pixels=1199))
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

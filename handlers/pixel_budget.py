@@ -1,0 +1,28 @@
+"""How many pixels the pictures of one request may have together: they are in memory at the same time."""
+
+from __future__ import annotations
+
+from handlers.errors import MediaTooLarge
+
+
+class PixelBudget:
+    """Counts pictures before they are decoded; `cure` is what to do where they are too many. For one thread."""
+
+    def __init__(self, what: str, max_pixels: int, *, cure: str) -> None:
+        self._what = what
+        self._max_pixels = max_pixels
+        self._cure = cure
+        self._spent = 0
+
+    def spend(self, place: str, width: int, height: int) -> None:
+        """Count the picture at `place`.
+
+        Raises:
+            MediaTooLarge: permanent; it does not fit beside those counted before.
+        """
+        self._spent += width * height
+        if self._spent > self._max_pixels:
+            raise MediaTooLarge(
+                f"{self._what} has {self._spent} pixels by {place}, which is {width} x {height}; "
+                f"media.max_image_pixels allows {self._max_pixels}: {self._cure}"
+            )
