@@ -6,15 +6,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from engines.results import failure_result
-from handlers.errors import InferenceError, InternalError, InvalidRequest
+from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
-from streams.messages import encode
-
-log = structlog.get_logger(__name__)
+from streams.messages import encode, encode_result
 
 _REPEATED = ("id", "task", "engine", "model_name", "metadata")
 """What a failure repeats of its request, as far as it was readable."""
@@ -44,23 +41,9 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
     )
 
 
-def encodable(result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Return `result` and its JSON; a result that has no JSON form becomes the failure that says so."""
-    try:
-        return result, encode(result)
-    except TypeError as error:
-        log.error("result_not_encodable", id=result["id"], task=result["task"], exc_info=error)
-    about = {name: result[name] for name in ("id", "task", "engine", "model_name", "model_version", "worker")}
-    broken = InternalError(
-        f"the handler of task {result['task']} returned a result that has no JSON form; it is logged by the worker"
-    )
-    failed = failure_result(error=broken, processing_s=result["processing_time"], **about)
-    return failed, encode(failed)
-
-
 def result_response(result: dict[str, Any]) -> web.Response:
     """Return an answered request's result, with the status of its outcome."""
-    result, body = encodable(result)
+    result, body = encode_result(result)
     status = 200 if result["success"] else status_of(result["error"]["code"])
     return web.Response(
         body=body, status=status, headers=retry_after(status), content_type="application/json"

@@ -18,9 +18,9 @@ from typing import Any
 from aiohttp import web
 
 from engines.base import Emit
-from streams.http.answers import encodable, result_response
+from streams.http.answers import result_response
 from streams.http.writing import writing_to
-from streams.messages import encode
+from streams.messages import encode, encode_result
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0
@@ -75,7 +75,7 @@ async def _send(
         if piece is _END:
             break
         await events.write(_event("token", encode({"text": piece})))
-    result, body = encodable(answering.result())
+    result, body = encode_result(answering.result())
     if not events.begun and not result["success"]:
         return result_response(result)
     await events.write(_event("result", body))

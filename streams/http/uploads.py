@@ -49,7 +49,7 @@ class Form:
             )
         try:
             fields = msgspec.json.decode(whole)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return whole  # decoding it as a request says what is wrong with it
         return encode(self._with_data(fields)) if isinstance(fields, dict) else whole
 
@@ -138,7 +138,7 @@ def _value(name: str, text: bytes) -> Any:
         if name in _JSON_FIELDS:
             return msgspec.json.decode(text)
         written = text.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         wanted = "JSON" if name in _JSON_FIELDS else "UTF-8 text"
         raise InvalidRequest(f"the form field {name} is no {wanted}: {error}") from None
     if name == "deadline":

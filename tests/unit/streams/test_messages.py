@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from engines.results import success_result
 from handlers.errors import InvalidRequest, Undecodable
-from streams.messages import Request, decode_request, encode, known_fields
+from streams.messages import MAX_METADATA_DEPTH, Request, decode_request, encode, encode_result, known_fields
 
 MINIMAL = {
     "task": "asr",
@@ -86,6 +88,111 @@ def test_what_can_be_read_of_an_invalid_request_is_kept_for_its_caller() -> None
     value = json.dumps({"id": "r7", "task": 3, "engine": "transformers", "metadata": {"a": 1}}).encode()
     assert known_fields(value) == {"id": "r7", "engine": "transformers", "metadata": {"a": 1}}
     assert known_fields(b"nonsense") == {}
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+def with_field(name: str, value: bytes) -> bytes:
+    """Return a request with one more field, whatever its value looks like."""
+    return message(id="r7")[:-1] + b', "' + name.encode() + b'": ' + value + b"}"
+
+
+@pytest.mark.parametrize("field", ["options", "id", "deadline", "priority", "reply_to", "metadata"])
+def test_null_in_an_optional_field_counts_as_not_given(field: str) -> None:
+    assert decode_request(message(**{field: None})) == decode_request(message())
+
+
+def test_null_in_every_optional_field_leaves_the_others_as_they_are() -> None:
+    request = decode_request(message(options=None, metadata=None, priority=None, id="r1", deadline=3))
+    assert request == Request(**MINIMAL, id="r1", deadline=3.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["task", "engine", "model_name", "data"])
+def test_null_in_a_required_field_is_named(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"got `null` - at `\$\.{field}`"):
+        decode_request(message(**{field: None}))
+
+
+@pytest.mark.parametrize(("field", "named"), [("bogus", "bogus"), ("priority", "priority")])
+def test_null_in_one_field_does_not_hide_what_is_wrong_with_another(field: str, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        decode_request(message(**{field: "odd"}, options=None))
+
+
+@pytest.mark.parametrize("depth", [1000, 5000, 200_000])
+@pytest.mark.parametrize("field", ["metadata", "data", "bogus"])
+def test_a_message_too_deep_to_be_read_at_all_is_undecodable(field: str, depth: int) -> None:
+    with pytest.raises(Undecodable, match="nested too deeply"):
+        decode_request(b'{"bogus": 1, "' + field.encode() + b'": ' + nested(depth) + b"}")
+    assert known_fields(with_field(field, nested(depth))) == {}
+
+
+def test_metadata_may_be_nested_as_deeply_as_a_result_can_hold() -> None:
+    assert decode_request(with_field("metadata", nested(MAX_METADATA_DEPTH))).metadata
+    with pytest.raises(InvalidRequest, match=f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels"):
+        decode_request(with_field("metadata", nested(MAX_METADATA_DEPTH + 1)))
+    in_lists = b"[" * MAX_METADATA_DEPTH + b"]" * MAX_METADATA_DEPTH
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        decode_request(with_field("metadata", b'{"a":' + in_lists + b"}"))
+
+
+def test_metadata_too_deep_for_a_result_is_not_repeated_in_a_failure() -> None:
+    known = known_fields(with_field("metadata", nested(MAX_METADATA_DEPTH + 1)))
+    assert (known["id"], "metadata" in known) == ("r7", False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metadata", b'{"a": 1e400}'),
+        ("metadata", b'{"a": ' + b"9" * 5000 + b"}"),
+        ("metadata", b'{"a": "\xff"}'),
+        ("options", b'{"temperature": 1e400}'),
+        ("priority", b"1e400"),
+        ("reply_to", b'"' + b"a" * 10_000 + b'"'),
+        ("metadata", nested(900)),
+    ],
+)
+def test_a_field_that_cannot_be_read_does_not_take_the_id_along(field: str, value: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode_request(with_field(field, value))
+    assert type(caught.value) is InvalidRequest
+    known = known_fields(with_field(field, value))
+    assert (known["id"], known["engine"], field in known) == ("r7", "transformers", False)
+
+
+@pytest.mark.parametrize("field", ["id", "task", "engine", "model_name", "reply_to"])
+def test_a_name_is_no_longer_than_every_failure_can_repeat(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"length <= \d+ - at `\$\.{field}`"):
+        decode_request(message(**{field: "x" * 513}))
+
+
+def of_result(output: Any, **about: Any) -> dict[str, Any]:
+    return success_result(
+        result={"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about
+    )
+
+
+def cycle() -> list[Any]:
+    itself: list[Any] = []
+    itself.append(itself)
+    return itself
+
+
+@pytest.mark.parametrize(
+    "output",
+    [object(), cycle(), "\ud800", {"\ud800": 1}, 10**5000, {(1, 2): 3}],
+    ids=["object", "cycle", "surrogate", "key", "integer", "tuple"],
+)
+def test_a_result_that_has_no_json_form_is_one_failure_that_still_repeats_the_metadata(output: Any) -> None:
+    result, value = encode_result(of_result(output, metadata={"run": 7}, attempt=2, timings={"queue": 1.0}))
+    assert json.loads(value) == result
+    assert (result["success"], result["error"]["code"]) == (False, "INTERNAL_ERROR")
+    assert "no JSON form" in result["error"]["message"]
+    assert (result["id"], result["metadata"], result["attempt"]) == ("r1", {"run": 7}, 2)
+    assert (result["processing_time"], result["timings"]["queue"]) == (0.5, 1.0)
 
 
 def test_importing_messages_and_client_pulls_in_nothing_heavy() -> None:

@@ -23,6 +23,8 @@ from tests.unit.streams.http.site import (
     until,
 )
 
+DEEP = '{"a":' * 5000 + "1" + "}" * 5000
+
 
 async def test_a_request_is_answered_with_its_result(tmp_path: Path) -> None:
     async with http_site(tmp_path) as site:
@@ -73,7 +75,7 @@ async def test_a_request_that_fails_has_the_status_of_its_error_and_is_told_by_i
     assert (response.json()["id"], response.json()["metadata"]) == ("x-1", {"batch": 7})
 
 
-@pytest.mark.parametrize("body", [b"", b"hello", b"[1, 2]", b"\xff\xfe", b'{"task": '])
+@pytest.mark.parametrize("body", [DEEP.encode(), b"", b"hello", b"[1, 2]", b"\xff\xfe", b'{"task": '])
 async def test_a_body_that_is_no_request_is_undecodable(tmp_path: Path, body: bytes) -> None:
     async with http_site(tmp_path) as site:
         assert_failure(await site.client.post("/inference/infer", content=body), 400, "UNDECODABLE")
@@ -226,15 +228,38 @@ async def test_work_that_takes_too_long_ends_with_504_and_is_counted(tmp_path: P
     assert (stats["total_inferences"], stats["failed_inferences"]) == (1, 1)
 
 
-async def test_a_result_without_a_json_form_is_an_internal_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("text", [object(), "\ud800", 10**5000], ids=["object", "surrogate", "integer"])
+async def test_a_result_without_a_json_form_is_an_internal_error(
+    tmp_path: Path, text: Any, accept: str
+) -> None:
     pipeline = ScriptedPipeline()
     pipeline.gate.set()
-    pipeline.reply = lambda request: {"text": object()}
+    pipeline.reply = lambda request: {"text": text}
     async with http_site(tmp_path, pipeline=pipeline) as site:
+        site.client.headers["Accept"] = accept
         response = await site.infer(id="x-1")
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "INTERNAL_ERROR"
     assert response.json()["id"] == "x-1"
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+async def test_metadata_too_deep_for_a_result_are_refused_by_their_id(tmp_path: Path, depth: int) -> None:
+    metadata = '{"a":' * depth + "1" + "}" * depth
+    async with http_site(tmp_path) as site:
+        response = await site.client.post(
+            "/inference/infer", content=json.dumps(SHOUT | {"id": "x-1"})[:-1] + f', "metadata": {metadata}}}'
+        )
+    assert "metadata" in assert_failure(response, 400, "INVALID_REQUEST")["message"]
+    assert (response.json()["id"], response.json()["metadata"]) == ("x-1", {})
+
+
+async def test_null_in_an_optional_field_counts_as_not_given(tmp_path: Path) -> None:
+    async with http_site(tmp_path) as site:
+        response = await site.infer(options=None, metadata=None, id=None, priority=None, deadline=None)
+    assert response.status_code == 200, response.text
+    assert (response.json()["metadata"], len(response.json()["id"])) == ({}, 32)
 
 
 @pytest.mark.parametrize("error", [ResultTooLarge("too large"), InferenceError("whatever")])
@@ -334,6 +359,8 @@ async def test_a_field_given_several_times_is_a_list_in_order(tmp_path: Path) ->
         (FIELDS, {"text": ("a", b"x")}, "INVALID_INPUT", "takes media in: media, more"),
         (FIELDS | {"data": '{"media": "s3://b/k"}'}, {"media": ("a", b"x")}, "INVALID_INPUT", "both"),
         (FIELDS | {"data": "{"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
+        (FIELDS | {"data": DEEP}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
+        ({"request": DEEP}, {"media": ("a", b"x")}, "UNDECODABLE", "nested too deeply"),
         (FIELDS | {"request": "{}"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "put them into"),
         (FIELDS | {"colour": "red"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "colour"),
         ({"request": "no json"}, {"media": ("a", b"x")}, "UNDECODABLE", "no JSON"),
