@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import structlog
+from pydantic import BaseModel
 
 from handlers.errors import InferenceError, InferenceFailed
 
@@ -55,6 +56,10 @@ class BaseEngine(ABC):
 
     needs_files: ClassVar[bool] = True
     """Whether the registry must bring the model's files to this machine before `load_model`."""
+
+    settings_class: ClassVar[type[BaseModel] | None] = None
+    """A pydantic model of what can be set for this engine, in section `engines` of the settings under its name.
+    One of them, checked, is the `config` that `__init__` gets; without a class there is nothing to set."""
 
     on_progress: ProgressListener | None = None
     """Hears of downloads to the engine's own server, where it has one; set before the first model is loaded.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,26 +11,17 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from engines.settings import ENV_PREFIX, EngineSettings
-from engines.settings_tree import Leaf, leaves, sections
+from engines.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
+from engines.settings import ENV_PREFIX, EngineSettings, Given
+from engines.settings_tree import Leaf, is_open, leaves, sections
+
+__all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 DEFAULT_FILES = (Path("inferstream.yaml"), Path(".local/inferstream.yaml"))
 """Looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
 
-MASK = "********"
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
-_SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-
 T = TypeVar("T", bound=EngineSettings)
-
-
-class ConfigurationError(Exception):
-    """Raised when settings are not usable; `problems` holds one sentence for each thing to mend."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +34,6 @@ class Loaded(Generic[T]):
     settings: T
     origins: dict[str, str]
     config_file: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    value: Any
-    origin: str
 
 
 def load(
@@ -71,24 +54,26 @@ def load(
     environ = os.environ if environ is None else environ
     file = _find_file(config_file, environ)
     problems: list[str] = []
-    given: dict[str, _Given] = {}
+    given: dict[str, Given] = {}
+    known, opened = leaves(root), {name for name, holder in sections(root).items() if is_open(holder)}
     if file is not None:
-        given |= _read_file(file, problems)
-    given |= _read_environment(environ)
+        given |= _read_file(file, opened, problems)
+    given |= _read_environment(environ, opened)
     given |= _read_overrides(overrides or {}, problems)
 
     given = {key: one for key, one in given.items() if key.partition(".")[0] not in root.foreign_sections}
-    known = leaves(root)
-    problems += [_unknown(key, one, root, known) for key, one in given.items() if key not in known]
+    own = {key: one for key, one in given.items() if _names_of(key, opened)}
+    strange = [key for key in given if key not in known and key not in own]
+    problems += [unknown(key, given[key], sections(root), known) for key in strange]
     given = {key: one for key, one in given.items() if key in known}
     try:
-        settings = root.model_validate(_nested(given, known))
+        settings = root.model_validate({**_nested(given, known), **_nested_in_open(own, opened)})
     except ValidationError as error:
-        problems += _explain(error, given, known)
+        problems += explain(error, given, known)
     if problems:
         raise ConfigurationError(problems)
     origins = {key: given[key].origin if key in given else "default" for key in known}
-    return Loaded(settings, origins, file)
+    return Loaded(settings, origins | {key: one.origin for key, one in own.items()}, file)
 
 
 def _find_file(config_file: str | Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -104,21 +89,33 @@ def _find_file(config_file: str | Path | None, environ: Mapping[str, str]) -> Pa
     return path
 
 
-def _read_file(path: Path, problems: list[str]) -> dict[str, _Given]:
+def _read_file(path: Path, opened: Collection[str], problems: list[str]) -> dict[str, Given]:
     try:
         tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"{path}: not readable as YAML: {error}"]) from None
-    given: dict[str, _Given] = {}
+    given: dict[str, Given] = {}
+    for key, node, line in _leaf_nodes(tree, path, opened, problems):
+        try:
+            value = yaml.SafeLoader("").construct_object(node, deep=True)
+        except yaml.YAMLError as error:
+            problems.append(f"file {path}:{line}: {key} is not readable as YAML: {error}")
+        else:
+            given[key] = Given(value, f"file {path}:{line}")
+    return given
+
+
+def _leaf_nodes(
+    tree: yaml.Node | None, path: Path, opened: Collection[str], problems: list[str]
+) -> Iterable[tuple[str, yaml.Node, int]]:
+    """Yield key, value and line of every setting in the file; open sections have a level more."""
     for section, body, _ in _entries(tree, path, "", problems):
         for name, node, line in _entries(body, path, f"{section}.", problems):
-            try:
-                value = yaml.SafeLoader("").construct_object(node, deep=True)
-            except yaml.YAMLError as error:
-                problems.append(f"file {path}:{line}: {section}.{name} is not readable as YAML: {error}")
-            else:
-                given[f"{section}.{name}"] = _Given(value, f"file {path}:{line}")
-    return given
+            if section not in opened:
+                yield f"{section}.{name}", node, line
+                continue
+            for setting, value, its_line in _entries(node, path, f"{section}.{name}.", problems):
+                yield f"{section}.{name}.{setting}", value, its_line
 
 
 def _entries(
@@ -141,22 +138,24 @@ def _entries(
         yield key, value_node, line
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    return {
-        name.removeprefix(ENV_PREFIX).lower().replace("__", ".", 1): _Given(text, f"env {name}")
-        for name, text in environ.items()
-        if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE
-    }
+def _read_environment(environ: Mapping[str, str], opened: Collection[str]) -> dict[str, Given]:
+    given: dict[str, Given] = {}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE:
+            key = name.removeprefix(ENV_PREFIX).lower()
+            levels = 2 if key.partition("__")[0] in opened else 1
+            given[key.replace("__", ".", levels)] = Given(text, f"env {name}")
+    return given
 
 
-def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list[str]) -> dict[str, _Given]:
+def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list[str]) -> dict[str, Given]:
     if isinstance(overrides, Mapping):
-        return {key: _Given(value, "command line") for key, value in overrides.items()}
-    given: dict[str, _Given] = {}
+        return {key: Given(value, "command line") for key, value in overrides.items()}
+    given: dict[str, Given] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if equals:
-            given[key.strip()] = _Given(text, "command line")
+            given[key.strip()] = Given(text, "command line")
         else:
             problems.append(
                 f"{override!r} (command line): write section.name=value, as in kafka.group_id=mine"
@@ -164,7 +163,7 @@ def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list
     return given
 
 
-def _nested(given: Mapping[str, _Given], known: Mapping[str, Leaf]) -> dict[str, dict[str, Any]]:
+def _nested(given: Mapping[str, Given], known: Mapping[str, Leaf]) -> dict[str, dict[str, Any]]:
     tree: dict[str, dict[str, Any]] = {}
     for key, one in given.items():
         section, _, name = key.partition(".")
@@ -172,63 +171,17 @@ def _nested(given: Mapping[str, _Given], known: Mapping[str, Leaf]) -> dict[str,
     return tree
 
 
-def _unknown(key: str, one: _Given, root: type[EngineSettings], known: Mapping[str, Leaf]) -> str:
-    section, _, name = key.partition(".")
-    names = sections(root)
-    nearest = _nearest(key, known)
-    if nearest:
-        hint = f"did you mean {nearest.env_name if one.origin.startswith('env ') else nearest.key}?"
-    elif section in names:
-        hint = f"section {section} has: {', '.join(names[section].model_fields)}"
-    else:
-        hint = f"the sections are: {', '.join(names)}"
-    # Nothing says what an unknown key holds, so whatever may be a secret is not shown.
-    secret = not name or bool(_SECRET_NAME.search(key)) or (nearest is not None and nearest.secret)
-    return f"{key}={_shown(one.value, secret)} ({one.origin}): no such setting; {hint}"
+def _names_of(key: str, opened: Collection[str]) -> tuple[str, str, str] | None:
+    """Return section, name and setting of a key in an open section; a name may hold dots itself."""
+    section, _, rest = key.partition(".")
+    name, _, setting = rest.rpartition(".")
+    return (section, name, setting) if section in opened and name and setting else None
 
 
-def _nearest(key: str, known: Mapping[str, Leaf]) -> Leaf | None:
-    section, _, name = key.partition(".")
-    neighbours = [other for other in known if other.startswith(f"{section}.")]
-    elsewhere = [other for other in known if name and other.endswith(f".{name}")]
-    close = difflib.get_close_matches(key, neighbours, 1, 0.8) or elsewhere
-    close = close or difflib.get_close_matches(key, known, 1, 0.7)
-    return known[close[0]] if close else None
-
-
-def _explain(error: ValidationError, given: Mapping[str, _Given], known: Mapping[str, Leaf]) -> list[str]:
-    """Return one sentence per bad setting, and one per contradiction between settings."""
-    found: dict[str, None] = {}
-    for detail in error.errors(include_url=False):
-        key = ".".join(str(part) for part in detail["loc"][:2])
-        reason = detail["msg"].removeprefix("Value error, ")
-        if key in given:
-            found[_bad_value(known[key], given[key], reason if detail["type"] == "value_error" else "")] = (
-                None
-            )
-        else:
-            found |= dict.fromkeys(_contradiction(line, given, known) for line in reason.splitlines())
-    return list(found)
-
-
-def _bad_value(leaf: Leaf, one: _Given, reason: str) -> str:
-    hint = f"allowed: {leaf.allowed}"
-    if not isinstance(one.value, str) and leaf.allowed.startswith("text"):
-        hint += "; put it in quotes"
-    sentence = f"{leaf.key}={_shown(one.value, leaf.secret)} ({one.origin}): "
-    return sentence + (f"{reason}; {hint}" if reason else hint) + f". {leaf.field.description}"
-
-
-def _contradiction(sentence: str, given: Mapping[str, _Given], known: Mapping[str, Leaf]) -> str:
-    named = dict.fromkeys(key for key in re.findall(r"[a-z0-9]+\.[a-z0-9_]+", sentence) if key in known)
-    places = ", ".join(f"{key}: {given[key].origin if key in given else 'default'}" for key in named)
-    return f"{sentence} ({places})" if places else sentence
-
-
-def mask_password_in_url(text: str) -> str:
-    """Return `text` with the password of any scheme://user:password@host in it masked."""
-    return _URL_PASSWORD.sub(rf"\1{MASK}@", text)
-
-
-def _shown(value: Any, secret: bool) -> str:
-    return MASK if secret and value is not None else mask_password_in_url(repr(value))
+def _nested_in_open(own: Mapping[str, Given], opened: Collection[str]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for key, one in own.items():
+        if names := _names_of(key, opened):
+            section, name, setting = names
+            tree.setdefault(section, {}).setdefault(name, {})[setting] = one
+    return tree

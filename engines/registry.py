@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import structlog
 
 from engines.base import BaseEngine, PullProgress
+from engines.engine_settings import settings_for
+from engines.setting_problems import ConfigurationError
+from engines.settings import EngineSettings
+from handlers.entry_points import BrokenEntryPoint, load_entry_point
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
 
 log = structlog.get_logger(__name__)
@@ -42,15 +48,14 @@ def register_engine(name: str, engine_class: EngineClass) -> None:
 
 
 class EngineRegistry:
-    """Makes each engine once, when it is first asked for, from its section of the settings. Thread-safe.
+    """Makes each engine once, when it is first asked for, from its part of the settings. Thread-safe.
 
     An engine registered by hand goes before one of an installed package, and that before one of ours. Making
     one engine never keeps a caller of another waiting.
     """
 
-    def __init__(self, settings: Any = None, on_pull: PullListener | None = None) -> None:
-        """`settings` has a section, as an attribute, for each engine that has settings."""
-        self._settings = settings
+    def __init__(self, settings: EngineSettings | None = None, on_pull: PullListener | None = None) -> None:
+        self._settings = EngineSettings() if settings is None else settings
         self._on_pull = on_pull
         self._lock = threading.Lock()
         self._classes: dict[str, EngineClass] = {}
@@ -98,10 +103,48 @@ class EngineRegistry:
         with self._lock:
             return dict(self._engines)
 
+    def supported_tasks(self, name: str) -> frozenset[str]:
+        """Return the tasks that an engine runs, none for any; it is made only where its class does not say.
+
+        Raises:
+            UnknownEngine, EngineUnavailable: as `get`.
+        """
+        with _unavailable(name):
+            declared = None if self.is_made(name) else getattr(self._find(name), "supported_tasks", None)
+        if isinstance(declared, Collection) and declared:
+            return frozenset(declared)
+        return frozenset(self.get(name).supported_tasks)
+
     def configured(self) -> list[str]:
-        """Return the names of engines whose section of the settings was set: they are meant to be used."""
-        sections = {name: getattr(self._settings, name, None) for name in self.names()}
-        return [name for name, section in sections.items() if getattr(section, "model_fields_set", ())]
+        """Return the names of engines that anything was set for: they are meant to be used."""
+        own = self._settings.engines.names()
+        return [name for name in self.names() if name in own or self._section_is_set(name)]
+
+    def check_settings(self) -> None:
+        """Check the settings of engines of one's own; those of ours were checked when they were read.
+
+        Raises:
+            ConfigurationError: permanent; names every engine that is not known, every bad value and what is
+                allowed.
+        """
+        problems: list[str] = []
+        for name in self._settings.engines.names():
+            if name in BUILT_IN:
+                problems.append(f"engines.{name}: engine {name} has a section of its own; write {name}")
+            elif name not in self.names():
+                near = difflib.get_close_matches(name, self.names(), 1)
+                hint = f"did you mean {near[0]}?" if near else "name its module in worker.plugins"
+                problems.append(f"engines.{name}: no such engine; {hint} (known: {', '.join(self.names())})")
+            else:
+                try:
+                    self._config(name, self._find(name))
+                except ConfigurationError as error:
+                    problems += error.problems
+                except (BrokenEntryPoint, ImportError) as error:
+                    # Its requests are told, and health says so; other engines go on.
+                    log.warning("engine_not_loaded", engine=name, error=str(error))
+        if problems:
+            raise ConfigurationError(problems)
 
     def unload(self) -> None:
         """Close every engine and let it go; the next `get` makes a new one. Unload the cached models first."""
@@ -114,21 +157,20 @@ class EngineRegistry:
             except Exception:
                 log.exception("engine_not_closed", engine=name)  # the others are to be closed all the same
 
+    def _section_is_set(self, name: str) -> bool:
+        return name in BUILT_IN and bool(getattr(self._settings, name).model_fields_set)
+
+    def _config(self, name: str, engine_class: EngineClass) -> Any:
+        """Return what the engine's `__init__` is given."""
+        if name in BUILT_IN:
+            return getattr(self._settings, name)
+        declared = getattr(engine_class, "settings_class", None)
+        return settings_for(name, declared, self._settings.engines.of(name))
+
     def _make(self, name: str) -> BaseEngine:
-        try:
-            engine = self._find(name)(getattr(self._settings, name, None))
-        except InferenceError:
-            raise
-        except ImportError as error:
-            raise EngineUnavailable(
-                f"engine {name} cannot be made here: {error}; install what it needs (pip install "
-                "'inferstream[all]')"
-            ) from error
-        except Exception as error:
-            log.exception("engine_not_made", engine=name)
-            raise EngineUnavailable(
-                f"engine {name} cannot be made here: {type(error).__name__}: {error}"
-            ) from error
+        with _unavailable(name):
+            engine_class = self._find(name)
+            engine = engine_class(self._config(name, engine_class))
         if not engine.name:
             # The class may serve under several names, so the name goes on the instance.
             object.__setattr__(engine, "name", name)
@@ -143,13 +185,36 @@ class EngineRegistry:
             return found
         installed = _installed()
         if name in installed:
-            loaded: EngineClass = installed[name].load()
+            loaded: EngineClass = load_entry_point(installed[name])
             return loaded
         if name in BUILT_IN:
             module, _, attribute = BUILT_IN[name].partition(":")
             built_in: EngineClass = getattr(importlib.import_module(module), attribute)
             return built_in
         raise UnknownEngine(f"engine {name!r} is not known; this process has {', '.join(self.names())}")
+
+
+@contextmanager
+def _unavailable(name: str) -> Iterator[None]:
+    """Turn whatever keeps an engine from being made into an EngineUnavailable that says it."""
+    try:
+        yield
+    except InferenceError:
+        raise
+    except ConfigurationError as error:
+        raise EngineUnavailable(f"engine {name} cannot be made here: {'; '.join(error.problems)}") from error
+    except BrokenEntryPoint as error:
+        raise EngineUnavailable(f"engine {name} cannot be made here: {error}") from error
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine {name} cannot be made here: {error}; install what it needs (pip install "
+            "'inferstream[all]')"
+        ) from error
+    except Exception as error:
+        log.exception("engine_not_made", engine=name)
+        raise EngineUnavailable(
+            f"engine {name} cannot be made here: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from handlers.settings import MediaSettings, Section, UserPath
@@ -141,6 +143,35 @@ class OllamaSettings(Section):
     auto_pull: bool = Field(default=True, description="Pull a missing model once.")
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as it was written, and where: "file PATH:LINE", "env NAME", "command line" or "Python"."""
+
+    value: Any
+    origin: str
+
+
+def _as_given(value: Any) -> Given:
+    return value if isinstance(value, Given) else Given(value, "Python")
+
+
+class OwnEngines(Section):
+    """Engines of your own, by name, each with the settings it declares, as in trigrams: {smoothing: 0.5}."""
+
+    model_config = ConfigDict(extra="allow")
+
+    # Kept as they were written: only the engine knows what they mean, and it may be a plugin's.
+    __pydantic_extra__: dict[str, dict[str, Annotated[Given, BeforeValidator(_as_given)]]] = Field(init=False)
+
+    def names(self) -> list[str]:
+        """Return the engines that anything is set for."""
+        return [name for name, given in self.__pydantic_extra__.items() if given]
+
+    def of(self, engine: str) -> Mapping[str, Given]:
+        """Return what is set for that engine, by the setting's name."""
+        return self.__pydantic_extra__.get(engine, {})
+
+
 class EngineSettings(BaseSettings):
     """The part of the tree that engines need; frozen, so any thread may share it.
 
@@ -160,6 +191,7 @@ class EngineSettings(BaseSettings):
     transformers: TransformersSettings = Field(default_factory=TransformersSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
+    engines: OwnEngines = Field(default_factory=OwnEngines, repr=False)
 
     @classmethod
     def settings_customise_sources(

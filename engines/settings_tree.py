@@ -69,7 +69,7 @@ class Leaf:
         """Its default, or a typical value where the default is unset or differs between machines."""
         if self.field.examples:
             return self.field.examples[0]
-        return self.field.get_default(call_default_factory=True)
+        return None if self.field.is_required() else self.field.get_default(call_default_factory=True)
 
     def decode(self, value: Any) -> Any:
         """Return `value` ready for validation: text for a list or for nothing is taken apart here."""
@@ -89,7 +89,8 @@ class Leaf:
             if getattr(constraint, "min_length", None):
                 yield "that is not empty"
             if pattern := getattr(constraint, "pattern", None):
-                yield f"such as {self.example} (pattern {pattern})"
+                such = "" if self.example is None else f"such as {self.example} "
+                yield f"{such}(pattern {pattern})"
 
 
 def leaves(root: type[BaseModel]) -> dict[str, Leaf]:
@@ -99,6 +100,11 @@ def leaves(root: type[BaseModel]) -> dict[str, Leaf]:
         for section, holder in sections(root).items()
         for name, field in holder.model_fields.items()
     }
+
+
+def is_open(section: type[BaseModel]) -> bool:
+    """Return whether a section holds sections of its own, whose names and settings are not known beforehand."""
+    return section.model_config.get("extra") == "allow"
 
 
 def sections(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
@@ -116,11 +122,12 @@ def sections(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
 def _unwrap(annotation: Any) -> tuple[Any, bool]:
     optional = False
     if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = [member for member in get_args(annotation) if member is not type(None)]
-        optional = True
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        optional = len(members) < len(get_args(annotation))
+        annotation = members[0] if len(members) == 1 else annotation
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    return (tuple, optional) if get_origin(annotation) is tuple else (annotation, optional)
+    return (tuple, optional) if get_origin(annotation) in (tuple, list, set) else (annotation, optional)
 
 
 def _decode_list(text: str) -> Any:

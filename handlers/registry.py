@@ -13,6 +13,7 @@ from typing import TypeGuard
 import structlog
 
 from handlers.base import BaseModelHandler
+from handlers.entry_points import BrokenEntryPoint, load_entry_point
 from handlers.errors import UnknownTask
 from handlers.settings import MediaSettings
 
@@ -87,11 +88,14 @@ class HandlerRegistry:
 
     def _make(self, task: str) -> BaseModelHandler:
         handler_class = self._find(task)
-        if not handler_class.task:
-            handler_class.task = task
         if "limits" in inspect.signature(handler_class).parameters:
-            return handler_class(limits=self._limits)  # type: ignore[call-arg]
-        return handler_class()
+            handler = handler_class(limits=self._limits)  # type: ignore[call-arg]
+        else:
+            handler = handler_class()
+        if not handler.task:
+            # The class may serve several tasks, so the name goes on the instance.
+            object.__setattr__(handler, "task", task)
+        return handler
 
     def _find(self, task: str) -> type[BaseModelHandler]:
         if task in self._registered:
@@ -102,6 +106,8 @@ class HandlerRegistry:
             if task in BUILT_IN_HANDLERS:
                 module, _, name = BUILT_IN_HANDLERS[task].partition(":")
                 return self._checked(task, getattr(import_module(module), name))
+        except BrokenEntryPoint as error:
+            raise UnknownTask(f"task {task} cannot be served here: {error}") from error
         except ImportError as error:
             raise UnknownTask(
                 f"task {task} cannot be served here: {error}; install what is missing"
@@ -111,7 +117,7 @@ class HandlerRegistry:
         raise UnknownTask(f"task {task!r} is unknown; {hint}known tasks: {', '.join(self.tasks())}")
 
     def _load(self, entry_point: EntryPoint) -> type[BaseModelHandler]:
-        return self._checked(entry_point.name, entry_point.load())
+        return self._checked(entry_point.name, load_entry_point(entry_point))
 
     @staticmethod
     def _checked(task: str, found: object) -> type[BaseModelHandler]:

@@ -12,7 +12,7 @@ import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from engines.configuration import MASK, mask_password_in_url
+from engines.setting_problems import MASK, mask_password_in_url
 from streams.settings import LoggingSettings
 
 SECRET_KEYS = frozenset(

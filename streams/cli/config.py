@@ -10,8 +10,10 @@ from itertools import groupby
 from typing import Annotated, Any
 
 import typer
+import yaml
 
-from engines.configuration import MASK, Loaded, mask_password_in_url
+from engines.configuration import Loaded
+from engines.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.settings_tree import leaves
 from streams.cli import examples, load_settings
 from streams.cli.sample import sample_yaml
@@ -30,8 +32,8 @@ class Format(StrEnum):
 class ShownSetting:
     """One setting as it may be shown: JSON-able, a secret masked."""
 
-    section: str
-    name: str
+    path: tuple[str, ...]
+    """Section and name; for an engine of one's own `engines`, the engine and the name."""
     value: Any
     origin: str
     description: str
@@ -64,7 +66,7 @@ def config(
         return
     shown = list(shown_settings(load_settings(ctx)))
     if format is Format.JSON:
-        typer.echo(json.dumps(_tree(shown), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(_tree(shown), indent=2, ensure_ascii=False, default=str))
     elif format is Format.YAML:
         typer.echo("\n".join(_yaml_lines(shown)))
     else:
@@ -72,31 +74,55 @@ def config(
 
 
 def shown_settings(loaded: Loaded[Settings]) -> Iterator[ShownSetting]:
-    """Yield every setting in the order of the tree."""
-    values = loaded.settings.model_dump(mode="json")
+    """Yield every setting in the order of the tree, and last what is set for engines of one's own."""
+    values = loaded.settings.model_dump(mode="json", exclude={"engines"})
     for key, leaf in leaves(type(loaded.settings)).items():
         section, _, name = key.partition(".")
-        value = values[section][name]
-        if leaf.secret and value is not None:
-            value = MASK
-        elif isinstance(value, str):
-            value = mask_password_in_url(value)
-        yield ShownSetting(section, name, value, loaded.origins[key], leaf.field.description or "")
+        value = _masked(values[section][name], leaf.secret)
+        yield ShownSetting((section, name), value, loaded.origins[key], leaf.field.description or "")
+    engines = loaded.settings.engines
+    for engine in engines.names():
+        for name, one in engines.of(engine).items():
+            # Only the engine knows what these are, so whatever may be a secret is not shown.
+            value = _masked(one.value, may_be_secret(name))
+            yield ShownSetting(("engines", engine, name), value, one.origin, f"Of engine {engine}.")
 
 
-def _tree(shown: list[ShownSetting]) -> dict[str, dict[str, dict[str, Any]]]:
-    return {
-        section: {one.name: {"value": one.value, "origin": one.origin} for one in members}
-        for section, members in groupby(shown, key=lambda one: one.section)
-    }
+def _masked(value: Any, secret: bool) -> Any:
+    if secret and value is not None:
+        return MASK
+    if isinstance(value, dict):
+        return {name: _masked(one, may_be_secret(str(name))) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked(one, False) for one in value]
+    return mask_password_in_url(value) if isinstance(value, str) else value
+
+
+def _tree(shown: list[ShownSetting]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for one in shown:
+        *holders, name = one.path
+        place = tree
+        for holder in holders:
+            place = place.setdefault(holder, {})
+        place[name] = {"value": one.value, "origin": one.origin}
+    return tree
 
 
 def _yaml_lines(shown: list[ShownSetting]) -> Iterator[str]:
-    for section, members in groupby(shown, key=lambda one: one.section):
-        yield f"{section}:"
-        for one in members:
-            origin = "" if one.origin == "default" else f"  # {one.origin}"
-            yield f"  {one.name}: {json.dumps(one.value, ensure_ascii=False)}{origin}"
+    above: tuple[str, ...] = ()
+    for one in shown:
+        *holders, name = one.path
+        for depth, holder in enumerate(holders):
+            if above[: depth + 1] != one.path[: depth + 1]:
+                yield f"{'  ' * depth}{_key(holder)}:"
+        origin = "" if one.origin == "default" else f"  # {one.origin}"
+        yield f"{'  ' * len(holders)}{_key(name)}: {json.dumps(one.value, ensure_ascii=False, default=str)}{origin}"
+        above = one.path
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and yaml.safe_load(name) == name else json.dumps(name)
 
 
 def _print_table(shown: list[ShownSetting]) -> None:
@@ -109,11 +135,11 @@ def _print_table(shown: list[ShownSetting]) -> None:
     table.add_column("setting", no_wrap=True)
     for heading in ("value", "from", "what it is"):
         table.add_column(heading, overflow="fold")
-    for _, members in groupby(shown, key=lambda one: one.section):
+    for _, members in groupby(shown, key=lambda one: one.path[0]):
         for one in members:
             given = one.origin != "default"
             table.add_row(
-                Text(f"{one.section}.{one.name}", style="bold" if given else ""),
+                Text(".".join(one.path), style="bold" if given else ""),
                 Text(_plain(one.value), style="green" if given else "cyan"),
                 Text(one.origin, style="" if given else "dim"),
                 Text(one.description, style="dim"),
@@ -125,4 +151,4 @@ def _print_table(shown: list[ShownSetting]) -> None:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "-" if value is None else json.dumps(value, ensure_ascii=False)
+    return "-" if value is None else json.dumps(value, ensure_ascii=False, default=str)

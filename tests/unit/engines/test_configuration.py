@@ -200,6 +200,48 @@ def test_the_engines_pass_over_the_sections_of_streams_but_not_over_typos(tmp_pa
     assert "did you mean mlflow.timeout_s?" in problem
 
 
+def test_settings_of_engines_of_ones_own_are_kept_as_they_were_written_each_with_its_origin(
+    tmp_path: Path,
+) -> None:
+    file = write(
+        tmp_path / "a.yaml",
+        "engines:\n  trigrams: {smoothing: 0.5, floor: 1}\n  my.own-one:\n    level: 2\n  no:\n",
+    )
+    loaded = load(
+        Settings,
+        config_file=file,
+        environ={
+            "INFERSTREAM_ENGINES__TRIGRAMS__MAX_LETTERS": "9",
+            "INFERSTREAM_ENGINES__TRIGRAMS__FLOOR": "2",
+        },
+        overrides=["engines.trigrams.floor=3"],
+    )
+    engines = loaded.settings.engines
+    assert engines.names() == ["trigrams", "my.own-one"]
+    values = {name: (one.value, one.origin) for name, one in engines.of("trigrams").items()}
+    assert values == {
+        "smoothing": (0.5, f"file {file}:2"),
+        "max_letters": ("9", "env INFERSTREAM_ENGINES__TRIGRAMS__MAX_LETTERS"),
+        "floor": ("3", "command line"),
+    }
+    assert engines.of("my.own-one")["level"].value == 2
+    assert loaded.origins["engines.trigrams.floor"] == "command line"
+    assert loaded.origins["engines.my.own-one.level"] == f"file {file}:4"
+
+
+@pytest.mark.parametrize("given", ["engines.trigrams=hunter2", "engines=hunter2", "engines.a.=hunter2"])
+def test_settings_of_an_engine_are_given_one_by_one(given: str) -> None:
+    (problem,) = problems_of(overrides=[given])
+    assert "write engines.<name>.<setting>" in problem
+    assert "hunter2" not in problem
+
+
+def test_an_engine_of_ones_own_is_a_mapping_in_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "engines:\n  trigrams: 5\n")
+    (problem,) = problems_of(config_file=file)
+    assert "section engines.trigrams must be a mapping of names to values" in problem
+
+
 def test_the_environment_of_the_process_is_read_unless_another_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

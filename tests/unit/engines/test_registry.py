@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field, SecretStr
 
 from engines import registry as registry_module
 from engines.base import BaseEngine
+from engines.configuration import ConfigurationError
 from engines.registry import EngineRegistry
+from engines.settings import EngineSettings, OllamaSettings
 from handlers.errors import EngineUnavailable, UnknownEngine
 from tests.unit.engines.parts import ShoutEngine
 
@@ -55,12 +57,121 @@ def test_an_engine_that_is_slow_to_make_holds_up_no_other() -> None:
         assert slow.result(DEADLINE_S).name == "slow"
 
 
-def test_an_engine_gets_the_section_of_its_name() -> None:
-    registry = EngineRegistry(SimpleNamespace(shouter={"volume": 11}))
-    registry.register("shouter", ShoutEngine)
-    registry.register("other", ShoutEngine)
-    assert registry.get("shouter").config == {"volume": 11}
-    assert registry.get("other").config is None
+class Volume(BaseModel):
+    level: float = Field(default=1.0, gt=0, le=11, description="How loud.")
+    words: tuple[str, ...] = ()
+    api_token: SecretStr | None = None
+
+
+class SetEngine(ShoutEngine):
+    settings_class = Volume
+
+
+class NeedyEngine(ShoutEngine):
+    class Needs(BaseModel):
+        address: str = Field(pattern="^http", description="Where its server is.")
+
+    settings_class = Needs
+
+
+def registry_with(**engines: dict[str, Any]) -> EngineRegistry:
+    """Return a registry of `shouter`, `needy` and `plain`, with these settings for engines of one's own."""
+    registry = EngineRegistry(EngineSettings.model_validate({"engines": engines}))
+    registry.register("shouter", SetEngine)
+    registry.register("needy", NeedyEngine)
+    registry.register("plain", ShoutEngine)
+    return registry
+
+
+def problems_of(**engines: dict[str, Any]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        registry_with(**engines).check_settings()
+    return str(caught.value)
+
+
+def test_an_engine_gets_the_settings_it_declares() -> None:
+    registry = registry_with(shouter={"level": "11", "words": "a, b"})
+    registry.check_settings()
+    assert registry.get("shouter").config == Volume(level=11, words=("a", "b"))
+    assert registry.get("plain").config is None
+    assert registry_with().get("shouter").config == Volume()
+
+
+def test_engines_of_ours_get_their_own_sections() -> None:
+    registry = EngineRegistry(EngineSettings(ollama=OllamaSettings(max_concurrent=7)))
+    registry.register("ollama", ShoutEngine)
+    assert registry.get("ollama").config.max_concurrent == 7
+
+
+def test_wrong_settings_of_engines_are_told_all_at_once_with_what_is_allowed() -> None:
+    lines = problems_of(
+        shouter={"level": 12, "lewel": 1, "api_token": 5, "api_tokem": "hunter2"},
+        shooter={"level": 1},
+        plain={"level": 1},
+        needy={},
+        ollama={"timeout_s": 3},
+    ).splitlines()
+    assert len(lines) == 7
+    text = "\n".join(lines)
+    assert "engines.shouter.level=12 (Python): allowed: a number above 0, at most 11. How loud." in text
+    assert "engines.shouter.lewel=1 (Python): no such setting; did you mean engines.shouter.level?" in text
+    assert "engines.shouter.api_token=******** (Python): allowed: text, or null; put it in quotes" in text
+    assert "engines.shouter.api_tokem=******** (Python): no such setting" in text
+    assert "engines.shooter: no such engine; did you mean shouter?" in text
+    assert "engines.plain.level=1 (Python): no such setting; engine plain declares no settings_class" in text
+    assert "engines.ollama: engine ollama has a section of its own; write ollama" in text
+
+
+def test_a_setting_without_default_must_be_given() -> None:
+    registry = registry_with()
+    registry.check_settings()  # nobody has said that this engine is to be used
+    with pytest.raises(
+        EngineUnavailable, match=r"engines\.needy\.address is not set and has no default; allowed: text"
+    ):
+        registry.get("needy")
+    assert registry_with(needy={"address": "http://host"}).get("needy").config.address == "http://host"
+
+
+def test_an_engine_that_anything_is_set_for_is_meant_to_be_used() -> None:
+    assert registry_with(shouter={"level": 2}).configured() == ["shouter"]
+
+
+def test_the_tasks_of_an_engine_are_told_by_its_class() -> None:
+    registry = registry_with()
+    assert registry.supported_tasks("shouter") == {"shout"}
+    assert registry.supported_tasks("ollama") == {"text-generation", "vlm"}
+    assert registry.made() == {}
+
+
+def test_an_engine_that_says_its_tasks_only_once_it_is_made_is_made_for_that() -> None:
+    class Late(ShoutEngine):
+        supported_tasks = frozenset()
+
+        def __init__(self, config: Any = None) -> None:
+            super().__init__(config)
+            self.supported_tasks = frozenset({"late"})
+
+    registry = EngineRegistry()
+    registry.register("late", Late)
+    registry.register("factory", lambda config: ShoutEngine(config))
+    assert registry.supported_tasks("late") == {"late"}
+    assert registry.supported_tasks("factory") == {"shout"}
+
+
+def test_a_broken_package_is_told_by_entry_point_and_other_engines_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = EntryPoint("broken", "json:nothing", registry_module.ENTRY_POINTS)
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
+    registry = registry_with(broken={"level": 1})
+    registry.check_settings()
+    with pytest.raises(
+        EngineUnavailable,
+        match=r"broken cannot be made here: entry point inferstream\.engines broken = json:nothing of an installed "
+        r"package does not load: AttributeError: .*; mend or remove",
+    ):
+        registry.get("broken")
+    assert registry.get("shouter").name == "shouter"
 
 
 def test_an_unknown_engine_is_named_with_the_known_ones() -> None:

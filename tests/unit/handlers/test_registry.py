@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.base import BaseModelHandler
-from handlers.errors import UnknownTask
+from handlers.errors import InvalidInput, UnknownTask
 from handlers.registry import HandlerRegistry
 from handlers.settings import MediaSettings
 
@@ -66,6 +67,18 @@ def test_a_registered_handler_serves_its_task_and_learns_its_name() -> None:
     assert "echo" in registry.tasks()
 
 
+def test_a_class_that_serves_two_tasks_reports_each_by_its_name() -> None:
+    class Unnamed(Echo):
+        pass
+
+    registry = HandlerRegistry()
+    registry.register_handler_manually("echo", "echo", Unnamed)
+    registry.register_handler_manually("mirror", "mirror", Unnamed)
+    assert [registry.get(task).task for task in ("echo", "mirror")] == ["echo", "mirror"]
+    with pytest.raises(InvalidInput, match="for task mirror"):
+        registry.get("mirror").validate_input({}, ["text"])
+
+
 def test_a_registered_handler_replaces_a_built_in_one_even_after_its_first_use() -> None:
     registry = HandlerRegistry()
     registry.get("asr")
@@ -115,6 +128,35 @@ def test_an_entry_point_that_does_not_import_is_an_error_of_its_task_alone(
         registry.get("broken")
     with pytest.raises(UnknownTask, match="no subclass of BaseModelHandler"):
         registry.get("wrong")
+    assert registry.get("text-generation").task == "text-generation"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def broken(:", "SyntaxError"),
+        ("import json; json.nothing", "AttributeError: module 'json' has no attribute 'nothing'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("", "AttributeError: .*Handler"),
+    ],
+)
+def test_a_broken_package_is_told_by_entry_point_and_name_and_other_tasks_go_on(
+    source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(source)
+    about = tmp_path / "broken_plugin-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text("[inferstream.handlers]\nbroken = broken_plugin:Handler\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = HandlerRegistry()
+    with pytest.raises(
+        UnknownTask,
+        match=rf"(?s)broken cannot be served here: entry point inferstream\.handlers broken = broken_plugin:Handler "
+        rf"of package broken-plugin 1\.2 does not load: .*{says}.*; mend or remove that package",
+    ):
+        registry.get("broken")
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
     assert registry.get("text-generation").task == "text-generation"
 
 

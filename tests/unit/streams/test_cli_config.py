@@ -57,3 +57,33 @@ def test_the_sample_needs_no_valid_settings(command_line: CommandLine) -> None:
     shown = command_line("config", "--sample", "--set", "nonsense=1")
     assert shown.exit_code == 0
     assert "\n  #group_id: " in shown.output
+
+
+ENGINES = """\
+engines:
+  trigrams: {smoothing: 0.5, api_token: hunter2, address: "http://me:hunter2@host"}
+  my-own: {places: [a, {password: hunter2}], no: 3}
+"""
+
+
+@pytest.mark.parametrize("form", ["table", "yaml", "json"])
+def test_what_is_set_for_engines_of_ones_own_is_shown_and_no_secret(
+    form: str, command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inferstream.yaml").write_text(ENGINES)
+    monkeypatch.setenv("INFERSTREAM_ENGINES__TRIGRAMS__FLOOR", "2")
+    shown = command_line("config", "--format", form, "--set", "engines.my-own.no=4")
+    assert shown.exit_code == 0, shown.output
+    assert "hunter2" not in shown.output
+    assert "smoothing" in shown.output
+    if form == "table":
+        assert "engines.my-own.no" in shown.output
+        return
+    tree = (yaml.safe_load if form == "yaml" else json.loads)(shown.output)["engines"]
+    assert set(tree) == {"trigrams", "my-own"}
+    if form == "json":
+        assert tree["trigrams"]["smoothing"] == {"value": 0.5, "origin": "file inferstream.yaml:2"}
+        assert tree["trigrams"]["floor"]["origin"] == "env INFERSTREAM_ENGINES__TRIGRAMS__FLOOR"
+        assert tree["my-own"]["no"] == {"value": "4", "origin": "command line"}
+    else:
+        assert tree["my-own"] == {"places": ["a", {"password": "********"}], "no": "4"}
