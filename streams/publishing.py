@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
-from streams.messages import MetricsEvent, encode, encode_result
+from streams.dead_letters import Origin, ever_smaller_letters
+from streams.messages import MetricsEvent, encode, encode_result, failed_instead
 from streams.outbox import OnDelivered, Outgoing
 from streams.topics import Topics
 
@@ -21,6 +21,12 @@ log = structlog.get_logger(__name__)
 
 _RECORD_OVERHEAD_BYTES = 1024
 """What headers, key and framing may add to a value."""
+
+_CALLERS_BYTES = 256
+"""Of that, what is meant for the key and trace that a caller chose; those of an ordinary caller take far less."""
+
+_MESSAGE_CHARS = 1000
+"""What is kept of the message of a failure that is too large."""
 
 
 class Out(Protocol):
@@ -31,28 +37,11 @@ class Out(Protocol):
     def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None: ...
 
 
-class Origin(Protocol):
-    """The message that a result or dead letter answers."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Iterable[tuple[str, bytes]]: ...
-
-
 class Publisher:
     """Sends what the worker has to say; returns once the broker has acknowledged it.
 
-    Lives on the event loop of its producer. A result the broker would refuse for its size is replaced by a
-    RESULT_TOO_LARGE failure, so every request still gets one answer.
+    Lives on the event loop of its producer. What the broker refuses for its size is told or kept in fewer bytes,
+    so every message still has one outcome: only a broker that takes nothing ends with an error.
     """
 
     def __init__(
@@ -73,6 +62,7 @@ class Publisher:
         self._event_headers = BinaryHeaders(EVENT_TYPE, f"inferstream/{worker}")
         self._events = topics.events
         self._group = group
+        self._max_message_bytes = max_message_bytes
         self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
         self._reply_topics = [re.compile(pattern) for pattern in reply_topics]
         self._wall_clock = wall_clock
@@ -92,27 +82,25 @@ class Publisher:
     ) -> None:
         """Publish `result` and its metrics event side by side.
 
+        A result that is too large becomes a RESULT_TOO_LARGE failure. Where it is the caller's key (or trace) that
+        leaves no room, the result goes without: its caller, who looks for an id, is still answered, which a dead
+        letter would not do.
+
         Raises:
             KafkaError: the broker does not take them; nothing may be acknowledged then.
         """
-        topic = reply_to or self._topics.results(task)
+        own = self._topics.results(task)
         result, value = self._encoded(result)
         try:
-            await self._outbox.deliver(*self._records(topic, result, value, key, traceparent))
-            return
-        except MessageSizeTooLargeError:
-            result, value = self._too_large(result, len(value))
+            await self._deliver(reply_to or own, result, value, key, traceparent)
         except KafkaError as error:
             if reply_to is None:
                 raise
             refusal = InvalidRequest(
                 f"reply_to {reply_to!r} takes no messages ({type(error).__name__}); create the topic or leave it out"
             )
-            result = _failed_instead(result, refusal)
-            value = encode(result)
-        await self._outbox.deliver(
-            *self._records(self._topics.results(task), result, value, key, traceparent)
-        )
+            result = failed_instead(result, refusal)
+            await self._deliver(own, result, encode(result), key, traceparent)
 
     def post(
         self,
@@ -132,24 +120,22 @@ class Publisher:
         self._outbox.post(records, on_published)
 
     async def dead_letter(self, origin: Origin, *, task: str, stage: str, error: InferenceError) -> None:
-        """Publish the original record, untouched, with why nothing could be done with it, and a metrics event.
+        """Publish the original record with why nothing could be done with it, and a metrics event.
 
-        Source: header names of Kafka Connect's and KIP-1191's dead letter queues.
+        It is untouched unless it is too large for that, as `ever_smaller_letters` says.
 
         Raises:
             KafkaError: the broker does not take it; nothing may be acknowledged then.
         """
-        headers = [
-            *origin.headers,
-            ("__dlq.errors.topic", origin.topic.encode()),
-            ("__dlq.errors.partition", str(origin.partition).encode()),
-            ("__dlq.errors.offset", str(origin.offset).encode()),
-            ("__dlq.errors.group", self._group.encode()),
-            ("__dlq.errors.delivery.count", b"1"),
-            ("__dlq.errors.stage", stage.encode()),
-            ("__dlq.errors.exception.class", error.code.encode()),
-            ("__dlq.errors.message", error.message.encode()),
-        ]
+        letters = ever_smaller_letters(
+            origin,
+            self._topics.dead_letters(task),
+            group=self._group,
+            stage=stage,
+            error=error,
+            max_message_bytes=self._max_message_bytes,
+        )
+        await self._deliver_first_that_fits([letter] for letter in letters)
         event = MetricsEvent(
             kind="dead_letter",
             time=self._wall_clock(),
@@ -159,10 +145,7 @@ class Publisher:
             success=False,
             error_code=error.code,
         )
-        await self._outbox.deliver(
-            Outgoing(self._topics.dead_letters(task), origin.key, origin.value, headers),
-            self._event_record(event),
-        )
+        await self.event(event)
 
     async def event(self, event: MetricsEvent) -> None:
         """Publish one metrics event.
@@ -171,6 +154,37 @@ class Publisher:
             KafkaError: the broker does not take it.
         """
         await self._outbox.deliver(self._event_record(event))
+
+    async def _deliver(
+        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+    ) -> None:
+        try:
+            await self._outbox.deliver(*self._records(topic, result, value, key, traceparent))
+        except MessageSizeTooLargeError:
+            await self._deliver_first_that_fits(self._smaller(topic, result, value, key, traceparent))
+
+    def _smaller(
+        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+    ) -> Iterator[Sequence[Outgoing]]:
+        """Yield the records for a result that the broker found too large, the most that may fit first."""
+        callers_bytes = len(key or b"") + len(traceparent or "")
+        if callers_bytes > _CALLERS_BYTES:
+            log.warning("result_without_key", id=result["id"], topic=topic, bytes=callers_bytes)
+            key = traceparent = None
+            yield self._records(topic, result, value, key, traceparent)
+        yield self._records(topic, *self._too_large(result, len(value)), key, traceparent)
+
+    async def _deliver_first_that_fits(self, attempts: Iterable[Sequence[Outgoing]]) -> None:
+        """Deliver the records of one attempt; the next is for a broker that finds the one before too large."""
+        refusal: MessageSizeTooLargeError | None = None
+        for records in attempts:
+            try:
+                await self._outbox.deliver(*records)
+                return
+            except MessageSizeTooLargeError as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
 
     def _encoded(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
@@ -192,20 +206,19 @@ class Publisher:
         return Outgoing(self._events, None, encode(event), headers)
 
     def _too_large(self, result: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
-        refusal = ResultTooLarge(
-            f"the result has {size} bytes, kafka.max_message_bytes allows {self._max_value_bytes} for a value; "
-            "ask for less (max_new_tokens, pages, timestamps), or raise it here and on the broker"
-        )
+        """Return the failure that takes the place of a result of `size` bytes, and its bytes."""
         # The caller's own metadata may be what is too large, so it is not echoed here.
-        failed = _failed_instead(result | {"metadata": {}}, refusal)
+        without = result | {"metadata": {}}
+        if result["error"]:
+            cut = result["error"]["message"][:_MESSAGE_CHARS]
+            failed = without | {"error": result["error"] | {"message": cut}}
+        else:
+            refusal = ResultTooLarge(
+                f"the result has {size} bytes, kafka.max_message_bytes allows {self._max_value_bytes} for a value; "
+                "ask for less (max_new_tokens, pages, timestamps), or raise it here and on the broker"
+            )
+            failed = failed_instead(without, refusal)
         return failed, encode(failed)
-
-
-def _failed_instead(result: dict[str, Any], error: InferenceError) -> dict[str, Any]:
-    kept = ("id", "task", "engine", "model_name", "model_version", "timings", "metadata", "attempt", "worker")
-    return failure_result(
-        error=error, processing_s=result["processing_time"], **{name: result[name] for name in kept}
-    )
 
 
 def _outcome_event(result: dict[str, Any]) -> MetricsEvent:

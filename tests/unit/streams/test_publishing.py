@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.results import failure_result, success_result
 from handlers.errors import MediaNotFound, Undecodable
@@ -21,13 +22,15 @@ from streams.topics import Topics
 
 @dataclass
 class Broker:
-    """Takes records like a producer, and refuses those for the topics in `refusals`."""
+    """Takes records like a producer, and refuses those for the topics in `refusals` and those above `most_bytes`."""
 
     refusals: dict[str, KafkaError] = field(default_factory=dict)
+    most_bytes: int = 10**9
     records: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = field(default_factory=list)
 
     async def deliver(self, *records: Outgoing) -> None:
         refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
+        refused += [MessageSizeTooLargeError() for record in records if size_of(record) > self.most_bytes]
         if refused:
             raise refused[0]
         self.records += [(one.topic, one.key, one.value, dict(one.headers)) for one in records]
@@ -40,6 +43,13 @@ class Broker:
 
     def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
         return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
+
+
+def size_of(record: Outgoing) -> int:
+    """Return what aiokafka makes of the record, as a batch of its own."""
+    batch = BatchBuilder(10**9, 0)
+    assert batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
+    return batch.size()
 
 
 def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
@@ -142,6 +152,65 @@ async def test_a_result_the_broker_finds_too_large_becomes_a_failure_too() -> No
     assert json.loads(value)["error"]["code"] == "RESULT_TOO_LARGE"
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "keeps_key"),
+    [
+        ("x" * 20_000, "RESULT_TOO_LARGE", True),
+        ("x" * 5_000, None, False),
+        ("x" * 9_500, "RESULT_TOO_LARGE", False),
+    ],
+)
+async def test_a_key_that_leaves_no_room_for_the_result_is_what_goes_first(
+    text: str, code: str | None, keeps_key: bool
+) -> None:
+    broker = Broker(most_bytes=10_000)
+    key = b"k" * (100 if keeps_key else 9_000)
+    await publish(broker, success(text), key=key, max_message_bytes=11_000)
+    ((sent_key, value, _),) = broker.on("inference.results.text-generation")
+    assert sent_key == (key if keeps_key else None)
+    assert value is not None
+    result = decode_result(value)
+    assert (result.id, result.error.code if result.error else None) == ("r1", code)
+    assert len(broker.on("inference.events")) == 1
+
+
+async def test_a_trace_that_leaves_no_room_for_the_result_goes_as_well() -> None:
+    broker = Broker(most_bytes=10_000)
+    await publish(broker, success(), traceparent="t" * 9_900)
+    ((_, value, headers),) = broker.on("inference.results.text-generation")
+    assert "traceparent" not in headers
+    assert value is not None
+    assert decode_result(value).success
+
+
+async def test_a_failure_that_is_too_large_keeps_its_code_and_the_start_of_its_message() -> None:
+    broker = Broker()
+    failure = failure_result(
+        error=MediaNotFound("no such key: " + "k" * 20_000),
+        id="r2",
+        task="text-generation",
+        engine="transformers",
+        model_name="w",
+        processing_s=0.1,
+    )
+    await publish(broker, failure, max_message_bytes=10_000)
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    error = json.loads(value)["error"]
+    assert error["code"] == "MEDIA_NOT_FOUND"
+    assert error["message"].startswith("no such key: kkk")
+    assert len(value) < 2_000
+
+
+async def test_what_is_too_large_for_a_reply_topic_is_told_there() -> None:
+    broker = Broker(refusals={"replies.team-a": MessageSizeTooLargeError()})
+    await publish(broker, success(), reply_to="replies.team-a")
+    ((key, value, _),) = broker.on("replies.team-a")
+    assert value is not None
+    assert (key, json.loads(value)["error"]["code"]) == (b"k", "RESULT_TOO_LARGE")
+    assert broker.on("inference.results.text-generation") == []
+
+
 async def test_reply_to_takes_the_place_of_the_result_topic() -> None:
     broker = Broker()
     await publish(broker, success(), reply_to="replies.team-a")
@@ -208,6 +277,65 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         "__dlq.errors.message": b"no JSON",
     }
     assert sent[1].topic == "inference.events"
+
+
+async def dead_letter(
+    broker: Broker, record: Record, *, max_message_bytes: int = 10_000, **error: Any
+) -> tuple[bytes | None, bytes | None, dict[str, bytes]]:
+    """Publish the dead letter of `record` and return its key, value and headers."""
+    await publisher(broker, max_message_bytes=max_message_bytes).dead_letter(
+        record, task="asr", stage="decode", error=Undecodable(error.get("message", "no JSON"))
+    )
+    (letter,) = broker.on("inference.dlq.asr")
+    assert len(broker.on("inference.events")) == 1
+    assert letter[2]["__dlq.errors.offset"] == b"42"
+    return letter
+
+
+async def test_a_dead_letter_that_is_too_large_keeps_what_fits_of_its_value_and_says_so() -> None:
+    value = b"\xff" * 9_900
+    key, cut, headers = await dead_letter(Broker(most_bytes=10_000), Record(value=value))
+    assert (key, headers["a"], headers["__dlq.errors.truncated"]) == (b"k", b"2", b"9900")
+    assert cut is not None
+    assert value.startswith(cut)
+    assert 8_000 < len(cut) < 9_900
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(key=b"k" * 9_500, value=b"\xff" * 400),
+        Record(headers=(("a", b"1" * 9_800),), value=b"\xff" * 100),
+        Record(headers=tuple(("a", b"1") for _ in range(3_000)), value=b"\xff"),
+        Record(key=b"k" * 9_900, value=None),
+    ],
+    ids=["key", "header", "headers", "no value"],
+)
+async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(record: Record) -> None:
+    key, value, headers = await dead_letter(Broker(most_bytes=10_000), record)
+    assert (key, value) == (None, record.value or b"")
+    assert "a" not in headers
+    assert headers["__dlq.errors.truncated"] == str(len(record.value or b"")).encode()
+
+
+async def test_a_dead_letter_fits_a_broker_that_takes_less_than_the_settings_say() -> None:
+    value = b"\xff" * 9_000
+    _, cut, headers = await dead_letter(
+        Broker(most_bytes=5_000), Record(value=value), max_message_bytes=50_000
+    )
+    assert cut is not None
+    assert value.startswith(cut)
+    assert headers["__dlq.errors.truncated"] == b"9000"
+
+
+async def test_why_a_message_is_a_dead_letter_is_told_in_a_thousand_characters() -> None:
+    _, _, headers = await dead_letter(Broker(most_bytes=10_000), Record(), message="\ud800" + "é" * 20_000)
+    assert headers["__dlq.errors.message"].decode() == "?" + "é" * 999
+
+
+async def test_a_dead_letter_that_no_broker_takes_is_the_callers_to_handle() -> None:
+    with pytest.raises(MessageSizeTooLargeError):
+        await dead_letter(Broker(most_bytes=10), Record())
 
 
 def post(broker: Broker, result: dict[str, Any], **options: Any) -> list[Exception | None]:
