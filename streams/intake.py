@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
 from streams.acks import OrderedAcker, Received, Record
-from streams.messages import Request, decode_request, known_fields
+from streams.messages import MAX_ID_CHARS, Request, decode_request, known_fields
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, QuickPath
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 class Intake:
     """Every message taken ends in exactly one result or dead letter, and only then in its ack.
 
-    Lives on the event loop. At most `max_in_flight` messages are taken and not yet acked: that bounds memory,
+    Lives on the event loop. At most `max_in_flight` messages are taken and not yet committed: that bounds memory,
     what is answered twice after a crash, and how far work runs ahead of a slow message. A failure to publish
     calls `on_fatal` and leaves the message unacked: the worker must exit so that the broker delivers it again.
     """
@@ -71,8 +72,8 @@ class Intake:
             self._acker.track(message)
             try:
                 self._begin(message, task, admitted)
-            except Exception as error:  # noqa: BLE001 - fatal, and logged as such
-                self._failed(message, error)
+            except Exception as error:  # noqa: BLE001 - logged, and the message is kept
+                self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
 
     @property
     def in_flight(self) -> int:
@@ -90,29 +91,31 @@ class Intake:
         try:
             incoming, request = self._read(message.record, task)
         except InferenceError as error:
-            self._see_through(message, self._refuse(message.record, task, error))
+            self._see_through(message, task, self._refuse(message.record, task, error))
             return
-        except Exception as error:
-            # Whatever it is about this message, a worker that ends because of it would meet it again.
-            log.exception("message_not_read", topic=message.record.topic, offset=message.record.offset)
-            dead = self._publisher.dead_letter(
-                message.record, task=task, stage="decode", error=as_inference_error(error)
-            )
-            self._see_through(message, dead)
-            return
-        queue_s = max(0.0, self._wall_clock() - message.record.timestamp / 1000)
+        sent_ms = message.record.timestamp  # -1 where nobody knows
+        queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
         publish = functools.partial(self._post, message, task, incoming.traceparent)
         if request.reply_to is not None or not self._quick_path.start(request, queue_s, admitted, publish):
-            self._see_through(message, self._answer(message.record, task, incoming, request, queue_s))
+            self._see_through(message, task, self._answer(message.record, task, incoming, request, queue_s))
 
-    def _see_through(self, message: Received, work: Coroutine[Any, Any, None]) -> None:
+    def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, which ends with a published outcome, and ack the message then."""
 
         async def see_through() -> None:
             try:
-                await work
-            except Exception as error:  # noqa: BLE001 - fatal, and logged as such
-                self._failed(message, error)
+                try:
+                    await work
+                except Exception as error:
+                    if _takes_nothing(error):
+                        raise
+                    await self._put_aside(message.record, task, "outcome", error)
+            except Exception as error:
+                record = message.record
+                log.critical(
+                    "outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error
+                )
+                self._on_fatal(error)
             else:
                 self._acker.done(message)
 
@@ -120,30 +123,38 @@ class Intake:
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
-    def _failed(self, message: Received, error: Exception) -> None:
-        record = message.record
-        log.critical("outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error)
-        self._on_fatal(error)
+    async def _put_aside(self, record: Record, task: str, stage: str, error: Exception) -> None:
+        """Keep as a dead letter a message that can be neither answered nor refused."""
+        log.error("message_put_aside", topic=record.topic, offset=record.offset, stage=stage, exc_info=error)
+        await self._publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
 
     def _post(self, message: Received, task: str, traceparent: str | None, result: dict[str, Any]) -> None:
         """Publish a result of the quick path."""
-        key = message.record.key
 
         def on_published(error: Exception | None) -> None:
             if error is None:
                 self._acker.done(message)
             else:
-                publishing = self._publisher.result(
-                    result, task=task, key=key, traceparent=traceparent, reply_to=None
-                )
-                self._see_through(message, publishing)
+                self._publish_carefully(message, task, traceparent, result)
 
         try:
             self._publisher.post(
-                result, task=task, key=key, traceparent=traceparent, on_published=on_published
+                result,
+                task=task,
+                key=message.record.key,
+                traceparent=traceparent,
+                on_published=on_published,
             )
-        except Exception as error:  # noqa: BLE001 - fatal, and logged as such
-            self._failed(message, error)
+        except Exception:  # noqa: BLE001 - what it is comes up again, where it is handled
+            self._publish_carefully(message, task, traceparent, result)
+
+    def _publish_carefully(
+        self, message: Received, task: str, traceparent: str | None, result: dict[str, Any]
+    ) -> None:
+        publishing = self._publisher.result(
+            result, task=task, key=message.record.key, traceparent=traceparent, reply_to=None
+        )
+        self._see_through(message, task, publishing)
 
     async def _answer(
         self, record: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
@@ -208,4 +219,11 @@ class Intake:
 
 def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:
     """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
-    return incoming.event_id or f"{record.topic}/{record.partition}/{record.offset}"
+    if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
+        return incoming.event_id
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def _takes_nothing(error: Exception) -> bool:
+    """Whether the error is of the broker, whatever the message."""
+    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

@@ -17,8 +17,10 @@ log = structlog.get_logger(__name__)
 MAX_METADATA_DEPTH = 200
 """Levels that metadata may have: far fewer than what can be decoded, so that every result can repeat them."""
 
+MAX_ID_CHARS = 256
+
 # Bounded, because every failure repeats them, and must fit where the result that it stands for did not.
-_Id = Annotated[str, msgspec.Meta(max_length=256)]
+_Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 _Name = Annotated[str, msgspec.Meta(max_length=512)]
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from engines.results import success_result
@@ -55,6 +56,7 @@ class Rig:
         self.results: list[dict[str, Any]] = []
         self.reply_topics: list[str | None] = []
         self.dead_letters: list[InferenceError] = []
+        self.stages: list[str] = []
         self.fatal: list[BaseException] = []
         self.publish_error = publish_error
         self.gates: dict[str, asyncio.Event] = {}
@@ -62,20 +64,27 @@ class Rig:
         """Ids of requests whose way is clear; `finish_quick` answers them."""
         self.started: list[tuple[Request, OnResult]] = []
         self.post_error: Exception | None = None
+        self.queue_s: list[float] = []
+        self.dead_letter_error: Exception | None = None
         self.generation = 1
+        self.acker = Acker(self.journal)
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
             quick_path=cast(QuickPath, self),
             publisher=cast(Publisher, self),
-            acker=Acker(self.journal),
+            acker=self.acker,
             is_current=lambda generation: generation == self.generation,
             max_in_flight=max_in_flight,
             worker="w1",
             on_fatal=self.fatal.append,
         )
 
+    def commit(self) -> None:
+        self.acker.committed(self.generation, self.acker.positions(self.generation).items())
+
     async def answer(self, request: Request, *, queue_s: float) -> dict[str, Any]:
         self.requests.append(request)
+        self.queue_s.append(queue_s)
         if request.id in self.gates:
             await self.gates[request.id].wait()
         return answer_to(request)
@@ -106,8 +115,11 @@ class Rig:
         self.reply_topics.append(reply_to)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
+        if self.dead_letter_error is not None:
+            raise self.dead_letter_error
         self.journal.append(f"dead letter {origin.offset}")
         self.dead_letters.append(error)
+        self.stages.append(stage)
 
     async def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
         await self.take_all([Record(offset, value, **changes)])
@@ -205,15 +217,21 @@ async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> No
     assert rig.journal[2:] == ["result slow", "position 2"]
 
 
-async def test_no_more_than_the_window_is_taken() -> None:
+async def test_no_more_than_the_window_is_taken_before_what_was_answered_is_committed() -> None:
     rig = Rig(max_in_flight=2)
     rig.gates["slow"] = asyncio.Event()
     await rig.take(0, request(id="slow"))
     await rig.take(1, request(id="quick"))
     third = asyncio.create_task(rig.take(2, request(id="third")))
     await rig.settle()
+    rig.commit()
+    await rig.settle()
     assert not third.done()
     rig.gates["slow"].set()
+    await rig.settle()
+    assert rig.journal[-1] == "position 2"
+    assert not third.done()
+    rig.commit()
     await third
     await rig.settle()
     assert rig.journal[-1] == "position 3"
@@ -226,21 +244,94 @@ async def test_messages_that_were_handed_out_again_while_they_waited_are_not_tak
         rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late")), Record(2, request())])
     )
     await rig.settle()
-    rig.generation = 2
     rig.gates["slow"].set()
+    await rig.settle()
+    rig.generation = 2
+    rig.acker.forget_all_but(2)
     await taking
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["slow"]
     assert rig.intake.in_flight == 0
 
 
-async def test_an_outcome_that_cannot_be_published_is_fatal_and_stays_unacked() -> None:
-    rig = Rig(publish_error=RuntimeError("broker gone"))
+async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_unacked() -> None:
+    rig = Rig(publish_error=KafkaTimeoutError("broker gone"))
     await rig.take(0, request(id="r1"))
     await rig.settle()
-    assert [str(error) for error in rig.fatal] == ["broker gone"]
+    assert [str(error) for error in rig.fatal] == ["KafkaTimeoutError: broker gone"]
     assert rig.journal == []
     assert rig.intake.in_flight == 1
+
+
+@pytest.mark.parametrize("error", [MessageSizeTooLargeError(), ValueError("odd"), RecursionError()])
+@pytest.mark.parametrize("value", [request(), b'{"bogus": 1}'], ids=["answer", "refusal"])
+async def test_an_outcome_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter(
+    value: bytes, error: Exception
+) -> None:
+    rig = Rig(publish_error=error)
+    await rig.take(0, value)
+    await rig.settle()
+    assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["outcome"])
+    assert rig.fatal == []
+
+
+async def test_a_quick_result_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter() -> None:
+    rig = Rig(publish_error=ValueError("odd"))
+    rig.quick = {"r1"}
+    rig.post = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
+    await rig.take(0, request(id="r1"))
+    rig.finish_quick()
+    await rig.settle()
+    assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["outcome"])
+    assert rig.fatal == []
+
+
+async def test_a_dead_letter_that_the_broker_does_not_take_is_fatal_and_the_message_stays_unacked() -> None:
+    rig = Rig(publish_error=ValueError("odd"))
+    rig.dead_letter_error = MessageSizeTooLargeError()
+    await rig.take(0, request(id="r1"))
+    await rig.take(1, b"no json")
+    await rig.settle()
+    assert [type(error) for error in rig.fatal] == [MessageSizeTooLargeError] * 2
+    assert (rig.journal, rig.intake.in_flight) == ([], 2)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+@pytest.mark.parametrize("depth", [300, 900, 990, 1000, 5000, 100_000])
+@pytest.mark.parametrize("field", ["metadata", "data", "options"])
+@pytest.mark.parametrize("start", [b'{"bogus": 1, ', json.dumps(VALID)[:-1].encode() + b", "])
+async def test_no_depth_of_a_message_ends_the_worker(start: bytes, field: str, depth: int) -> None:
+    rig = Rig()
+    await rig.take(0, start + b'"' + field.encode() + b'": ' + nested(depth) + b"}")
+    await rig.settle()
+    assert (len(rig.results) + len(rig.dead_letters), rig.fatal) == (1, [])
+    assert rig.journal[1:] == ["position 1"]
+
+
+async def test_a_request_whose_metadata_cannot_be_read_is_refused_under_its_own_id() -> None:
+    rig = Rig()
+    await rig.take(0, request(id="r9")[:-1] + b', "metadata": {"a": 1e400}}')
+    await rig.settle()
+    (result,) = rig.results
+    assert (result["id"], result["error"]["code"], result["metadata"]) == ("r9", "INVALID_REQUEST", {})
+
+
+async def test_an_event_id_too_long_to_be_repeated_everywhere_is_not_taken() -> None:
+    rig = Rig()
+    await rig.take(7, request(), headers=[("ce_id", b"x" * 257)])
+    await rig.settle()
+    assert rig.results[0]["id"] == "inference.requests.asr/0/7"
+
+
+async def test_a_record_whose_time_nobody_knows_has_waited_for_nothing() -> None:
+    rig = Rig()
+    rig.intake._wall_clock = lambda: 100.0
+    await rig.take_all([Record(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
+    await rig.settle()
+    assert rig.queue_s == [0.0, 1.0, 0.0]
 
 
 async def test_closing_abandons_what_is_in_flight_unacked() -> None:
@@ -274,6 +365,7 @@ async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> No
     await rig.settle()
     assert (rig.journal, len(rig.started)) == (["posted r1", "position None"], 1)
     rig.finish_quick()
+    rig.commit()
     await taking
     assert rig.journal[2:] == ["posted r0", "position 2"]
 
@@ -315,9 +407,10 @@ async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_
     assert [error.code for error in rig.dead_letters] == ["INTERNAL_ERROR"]
 
 
-async def test_a_fault_on_the_way_in_is_fatal_rather_than_the_loss_of_a_message() -> None:
+async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_message() -> None:
     rig = Rig()
     rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
     await rig.take(0, request())
-    assert [type(error) for error in rig.fatal] == [ZeroDivisionError]
-    assert rig.intake.in_flight == 1
+    await rig.settle()
+    assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["intake"])
+    assert (rig.fatal, rig.intake.in_flight) == ([], 0)

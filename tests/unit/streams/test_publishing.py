@@ -49,7 +49,7 @@ def size_of(record: Outgoing) -> int:
     """Return what aiokafka makes of the record, as a batch of its own."""
     batch = BatchBuilder(10**9, 0)
     assert batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
-    return batch.size()
+    return int(batch.size())
 
 
 def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
