@@ -23,6 +23,7 @@ from engines.models import ModelManager
 from handlers import model_registry
 from streams.local_models import LocalModel
 from streams.messages import decode_event
+from streams.plugins import import_plugins
 from streams.settings import Settings
 from streams.topic_admin import create_topics
 from streams.topic_reader import TopicReader
@@ -100,6 +101,7 @@ class LocalPlatform:
                 importing.join()  # MLflow cannot be imported while the interpreter ends
             self._write_config()
             self._settings = load(Settings, config_file=self.config_path).settings
+            import_plugins(self._settings.worker.plugins)
             asyncio.run(create_topics(self._settings.kafka, model_registry.tasks()))
             self._register_all()
             self.start_worker()

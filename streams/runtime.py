@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +20,7 @@ from streams.dispatch import Dispatcher
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.pipeline import Pipeline, Pools
+from streams.plugins import import_plugins
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -54,12 +54,15 @@ async def open_runtime(
     Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
     before the first request. `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
     engine's server, each in the thread that did it.
+
+    Raises:
+        ConfigurationError: permanent; a plugin cannot be imported, or an engine of one's own not be set so.
     """
-    for plugin in settings.worker.plugins:
-        importlib.import_module(plugin)
+    import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:
         manager = InferenceManager.from_settings(settings, on_model=on_model, on_pull=on_pull)
         stack.callback(manager.close)
+        manager.engines.check_settings()
         fetcher = MediaFetcher(settings.media, settings.s3)
         stack.callback(fetcher.close)
         pools = Pools(

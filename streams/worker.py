@@ -13,13 +13,13 @@ from typing import Any
 
 import structlog
 
-from handlers import model_registry
 from streams.acks import OrderedAcker
 from streams.announcements import Announcements
 from streams.faust_app import InferenceApp, build_app
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.outbox import Outbox
+from streams.plugins import tasks_of
 from streams.publishing import Publisher
 from streams.quick_path import QuickPath
 from streams.runtime import open_runtime
@@ -53,6 +53,7 @@ def run(settings: Settings) -> int:
     broker and are delivered again. A second signal ends the process at once.
 
     Raises:
+        ConfigurationError: permanent; a task, a plugin or an engine's setting is not usable.
         TopicsNotReady: topics are missing or have the wrong shape.
         BrokerUnavailable: no broker answers.
     """
@@ -82,13 +83,13 @@ async def _run(settings: Settings) -> int:
 @asynccontextmanager
 async def _worker(settings: Settings) -> AsyncIterator[Worker]:
     """Build the parts, start consuming, and take everything down in reverse on the way out."""
+    tasks = tasks_of(settings.worker)
     async with AsyncExitStack() as stack:
         stopping = stop_on_signals()
         announcements = Announcements(settings.worker.name)
         runtime = await stack.enter_async_context(
             open_runtime(settings, on_model=announcements.model, on_pull=announcements.pull)
         )
-        tasks = list(settings.worker.tasks) or model_registry.tasks()
         problems = await check_topics(settings.kafka, tasks)
         if problems:
             raise TopicsNotReady(problems)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 from collections import defaultdict
@@ -13,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engines.configuration import ConfigurationError
 from engines.health import HealthProbes
 from engines.models import ModelManager
+from engines.registry import EngineRegistry
 from handlers import model_registry
 from streams.cli.findings import Finding, Status, only_warn
 from streams.cli.model_checks import (
@@ -24,6 +25,7 @@ from streams.cli.model_checks import (
     check_ollama,
     check_transformers,
 )
+from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
 
 LONGEST_S = 30.0
@@ -38,8 +40,9 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
 
     An engine that is not usable is an error where a registered model names it, else a warning.
     """
-    findings = _plugins(settings.worker.plugins)
-    tasks = list(settings.worker.tasks) or model_registry.tasks()
+    findings = _plugins(settings)
+    known = model_registry.tasks()
+    tasks = [task for task in settings.worker.tasks if task in known] or known
     manager = ModelManager(settings.mlflow, settings.cache)
     checks: dict[str, Callable[[], list[Finding] | Registered]] = {
         "broker": partial(check_broker, settings, tasks),
@@ -131,18 +134,27 @@ def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list
     return [Finding("disk", "ok", detail)]
 
 
-def _plugins(plugins: tuple[str, ...]) -> list[Finding]:
+def _plugins(settings: Settings) -> list[Finding]:
+    """Import the plugins, and check what is set for engines of one's own and which tasks are to be consumed."""
     findings = []
-    for plugin in plugins:
-        try:
-            importlib.import_module(plugin)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and this is how one is told
-            cure = "install it, or correct worker.plugins"
-            reason = f"{plugin} cannot be imported: {type(error).__name__}: {error}"
-            findings.append(Finding("plugins", "error", reason, cure))
-        else:
-            findings.append(Finding("plugins", "ok", f"{plugin} is imported"))
+    for plugin in settings.worker.plugins:
+        findings += _refused("plugins", partial(import_plugins, [plugin])) or [
+            Finding("plugins", "ok", f"{plugin} is imported")
+        ]
+    findings += _refused("engines", EngineRegistry(settings).check_settings)
+    if all(finding.status == "ok" for finding in findings):
+        findings += _refused("tasks", partial(tasks_of, settings.worker))
     return findings
+
+
+def _refused(name: str, check: Callable[[], object]) -> list[Finding]:
+    """Return what `check` has against the settings, nothing where they are usable."""
+    try:
+        check()
+    except ConfigurationError as error:
+        parts = [problem.partition("; ") for problem in error.problems]
+        return [Finding(name, "error", reason, cure) for reason, _, cure in parts]
+    return []
 
 
 def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Finding:

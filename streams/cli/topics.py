@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streams.cli import examples, load_settings
+
+if TYPE_CHECKING:
+    from streams.settings import WorkerSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -32,7 +35,7 @@ def create(ctx: typer.Context, task: Tasks = None) -> None:
     from streams.topic_admin import create_topics
 
     settings = load_settings(ctx).settings
-    tasks = task or list(settings.worker.tasks) or _registered()
+    tasks = _tasks(settings.worker, task)
     touched = asyncio.run(create_topics(settings.kafka, tasks))
     console = Console()
     for name in touched:
@@ -49,7 +52,7 @@ def check(ctx: typer.Context, task: Tasks = None) -> None:
     from streams.topic_admin import check_topics, specs
 
     settings = load_settings(ctx).settings
-    tasks = task or list(settings.worker.tasks) or _registered()
+    tasks = _tasks(settings.worker, task)
     problems = asyncio.run(check_topics(settings.kafka, tasks))
     wrong = {problem.topic: problem for problem in problems}
     console = Console(soft_wrap=True)
@@ -60,7 +63,7 @@ def check(ctx: typer.Context, task: Tasks = None) -> None:
     raise typer.Exit(1 if problems else 0)
 
 
-def _registered() -> list[str]:
-    from handlers import model_registry
+def _tasks(worker: WorkerSettings, given: list[str] | None) -> list[str]:
+    from streams.plugins import tasks_of
 
-    return model_registry.tasks()
+    return tasks_of(worker.model_copy(update={"tasks": tuple(given)}) if given else worker)

@@ -270,6 +270,19 @@ def test_a_plugin_that_cannot_be_imported_is_an_error(monkeypatch: pytest.Monkey
     assert "no_such_module" in found[0].detail
 
 
+def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "LONGEST_S", 0.2)
+    settings = {**AWAY, "worker": {"tasks": ["asr", "orc"]}, "engines": {"olama": {"x": 1}}}
+    [engine, *_] = examine(Settings.model_validate(settings))
+    assert (engine.name, engine.status) == ("engines", "error")
+    assert "did you mean ollama?" in engine.cure
+    [task, *_] = examine(Settings.model_validate({**settings, "engines": {}}))
+    assert (task.name, task.status, task.detail) == ("tasks", "error", "worker.tasks: 'orc' is no task here")
+    assert "did you mean ocr?" in task.cure
+
+
 def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
     command_line: CommandLine, libraries: Callable[[str], None]
 ) -> None:
