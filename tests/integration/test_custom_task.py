@@ -137,6 +137,74 @@ async def test_a_wrong_request_is_refused_as_for_built_in_tasks(
     assert says in result.error.message
 
 
+SCORED = """
+import sys
+from engines.configuration import load
+from engines.registry import EngineRegistry
+from engines.settings import EngineSettings
+
+from inferstream_langid.profiles import Profiles
+
+engine = EngineRegistry(load(EngineSettings, overrides=sys.argv[1:]).settings).get("trigrams")
+shares = engine.infer(Profiles.of_texts({"a": "abc", "b": "xyz"}), {"text": "abc"}, {})["probabilities"]
+print(engine.config.smoothing, shares["a"])
+"""
+
+
+def test_its_setting_comes_from_file_environment_and_command_line(installed: Path, tmp_path: Path) -> None:
+    def scored(*given: str, **variables: str) -> tuple[float, float]:
+        command = [sys.executable, "-c", SCORED, *given]
+        smoothing, share = ran(command, cwd=tmp_path, PYTHONPATH=str(installed), **variables).split()
+        return float(smoothing), float(share)
+
+    by_default = scored()
+    assert by_default[0] == 0.5
+    (tmp_path / "inferstream.yaml").write_text(README.split("```yaml\n")[1].split("```")[0])
+    by_file = scored()
+    by_environment = scored(INFERSTREAM_ENGINES__TRIGRAMS__SMOOTHING="0.8")
+    by_command_line = scored("engines.trigrams.smoothing=0.9", INFERSTREAM_ENGINES__TRIGRAMS__SMOOTHING="0.8")
+    assert [by_file[0], by_environment[0], by_command_line[0]] == [0.2, 0.8, 0.9]
+    shares = [share for _, share in (by_file, by_default, by_environment, by_command_line)]
+    assert shares == sorted(shares, reverse=True), "the less an unseen trigram counts, the surer"
+    assert len(set(shares)) == 4
+    shown = ran(
+        [sys.executable, "-m", "streams.cli", "config", "-f", "json"],
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    assert json.loads(shown)["engines"] == {
+        "trigrams": {"smoothing": {"value": 0.2, "origin": "file inferstream.yaml:3"}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            "engines.trigrams.smoothing=much",
+            "engines.trigrams.smoothing='much' (command line): allowed: a number above 0, at most 100. Count of a",
+        ),
+        ("engines.trigrams.smoothin=1", "no such setting; did you mean engines.trigrams.smoothing?"),
+        ("engines.trigram.smoothing=1", "engines.trigram: no such engine; did you mean trigrams?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_wrong_setting_stops_the_start(
+    installed: Path, tmp_path: Path, command: str, given: str, says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "streams.cli", command, "--config", "/dev/null", "--set", given],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert says in done.stderr
+
+
 def test_the_notebook_of_the_readme_finds_keywords(local_stack: LocalStack, tmp_path: Path) -> None:
     [script] = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     printed = ran(

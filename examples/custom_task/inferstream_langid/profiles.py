@@ -15,8 +15,6 @@ from pathlib import Path
 FILE = "profiles.json"
 
 _NO_LETTERS = re.compile(r"[\W\d_]+")
-_UNSEEN = 0.5
-"""The count of a trigram that a language's text does not hold."""
 
 
 def trigrams(text: str) -> Iterator[str]:
@@ -55,14 +53,17 @@ class Profiles:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(json.dumps(self.counts, ensure_ascii=False, indent=0), encoding="utf-8")
 
-    def probabilities(self, text: str) -> dict[str, float]:
-        """Return the probability of each language, likeliest first; they add up to 1."""
-        fits = {language: self._log_likelihood(language, text) for language in self.counts}
+    def probabilities(self, text: str, *, unseen: float) -> dict[str, float]:
+        """Return the probability of each language, likeliest first; they add up to 1.
+
+        `unseen`, above 0, is the count of a trigram that a language's text does not hold.
+        """
+        fits = {language: self._log_likelihood(language, text, unseen) for language in self.counts}
         best = max(fits.values())
         shares = {language: math.exp(fit - best) for language, fit in fits.items()}
         total = sum(shares.values())
         return {name: shares[name] / total for name in sorted(shares, key=shares.__getitem__, reverse=True)}
 
-    def _log_likelihood(self, language: str, text: str) -> float:
-        found, total = self.counts[language], self._totals[language] + _UNSEEN * self._kinds
-        return sum(math.log((found.get(trigram, 0) or _UNSEEN) / total) for trigram in trigrams(text))
+    def _log_likelihood(self, language: str, text: str, unseen: float) -> float:
+        found, total = self.counts[language], self._totals[language] + unseen * self._kinds
+        return sum(math.log((found.get(trigram, 0) or unseen) / total) for trigram in trigrams(text))
