@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Hashable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from weakref import WeakValueDictionary
 
 from engines.base import Emit
@@ -47,9 +47,22 @@ class Dispatcher:
         lock = self._starting.get(prepared.lane_key)
         if lock is None:
             lock = self._starting[prepared.lane_key] = asyncio.Lock()
-        # One at a time for each model: many that wait for one load must not take the threads of all others.
-        async with lock:
-            started = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._manager.start, prepared, emit
-            )
+        # One at a time for each model: many that wait for one load must not take the threads of all others. It is
+        # held until the model is there, even where the caller has gone, as the thread is held as well.
+        await lock.acquire()
+        starting = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._manager.start, prepared, emit
+        )
+        starting.add_done_callback(lambda _: lock.release())
+        try:
+            started = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_stop_what_was_started)
+            raise
         return await asyncio.wrap_future(started)
+
+
+def _stop_what_was_started(starting: asyncio.Future[Future[Outcome]]) -> None:
+    """Stop the work for a caller that left while its model was loaded."""
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()

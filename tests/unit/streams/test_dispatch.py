@@ -42,6 +42,7 @@ class Manager:
         self.starting = 0
         self.most_starting = 0
         self.gate: threading.Event | None = None
+        self.error: Exception | None = None
 
     def start(self, prepared: Item, emit: Emit | None) -> Future[Outcome]:
         self.starting += 1
@@ -49,6 +50,8 @@ class Manager:
         if self.gate is not None:
             assert self.gate.wait(30)
         self.starting -= 1
+        if self.error is not None:
+            raise self.error
         self.started[prepared.value] = Future()
         return self.started[prepared.value]
 
@@ -75,6 +78,11 @@ def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
 
 def prepared(value: int, *, continuous: bool) -> Prepared:
     return cast(Prepared, Item(value, continuous))
+
+
+async def until_starting(manager: Manager) -> None:
+    while not manager.starting:
+        await asyncio.sleep(0)
 
 
 async def until_started(manager: Manager, count: int) -> None:
@@ -126,3 +134,61 @@ async def test_those_who_wait_for_one_model_hold_one_thread_only(
         started.set_result({})
     await asyncio.gather(*waiting)
     assert manager.most_starting == 1
+
+
+@pytest.mark.parametrize("by", ["cancel", "deadline"])
+async def test_a_caller_that_goes_away_while_its_model_loads_leaves_no_work_behind(
+    dispatcher: Dispatcher, manager: Manager, by: str
+) -> None:
+    manager.gate = threading.Event()
+    gone = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    await until_starting(manager)
+    if by == "cancel":
+        gone.cancel()
+        await asyncio.wait([gone])
+    else:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await gone
+    manager.gate.set()
+    await until_started(manager, 1)
+    while not manager.started[1].done():
+        await asyncio.sleep(0)
+    assert manager.started[1].cancelled()
+    following = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    await until_started(manager, 2)
+    manager.started[2].set_result({"value": 2})
+    assert await following == {"value": 2}
+
+
+async def test_callers_that_go_away_while_a_model_loads_free_no_thread_for_the_next_to_wait_in(
+    dispatcher: Dispatcher, manager: Manager
+) -> None:
+    manager.gate = threading.Event()
+    first, second, third = (
+        asyncio.create_task(dispatcher.run(prepared(n, continuous=True))) for n in range(3)
+    )
+    await until_starting(manager)
+    first.cancel()
+    second.cancel()
+    await asyncio.wait([first, second])
+    await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (7, 8)))
+    assert manager.starting == 1
+    manager.gate.set()
+    await until_started(manager, 2)
+    manager.started[2].set_result({"value": 2})
+    assert await third == {"value": 2}
+    assert (sorted(manager.started), manager.most_starting) == ([0, 2], 1)
+
+
+async def test_a_start_that_fails_after_its_caller_went_away_lets_the_next_one_try(
+    dispatcher: Dispatcher, manager: Manager
+) -> None:
+    manager.gate, manager.error = threading.Event(), RuntimeError("no model")
+    gone = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    await until_starting(manager)
+    gone.cancel()
+    await asyncio.wait([gone])
+    manager.gate.set()
+    with pytest.raises(RuntimeError, match="no model"):
+        await dispatcher.run(prepared(2, continuous=True))
