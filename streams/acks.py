@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,13 +35,17 @@ class Record(Protocol):
 
 
 class _Partition:
-    """What is in flight of one partition in one generation, in the order of offsets."""
+    """What one partition has in flight and acked in one generation, in the order of offsets."""
 
-    __slots__ = ("in_flight", "position")
+    __slots__ = ("acked", "in_flight", "is_forgotten", "position")
 
     def __init__(self) -> None:
         self.in_flight: deque[Received] = deque()
+        self.acked: deque[int] = deque()
+        """Positions that acks led to and no commit has reached yet."""
         self.position: int | None = None
+        self.is_forgotten = False
+        """Whether nothing of it will ever be committed here, for it was handed out again."""
 
 
 class Received(msgspec.Struct, eq=False):
@@ -62,9 +67,15 @@ class OrderedAcker:
     never move the position of a partition that was handed out again.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, commit_after: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
         self.in_flight = 0
         """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
+        self.uncommitted = 0
+        """How many tracked messages are not committed yet: those in flight and those acked since. A crash now
+        would have so many answered again, and no more."""
+        self.commit_is_due = asyncio.Event()
+        """Set while `commit_after` messages or more are acked and not committed."""
+        self._commit_after = commit_after
         self._clock = clock
         self._partitions: dict[tuple[str, int, int], _Partition] = {}
         self._waiting: list[asyncio.Future[None]] = []
@@ -79,6 +90,7 @@ class OrderedAcker:
         message.since = self._clock()
         partition.in_flight.append(message)
         self.in_flight += 1
+        self.uncommitted += 1
 
     def done(self, message: Received) -> None:
         """Mark `message` finished: everything contiguous up to it may be committed.
@@ -93,11 +105,25 @@ class OrderedAcker:
         in_flight = partition.in_flight
         acked = 0
         while in_flight and in_flight[0].is_done:
-            partition.position = in_flight.popleft().record.offset + 1
+            partition.position = position = in_flight.popleft().record.offset + 1
+            partition.acked.append(position)
             acked += 1
-        if acked:
-            self.in_flight -= acked
-            self._wake()
+        if not acked:
+            return
+        self.in_flight -= acked
+        if partition.is_forgotten:
+            self._settle(partition)
+        elif self.uncommitted - self.in_flight >= self._commit_after:
+            self.commit_is_due.set()
+        self._wake()
+
+    def committed(self, generation: int, positions: Iterable[tuple[Place, int]]) -> None:
+        """Note that the broker has these positions, which were among those of this generation."""
+        for (topic, number), position in positions:
+            partition = self._partitions.get((topic, number, generation))
+            if partition is not None:
+                self._settle(partition, position)
+        self._wake()
 
     def positions(self, generation: int) -> dict[Place, int]:
         """Return for each partition of this generation the offset that may be committed: all before are done."""
@@ -109,14 +135,17 @@ class OrderedAcker:
 
     def forget_all_but(self, generation: int) -> None:
         """Drop the positions of other generations: their partitions are counted anew, or elsewhere."""
-        self._partitions = {
-            key: partition
-            for key, partition in self._partitions.items()
-            if key[2] == generation or partition.in_flight
-        }
+        for key, partition in list(self._partitions.items()):
+            if key[2] == generation:
+                continue
+            partition.is_forgotten = True
+            self._settle(partition)
+            if not partition.in_flight:
+                del self._partitions[key]
+        self._wake()
 
     async def progress(self) -> None:
-        """Return after the next ack."""
+        """Return after the next ack or commit."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         await waiting
@@ -130,6 +159,15 @@ class OrderedAcker:
         """Return the seconds since the oldest unacked message arrived; 0 when nothing is in flight."""
         firsts = [one.in_flight[0].since for one in self._partitions.values() if one.in_flight]
         return self._clock() - min(firsts) if firsts else 0.0
+
+    def _settle(self, partition: _Partition, position: float = math.inf) -> None:
+        """Stop counting what is acked up to `position`: it is committed, or never will be."""
+        acked = partition.acked
+        while acked and acked[0] <= position:
+            acked.popleft()
+            self.uncommitted -= 1
+        if self.uncommitted - self.in_flight < self._commit_after:
+            self.commit_is_due.clear()
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

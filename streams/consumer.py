@@ -18,11 +18,13 @@ from typing import Any
 import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode import Service
 
 from streams.acks import OrderedAcker, Place, Received, Record
 
 _FETCH_TIMEOUT_S = 1.0
 _NOTHING_ASSIGNED_S = 0.2
+_NOT_COMMITTED_S = 0.05
 
 Fetched = Mapping[TP, Sequence[Record]]
 
@@ -67,6 +69,23 @@ class BatchConsumer(driver.Consumer):
         """Wait until everything in flight is answered, and commit it; at once where the consumer is stopping."""
         await self.wait(self.acker.drained())
         await self.commit_and_end_transactions()
+
+    @Service.task
+    async def _commit_when_due(self) -> None:
+        """Commit ahead of the interval where much is acked: the window has room only for what is committed."""
+        while not self.should_stop:
+            await self.wait(self.acker.commit_is_due.wait())
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow.wait())
+            elif not await self.commit():
+                await self.sleep(_NOT_COMMITTED_S)  # another commit was under way, or a rebalance is
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        generation = self.app.consumer_generation_id
+        did_commit = await super()._commit(offsets)
+        if did_commit:
+            self.acker.committed(generation, offsets.items())
+        return did_commit
 
     async def _drain_messages(self, fetcher: Any) -> None:
         async with asyncio.TaskGroup() as following:

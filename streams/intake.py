@@ -64,7 +64,7 @@ class Intake:
         """
         admitted: Admitted = {}
         for message in messages:
-            while self._acker.in_flight >= self._max_in_flight:
+            while self._acker.uncommitted >= self._max_in_flight:
                 await self._acker.progress()
                 admitted.clear()
             if not self._is_current(message.generation):

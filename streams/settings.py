@@ -94,7 +94,7 @@ class KafkaSettings(Section):
         default=0.5,
         gt=0,
         le=60,
-        description="Time between commits; a crash repeats what was answered since the last.",
+        description="Most time between commits; half of worker.max_in_flight answers bring one sooner.",
     )
     fetch_max_wait_ms: int = Field(
         default=500,

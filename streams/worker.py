@@ -97,7 +97,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         if settings.http.listens:
             gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
-        acker = OrderedAcker()
+        acker = OrderedAcker(commit_after=max(1, settings.worker.max_in_flight // 2))
         app = build_app(settings, tasks, lambda messages, task: intake.take(messages, task), acker)
         publisher = _publisher(settings, app)
         intake = Intake(

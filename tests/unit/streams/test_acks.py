@@ -29,8 +29,8 @@ def received(count: int, *, first: int = 0, partition: int = 0, generation: int 
     return [Received(Record(first + n, partition=partition), generation) for n in range(count)]
 
 
-def tracking(*messages: Received) -> OrderedAcker:
-    acker = OrderedAcker()
+def tracking(*messages: Received, commit_after: int = 256) -> OrderedAcker:
+    acker = OrderedAcker(commit_after=commit_after)
     for message in messages:
         acker.track(message)
     return acker
@@ -104,6 +104,47 @@ def test_forgetting_other_generations_keeps_count_of_what_they_have_in_flight() 
     assert acker.in_flight == 1
     acker.done(old[0])
     assert acker.in_flight == 0
+
+
+def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
+    made = received(3)
+    acker = tracking(*made)
+    acker.done(made[1])
+    acker.done(made[0])
+    assert (acker.in_flight, acker.uncommitted) == (1, 3)
+    acker.committed(1, [((TOPIC, 0), 1)])
+    assert acker.uncommitted == 2
+    acker.committed(1, [((TOPIC, 0), 1)])
+    acker.committed(2, [((TOPIC, 0), 3)])
+    assert acker.uncommitted == 2
+    acker.done(made[2])
+    acker.committed(1, [((TOPIC, 0), 3)])
+    assert (acker.in_flight, acker.uncommitted) == (0, 0)
+
+
+def test_what_was_acked_of_a_forgotten_generation_no_longer_counts() -> None:
+    acked, late = received(2, generation=1), received(2, partition=1, generation=1)
+    acker = tracking(*acked, *late)
+    for message in (*acked, late[0]):
+        acker.done(message)
+    assert acker.uncommitted == 4
+    acker.forget_all_but(2)
+    assert acker.uncommitted == 1
+    acker.done(late[1])
+    assert acker.uncommitted == 0
+
+
+def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
+    made = received(3)
+    acker = tracking(*made, commit_after=2)
+    acker.done(made[0])
+    assert not acker.commit_is_due.is_set()
+    acker.done(made[1])
+    assert acker.commit_is_due.is_set()
+    acker.committed(1, [((TOPIC, 0), 2)])
+    assert not acker.commit_is_due.is_set()
+    acker.done(made[2])
+    assert not acker.commit_is_due.is_set()
 
 
 def test_finishing_what_is_not_in_flight_is_a_fault_of_the_caller() -> None:

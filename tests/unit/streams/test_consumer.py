@@ -38,6 +38,15 @@ class Thread(Service):
         self.answers: list[tuple[int, dict[TP, list[Record]]]] = []
         self.asked: list[set[TP]] = []
         self.thread_loop = asyncio.get_running_loop()
+        self.committed: list[dict[TP, int]] = []
+        self.commits = True
+
+    async def commit(self, offsets: dict[TP, int]) -> bool:
+        self.committed.append(offsets)
+        return self.commits
+
+    def assignment(self) -> set[TP]:
+        return {PARTITION}
 
     async def fetch(self, partitions: set[TP], max_records: int | None) -> tuple[int, dict[TP, list[Record]]]:
         self.asked.append(set(partitions))
@@ -61,7 +70,7 @@ class Rig:
     def __init__(self) -> None:
         self.app = faust.App("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(), fetch_max_wait_ms=20
+            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(commit_after=2), fetch_max_wait_ms=20
         )
         self.consumer = cast(Any, self.app.consumer)
         self.thread: Thread = self.consumer._thread
@@ -161,6 +170,34 @@ async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committ
     assert list(rig.consumer._filter_tps_with_pending_acks()) == []
 
 
+async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> None:
+    committing = asyncio.create_task(rig.consumer._commit_when_due(rig.consumer))
+    acker = rig.consumer.acker
+    made = [Received(Record(n), 1) for n in range(3)]
+    for message in made:
+        acker.track(message)
+    acker.done(made[0])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert rig.thread.committed == []
+    acker.done(made[1])
+    async with asyncio.timeout(10):
+        while acker.uncommitted > 1:
+            await asyncio.sleep(0)
+    assert rig.thread.committed == [{PARTITION: 2}]
+    committing.cancel()
+
+
+async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) -> None:
+    rig.thread.commits = False
+    acker = rig.consumer.acker
+    message = Received(Record(0), 1)
+    acker.track(message)
+    acker.done(message)
+    assert not await rig.consumer.commit()
+    assert (rig.thread.committed, acker.uncommitted) == ([{PARTITION: 1}], 1)
+
+
 async def test_the_commit_of_stock_faust_would_pass_the_message_in_flight() -> None:
     """Why the commit is ours; when this fails, Faust may have been repaired (its issue 606)."""
     stock: Any = object.__new__(driver.Consumer)
@@ -187,6 +224,8 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         # Relied on, in this order: flow stops, queues are cleared, work drains; positions are sought, flow resumes.
         (base.Consumer._commit_tps, "_commit_tps"),
         (base.Consumer._should_commit, "_should_commit"),
+        (base.Consumer._commit_offsets, "_commit_offsets"),
+        (base.ThreadDelegateConsumer._commit, "_commit"),
         (base.Consumer.on_partitions_revoked, "on_partitions_revoked"),
         (base.Consumer.on_stop, "on_stop"),
         (App._on_partitions_revoked, "App._on_partitions_revoked"),
@@ -231,6 +270,8 @@ FINGERPRINTS: dict[str, str] = {
     "_new_offset": "1d2c7ea89a7a",
     "_commit_tps": "a20e230b05ae",
     "_should_commit": "5ce941793947",
+    "_commit_offsets": "1a6979904118",
+    "_commit": "a20eec84e4b2",
     "on_partitions_revoked": "d04b7ae72c6f",
     "on_stop": "45b1d2210ce2",
     "App._on_partitions_revoked": "d5c895bbe57d",
