@@ -61,6 +61,7 @@ class InferenceManager:
         trust_local_paths: bool = False,
         on_model: ModelListener | None = None,
         idle_unload_s: float | None = None,
+        probes: HealthProbes | None = None,
     ) -> None:
         """`trust_local_paths` is for callers in this very process: every path it can read is accepted.
 
@@ -76,7 +77,7 @@ class InferenceManager:
         self._swaps = ModelSwaps(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
-        self._probes = HealthProbes()
+        self._probes = probes or HealthProbes()
 
     @classmethod
     def from_settings(

@@ -65,6 +65,14 @@ class ModelManager:
         self._lookups: dict[ModelReference, Future[ResolvedModel]] = {}
         self._is_away = False
 
+    def connect(self) -> None:
+        """Make what speaks to the server, which takes seconds the first time; the server is not asked yet.
+
+        Raises:
+            RegistryUnavailable: retryable; MLflow's client is not installed.
+        """
+        self._registry.client()
+
     @property
     def alias_poll_s(self) -> float:
         """How long an answer about a name is used before the server is asked again, in seconds."""
@@ -188,7 +196,7 @@ class ModelManager:
 
     def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
         """Return the question to the server about `reference`, asking it where nobody does."""
-        self._registry.client()  # imports MLflow the first time, which must not count as waiting for it
+        self.connect()  # which must not count as waiting for the server
         with self._lock:
             under_way = self._lookups.get(reference)
             if under_way is not None:

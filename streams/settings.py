@@ -212,7 +212,8 @@ class WorkerSettings(Section):
         description="Name of this worker in results, events and logs; default: host name and process id.",
     )
     tasks: tuple[str, ...] = Field(
-        default=(), description="Tasks to consume; empty takes every registered one."
+        default=(),
+        description="Tasks to consume from Kafka; empty takes every registered one. HTTP answers every task.",
     )
     plugins: tuple[str, ...] = Field(
         default=(),

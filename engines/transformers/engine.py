@@ -172,7 +172,7 @@ class TransformersEngine(BaseEngine):
         try:
             device = choose_device(self.config)
         except ModelLoadFailed as error:
-            return {"status": "error", "message": error.message}
+            return {"status": "error", "error": error.message}
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
     def _prepare(self) -> None:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from engines.configuration import ConfigurationError
+from engines.configuration import ConfigurationError, mask_password_in_url
 from handlers import model_registry
-from handlers.errors import InferenceError, InternalError, InvalidRequest
+from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
 from streams.http.admission import Admission
 from streams.http.answers import json_response, refused
 from streams.http.asyncapi import asyncapi_document
@@ -33,6 +33,7 @@ _LAST_WRITES_S = 2.0
 """How long responses may still take to be written once nothing is in work any more."""
 
 _THREADS = 4
+_REGISTRY_THREADS = 2
 
 R = TypeVar("R")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -55,8 +56,11 @@ class Gateway:
             pending=lambda: self.admission.pending,
             waiting=lambda: runtime.batcher.depth,
         )
-        # Few and of its own: whoever asks for health or models while MLflow is away keeps no other work waiting.
+        # Few, and of its own: whoever asks for models while MLflow hangs keeps nothing else waiting. So has health.
         self._threads = ThreadPoolExecutor(_THREADS, "http")
+        self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
+        self._health_thread = ThreadPoolExecutor(1, "http-health")
+        self._checking: asyncio.Future[dict[str, Any]] | None = None
         self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics)
 
     def application(self) -> web.Application:
@@ -86,13 +90,24 @@ class Gateway:
 
     def close(self) -> None:
         """Let the threads go; a question still open ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._registry_threads, self._health_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _get_tasks(self, http: web.Request) -> web.Response:
         return json_response(await self._in_thread(task_listing, self._runtime.manager, self._tasks))
 
     async def _get_models(self, http: web.Request) -> web.Response:
-        return json_response(await self._in_thread(model_listing, self._runtime.manager))
+        mlflow, manager = self._settings.mlflow, self._runtime.manager
+        await asyncio.to_thread(manager.models.connect)
+        try:
+            async with asyncio.timeout(mlflow.timeout_s):
+                listing = await self._in(self._registry_threads, model_listing, manager)
+        except TimeoutError:
+            raise RegistryUnavailable(
+                f"the model registry did not list its models within mlflow.timeout_s={mlflow.timeout_s:g}; check that "
+                f"MLflow runs at mlflow.tracking_uri ({mask_password_in_url(mlflow.tracking_uri)}), then try again"
+            ) from None
+        return json_response(listing)
 
     async def _get_stats(self, http: web.Request) -> web.Response:
         return json_response(await self._in_thread(self._runtime.manager.get_stats))
@@ -109,7 +124,7 @@ class Gateway:
             return json_response({"status": "stopping"}, status=503)
         if not self.is_ready:
             return json_response({"status": "starting"}, status=503)
-        report = await self._in_thread(self._runtime.manager.health_check)
+        report = await self._health()
         return json_response(report, status=503 if report["status"] == "error" else 200)
 
     async def _get_metrics(self, http: web.Request) -> web.Response:
@@ -122,8 +137,19 @@ class Gateway:
     async def _get_asyncapi(self, http: web.Request) -> web.Response:
         return json_response(self._asyncapi)
 
+    async def _health(self) -> dict[str, Any]:
+        """Return the health of the parts; callers that come while it is asked for share the answer."""
+        if self._checking is None or self._checking.done():
+            check = self._in(self._health_thread, self._runtime.manager.health_check)
+            self._checking = asyncio.ensure_future(check)
+        return await asyncio.shield(self._checking)
+
     async def _in_thread(self, call: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        return await self._in(self._threads, call, *arguments)
+
+    @staticmethod
+    async def _in(threads: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:

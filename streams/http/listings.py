@@ -14,7 +14,7 @@ from handlers.options import OPTIONS
 
 
 def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, Any]:
-    """Return {"tasks": [...], "unavailable": {name: why}}; blocks while engines are made.
+    """Return {"tasks": [...], "unavailable": {name: why}}; blocks while engines are imported.
 
     A task has its name, engines, media fields, options and their JSON Schema. What cannot be served here, a
     task or an engine whose libraries are missing, is under `unavailable`.
@@ -23,7 +23,7 @@ def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, A
     engines: dict[str, frozenset[str]] = {}
     for name in manager.engines.names():
         try:
-            engines[name] = frozenset(manager.engines.get(name).supported_tasks)
+            engines[name] = manager.engines.supported_tasks(name)
         except InferenceError as error:
             unavailable[name] = error.message
     listed = []

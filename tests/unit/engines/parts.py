@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from engines.base import BaseEngine
+from engines.health import HealthProbes
 from engines.inference import InferenceManager, Prepared
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import ModelCache
@@ -114,6 +115,9 @@ class KnownModels(ModelManager):
         with self._counting:
             self.files_in_use[model.key] -= 1
 
+    def connect(self) -> None:
+        """There is no server."""
+
     def health(self) -> dict[str, Any]:
         return {"status": "ok"}
 
@@ -129,6 +133,7 @@ class Bench:
         fetch_media: Callable[[str], Media] | None = None,
         trust_local_paths: bool = False,
         max_models: int = 4,
+        probes: HealthProbes | None = None,
     ) -> None:
         self.models = KnownModels(
             directory,
@@ -151,6 +156,7 @@ class Bench:
             media=media or MediaSettings(),
             fetch_media=fetch_media,
             trust_local_paths=trust_local_paths,
+            probes=probes,
             on_model=lambda kind, model, details: self.told.append((kind, model.key)),
         )
 

@@ -206,7 +206,7 @@ def test_health_tells_of_a_device_that_is_not_there(llama: Path) -> None:
     engine = TransformersEngine(TransformersSettings(device="cuda:99"))
     refusal(engine, llama)
     assert engine.health()["status"] == "error"
-    assert "cuda:99" in engine.health()["message"]
+    assert "cuda:99" in engine.health()["error"]
 
 
 def test_a_failed_batch_is_run_in_halves_and_only_the_bad_inputs_fail(engine: TransformersEngine) -> None:

@@ -20,6 +20,7 @@ from streams.http.metrics import UNKNOWN
 from tests.unit.streams.http.site import (
     PATIENCE_S,
     SHOUT,
+    HttpSite,
     ScriptedPipeline,
     assert_failure,
     http_site,
@@ -90,6 +91,100 @@ async def test_a_registry_that_is_away_is_told_by_the_list_of_models(
         response = await site.client.get("/inference/models")
     assert_failure(response, 503, "REGISTRY_UNAVAILABLE")
     assert "Retry-After" in response.headers
+
+
+def hanging_registry(site: HttpSite, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the registry answer nobody until the event that is returned is set."""
+    released = threading.Event()
+
+    def hangs() -> list[Any]:
+        released.wait()
+        return []
+
+    monkeypatch.setattr(site.bench.models, "list_models", hangs)
+    return released
+
+
+async def test_a_registry_that_hangs_keeps_nothing_but_the_list_of_models_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_with()
+    mlflow = settings.mlflow.model_copy(update={"timeout_s": PATIENCE_S})
+    async with http_site(tmp_path, settings.model_copy(update={"mlflow": mlflow})) as site:
+        released = hanging_registry(site, monkeypatch)
+        asking = [asyncio.create_task(site.client.get("/inference/models")) for _ in range(20)]
+        try:
+            for path in ("/readyz", "/inference/stats", "/metrics", "/inference/tasks", "/healthz"):
+                assert (await site.client.get(path)).status_code == 200, path
+            assert (await site.client.delete("/inference/cache")).status_code == 200
+            assert not any(task.done() for task in asking)
+        finally:
+            released.set()
+        assert {response.status_code for response in await asyncio.gather(*asking)} == {200}
+
+
+async def test_a_registry_that_hangs_is_told_by_the_list_of_models_however_many_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_with()
+    away = {"timeout_s": 0.05, "tracking_uri": "http://me:hunter2@mlflow:5000"}
+    mlflow = settings.mlflow.model_copy(update=away)
+    async with http_site(tmp_path, settings.model_copy(update={"mlflow": mlflow})) as site:
+        released = hanging_registry(site, monkeypatch)
+        try:
+            asking = [site.client.get("/inference/models") for _ in range(20)]
+            for response in await asyncio.gather(*asking):
+                error = assert_failure(response, 503, "REGISTRY_UNAVAILABLE")
+                assert "did not list its models within mlflow.timeout_s=0.05" in error["message"]
+                assert "hunter2" not in response.text
+                assert "Retry-After" in response.headers
+        finally:
+            released.set()
+
+
+async def test_the_list_of_tasks_makes_no_engine_that_nobody_uses(tmp_path: Path) -> None:
+    async with http_site(tmp_path) as site:
+        before = (await site.client.get("/readyz")).json()
+        listing = (await site.client.get("/inference/tasks")).json()
+        [asr] = [row for row in listing["tasks"] if row["task"] == "asr"]
+        assert asr["engines"] == ["transformers"]
+        assert not {"ollama", "transformers"} & set(site.bench.engines.made())
+        after = (await site.client.get("/readyz")).json()
+    assert (after["status"], before["status"]) == ("ok", "ok")
+    assert after["components"]["engines"]["engines"]["ollama"] == {"status": "ok", "made": False}
+
+
+async def test_callers_who_ask_for_health_together_share_one_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, checks = threading.Event(), []
+
+    def slow() -> dict[str, Any]:
+        checks.append("check")
+        release.wait()
+        return {"status": "ok", "components": {}}
+
+    async with http_site(tmp_path) as site:
+        monkeypatch.setattr(site.bench.manager, "health_check", slow)
+        asking = [asyncio.create_task(site.gateway._health()) for _ in range(20)]
+        try:
+            await until(lambda: checks)
+            leaving = asking.pop(0)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+        finally:
+            release.set()
+        assert [report["status"] for report in await asyncio.gather(*asking)] == ["ok"] * 19
+        assert len(checks) == 1, "who leaves ends nobody else's check"
+        assert (await site.client.get("/readyz")).status_code == 200
+        assert len(checks) == 2, "an answer is never kept for those who come later"
+
+
+async def test_over_http_tasks_are_served_that_the_worker_does_not_consume(tmp_path: Path) -> None:
+    settings = settings_with()
+    worker = settings.worker.model_copy(update={"tasks": ("asr",)})
+    async with http_site(tmp_path, settings.model_copy(update={"worker": worker})) as site:
+        assert (await site.infer()).json()["result"]["text"] == "HELLO"
 
 
 async def test_statistics_and_the_cache_are_those_of_the_manager(tmp_path: Path) -> None:
