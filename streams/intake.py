@@ -16,7 +16,8 @@ from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
 from streams.acks import OrderedAcker, Received, Record
-from streams.messages import MAX_ID_CHARS, Request, decode_request, known_fields
+from streams.decoding import decode_request, known_fields
+from streams.messages import MAX_ID_CHARS, Request
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, QuickPath

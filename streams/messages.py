@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,32 +9,29 @@ import msgspec
 import structlog
 
 from engines.results import failure_result
-from handlers.errors import InferenceError, InternalError, InvalidRequest, Undecodable
+from handlers.errors import InferenceError, InternalError, InvalidRequest
 
 log = structlog.get_logger(__name__)
-
-MAX_METADATA_DEPTH = 200
-"""Levels that metadata may have: far fewer than what can be decoded, so that every result can repeat them."""
 
 MAX_ID_CHARS = 256
 
 # Bounded, because every failure repeats them, and must fit where the result that it stands for did not.
-_Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
-_Name = Annotated[str, msgspec.Meta(max_length=512)]
+Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
+Name = Annotated[str, msgspec.Meta(max_length=512)]
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
     """One inference request; immutable. `id` is empty until the transport that carried it gave it one."""
 
-    task: _Name
-    engine: _Name
-    model_name: _Name
+    task: Name
+    engine: Name
+    model_name: Name
     data: dict[str, Any]
     options: dict[str, Any] = {}
-    id: _Id = ""
+    id: Id = ""
     deadline: str | float | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
-    reply_to: _Name | None = None
+    reply_to: Name | None = None
     metadata: dict[str, Any] = {}
 
     def deadline_at(self) -> float | None:
@@ -116,20 +112,9 @@ class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     details: dict[str, Any] = {}
 
 
-_request_decoder = msgspec.json.Decoder(Request)
 _result_decoder = msgspec.json.Decoder(Result)
 _event_decoder = msgspec.json.Decoder(MetricsEvent)
 _encoder = msgspec.json.Encoder()
-
-_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_REPEATED: dict[str, msgspec.json.Decoder[Any]] = {
-    "id": msgspec.json.Decoder(_Id),
-    **dict.fromkeys(("task", "engine", "model_name", "reply_to"), msgspec.json.Decoder(_Name)),
-    "metadata": msgspec.json.Decoder(dict[str, Any]),
-}
-"""What a failure repeats of its request, or needs to find its caller."""
-_OPTIONAL = frozenset({"options", "id", "deadline", "priority", "reply_to", "metadata"})
-_NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
@@ -164,86 +149,6 @@ def failed_instead(result: dict[str, Any], error: InferenceError) -> dict[str, A
     return failure_result(
         error=error, processing_s=result["processing_time"], **{name: result[name] for name in kept}
     )
-
-
-def decode_request(value: bytes) -> Request:
-    """Return the request that `value` holds; null in an optional field counts as not given.
-
-    Raises:
-        Undecodable: permanent; no JSON object, so that not even an id can be read from it.
-        InvalidRequest: permanent; a JSON object with missing, unknown or wrong fields.
-    """
-    try:
-        request = _request_decoder.decode(value)
-    except _NOT_READABLE:
-        request = _decode_with_nulls(value)
-    # Every level takes two bytes, so short messages need no look.
-    if len(value) > 2 * MAX_METADATA_DEPTH and _is_too_deep(request.metadata):
-        raise InvalidRequest(
-            f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels, and a result could not repeat it; "
-            "make it flatter, or a string"
-        )
-    request.deadline_at()
-    return request
-
-
-def _decode_with_nulls(value: bytes) -> Request:
-    """Return the request in `value` that did not decode as it is, or say why there is none."""
-    fields = _fields_of(value)
-    given = {name: raw for name, raw in fields.items() if name not in _OPTIONAL or bytes(raw) != b"null"}
-    try:
-        return _request_decoder.decode(_encoder.encode(given))
-    except _NOT_READABLE as error:
-        raise InvalidRequest(
-            f"the request is not valid: {error}; its fields are {', '.join(Request.__struct_fields__)}"
-        ) from None
-
-
-def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
-    """Return the fields of a JSON object, each still to be decoded.
-
-    Raises:
-        Undecodable: permanent; no JSON object.
-    """
-    try:
-        return _fields_decoder.decode(value)
-    except RecursionError:
-        raise Undecodable(
-            f"the message ({len(value)} bytes) is nested too deeply to be read; make it flatter"
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Undecodable(
-            f"the message ({len(value)} bytes, starting {value[:24]!r}) is no JSON object: {error}; "
-            "send a UTF-8 JSON object with task, engine, model_name and data"
-        ) from None
-
-
-def known_fields(value: bytes) -> dict[str, Any]:
-    """Return what can be read of a request that is not valid: the fields a failure result repeats to its caller.
-
-    Each field is read by itself, so that none is lost because of another.
-    """
-    try:
-        fields = _fields_of(value)
-    except Undecodable:
-        return {}
-    known: dict[str, Any] = {}
-    for name, decoder in _REPEATED.items():
-        with contextlib.suppress(*_NOT_READABLE, KeyError):
-            known[name] = decoder.decode(fields[name])
-    if _is_too_deep(known.get("metadata")):
-        del known["metadata"]
-    return known
-
-
-def _is_too_deep(metadata: Any) -> bool:
-    level = [metadata]
-    for _ in range(MAX_METADATA_DEPTH + 1):
-        containers = [one for one in level if isinstance(one, dict | list)]
-        if not containers:
-            return False
-        level = [part for one in containers for part in (one.values() if isinstance(one, dict) else one)]
-    return True
 
 
 def decode_result(value: bytes) -> Result:

@@ -14,6 +14,7 @@ from aiohttp import web
 from engines.base import Emit
 from engines.results import failure_result
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
+from streams.decoding import decode_request, known_fields
 from streams.http.admission import Admission
 from streams.http.answers import Refusal, json_response, refused, result_response
 from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
@@ -22,7 +23,7 @@ from streams.http.metrics import Metrics
 from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
-from streams.messages import Request, decode_request, known_fields
+from streams.messages import Request
 from streams.runtime import Runtime
 from streams.settings import Settings
 
