@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import PreTrainedModel
 
@@ -19,6 +20,8 @@ _CLASSIFIER, _WRITER = "AutoModelForVideoClassification", "AutoModelForImageText
 
 _ROOM_FOR_ANSWER = 0.25
 """The part of a model's context that frames leave free where the request does not say how long the answer is."""
+
+_CLOCK_HZ = 1000
 
 
 class VideoAnalysisRunner(TaskRunner):
@@ -61,7 +64,16 @@ class VideoClassificationRunner(ClassificationRunner):
 
 
 class VideoDescriptionRunner(VisionLanguageRunner):
-    """Answers a prompt about a video, whose frames it sees as images: as many as its context has room for."""
+    """Answers a prompt about a video: as many of its frames as the model's context has room for.
+
+    Models that have a way of their own for videos see them as one, with the frames' times; others as images.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model, processor)
+        self.takes_videos = takes_videos(processor)
+        own = getattr(processor, "video_processor", None) if self.takes_videos else None
+        self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return what VisionLanguageRunner does, and frame_times_s and duration_s, for each input."""
@@ -86,33 +98,81 @@ class VideoDescriptionRunner(VisionLanguageRunner):
                 raise InvalidInput(
                     f"data.prompt is required: model {self.name} answers in words; say what it is asked"
                 )
-            frames = inputs["frames"]
-            seen = evenly(len(frames), min(len(frames), self._frames_that_fit(inputs, options)))
-            return _question(frames[seen], inputs["prompt"]), _besides(inputs, seen)
+            there = len(inputs["frames"])
+            seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
+            return self._question(inputs, seen), _besides(inputs, seen)
         except InferenceError as error:
             return error
 
     def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
         """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""
+        there, together = len(inputs["frames"]), self._taken_together
         if self.context is None:
-            return len(inputs["frames"])
-        one, two = (
-            len(self.prompt(_question(inputs["frames"][[0] * count], inputs["prompt"])).tokens)
-            for count in (1, 2)
+            return there
+        room = self.context - (options.get("max_new_tokens") or int(self.context * _ROOM_FOR_ANSWER))
+        first, second = (self._tokens(inputs, count * together) for count in (1, 2))
+        fitting = together * (1 + (room - first) // max(1, second - first))
+        while together < fitting < there and self._tokens(inputs, fitting) > room:
+            fitting -= together  # what is said about the frames grows a little with their number
+        return max(1, fitting)
+
+    def _tokens(self, inputs: dict[str, Any], count: int) -> int:
+        """Return the length of a prompt about `count` frames."""
+        return len(self.prompt(self._question(inputs, [0] * count)).tokens)
+
+    def _question(self, inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+        frames, asked = inputs["frames"][seen], {"type": "text", "text": inputs["prompt"]}
+        if self.takes_videos:
+            content: list[dict[str, Any]] = [{"type": "video", "video": frames}, asked]
+            about: dict[str, Any] = {"video_metadata": metadata_of(inputs, seen)}
+        else:
+            content = [*({"type": "image"} for _ in frames), asked]
+            about = {"images": [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]}
+        return {"messages": [{"role": "user", "content": content}], **about}
+
+    def _encode(self, inputs: dict[str, Any]) -> Any:
+        if "video_metadata" not in inputs:
+            return super()._encode(inputs)
+        return self.processor.apply_chat_template(
+            inputs["messages"],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"do_sample_frames": False, "video_metadata": [inputs["video_metadata"]]},
         )
-        answer = options.get("max_new_tokens") or int(self.context * _ROOM_FOR_ANSWER)
-        return max(1, 1 + (self.context - answer - one) // max(1, two - one))
+
+
+def takes_videos(processor: Any) -> bool:
+    """Return whether `processor` makes something of a video, and its chat template has a place for one."""
+    token = getattr(processor, "video_token", None)
+    if getattr(processor, "video_processor", None) is None or not isinstance(token, str):
+        return False
+    content = [{"type": "video"}, {"type": "text", "text": "?"}]
+    try:
+        return token in processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except (TemplateError, ValueError):  # no place for a video, or no template at all
+        return False
+
+
+def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    """Return what processors are told about the frames `seen`: when they were, on a clock of milliseconds.
+
+    Frames are numbered as if there were one each millisecond, so that the times come out as they are, however
+    the frames were picked.
+    """
+    indices = [round(inputs["frame_times_s"][index] * _CLOCK_HZ) for index in seen]
+    return {
+        "total_num_frames": max(round(inputs["duration_s"] * _CLOCK_HZ), indices[-1] + 1),
+        "fps": float(_CLOCK_HZ),
+        "duration": inputs["duration_s"],
+        "frames_indices": indices,
+    }
 
 
 def evenly(there: int, wanted: int) -> list[int]:
     """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
     return [int((index + 0.5) * there / wanted) for index in range(wanted)]
-
-
-def _question(frames: Any, prompt: str) -> dict[str, Any]:
-    content = [*({"type": "image"} for _ in frames), {"type": "text", "text": prompt}]
-    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
-    return {"images": images, "messages": [{"role": "user", "content": content}]}
 
 
 def _besides(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:

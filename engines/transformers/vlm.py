@@ -26,7 +26,7 @@ class VisionLanguageRunner(GenerationRunner):
         super().__init__(name, model, processor.tokenizer)
         self.processor = processor
         config: Any = model.config
-        names = ("image_token_id", "image_token_index")
+        names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         tokens = (getattr(holder, name, None) for holder in (config, processor) for name in names)
         self.placeholders = frozenset(token for token in tokens if isinstance(token, int))
 
@@ -43,9 +43,8 @@ class VisionLanguageRunner(GenerationRunner):
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the conversation, with places for the images, and the images' tensors."""
-        images, messages = inputs["images"], inputs["messages"]
         try:
-            encoded = self._encode(messages, images)
+            encoded = self._encode(inputs)
         except TemplateError as error:
             raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
         except (
@@ -70,7 +69,9 @@ class VisionLanguageRunner(GenerationRunner):
             )
         return row
 
-    def _encode(self, messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> Any:
+    def _encode(self, inputs: dict[str, Any]) -> Any:
+        """Return what the processor makes of a conversation."""
+        images, messages = inputs["images"], inputs["messages"]
         if self.processor.chat_template is None:
             return self.processor(text=self._plain_text(messages), images=list(images), return_tensors="pt")
         return self.processor.apply_chat_template(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BatchFeature,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
@@ -24,6 +25,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
 )
+from transformers.video_utils import make_batched_videos
 
 CONTEXT = 512
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
@@ -172,6 +174,39 @@ def make_qwen() -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
     )
     model = Qwen2VLForConditionalGeneration(config)  # type: ignore[no-untyped-call]
     _quiet_specials(model)
+    return model, processor
+
+
+class FramesAsPatches:
+    """What Qwen2VLVideoProcessor does with frames whose sides are multiples of 8, without torchvision."""
+
+    patch_size, merge_size, temporal_patch_size = 4, 2, 2
+    model_input_names = ("pixel_values_videos", "video_grid_thw")
+
+    def __call__(self, videos: Any, *, do_sample_frames: bool, **more: Any) -> BatchFeature:
+        assert not do_sample_frames
+        [video] = make_batched_videos(videos)
+        frames = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1
+        frames = torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
+        times, channels, height, width = len(frames) // 2, *frames.shape[1:]
+        cells = frames.reshape(times, 2, channels, height // 8, 2, 4, width // 8, 2, 4)
+        patches = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, channels * 2 * 4 * 4)
+        grid = torch.tensor([[times, height // 4, width // 4]])
+        return BatchFeature({"pixel_values_videos": patches, "video_grid_thw": grid})
+
+
+def make_qwen_for_videos(video_processor: Any) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """Return a Qwen2-VL whose chat template has places for videos as well, and its processor."""
+    model, images = make_qwen()
+    words = images.tokenizer
+    words.video_token, words.video_token_id = "<|video_pad|>", WORDS.index("<|video_pad|>")
+    place = "{% elif part['type'] == 'video' %}<|vision_start|> <|video_pad|> <|vision_end|> "
+    processor = QwenProcessorWithoutVideo(  # type: ignore[no-untyped-call]
+        image_processor=images.image_processor,
+        tokenizer=words,
+        chat_template=CHAT_TEMPLATE.replace("{% else %}", f"{place}{{% else %}}"),
+    )
+    processor.video_processor = video_processor
     return model, processor
 
 
