@@ -41,8 +41,9 @@ class DocumentAnalysisHandler(BaseModelHandler):
         return {"pages": pages} if question is None else {"pages": pages, "question": question}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return pages [{number, width, height, text, regions [{text, box, score?}]}] in reading order, the
-        answer where a question was asked, metadata."""
+        """Return pages [{number, width, height, text, regions [{text, box, score?}], finish_reason?}], each in
+        reading order, the answer where a question was asked, metadata. A page has a finish_reason (stop, length)
+        where the model wrote its text."""
         known = ("pages", "answer", "metadata")
         metadata = {name: value for name, value in result.items() if name not in known}
         output = {"pages": result["pages"]}

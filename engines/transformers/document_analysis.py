@@ -66,34 +66,71 @@ class DocumentAnalysisRunner(TaskRunner):
         return cls(folder.name, Parts(reader, asked=VisionLanguageRunner.load(folder)))
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return pages [{number, width, height, text, regions [{text, box, score?}]}] for each input, and
-        answer (with answer_page and answer_score where the model finds it in the words) for a question."""
+        """Return pages [{number, width, height, text, regions [{text, box, score?}], finish_reason?}] for each
+        input, and answer (with answer_page and answer_score where the model finds it in the words) for a
+        question.
+
+        Every page has its text, asked or not. Where an image-text-to-text model is the one that reads, that
+        takes a text of its own for each page without words, each bound by the options as the answer is;
+        finish_reason tells whether it is whole (stop) or was cut (length). For an answer alone, task vlm
+        takes pictures of pages.
+        """
         return [self._analysed(one, its) for one, its in zip(inputs, options, strict=True)]
 
     def _analysed(self, inputs: dict[str, Any], options: dict[str, Any]) -> Outcome:
+        pages: list[Page] = inputs["pages"]
+        question: str | None = inputs.get("question")
         try:
-            if self.parts.asked is None:
-                because = f"model {self.name} generates no text"
-                refuse_options(options, takes=(), because=because)
-            pages: list[Page] = inputs["pages"]
-            question = inputs.get("question")
-            if question is None:
-                return {"pages": [self._read(page, options) for page in pages]}
-            return self._answered(pages, question, options)
+            if self.parts.asked is not None:
+                return self._told(self.parts.asked, pages, question, options)
+            refuse_options(options, takes=(), because=f"model {self.name} generates no text")
+            if question is not None:
+                return self._found(pages, question)
+            return {"pages": [self._read(page) for page in pages]}
         except InferenceError as error:
             return error
 
-    def _answered(self, pages: Sequence[Page], question: str, options: dict[str, Any]) -> dict[str, Any]:
-        if self.parts.asked is not None:
-            images = [page["image"] for page in pages]
-            answer = self._ask(images, question, options)
-            return {"pages": [self._read(page, options, asked=True) for page in pages], "answer": answer}
+    def _told(
+        self,
+        teller: VisionLanguageRunner,
+        pages: Sequence[Page],
+        question: str | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Return what `teller` says about the pages; all that it is asked runs together."""
+        unread = [page for page in pages if not self._is_readable(page)]
+        asked = [_about([page], TRANSCRIBE) for page in unread]
+        if question is not None:
+            asked.append(_about(pages, question))
+        told = []
+        for outcome in teller.run(asked, [options] * len(asked)):
+            if isinstance(outcome, InferenceError):
+                raise outcome
+            told.append(outcome)
+        transcripts = {
+            page["number"]: {"text": said["generated_text"].strip(), "finish_reason": said["finish_reason"]}
+            for page, said in zip(unread, told[: len(unread)], strict=True)
+        }
+        read = [
+            {**_known(page), **transcripts[page["number"]], "regions": []}
+            if page["number"] in transcripts
+            else self._read(page)
+            for page in pages
+        ]
+        return (
+            {"pages": read}
+            if question is None
+            else {"pages": read, "answer": told[-1]["generated_text"].strip()}
+        )
+
+    def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
+        """Return the pages, and the answer as it stands in them."""
         if self.parts.finder is None:
             raise InvalidInput(
                 f"data.question: model {self.name} reads pages and answers nothing; name a document question "
                 "answering model or an image-text-to-text model, or leave the question out"
             )
-        read = [self._read(page, options) for page in pages]
+        read = [self._read(page) for page in pages]
         worded = [
             page if page["words"] is not None else _with_words(page, done)
             for page, done in zip(pages, read, strict=True)
@@ -101,37 +138,35 @@ class DocumentAnalysisRunner(TaskRunner):
         found = self.parts.finder.find(question, worded)
         return {"pages": read, "answer": found.text, "answer_page": found.page, "answer_score": found.score}
 
-    def _read(self, page: Page, options: dict[str, Any], *, asked: bool = False) -> dict[str, Any]:
-        """Return the text of a page; with `asked`, pages that would take a model another question stay empty."""
-        known = {"number": page["number"], "width": page["width"], "height": page["height"]}
+    def _is_readable(self, page: Page) -> bool:
+        return page["words"] is not None or (self.parts.reader is not None and page["image"] is not None)
+
+    def _read(self, page: Page) -> dict[str, Any]:
+        """Return the text of a page from its text layer, or as the page reader reads its picture."""
         if page["words"] is not None:
             lines = lines_of(page["words"])
             rows = reading_order([line.box for line in lines])
             regions: list[dict[str, Any]] = [
                 {"text": lines[index].text, "box": lines[index].box} for row in rows for index in row
             ]
-            return {**known, "text": text_of([line.text for line in lines], rows), "regions": regions}
-        if self.parts.reader is not None and page["image"] is not None:
-            read = self.parts.reader.read(page["image"])
-            return {**known, "text": read.text, "regions": read.lines}
-        if self.parts.asked is None:
+            return {**_known(page), "text": text_of([line.text for line in lines], rows), "regions": regions}
+        if self.parts.reader is None or page["image"] is None:
             raise InvalidInput(
                 f"data.document has no text layer on page {page['number']}, and model {self.name} cannot read "
                 "pictures: send a PDF with text, or name a model with folders detection/ and recognition/"
             )
-        text = "" if asked else self._ask([page["image"]], TRANSCRIBE, options)
-        return {**known, "text": text, "regions": []}
+        read = self.parts.reader.read(page["image"])
+        return {**_known(page), "text": read.text, "regions": read.lines}
 
-    def _ask(self, images: Sequence[Any], question: str, options: dict[str, Any]) -> str:
-        """Return what the image-text-to-text model says to `question` about `images`."""
-        assert self.parts.asked is not None
-        content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
-        asked = {"images": list(images), "messages": [{"role": "user", "content": content}]}
-        [outcome] = self.parts.asked.run([asked], [options])
-        if isinstance(outcome, InferenceError):
-            raise outcome
-        text: str = outcome["generated_text"]
-        return text.strip()
+
+def _known(page: Page) -> dict[str, Any]:
+    return {"number": page["number"], "width": page["width"], "height": page["height"]}
+
+
+def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:
+    """Return `question` about the pictures of `pages`, as vlm has it."""
+    content = [*({"type": "image"} for _ in pages), {"type": "text", "text": question}]
+    return {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}
 
 
 def _with_words(page: Page, read: dict[str, Any]) -> Page:

@@ -99,6 +99,7 @@ class Page(Part, kw_only=True):
     height: Annotated[float, Meta(gt=0)]
     text: str
     regions: list[Line]
+    finish_reason: str | UnsetType = UNSET
 
 
 class Document(Output, kw_only=True):

@@ -13,6 +13,7 @@ from transformers import pipeline
 from engines.settings import TransformersSettings
 from engines.transformers.document_answers import best_span
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.ocr_generation import TRANSCRIBE
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_readers import (
@@ -126,7 +127,20 @@ def test_a_vlm_answers_about_the_pictures_of_all_pages_and_keeps_their_text(llav
     asked = {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}
     [expected] = llava.parts.asked.run([asked], [{"max_new_tokens": 5}])
     assert result["answer"] == expected["generated_text"].strip()
-    assert [page["text"] for page in result["pages"]] == ["a b c d", ""]
+    read = ENGINE.infer(llava, {"pages": pages}, {"max_new_tokens": 5})
+    assert result["pages"] == read["pages"]
+
+
+def test_a_question_costs_no_page_its_text_and_what_was_cut_says_so(llava: Any) -> None:
+    pages = [text_page(LETTERS[:4], 1, image=True), scanned_page(2)]
+    result = ENGINE.infer(llava, {"pages": pages, "question": "a b"}, {"max_new_tokens": 5})
+    layer, scan = result["pages"]
+    assert (layer["text"], "finish_reason" in layer) == ("a b c d", False)
+    content = [{"type": "image"}, {"type": "text", "text": TRANSCRIBE}]
+    asked = {"images": [pages[1]["image"]], "messages": [{"role": "user", "content": content}]}
+    [expected] = llava.parts.asked.run([asked], [{"max_new_tokens": 5}])
+    assert scan["text"] == expected["generated_text"].strip() != ""
+    assert scan["finish_reason"] == "length"
 
 
 def test_a_vlm_transcribes_a_scanned_page_where_nothing_is_asked(llava: Any) -> None:
