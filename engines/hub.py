@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from engines.hub_files import WantedFiles
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InvalidRequest, ModelLoadFailed, RegistryUnavailable
 
@@ -19,20 +21,22 @@ _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".gguf"})
 _PIN_TIMEOUT_S = 5.0
 
 
-def fetch_from_hub(model: ResolvedModel, folder: Path) -> Path:
+def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, max_bytes: int) -> Path:
     """Bring the files that `hf://org/name` names into `folder`, at the revision its tag `revision` asks for.
 
-    Where the hub cannot be asked, they are taken from the cache of its client on this machine, if that holds
-    configuration and weights whole.
+    Only what is `wanted`, at most `max_bytes`: known before a byte of it is fetched. Where the hub cannot be
+    asked, the files are taken from the cache of its client on this machine, if that holds configuration and
+    weights whole.
 
     Raises:
-        ModelLoadFailed: permanent; the hub has no such model or revision, or keeps it behind a gate.
+        ModelLoadFailed: permanent; the hub has no such model or revision, or keeps it behind a gate; it is too
+            large, or has no weights that may be loaded.
         RegistryUnavailable: retryable; the hub did not answer, and the cache has no whole copy.
     """
     repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
     try:
         import httpx
-        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub import HfApi, constants, snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
         from huggingface_hub.errors import RevisionNotFoundError as RevisionNotFound
     except ImportError as error:
@@ -42,7 +46,12 @@ def fetch_from_hub(model: ResolvedModel, folder: Path) -> Path:
         ) from error
     at = revision or "main"
     try:
-        snapshot_download(repo_id, revision=revision, local_dir=folder)
+        found = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
+        names = wanted.of(model, sizes)
+        _check_size(model, at, [sizes[name] for name in names], max_bytes)
+        exactly = [glob.escape(name) for name in names]
+        snapshot_download(repo_id, revision=found.sha or revision, local_dir=folder, allow_patterns=exactly)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on its download
         return folder
     except (RepositoryNotFoundError, RevisionNotFound, GatedRepoError, ValueError) as error:
@@ -52,7 +61,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path) -> Path:
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        lacks = _copy_from_cache(repo_id, revision, folder)
+        lacks = _copy_from_cache(model, folder, wanted)
         if lacks is None:
             log.info("files_from_hub_cache", model=model.key, repo_id=repo_id, revision=at)
             return folder
@@ -62,6 +71,14 @@ def fetch_from_hub(model: ResolvedModel, folder: Path) -> Path:
             f"at a cache that has it (hf download {repo_id} --revision {at}), allow the way to the hub, or "
             "register its folder so that MLflow keeps the files"
         ) from error
+
+
+def _check_size(model: ResolvedModel, at: str, sizes: list[int], max_bytes: int) -> None:
+    if sum(sizes) > max_bytes:
+        raise ModelLoadFailed(
+            f"model {model.key}: {model.source} at revision {at} has {sum(sizes)} bytes to fetch in {len(sizes)} "
+            f"files; cache.directory_max_bytes allows {max_bytes}: raise it, or name a smaller model"
+        )
 
 
 def pinned_revision(repo_id: str, revision: str | None) -> str | None:
@@ -114,11 +131,12 @@ def _commit(cached: Path, revision: str) -> str | None:
         return None
 
 
-def _copy_from_cache(repo_id: str, revision: str | None, folder: Path) -> str | None:
+def _copy_from_cache(model: ResolvedModel, folder: Path, wanted: WantedFiles) -> str | None:
     """Copy a model out of the client's cache; return what the cache lacks where that cannot be done."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
     try:
         snapshot = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -126,7 +144,10 @@ def _copy_from_cache(repo_id: str, revision: str | None, folder: Path) -> str | 
     missing = sorted(_missing(snapshot))
     if missing:
         return f"has only a part of it (without {', '.join(missing[:3])})"
-    shutil.copytree(snapshot, folder, copy_function=_link_or_copy)
+    files = (path for path in snapshot.rglob("*") if path.is_file())
+    for name in wanted.of(model, [path.relative_to(snapshot).as_posix() for path in files]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(snapshot / name, folder / name)
     return None
 
 
@@ -145,7 +166,7 @@ def _missing(snapshot: Path) -> Iterator[str]:
         yield from (shard for shard in shards if not (snapshot / shard).is_file())
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Share the bytes where the disk can: files of the cache, and ours, are never changed in place."""
     try:
         os.link(os.path.realpath(source), target)

@@ -14,6 +14,7 @@ from engines.base import Emit
 from engines.checks import check_data, check_engine, check_names, check_tags, check_texts
 from engines.execution import Execution
 from engines.health import HealthProbes, health_report
+from engines.hub_files import WantedFiles
 from engines.media_values import FetchMedia, MediaValues
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import Lease, ModelCache
@@ -101,7 +102,8 @@ class InferenceManager:
             model_registry.configure(settings.media)
             handlers = model_registry
         return cls(
-            models=models or ModelManager(settings.mlflow, settings.cache),
+            models=models
+            or ModelManager(settings.mlflow, settings.cache, wanted=WantedFiles.by(settings.transformers)),
             cache=ModelCache(
                 settings.cache.max_models,
                 MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes),

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from engines.hub import fetch_from_hub
+from engines.hub_files import WantedFiles
 from engines.manifest import digest_of, files_in
 from engines.model_flavours import flatten, refuse_logged
 from engines.resolved_model import ResolvedModel
@@ -39,11 +40,12 @@ LEAST_FREE_BYTES = 256 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What a finished folder holds: where it came from, and its size."""
+    """What a finished folder holds: where it came from, its size, and what of a model on the hub was wanted."""
 
     source: str
     sha256: str
     bytes: int
+    wanted: Sequence[str] = ("code", "pickle")
 
 
 class ModelFiles:
@@ -54,11 +56,18 @@ class ModelFiles:
     not release stays; other folders go, least recently used first, when the budget is exceeded.
     """
 
-    def __init__(self, settings: CacheSettings, physical_roots: Sequence[Path], download: Download) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings,
+        physical_roots: Sequence[Path],
+        download: Download,
+        wanted: WantedFiles | None = None,
+    ) -> None:
         self._directory = settings.directory.expanduser()
         self._max_bytes = settings.directory_max_bytes
         self._roots = [root.expanduser().resolve() for root in physical_roots]
         self._download = download
+        self._wanted = wanted or WantedFiles()
         self._lock = threading.Lock()
         self._in_use: Counter[str] = Counter()
 
@@ -132,6 +141,8 @@ class ModelFiles:
         stamp = _read_stamp(folder)
         if stamp is None or stamp.source != model.source:
             return False  # nothing there, or the same name and version of another server
+        if not set(self._wanted.extras) <= set(stamp.wanted):
+            return False  # fetched from the hub when the settings allowed less
         tagged = model.tags.get("sha256")
         if tagged and stamp.sha256 and stamp.sha256 != tagged:
             return False
@@ -183,9 +194,10 @@ class ModelFiles:
                 )
             flatten(content, model.key)
             size = sum(path.stat().st_size for path in files_in(content))
-            (content / STAMP).write_text(
-                json.dumps(asdict(_Stamp(model.source, digest, size))), encoding="utf-8"
-            )
+            stamp = _Stamp(model.source, digest, size)
+            if model.source.startswith("hf://"):
+                stamp = replace(stamp, wanted=self._wanted.extras)
+            (content / STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
             if folder.exists():
                 folder.rename(partial / "replaced")
             content.rename(folder)
@@ -197,7 +209,7 @@ class ModelFiles:
 
     def _fetched(self, model: ResolvedModel, partial: Path) -> Path:
         if model.source.startswith("hf://"):
-            return fetch_from_hub(model, partial / "files")
+            return fetch_from_hub(model, partial / "files", wanted=self._wanted, max_bytes=self._max_bytes)
         try:
             return self._download(model.source, partial)
         except RegistryUnavailable as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from engines.hub_files import WantedFiles
 from engines.last_good import LastGoodResolutions
 from engines.mlflow_registry import MlflowRegistry
 from engines.model_files import ModelFiles
@@ -53,11 +54,17 @@ class ModelManager:
     """
 
     def __init__(
-        self, mlflow: MlflowSettings, cache: CacheSettings, *, clock: Callable[[], float] = time.monotonic
+        self,
+        mlflow: MlflowSettings,
+        cache: CacheSettings,
+        *,
+        wanted: WantedFiles | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`wanted` says which files of models on the hub are fetched; None: those that are safe to load."""
         self._settings = mlflow
         self._registry = MlflowRegistry(mlflow)
-        self._files = ModelFiles(cache, mlflow.physical_roots, self._registry.download)
+        self._files = ModelFiles(cache, mlflow.physical_roots, self._registry.download, wanted)
         self._last_good = LastGoodResolutions(cache.directory / ".resolutions", mlflow.tracking_uri)
         self._clock = clock
         self._lock = threading.Lock()

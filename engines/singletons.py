@@ -6,6 +6,7 @@ import threading
 from functools import cache
 from importlib.metadata import entry_points
 
+from engines.hub_files import WantedFiles
 from engines.inference import InferenceManager
 from engines.media_values import FetchMedia
 from engines.models import ModelManager
@@ -41,7 +42,7 @@ def _settings() -> EngineSettings:
 @cache
 def _models() -> ModelManager:
     settings = _settings()
-    return ModelManager(settings.mlflow, settings.cache)
+    return ModelManager(settings.mlflow, settings.cache, wanted=WantedFiles.by(settings.transformers))
 
 
 @cache
