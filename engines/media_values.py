@@ -29,7 +29,8 @@ class MediaValues:
 
     Thread-safe; blocks while it fetches. Bytes, `data:` URIs and paths become `Media`; addresses with another
     scheme go through `fetch`. `Media`, numpy arrays, PIL images and all else stay as they are, for the
-    handler to accept or refuse.
+    handler to accept or refuse. The media of one request, arrays and PIL images aside, hold at most
+    `settings.max_bytes` together.
     `trust_local_paths` opens every path this process can read, as fits a caller in the same process; without
     it only those under `settings.allowed_roots` are read.
     """
@@ -48,35 +49,39 @@ class MediaValues:
             InvalidInput: permanent; a text that is no address, or one that nothing here can fetch.
             MediaError: the kinds of handlers.errors, MediaUnavailable among them retryable.
         """
-        resolved = dict(data)
+        resolved, allowance = dict(data), _Allowance(self._settings.max_bytes)
         for name in fields:
             value = data.get(name)
             if isinstance(value, list | tuple):
                 resolved[name] = [
-                    self._one(f"data.{name}[{index}]", item) for index, item in enumerate(value)
+                    self._one(f"data.{name}[{index}]", item, allowance) for index, item in enumerate(value)
                 ]
             elif value is not None:
-                resolved[name] = self._one(f"data.{name}", value)
+                resolved[name] = self._one(f"data.{name}", value, allowance)
         return resolved
 
-    def _one(self, name: str, value: Any) -> Any:
-        if isinstance(value, bytes | bytearray | memoryview):
-            content = bytes(value)
-            self._check_size(name, len(content))
-            return Media(content, f"{name} ({len(content)} bytes)")
-        if isinstance(value, Path):
-            return self._local(name, value)
-        if not isinstance(value, str):
-            return value
-        scheme, colon, _ = value[:16].partition(":")
-        if colon and scheme.lower() == "data":
-            with _at(name):
-                return decode_data_uri(value, max_bytes=self._settings.max_bytes)
-        if value.startswith("file://"):
-            return self._local(name, Path(unquote(urlsplit(value).path)))
-        if "://" in value[:16]:
-            return self._fetched(name, value)
-        return self._local(name, Path(value))
+    def _one(self, name: str, value: Any, allowance: _Allowance) -> Any:
+        match value:
+            case bytes() | bytearray() | memoryview():
+                content = bytes(value)
+                found = Media(content, f"{name} ({len(content)} bytes)")
+            case Path():
+                return self._local(name, value, allowance)
+            case Media():
+                found = value
+            case str() if value[:5].lower() == "data:":
+                with _at(name):
+                    found = decode_data_uri(value, max_bytes=self._settings.max_bytes)
+            case str() if value.startswith("file://"):
+                return self._local(name, Path(unquote(urlsplit(value).path)), allowance)
+            case str() if "://" in value[:16]:
+                found = self._fetched(name, value)
+            case str():
+                return self._local(name, Path(value), allowance)
+            case _:
+                return value
+        allowance.take(name, len(found.content))
+        return found
 
     def _fetched(self, name: str, address: str) -> Media:
         if self._fetch is None:
@@ -88,7 +93,7 @@ class MediaValues:
         with _at(name):
             return self._fetch(address)
 
-    def _local(self, name: str, path: Path) -> Media:
+    def _local(self, name: str, path: Path, allowance: _Allowance) -> Media:
         shown = _shown(str(path))
         try:
             real = path.expanduser().resolve()
@@ -105,7 +110,7 @@ class MediaValues:
         try:
             if not real.is_file():
                 raise MediaNotFound(f"{name} is {shown}: no such file; {_WAYS}")
-            self._check_size(name, real.stat().st_size)
+            allowance.take(name, real.stat().st_size)
             return Media(real.read_bytes(), str(path))
         except PermissionError:
             raise MediaForbidden(
@@ -118,9 +123,27 @@ class MediaValues:
                 raise InvalidInput(f"{name} is {shown}: neither an address nor a path; {_WAYS}") from None
             raise MediaUnavailable(f"{name} is {shown}, which cannot be read now: {error.strerror}") from None
 
-    def _check_size(self, name: str, size: int) -> None:
-        if size > self._settings.max_bytes:
-            raise MediaTooLarge(f"{name} has {size} bytes; media.max_bytes allows {self._settings.max_bytes}")
+
+class _Allowance:
+    """Bytes that the media of one request may take together; for one thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._taken = 0
+
+    def take(self, name: str, size: int) -> None:
+        """Count the media at `name`.
+
+        Raises:
+            MediaTooLarge: permanent; it does not fit beside those counted before.
+        """
+        if self._taken + size > self._max_bytes:
+            beside = f" beside {self._taken} bytes of the request's other media" if self._taken else ""
+            raise MediaTooLarge(
+                f"{name} has {size} bytes{beside}; media.max_bytes allows {self._max_bytes} a request: send a "
+                "smaller or shorter one, or raise media.max_bytes"
+            )
+        self._taken += size
 
 
 @contextmanager

@@ -103,6 +103,32 @@ def test_media_over_the_limit_are_refused_by_size(file: Path) -> None:
         one(file, trust=True, max_bytes=4)
 
 
+def test_all_media_of_a_request_share_the_limit_whatever_they_are(file: Path) -> None:
+    fetched: list[str] = []
+
+    def fetch(address: str) -> Media:
+        fetched.append(address)
+        return Media(b"fetched", address)
+
+    values = [b"bytes", "data:,uri", file, "s3://bucket/key", Media(b"given", "mine")]
+    together = len(b"bytesurisoundfetchedgiven")
+    for order in (values, values[::-1]):
+        found = one(order, trust=True, fetch=fetch, max_bytes=together)
+        assert sum(len(media.content) for media in found) == together
+        with pytest.raises(MediaTooLarge) as caught:
+            one(order, trust=True, fetch=fetch, max_bytes=together - 1)
+        assert caught.value.message.startswith("data.audio[4] ")
+        assert f" beside {together - 5} bytes of the request's other media; " in caught.value.message
+        assert f"media.max_bytes allows {together - 1} a request" in caught.value.message
+
+
+def test_media_in_different_fields_share_the_limit_too() -> None:
+    values = MediaValues(MediaSettings(max_bytes=9))
+    with pytest.raises(MediaTooLarge, match=r"data\.images\[0\] has 5 bytes beside 5 bytes"):
+        values.resolve({"audio": b"sound", "images": [b"image"]}, ("audio", "images"))
+    assert values.resolve({"audio": b"sound"}, ("audio",)), "each request has the whole limit"
+
+
 @pytest.mark.parametrize("value", ["x" * 5000, "a\0b", ""])
 def test_a_text_that_can_be_no_path_is_refused_without_repeating_it_whole(value: str) -> None:
     with pytest.raises((InvalidInput, MediaNotFound)) as refusal:
