@@ -17,7 +17,7 @@ from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.request import OllamaModel, Request, build
-from engines.ollama.server_models import ServerModels
+from engines.ollama.server_models import ServerModels, short_name
 from engines.ollama.wire import Shown
 from engines.settings import OllamaSettings
 from handlers.errors import EngineUnavailable, InferenceError, ModelLoadFailed, as_inference_error
@@ -65,7 +65,7 @@ class OllamaEngine(BaseEngine):
             ModelLoadFailed: permanent; the server does not have it, or it cannot do the task.
             EngineUnavailable: retryable; the server is away, or a pull was cut short.
         """
-        theirs = kw.get("tags", {}).get("ollama_model_name") or name
+        theirs = short_name(kw.get("tags", {}).get("ollama_model_name") or name)
         shown = self._wait_for(self._models.ensure, theirs)
         _check_capability(theirs, kw.get("task"), shown)
         model = OllamaModel(theirs, repeat_penalty=_own_repeat_penalty(shown))

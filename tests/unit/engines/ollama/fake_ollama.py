@@ -214,7 +214,7 @@ class FakeOllama:
         self.pulls[name] += 1
         digest, label = _DIGEST, f"pulling {_DIGEST[7:19]}"
         lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
-        found = self.library.get(name)
+        found = self.library.get(short := name.removesuffix(":latest"))
         if found is None:
             lines.append({"error": "pull model manifest: file does not exist"})
         else:
@@ -229,16 +229,16 @@ class FakeOllama:
         if body.get("stream") is False:
             if found is None:
                 return _refused(Refusal(500, lines[-1]["error"]))
-            self.models[name] = found
+            self.models[short] = found
             return web.json_response(lines[-1])
         response = await self._stream(request, lines)
         if found is not None:
-            self.models[name] = found
+            self.models[short] = found
         return response
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
-        name = body.get("model", "")
+        name = body.get("model", "").removesuffix(":latest")
         if (fault := self._fault(request)) is not None:
             assert isinstance(fault, Refusal)
             return _refused(fault)
@@ -292,7 +292,7 @@ class FakeOllama:
 
     def _refusal(self, body: dict[str, Any]) -> Refusal | None:
         """Return why the real server would not run this request."""
-        name = body.get("model", "")
+        name = body.get("model", "").removesuffix(":latest")
         if name not in self.models:
             return Refusal(404, f"model '{name}' not found")
         can = self.models[name].capabilities or ()

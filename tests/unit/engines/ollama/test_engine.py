@@ -18,6 +18,7 @@ from PIL import Image
 from engines.base import PullProgress
 from engines.ollama.engine import OllamaEngine
 from engines.ollama.request import OllamaModel
+from engines.ollama.server_models import short_name
 from engines.registry import EngineRegistry
 from engines.settings import EngineSettings, OllamaSettings
 from handlers.errors import EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
@@ -263,6 +264,42 @@ def test_16_threads_that_ask_for_a_missing_model_pull_it_once(fake: FakeOllama, 
         "success",
     ]
     assert (heard[-1].model, heard[-1].completed_bytes, heard[-1].total_bytes) == ("new", 1000, 1000)
+
+
+@pytest.mark.parametrize("names", [("new", "new:latest"), ("new:latest", "new")])
+def test_a_name_with_and_without_its_default_tag_is_one_model(
+    fake: FakeOllama, engine: OllamaEngine, names: tuple[str, str]
+) -> None:
+    fake.library["new"] = FakeModel()
+    fake.fail(PULL, faults.stalled)
+    with ThreadPoolExecutor(2) as threads:
+        loads = [threads.submit(engine.load_model, name, task="text-generation") for name in names]
+        assert wait_until(lambda: fake.running == 1 and len(fake.bodies("/api/show")) == 1)
+        fake.release()
+        first, second = (load.result(20) for load in loads)
+    assert fake.pulls == {"new": 1}
+    assert first.name == second.name == "new"
+    engine.infer(first, HELLO, {})
+    assert not engine.unload_model(first), "the other one is the same model there"
+    assert engine.unload_model(second)
+    assert fake.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("llama3", "llama3"),
+        ("llama3:latest", "llama3"),
+        ("llama3:8b", "llama3:8b"),
+        ("library/llama3:latest", "llama3"),
+        ("registry.ollama.ai/library/llama3", "llama3"),
+        ("registry.ollama.ai/org/llama3:latest", "org/llama3"),
+        ("localhost:5000/library/llama3:latest", "localhost:5000/library/llama3"),
+        ("hf.co/org/name:Q4_K_M", "hf.co/org/name:Q4_K_M"),
+    ],
+)
+def test_what_a_name_leaves_open_is_what_ollama_fills_in(name: str, short: str) -> None:
+    assert short_name(name) == short
 
 
 def test_a_model_that_is_removed_meanwhile_is_pulled_again(
