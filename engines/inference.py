@@ -30,6 +30,7 @@ from engines.statistics import Statistics
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InternalError, ModelMismatch
 from handlers.options import validate_options
+from handlers.options_in_data import with_options_in_data
 from handlers.settings import MediaSettings
 
 __all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
@@ -118,9 +119,15 @@ class InferenceManager:
         )
 
     def admit(
-        self, *, task: str, engine: str, model_name: str, options: Mapping[str, Any] | None = None
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
     ) -> Prepared:
-        """Check one request but for its data, the cheap checks first; its inputs are still to come.
+        """Check one request but for its inputs, the cheap checks first; of `data` only options that stand there.
 
         Asks the registry where the name has not been resolved lately.
 
@@ -133,6 +140,8 @@ class InferenceManager:
             runner = self.engines.get(engine)
             check_engine(runner, engine, task)
             checked = validate_options(options, task_options=handler.options, engine=engine)
+            if handler.options_in_data:
+                checked = with_options_in_data(handler, checked, data, engine)
             version = self._swaps.resolve(model_name)
             check_tags(version.model, task=task, engine=engine)
             lane_key = (engine, version.model.key, task)
@@ -286,7 +295,7 @@ class InferenceManager:
         check_data(data)
         check_texts("data", data)  # of a request that came as JSON they are known to be right
         check_texts("options", options)
-        return self.admit(task=task, engine=engine, model_name=model_name, options=options)
+        return self.admit(task=task, engine=engine, model_name=model_name, data=data, options=options)
 
     def _with_inputs(self, admitted: Prepared, data: dict[str, Any]) -> Prepared:
         """Bring the media in `data` here, and return the request with the inputs that its handler makes of them."""

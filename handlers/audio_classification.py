@@ -11,11 +11,15 @@ from handlers.settings import MediaSettings
 
 
 class AudioClassificationHandler(BaseModelHandler):
-    """Takes `audio`: an encoded recording, or a numpy array and its `sampling_rate` (Hz, default 16000)."""
+    """Takes `audio`: an encoded recording, or a numpy array and its `sampling_rate` (Hz, default 16000).
+
+    `top_k`, how many labels to return, is an option that may stand in the data.
+    """
 
     task = "audio-classification"
     media_fields = ("audio",)
     options = options_of("audio-classification")
+    options_in_data = ("top_k",)
 
     def __init__(self, limits: MediaSettings | None = None) -> None:
         self.limits = limits or MediaSettings()

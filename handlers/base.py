@@ -28,6 +28,9 @@ class BaseModelHandler(ABC):
     options: ClassVar[Mapping[str, OptionSpec] | None] = None
     """The options this task takes, by name. None: known names are range-checked, others pass unchecked."""
 
+    options_in_data: ClassVar[tuple[str, ...]] = ()
+    """Those of `options` that requests may write in `data` as well; `preprocess` finds them among its options."""
+
     @abstractmethod
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the model's inputs for `data`; `options` are validated and carry canonical names.

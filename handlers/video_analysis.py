@@ -15,12 +15,14 @@ from handlers.video import read_video
 class VideoAnalysisHandler(BaseModelHandler):
     """Takes `video`: an encoded video, or a numpy array of frames and its `frame_rate` (Hz, default 25).
 
-    `prompt` says what a model that writes is asked; models that classify take none.
+    `prompt` says what a model that writes is asked; models that classify take none. Options that may stand in
+    the data: which frames to look at, and how many labels to return.
     """
 
     task = "video-analysis"
     media_fields = ("video",)
     options = options_of("video-analysis")
+    options_in_data = ("num_frames", "every_s", "top_k")
 
     def __init__(self, limits: MediaSettings | None = None) -> None:
         self.limits = limits or MediaSettings()
@@ -33,10 +35,10 @@ class VideoAnalysisHandler(BaseModelHandler):
             raise InvalidInput(f"data.prompt is {shown(prompt)}; it must be a non-empty string")
         num_frames, every_s = options.get("num_frames"), options.get("every_s")
         if num_frames is not None and every_s is not None:
-            raise InvalidOption("options.num_frames and options.every_s both say which frames; give one")
+            raise InvalidOption("num_frames and every_s both say which frames; give one")
         if num_frames is not None and num_frames > self.limits.max_frames:
             raise InvalidOption(
-                f"options.num_frames is {num_frames}; media.max_frames allows {self.limits.max_frames}"
+                f"num_frames is {num_frames}; media.max_frames allows {self.limits.max_frames}"
             )
         video = read_video(
             data["video"],

@@ -184,6 +184,7 @@ class Pipeline:
                 task=request.task,
                 engine=request.engine,
                 model_name=request.model_name,
+                data=request.data,
                 options=request.options,
             )
 

@@ -85,11 +85,12 @@ class QuickPath:
             task=request.task,
             engine=request.engine,
             model_name=request.model_name,
+            data=request.data,
             options=request.options,
         )
         if not self._is_clear_for(prepared):
             return None
-        if not request.options:
+        if not request.options and not prepared.handler.options_in_data:
             admitted[key] = prepared
         return prepared
 
