@@ -39,7 +39,7 @@ check: install ## Run ruff, mypy --strict and the import rules
 	$(BIN)/lint-imports --no-cache
 
 chaos: install ## Kill and restart workers for many rounds, looking for a lost request
-	INFERSTREAM_CHAOS_ROUNDS=10 $(BIN)/pytest tests/integration/chaos $(PYTEST_ARGS)
+	CHAOS_ROUNDS=10 $(BIN)/pytest tests/integration/chaos $(PYTEST_ARGS)
 
 bench: install ## Measure speed and memory against baselines in interleaved runs
 	$(BIN)/python -m examples.bench

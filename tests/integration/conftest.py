@@ -90,7 +90,8 @@ def worker_site(
 ) -> Iterator[Site]:
     """Topics of their own with one running worker of two tasks, for tests that leave it as it is."""
     tasks = ["asr", "text-generation"]
-    site = Site(tmp_path_factory.mktemp("worker"), local_stack.settings(), worker={"tasks": tasks})
+    worker_settings = {"tasks": tasks, "reply_topics": [r".+\.replies"]}
+    site = Site(tmp_path_factory.mktemp("worker"), local_stack.settings(), worker=worker_settings)
     asyncio.run(site.create_topics(tasks))
     with WorkerProcess(site) as worker:
         asyncio.run(worker.started())

@@ -50,6 +50,13 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"messages": [{"role": "user", "content": "a b c"}]},
         "options": {"max_new_tokens": 8},
     },
+    "text-generation, null for what is not given": {
+        "task": "text-generation",
+        "model_name": "parity-text",
+        "data": {"inputs": "a b c"},
+        "options": None,
+        "metadata": None,
+    },
     "text-generation, sampled": {
         "task": "text-generation",
         "model_name": "parity-text",

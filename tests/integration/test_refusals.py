@@ -8,9 +8,10 @@ import uuid
 from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streams.client import InferenceClient
-from streams.messages import Request, Result
+from streams.messages import Request, Result, decode_result
 from tests.integration.worker_process import Site
 
 TEXT: dict[str, Any] = {
@@ -57,6 +58,12 @@ async def dead_letter(site: Site, task: str, value: bytes | None) -> dict[str, b
 async def test_undecodable_bytes_become_a_dead_letter(worker_site: Site, value: bytes) -> None:
     headers = await dead_letter(worker_site, "asr", value)
     assert b"JSON" in headers["__dlq.errors.message"]
+
+
+async def test_a_message_too_deep_to_be_read_becomes_a_dead_letter(worker_site: Site) -> None:
+    value = b'{"bogus": 1, "metadata": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}"
+    headers = await dead_letter(worker_site, "asr", value)
+    assert b"nested too deeply" in headers["__dlq.errors.message"]
 
 
 @pytest.mark.parametrize("value", [b"", None])
@@ -145,12 +152,44 @@ async def test_a_reply_topic_that_is_not_allowed_is_refused(worker_site: Site) -
     await refused(worker_site, "text-generation", value, "INVALID_REQUEST", "reply_to", "somewhere")
 
 
+async def test_metadata_that_cannot_be_read_do_not_cost_the_caller_its_id(worker_site: Site) -> None:
+    identity = uuid.uuid4().hex
+    value = (
+        json.dumps({**TEXT, "id": identity, "data": {"inputs": "hi"}})[:-1] + ', "metadata": {"a": 1e400}}'
+    )
+    async with InferenceClient(worker_site.settings.kafka, tasks=[]) as client:
+        await client.send_bytes("text-generation", value.encode())
+    result = (await worker_site.results("text-generation", [identity]))[identity]
+    assert result.error is not None
+    assert result.error.code == "INVALID_REQUEST"
+
+
 async def test_after_all_of_that_the_worker_still_answers(worker_site: Site) -> None:
     value = {**TEXT, "data": {"inputs": "What is the capital of France?"}, "options": {"max_new_tokens": 16}}
     result = await answer(worker_site, "text-generation", value)
     assert result.success
     assert result.result is not None
     assert "Paris" in result.result["generated_text"]
+
+
+async def test_an_allowed_reply_topic_gets_the_result_under_the_key_of_its_request(worker_site: Site) -> None:
+    topic = f"{worker_site.settings.kafka.topic_prefix}.replies"
+    admin = AIOKafkaAdminClient(bootstrap_servers=worker_site.settings.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+    finally:
+        await admin.close()
+    request = Request(
+        **TEXT, data={"inputs": "hi"}, options={"max_new_tokens": 2}, id=uuid.uuid4().hex, reply_to=topic
+    )
+    async with InferenceClient(worker_site.settings.kafka, tasks=[]) as client:
+        await client.send(request, key=b"mine")
+    (record,) = await worker_site.read([topic], lambda found: bool(found))
+    result = decode_result(record.value)
+    assert (record.key, result.id, result.success) == (b"mine", request.id, True)
+    elsewhere = await worker_site.everything(worker_site.topics.results("text-generation"))
+    assert request.id not in {json.loads(other.value)["id"] for other in elsewhere}
 
 
 async def test_one_request_gives_one_event_of_its_outcome(worker_site: Site) -> None:

@@ -140,17 +140,18 @@ class WorkerProcess:
     def __init__(
         self, site: Site, *, name: str | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        """`settings` are variables of the environment for this worker alone."""
+        """`settings` are variables of the environment for this worker alone; those of the caller are not its own."""
         self.site = site
         self.settings = settings or {}
         self.name = name or f"w{uuid.uuid4().hex[:8]}"
         self.log_path = site.directory / f"{self.name}.log"
 
     def __enter__(self) -> Self:
+        around = {name: value for name, value in os.environ.items() if not name.startswith("INFERSTREAM_")}
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streams.cli", "--config", str(self.site.config_path), "worker"],
-                env={**os.environ, **self.settings, "INFERSTREAM_WORKER__NAME": self.name},
+                env={**around, **self.settings, "INFERSTREAM_WORKER__NAME": self.name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

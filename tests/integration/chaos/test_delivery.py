@@ -21,7 +21,7 @@ from tests.integration.worker_process import Site, WorkerProcess
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
 WINDOW = 8
-ROUNDS = int(os.environ.get("INFERSTREAM_CHAOS_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 
 
 @pytest.fixture
@@ -173,7 +173,8 @@ async def test_workers_come_and_go_under_load_and_every_request_is_answered(site
         failed = {identity for identity in ids if not answers[identity].success}
         assert failed == {identity for number, identity in enumerate(ids) if number % 25 == 7}
         answered = await answered_ids(site, task)
-        assert len(answered) - len(set(answered)) <= WINDOW * (round_number + 1)  # one worker was killed a round
+        # One worker was killed a round.
+        assert len(answered) - len(set(answered)) <= WINDOW * (round_number + 1)
 
 
 async def test_a_worker_that_joins_makes_nobody_answer_anything_twice(site: Site) -> None:
