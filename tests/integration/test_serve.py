@@ -188,8 +188,10 @@ def test_events_end_with_the_result_that_one_json_holds(server: ServeProcess) ->
     assert kind == "event: result"
     streamed = json.loads(data.removeprefix("data: "))
     assert streamed["result"]["generated_text"] == whole["result"]["generated_text"]
+    assert {token.splitlines()[0] for token in tokens} == {"event: token"}
     pieces = [json.loads(token.splitlines()[1].removeprefix("data: "))["text"] for token in tokens]
-    assert not pieces or "".join(pieces) == streamed["result"]["generated_text"]
+    assert len(pieces) > 1, "the answer came in one piece"
+    assert "".join(pieces) == streamed["result"]["generated_text"]
 
 
 @pytest.mark.parametrize(
