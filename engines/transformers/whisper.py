@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +57,11 @@ class _Window:
     def samples(self) -> NDArray[np.float32]:
         return self.recording.samples[self.start : self.end]
 
+    @property
+    def turn(self) -> tuple[int, int]:
+        """The smallest goes first: the longest, but the beginning of a recording whose language is not known."""
+        return (self.start if self.recording.language is None else 0, self.start - self.end)
+
 
 class WhisperRunner(SpeechRecognitionRunner):
     """Transcribes in windows cut at pauses, each heard again from where the model stopped."""
@@ -106,10 +110,12 @@ class WhisperRunner(SpeechRecognitionRunner):
             return error
 
     def _transcribe(self, recordings: Sequence[_Recording], settings: SpeechSettings) -> None:
-        waiting = deque(window for recording in recordings for window in self._windows(recording))
+        waiting = [window for recording in recordings for window in self._windows(recording)]
         while waiting:
-            batch = [waiting.popleft() for _ in range(min(_WINDOWS_AT_ONCE, len(waiting)))]
-            waiting.extendleft(reversed(self._hear(batch, settings)))
+            # A pass lasts as long as its longest window, so windows of one length share it.
+            waiting.sort(key=lambda window: window.turn)
+            batch, waiting = waiting[:_WINDOWS_AT_ONCE], waiting[_WINDOWS_AT_ONCE:]
+            waiting += self._hear(batch, settings)
 
     def _windows(self, recording: _Recording) -> list[_Window]:
         borders = split_at_pauses(recording.samples, rate=self.rate, window_s=self.extractor.chunk_length)

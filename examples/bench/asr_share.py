@@ -59,14 +59,18 @@ async def run(context: Context) -> Measurement:
     context.report("loading the model twice", 0.0)
     async with open_runtime(settings) as runtime:
         await runtime.warm([MODEL])
-        loop = functools.partial(asyncio.to_thread, _direct_loop(folder), paths)
-        sides: dict[str, Transcribe] = {
-            LOOP: loop,
-            PIPELINE: functools.partial(_answered, runtime.pipeline, addresses),
-        }
+        loops = {LOOP: _direct_loop(folder)}
         faster = _faster_whisper(folder, context.directory)
         if faster is not None:
-            sides[FASTER] = functools.partial(asyncio.to_thread, faster, paths)
+            loops[FASTER] = faster
+        context.report("a first clip by each side", 0.0)
+        await _answered(runtime.pipeline, addresses[:1])
+        for transcribe in loops.values():
+            await asyncio.to_thread(transcribe, paths[:1])
+        sides: dict[str, Transcribe] = {
+            PIPELINE: functools.partial(_answered, runtime.pipeline, addresses),
+            **{side: functools.partial(asyncio.to_thread, loop, paths) for side, loop in loops.items()},
+        }
         speeds = await interleaved(
             {
                 side: functools.partial(_speed, side, call, seconds, heard, wall_s)
