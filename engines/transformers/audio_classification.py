@@ -9,6 +9,7 @@ import soxr
 from transformers import PreTrainedModel
 
 from engines.transformers.classification import ClassificationRunner, Features
+from engines.transformers.filter_banks import quicken
 from engines.transformers.loading import ModelFolder
 
 _SHORTEST_S = 0.1
@@ -29,7 +30,9 @@ class AudioClassificationRunner(ClassificationRunner):
     def load(cls, folder: ModelFolder) -> AudioClassificationRunner:
         """Return the runner of an audio classifier and its feature extractor."""
         model = folder.model("AutoModelForAudioClassification", purpose="an audio classifier")
-        return cls(folder.name, model, folder.feature_extractor())
+        extractor = folder.feature_extractor()
+        quicken(extractor)
+        return cls(folder.name, model, extractor)
 
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
         """Return what the extractor makes of the recording, and duration_s."""
