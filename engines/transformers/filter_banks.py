@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from transformers.models.audio_spectrogram_transformer.feature_extraction_audio_spectrogram_transformer import (
     ASTFeatureExtractor,
 )
-from transformers.utils import is_speech_available
+from transformers.utils.import_utils import is_speech_available
 
 _FRAME, _HOP, _FFT = 400, 160, 512
 """In samples: 25 ms every 10 ms at 16 kHz, whatever the rate; as Kaldi's filter banks have it."""
