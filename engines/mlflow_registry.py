@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
+from engines.setting_problems import mask_password_in_url
 from engines.settings import MlflowSettings
 from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 
@@ -185,14 +186,15 @@ class MlflowRegistry:
         import httpx
 
         uri = self.settings.tracking_uri
-        answer = {"status": "ok", "tracking_uri": uri}
+        answer = {"status": "ok", "tracking_uri": self.settings.shown_uri}
         try:
             if uri.startswith(("http://", "https://")):
                 httpx.get(f"{uri.rstrip('/')}/health", timeout=1.5).raise_for_status()
             else:
                 self.client().search_registered_models(max_results=1)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to the question
-            return {**answer, "status": "error", "error": f"{type(error).__name__}: {error}"[:300]}
+            reason = mask_password_in_url(f"{type(error).__name__}: {error}")
+            return {**answer, "status": "error", "error": reason[:300]}
         return answer
 
     def client(self) -> Any:
@@ -224,7 +226,7 @@ class MlflowRegistry:
             names = [one.name for one in client.search_registered_models(max_results=_NAMES_SEARCHED)]
             near = difflib.get_close_matches(reference.name, names, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(names)} others"
-            return f"model_name {str(reference)!r}: no such model is registered at {self._uri()}; {hint}"
+            return f"model_name {str(reference)!r}: no such model is registered at {self.settings.shown_uri}; {hint}"
         if reference.alias is not None:
             aliases = ", ".join(sorted(registered.aliases)) or "none"
             return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
@@ -255,15 +257,10 @@ class MlflowRegistry:
             if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
                 raise InvalidRequest(f"the model registry refuses this: {_short(error)}") from error
             raise RegistryUnavailable(
-                f"the model registry at {self._uri()} did not serve this: {_short(error)}; check that MLflow "
-                "runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "
+                f"the model registry at {self.settings.shown_uri} did not serve this: {_short(error)}; check that "
+                "MLflow runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "
                 "then try again"
             ) from error
-
-    def _uri(self) -> str:
-        """Return the server's address as messages may show it: without a password."""
-        scheme, separator, rest = self.settings.tracking_uri.rpartition("://")
-        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _environment(settings: MlflowSettings) -> dict[str, str]:
@@ -313,5 +310,5 @@ def _every(search: Any) -> Iterator[Any]:
 
 
 def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = mask_password_in_url(" ".join(str(error).split()))
     return text if len(text) <= 200 else text[:200] + "…"

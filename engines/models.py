@@ -129,7 +129,7 @@ class ModelManager:
             if last is None:
                 raise RegistryUnavailable(
                     f"the model registry did not say within {self._settings.timeout_s:g} s what {model_name} "
-                    f"is; check that MLflow runs at mlflow.tracking_uri ({self._settings.tracking_uri}), "
+                    f"is; check that MLflow runs at mlflow.tracking_uri ({self._settings.shown_uri}), "
                     "then try again"
                 ) from None
             return self._go_on_with(reference, last)
@@ -269,4 +269,4 @@ class ModelManager:
         if changed and is_away:
             log.warning("registry_away", reason=str(error), meanwhile="known names keep their last version")
         elif changed:
-            log.info("registry_back", tracking_uri=self._settings.tracking_uri)
+            log.info("registry_back", tracking_uri=self._settings.shown_uri)

@@ -44,6 +44,12 @@ class MlflowSettings(Section):
         description="Folders under which a model's physical_path tag is trusted; empty trusts none.",
     )
 
+    @property
+    def shown_uri(self) -> str:
+        """The server's address as messages may show it: without a user and a password."""
+        scheme, separator, rest = self.tracking_uri.rpartition("://")
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
 
 class CacheSettings(Section):
     """Models held in memory and model files held on disk."""

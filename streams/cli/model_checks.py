@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import httpx
 
-from engines.configuration import mask_password_in_url
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
 from engines.resolved_model import ResolvedModel
@@ -43,7 +42,7 @@ class Registered:
 def check_mlflow(settings: Settings) -> list[Finding]:
     """Check that an MLflow server answers, and say which."""
     uri = settings.mlflow.tracking_uri
-    shown = mask_password_in_url(uri)
+    shown = settings.mlflow.shown_uri
     if not uri.startswith(("http://", "https://")):
         return [Finding("mlflow", "ok", f"{shown} is used without a server")]
     try:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from engines.configuration import ConfigurationError, mask_password_in_url
+from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
 from streams.http.admission import Admission
@@ -105,7 +105,7 @@ class Gateway:
         except TimeoutError:
             raise RegistryUnavailable(
                 f"the model registry did not list its models within mlflow.timeout_s={mlflow.timeout_s:g}; check that "
-                f"MLflow runs at mlflow.tracking_uri ({mask_password_in_url(mlflow.tracking_uri)}), then try again"
+                f"MLflow runs at mlflow.tracking_uri ({mlflow.shown_uri}), then try again"
             ) from None
         return json_response(listing)
 

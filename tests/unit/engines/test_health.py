@@ -111,6 +111,13 @@ def test_servers_that_answer_are_well(tmp_path: Path, well: str) -> None:
     assert health["components"]["engines"]["engines"]["ollama"]["version"] == "0.9"
 
 
+def test_no_password_in_an_address_is_shown(tmp_path: Path, well: str, dead: str) -> None:
+    address = dead.replace("http://", "http://someone:hunter2@")
+    health = report(tmp_path, mlflow=address, ollama=well)
+    assert "refused" in health["components"]["mlflow"]["error"]
+    assert "hunter2" not in str(health)
+
+
 def test_a_dead_mlflow_is_told_from_all_else(tmp_path: Path, well: str, dead: str) -> None:
     health = report(tmp_path, mlflow=dead, ollama=well)
     assert (health["status"], unwell(health)) == ("degraded", {"mlflow"})

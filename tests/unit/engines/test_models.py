@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -297,3 +298,15 @@ def test_the_three_forms_of_a_name_reach_the_server_as_they_are(
     server.versions["A.b-c_1"] = "1"
     models.resolve(name)
     assert server.asked == {name: 1}
+
+
+def test_a_registry_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        mlflow = MlflowSettings(
+            tracking_uri=f"http://someone:hunter2@{address}", timeout_s=0.2, max_retries=0
+        )
+        models = ModelManager(mlflow, CacheSettings(directory=tmp_path))
+        with pytest.raises(RegistryUnavailable, match=address) as raised:
+            models.resolve("a-model")
+    assert "hunter2" not in raised.value.message
