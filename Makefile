@@ -42,10 +42,11 @@ chaos: install ## Kill and restart workers for many rounds, looking for a lost r
 	CHAOS_ROUNDS=10 $(BIN)/pytest tests/integration/chaos $(PYTEST_ARGS)
 
 bench: install ## Measure speed and memory against baselines in interleaved runs
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m examples.bench
 
 lock: install ## Compile constraints.txt from pyproject.toml
-	env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 \
 		--constraint constraints.txt --no-annotate --no-header --quiet --output-file $(VENV)/constraints.new
 	{ echo "# Every version that make installs; rewritten by 'make lock' from pyproject.toml, names no index."; \
 		cat $(VENV)/constraints.new; } > constraints.txt
