@@ -205,7 +205,7 @@ def _notes(
         *(
             []
             if FASTER in speeds
-            else ["faster-whisper is not installed here (make bench does), so it was not measured"]
+            else ["faster-whisper is not installed here (make bench installs it), so it was not measured"]
         ),
     ]
 
