@@ -35,6 +35,11 @@ ProgressListener = Callable[[PullProgress], None]
 Emit = Callable[[str], None]
 """Hears the next piece of a growing answer."""
 
+Urgency = tuple[float, float]
+"""Minus the priority, and the deadline in unix seconds, infinity for none: the smallest goes first."""
+
+NO_HURRY: Urgency = (0.0, math.inf)
+
 
 class BaseEngine(ABC):
     """Loads models and runs inputs on them.
@@ -112,13 +117,20 @@ class BaseEngine(ABC):
         return outcomes
 
     def submit(
-        self, model: Any, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one input and return at once; only for `continuous_tasks`.
 
         The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input
         alone. `emit` hears the answer piece by piece as it grows, in a thread of the engine; it must not
-        block. Calls come from any thread and overlap.
+        block. Where inputs have to wait for room, the one of the smallest `urgency` is next, and among equals
+        the first that came. Calls come from any thread and overlap.
         """
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 

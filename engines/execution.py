@@ -77,7 +77,9 @@ class Execution:
             lease = self._cache.share(loading.key, loading.load, loading.unload)
             running = time.perf_counter()
             prepared.waited(running - started)
-            raw = prepared.runner.submit(lease.model, prepared.inputs, prepared.options, emit)
+            raw = prepared.runner.submit(
+                lease.model, prepared.inputs, prepared.options, emit, urgency=prepared.urgency
+            )
         except Exception as error:  # noqa: BLE001 - logged, and every caller is told
             if lease is not None:
                 lease.release()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from engines.base import BaseEngine
+from engines.base import NO_HURRY, BaseEngine, Urgency
 from engines.resolved_model import ResolvedModel
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InternalError, InvalidInput, as_inference_error
@@ -42,7 +42,7 @@ class Prepared(msgspec.Struct, eq=False):
     """What keeps the model's version in memory for this request while another takes its place."""
     inputs: dict[str, Any] = {}
     timings: dict[str, float] = {}
-    urgency: tuple[float, float] = (0.0, math.inf)
+    urgency: Urgency = NO_HURRY
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""

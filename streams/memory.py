@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from engines.base import NO_HURRY, Urgency
 from handlers.media import Media
-
-Urgency = tuple[float, float]
 
 
 class Holding:
@@ -53,7 +52,7 @@ class ByteBudget:
         self._turns = itertools.count()
 
     @asynccontextmanager
-    async def holding(self, urgency: Urgency = (0.0, 0.0)) -> AsyncIterator[Holding]:
+    async def holding(self, urgency: Urgency = NO_HURRY) -> AsyncIterator[Holding]:
         """Wait until there is room; what the body then holds is free when it ends."""
         await self._enter(urgency)
         holding = Holding(self)

@@ -11,13 +11,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from engines.base import BaseEngine, Emit, PullProgress
+from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
 from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.request import OllamaModel, Request, build
 from engines.ollama.server_models import ServerModels, short_name
+from engines.ollama.slots import Slots
 from engines.ollama.wire import Shown
 from engines.settings import OllamaSettings
 from handlers.errors import EngineUnavailable, InferenceError, ModelLoadFailed, as_inference_error
@@ -50,7 +51,7 @@ class OllamaEngine(BaseEngine):
         super().__init__(config or OllamaSettings())
         self._client = OllamaClient(self.config)
         self._models = ServerModels(self._client, auto_pull=self.config.auto_pull, tell=self._tell)
-        self._slots = asyncio.Semaphore(self.config.max_concurrent)
+        self._slots = Slots(self.config.max_concurrent)
         self._background = BackgroundLoop("ollama", clean_up=self._client.aclose)
         self._held: dict[str, set[OllamaModel]] = defaultdict(set)
         self._held_lock = threading.Lock()
@@ -74,13 +75,19 @@ class OllamaEngine(BaseEngine):
         return model
 
     def submit(
-        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: OllamaModel,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one input and return at once; cancelling the future closes the stream, which ends the work.
 
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
-        return self._background.submit(self._guarded(self._answer, model, inputs, options, emit))
+        return self._background.submit(self._guarded(self._answer, model, inputs, options, emit, urgency))
 
     def infer(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input.
@@ -88,7 +95,7 @@ class OllamaEngine(BaseEngine):
         Raises:
             InferenceError: what `engines.ollama.failures` lists.
         """
-        return self._wait_for(self._answer, model, inputs, options, None)
+        return self._wait_for(self._answer, model, inputs, options, None, NO_HURRY)
 
     def infer_batch(
         self, model: OllamaModel, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
@@ -132,18 +139,28 @@ class OllamaEngine(BaseEngine):
         self._background.close()
 
     async def _answer(
-        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None
+        self,
+        model: OllamaModel,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None,
+        urgency: Urgency,
     ) -> dict[str, Any]:
         try:
-            return await self._ask(model, inputs, options, emit)
+            return await self._ask(model, inputs, options, emit, urgency)
         except ModelMissing:  # removed from the server since it was loaded here
             await self._models.ensure(model.name)
-            return await self._ask(model, inputs, options, emit)
+            return await self._ask(model, inputs, options, emit, urgency)
 
     async def _ask(
-        self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None
+        self,
+        model: OllamaModel,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None,
+        urgency: Urgency,
     ) -> dict[str, Any]:
-        async with self._slots:
+        async with self._slots.held(urgency):
             request = await self._build(model, inputs, options)
             answer = Answer(emit)
             ask = self._client.chat if request.is_chat else self._client.generate

@@ -111,7 +111,7 @@ class ContinuousLoop(GenerationLoop):
         self._let_manager_go()
 
     def _next(self, room: int) -> list[Ticket]:
-        """Take the oldest tickets off the queue, all of the kind of the first, as soon as they may run."""
+        """Take the next tickets off the queue, all of the kind of the first, as soon as they may run."""
         taken: list[Ticket] = []
         with self._changed:
             while self._waiting and len(taken) < room:
@@ -119,7 +119,7 @@ class ContinuousLoop(GenerationLoop):
                 suits = _suits_manager(ticket)
                 if (self._running and not suits) or (taken and not _go_together(taken[0], ticket)):
                     break
-                self._waiting.popleft()
+                self._waiting.pop(0)
                 if not ticket.future.cancelled():
                     taken.append(ticket)
         return taken

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from engines.base import BaseEngine, Emit
+from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.bisection import bisected
 from engines.settings import TransformersSettings
 from engines.transformers.costs import cost_in, cost_of, most_cost_in
@@ -90,10 +90,16 @@ class TransformersEngine(BaseEngine):
         return outcome
 
     def submit(
-        self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: TaskRunner,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one text to be written; it grows beside those under way."""
-        return model.submit(inputs, options, emit)
+        return model.submit(inputs, options, emit, urgency)
 
     def infer_batch(
         self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]

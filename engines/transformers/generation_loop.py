@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 import torch
 
-from engines.base import Emit
+from engines.base import NO_HURRY, Emit, Urgency
 from engines.transformers.row import Row
 from handlers.errors import Cancelled, InferenceError
 
@@ -32,6 +33,8 @@ class Ticket:
     future: Future[dict[str, Any]]
     since: float
     """When it was taken, by the loop's clock."""
+    turn: tuple[Urgency, int]
+    """The smallest is next: the most urgent, and among equals the first that came."""
     emit: Emit | None = None
     beams: Mapping[str, Any] = field(default_factory=dict)
     told: int = 0
@@ -52,13 +55,20 @@ class GenerationLoop(ABC):
         self._name = name
         self._clock = clock
         self._result_of = result_of
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: list[Ticket] = []
+        """In the order of their turns; guarded by `_changed`."""
+        self._turns = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def submit(
-        self, row: Row, emit: Emit | None = None, beams: Mapping[str, Any] | None = None
+        self,
+        row: Row,
+        emit: Emit | None = None,
+        beams: Mapping[str, Any] | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Return the future of the row's answer; cancelling it frees the row's place.
 
@@ -67,11 +77,12 @@ class GenerationLoop(ABC):
             InferenceError: whatever `_check` raises of that tree.
         """
         self._check(row)
-        ticket = Ticket(row, Future(), self._clock(), emit, beams or {})
+        turn = (urgency, next(self._turns))
+        ticket = Ticket(row, Future(), self._clock(), turn, emit, beams or {})
         with self._changed:
             if self._closed:
                 raise Cancelled(f"model {self._name} is being unloaded; send the request again")
-            self._waiting.append(ticket)
+            self._queue(ticket)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"generate {self._name}", daemon=True)
                 self._thread.start()
@@ -125,9 +136,13 @@ class GenerationLoop(ABC):
             return not self._closed
 
     def _put_back(self, tickets: Iterable[Ticket]) -> None:
-        """Put tickets back at the head of the queue, in their order."""
+        """Put tickets back in the queue, where they were."""
         with self._changed:
-            self._waiting.extendleft(reversed(list(tickets)))
+            for ticket in tickets:
+                self._queue(ticket)
+
+    def _queue(self, ticket: Ticket) -> None:
+        bisect.insort(self._waiting, ticket, key=lambda one: one.turn)
 
     def tell(self, ticket: Ticket) -> None:
         """Let the caller hear what its answer has grown by."""

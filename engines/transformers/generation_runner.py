@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from engines.base import Emit
+from engines.base import NO_HURRY, Emit, Urgency
 from engines.settings import TransformersSettings
 from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
 from engines.transformers.continuous import ContinuousLoop
@@ -84,7 +84,11 @@ class GenerationRunner(TaskRunner):
         self._settings = settings
 
     def submit(
-        self, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one input; from any thread. The future ends with generated_text, prompt_tokens,
         completion_tokens and finish_reason.
@@ -94,9 +98,9 @@ class GenerationRunner(TaskRunner):
         """
         row = self._row(inputs, options)
         if options.get("num_beams", 1) == 1:
-            return self._loops().texts.submit(row, emit)
+            return self._loops().texts.submit(row, emit, urgency=urgency)
         beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
-        return self._loops().beams.submit(row, emit, beams)
+        return self._loops().beams.submit(row, emit, beams, urgency=urgency)
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return what `submit` answers for each input."""

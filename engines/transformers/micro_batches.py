@@ -77,12 +77,15 @@ class MicroBatchLoop(GenerationLoop):
         self._halves.extendleft([left[middle:], left[:middle]])
 
     def _next_batch(self) -> list[Ticket]:
-        """Take the shortest rows off the queue, counting those that have waited as shorter than they are."""
+        """Take the shortest of the most urgent rows off the queue; those that have waited count as shorter."""
         now = self._clock()
         with self._changed:
             order = sorted(
                 self._waiting,
-                key=lambda ticket: ticket.row.budget - (now - ticket.since) * _AGEING_TOKENS_PER_S,
+                key=lambda ticket: (
+                    ticket.turn[0],
+                    ticket.row.budget - (now - ticket.since) * _AGEING_TOKENS_PER_S,
+                ),
             )
             batch = order[:1]
             if batch and not batch[0].beams:

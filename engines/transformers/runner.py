@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engines.base import NO_HURRY
 from engines.transformers.costs import BatchBudget
 from handlers.errors import InferenceError, InvalidOption
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from engines.base import Emit
+    from engines.base import Emit, Urgency
     from engines.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
 
@@ -61,7 +62,11 @@ class TaskRunner(ABC):
         """End what runs in the background; called once, before the model's memory is freed."""
 
     def submit(
-        self, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one input and return at once, for tasks that take requests as they come; from any thread.
 

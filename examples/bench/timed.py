@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
-from engines.base import BaseEngine, Emit
+from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from handlers.base import BaseModelHandler
 from streams.messages import Request, encode
 
@@ -47,7 +47,13 @@ class TimedEngine(BaseEngine):
         return {"version": model}
 
     def submit(
-        self, model: str, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: str,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         future: Future[dict[str, Any]] = Future()
         timer = threading.Timer(inputs["seconds"], future.set_result, [{"version": model}])

@@ -98,7 +98,7 @@ class RollingLoop(GenerationLoop):
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.cancelled())
+            self._waiting = [ticket for ticket in self._waiting if not ticket.future.cancelled()]
         self._suspects = deque(ticket for ticket in self._suspects if not ticket.future.cancelled())
         entering = self._prefill.rows if self._prefill else []
         for row, ticket in list(self._tickets.items()):
@@ -149,7 +149,7 @@ class RollingLoop(GenerationLoop):
         rows: list[Row] = []
         with self._changed:
             while self._waiting and self._fits(rows, self._waiting[0].row, tokens, is_first):
-                ticket = self._waiting.popleft()
+                ticket = self._waiting.pop(0)
                 if ticket.future.cancelled():
                     continue
                 rows.append(ticket.row)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.base import Emit
+from engines.base import NO_HURRY, Emit, Urgency
 from engines.prepared import Prepared
 from handlers.errors import Busy, Cancelled, InferenceError, InternalError, ModelMismatch
 from tests.unit.engines.parts import Bench, ShoutEngine
@@ -23,6 +23,7 @@ class PatientEngine(ShoutEngine):
     def __init__(self) -> None:
         super().__init__()
         self.started: list[Future[dict[str, Any]]] = []
+        self.urgencies: list[Urgency] = []
         self.refusal: Exception | None = None
         self.has_unloaded = threading.Event()
 
@@ -31,12 +32,19 @@ class PatientEngine(ShoutEngine):
         return super().unload_model(model)
 
     def submit(
-        self, model: Any, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         if self.refusal is not None:
             raise self.refusal
         if emit is not None:
             emit("piece")
+        self.urgencies.append(urgency)
         self.started.append(Future())
         return self.started[-1]
 
@@ -74,6 +82,14 @@ def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, 
     engine.started[0].set_result({"shouted": "FIRST"})
     assert first.result(timeout=30) == {"shouted": "FIRST"}
     assert leases(bench) == 0
+
+
+def test_the_engine_is_told_how_urgent_a_request_is(
+    bench: Bench, engine: PatientEngine, prepared: Prepared
+) -> None:
+    prepared.urgency = (-9, 1234.0)
+    bench.manager.start(prepared)
+    assert engine.urgencies == [(-9, 1234.0)]
 
 
 def test_an_error_of_the_engine_is_the_outcome(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.base import Emit
+from engines.base import NO_HURRY, Emit, Urgency
 from engines.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed
 from tests.unit.engines.parts import Bench, ShoutEngine, prepare
@@ -53,7 +53,13 @@ class GrowingEngine(VersionEngine):
         self.started: list[tuple[Any, Future[dict[str, Any]]]] = []
 
     def submit(
-        self, model: Any, inputs: dict[str, Any], options: dict[str, Any], emit: Emit | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        *,
+        urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         self.started.append((model, Future()))
         return self.started[-1][1]

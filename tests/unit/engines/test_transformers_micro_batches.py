@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -112,6 +113,15 @@ def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchL
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [40, 4, 30, 3]
     assert model.batches == [[1], [3, 4], [30, 40]]
+
+
+def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (2, 3)]
+    answers += [loop.submit(row(budget), urgency=(-9, math.inf)) for budget in (50, 60)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [2, 3, 50, 60]
+    assert model.batches == [[1], [50, 60], [2, 3]]
 
 
 def test_one_that_has_waited_long_goes_before_shorter_ones(

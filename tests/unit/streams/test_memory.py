@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.base import Urgency
 from handlers.media import Media
-from streams.memory import ByteBudget, Urgency, bytes_in
+from streams.memory import ByteBudget, bytes_in
 
 
 class Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import sys
@@ -225,6 +226,29 @@ def test_no_more_requests_are_under_way_than_the_setting_says(
     answers = [future.result(20)["generated_text"] for future in futures]
     assert answers == [f"You said: {number}" for number in range(10)]
     assert fake.most_running == 3
+
+
+def test_the_most_urgent_of_those_who_wait_is_sent_next(
+    fake: FakeOllama, engine: OllamaEngine, model: Any
+) -> None:
+    fake.fail(GENERATE, *[faults.silent] * 3)
+    running = [engine.submit(model, HELLO, {}) for _ in range(3)]
+    assert wait_until(lambda: fake.running == 3)
+    waiting = [
+        engine.submit(model, {"inputs": text}, {}, urgency=urgency)
+        for text, urgency in [
+            ("last", (-1, math.inf)),
+            ("third", (-5, math.inf)),
+            ("second", (-5, 10.0)),
+            ("first", (-9, math.inf)),
+        ]
+    ]
+    running[0].cancel()  # one slot, so that the order shows
+    waiting[3].result(20)
+    fake.release()
+    for future in (*running[1:], *waiting):
+        future.result(20)
+    assert fake.bodies(GENERATE)[3]["prompt"] == "first"
 
 
 def test_a_listener_that_fails_costs_nobody_the_answer(engine: OllamaEngine, model: Any) -> None:

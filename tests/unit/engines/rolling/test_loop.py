@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -67,6 +68,29 @@ def test_a_row_that_comes_later_joins_the_running_batch_and_a_short_one_leaves_i
     assert not long.done() or len(watched.shapes) < 45
     assert text(long) == alone(folder, "a b c", 40)
     assert (2, 1) in watched.shapes
+
+
+def test_the_most_urgent_of_those_who_wait_joins_next(folder: Path) -> None:
+    runner, watched = load(folder, max_rows=1)
+    order: list[str] = []
+    watched.hold()
+    first = start(runner, "a b c", 4)
+    watched.arrived()
+    waiting = {
+        name: runner.submit({"inputs": "d e"}, {"max_new_tokens": 2}, None, urgency)
+        for name, urgency in [
+            ("last", (-5.0, math.inf)),
+            ("third", (-7.0, math.inf)),
+            ("second", (-7.0, 10.0)),
+            ("first", (-9.0, math.inf)),
+        ]
+    }
+    for name, answer in waiting.items():
+        answer.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+    watched.go_on()
+    wait([first, *waiting.values()], PATIENCE_S)
+    runner.close()
+    assert order == ["first", "second", "third", "last"]
 
 
 def test_a_long_prompt_goes_in_by_pieces_between_the_steps_of_the_others(folder: Path) -> None:

@@ -1,0 +1,83 @@
+"""Who gets a slot at the server, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from engines.base import NO_HURRY, Urgency
+from engines.ollama.slots import Slots
+
+
+class Queue:
+    """Takes slots for names and notes in which order they were had; each is held until `let_go`."""
+
+    def __init__(self, count: int) -> None:
+        self.slots = Slots(count)
+        self.had: list[str] = []
+        self._gates: dict[str, asyncio.Event] = {}
+
+    async def ask(self, name: str, urgency: Urgency = NO_HURRY) -> asyncio.Task[None]:
+        self._gates[name] = asyncio.Event()
+
+        async def hold() -> None:
+            async with self.slots.held(urgency):
+                self.had.append(name)
+                await self._gates[name].wait()
+
+        asked = asyncio.create_task(hold())
+        await settle()
+        return asked
+
+    async def let_go(self, name: str) -> None:
+        self._gates[name].set()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_the_most_urgent_is_next_and_of_equals_the_first_that_came() -> None:
+    queue = Queue(1)
+    await queue.ask("holds")
+    for name, urgency in [
+        ("fourth", (-1, math.inf)),
+        ("second", (-5, math.inf)),
+        ("third", (-5, math.inf)),
+        ("first", (-5, 10.0)),
+    ]:
+        await queue.ask(name, urgency)
+    for name in ("holds", "first", "second", "third"):
+        await queue.let_go(name)
+    assert queue.had == ["holds", "first", "second", "third", "fourth"]
+
+
+async def test_no_more_slots_are_held_than_there_are() -> None:
+    queue = Queue(2)
+    for name in ("a", "b", "c"):
+        await queue.ask(name)
+    assert queue.had == ["a", "b"]
+    await queue.let_go("b")
+    assert queue.had == ["a", "b", "c"]
+
+
+async def test_who_leaves_the_queue_costs_nobody_a_slot() -> None:
+    queue = Queue(1)
+    await queue.ask("holds")
+    leaves = await queue.ask("leaves")
+    await queue.ask("stays")
+    leaves.cancel()
+    await queue.let_go("holds")
+    assert queue.had == ["holds", "stays"]
+
+
+async def test_a_slot_given_to_one_who_leaves_at_that_moment_goes_on_to_the_next() -> None:
+    queue = Queue(1)
+    async with queue.slots.held(NO_HURRY):
+        leaves = await queue.ask("leaves")
+        await queue.ask("stays")
+    leaves.cancel()  # the slot is its own already, and it has not run since
+    await settle()
+    assert queue.had == ["stays"]
