@@ -230,10 +230,11 @@ class InferenceManager:
                 f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "
                 "must return a dict"
             )
-        if not isinstance(output.get("metadata", {}), dict | None):
+        metadata = output.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
             raise InternalError(
                 f"the handler of task {prepared.task} returned metadata that is no dict but "
-                f"{type(output['metadata']).__name__}"
+                f"{type(metadata).__name__}"
             )
         return output
 

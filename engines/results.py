@@ -73,7 +73,7 @@ def result_of(
     if isinstance(outcome, InferenceError):
         error = {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}
     else:
-        output = {**outcome, "metadata": dict(outcome.get("metadata") or {})}
+        output = dict(outcome) if outcome.get("metadata") else {**outcome, "metadata": {}}
     return {
         "success": error is None,
         "id": id,
@@ -86,7 +86,7 @@ def result_of(
         "processing_time": processing_s,
         "timestamp": time.time(),
         "timings": all_stages(timings),
-        "metadata": dict(metadata) if metadata else {},
+        "metadata": metadata or {},
         "attempt": attempt,
         "worker": worker_name() if worker is None else worker,
     }
@@ -94,4 +94,4 @@ def result_of(
 
 def all_stages(timings: Mapping[str, float] | None) -> dict[str, float]:
     """Return `timings` with every stage in order; a stage that was not reached took 0 seconds."""
-    return {**_NO_TIME, **timings} if timings else dict(_NO_TIME)
+    return {**_NO_TIME, **(timings or {})}

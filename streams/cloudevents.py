@@ -63,7 +63,7 @@ class BinaryHeaders:
             ("ce_id", event_id.encode()),
             self._type,
             self._source,
-            ("ce_time", _rfc3339(time)),
+            ("ce_time", _rfc3339(int(time * 1000))),
             _JSON,
         ]
         if traceparent:
@@ -71,17 +71,10 @@ class BinaryHeaders:
         return headers
 
 
-@functools.lru_cache(maxsize=4)
-def _rfc3339(time: float) -> bytes:
-    # A result and the event that tells of it are of one moment.
-    seconds, milliseconds = divmod(int(time * 1000), 1000)
-    return b"%b.%03d+00:00" % (_second(seconds), milliseconds)
-
-
 @functools.lru_cache(maxsize=16)
-def _second(seconds: int) -> bytes:
-    # Thousands of events are of one second.
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+def _rfc3339(milliseconds: int) -> bytes:
+    # A result and the event that tells of it are of one moment, and so are others of their batch.
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").encode()
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:

@@ -100,7 +100,8 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
         processing_s = self._clock() - started
-        timings = {"queue": queue_s, **prepared.timings} if prepared else {"queue": queue_s}
+        timings = prepared.timings if prepared else {}
+        timings["queue"] = queue_s
         self._manager.statistics.record(
             request.task,
             request.model_name,
