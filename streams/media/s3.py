@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -154,7 +155,10 @@ def make_s3_client(settings: S3Settings, *, connections: int) -> S3Client:
     AWS credentials (environment, profile, role) is used.
     """
     style: Literal["path", "virtual"] = "path" if settings.path_style else "virtual"
-    return boto3.session.Session().client(
+    core = botocore.session.get_session()
+    # Nobody asks when an object was written, and a date costs more to parse than the rest of an answer.
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    return boto3.session.Session(botocore_session=core).client(
         "s3",
         endpoint_url=settings.endpoint_url,
         region_name=settings.region,
@@ -169,6 +173,7 @@ def make_s3_client(settings: S3Settings, *, connections: int) -> S3Client:
             connect_timeout=settings.connect_timeout_s,
             read_timeout=settings.read_timeout_s,
             tcp_keepalive=True,
+            user_agent="inferstream",  # botocore's own is put together anew for every request
             proxies={} if _is_loopback(settings.endpoint_url) else None,
             # A checksum is of the whole body, and the body is read in pieces that may come from several GETs.
             response_checksum_validation="when_required",
