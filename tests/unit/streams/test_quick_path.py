@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from engines.prepared import Prepared
+from handlers.option_spec import OptionSpec
+from handlers.options import OPTIONS
 from handlers.registry import HandlerRegistry
 from handlers.settings import MediaSettings
 from streams.batching import Batcher
@@ -35,6 +37,16 @@ class PlainHandler(ShoutHandler):
         if data.get("text") == "slow":
             time.sleep(0.02)
         return super().preprocess(data, options)
+
+
+class TellingHandler(PlainHandler):
+    """Tells the top_k it was given, among the options or in the data."""
+
+    options: ClassVar[Mapping[str, OptionSpec] | None] = {"top_k": OPTIONS["top_k"]}
+    options_in_data = ("top_k",)
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        return {"top_k": options.get("top_k"), "metadata": {}}
 
 
 class Site:
@@ -138,6 +150,15 @@ async def test_requests_of_one_moment_share_the_check_of_their_names_and_nothing
     assert site.bench.models.asked["tagged"] == asked + 1
     assert [result and result["result"]["text"] for result in results] == [f"TEXT {n}" for n in range(4)]
     assert len({id(result and result["timings"]) for result in results}) == 4
+
+
+async def test_requests_of_one_moment_keep_the_options_that_stand_in_their_own_data(tmp_path: Path) -> None:
+    async with site_with(tmp_path, TellingHandler) as site:
+        results = [
+            await site.quickly(shout("text", data={"text": "text", **given}))
+            for given in ({"top_k": 1}, {"top_k": 2}, {})
+        ]
+    assert [result and result["result"]["top_k"] for result in results] == [1, 2, None]
 
 
 async def test_every_request_is_counted(site: Site) -> None:
