@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 from handlers.errors import InferenceError
+from streams.acks import Record
 from streams.cloudevents import Headers
 from streams.outbox import Outgoing
 
@@ -15,25 +15,8 @@ _FRAMING_BYTES = 1024
 """What the broker's own account of a record may add to what is in it."""
 
 
-class Origin(Protocol):
-    """The message that a dead letter keeps."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Iterable[tuple[str, bytes]]: ...
-
-
 def ever_smaller_letters(
-    origin: Origin, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
+    origin: Record, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
 ) -> Iterator[Outgoing]:
     """Yield `origin` for the dead letter topic: untouched, then cut for a broker that found that too large.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import heapq
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from engines.base import NO_HURRY, Urgency
+from engines.waiting_line import WaitingLine
 from handlers.media import Media
 
 
@@ -48,8 +46,7 @@ class ByteBudget:
         self.max_unsettled = max_unsettled
         self.held = 0
         self.unsettled = 0
-        self._waiting: list[tuple[Urgency, int, asyncio.Future[None]]] = []
-        self._turns = itertools.count()
+        self._line = WaitingLine()
 
     @asynccontextmanager
     async def holding(self, urgency: Urgency = NO_HURRY) -> AsyncIterator[Holding]:
@@ -63,25 +60,18 @@ class ByteBudget:
 
     def let_in(self) -> None:
         """Let those who wait begin, as far as there is room."""
-        while self._waiting and self._has_room():
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():  # else its request was cancelled
-                self.unsettled += 1
-                turn.set_result(None)
+        while self._has_room() and self._line.call_next():
+            self.unsettled += 1
 
     async def _enter(self, urgency: Urgency) -> None:
-        if self._has_room() and not self._waiting:
+        if self._has_room() and not self._line:
             self.unsettled += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._turns), turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was let in, and will not come
-                self.unsettled -= 1
-                self.let_in()
-            raise
+        else:
+            await self._line.wait(urgency, unused=self._leave_unused)
+
+    def _leave_unused(self) -> None:
+        self.unsettled -= 1
+        self.let_in()
 
     def _has_room(self) -> bool:
         return self.held < self.max_bytes and self.unsettled < self.max_unsettled

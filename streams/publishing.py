@@ -11,8 +11,9 @@ import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
+from streams.acks import Record
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
-from streams.dead_letters import Origin, ever_smaller_letters
+from streams.dead_letters import ever_smaller_letters
 from streams.messages import MetricsEvent, encode, encode_result, failed_instead
 from streams.outbox import OnDelivered, Outgoing
 from streams.topics import Topics
@@ -119,7 +120,7 @@ class Publisher:
         records = self._records(self._topics.results(task), result, value, key, traceparent)
         self._outbox.post(records, on_published)
 
-    async def dead_letter(self, origin: Origin, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.
 
         It is untouched unless it is too large for that, as `ever_smaller_letters` says.

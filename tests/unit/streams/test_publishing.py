@@ -244,6 +244,7 @@ class Record:
     topic: str = "inference.requests.asr"
     partition: int = 3
     offset: int = 42
+    timestamp: int = 0
     key: bytes | None = b"k"
     value: bytes | None = b"\xff"
     headers: tuple[tuple[str, bytes], ...] = (("a", b"1"), ("a", b"2"))
