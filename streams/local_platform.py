@@ -21,6 +21,7 @@ from deploy.models import models_directory
 from engines.configuration import load
 from engines.models import ModelManager
 from handlers import model_registry
+from streams import interrupts
 from streams.local_models import LocalModel
 from streams.messages import decode_event
 from streams.plugins import import_plugins
@@ -102,7 +103,7 @@ class LocalPlatform:
             self._write_config()
             self._settings = load(Settings, config_file=self.config_path).settings
             import_plugins(self._settings.worker.plugins)
-            asyncio.run(create_topics(self._settings.kafka, model_registry.tasks()))
+            interrupts.run(create_topics(self._settings.kafka, model_registry.tasks()))
             self._register_all()
             self.start_worker()
         except BaseException:
@@ -125,7 +126,7 @@ class LocalPlatform:
             log_path=self.worker_log_path,
         )
         try:
-            self.http_url = asyncio.run(self._await_worker(self._worker))
+            self.http_url = interrupts.run(self._await_worker(self._worker))
         except BaseException as error:
             self._worker.kill()
             self._report("failed", began, str(error))

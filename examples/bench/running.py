@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from examples.bench.context import Bench, Context
 from examples.bench.machine import describe_machine, one_line
 from examples.bench.plots import draw
 from examples.bench.report import Done, markdown_of, table_of, write_json
+from streams import interrupts
 
 EXIT_SHORT, EXIT_FAILED = 1, 1
 
@@ -96,7 +96,7 @@ def _run(benchmark: Benchmark, bench: Bench, console: Console) -> Done:
                 console.print(f"  {what}", style="dim", highlight=False)
 
         with Context(bench, benchmark.name, report) as context:
-            measurement = asyncio.run(benchmark.run(context))
+            measurement = interrupts.run(benchmark.run(context))
     return Done(benchmark, measurement, time.monotonic() - began)
 
 

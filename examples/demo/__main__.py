@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from examples.demo.progress import AnswersProgress
 from examples.demo.report import show
 from examples.demo.sending import outcomes_of
 from handlers.errors import InferenceError
+from streams import interrupts
 from streams.local_platform import LocalPlatform
 from streams.local_status import StatusLines
 
@@ -52,7 +52,7 @@ def main(console: Console) -> int:
         lines.pause()
         console.rule("requests")
         with AnswersProgress(console, plan.cases) as progress:
-            outcomes = asyncio.run(outcomes_of(platform, plan.cases, progress.tell))
+            outcomes = interrupts.run(outcomes_of(platform, plan.cases, progress.tell))
         console.rule("stopping")
         lines.resume()
     console.rule("answers")

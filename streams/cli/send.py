@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import mimetypes
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams import interrupts
 from streams.cli import examples, load_settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def send(
     """Send one request, wait for its result and print it; exit with 1 where it failed."""
     settings = load_settings(ctx).settings
     request = _request(task, model, main_input, engine, data, option or [], identity or "", settings)
-    result = asyncio.run(_infer(settings, request, key, timeout_s))
+    result = interrupts.run(_infer(settings, request, key, timeout_s))
     _print(result, as_json=as_json)
     raise typer.Exit(0 if result.success else 1)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streams import interrupts
 from streams.cli import examples, load_settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def create(ctx: typer.Context, task: Tasks = None) -> None:
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
-    touched = asyncio.run(create_topics(settings.kafka, tasks))
+    touched = interrupts.run(create_topics(settings.kafka, tasks))
     console = Console()
     for name in touched:
         console.print(f"[green]✓[/green] {name} ({settings.kafka.partitions} partitions)")
@@ -53,7 +53,7 @@ def check(ctx: typer.Context, task: Tasks = None) -> None:
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
-    problems = asyncio.run(check_topics(settings.kafka, tasks))
+    problems = interrupts.run(check_topics(settings.kafka, tasks))
     wrong = {problem.topic: problem for problem in problems}
     console = Console(soft_wrap=True)
     for name in specs(settings.kafka, tasks):

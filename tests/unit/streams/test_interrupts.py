@@ -1,0 +1,72 @@
+"""Ctrl-C while an event loop is made, while it runs, and not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from streams import interrupts
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_raises() -> Iterator[None]:
+    """As in a terminal, whoever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+async def answer() -> int:
+    await asyncio.sleep(0)
+    return 42
+
+
+def test_what_runs_returns() -> None:
+    assert interrupts.run(answer()) == 42
+
+
+def test_a_ctrl_c_while_the_loop_is_made_ends_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", complaints.append)
+    make = socket.socketpair
+
+    def interrupted(*args: object) -> tuple[socket.socket, socket.socket]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return make()
+
+    monkeypatch.setattr(socket, "socketpair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.run(answer())
+    gc.collect()
+    assert complaints == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_ctrl_c_while_it_runs_cancels_it() -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("cleanly")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.run(waits())
+    assert ended == ["cleanly"]
+
+
+def test_it_runs_in_other_threads_too() -> None:
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(interrupts.run(answer())))
+    thread.start()
+    thread.join(30)
+    assert answers == [42]
