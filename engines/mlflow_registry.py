@@ -22,6 +22,7 @@ EXPERIMENT = "inferstream-models"
 """MLflow keeps every uploaded model in an experiment; ours go into this one."""
 
 _MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+_NAMES_SHOWN = 8
 _NAMES_SEARCHED = 1000
 
 
@@ -224,8 +225,8 @@ class MlflowRegistry:
         registered = self._unless_missing(client.get_registered_model, reference.name)
         if registered is None:
             names = [one.name for one in client.search_registered_models(max_results=_NAMES_SEARCHED)]
-            near = difflib.get_close_matches(reference.name, names, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(names)} others"
+            near = difflib.get_close_matches(reference.name, names, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else _some_of(names)
             return f"model_name {str(reference)!r}: no such model is registered at {self.settings.shown_uri}; {hint}"
         if reference.alias is not None:
             aliases = ", ".join(sorted(registered.aliases)) or "none"
@@ -307,6 +308,13 @@ def _every(search: Any) -> Iterator[Any]:
         page = answer.token
         if not page:
             return
+
+
+def _some_of(names: list[str]) -> str:
+    if not names:
+        return "nor is any other; register it with `inferstream models register`"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _short(error: BaseException) -> str:

@@ -41,6 +41,9 @@ def test_what_is_not_there_is_named_with_what_is(
     client.set_registered_model_alias(name, "blue", "1")
     with pytest.raises(UnknownModel, match=f"did you mean {name}"):
         models.resolve(name + "x")
+    with pytest.raises(UnknownModel, match=r"; there are .*\S") as raised:
+        models.resolve("0123456789")  # like none of them
+    assert "did you mean" not in raised.value.message
     with pytest.raises(UnknownModel, match="no alias 'green'; its aliases: blue"):
         models.resolve(f"{name}@green")
     with pytest.raises(UnknownModel, match="no version 7; the newest is 1"):
