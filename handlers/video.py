@@ -167,7 +167,12 @@ def _frames(
     index: FrameIndex,
     wanted: list[int],
 ) -> Video:
+    from av.video.reformatter import VideoReformatter
+
     stream.codec_context.options = {"max_pixels": str(limits.max_image_pixels)}
+    # Videos are decoded side by side already. A frame that converts itself sets up a scaler and its threads anew.
+    stream.codec_context.thread_count = 1
+    to_rgb = VideoReformatter()
     frames: Frames | None = None
     times: list[float] = []
     turn: Callable[[Frames], Frames] | None = None
@@ -175,7 +180,7 @@ def _frames(
         if not times:
             width, height = _fitting(frame.width, frame.height, len(wanted), limits.max_image_pixels)
             turn = upright(frame)
-        plain: Any = frame.to_ndarray(format="rgb24", width=width, height=height)
+        plain: Any = to_rgb.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         picture = turn(plain) if turn else plain
         if frames is None:
             frames = np.empty((len(wanted), *picture.shape), np.uint8)
