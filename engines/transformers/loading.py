@@ -65,6 +65,8 @@ class ModelFolder:
         """
         import transformers
 
+        from engines.transformers.packed_weights import pack_weights
+
         self.auto_class(auto_class, purpose=purpose)
         self._check_weights()
         with self._own_code_refused():
@@ -79,6 +81,7 @@ class ModelFolder:
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelLoadFailed(f"model {self.name} lacks weights: {shown}; register a complete model")
         loaded: PreTrainedModel = model.to(self.device).eval()
+        pack_weights(loaded)
         return loaded
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
