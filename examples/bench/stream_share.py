@@ -11,7 +11,7 @@ from examples.bench.kafka_load import fill, produced_per_s, until_committed
 from examples.bench.raw_loop import RawLoop, RawLoopProcess
 from tests.integration.worker_process import Site, WorkerProcess
 
-REQUESTS, RAW_REQUESTS, ROUNDS = 8_000, 40_000, 3
+REQUESTS, ROUNDS = 40_000, 3
 PRODUCT, RAW = "inferstream", "raw aiokafka"
 
 
@@ -20,7 +20,7 @@ async def run(context: Context) -> Measurement:
     context.register(noop.NAME, noop.TAGS)
     rounds = context.rounds(ROUNDS)
     sides = {
-        RAW: functools.partial(_raw, context, context.scaled(RAW_REQUESTS, quick=300)),
+        RAW: functools.partial(_raw, context, context.scaled(REQUESTS, quick=200)),
         PRODUCT: functools.partial(_product, context, context.scaled(REQUESTS, quick=200)),
     }
     rates = await interleaved(sides, rounds, context.turns(rounds))
