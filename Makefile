@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # uv does not read pip's find-links, where a machine may keep a torch build of its own.
 PIP_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 export UV_FIND_LINKS ?= $(shell echo $(PIP_LINKS) | tr ' ' ',')
+# Where Python is told not to keep what it compiles, every start of a worker or server takes three seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 # Spinning threads of torch starve everything else on a small machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false

@@ -33,7 +33,7 @@ def one_line(machine: dict[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
     return (
         f"{machine['cores']} cores of {machine['cpu']}, {machine['ram_gb']} GB{gpu}; {machine['system']}, "
-        f"Python {machine['python']}, {packages}; load before: {machine['load']:g}"
+        f"Python {machine['python']}, {packages}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,28 @@ def table_of(runs: Sequence[Done]) -> Table:
     return table
 
 
-def markdown_of(runs: Sequence[Done], machine: dict[str, Any]) -> str:
-    """Return the same table for a README, with the machine described below it."""
+def markdown_of(reports: Sequence[dict[str, Any]]) -> str:
+    """Return a table for a README of what `write_json` wrote, with the machines described below it."""
     lines = ["| benchmark | what | value | target | |", "|---|---|---|---|---|"]
-    for done in runs:
-        values, bounds = [], []
-        for target, spread in done.judged:
-            figure = f"{target.figure} " if len(done.benchmark.targets) > 1 else ""
-            values.append(figure + (_with_unit(spread.median, target) if spread else "-"))
-            bounds.append(_bound(target))
-        verdict = "ok" if done.is_met else "short"
-        cells = (done.benchmark.name, done.benchmark.what, ", ".join(values), ", ".join(bounds), verdict)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Measured on {one_line(machine)}.", ""])
+    for report in reports:
+        figures = report["figures"]
+        values = [
+            f"{f'{name} ' if len(figures) > 1 else ''}{_number(its['median'])} {its['unit']}".rstrip()
+            for name, its in figures.items()
+        ]
+        bounds = [f"{its['target']} {its['unit']}".rstrip() for its in figures.values()]
+        verdict = "ok" if report["met"] else "short"
+        lines.append(
+            f"| {report['name']} | {report['what']} | {', '.join(values)} | {', '.join(bounds)} | {verdict} |"
+        )
+    machines = dict.fromkeys(one_line(report["machine"]) for report in reports)
+    return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in machines), ""])
+
+
+def latest_reports(directory: Path, order: Collection[str]) -> list[dict[str, Any]]:
+    """Return what lies in `directory` of benchmarks that are in `order`, in that order: the latest run of each."""
+    paths = [directory / f"{name}.json" for name in order]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
 
 
 def write_json(done: Done, machine: dict[str, Any], directory: Path) -> Path:

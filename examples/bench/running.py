@@ -16,7 +16,8 @@ from examples.bench.benchmark import Benchmark
 from examples.bench.context import Bench, Context
 from examples.bench.machine import describe_machine, one_line
 from examples.bench.plots import draw
-from examples.bench.report import Done, markdown_of, table_of, write_json
+from examples.bench.report import Done, latest_reports, markdown_of, table_of, write_json
+from examples.bench.suite import MODULES
 from streams import interrupts
 
 EXIT_SHORT, EXIT_FAILED = 1, 1
@@ -40,7 +41,7 @@ def run_benchmarks(
     output = directory / "quick" if is_quick else directory
     output.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
-    console.print(one_line(machine), style="dim", highlight=False)
+    console.print(f"{one_line(machine)}; load before: {machine['load']:g}", style="dim", highlight=False)
     runs: list[Done] = []
     broken: list[str] = []
     with Bench(
@@ -64,7 +65,9 @@ def run_benchmarks(
             console.print(done.closing_line, highlight=False, soft_wrap=True)
     console.rule("benchmarks", align="left")
     console.print(table_of(runs))
-    (output / "table.md").write_text(markdown_of(runs, machine))
+    # Along with those of earlier runs: a table of all there is, however few were run this time.
+    order = dict.fromkeys([*MODULES, *(benchmark.name for benchmark in benchmarks)])
+    (output / "table.md").write_text(markdown_of(latest_reports(output, order)))
     console.print(f"JSON and plots: {output}", style="dim", highlight=False, soft_wrap=True)
     for name in broken:
         console.print(f"✗ {name} could not be run", style="bold red", highlight=False)

@@ -129,8 +129,20 @@ def test_a_run_leaves_json_a_plot_and_a_table_and_ends_with_its_line(tmp_path: P
     assert report["machine"]["cores"] >= 1
     assert (tmp_path / "made-up.png").read_bytes().startswith(PNG)
     table = (tmp_path / "table.md").read_text()
-    assert "| made-up | nothing at all | 0.5 | >= 0.3 | ok |" in table
+    assert "| made-up | nothing at all | 0.5 | >=0.3 | ok |" in table
     assert report["machine"]["cpu"] in table
+
+
+def test_the_table_keeps_what_was_measured_before(tmp_path: Path) -> None:
+    run_made_up(tmp_path, made_up("cache"), made_up("memory", values=[0.1]))
+    run_made_up(tmp_path, made_up("stream-share", values=[0.7]))
+    run_made_up(tmp_path, made_up("cache", values=[0.9]))
+    rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if "nothing" in line]
+    assert rows == [
+        "| stream-share | nothing at all | 0.7 | >=0.3 | ok |",
+        "| cache | nothing at all | 0.9 | >=0.3 | ok |",
+        "| memory | nothing at all | 0.1 | >=0.3 | short |",
+    ]
 
 
 def test_a_missed_target_is_told_and_fails_only_a_strict_run(tmp_path: Path) -> None:
