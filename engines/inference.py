@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, Self
@@ -258,7 +258,7 @@ class InferenceManager:
             "task": str(task),
             "engine": str(engine),
             "model_name": str(model_name),
-            "id": uuid.uuid4().hex if id is None else id,
+            "id": secrets.token_hex(16) if id is None else id,
             "metadata": metadata,
         }
         output: dict[str, Any] | None = None

@@ -39,6 +39,8 @@ class ModelCache:
         self._clock = clock
         self._changed = threading.Condition()
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
+        self._may_exceed = False
+        """Whether something came, or counts again, since the budget was last seen to hold."""
         self._hits = 0
         self._misses = 0
 
@@ -60,8 +62,8 @@ class ModelCache:
             with entry.running:
                 yield entry.model
         finally:
-            self._leave(entry)
-            self._shrink()
+            if self._leave(entry):
+                self._shrink()
 
     def share(self, key: str, load: Load, unload: Unload) -> Lease:
         """Return a lease on the model of `key` that overlaps with others, loading it first where nobody has.
@@ -86,6 +88,7 @@ class ModelCache:
         def release() -> None:
             with self._changed:
                 entry.holds -= 1
+                self._may_exceed = True
             self._release(entry)
 
         return Lease(entry.model, release)
@@ -188,6 +191,7 @@ class ModelCache:
             is_loader = entry is None
             if entry is None:
                 entry = self._entries[key] = Entry(key, unload)
+                self._may_exceed = True
                 self._misses += 1
             else:
                 self._hits += 1
@@ -214,6 +218,7 @@ class ModelCache:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
             entry.loaded_at = entry.used_at = self._clock()
             entry.state = State.READY
+            self._may_exceed = True
         entry.settled.set()
         self._shrink()
 
@@ -231,30 +236,34 @@ class ModelCache:
         self.clear()
         return load()
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry) -> bool:
+        """End one lease, and return whether the budget may not hold."""
         with self._changed:
             entry.leases -= 1
             entry.used_at = self._clock()
             if self._entries.get(entry.key) is entry:
                 self._entries.move_to_end(entry.key)
+            return self._may_exceed
 
     def _release(self, entry: Entry) -> None:
-        self._leave(entry)
+        if not self._leave(entry):
+            return
         with self._changed:
-            is_over_budget = bool(self._excess())
-        if is_over_budget:
+            victims, _ = self._excess()
+        if victims:
             # Unloading may take long, and who releases may be the very thread that the model runs in.
             threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
 
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""
         with self._changed:
-            victims = self._excess()
+            victims, self._may_exceed = self._excess()
             self._mark_leaving(victims)
         self._unload(victims)
 
-    def _excess(self) -> list[Entry]:
-        """Return the idle models, least recently used first, that must go for the budget to hold."""
+    def _excess(self) -> tuple[list[Entry], bool]:
+        """Return the idle models, least recently used first, that must go for the budget to hold, and whether
+        it is exceeded without them as well."""
         counted = [entry for entry in self._entries.values() if entry.counts]
         count, size = len(counted), Counter[str]()
         for entry in counted:
@@ -267,7 +276,10 @@ class ModelCache:
                 excess.append(entry)
                 count -= 1
                 size[place] -= entry.bytes
-        return excess
+        is_exceeded = count > self.max_models or any(
+            taken > self._budget.limit(place) for place, taken in size.items()
+        )
+        return excess, is_exceeded
 
     def _unload(self, victims: list[Entry]) -> None:
         try:

@@ -152,6 +152,8 @@ class TransformersEngine(BaseEngine):
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return the options that must agree within a batch: those no runner keeps for each row by itself."""
+        if not options:
+            return "{}"
         from engines.transformers.sampling import ROW_OPTIONS
 
         return json.dumps(
