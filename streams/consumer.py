@@ -21,6 +21,7 @@ from faust.types import TP
 from mode import Service
 
 from streams.acks import OrderedAcker, Place, Received, Record
+from streams.header_names import forgive_header_names
 
 _FETCH_TIMEOUT_S = 1.0
 _NOTHING_ASSIGNED_S = 0.2
@@ -165,6 +166,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer._coordinator.generation, fetched
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        forgive_header_names()
         consumer = super()._create_worker_consumer(transport)
         assert isinstance(transport, BatchTransport)
         # A setting of ours; Faust hard-codes 1.5 s.

@@ -1,4 +1,4 @@
-"""Workers that die, stop and multiply under load: nothing is lost, and little is answered twice."""
+"""Workers that die, stop and multiply, and records that stop a consumer: nothing is lost, little answered twice."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import DefaultPartitioner
 
 from deploy.local import LocalStack
 from streams.client import InferenceClient
-from streams.messages import Request
+from streams.messages import Request, encode
 from tests.integration.worker_process import Site, WorkerProcess
+from tests.raw_names import RawName, writing_raw_names
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -189,3 +192,47 @@ async def test_a_worker_that_joins_makes_nobody_answer_anything_twice(site: Site
             assert second.terminate() == 0
         assert first.terminate() == 0
     assert sorted(await answered_ids(site, "plain")) == sorted(ids)
+
+
+async def test_a_header_name_that_is_no_utf8_costs_neither_its_request_nor_those_around_it(
+    site: Site,
+) -> None:
+    around = [f"around{number}" for number in range(8)]
+    named: list[tuple[str, bytes]] = [(RawName(b"\xff\xfe"), b"mine")]
+    await send_batch(
+        site,
+        [
+            (encode(sleepy("before")), []),
+            (encode(sleepy("named badly")), named),
+            (b"no JSON", [*named, ("also", b"mine")]),
+            (encode(sleepy("behind")), []),
+        ],
+    )
+    with WorkerProcess(site) as worker:
+        await worker.started()
+        await send_all(site, [sleepy(identity) for identity in around[:4]], key=b"one partition")
+        await send_batch(site, [(encode(sleepy("alone")), named)])
+        await send_all(site, [sleepy(identity) for identity in around[4:]], key=b"one partition")
+        ids = ["before", "named badly", "behind", "alone", *around]
+        answers = await site.results("sleepy", ids)
+        await until_all_is_committed(site, len(ids) + 1)
+        assert worker.process.poll() is None
+        assert worker.terminate() == 0
+    assert all(result.success for result in answers.values())
+    assert sorted(await answered_ids(site)) == sorted(ids)
+    (letter,) = await site.everything(site.topics.dead_letters("sleepy"))
+    assert letter.value == b"no JSON"
+    assert letter.headers[:2] == (("\ufffd\ufffd", b"mine"), ("also", b"mine"))
+
+
+async def send_batch(site: Site, messages: Iterable[tuple[bytes, list[tuple[str, bytes]]]]) -> None:
+    """Send values with their headers as one batch to the partition of the key `one partition`."""
+    with writing_raw_names():
+        async with AIOKafkaProducer(bootstrap_servers=site.settings.kafka.bootstrap_servers) as producer:
+            batch = producer.create_batch()
+            for value, headers in messages:
+                assert batch.append(timestamp=None, key=b"one partition", value=value, headers=headers)
+            topic = site.topics.requests("sleepy")
+            partitions = sorted(await producer.partitions_for(topic))
+            number = DefaultPartitioner()(b"one partition", partitions, partitions)
+            await (await producer.send_batch(batch, topic, partition=number))

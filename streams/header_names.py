@@ -1,0 +1,119 @@
+"""Lets records be read whose headers have names that are no UTF-8: those bytes become replacement characters.
+
+aiokafka raises UnicodeDecodeError at such a name. Any producer can write one, and as a batch is read from its start
+only, no record behind it in its batch could ever be had: its partition would stand still for ever.
+Source: record batches of Kafka's protocol, version 2; Kafka's Java consumer reads names in this way.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka import codec
+from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecord, DefaultRecordBase
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint
+
+_OFFSET_AND_LENGTH = struct.Struct(">qi")
+_UNCOMPRESSED = {
+    DefaultRecordBase.CODEC_NONE: bytes,
+    DefaultRecordBase.CODEC_GZIP: codec.gzip_decode,
+    DefaultRecordBase.CODEC_SNAPPY: codec.snappy_decode,
+    DefaultRecordBase.CODEC_LZ4: codec.lz4_decode,
+    DefaultRecordBase.CODEC_ZSTD: codec.zstd_decode,
+}
+
+
+def forgive_header_names() -> None:
+    """Have what aiokafka's consumers fetch read forgivingly, in this whole process; may be called again."""
+    fetcher.MemoryRecords = ForgivingRecords
+
+
+class ForgivingRecords:
+    """Stands for aiokafka's `MemoryRecords`: what one fetch brought of one partition."""
+
+    def __init__(self, fetched: bytes) -> None:
+        self._records = MemoryRecords(fetched)
+        self._fetched = memoryview(fetched)
+        self._start = 0
+        self.has_next = self._records.has_next
+        self.size_in_bytes = self._records.size_in_bytes
+
+    def next_batch(self) -> Any:
+        """Return the next batch, None where there is none."""
+        batch = self._records.next_batch()
+        if batch is None:
+            return None
+        start = self._start
+        _, length = _OFFSET_AND_LENGTH.unpack_from(self._fetched, start)
+        self._start += _OFFSET_AND_LENGTH.size + length
+        # Control batches are the broker's own, and have no headers.
+        return batch if batch.is_control_batch else _ForgivingBatch(batch, self._fetched[start : self._start])
+
+
+class _ForgivingBatch:
+    """One batch as aiokafka has it, but for the names of headers."""
+
+    def __init__(self, batch: Any, data: memoryview) -> None:
+        self._batch = batch
+        self._data = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the records; from the first again where a name is met that is no UTF-8.
+
+        Whoever fetches skips what lies before its position, as it begins within a batch more often than not.
+        """
+        try:
+            yield from self._batch
+        except (UnicodeDecodeError, CorruptRecordException) as error:
+            # Where aiokafka runs without its C extensions, it wraps the one in the other.
+            if not isinstance(error.__cause__ or error, UnicodeDecodeError):
+                raise
+            yield from _records_in(self._data)
+
+
+def _records_in(batch: memoryview) -> Iterator[DefaultRecord]:
+    """Yield the records of a batch whose checksum has been looked at.
+
+    Raises:
+        CorruptRecordException: the length of a record is not that of what is in it.
+    """
+    header = DefaultRecordBase.HEADER_STRUCT
+    first_offset, _, _, _, _, attributes, _, first_ms, last_ms, _, _, _, count = header.unpack_from(batch)
+    uncompressed = _UNCOMPRESSED[attributes & DefaultRecordBase.CODEC_MASK]
+    body = bytearray(uncompressed(bytes(batch[header.size :])))
+    is_of_append = bool(attributes & DefaultRecordBase.TIMESTAMP_TYPE_MASK)
+    position = 0
+    for _ in range(count):
+        length, start = decode_varint(body, position)
+        since_first_ms, position = decode_varint(body, start + 1)  # attributes, one byte, are unused
+        number, position = decode_varint(body, position)
+        key, position = _bytes_at(body, position)
+        value, position = _bytes_at(body, position)
+        header_count, position = decode_varint(body, position)
+        headers = []
+        for _ in range(header_count):
+            name, position = _bytes_at(body, position)
+            content, position = _bytes_at(body, position)
+            headers.append(((name or b"").decode("utf-8", "replace"), content))
+        if position != start + length:
+            raise CorruptRecordException(
+                f"the record at offset {first_offset + number} has {position - start} bytes and says {length}"
+            )
+        timestamp = last_ms if is_of_append else first_ms + since_first_ms
+        yield DefaultRecord(first_offset + number, timestamp, int(is_of_append), key, value, headers)
+
+
+def _bytes_at(body: bytearray, position: int) -> tuple[bytes | None, int]:
+    """Return bytes that follow their length, None where that is negative, and the position behind them."""
+    length, position = decode_varint(body, position)
+    if length < 0:
+        return None, position
+    return bytes(body[position : position + length]), position + length
