@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+# Not used here: aiokafka starts without it too, and then stops at the first batch of another codec than gzip.
+import cramjam  # noqa: F401
 from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException

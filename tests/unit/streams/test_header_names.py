@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,11 +103,31 @@ def test_a_fetch_that_begins_behind_it_in_its_batch_goes_on_from_there() -> None
     assert offsets(batch(0, [PLAIN, NAMED_BADLY, PLAIN, PLAIN]), position=2) == [2, 3]
 
 
-def test_compressed_batches_are_read_too() -> None:
+def test_where_the_codecs_are_missing_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "cramjam.py").write_text("raise ImportError('cramjam is missing')")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = [sys.executable, "-c", "import aiokafka, streams.header_names"]
+    ended = subprocess.run(run, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("ImportError: cramjam is missing\n")
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        pytest.param(DefaultRecordBase.CODEC_GZIP, id="gzip"),
+        pytest.param(DefaultRecordBase.CODEC_SNAPPY, id="snappy"),
+        pytest.param(DefaultRecordBase.CODEC_LZ4, id="lz4"),
+        pytest.param(DefaultRecordBase.CODEC_ZSTD, id="zstd"),
+    ],
+)
+def test_compressed_batches_are_read_too(codec: int) -> None:
     long: Message = (b"key", b"value" * 100, NAMED_BADLY[2])
-    data = batch(0, [PLAIN, long, PLAIN], codec=DefaultRecordBase.CODEC_GZIP)
-    assert DefaultRecordBatch(data).compression_type == DefaultRecordBase.CODEC_GZIP
-    assert offsets(data) == [0, 1, 2]
+    data = batch(0, [PLAIN, long, PLAIN], codec=codec)
+    assert DefaultRecordBatch(data).compression_type == codec
+    records = list(fetched(data))
+    assert [record.offset for record in records] == [0, 1, 2]
+    assert [record.value for record in records] == [b"value", b"value" * 100, b"value"]
 
 
 def test_the_time_is_that_of_the_append_where_the_broker_keeps_that() -> None:
