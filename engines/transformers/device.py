@@ -19,6 +19,9 @@ def prepare_torch(threads: int | None) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Kernels compiled for models of the past stay, of nearly a megabyte each; torch's own bound is a thousand, twice.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "512")
     import torch
     from transformers.utils import logging as transformers_logging
 

@@ -8,6 +8,7 @@ AVX-512), and 9.7 ms instead of 11.9 for 128. `docs/decisions/packed-weights.md`
 from __future__ import annotations
 
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,12 @@ from torch.utils._pytree import tree_map_only
 _SMALLEST = 2**16
 """Weights of fewer numbers stay as they are: there, what a call costs matters more than its product."""
 
-_FEWEST_ROWS = 4
-"""Fewer rows are filled up with zeros: four take less time than one or two."""
+_ROWS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Numbers of rows that are multiplied at once; others are cut up and filled with zeros to these.
+
+For each number oneDNN compiles a kernel that it keeps, of about a megabyte: prompts of all lengths would fill the
+memory. Four rows take less time than one or two; beyond 128 rows a whole is hardly faster than its parts.
+"""
 
 _LAID_OUT_FOR = 16
 """Rows that oneDNN is told of when it chooses the layout; those for 4, 8 and 64 proved to be as fast as each other."""
@@ -49,7 +54,10 @@ def pack_weights(model: torch.nn.Module) -> None:
 
 def can_pack() -> bool:
     """Tell whether this machine and this torch have what it takes."""
-    return torch._C._has_mkldnn and platform.machine() in ("x86_64", "AMD64")
+    has_kernels = all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+    )
+    return torch._C._has_mkldnn and has_kernels and platform.machine() in ("x86_64", "AMD64")
 
 
 def _is_worth_it(weight: torch.Tensor) -> bool:
@@ -116,12 +124,18 @@ def _is_plain(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 def _linear(inputs: torch.Tensor, weight: PackedWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
-    rows = inputs.numel() // inputs.shape[-1]
-    if rows >= _FEWEST_ROWS:
+    size = inputs.shape[-1]
+    count = inputs.numel() // size
+    if count in _ROWS:
         return _multiplied(inputs, weight.packed, bias)
-    flat = inputs.reshape(rows, -1)
-    filled = torch.nn.functional.pad(flat, (0, 0, 0, _FEWEST_ROWS - rows))
-    return _multiplied(filled, weight.packed, bias)[:rows].view(*inputs.shape[:-1], -1)
+    rows = inputs.reshape(count, size)
+    outputs = rows.new_empty((count, weight.packed.shape[0]))
+    for start in range(0, count, _ROWS[-1]):
+        part = rows[start : start + _ROWS[-1]]
+        missing = _ROWS[bisect_left(_ROWS, len(part))] - len(part)
+        filled = torch.nn.functional.pad(part, (0, 0, 0, missing)) if missing else part
+        outputs[start : start + len(part)] = _multiplied(filled, weight.packed, bias)[: len(part)]
+    return outputs.view(*inputs.shape[:-1], -1)
 
 
 def _multiplied(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

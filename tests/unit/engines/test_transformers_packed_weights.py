@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear
 
+from engines.transformers import packed_weights
 from engines.transformers.packed_weights import PackedWeight, can_pack, pack_weights
 
 if not can_pack():  # another kind of processor: models run as they are loaded
@@ -27,6 +29,26 @@ def test_a_torch_without_the_kernels_would_be_noticed_here() -> None:
     """The kernels are private to torch; without them every model still runs, only slower."""
     assert hasattr(torch.ops.mkldnn, "_linear_pointwise")
     assert hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+def test_few_kernels_serve_any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number of rows has a kernel of its own that oneDNN keeps: there must be no more with more lengths."""
+    counts: set[int] = set()
+    multiply = packed_weights._multiplied
+
+    def counted(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        counts.add(rows.numel() // rows.shape[-1])
+        return multiply(rows, packed, bias)
+
+    monkeypatch.setattr(packed_weights, "_multiplied", counted)
+    layer = torch.nn.Linear(300, 257)
+    plain = copy.deepcopy(layer)
+    pack_weights(layer)
+    inputs = torch.randn(600, 300)
+    for rows in range(1, 600):
+        torch.testing.assert_close(layer(inputs[:rows]), plain(inputs[:rows]), rtol=1e-5, atol=1e-5)
+    assert len(counts) <= 11
+    assert max(counts) == 128
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
