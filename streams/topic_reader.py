@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
+from streams.header_names import forgive_header_names
 from streams.kafka import BrokerUnavailable, broker_answering, connection_options
 from streams.settings import KafkaSettings
 
@@ -28,6 +29,7 @@ class TopicReader:
         self._start = start
 
     async def __aenter__(self) -> Self:
+        forgive_header_names()
         self._consumer = AIOKafkaConsumer(
             *self._topics,
             **connection_options(self._kafka),

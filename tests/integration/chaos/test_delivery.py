@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.consumer import fetcher
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.record.memory_records import MemoryRecords
 
 from deploy.local import LocalStack
 from streams.client import InferenceClient
-from streams.messages import Request, encode
-from tests.integration.worker_process import Site, WorkerProcess
+from streams.messages import Request, Result, encode
+from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 from tests.raw_names import RawName, writing_raw_names
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
@@ -225,14 +227,70 @@ async def test_a_header_name_that_is_no_utf8_costs_neither_its_request_nor_those
     assert letter.headers[:2] == (("\ufffd\ufffd", b"mine"), ("also", b"mine"))
 
 
-async def send_batch(site: Site, messages: Iterable[tuple[bytes, list[tuple[str, bytes]]]]) -> None:
-    """Send values with their headers as one batch to the partition of the key `one partition`."""
+async def test_batches_are_answered_whatever_codec_their_producer_compressed_them_in(site: Site) -> None:
+    codecs = ["gzip", "snappy", "lz4", "zstd"]
+    named: list[tuple[str, bytes]] = [(RawName(b"\xff\xfe"), b"mine")]
+    for codec in codecs:
+        await send_batch(site, [(encode(sleepy(codec, note="z" * 1000)), [])], compression=codec)
+        badly = encode(sleepy(f"{codec}, named badly", note="z" * 1000))
+        await send_batch(site, [(badly, named)], compression=codec)
+    ids = [*codecs, *(f"{codec}, named badly" for codec in codecs)]
+    with WorkerProcess(site) as worker:
+        await worker.started()
+        answers = await site.results("sleepy", ids)
+        await until_all_is_committed(site, len(ids))
+        assert worker.terminate() == 0
+    assert all(result.success for result in answers.values())
+    assert sorted(await answered_ids(site)) == sorted(ids)
+
+
+async def test_a_header_name_that_is_no_utf8_among_the_results_costs_no_client_its_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever ran before in this process may have been forgiving already.
+    monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
+    named: list[tuple[str, bytes]] = [(RawName(b"\xff\xfe"), b"mine")]
+
+    def answer(identity: str) -> bytes:
+        return encode(
+            Result(
+                success=True,
+                id=identity,
+                task="sleepy",
+                engine="sleepy",
+                model_name="sleepy",
+                processing_time=0.0,
+                timestamp=0.0,
+                result={},
+            )
+        )
+
+    async with InferenceClient(site.settings.kafka, tasks=["sleepy"]) as client:
+        waiting = [client.expect(identity) for identity in ("named badly", "behind")]
+        messages = [(answer("named badly"), named), (answer("behind"), [])]
+        await send_batch(site, messages, topic=site.topics.results("sleepy"))
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(*waiting)
+    assert [answer.id for answer in answers] == ["named badly", "behind"]
+
+
+async def send_batch(
+    site: Site,
+    messages: Iterable[tuple[bytes, list[tuple[str, bytes]]]],
+    *,
+    topic: str | None = None,
+    compression: str | None = None,
+) -> None:
+    """Send values with their headers as one batch to the partition of the key `one partition`; requests, where
+    no topic is given."""
     with writing_raw_names():
-        async with AIOKafkaProducer(bootstrap_servers=site.settings.kafka.bootstrap_servers) as producer:
+        async with AIOKafkaProducer(
+            bootstrap_servers=site.settings.kafka.bootstrap_servers, compression_type=compression
+        ) as producer:
             batch = producer.create_batch()
             for value, headers in messages:
                 assert batch.append(timestamp=None, key=b"one partition", value=value, headers=headers)
-            topic = site.topics.requests("sleepy")
+            topic = topic or site.topics.requests("sleepy")
             partitions = sorted(await producer.partitions_for(topic))
             number = DefaultPartitioner()(b"one partition", partitions, partitions)
             await (await producer.send_batch(batch, topic, partition=number))
