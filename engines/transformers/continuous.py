@@ -40,7 +40,8 @@ class ContinuousLoop(GenerationLoop):
 
     The manager knows neither stop strings nor a row's own sampling, and any fault ends its thread for
     everybody. So rows are ended here, token by token, and cancelled there; after a fault the manager is made
-    anew and each row tried alone, with what it has so far: only the culprit's request fails.
+    anew and each row tried alone: only the culprit's request fails. A row of the manager keeps what it has so
+    far, others begin again.
     """
 
     gradients = torch.no_grad  # under inference_mode the manager fails every request, and does not say so
@@ -105,6 +106,9 @@ class ContinuousLoop(GenerationLoop):
         if len(tickets) == 1:
             self.settle(tickets[0], as_run_error(error, self._name))
         else:
+            for ticket in tickets:
+                if not _suits_manager(ticket):
+                    ticket.row.start_again()  # `generate` begins with the prompt
             self._suspects += tickets
 
     def _ended(self) -> None:

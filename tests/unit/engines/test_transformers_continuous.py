@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.transformers.batch_generation import OnStep
+from engines.transformers.row import Row
 from engines.transformers.text_generation import TextGenerationRunner
 from handlers.errors import InferenceFailed, InvalidInput
 from tests.unit.engines.rolling.parts import PATIENCE_S, alone, load
@@ -86,3 +90,31 @@ def test_a_row_beyond_the_cache_is_refused_before_it_can_do_harm(folder: Path) -
     with pytest.raises(InvalidInput, match=r"need 43 tokens, transformers\.kv_cache_bytes allows 32"):
         start(runner, "a b c", 40)
     runner.close()
+
+
+def test_rows_that_a_batch_failed_with_begin_again(
+    tiny: TextGenerationRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, entered = threading.Event(), threading.Event()
+    generate = tiny._generate
+
+    def failing(rows: Sequence[Row], on_step: OnStep | None = None) -> None:
+        entered.set()
+        assert gate.wait(PATIENCE_S)
+        steps = itertools.count(1)
+
+        def step() -> None:
+            assert on_step is not None
+            on_step()
+            if len(rows) > 1 and next(steps) == 3:
+                raise RuntimeError("the third step goes wrong")
+
+        generate(rows, step)
+
+    monkeypatch.setattr(tiny, "_generate", failing)
+    drawn = {"do_sample": True, "seed": 5}
+    by_itself = start(tiny, "a b c", 8, **drawn)
+    assert entered.wait(PATIENCE_S)
+    together = [start(tiny, "a b c", 8, **drawn), start(tiny, "a b c", 8, **drawn)]
+    gate.set()
+    assert [text(answer) for answer in together] == [text(by_itself)] * 2
