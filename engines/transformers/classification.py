@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.transfer import to_model
 from handlers.errors import InferenceError
 
 DEFAULT_LABELS = 5
@@ -56,15 +57,9 @@ class ClassificationRunner(TaskRunner):
 
     def _scores(self, features: Sequence[Features]) -> torch.Tensor:
         """Return the scores of all labels, (inputs, labels)."""
-        batch = {
-            name: torch.cat([one[name] for one in features]).to(self.model.device) for name in features[0]
-        }
-        dtype = self.model.dtype
-        batch = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()
-        }
+        batch = {name: torch.cat([one[name] for one in features]) for name in features[0]}
         with torch.inference_mode():
-            logits: torch.Tensor = self.model(**batch).logits.float().cpu()
+            logits: torch.Tensor = self.model(**to_model(self.model, batch)).logits.float().cpu()
         # Several labels may be right at once, or else exactly one is.
         if self.model.config.problem_type == "multi_label_classification":
             return logits.sigmoid()

@@ -16,6 +16,7 @@ from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, refuse_options
 from engines.transformers.speech_segments import Segment, segments_at_pauses
+from engines.transformers.transfer import to_model
 from engines.transformers.windows import OverlappingWindow, split_with_overlap
 from handlers.errors import InferenceError, InvalidOption
 
@@ -120,11 +121,10 @@ class CtcRunner(SpeechRecognitionRunner):
             sampling_rate=self.rate,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
         name = self.model.main_input_name
-        logits = self.model(
-            **{name: features[name].to(self.model.dtype)}, attention_mask=features.get("attention_mask")
-        ).logits
+        seen = {name: features[name], "attention_mask": features.get("attention_mask")}
+        logits = self.model(**to_model(self.model, seen)).logits
         for (one, number), window, tokens in zip(batch, windows, logits.argmax(-1).tolist(), strict=True):
             count = len(tokens)
             if self.samples_per_frame is not None:  # the last frame of a window is cut off by its end

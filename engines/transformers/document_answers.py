@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engines.transformers.loading import ModelFolder
+from engines.transformers.transfer import to_model
 from handlers.document_pages import Page, Word
 from handlers.errors import InvalidInput, ModelLoadFailed
 
@@ -130,14 +131,12 @@ class AnswerFinder:
         return [name for name in known if name in encoded]
 
     def _answer(self, window: _Window, page: Page) -> Answer:
-        inputs = {
-            name: torch.tensor([values], device=self.model.device) for name, values in window.inputs.items()
-        }
+        inputs = {name: torch.tensor([values]) for name, values in window.inputs.items()}
         if self._image_processor is not None:
             pixels = self._image_processor(images=page["image"], return_tensors="pt")["pixel_values"]
-            inputs["pixel_values"] = pixels.to(device=self.model.device, dtype=self.model.dtype)
+            inputs["pixel_values"] = pixels
         with torch.inference_mode():
-            found = self.model(**inputs)
+            found = self.model(**to_model(self.model, inputs))
         length = len(window.words)
         start, end, score = best_span(
             found.start_logits[0, :length].float().cpu(),

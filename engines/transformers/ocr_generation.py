@@ -15,6 +15,7 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr import OcrRunner
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.transfer import to_model
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
 
@@ -55,7 +56,7 @@ class ImageToTextRunner(GenerationRunner):
                 f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
             )
         pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
-        return Prompt([self._start], {_PIXELS: pixels.to(device=self.model.device, dtype=self.model.dtype)})
+        return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, width, height, completion_tokens and finish_reason for each input."""

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
 from engines.transformers.rectangles import around, connected_regions, grown
+from engines.transformers.transfer import to_model
 
 Corners = NDArray[np.float32]
 """Four points (x, y) from the top left on, clockwise, (4, 2)."""
@@ -89,9 +90,9 @@ class TextDetector:
         """Return the probability of text at every pixel, (height, width)."""
         blue_green_red = np.asarray(image, np.float32)[:, :, ::-1] / np.float32(255)
         pixels = torch.from_numpy((blue_green_red - _MEAN) / _DEVIATION)
-        pixels = pixels.permute(2, 0, 1)[None].to(device=self.model.device, dtype=self.model.dtype)
+        seen = to_model(self.model, {"pixel_values": pixels.permute(2, 0, 1)[None]})
         with torch.inference_mode():
-            found = self.model(pixel_values=pixels).last_hidden_state
+            found = self.model(**seen).last_hidden_state
         probabilities: NDArray[np.float32] = found[0, 0].float().cpu().numpy()
         return probabilities
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
+from engines.transformers.transfer import to_model
 from handlers.errors import ModelLoadFailed
 
 _HEIGHT, _NARROWEST, _WIDEST = 48, 320, 3200
@@ -89,9 +90,9 @@ class TextRecognizer:
 
     def _read(self, lines: Sequence[Image.Image], width: int) -> list[ReadLine]:
         pixels = torch.stack([self.prepare(line, width) for line in lines])
-        pixels = pixels.to(device=self.model.device, dtype=self.model.dtype)
         with torch.inference_mode():
-            probabilities = self.model(pixel_values=pixels).last_hidden_state
+            seen = to_model(self.model, {"pixel_values": pixels})
+            probabilities = self.model(**seen).last_hidden_state
         return [best_path(one, self.characters) for one in probabilities.float().cpu()]
 
 

@@ -12,6 +12,7 @@ from transformers.generation.utils import GenerationMixin
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.row import Row
+from engines.transformers.transfer import to_model
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
@@ -51,10 +52,9 @@ class VisionLanguageRunner(GenerationRunner):
             ValueError
         ) as error:  # how processors say that there are too many images, or that one is too small
             raise InvalidInput(f"model {self.name} does not take these images: {error}") from error
-        encoded = encoded.to(device=self.model.device, dtype=self.model.dtype)
         tokens: list[int] = encoded["input_ids"][0].tolist()
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
-        return Prompt(tokens, extras)
+        return Prompt(tokens, to_model(self.model, extras))
 
     def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
         row = super()._row(inputs, options)

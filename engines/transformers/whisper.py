@@ -17,6 +17,7 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome
 from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
 from engines.transformers.speech_segments import Segment, join_texts, words_of
+from engines.transformers.transfer import to_model
 from engines.transformers.windows import split_at_pauses
 from handlers.errors import InferenceError, ModelLoadFailed
 
@@ -130,8 +131,9 @@ class WhisperRunner(SpeechRecognitionRunner):
             sampling_rate=self.rate,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(self.model.device)
-        encoded = self.model.get_encoder()(heard["input_features"].to(self.model.dtype))
+        )
+        heard = to_model(self.model, heard)
+        encoded = self.model.get_encoder()(heard["input_features"])
         self._detect_languages(windows, encoded)
         longest_s = max(window.end - window.start for window in windows) / self.rate
         found = settings.generate(
