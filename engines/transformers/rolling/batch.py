@@ -63,10 +63,15 @@ class Prefill:
 class RollingBatch:
     """The running rows and their cache. Not thread-safe; one loop drives it under `torch.inference_mode`."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
+        """`most_tokens` is how many the cache may have room for, those of a prefill among them."""
         self.model = model
         self.rows: list[Row] = []
-        self.cache = RollingCache(len(DynamicCache(config=model.config).layers))
+        self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
+
+    def expect(self, prefill: Prefill | None) -> None:
+        """Leave room for the keys and values of a prefill until it joins; None where it does not."""
+        self.cache.make_way(prefill.width * len(prefill.rows) if prefill else 0)
 
     def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
         """Take in the rows of a finished prefill with their first tokens; those done by it stay out."""
@@ -99,16 +104,19 @@ class RollingBatch:
         return rows
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
-        """Give each row from `first` on its next token."""
+        """Give each row from `first` on its next token.
+
+        Each takes the token that it picked before another picks: where a pick fails, no row has drawn one that
+        it does not have.
+        """
         rows = self.rows[first:]
-        tokens = scores.argmax(-1).tolist()
-        for index, row in enumerate(rows):
-            if not row.picker.sampling.is_plain:
-                seen = torch.tensor(row.seen, device=scores.device)
-                tokens[index] = row.picker.pick(scores[index], seen)
+        likeliest = scores.argmax(-1).tolist()
         # From the last to the first: whoever takes a leaving row's place has had its token already.
         for index in reversed(range(len(rows))):
-            if rows[index].accept(tokens[index]):
+            row, token = rows[index], likeliest[index]
+            if not row.picker.sampling.is_plain:
+                token = row.picker.pick(scores[index], torch.tensor(row.seen, device=scores.device))
+            if row.accept(token):
                 self._leave(first + index)
 
     def _leave(self, index: int) -> None:

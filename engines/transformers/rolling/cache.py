@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +17,32 @@ _ROWS_AT_ONCE = 4
 """Rows by which the block grows."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """How a block is made anew: rows and columns of the new one, and what of the old one goes where."""
+
+    capacity: tuple[int, int]
+    rows: int
+    live: slice
+    end: int
+    """The column after the last live one, in the new block."""
+
+
 class RollingCache(Cache):
     """Keys and values of rows that all end in the same column and begin in columns of their own.
 
     Row `r` holds what it has seen in columns `starts[r]` to `end`; what lies left of that is another row's past
     or nothing, and `mask` hides it. Appending a token to every row writes one column; a row that leaves makes
     room for the last one. The block is copied only when rows or columns outgrow it. Not thread-safe.
+
+    The block never has room for more than `most_tokens`, rows times columns, as long as the rows alone do not
+    need more. While it is copied, keys or values of one layer are held twice.
     """
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, most_tokens: int) -> None:
+        self._most_tokens = most_tokens
+        self._beside = 0
+        """Tokens of rows that are about to join: part of what there may be."""
         self.starts: list[int] = []
         self.end = 0
         self.capacity = (0, 0)
@@ -63,16 +81,28 @@ class RollingCache(Cache):
     def reserve(self, columns: int) -> None:
         """Make sure that `columns` more fit."""
         if self.end + columns > self.capacity[1]:
-            self._move(self.rows, self.width, columns)
+            self._move_blocks(columns)
+
+    def make_way(self, tokens: int) -> None:
+        """Leave memory for `tokens` that are held elsewhere until they join; 0 where they do not."""
+        self._beside = tokens
+        if self.capacity[0] * self.capacity[1] + tokens > self._most_tokens and self.rows:
+            self._move_blocks(1)
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
-        """Append rows: `joining` holds their prompts, padded on the left, `lengths` how long each one is."""
+        """Append rows: `joining` holds their prompts, padded on the left, `lengths` how long each one is.
+
+        What it holds is taken over, layer by layer: it is empty afterwards.
+        """
         width = joining.get_seq_length()
         rows = self.rows + len(lengths)
-        if rows > self.capacity[0] or width > self.end:
-            self._move(rows, max(self.width, width), 1)
+        self._beside = 0
+        outgrown = rows > self.capacity[0] or width > self.end
+        move = self._move(rows, max(self.width, width), 1) if outgrown else None
         for block, layer in zip(self.blocks, joining.layers, strict=True):
-            block.put(self.rows, self.end - width, layer)
+            if move is not None:
+                block.move(move)
+            block.take(self.rows, self.end - width, layer)
         self.starts += [self.end - length for length in lengths]
 
     def leave(self, row: int) -> None:
@@ -89,20 +119,34 @@ class RollingCache(Cache):
         """Drop every row, and the memory."""
         self.starts.clear()
         self.end, self.capacity = 0, (0, 0)
+        self._beside = 0
         for block in self.blocks:
             block.keys = block.values = None
 
-    def _move(self, rows: int, width: int, room: int) -> None:
-        """Make the block anew for `rows` and `width` columns with room to grow; live columns stay as they are."""
-        start, live = self.start, self.width
-        # Room by a quarter of what is there: fewer copies, and little memory that is never used.
-        capacity = (-(-rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, width + max(room, _LEAST_ROOM, width // 4))
+    def _move_blocks(self, room: int) -> None:
+        """Make all blocks anew for the rows as they are, with room for that many columns."""
+        move = self._move(self.rows, self.width, room)
         for block in self.blocks:
-            block.move(capacity, rows=self.rows, live=slice(start, self.end), end=width)
+            block.move(move)
+
+    def _move(self, rows: int, width: int, room: int) -> _Move:
+        """Lay the block out anew for `rows` and `width` columns with room to grow; the caller moves the layers."""
+        capacity = self._capacity(rows, width, room)
+        move = _Move(capacity, rows=self.rows, live=slice(self.start, self.end), end=width)
         shift = width - self.end
         self.starts = [start + shift for start in self.starts]
         self.end, self.capacity = width, capacity
-        assert self.width == live
+        return move
+
+    def _capacity(self, rows: int, width: int, room: int) -> tuple[int, int]:
+        """Return rows and columns with room to grow: as much as saves copies, but within the bound."""
+        most = self._most_tokens - self._beside
+        rounded = -(-rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
+        if rounded * (width + max(room, _LEAST_ROOM)) <= most:
+            rows = rounded
+        # Room by a quarter of what is there: fewer copies, and little memory that is never used.
+        columns = width + max(room, _LEAST_ROOM, width // 4)
+        return rows, max(width + room, min(columns, most // rows))
 
 
 class _Layer(CacheLayerMixin):
@@ -139,25 +183,26 @@ class _Layer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    def put(self, row: int, column: int, layer: Any) -> None:
-        """Write the rows of another layer's cache from `row` and `column` on."""
+    def take(self, row: int, column: int, layer: Any) -> None:
+        """Write the rows of another cache's layer from `row` and `column` on, and empty it: no past is held twice."""
         assert self.keys is not None or self._made_like(layer)
         assert self.keys is not None
         assert self.values is not None
         rows, _, width, _ = layer.keys.shape
         self.keys[row : row + rows, :, column : column + width] = layer.keys
         self.values[row : row + rows, :, column : column + width] = layer.values
+        layer.keys = layer.values = None
 
     def copy_row(self, source: int, target: int, columns: slice) -> None:
         for block in (self.keys, self.values):
             assert block is not None
             block[target, :, columns] = block[source, :, columns]
 
-    def move(self, capacity: tuple[int, int], *, rows: int, live: slice, end: int) -> None:
+    def move(self, move: _Move) -> None:
         if self.keys is None or self.values is None:
             return
-        self.keys = _moved(self.keys, capacity, rows, live, end)
-        self.values = _moved(self.values, capacity, rows, live, end)
+        self.keys = _moved(self.keys, move)
+        self.values = _moved(self.values, move)
 
     def _made_like(self, layer: Any) -> bool:
         """Make the empty block for what `layer` holds: only then its heads and sizes are known."""
@@ -168,11 +213,13 @@ class _Layer(CacheLayerMixin):
         return True
 
 
-def _moved(block: torch.Tensor, capacity: tuple[int, int], rows: int, live: slice, end: int) -> torch.Tensor:
-    """Return a new block that holds the live columns of `block`, so that they end in column `end`."""
+def _moved(block: torch.Tensor, move: _Move) -> torch.Tensor:
+    """Return a new block that holds the live columns of `block`."""
     # Zeros, not whatever was there: a hidden column counts for nothing, yet not if it holds no number.
-    made = block.new_zeros((capacity[0], block.shape[1], capacity[1], block.shape[3]))
-    made[:rows, :, end - (live.stop - live.start) : end] = block[:rows, :, live]
+    rows, columns = move.capacity
+    made = block.new_zeros((rows, block.shape[1], columns, block.shape[3]))
+    begin = move.end - (move.live.stop - move.live.start)
+    made[: move.rows, :, begin : move.end] = block[: move.rows, :, move.live]
     return made
 
 

@@ -45,7 +45,7 @@ class RollingLoop(GenerationLoop):
         self._limits = limits
         self._most_rows = limits.max_rows
         self._bytes_of_a_token = bytes_of_a_token(model.config, model.dtype)
-        self._batch = RollingBatch(model)
+        self._batch = RollingBatch(model, limits.max_bytes // self._bytes_of_a_token)
         self._prefill: Prefill | None = None
         self._tickets: dict[Row, Ticket] = {}
         self._suspects: deque[Ticket] = deque()
@@ -101,6 +101,12 @@ class RollingLoop(GenerationLoop):
             self._waiting = [ticket for ticket in self._waiting if not ticket.future.cancelled()]
         self._suspects = deque(ticket for ticket in self._suspects if not ticket.future.cancelled())
         entering = self._prefill.rows if self._prefill else []
+        if entering and all(self._tickets[row].future.cancelled() for row in entering):
+            self._prefill = None
+            self._batch.expect(None)
+            for row in entering:
+                del self._tickets[row]
+            entering = []
         for row, ticket in list(self._tickets.items()):
             # A row whose prompt is going in stays until it is: its neighbours share that prefill.
             if ticket.future.cancelled() and row not in entering:
@@ -110,8 +116,8 @@ class RollingLoop(GenerationLoop):
     def _take(self, ticket: Ticket) -> None:
         """Run one row alone from here on: nothing else is let in before all suspects are through."""
         self._tickets[ticket.row] = ticket
-        self._prefill = prefill = Prefill(self._model, [ticket.row])
-        while prefill.left:
+        self._begin([ticket.row])
+        while self._prefill is not None and not ticket.future.cancelled():
             self._prefill_piece()
         while self._batch.rows and not ticket.future.cancelled():
             self._batch.step()
@@ -126,8 +132,12 @@ class RollingLoop(GenerationLoop):
                 rows = self._admit(left, is_first=left == limit)
                 if not rows:
                     return
-                self._prefill = Prefill(self._model, rows)
+                self._begin(rows)
             left -= self._prefill_piece()
+
+    def _begin(self, rows: Sequence[Row]) -> None:
+        self._prefill = Prefill(self._model, rows)
+        self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
         """Run the next piece of the prompts that are going in, and return how many tokens it had."""
@@ -160,7 +170,8 @@ class RollingLoop(GenerationLoop):
         together = [*self._batch.rows, *rows, row]
         if len(together) > self._most_rows:
             return False
-        # The block is as wide as its longest row may grow.
+        # The block is as wide as its longest row may grow, and never has more room than the limit allows; the
+        # prompts that go in are a part of what their rows will take.
         if len(together) > 1 and max(map(self._bytes, together)) * len(together) > self._limits.max_bytes:
             return False
         if not rows:

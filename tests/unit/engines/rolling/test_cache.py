@@ -21,6 +21,7 @@ from engines.transformers.rolling.cache import RollingCache, bytes_of_a_token, f
 from tests.unit.engines.tiny_models import save_llama
 
 HEADS, SIZE, LAYERS = 2, 3, 2
+PLENTY = 2**20
 
 
 def states(values: list[list[float]]) -> torch.Tensor:
@@ -36,6 +37,13 @@ def joining(rows: list[list[float]]) -> DynamicCache:
     for layer in range(LAYERS):
         cache.update(padded, -padded, layer)
     return cache
+
+
+def held(cache: RollingCache) -> int:
+    """Return how many tokens the block of every layer has room for."""
+    sizes = {block.keys.shape[0] * block.keys.shape[2] for block in cache.blocks if block.keys is not None}
+    assert len(sizes) < 2
+    return max(sizes, default=0)
 
 
 def append(cache: RollingCache, values: list[float]) -> list[list[float]]:
@@ -57,7 +65,7 @@ def append(cache: RollingCache, values: list[float]) -> list[list[float]]:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_row_sees_its_own_past_whoever_comes_and_goes(seed: int) -> None:
     chance = random.Random(seed)
-    cache, number = RollingCache(LAYERS), 0.0
+    cache, number = RollingCache(LAYERS, PLENTY), 0.0
     rows: list[list[float]] = []
     for _ in range(60):
         if not rows or (len(rows) < 6 and chance.random() < 0.3):
@@ -86,7 +94,7 @@ def test_every_row_sees_its_own_past_whoever_comes_and_goes(seed: int) -> None:
 
 
 def test_columns_that_no_row_uses_any_more_are_not_looked_at() -> None:
-    cache = RollingCache(LAYERS)
+    cache = RollingCache(LAYERS, PLENTY)
     cache.join(joining([[1.0] * 50, [2.0]]), [50, 1])
     cache.leave(0)
     assert cache.width == 1
@@ -96,13 +104,13 @@ def test_columns_that_no_row_uses_any_more_are_not_looked_at() -> None:
 def test_a_block_that_grows_by_a_row_and_a_column_at_a_time_is_seldom_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache, copies = RollingCache(LAYERS), 0
+    cache, copies = RollingCache(LAYERS, PLENTY), 0
     move = cache._move
 
-    def counted(*arguments: int) -> None:
+    def counted(*arguments: int) -> Any:
         nonlocal copies
         copies += 1
-        move(*arguments)
+        return move(*arguments)
 
     monkeypatch.setattr(cache, "_move", counted)
     for row in range(16):
@@ -110,6 +118,71 @@ def test_a_block_that_grows_by_a_row_and_a_column_at_a_time_is_seldom_copied(
         for _ in range(16):
             append(cache, [0.0] * cache.rows)
     assert copies < 16
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_block_never_outgrows_its_bound_however_tight(seed: int) -> None:
+    chance = random.Random(seed)
+    most_rows, most_columns = 5, 40
+    most = most_rows * most_columns
+    cache, rows, left = RollingCache(LAYERS, most), list[list[float]](), list[int]()
+    for number in range(300):
+        if len(rows) < most_rows and chance.random() < 0.4:
+            length = chance.randint(1, most_columns - 1)
+            new = [number + step / 64 for step in range(length)]
+            cache.make_way(length)
+            assert held(cache) + length <= most
+            cache.join(joining([new]), [length])
+            rows.append(new)
+            left.append(chance.randint(1, most_columns - length))
+        if rows:
+            for row in rows:
+                row.append(row[-1] + 1 / 64)
+            assert append(cache, [row[-1] for row in rows]) == rows
+            assert held(cache) <= most
+        left = [count - 1 for count in left]
+        for index in reversed(range(len(rows))):
+            if left[index] == 0:
+                cache.leave(index)
+                rows[index], left[index] = rows[-1], left[-1]
+                rows.pop()
+                left.pop()
+        if not rows:
+            cache.clear()
+
+
+def test_a_tight_block_is_seldom_copied_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, copies = RollingCache(LAYERS, 3 * 1000), 0
+    move = cache._move
+
+    def counted(*arguments: int) -> Any:
+        nonlocal copies
+        copies += 1
+        return move(*arguments)
+
+    monkeypatch.setattr(cache, "_move", counted)
+    cache.join(joining([[float(row)] for row in range(3)]), [1] * 3)
+    while cache.end < 1000:
+        append(cache, [0.0] * 3)
+    assert copies < 20
+
+
+def test_what_joins_lets_go_of_its_own_keys_and_values_layer_by_layer() -> None:
+    cache, new = RollingCache(LAYERS, 200), joining([[1.0, 2.0]])
+    cache.join(new, [2])
+    layers: list[Any] = list(new.layers)
+    assert all(layer.keys is None and layer.values is None for layer in layers)
+    assert append(cache, [3.0]) == [[1.0, 2.0, 3.0]]
+
+
+def test_room_kept_for_one_who_joins_is_given_back_where_he_does_not() -> None:
+    cache = RollingCache(LAYERS, 100)
+    cache.join(joining([[1.0, 2.0]]), [2])
+    cache.make_way(60)
+    assert held(cache) <= 40
+    cache.make_way(0)
+    cache.reserve(80)
+    assert 80 < held(cache) <= 100
 
 
 def test_a_plain_model_fits_and_its_tokens_cost_what_the_cache_holds(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from engines.transformers.rolling.loop import RollingLoop
 from engines.transformers.text_generation import TextGenerationRunner
 from handlers.errors import Cancelled, InferenceFailed, InvalidInput
 from tests.unit.engines.rolling.parts import PATIENCE_S, Watched, alone, load
@@ -162,6 +164,29 @@ def test_rows_whose_cache_would_outgrow_the_memory_wait_and_one_that_never_fits_
     runner.close()
 
 
+def test_the_cache_never_takes_more_than_the_settings_allow(folder: Path) -> None:
+    token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, bytes
+    runner, watched = load(folder, kv_cache_bytes=token * 100, prefill_tokens=4)
+    held: list[int] = []
+
+    def measure(ids: torch.Tensor) -> None:
+        loop = runner._loops().texts
+        assert isinstance(loop, RollingLoop)
+        prefill = loop._prefill.cache.layers if loop._prefill else []
+        layers: list[Any] = [*loop._batch.cache.blocks, *prefill]
+        held.append(
+            sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if layer.keys is not None)
+        )
+
+    watched.fault = measure
+    answers = [start(runner, prompt, budget) for prompt, budget in zip(PROMPTS, BUDGETS, strict=True)]
+    for prompt, budget, answer in zip(PROMPTS, BUDGETS, answers, strict=True):
+        assert text(answer) == alone(folder, prompt, budget)
+    assert max(held) <= token * 100
+    assert max(rows for rows, _ in watched.shapes) > 1
+    runner.close()
+
+
 def test_only_the_row_that_the_model_fails_on_fails(
     tiny: tuple[TextGenerationRunner, Watched], folder: Path
 ) -> None:
@@ -226,6 +251,52 @@ def test_seeds_draw_the_same_in_any_company(tiny: tuple[TextGenerationRunner, Wa
     company = [start(runner, prompt, 20, do_sample=True) for prompt in PROMPTS]
     assert text(start(runner, "a b c", 12, **drawn)) == by_itself
     wait(company, PATIENCE_S)
+
+
+def test_a_neighbour_whose_draw_fails_leaves_a_seeded_answer_as_it_is(
+    tiny: tuple[TextGenerationRunner, Watched],
+) -> None:
+    runner, watched = tiny
+    drawn = {"do_sample": True, "seed": 7}
+    by_itself = text(start(runner, "a b c", 12, **drawn))
+    bad = runner._row({"inputs": "a b c"}, {"max_new_tokens": 12, **drawn})
+    pick, picks = bad.picker.pick, itertools.count(1)
+
+    def fail_from_the_fourth_on(scores: torch.Tensor, seen: torch.Tensor) -> int:
+        if next(picks) >= 4:
+            raise RuntimeError("probability tensor contains nan")
+        return pick(scores, seen)
+
+    bad.picker.pick = fail_from_the_fourth_on  # type: ignore[method-assign]
+    watched.hold()
+    good = [start(runner, "a b c", 12, **drawn)]
+    failing = runner._loops().texts.submit(bad)
+    good += [start(runner, "a b c", 12, **drawn)]
+    watched.go_on()
+    with pytest.raises(InferenceFailed, match="contains nan"):
+        failing.result(PATIENCE_S)
+    assert [text(answer) for answer in good] == [by_itself] * 2
+
+
+def test_a_long_prompt_that_nobody_waits_for_any_more_goes_in_no_further(folder: Path) -> None:
+    runner, watched = load(folder, prefill_tokens=4)
+    watched.hold()
+    running = start(runner, "a b c", 30)
+    watched.let(1)
+    watched.arrived()
+    long = start(runner, " ".join("defghijklmnopqrstuvwxyz"), 4)
+    for _ in range(100):
+        watched.arrived()
+        if watched.shapes[-1] == (1, 4):
+            break
+        watched.let(1)
+    assert watched.shapes[-1] == (1, 4)
+    assert long.cancel()
+    watched.go_on()
+    assert text(running) == alone(folder, "a b c", 30)
+    assert text(start(runner, "d e f", 5)) == alone(folder, "d e f", 5)
+    assert watched.shapes.count((1, 4)) == 1
+    runner.close()
 
 
 def test_unloading_tells_whoever_still_waits(tiny: tuple[TextGenerationRunner, Watched]) -> None:
