@@ -15,7 +15,7 @@ from engines.inference import InferenceManager, Prepared
 from engines.model_loading import ModelLoading
 from engines.resolved_model import ResolvedModel
 from engines.results import STAGES
-from engines.settings import CacheSettings, EngineSettings, OllamaSettings, TransformersSettings
+from engines.settings import CacheSettings, EngineSettings, OllamaSettings
 from handlers import errors
 from streams.batching import Batcher
 from streams.dispatch import Dispatcher
@@ -26,6 +26,7 @@ from streams.pipeline import Pipeline, Pools
 from streams.settings import S3Settings
 from tests.contract.cases import Case
 from tests.contract.outputs import OUTPUTS
+from tests.device import on_this_machine
 from tests.unit.engines.parts import KnownModels
 
 BAD_MEDIA = {"INVALID_INPUT", "MEDIA_CORRUPT", "MEDIA_FORBIDDEN", "MEDIA_NOT_FOUND"}
@@ -58,7 +59,7 @@ def manager_of(cases: Sequence[Case], directory: Path, *, ollama_url: str) -> In
     """Return a manager that answers `cases`, and keeps all their models once they are loaded."""
     settings = EngineSettings(
         cache=CacheSettings(directory=directory, max_models=len(cases)),
-        transformers=TransformersSettings(device="cpu", threads=1),
+        transformers=on_this_machine(),
         ollama=OllamaSettings(api_base=ollama_url, timeout_s=30),
     )
     return InferenceManager.from_settings(settings, models=FolderModels(directory, cases))

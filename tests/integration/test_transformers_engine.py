@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.asr import AsrHandler
 from handlers.errors import InvalidInput, InvalidOption
 from handlers.media import Media
+from tests.device import on_this_machine
 from tests.recordings import Recording, encoded, normalized
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 QUESTIONS = [
     "What is the capital of France?",
     "Name three colours.",

@@ -15,14 +15,15 @@ from PIL import Image
 
 from deploy.local import LocalStack
 from engines.inference import InferenceManager
-from engines.settings import CacheSettings, EngineSettings, MlflowSettings, TransformersSettings
+from engines.settings import CacheSettings, EngineSettings, MlflowSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.document_analysis import DocumentAnalysisHandler
 from handlers.errors import InvalidInput
 from handlers.ocr import OcrHandler
+from tests.device import on_this_machine
 from tests.documents import Line, font, picture, rendered, scanned_pdf, text_pdf
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 SENTENCES = ("Invoice No. 2024-0117", "Total: $1,234.56", "Hello, World!", "The quick brown fox")
 INVOICE = (
     Line(40, 30, "ACME Corporation", 28),
@@ -285,7 +286,7 @@ def test_one_registered_model_serves_both_of_its_tasks(
     settings = EngineSettings(
         mlflow=MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri),
         cache=CacheSettings(directory=tmp_path),
-        transformers=TransformersSettings(device="cpu", threads=1),
+        transformers=on_this_machine(),
     )
     manager = InferenceManager.from_settings(settings)
     try:

@@ -10,6 +10,7 @@ import pytest
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed
+from tests.device import on_this_machine
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -19,11 +20,10 @@ def test_a_pipeline_that_mlflow_transformers_saved_answers_as_it_did_before(
     import mlflow.transformers
     from transformers import pipeline
 
-    from engines.settings import TransformersSettings
     from engines.transformers.engine import TransformersEngine
     from tests.unit.engines.tiny_models import save_llama
 
-    engine = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+    engine = TransformersEngine(on_this_machine())
     plain = save_llama(tmp_path / "plain", chat=False)
     mlflow.transformers.save_model(
         pipeline("text-generation", model=str(plain), device="cpu"),

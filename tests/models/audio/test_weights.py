@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import soundfile
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.audio_classification import AudioClassificationHandler
 from handlers.errors import InferenceError, InvalidInput
 from tests.containers import encoded_sound
+from tests.device import on_this_machine
 from tests.models.audio import WEIGHTS
 from tests.models.audio.sounds import KINDS, RATE, Samples, Sounds
 from tests.recordings import Recording
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 HANDLER = AudioClassificationHandler()
 SEED = 424_242
 ITEMS = 60

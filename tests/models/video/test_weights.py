@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InferenceError, InvalidInput
 from handlers.video_analysis import VideoAnalysisHandler
 from tests.containers import encoded_video, with_display_matrix
+from tests.device import on_this_machine
 from tests.models.video import WEIGHTS
 from tests.models.video.clips import DIRECTIONS, moving_square
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 HANDLER = VideoAnalysisHandler()
 SEED = 424_242
 ITEMS = 60

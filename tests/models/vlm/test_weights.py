@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InferenceError, InvalidInput
 from handlers.vlm import VlmHandler
+from tests.device import on_this_machine
 from tests.models.vlm import WEIGHTS
 from tests.models.vlm.drawings import COLORS, QUESTIONS, SHAPES, Drawing, draw
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 HANDLER = VlmHandler()
 HELD_OUT_SEED = 424_242
 ITEMS = 80

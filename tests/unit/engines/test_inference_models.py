@@ -110,5 +110,7 @@ def test_cached_models_are_listed_with_their_parts(bench: Bench) -> None:
 
 def test_clearing_the_cache_names_the_models_that_stay(bench: Bench) -> None:
     bench.infer({"text": "hello"}, model_name="plain")
-    with bench.manager.cache.lease("shouter/shout/busy/2", lambda: Loaded("m", 1), lambda model: None):
+    with bench.manager.cache.lease(
+        "shouter/shout/busy/2", lambda make_room: Loaded("m", 1), lambda model: None
+    ):
         assert bench.manager.clear_cache() == {"cleared": 1, "in_use": ["busy/2"]}

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from engines.memory_budget import MemoryBudget, gpu_bytes
+from handlers.errors import ModelLoadFailed
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,18 @@ def test_a_gpu_that_cannot_be_asked_has_no_limit() -> None:
         raise RuntimeError("no such device")
 
     assert MemoryBudget(5, size_of=size_of).limit("cuda:7") == sys.maxsize
+
+
+def test_what_a_gpu_cannot_hold_is_refused_with_the_setting_to_raise() -> None:
+    budget = MemoryBudget(5, size_of=lambda device: 1000)
+    budget.check("m/1", 900, "cuda")
+    with pytest.raises(ModelLoadFailed) as caught:
+        budget.check("m/1", 901, "cuda")
+    assert caught.value.message == (
+        "model m/1 takes 901 bytes on cuda:0; cache.max_gpu_bytes allows 900 for all models together: raise "
+        "cache.max_gpu_bytes if there is as much memory, or name a smaller model"
+    )
+    assert not caught.value.retryable
 
 
 def test_the_size_of_a_real_gpu_is_that_of_its_memory() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from engines.cached_model import Loaded
 from engines.memory_budget import MemoryBudget
-from engines.model_cache import ModelCache
+from engines.model_cache import MakeRoom, ModelCache
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
 
 DEADLINE_S = 20.0
@@ -44,9 +44,12 @@ class Models:
         before: Callable[[], object] | None = None,
         size: int | None = None,
         device: str = "cpu",
+        expected: int | None = None,
     ) -> Any:
-        def load() -> Loaded:
+        def load(make_room: MakeRoom) -> Loaded:
             self.loads[key] += 1
+            if expected is not None:
+                make_room(expected, device)
             if before is not None:
                 before()
             return Loaded(Model(key), self.size if size is None else size, device)
@@ -113,12 +116,12 @@ def test_a_slow_unload_does_not_block_another_model() -> None:
         unloading.set()
         assert go_on.wait(DEADLINE_S)
 
-    with cache.lease("old", lambda: Loaded("old", 1), slow_unload):
+    with cache.lease("old", lambda make_room: Loaded("old", 1), slow_unload):
         pass
     with ThreadPoolExecutor(1) as threads:
         cleared = threads.submit(cache.clear)
         assert unloading.wait(DEADLINE_S)
-        with cache.lease("new", lambda: Loaded("new", 1), lambda model: None) as model:
+        with cache.lease("new", lambda make_room: Loaded("new", 1), lambda model: None) as model:
             assert model == "new"
         go_on.set()
         assert cleared.result(DEADLINE_S) == 1
@@ -134,7 +137,7 @@ def test_a_model_that_is_being_unloaded_is_loaded_anew_only_when_it_is_gone() ->
         assert go_on.wait(DEADLINE_S)
         order.append("unloaded")
 
-    def load() -> Loaded:
+    def load(make_room: MakeRoom) -> Loaded:
         order.append("loaded")
         return Loaded("model", 1)
 
@@ -239,12 +242,47 @@ def test_models_are_evicted_until_their_bytes_fit(models: Models) -> None:
     assert models.cache.bytes == 60
 
 
-def test_a_model_larger_than_the_budget_serves_and_goes_when_its_lease_ends(models: Models) -> None:
-    with models.lease("huge", size=1000) as model:
-        assert not model.unloaded
-        assert models.cache.bytes == 1000
-    assert model.unloaded
-    assert models.cache.entries() == []
+def test_room_is_made_for_the_bytes_of_a_model_before_its_load_needs_them(models: Models) -> None:
+    models.use("a", size=60)
+    seen: list[tuple[list[str], int]] = []
+    models.use(
+        "b", size=60, expected=50, before=lambda: seen.append((keys(models.cache), models.cache.bytes))
+    )
+    assert seen == [([], 50)]
+    assert models.cache.bytes == 60
+
+
+def test_models_that_load_at_the_same_time_count_with_what_they_will_take(models: Models) -> None:
+    models.use("a", size=60)
+    with models.lease("b", size=30, expected=30, before=lambda: models.use("c", size=30, expected=30)):
+        assert sorted(keys(models.cache)) == ["b", "c"]
+
+
+def test_a_model_that_is_known_to_exceed_the_budget_is_refused_before_anything_is_unloaded_for_it(
+    models: Models,
+) -> None:
+    models.use("a")
+    with pytest.raises(
+        ModelLoadFailed, match=r"model huge takes 101 bytes of RAM; cache\.max_bytes allows 100"
+    ):
+        models.use("huge", expected=101, before=lambda: pytest.fail("it was loaded"))
+    assert keys(models.cache) == ["a"]
+
+
+def test_a_model_that_proves_to_exceed_the_budget_is_unloaded_and_refused(models: Models) -> None:
+    models.use("a", size=10)
+    with pytest.raises(ModelLoadFailed, match="raise cache.max_bytes"):
+        models.use("huge", size=101)
+    assert models.unloads == {"huge": 1}
+    assert keys(models.cache) == ["a"]
+    assert models.cache.bytes == 10
+    assert models.use("huge", size=90).key == "huge", "the next load is a new one"
+
+
+def test_a_model_as_large_as_the_budget_stays(models: Models) -> None:
+    models.use("large", size=100)
+    models.use("large")
+    assert models.loads["large"] == 1
 
 
 def test_a_leased_model_is_never_unloaded_and_the_excess_goes_when_leases_end() -> None:
@@ -295,9 +333,9 @@ def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:
     def broken(model: object) -> None:
         raise RuntimeError("device lost")
 
-    with cache.lease("a", lambda: Loaded("a", 1), broken):
+    with cache.lease("a", lambda make_room: Loaded("a", 1), broken):
         pass
-    with cache.lease("b", lambda: Loaded("b", 1), lambda model: None) as model:
+    with cache.lease("b", lambda make_room: Loaded("b", 1), lambda model: None) as model:
         assert model == "b"
     assert keys(cache) == ["b"]
 
@@ -340,6 +378,42 @@ def test_a_load_without_memory_is_tried_again_once_the_idle_models_are_gone() ->
         assert not busy.unloaded
     assert models.loads["big"] == 2
     assert sorted(keys(models.cache)) == ["big", "busy"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "unloaded"),
+    [
+        pytest.param(1, {"on the second"}, id="place known"),
+        pytest.param(None, {"in RAM", "on the first", "on the second"}, id="place unknown"),
+    ],
+)
+def test_only_models_that_can_make_room_leave_for_a_load_without_memory(
+    expected: int | None, unloaded: set[str]
+) -> None:
+    models = Models(ModelCache(9, MemoryBudget(100, 100)))
+    models.use("in RAM")
+    models.use("on the first", device="cuda:0")
+    models.use("on the second", device="cuda:1")
+    models.use("at a server of its own", size=0)
+
+    def the_first_time() -> None:
+        if models.loads["big"] == 1:
+            raise OutOfMemory("full")
+
+    models.use("big", device="cuda:1", expected=expected, before=the_first_time)
+    assert set(models.unloads) == unloaded
+
+
+def test_models_of_another_place_are_no_reason_to_try_again(models: Models) -> None:
+    def never() -> None:
+        raise OutOfMemory("full")
+
+    models.use("on a GPU", device="cuda:0")
+    models.use("at a server of its own", size=0)
+    with pytest.raises(OutOfMemory):
+        models.use("big", expected=1, before=never)
+    assert models.loads["big"] == 1
+    assert not models.unloads
 
 
 def test_a_load_without_memory_fails_where_no_model_is_idle(models: Models) -> None:

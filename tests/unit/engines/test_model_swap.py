@@ -14,7 +14,7 @@ import pytest
 from engines.cached_model import Lease, Loaded
 from engines.departures import STRAGGLERS_S
 from engines.memory_budget import MemoryBudget
-from engines.model_cache import ModelCache
+from engines.model_cache import MakeRoom, ModelCache
 from engines.model_swap import LONGEST_RETRY_S, RETRY_S, InService, ModelSwaps
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
@@ -69,7 +69,7 @@ class Stage:
         )
 
     def load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
-        def load() -> Loaded:
+        def load(make_room: MakeRoom) -> Loaded:
             self.before.get(model.key, lambda: None)()
             self.loads[f"{task}:{model.key}"] += 1
             return Loaded(model.key, 10)

@@ -20,7 +20,6 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.video_analysis import (
     VideoDescriptionRunner,
@@ -29,12 +28,13 @@ from engines.transformers.video_analysis import (
     takes_videos,
 )
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
+from tests.device import on_this_machine
 from tests.models.vlm import WEIGHTS as TINY_VLM
 from tests.models.vlm.drawings import draw
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_vlms import CHAT_TEMPLATE, FramesAsPatches, make_qwen_for_videos
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 KINDS = ("dog", "cat", "rain")
 RATE = 8_000
 

@@ -15,6 +15,7 @@ from engines.transformers.costs import BatchBudget, cost_in, cost_of, most_cost_
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner
 from handlers.errors import InferenceFailed, OutOfMemory
+from tests.device import on_this_machine
 
 SOUND = {"audio": np.zeros(32_000, np.float32), "sampling_rate": 16_000}
 
@@ -87,9 +88,7 @@ class Memory(TaskRunner):
 
 def infer(runner: Memory, names: str) -> list[Outcome]:
     inputs = [{"inputs": name} for name in names.split()]
-    return TransformersEngine(TransformersSettings(device="cpu")).infer_batch(
-        runner, inputs, [{}] * len(inputs)
-    )
+    return TransformersEngine(on_this_machine()).infer_batch(runner, inputs, [{}] * len(inputs))
 
 
 def test_a_batch_that_does_not_fit_runs_in_halves_and_later_ones_are_cut_beforehand() -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from engines.settings import TransformersSettings
 from engines.transformers.ctc import CtcRunner
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidOption
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_wav2vec2, tokenizer
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 RATE = 16_000
 
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from engines.settings import TransformersSettings
 from engines.transformers.document_answers import best_span
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.ocr_generation import TRANSCRIBE
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_readers import (
     save_detector,
@@ -24,7 +24,7 @@ from tests.unit.engines.tiny_readers import (
 )
 from tests.unit.engines.tiny_vlms import save_llava
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 QUESTION = "what is the total"
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 SIZE = 400

@@ -17,12 +17,13 @@ from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner
 from handlers.errors import InferenceFailed, InvalidInput, ModelLoadFailed, OutOfMemory
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_classifier, save_llama
 
 
 @pytest.fixture(scope="module")
 def engine() -> TransformersEngine:
-    return TransformersEngine(TransformersSettings(device="cpu", threads=1))
+    return TransformersEngine(on_this_machine())
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +139,10 @@ def test_pickled_weights_are_refused_unless_a_setting_allows_them(copied: Path) 
 
     torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
-    strict = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+    strict = TransformersEngine(on_this_machine())
     assert "no *.safetensors weights" in refusal(strict, copied)
     assert "transformers.allow_pickle" in refusal(strict, copied)
-    trusting = TransformersEngine(TransformersSettings(device="cpu", threads=1, allow_pickle=True))
+    trusting = TransformersEngine(on_this_machine(allow_pickle=True))
     runner = trusting.load_model("tiny", task="text-generation", path=copied)
     assert trusting.infer(runner, {"inputs": "a"}, {"max_new_tokens": 1})["prompt_tokens"] > 0
 
@@ -178,7 +179,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_a_setting_allows_it(
 
 def test_code_that_comes_with_a_model_is_run_where_a_setting_allows_it(copied: Path, tmp_path: Path) -> None:
     ship_code(copied, "config.json", tmp_path / "it-ran")
-    settings = TransformersSettings(device="cpu", threads=1, trust_remote_code=True)
+    settings = on_this_machine(trust_remote_code=True)
     runner = TransformersEngine(settings).load_model("tiny", task="text-generation", path=copied)
     assert type(runner.model).__name__ == "Model"
     assert (tmp_path / "it-ran").exists()
@@ -192,7 +193,7 @@ def test_a_device_this_machine_lacks_is_refused_with_the_way_out(llama: Path) ->
 
 @pytest.mark.parametrize(("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_number_format_is_that_of_the_settings(llama: Path, setting: Any, dtype: torch.dtype) -> None:
-    engine = TransformersEngine(TransformersSettings(device="cpu", threads=1, torch_dtype=setting))
+    engine = TransformersEngine(on_this_machine(torch_dtype=setting))
     runner = engine.load_model("tiny", task="text-generation", path=llama)
     assert runner.model.dtype == dtype
     assert engine.health()["torch_dtype"] == str(dtype)
@@ -226,6 +227,9 @@ def test_a_failed_batch_is_run_in_halves_and_only_the_bad_inputs_fail(engine: Tr
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 def test_running_out_of_memory_is_retryable_and_says_so(engine: TransformersEngine, error: Exception) -> None:

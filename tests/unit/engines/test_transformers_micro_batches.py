@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -95,7 +97,7 @@ def loop(model: Model, clock: Clock) -> Iterator[MicroBatchLoop]:
     loop.close()
 
 
-def held(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
+def busy(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
     """Start a row that keeps the loop busy until the gate opens, so that what follows gathers."""
     first = loop.submit(row(1))
     assert model.entered.acquire(timeout=PATIENCE_S)
@@ -108,7 +110,7 @@ def tokens(answer: Future[dict[str, Any]]) -> int:
 
 
 def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchLoop, model: Model) -> None:
-    held(loop, model)
+    busy(loop, model)
     answers = [loop.submit(row(budget)) for budget in (40, 4, 30, 3)]
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [40, 4, 30, 3]
@@ -116,7 +118,7 @@ def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchL
 
 
 def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Model) -> None:
-    held(loop, model)
+    busy(loop, model)
     answers = [loop.submit(row(budget)) for budget in (2, 3)]
     answers += [loop.submit(row(budget), urgency=(-9, math.inf)) for budget in (50, 60)]
     model.gate.set()
@@ -127,7 +129,7 @@ def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Mod
 def test_one_that_has_waited_long_goes_before_shorter_ones(
     loop: MicroBatchLoop, model: Model, clock: Clock
 ) -> None:
-    held(loop, model)
+    busy(loop, model)
     answers = [loop.submit(row(100))]
     clock.now = 60.0
     answers += [loop.submit(row(budget)) for budget in (5, 6)]
@@ -138,7 +140,7 @@ def test_one_that_has_waited_long_goes_before_shorter_ones(
 
 def test_a_row_that_is_done_is_answered_while_its_neighbours_grow(loop: MicroBatchLoop, model: Model) -> None:
     order: list[int] = []
-    held(loop, model)
+    busy(loop, model)
     for budget in (50, 2):
         loop.submit(row(budget)).add_done_callback(lambda done: order.append(done.result()["tokens"]))
     model.gate.set()
@@ -154,7 +156,7 @@ def test_beams_run_alone_with_their_options(loop: MicroBatchLoop, model: Model) 
 
 
 def test_a_cancelled_row_ends_where_it_is(loop: MicroBatchLoop, model: Model) -> None:
-    held(loop, model)
+    busy(loop, model)
     gone, stays = loop.submit(row(10_000)), loop.submit(row(5))
     assert gone.cancel()
     model.gate.set()
@@ -166,7 +168,7 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
     loop: MicroBatchLoop, model: Model
 ) -> None:
     model.poison = 7
-    held(loop, model)
+    busy(loop, model)
     good, bad = loop.submit(row(6)), loop.submit(row(7))
     model.gate.set()
     assert tokens(good) == 6
@@ -177,15 +179,46 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
 
 def test_a_batch_that_does_not_fit_bounds_the_next_ones(loop: MicroBatchLoop, model: Model) -> None:
     model.most_rows = 1
-    held(loop, model)
+    busy(loop, model)
     answers = [loop.submit(row(budget)) for budget in (5, 6, 7)]
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [5, 6, 7]
     assert model.batches == [[1], [5, 6], [5], [6], [7]]
 
 
+def test_memory_that_a_failed_batch_held_is_free_before_the_next_one_runs(
+    loop: MicroBatchLoop, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tensor:
+        """Stands for one that only the collector of garbage frees, as it refers to itself."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    generate, held, alive = model.generate, list[weakref.ref[Tensor]](), list[bool]()
+
+    def hungry(rows: Sequence[Row], on_step: OnStep) -> None:
+        alive.extend(one() is not None for one in held)
+        if len(rows) > 1:
+            tensor = Tensor()
+            held.append(weakref.ref(tensor))
+        generate(rows, on_step)
+
+    model.most_rows = 1
+    monkeypatch.setattr(loop, "_generate", hungry)
+    busy(loop, model)
+    gc.disable()
+    try:
+        answers = [loop.submit(row(budget)) for budget in (5, 6)]
+        model.gate.set()
+        assert [tokens(answer) for answer in answers] == [5, 6]
+    finally:
+        gc.enable()
+    assert alive == [False, False]
+
+
 def test_closing_tells_those_who_wait(loop: MicroBatchLoop, model: Model) -> None:
-    held(loop, model)
+    busy(loop, model)
     waiting = loop.submit(row(5))
     closing = threading.Thread(target=loop.close)
     closing.start()

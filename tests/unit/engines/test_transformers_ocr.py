@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.ocr_generation import TRANSCRIBE
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_readers import (
     CHARACTERS,
@@ -26,7 +26,7 @@ from tests.unit.engines.tiny_readers import (
 )
 from tests.unit.engines.tiny_vlms import save_llava
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 SIZES = ((90, 30), (400, 40), (700, 48), (60, 60))
 
 

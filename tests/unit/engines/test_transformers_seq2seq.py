@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.seq2seq_generation import Seq2SeqRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_bart, save_t5
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 PROMPTS = ["a", "b c d", "h e l l o w o r l d", "x y", "q"]
 
 

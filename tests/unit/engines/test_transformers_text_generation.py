@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.sampling import Sampling, TokenPicker
 from engines.transformers.text_generation import TextGenerationRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_llama
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 PROMPTS = ["a", "b c d e f g", "x y z", "m n o p q r s t u v w", "k k k"]
 
 

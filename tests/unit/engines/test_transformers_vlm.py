@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
+from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_vlms import CONTEXT, make_qwen, save_llava, save_llava_next
 
-ENGINE = TransformersEngine(TransformersSettings(device="cpu", threads=1))
+ENGINE = TransformersEngine(on_this_machine())
 KINDS = ("llava", "llava-next", "qwen")
 SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((40, 24),),
