@@ -151,6 +151,12 @@ class BaseEngine(ABC):
         """Return what must agree between requests of one model that run in one batch; equal keys may share."""
         return ""
 
+    def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
+        """Return what `load_model` with these arguments would give, as `model_bytes` and `model_device` tell it
+        afterwards; None where that is not known before. Rather too little than too much: a model that would
+        exceed the cache's budget by itself is not loaded."""
+        return None
+
     def model_bytes(self, model: Any) -> int:
         """Return the bytes of memory the loaded model holds; 0 where a server of its own holds it."""
         return 0

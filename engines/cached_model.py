@@ -38,7 +38,8 @@ class Entry:
     running: threading.Lock = field(default_factory=threading.Lock)
     model: Any = None
     bytes: int = 0
-    device: str = "cpu"
+    device: str = ""
+    """Empty until it is known where the model will lie; from then on `bytes` are taken, be it loaded yet or not."""
     error: Exception | None = None
     loaded_at: float = 0.0
     used_at: float = 0.0

@@ -1,11 +1,15 @@
-"""How many bytes of models may lie where: one limit for RAM, one for each GPU."""
+"""How many models may be in memory, and how many bytes of them where: one limit for RAM, one for each GPU."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 
 import structlog
+
+from engines.cached_model import Entry
+from handlers.errors import ModelLoadFailed
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +51,49 @@ class MemoryBudget:
         if place not in self._limits:
             self._limits[place] = self._share_of(place)
         return self._limits[place]
+
+    def check(self, key: str, size: int, device: str) -> None:
+        """Refuse a model of `size` bytes on `device` that would not fit were it the only one there.
+
+        Raises:
+            ModelLoadFailed: permanent; it takes more than the limit.
+        """
+        place = self.place(device)
+        if size > self.limit(place):
+            setting, where = ("max_bytes", "of RAM") if place == "cpu" else ("max_gpu_bytes", f"on {place}")
+            raise ModelLoadFailed(
+                f"model {key} takes {size} bytes {where}; cache.{setting} allows {self.limit(place)} for all "
+                f"models together: raise cache.{setting} if there is as much memory, or name a smaller model"
+            )
+
+    def excess(self, entries: Collection[Entry], max_models: int) -> tuple[list[Entry], bool]:
+        """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
+        and whether they are exceeded without them as well."""
+        counted = [entry for entry in entries if entry.counts]
+        count, size = len(counted), Counter[str]()
+        for entry in counted:
+            size[self.place(entry.device)] += entry.bytes
+        excess: list[Entry] = []
+        for entry in counted:
+            place = self.place(entry.device)
+            if (count > max_models or size[place] > self.limit(place)) and entry.is_idle:
+                excess.append(entry)
+                count -= 1
+                size[place] -= entry.bytes
+        is_exceeded = count > max_models or any(taken > self.limit(place) for place, taken in size.items())
+        return excess, is_exceeded
+
+    def idle_beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
+        """Return the idle ones of `others` that would make room for `entry`: those in the memory that it will take.
+
+        Where nobody knows yet which that is, it may be any; what a server of its own holds never is.
+        """
+        places = {self.place(other.device) for other in (others if not entry.device else [entry])}
+        return [
+            other
+            for other in others
+            if other.is_idle and other.bytes > 0 and self.place(other.device) in places
+        ]
 
     def _share_of(self, place: str) -> int:
         try:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import structlog
 
 from engines.cached_model import Entry, Lease, Loaded, State
 from engines.memory_budget import MemoryBudget
-from handlers.errors import EngineUnavailable, OutOfMemory
+from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
 
-__all__ = ["Lease", "Load", "Loaded", "ModelCache", "Unload"]
+__all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 
 log = structlog.get_logger(__name__)
 
-Load = Callable[[], Loaded]
+MakeRoom = Callable[[int, str], None]
+"""Makes room for so many bytes on that device; ModelLoadFailed where they would not even fit alone."""
+Load = Callable[[MakeRoom], Loaded]
+"""Loads a model; where it can tell its size before, it has room made first."""
 Unload = Callable[[Any], None]
 
 
@@ -28,7 +32,8 @@ class ModelCache:
 
     Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load
     delays only those who asked for that model. A leased model is never unloaded: where every model is in use
-    the cache goes over its budget, and shrinks back when leases end.
+    the cache goes over its budget, and shrinks back when leases end. A model that alone is larger than the budget
+    is refused: it could not stay for the next request.
     """
 
     def __init__(
@@ -49,11 +54,12 @@ class ModelCache:
         """Yield the model of `key` for exclusive use, loading it first where nobody has.
 
         `load` runs once however many threads wait; when it fails they all get its error, and the next lease
-        tries again. Where it runs out of memory, it is called once more after all idle models have left. Runs
-        of one model never overlap: a second lease waits for the first to end, so a thread must not lease a
-        key that it already holds.
+        tries again. Where it runs out of memory, it is called once more after the idle models beside it have
+        left. Runs of one model never overlap: a second lease waits for the first to end, so a thread must not
+        lease a key that it already holds.
 
         Raises:
+            ModelLoadFailed: permanent; the model alone takes more than the budget.
             EngineUnavailable: retryable; the thread that loaded the model was interrupted.
             Exception: whatever `load` raised.
         """
@@ -161,7 +167,7 @@ class ModelCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all models in memory, those being unloaded included."""
+        """Bytes of all models in memory, with those being unloaded, and being loaded where their size is known."""
         with self._changed:
             return self._total_bytes()
 
@@ -202,8 +208,9 @@ class ModelCache:
 
     def _load(self, entry: Entry, load: Load) -> None:
         try:
-            self._shrink()  # by count, before the load needs the memory; by bytes once its size is known
-            loaded = self._load_with_room(entry.key, load)
+            self._shrink()  # by count, before the load needs the memory; by bytes as soon as its size is known
+            loaded = self._load_with_room(entry, load)
+            self._admit(entry, loaded)
         except BaseException as error:
             with self._changed:
                 del self._entries[entry.key]
@@ -222,19 +229,38 @@ class ModelCache:
         entry.settled.set()
         self._shrink()
 
-    def _load_with_room(self, key: str, load: Load) -> Loaded:
+    def _load_with_room(self, entry: Entry, load: Load) -> Loaded:
         """Call `load`, and once more where it ran out of memory and idle models could make room."""
+        make_room = partial(self._make_room, entry)
         try:
-            return load()
+            return load(make_room)
         except OutOfMemory:
             with self._changed:
-                has_idle = any(entry.is_idle for entry in self._entries.values())
-            if not has_idle:
-                raise
-            log.warning("load_ran_out_of_memory", key=key, then="again without the idle models")
+                if not self._budget.idle_beside(entry, self._entries.values()):
+                    raise
+            log.warning("load_ran_out_of_memory", key=entry.key, then="again without the idle models")
         # The error is gone by now, and with it the frames that kept alive what was loaded so far.
-        self.clear()
-        return load()
+        with self._changed:
+            victims = self._budget.idle_beside(entry, self._entries.values())
+            self._mark_leaving(victims)
+        self._unload(victims)
+        return load(make_room)
+
+    def _make_room(self, entry: Entry, size: int, device: str) -> None:
+        """Count what is about to be loaded as there, and unload idle models for it."""
+        self._budget.check(entry.key, size, device)
+        with self._changed:
+            entry.bytes, entry.device = size, device
+            self._may_exceed = True
+        self._shrink()
+
+    def _admit(self, entry: Entry, loaded: Loaded) -> None:
+        """Refuse what is larger than the budget, now that its size is certain, and unload it again."""
+        try:
+            self._budget.check(entry.key, loaded.bytes, loaded.device)
+        except ModelLoadFailed:
+            self._let_go(entry, loaded.model)
+            raise
 
     def _leave(self, entry: Entry) -> bool:
         """End one lease, and return whether the budget may not hold."""
@@ -249,7 +275,7 @@ class ModelCache:
         if not self._leave(entry):
             return
         with self._changed:
-            victims, _ = self._excess()
+            victims, _ = self._budget.excess(self._entries.values(), self.max_models)
         if victims:
             # Unloading may take long, and who releases may be the very thread that the model runs in.
             threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
@@ -257,42 +283,25 @@ class ModelCache:
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""
         with self._changed:
-            victims, self._may_exceed = self._excess()
+            victims, self._may_exceed = self._budget.excess(self._entries.values(), self.max_models)
             self._mark_leaving(victims)
         self._unload(victims)
-
-    def _excess(self) -> tuple[list[Entry], bool]:
-        """Return the idle models, least recently used first, that must go for the budget to hold, and whether
-        it is exceeded without them as well."""
-        counted = [entry for entry in self._entries.values() if entry.counts]
-        count, size = len(counted), Counter[str]()
-        for entry in counted:
-            size[self._budget.place(entry.device)] += entry.bytes
-        excess: list[Entry] = []
-        for entry in counted:
-            place = self._budget.place(entry.device)
-            is_over = count > self.max_models or size[place] > self._budget.limit(place)
-            if is_over and entry.is_idle:
-                excess.append(entry)
-                count -= 1
-                size[place] -= entry.bytes
-        is_exceeded = count > self.max_models or any(
-            taken > self._budget.limit(place) for place, taken in size.items()
-        )
-        return excess, is_exceeded
 
     def _unload(self, victims: list[Entry]) -> None:
         try:
             for entry in victims:
-                try:
-                    entry.unload(entry.model)
-                except Exception:
-                    # The caller asked for another model, or for none: this one's trouble is not theirs.
-                    log.exception("unload_failed", key=entry.key)
+                self._let_go(entry, entry.model)
                 self._forget(entry)
         finally:
             for entry in victims:  # an interrupt must not leave one behind that others wait for
                 self._forget(entry)
+
+    def _let_go(self, entry: Entry, model: Any) -> None:
+        try:
+            entry.unload(model)
+        except Exception:
+            # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
+            log.exception("unload_failed", key=entry.key)
 
     def _forget(self, entry: Entry) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ import structlog
 
 from engines.base import BaseEngine
 from engines.cached_model import Loaded
+from engines.model_cache import MakeRoom
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, ModelLoadFailed
@@ -57,11 +58,13 @@ class ModelLoading:
         """What the cache calls the model: `engine/task/name/version`."""
         return f"{self.engine}/{self.task}/{self.model.key}"
 
-    def load(self) -> Loaded:
+    def load(self, make_room: MakeRoom) -> Loaded:
         """Return the loaded model; its files count as in use from now until `unload`.
 
+        Room is made for it first, where the engine can tell from its files how much it takes.
+
         Raises:
-            InferenceError: what `files` and `load_model` raise of that tree.
+            InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
             ModelLoadFailed: permanent; whatever else `load_model` raises.
         """
         started = time.perf_counter()
@@ -73,6 +76,9 @@ class ModelLoading:
         if self.runner.needs_files:
             details["path"] = self.models.files(self.model)
         try:
+            expected = self.runner.expected_size(self.model.name, **details)
+            if expected is not None:
+                make_room(*expected)
             loaded = self.runner.load_model(self.model.name, **details)
             size, device = self.runner.model_bytes(loaded), self.runner.model_device(loaded)
         except BaseException as error:

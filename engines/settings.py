@@ -55,11 +55,15 @@ class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
     max_models: int = Field(default=4, gt=0, description="Most models in memory at once.")
-    max_bytes: int = Field(default=8 * 1024**3, gt=0, description="Most bytes of models in RAM.")
+    max_bytes: int = Field(
+        default=8 * 1024**3,
+        gt=0,
+        description="Most bytes of models in RAM; a model that alone takes more is refused.",
+    )
     max_gpu_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="Most bytes of models on each GPU; default: 90 % of its memory.",
+        description="Most bytes of models on each GPU, as for RAM; default: 90 % of its memory.",
     )
     idle_unload_s: float | None = Field(
         default=1800.0,

@@ -160,6 +160,17 @@ class TransformersEngine(BaseEngine):
             {name: options[name] for name in sorted(options) if name not in ROW_OPTIONS}, default=str
         )
 
+    def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
+        """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
+        None where they are no safetensors."""
+        self._prepare()
+        from engines.transformers.device import choose_device, choose_dtype
+        from engines.transformers.weight_sizes import bytes_in_memory
+
+        device = choose_device(self.config)
+        size = bytes_in_memory(Path(kw["path"]), choose_dtype(self.config, device).itemsize)
+        return None if size is None else (size, str(device))
+
     def model_bytes(self, model: TaskRunner) -> int:
         """Return the bytes of the model's parameters and buffers; shared ones count once."""
         tensors = [*model.model.parameters(), *model.model.buffers()]

@@ -271,7 +271,7 @@ def test_a_model_that_is_known_to_exceed_the_budget_is_refused_before_anything_i
 
 def test_a_model_that_proves_to_exceed_the_budget_is_unloaded_and_refused(models: Models) -> None:
     models.use("a", size=10)
-    with pytest.raises(ModelLoadFailed, match="raise cache.max_bytes"):
+    with pytest.raises(ModelLoadFailed, match=r"raise cache\.max_bytes"):
         models.use("huge", size=101)
     assert models.unloads == {"huge": 1}
     assert keys(models.cache) == ["a"]
@@ -404,7 +404,9 @@ def test_only_models_that_can_make_room_leave_for_a_load_without_memory(
     assert set(models.unloads) == unloaded
 
 
-def test_models_of_another_place_are_no_reason_to_try_again(models: Models) -> None:
+def test_models_of_another_place_are_no_reason_to_try_again() -> None:
+    models = Models(ModelCache(9, MemoryBudget(100, 100)))
+
     def never() -> None:
         raise OutOfMemory("full")
 

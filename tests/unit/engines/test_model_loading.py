@@ -1,0 +1,61 @@
+"""One model on its way into memory: its files, the room for it, its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.model_loading import ModelLoading
+from engines.resolved_model import ResolvedModel
+from handlers.errors import ModelLoadFailed
+from tests.unit.engines.parts import KnownModels, ShoutEngine
+
+MODEL = ResolvedModel("m", "1", "s3://bucket/m")
+
+
+class Foreseeing(ShoutEngine):
+    """Knows from the files how much a model takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[dict[str, Any]] = []
+
+    def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
+        self.asked.append({"name": name, **kw})
+        return 12, "cuda:1"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> KnownModels:
+    return KnownModels(tmp_path, MODEL)
+
+
+def test_room_is_made_for_what_the_engine_expects_before_it_loads(models: KnownModels) -> None:
+    engine = Foreseeing()
+    rooms: list[tuple[int, str, int]] = []
+    loading = ModelLoading("shouter", "shout", MODEL, engine, models)
+    loaded = loading.load(lambda size, device: rooms.append((size, device, len(engine.loaded))))
+    assert rooms == [(12, "cuda:1", 0)]
+    assert engine.asked == engine.loaded
+    assert engine.asked[0]["path"] == Path("/models/m/1")
+    assert (loaded.bytes, loaded.device) == (10, "cpu"), "what it proved to be"
+
+
+def test_an_engine_that_expects_nothing_loads_at_once(models: KnownModels) -> None:
+    loading = ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models)
+    assert loading.load(lambda size, device: pytest.fail("room was made")).bytes == 10
+
+
+def test_a_model_without_room_is_not_loaded_and_lets_go_of_its_files(models: KnownModels) -> None:
+    engine, refusal = Foreseeing(), ModelLoadFailed("too large")
+
+    def refuse(size: int, device: str) -> None:
+        raise refusal
+
+    with pytest.raises(ModelLoadFailed) as caught:
+        ModelLoading("shouter", "shout", MODEL, engine, models).load(refuse)
+    assert caught.value is refusal
+    assert not engine.loaded
+    assert models.files_in_use[MODEL.key] == 0
