@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from engines.settings import TransformersSettings
@@ -60,13 +62,33 @@ def choose_dtype(settings: TransformersSettings, device: torch.device) -> torch.
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+_SIGNS = (
+    "can't allocate memory",  # torch's allocator of the machine's memory
+    "CUDA error: out of memory",  # memory that others than torch's allocator of the device ask for
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How a RuntimeError says that memory ran out, where it is no torch.OutOfMemoryError."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether `error` is the device, or the machine, being out of memory."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more, on the CUDA device too.
+
+    What an exception being handled holds stays: its traceback has the tensors of every call under way.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def as_run_error(error: Exception, model: str) -> InferenceError:

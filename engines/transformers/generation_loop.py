@@ -17,6 +17,7 @@ import structlog
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
+from engines.transformers.device import free_memory, is_out_of_memory
 from engines.transformers.row import Row
 from handlers.errors import Cancelled, InferenceError
 
@@ -118,10 +119,14 @@ class GenerationLoop(ABC):
     def _run(self) -> None:
         with self.gradients():
             while self._wait_for_work():
+                ran_out = False
                 try:
                     self._work()
                 except Exception as error:  # noqa: BLE001 - the subclass says what becomes of it
                     self._failed(error)
+                    ran_out = is_out_of_memory(error)
+                if ran_out:  # only here, where the error no longer holds what it broke off
+                    free_memory()
             self._ended()
         with self._changed:
             left = [*self._under_way(), *self._waiting]

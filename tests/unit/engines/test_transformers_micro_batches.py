@@ -97,7 +97,7 @@ def loop(model: Model, clock: Clock) -> Iterator[MicroBatchLoop]:
     loop.close()
 
 
-def busy(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
+def held(loop: MicroBatchLoop, model: Model) -> Future[dict[str, Any]]:
     """Start a row that keeps the loop busy until the gate opens, so that what follows gathers."""
     first = loop.submit(row(1))
     assert model.entered.acquire(timeout=PATIENCE_S)
@@ -110,7 +110,7 @@ def tokens(answer: Future[dict[str, Any]]) -> int:
 
 
 def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchLoop, model: Model) -> None:
-    busy(loop, model)
+    held(loop, model)
     answers = [loop.submit(row(budget)) for budget in (40, 4, 30, 3)]
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [40, 4, 30, 3]
@@ -118,7 +118,7 @@ def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchL
 
 
 def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Model) -> None:
-    busy(loop, model)
+    held(loop, model)
     answers = [loop.submit(row(budget)) for budget in (2, 3)]
     answers += [loop.submit(row(budget), urgency=(-9, math.inf)) for budget in (50, 60)]
     model.gate.set()
@@ -129,7 +129,7 @@ def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Mod
 def test_one_that_has_waited_long_goes_before_shorter_ones(
     loop: MicroBatchLoop, model: Model, clock: Clock
 ) -> None:
-    busy(loop, model)
+    held(loop, model)
     answers = [loop.submit(row(100))]
     clock.now = 60.0
     answers += [loop.submit(row(budget)) for budget in (5, 6)]
@@ -140,7 +140,7 @@ def test_one_that_has_waited_long_goes_before_shorter_ones(
 
 def test_a_row_that_is_done_is_answered_while_its_neighbours_grow(loop: MicroBatchLoop, model: Model) -> None:
     order: list[int] = []
-    busy(loop, model)
+    held(loop, model)
     for budget in (50, 2):
         loop.submit(row(budget)).add_done_callback(lambda done: order.append(done.result()["tokens"]))
     model.gate.set()
@@ -156,7 +156,7 @@ def test_beams_run_alone_with_their_options(loop: MicroBatchLoop, model: Model) 
 
 
 def test_a_cancelled_row_ends_where_it_is(loop: MicroBatchLoop, model: Model) -> None:
-    busy(loop, model)
+    held(loop, model)
     gone, stays = loop.submit(row(10_000)), loop.submit(row(5))
     assert gone.cancel()
     model.gate.set()
@@ -168,7 +168,7 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
     loop: MicroBatchLoop, model: Model
 ) -> None:
     model.poison = 7
-    busy(loop, model)
+    held(loop, model)
     good, bad = loop.submit(row(6)), loop.submit(row(7))
     model.gate.set()
     assert tokens(good) == 6
@@ -179,7 +179,7 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
 
 def test_a_batch_that_does_not_fit_bounds_the_next_ones(loop: MicroBatchLoop, model: Model) -> None:
     model.most_rows = 1
-    busy(loop, model)
+    held(loop, model)
     answers = [loop.submit(row(budget)) for budget in (5, 6, 7)]
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [5, 6, 7]
@@ -195,18 +195,18 @@ def test_memory_that_a_failed_batch_held_is_free_before_the_next_one_runs(
         def __init__(self) -> None:
             self.itself = self
 
-    generate, held, alive = model.generate, list[weakref.ref[Tensor]](), list[bool]()
+    generate, made, alive = model.generate, list[weakref.ref[Tensor]](), list[bool]()
 
     def hungry(rows: Sequence[Row], on_step: OnStep) -> None:
-        alive.extend(one() is not None for one in held)
+        alive.extend(one() is not None for one in made)
         if len(rows) > 1:
             tensor = Tensor()
-            held.append(weakref.ref(tensor))
+            made.append(weakref.ref(tensor))
         generate(rows, on_step)
 
     model.most_rows = 1
     monkeypatch.setattr(loop, "_generate", hungry)
-    busy(loop, model)
+    held(loop, model)
     gc.disable()
     try:
         answers = [loop.submit(row(budget)) for budget in (5, 6)]
@@ -218,7 +218,7 @@ def test_memory_that_a_failed_batch_held_is_free_before_the_next_one_runs(
 
 
 def test_closing_tells_those_who_wait(loop: MicroBatchLoop, model: Model) -> None:
-    busy(loop, model)
+    held(loop, model)
     waiting = loop.submit(row(5))
     closing = threading.Thread(target=loop.close)
     closing.start()
