@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
@@ -37,13 +38,14 @@ class Record(Protocol):
 class _Partition:
     """What one partition has in flight and acked in one generation, in the order of offsets."""
 
-    __slots__ = ("acked", "in_flight", "is_forgotten", "position")
+    __slots__ = ("acked", "in_flight", "is_forgotten", "position", "unfinished")
 
     def __init__(self) -> None:
         self.in_flight: deque[Received] = deque()
         self.acked: deque[int] = deque()
         """Positions that acks led to and no commit has reached yet."""
         self.position: int | None = None
+        self.unfinished = 0
         self.is_forgotten = False
         """Whether nothing of it will ever be committed here, for it was handed out again."""
 
@@ -65,32 +67,51 @@ class OrderedAcker:
     Owned by the event loop thread. Every tracked message must be marked done exactly once, after its result
     or dead letter is on the broker. Messages of an earlier generation are counted until they are done, but
     never move the position of a partition that was handed out again.
+
+    At most `window` messages of a partition are tracked and not committed: so many a crash repeats, and so far
+    work runs ahead of a slow message. Where `window` messages are unfinished over all partitions, a partition may
+    have more only up to its share of the window: so there are about twice as many at most, and no partition fills
+    the room of another.
     """
 
-    def __init__(self, *, commit_after: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, window: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
         self.in_flight = 0
         """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
         self.uncommitted = 0
         """How many tracked messages are not committed yet: those in flight and those acked since. A crash now
         would have so many answered again, and no more."""
+        self.unfinished = 0
+        """How many tracked messages are not done yet."""
         self.commit_is_due = asyncio.Event()
-        """Set while `commit_after` messages or more are acked and not committed."""
-        self._commit_after = commit_after
+        """Set while half a window of messages or more are acked and not committed, over all partitions."""
+        self._window = window
+        self._commit_after = max(1, window // 2)
         self._clock = clock
         self._partitions: dict[tuple[str, int, int], _Partition] = {}
+        self._held_back: set[Place] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, message: Received) -> None:
-        """Remember that `message` is in flight; call in the order of offsets, as the broker delivers them."""
+    def track(self, message: Received) -> bool:
+        """Remember that `message` is in flight, or return False where there is no room for it yet.
+
+        Call in the order of offsets, as the broker delivers them.
+        """
         key = (message.record.topic, message.record.partition, message.generation)
         partition = self._partitions.get(key)
         if partition is None:
             partition = self._partitions[key] = _Partition()
+        if len(partition.in_flight) + len(partition.acked) >= self._window:
+            return False
+        if self.unfinished >= self._window and partition.unfinished * len(self._partitions) >= self._window:
+            return False
         message.partition = partition
         message.since = self._clock()
         partition.in_flight.append(message)
+        partition.unfinished += 1
+        self.unfinished += 1
         self.in_flight += 1
         self.uncommitted += 1
+        return True
 
     def done(self, message: Received) -> None:
         """Mark `message` finished: everything contiguous up to it may be committed.
@@ -102,6 +123,9 @@ class OrderedAcker:
         if partition is None:
             raise ValueError(f"offset {message.record.offset} of {message.record.topic} is not in flight")
         message.is_done = True
+        was_full = self.unfinished >= self._window
+        partition.unfinished -= 1
+        self.unfinished -= 1
         in_flight = partition.in_flight
         acked = 0
         while in_flight and in_flight[0].is_done:
@@ -109,6 +133,8 @@ class OrderedAcker:
             partition.acked.append(position)
             acked += 1
         if not acked:
+            if was_full:
+                self._wake()
             return
         self.in_flight -= acked
         if partition.is_forgotten:
@@ -144,8 +170,22 @@ class OrderedAcker:
                 del self._partitions[key]
         self._wake()
 
+    def hold_back(self, place: Place) -> None:
+        """Say that messages of `place` wait for room."""
+        self._held_back.add(place)
+
+    def release(self, place: Place) -> None:
+        """Say that no messages of `place` wait for room any more."""
+        self._held_back.discard(place)
+        self._wake()
+
+    @property
+    def held_back(self) -> AbstractSet[Place]:
+        """The partitions of which messages wait for room: no more of them are to be fetched."""
+        return self._held_back
+
     async def progress(self) -> None:
-        """Return after the next ack or commit."""
+        """Return after the next ack, commit or release; where all room is taken, after the next message is done."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         await waiting

@@ -24,6 +24,8 @@ from streams.acks import OrderedAcker, Place, Received, Record
 from streams.header_names import forgive_header_names
 
 _FETCH_TIMEOUT_S = 1.0
+_FETCH_BESIDE_HELD_BACK_S = 0.02
+"""Time of an empty fetch that leaves out partitions held back, which nobody fetches until it ends."""
 _NOTHING_ASSIGNED_S = 0.2
 _NOT_COMMITTED_S = 0.05
 
@@ -33,8 +35,9 @@ Fetched = Mapping[TP, Sequence[Record]]
 class BatchConsumer(driver.Consumer):
     """Delivers lists of `Received` to the queue of each topic's agent, and commits what the acker vouches for.
 
-    Each topic is followed by a task of its own, so no task's backlog holds up another's messages. One list lies
-    in an agent's queue at most: whoever takes it calls `make_room`, and the next fetch begins.
+    Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition
+    whose messages are held back is left out of its topic's fetches. One list lies in an agent's queue at most:
+    whoever takes it calls `make_room`, and the next fetch begins.
     """
 
     acker: OrderedAcker
@@ -103,12 +106,17 @@ class BatchConsumer(driver.Consumer):
             if not self.flow_active:
                 await self.wait(self.can_resume_flow.wait())
                 continue
-            partitions = {tp for tp in self._get_active_partitions() if tp.topic == topic}
-            if not partitions:
+            assigned = {tp for tp in self._get_active_partitions() if tp.topic == topic}
+            if not assigned:
                 await self.sleep(_NOTHING_ASSIGNED_S)
                 continue
+            partitions = assigned - self.acker.held_back
+            if not partitions:
+                await self.wait(self.acker.progress())
+                continue
+            timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
             try:
-                generation, fetched = await self._fetch(partitions)
+                generation, fetched = await self._fetch(partitions, timeout_s)
             except self.consumer_stopped_errors:
                 if self.app.should_stop:
                     return
@@ -120,10 +128,10 @@ class BatchConsumer(driver.Consumer):
                     self._room[topic].clear()
                     queue.put_nowait(received)
 
-    async def _fetch(self, partitions: set[TP]) -> tuple[int, Fetched]:
-        """Return what the consumer's thread has for `partitions`, or gets within a second, and its generation."""
+    async def _fetch(self, partitions: set[TP], timeout_s: float) -> tuple[int, Fetched]:
+        """Return what the consumer's thread has for `partitions`, or gets in time, and its generation."""
         # Not by Faust's `call_thread`: two calls are all it runs at once, and commits have to get through.
-        fetching = self._thread.fetch(partitions, self.app.conf.broker_max_poll_records)
+        fetching = self._thread.fetch(partitions, self.app.conf.broker_max_poll_records, timeout_s)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
 
     def _received(self, generation: int, fetched: Fetched) -> list[Received]:
@@ -156,12 +164,12 @@ class BatchConsumer(driver.Consumer):
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
     """Owns the aiokafka consumer, on an event loop in a thread of its own."""
 
-    async def fetch(self, partitions: set[TP], max_records: int | None) -> tuple[int, Fetched]:
+    async def fetch(
+        self, partitions: set[TP], max_records: int | None, timeout_s: float
+    ) -> tuple[int, Fetched]:
         """Return the generation and the records of one fetch; runs in this thread."""
         consumer = self._ensure_consumer()
-        fetched = await self._fetch_records(
-            consumer, partitions, timeout=_FETCH_TIMEOUT_S, max_records=max_records
-        )
+        fetched = await self._fetch_records(consumer, partitions, timeout=timeout_s, max_records=max_records)
         # Asked for here, where no rebalance can come between: a fetch may outlast one.
         return consumer._coordinator.generation, fetched
 

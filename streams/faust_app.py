@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import faust
@@ -14,7 +14,7 @@ from streams.kafka import faust_credentials
 from streams.settings import Settings
 from streams.topics import Topics
 
-Take = Callable[[Sequence[Received], str], Awaitable[None]]
+Take = Callable[[Sequence[Received], str], None]
 
 _NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
 _LARGEST_BATCH_BYTES = 256 * 1024
@@ -92,7 +92,7 @@ def _add_agent(app: InferenceApp, task: str, topic_name: str, take: Take) -> Non
     async def agent(stream: Any) -> None:
         async for messages in stream:
             app.batch_consumer.make_room(topic_name)
-            await take(messages, task)
+            take(messages, task)
 
     # Faust derives names from import paths; ours stay the same wherever the code moves.
     app.agent(topic, name=f"inference.{task}", concurrency=1)(agent)

@@ -17,6 +17,7 @@ from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_infe
 from streams import cloudevents
 from streams.acks import OrderedAcker, Received, Record
 from streams.decoding import decode_request, known_fields
+from streams.held_back import HeldBack
 from streams.messages import MAX_ID_CHARS, Request
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
@@ -28,9 +29,9 @@ log = structlog.get_logger(__name__)
 class Intake:
     """Every message taken ends in exactly one result or dead letter, and only then in its ack.
 
-    Lives on the event loop. At most `max_in_flight` messages are taken and not yet committed: that bounds memory,
-    what is answered twice after a crash, and how far work runs ahead of a slow message. A failure to publish
-    calls `on_fatal` and leaves the message unacked: the worker must exit so that the broker delivers it again.
+    Lives on the event loop. Messages for which the acker has no room yet are held back, in order, for each
+    partition by itself: one that is stuck holds up no other. A failure to publish calls `on_fatal` and leaves the
+    message unacked: the worker must exit so that the broker delivers it again.
     """
 
     def __init__(
@@ -41,7 +42,6 @@ class Intake:
         publisher: Publisher,
         acker: OrderedAcker,
         is_current: Callable[[int], bool],
-        max_in_flight: int,
         worker: str,
         on_fatal: Callable[[BaseException], None],
         wall_clock: Callable[[], float] = time.time,
@@ -52,29 +52,25 @@ class Intake:
         self._publisher = publisher
         self._acker = acker
         self._is_current = is_current
-        self._max_in_flight = max_in_flight
         self._worker = worker
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
-    async def take(self, messages: Sequence[Received], task: str) -> None:
-        """Start work on messages of `task`'s request topic, in order; waits while too many are in flight.
+    def take(self, messages: Sequence[Received], task: str) -> None:
+        """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
 
         Messages that were handed out again meanwhile are left to whoever got them.
         """
         admitted: Admitted = {}
         for message in messages:
-            while self._acker.uncommitted >= self._max_in_flight:
-                await self._acker.progress()
-                admitted.clear()
             if not self._is_current(message.generation):
                 return
-            self._acker.track(message)
-            try:
-                self._begin(message, task, admitted)
-            except Exception as error:  # noqa: BLE001 - logged, and the message is kept
-                self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
+            if self._held_back.has_line_before(message) or not self._acker.track(message):
+                self._held_back.add(message, task)
+            else:
+                self._start(message, task, admitted)
 
     @property
     def in_flight(self) -> int:
@@ -83,9 +79,17 @@ class Intake:
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
+        await self._held_back.close()
         for work in self._tasks:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, message: Received, task: str, admitted: Admitted) -> None:
+        """Start work on a message that is tracked."""
+        try:
+            self._begin(message, task, admitted)
+        except Exception as error:  # noqa: BLE001 - logged, and the message is kept
+            self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
 
     def _begin(self, message: Received, task: str, admitted: Admitted) -> None:
         """Take the quick path where it is clear; otherwise see the message through in a task of its own."""

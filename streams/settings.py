@@ -88,7 +88,7 @@ class KafkaSettings(Section):
         default=256,
         gt=0,
         le=10_000,
-        description="Most messages taken from a topic at once; as many wait beside those in flight.",
+        description="Most messages taken from a topic at once; a few times as many wait beside those in flight.",
     )
     commit_interval_s: float = Field(
         default=0.5,
@@ -230,7 +230,8 @@ class WorkerSettings(Section):
         default=512,
         gt=0,
         le=100_000,
-        description="Most requests in work at once, over all tasks, and so how far work runs ahead of a slow one.",
+        description="Most requests of a partition that are taken and not committed, and so how far work runs ahead "
+        "of a slow one; of all partitions, how many are in work before each keeps to its share.",
     )
     max_in_flight_bytes: int = Field(
         default=512 * 1024 * 1024,

@@ -97,7 +97,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         if settings.http.listens:
             gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
-        acker = OrderedAcker(commit_after=max(1, settings.worker.max_in_flight // 2))
+        acker = OrderedAcker(window=settings.worker.max_in_flight)
         app = build_app(settings, tasks, lambda messages, task: intake.take(messages, task), acker)
         publisher = _publisher(settings, app)
         intake = Intake(
@@ -106,7 +106,6 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
             publisher=publisher,
             acker=acker,
             is_current=lambda generation: app.batch_consumer.is_current(generation),
-            max_in_flight=settings.worker.max_in_flight,
             worker=settings.worker.name,
             on_fatal=lambda error: worker.fail(error),
         )

@@ -13,7 +13,7 @@ from streams.messages import Request
 from tests.integration.worker_process import Site
 
 WINDOW = 8
-"""How many requests a worker has in work at most."""
+"""How many requests of a partition a worker has taken and not committed, at most."""
 
 
 @asynccontextmanager

@@ -29,8 +29,8 @@ def received(count: int, *, first: int = 0, partition: int = 0, generation: int 
     return [Received(Record(first + n, partition=partition), generation) for n in range(count)]
 
 
-def tracking(*messages: Received, commit_after: int = 256) -> OrderedAcker:
-    acker = OrderedAcker(commit_after=commit_after)
+def tracking(*messages: Received, window: int = 512) -> OrderedAcker:
+    acker = OrderedAcker(window=window)
     for message in messages:
         acker.track(message)
     return acker
@@ -136,7 +136,7 @@ def test_what_was_acked_of_a_forgotten_generation_no_longer_counts() -> None:
 
 def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
     made = received(3)
-    acker = tracking(*made, commit_after=2)
+    acker = tracking(*made, window=4)
     acker.done(made[0])
     assert not acker.commit_is_due.is_set()
     acker.done(made[1])
@@ -145,6 +145,62 @@ def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
     assert not acker.commit_is_due.is_set()
     acker.done(made[2])
     assert not acker.commit_is_due.is_set()
+
+
+def test_a_partition_has_room_for_a_window_of_messages_that_are_not_committed() -> None:
+    stuck, second, third = received(3)
+    acker = tracking(window=2)
+    assert acker.track(stuck)
+    assert acker.track(second)
+    acker.done(second)
+    assert not acker.track(third)
+    acker.done(stuck)
+    assert not acker.track(third)
+    acker.committed(1, [((TOPIC, 0), 2)])
+    assert acker.track(third)
+
+
+def test_a_message_for_which_there_is_no_room_is_not_counted() -> None:
+    first, second = received(2)
+    acker = tracking(first, window=1)
+    assert not acker.track(second)
+    assert (acker.in_flight, acker.uncommitted, acker.unfinished) == (1, 1, 1)
+    acker.done(first)
+    assert acker.positions(1) == {(TOPIC, 0): 1}
+    with pytest.raises(ValueError, match="not in flight"):
+        acker.done(second)
+
+
+def test_what_is_finished_behind_a_stuck_message_takes_no_room_of_other_partitions() -> None:
+    behind_stuck, others = received(4), received(4, partition=1)
+    acker = tracking(*behind_stuck, window=4)
+    for message in behind_stuck[1:]:
+        acker.done(message)
+    assert [acker.track(one) for one in others] == [True, True, True, False]
+
+
+def test_a_partition_that_fills_the_window_leaves_every_other_its_share() -> None:
+    acker = tracking(*received(8), window=8)
+    second, third = received(8, partition=1), received(8, partition=2)
+    assert [acker.track(one) for one in second] == [True] * 4 + [False] * 4
+    assert [acker.track(one) for one in third] == [True] * 3 + [False] * 5
+    assert acker.unfinished == 15
+
+
+@given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=200))
+def test_whatever_comes_and_goes_less_than_two_windows_and_a_message_each_are_unfinished(
+    window: int, steps: list[tuple[int, bool]]
+) -> None:
+    acker = OrderedAcker(window=window)
+    running: list[Received] = []
+    for offset, (partition, is_done) in enumerate(steps):
+        if is_done and running:
+            acker.done(running.pop(partition % len(running)))
+            continue
+        (message,) = received(1, first=offset, partition=partition)
+        if acker.track(message):
+            running.append(message)
+    assert acker.unfinished == len(running) <= 2 * window + 10
 
 
 def test_finishing_what_is_not_in_flight_is_a_fault_of_the_caller() -> None:
@@ -164,6 +220,26 @@ async def test_whoever_waits_for_progress_goes_on_at_the_next_ack_and_not_before
     acker.done(first)
     await waiting
     await draining
+
+
+async def test_whoever_waits_while_all_room_is_taken_goes_on_when_any_message_is_done() -> None:
+    made = received(2)
+    acker = tracking(*made, window=2)
+    waiting = asyncio.create_task(acker.progress())
+    await asyncio.sleep(0)
+    acker.done(made[1])
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_whoever_waits_goes_on_when_a_partition_is_released() -> None:
+    acker = OrderedAcker()
+    acker.hold_back((TOPIC, 3))
+    assert acker.held_back == {(TOPIC, 3)}
+    waiting = asyncio.create_task(acker.progress())
+    await asyncio.sleep(0)
+    acker.release((TOPIC, 3))
+    await asyncio.wait_for(waiting, 10)
+    assert not acker.held_back
 
 
 def test_the_oldest_age_is_that_of_the_oldest_unacked_message() -> None:

@@ -37,6 +37,7 @@ class Thread(Service):
         super().__init__()
         self.answers: list[tuple[int, dict[TP, list[Record]]]] = []
         self.asked: list[set[TP]] = []
+        self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
         self.committed: list[dict[TP, int]] = []
         self.commits = True
@@ -48,8 +49,11 @@ class Thread(Service):
     def assignment(self) -> set[TP]:
         return {PARTITION}
 
-    async def fetch(self, partitions: set[TP], max_records: int | None) -> tuple[int, dict[TP, list[Record]]]:
+    async def fetch(
+        self, partitions: set[TP], max_records: int | None, timeout_s: float
+    ) -> tuple[int, dict[TP, list[Record]]]:
         self.asked.append(set(partitions))
+        self.timeouts.append(timeout_s)
         while not self.answers:
             await asyncio.sleep(0)
         return self.answers.pop(0)
@@ -70,7 +74,7 @@ class Rig:
     def __init__(self) -> None:
         self.app = faust.App("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(commit_after=2), fetch_max_wait_ms=20
+            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(window=4), fetch_max_wait_ms=20
         )
         self.consumer = cast(Any, self.app.consumer)
         self.thread: Thread = self.consumer._thread
@@ -116,6 +120,42 @@ async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
     assert len(rig.thread.asked) == 1
     rig.consumer.make_room(TOPIC)
     assert await rig.offsets() == [2, 3]
+
+
+async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_soon_until_it_is_released(
+    rig: Rig,
+) -> None:
+    other = TP(TOPIC, 1)
+    rig.consumer._active_partitions = {PARTITION, other}
+    while not rig.thread.asked:
+        await asyncio.sleep(0)
+    rig.consumer.acker.hold_back((TOPIC, 0))
+    rig.thread.answers += [(1, {}), (1, {})]
+    while len(rig.thread.asked) < 3:
+        await asyncio.sleep(0)
+    rig.consumer.acker.release((TOPIC, 0))
+    rig.thread.answers.append((1, records(5, 1)))
+    assert await rig.offsets() == [5]
+    rig.consumer.make_room(TOPIC)
+    while len(rig.thread.asked) < 4:
+        await asyncio.sleep(0)
+    assert rig.thread.asked[1:] == [{other}, {other}, {PARTITION, other}]
+    assert rig.thread.timeouts[1] == rig.thread.timeouts[2] < rig.thread.timeouts[3]
+
+
+async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at_the_first_release(
+    rig: Rig,
+) -> None:
+    while not rig.thread.asked:
+        await asyncio.sleep(0)
+    rig.consumer.acker.hold_back(PARTITION)
+    rig.thread.answers.append((1, {}))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (rig.thread.answers, len(rig.thread.asked)) == ([], 1)
+    rig.consumer.acker.release(PARTITION)
+    rig.thread.answers.append((1, records(0, 2)))
+    assert await rig.offsets() == [0, 1]
 
 
 async def test_records_of_another_generation_are_dropped(rig: Rig) -> None:

@@ -37,8 +37,8 @@ class Record:
 class Acker(OrderedAcker):
     """Notes what is acked."""
 
-    def __init__(self, journal: list[str]) -> None:
-        super().__init__()
+    def __init__(self, journal: list[str], window: int) -> None:
+        super().__init__(window=window)
         self.journal = journal
 
     def done(self, message: Received) -> None:
@@ -67,14 +67,13 @@ class Rig:
         self.queue_s: list[float] = []
         self.dead_letter_error: Exception | None = None
         self.generation = 1
-        self.acker = Acker(self.journal)
+        self.acker = Acker(self.journal, max_in_flight)
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
             quick_path=cast(QuickPath, self),
             publisher=cast(Publisher, self),
             acker=self.acker,
             is_current=lambda generation: generation == self.generation,
-            max_in_flight=max_in_flight,
             worker="w1",
             on_fatal=self.fatal.append,
         )
@@ -121,11 +120,11 @@ class Rig:
         self.dead_letters.append(error)
         self.stages.append(stage)
 
-    async def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
-        await self.take_all([Record(offset, value, **changes)])
+    def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
+        self.take_all([Record(offset, value, **changes)])
 
-    async def take_all(self, records: list[Record]) -> None:
-        await self.intake.take([Received(record, 1) for record in records], "asr")
+    def take_all(self, records: list[Record]) -> None:
+        self.intake.take([Received(record, self.generation) for record in records], "asr")
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -149,7 +148,7 @@ def request(**changes: object) -> bytes:
 
 async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
     rig = Rig()
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     await rig.settle()
     assert rig.journal == ["result r1", "position 1"]
     assert rig.intake.in_flight == 0
@@ -157,22 +156,22 @@ async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
 
 async def test_a_request_without_id_gets_one_from_its_place_in_the_log() -> None:
     rig = Rig()
-    await rig.take(7, request())
+    rig.take(7, request())
     await rig.settle()
     assert rig.results[0]["id"] == "inference.requests.asr/0/7"
 
 
 async def test_a_request_without_id_takes_that_of_its_cloudevent() -> None:
     rig = Rig()
-    await rig.take(7, request(), headers=[("ce_id", b"event-1")])
+    rig.take(7, request(), headers=[("ce_id", b"event-1")])
     await rig.settle()
     assert rig.results[0]["id"] == "event-1"
 
 
 async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_acked() -> None:
     rig = Rig()
-    await rig.take(0, b"\xff\xfe")
-    await rig.take(1, None)
+    rig.take(0, b"\xff\xfe")
+    rig.take(1, None)
     await rig.settle()
     assert rig.journal == ["dead letter 0", "position 1", "dead letter 1", "position 2"]
     assert [error.code for error in rig.dead_letters] == ["UNDECODABLE", "UNDECODABLE"]
@@ -180,7 +179,7 @@ async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_ac
 
 async def test_an_invalid_request_gets_a_failure_under_its_own_id() -> None:
     rig = Rig()
-    await rig.take(0, json.dumps({"id": "r9", "task": "asr", "metadata": {"a": 1}}).encode())
+    rig.take(0, json.dumps({"id": "r9", "task": "asr", "metadata": {"a": 1}}).encode())
     await rig.settle()
     (result,) = rig.results
     assert (result["id"], result["success"], result["metadata"]) == ("r9", False, {"a": 1})
@@ -190,15 +189,15 @@ async def test_an_invalid_request_gets_a_failure_under_its_own_id() -> None:
 
 async def test_a_request_on_the_topic_of_another_task_is_refused() -> None:
     rig = Rig()
-    await rig.take(0, request(task="vlm"))
+    rig.take(0, request(task="vlm"))
     await rig.settle()
     assert "task 'vlm' does not belong on this topic" in rig.results[0]["error"]["message"]
 
 
 async def test_reply_to_is_refused_unless_allowed_and_the_refusal_goes_to_the_result_topic() -> None:
     rig = Rig()
-    await rig.take(0, request(reply_to="secrets"))
-    await rig.take(1, request(reply_to="replies.a"))
+    rig.take(0, request(reply_to="secrets"))
+    rig.take(1, request(reply_to="replies.a"))
     await rig.settle()
     assert [result["success"] for result in rig.results] == [False, True]
     assert "worker.reply_topics" in rig.results[0]["error"]["message"]
@@ -208,8 +207,8 @@ async def test_reply_to_is_refused_unless_allowed_and_the_refusal_goes_to_the_re
 async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> None:
     rig = Rig()
     rig.gates["slow"] = asyncio.Event()
-    await rig.take(0, request(id="slow"))
-    await rig.take(1, request(id="quick"))
+    rig.take(0, request(id="slow"))
+    rig.take(1, request(id="quick"))
     await rig.settle()
     assert rig.journal == ["result quick", "position None"]
     rig.gates["slow"].set()
@@ -220,35 +219,119 @@ async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> No
 async def test_no_more_than_the_window_is_taken_before_what_was_answered_is_committed() -> None:
     rig = Rig(max_in_flight=2)
     rig.gates["slow"] = asyncio.Event()
-    await rig.take(0, request(id="slow"))
-    await rig.take(1, request(id="quick"))
-    third = asyncio.create_task(rig.take(2, request(id="third")))
+    rig.take(0, request(id="slow"))
+    rig.take(1, request(id="quick"))
+    rig.take(2, request(id="third"))
     await rig.settle()
     rig.commit()
     await rig.settle()
-    assert not third.done()
+    assert len(rig.requests) == 2
     rig.gates["slow"].set()
     await rig.settle()
     assert rig.journal[-1] == "position 2"
-    assert not third.done()
+    assert len(rig.requests) == 2
     rig.commit()
-    await third
     await rig.settle()
     assert rig.journal[-1] == "position 3"
+
+
+async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_nor_those_in_one_list_with_it() -> (
+    None
+):
+    rig = Rig(max_in_flight=4)
+    rig.gates["stuck"] = asyncio.Event()
+    stuck = [Record(n, request(id=f"r{n}" if n else "stuck")) for n in range(20)]
+    beside = [Record(n, request(id=f"beside{n}"), partition=1) for n in range(20)]
+    elsewhere = [Record(n, request(id=f"elsewhere{n}"), topic="inference.requests.other") for n in range(20)]
+    rig.take_all(stuck + beside)
+    rig.take_all(elsewhere)
+    for _ in range(10):
+        await rig.settle()
+        rig.commit()
+    assert rig.acker.held_back == {("inference.requests.asr", 0)}
+    assert sorted(asked.id or "" for asked in rig.requests) == sorted(
+        ["stuck", "r1", "r2", "r3"] + [f"{name}{n}" for name in ("beside", "elsewhere") for n in range(20)]
+    )
+    rig.gates["stuck"].set()
+    for _ in range(10):
+        await rig.settle()
+        rig.commit()
+    assert [asked.id for asked in rig.requests if asked.id and asked.id[0] == "r"] == [
+        f"r{n}" for n in range(1, 20)
+    ]
+    assert (len(rig.requests), rig.acker.uncommitted, rig.acker.held_back) == (60, 0, set())
+
+
+async def test_messages_that_all_take_long_leave_room_for_those_of_other_partitions() -> None:
+    rig = Rig(max_in_flight=4)
+    for n in range(8):
+        rig.gates[f"slow{n}"] = asyncio.Event()
+    rig.take_all([Record(n, request(id=f"slow{n}")) for n in range(8)])
+    rig.take_all([Record(n, request(id=f"quick{n}"), partition=1) for n in range(8)])
+    for _ in range(10):
+        await rig.settle()
+        rig.commit()
+    assert [result["id"] for result in rig.results] == [f"quick{n}" for n in range(8)]
+    assert len(rig.requests) == 12
+
+
+async def test_what_comes_behind_messages_that_are_held_back_waits_behind_them() -> None:
+    rig = Rig(max_in_flight=1)
+    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(2)])
+    await rig.settle()
+    rig.commit()  # there is room, and r1 has not taken it yet
+    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(2, 4)])
+    for _ in range(5):
+        await rig.settle()
+        rig.commit()
+    assert [asked.id for asked in rig.requests] == [f"r{n}" for n in range(4)]
+
+
+async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since() -> None:
+    rig = Rig(max_in_flight=1)
+    rig.gates["slow"] = asyncio.Event()
+    rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late"))])
+    await rig.settle()
+    rig.generation = 2
+    rig.acker.forget_all_but(2)
+    rig.take_all([Record(0, request(id="again")), Record(1, request(id="late"))])
+    rig.gates["slow"].set()
+    for _ in range(5):
+        await rig.settle()
+        rig.commit()
+    assert [asked.id for asked in rig.requests] == ["slow", "again", "late"]
+    assert (rig.acker.uncommitted, rig.acker.held_back) == (0, set())
+
+
+async def test_a_fault_while_messages_are_held_back_is_fatal() -> None:
+    rig = Rig(max_in_flight=1)
+    rig.take_all([Record(0, request(id="r0")), Record(1, request(id="r1"))])
+    rig.acker.release = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
+    await rig.settle()
+    rig.commit()
+    await rig.settle()
+    assert [type(error) for error in rig.fatal] == [ZeroDivisionError]
+
+
+async def test_closing_leaves_what_is_held_back_to_the_broker() -> None:
+    rig = Rig(max_in_flight=1)
+    rig.take_all([Record(0, request(id="r0")), Record(1, request(id="r1"))])
+    await rig.settle()
+    await rig.intake.close()
+    rig.commit()
+    await rig.settle()
+    assert [asked.id for asked in rig.requests] == ["r0"]
 
 
 async def test_messages_that_were_handed_out_again_while_they_waited_are_not_taken() -> None:
     rig = Rig(max_in_flight=1)
     rig.gates["slow"] = asyncio.Event()
-    taking = asyncio.create_task(
-        rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late")), Record(2, request())])
-    )
+    rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late")), Record(2, request())])
     await rig.settle()
     rig.gates["slow"].set()
     await rig.settle()
     rig.generation = 2
     rig.acker.forget_all_but(2)
-    await taking
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["slow"]
     assert rig.intake.in_flight == 0
@@ -256,7 +339,7 @@ async def test_messages_that_were_handed_out_again_while_they_waited_are_not_tak
 
 async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_unacked() -> None:
     rig = Rig(publish_error=KafkaTimeoutError("broker gone"))
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     await rig.settle()
     assert [str(error) for error in rig.fatal] == ["KafkaTimeoutError: broker gone"]
     assert rig.journal == []
@@ -269,7 +352,7 @@ async def test_an_outcome_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter
     value: bytes, error: Exception
 ) -> None:
     rig = Rig(publish_error=error)
-    await rig.take(0, value)
+    rig.take(0, value)
     await rig.settle()
     assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["outcome"])
     assert rig.fatal == []
@@ -279,7 +362,7 @@ async def test_a_quick_result_that_cannot_be_told_for_what_is_in_it_is_a_dead_le
     rig = Rig(publish_error=ValueError("odd"))
     rig.quick = {"r1"}
     rig.post = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     rig.finish_quick()
     await rig.settle()
     assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["outcome"])
@@ -289,8 +372,8 @@ async def test_a_quick_result_that_cannot_be_told_for_what_is_in_it_is_a_dead_le
 async def test_a_dead_letter_that_the_broker_does_not_take_is_fatal_and_the_message_stays_unacked() -> None:
     rig = Rig(publish_error=ValueError("odd"))
     rig.dead_letter_error = MessageSizeTooLargeError()
-    await rig.take(0, request(id="r1"))
-    await rig.take(1, b"no json")
+    rig.take(0, request(id="r1"))
+    rig.take(1, b"no json")
     await rig.settle()
     assert [type(error) for error in rig.fatal] == [MessageSizeTooLargeError] * 2
     assert (rig.journal, rig.intake.in_flight) == ([], 2)
@@ -305,7 +388,7 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize("start", [b'{"bogus": 1, ', json.dumps(VALID)[:-1].encode() + b", "])
 async def test_no_depth_of_a_message_ends_the_worker(start: bytes, field: str, depth: int) -> None:
     rig = Rig()
-    await rig.take(0, start + b'"' + field.encode() + b'": ' + nested(depth) + b"}")
+    rig.take(0, start + b'"' + field.encode() + b'": ' + nested(depth) + b"}")
     await rig.settle()
     assert (len(rig.results) + len(rig.dead_letters), rig.fatal) == (1, [])
     assert rig.journal[1:] == ["position 1"]
@@ -313,7 +396,7 @@ async def test_no_depth_of_a_message_ends_the_worker(start: bytes, field: str, d
 
 async def test_a_request_whose_metadata_cannot_be_read_is_refused_under_its_own_id() -> None:
     rig = Rig()
-    await rig.take(0, request(id="r9")[:-1] + b', "metadata": {"a": 1e400}}')
+    rig.take(0, request(id="r9")[:-1] + b', "metadata": {"a": 1e400}}')
     await rig.settle()
     (result,) = rig.results
     assert (result["id"], result["error"]["code"], result["metadata"]) == ("r9", "INVALID_REQUEST", {})
@@ -321,7 +404,7 @@ async def test_a_request_whose_metadata_cannot_be_read_is_refused_under_its_own_
 
 async def test_an_event_id_too_long_to_be_repeated_everywhere_is_not_taken() -> None:
     rig = Rig()
-    await rig.take(7, request(), headers=[("ce_id", b"x" * 257)])
+    rig.take(7, request(), headers=[("ce_id", b"x" * 257)])
     await rig.settle()
     assert rig.results[0]["id"] == "inference.requests.asr/0/7"
 
@@ -329,7 +412,7 @@ async def test_an_event_id_too_long_to_be_repeated_everywhere_is_not_taken() -> 
 async def test_a_record_whose_time_nobody_knows_has_waited_for_nothing() -> None:
     rig = Rig()
     rig.intake._wall_clock = lambda: 100.0
-    await rig.take_all([Record(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
+    rig.take_all([Record(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
     await rig.settle()
     assert rig.queue_s == [0.0, 1.0, 0.0]
 
@@ -337,7 +420,7 @@ async def test_a_record_whose_time_nobody_knows_has_waited_for_nothing() -> None
 async def test_closing_abandons_what_is_in_flight_unacked() -> None:
     rig = Rig()
     rig.gates["slow"] = asyncio.Event()
-    await rig.take(0, request(id="slow"))
+    rig.take(0, request(id="slow"))
     await rig.settle()
     await rig.intake.close()
     assert rig.journal == []
@@ -346,7 +429,7 @@ async def test_closing_abandons_what_is_in_flight_unacked() -> None:
 async def test_a_request_whose_way_is_clear_is_acked_when_its_result_is_on_the_broker() -> None:
     rig = Rig()
     rig.quick = {"r1"}
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     await rig.settle()
     assert (rig.journal, rig.intake.in_flight) == ([], 1)
     rig.finish_quick()
@@ -357,7 +440,7 @@ async def test_a_request_whose_way_is_clear_is_acked_when_its_result_is_on_the_b
 async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> None:
     rig = Rig(max_in_flight=2)
     rig.quick = {"r0", "r1", "r2"}
-    taking = asyncio.create_task(rig.take_all([Record(n, request(id=f"r{n}")) for n in range(3)]))
+    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(3)])
     await rig.settle()
     assert len(rig.started) == 2
     rig.started.reverse()
@@ -366,14 +449,15 @@ async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> No
     assert (rig.journal, len(rig.started)) == (["posted r1", "position None"], 1)
     rig.finish_quick()
     rig.commit()
-    await taking
+    await rig.settle()
     assert rig.journal[2:] == ["posted r0", "position 2"]
+    assert len(rig.started) == 1
 
 
 async def test_a_quick_result_that_the_broker_refuses_is_published_by_the_way_that_knows_what_to_do() -> None:
     rig = Rig()
     rig.quick, rig.post_error = {"r1"}, MessageSizeTooLargeError()
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     rig.finish_quick()
     assert rig.intake.in_flight == 1
     await rig.settle()
@@ -383,7 +467,7 @@ async def test_a_quick_result_that_the_broker_refuses_is_published_by_the_way_th
 async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays_unacked() -> None:
     rig = Rig(publish_error=KafkaTimeoutError())
     rig.quick, rig.post_error = {"r1"}, KafkaTimeoutError()
-    await rig.take(0, request(id="r1"))
+    rig.take(0, request(id="r1"))
     rig.finish_quick()
     await rig.settle()
     assert [type(error) for error in rig.fatal] == [KafkaTimeoutError]
@@ -393,7 +477,7 @@ async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays
 async def test_a_request_with_a_reply_topic_never_takes_the_quick_path() -> None:
     rig = Rig()
     rig.quick = {"r1"}
-    await rig.take(0, request(id="r1", reply_to="replies.a"))
+    rig.take(0, request(id="r1", reply_to="replies.a"))
     await rig.settle()
     assert rig.reply_topics == ["replies.a"]
 
@@ -401,7 +485,7 @@ async def test_a_request_with_a_reply_topic_never_takes_the_quick_path() -> None
 async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_wrong_with_it() -> None:
     rig = Rig()
     broken = cast(list[tuple[str, bytes]], [("ce_id", 7)])
-    await rig.take_all([Record(0, request(), headers=broken), Record(1, request(id="r1"))])
+    rig.take_all([Record(0, request(), headers=broken), Record(1, request(id="r1"))])
     await rig.settle()
     assert rig.journal == ["dead letter 0", "position 1", "result r1", "position 2"]
     assert [error.code for error in rig.dead_letters] == ["INTERNAL_ERROR"]
@@ -410,7 +494,7 @@ async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_
 async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_message() -> None:
     rig = Rig()
     rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
-    await rig.take(0, request())
+    rig.take(0, request())
     await rig.settle()
     assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["intake"])
     assert (rig.fatal, rig.intake.in_flight) == ([], 0)
