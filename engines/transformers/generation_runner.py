@@ -24,7 +24,7 @@ from engines.transformers.rolling.cache import fits
 from engines.transformers.rolling.loop import Limits, RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
-from engines.transformers.sampling import Sampling, TokenPicker
+from engines.transformers.sampling import Sampling, TokenPicker, changes_scores
 from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption
 
 DEFAULT_NEW_TOKENS = 256
@@ -133,7 +133,9 @@ class GenerationRunner(TaskRunner):
         settings = self._settings
         limits = Limits(settings.max_rows, settings.kv_cache_bytes, settings.prefill_tokens)
         run: dict[str, Any] = {"generate": self._generate, "search": self._search}
-        batching = settings.batching if fits(self.model) else "micro"
+        # Only `generate` applies what a model's own configuration does to its scores.
+        is_plain = fits(self.model) and not changes_scores(self.model.generation_config)
+        batching = settings.batching if is_plain else "micro"
         if batching == "continuous":
             # Beams too: while the manager lives, the model's attention is the manager's.
             continuous = ContinuousLoop(self.name, self.model, limits, self._result, **run)

@@ -26,6 +26,29 @@ ROW_OPTIONS = frozenset(
 """Options each row of a generation batch carries for itself."""
 
 
+_CHANGING_SCORES = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "sequence_bias",
+    "suppress_tokens",
+    "watermarking_config",
+)
+"""Settings of a model's generation config that forbid or prefer tokens, greedy answers included."""
+
+
+def changes_scores(config: GenerationConfig) -> bool:
+    """Return whether the model's configuration asks for more than the likeliest token as the model scores it."""
+    has_guidance = (getattr(config, "guidance_scale", None) or 1.0) != 1.0
+    return has_guidance or any(getattr(config, name, None) for name in _CHANGING_SCORES)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """The settings of one row; `top_k` 0 and `top_p` 1 are off, `seed` None is a new one each time."""

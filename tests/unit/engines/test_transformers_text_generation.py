@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.sampling import Sampling, TokenPicker
@@ -42,7 +43,7 @@ def refusal(runner: TextGenerationRunner, inputs: dict[str, Any], **options: Any
 
 def own_generate(runner: TextGenerationRunner, prompt: list[int], **more: Any) -> list[int]:
     """Return the new tokens that the library's own generate gives for one prompt."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=runner.model.device)
     found = runner.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **more)  # type: ignore[operator]
     return [token for token in found[0, len(prompt) :].tolist() if token != 2]
 
@@ -77,6 +78,35 @@ def test_greedy_answers_are_those_of_the_librarys_own_generate(raw: Any, prompt:
     result = answer(raw, {"inputs": prompt}, max_new_tokens=20)
     assert result["generated_text"].split() == raw.tokenizer.convert_ids_to_tokens(expected)
     assert result["completion_tokens"] == len(expected)
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        {"suppress_tokens": [5, 6, 7, 8]},
+        {"no_repeat_ngram_size": 1},
+        {"bad_words_ids": [[9], [4]]},
+    ],
+    ids=lambda configured: next(iter(configured)),
+)
+def test_what_a_models_configuration_forbids_is_left_out_as_generate_leaves_it_out(
+    configured: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = save_llama(tmp_path, chat=False)
+    GenerationConfig.from_pretrained(folder, **configured).save_pretrained(folder)
+    runner: Any = ENGINE.load_model("choosy", task="text-generation", path=folder)
+    plain: Any = ENGINE.load_model(
+        "plain", task="text-generation", path=save_llama(tmp_path / "plain", chat=False)
+    )
+    told_apart = 0
+    for prompt in PROMPTS:
+        tokens = runner.tokenizer(prompt)["input_ids"]
+        own = runner.tokenizer.decode(
+            own_generate(runner, tokens, max_new_tokens=12), skip_special_tokens=True
+        )
+        assert answer(runner, {"inputs": prompt}, max_new_tokens=12)["generated_text"].strip() == own
+        told_apart += own != answer(plain, {"inputs": prompt}, max_new_tokens=12)["generated_text"].strip()
+    assert told_apart, "the configuration made no difference, so this test shows nothing"
 
 
 def test_a_batch_gives_each_row_what_it_gets_alone(raw: Any) -> None:
