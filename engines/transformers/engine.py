@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -18,6 +16,7 @@ from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.bisection import bisected
 from engines.settings import TransformersSettings
 from engines.transformers.costs import cost_in, cost_of, most_cost_in
+from engines.transformers.device import free_memory
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 
@@ -74,7 +73,7 @@ class TransformersEngine(BaseEngine):
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                self._collect()
+                free_memory()
                 raise OutOfMemory(f"model {name} does not fit the memory of {device} now") from error
             log.exception("model_load_failed", model=name)
             first_line = str(error).strip().partition("\n")[0]
@@ -126,7 +125,7 @@ class TransformersEngine(BaseEngine):
 
         if is_out_of_memory(error):
             model.budget.exceeded([cost_of(one) for one, _ in batch])
-            self._collect()
+            free_memory()
         if len(batch) > 1:
             log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
         elif not isinstance(error, InferenceError):
@@ -147,7 +146,7 @@ class TransformersEngine(BaseEngine):
             return False
         model.close()
         vars(model).clear()  # a runner of several models holds them in more places than one
-        self._collect()
+        free_memory()
         return True
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
@@ -201,10 +200,3 @@ class TransformersEngine(BaseEngine):
 
                 prepare_torch(self.config.threads)
                 self._prepared = True
-
-    @staticmethod
-    def _collect() -> None:
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
