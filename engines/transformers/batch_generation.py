@@ -67,15 +67,33 @@ def run_batch(
     )
 
 
-def search_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any]) -> None:
-    """Run one row to its end by beam search; `beams` holds num_beams and its companions."""
-    run_beams(model, row, beams, **_inputs(model, [row]))
+def search_beams(
+    model: PreTrainedModel, row: Row, beams: dict[str, Any], on_step: OnStep | None = None
+) -> None:
+    """Run one row to its end by beam search; `beams` holds num_beams and its companions.
+
+    The row has its tokens at the end, not before; where `on_step` gives it up, the search ends.
+    """
+    run_beams(model, row, beams, on_step, **_inputs(model, [row]))
 
 
-def run_beams(model: PreTrainedModel, row: Row, beams: dict[str, Any], **inputs: torch.Tensor) -> None:
+def run_beams(
+    model: PreTrainedModel,
+    row: Row,
+    beams: dict[str, Any],
+    on_step: OnStep | None = None,
+    **inputs: torch.Tensor,
+) -> None:
     """Run one row to its end by beam search, given what the model reads of it as `inputs`."""
     penalty = row.picker.sampling.repetition_penalty
-    found = _generate(model, max_new_tokens=row.budget, repetition_penalty=penalty, **inputs, **beams)
+    found = _generate(
+        model,
+        max_new_tokens=row.budget,
+        repetition_penalty=penalty,
+        stopping_criteria=StoppingCriteriaList([_GivenUp(row, on_step)]),
+        **inputs,
+        **beams,
+    )
     for token in found[0, len(row.prompt) :].tolist():
         if row.accept(token):
             return
@@ -99,6 +117,20 @@ class _RowsDone(StoppingCriteria):
         if self._on_step is not None:
             self._on_step()
         return torch.tensor([row.finish_reason is not None for row in self._rows], device=input_ids.device)
+
+
+class _GivenUp(StoppingCriteria):
+    """Ends all beams of a row that is given up."""
+
+    def __init__(self, row: Row, on_step: OnStep | None) -> None:
+        self._row = row
+        self._on_step = on_step
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        if self._on_step is not None:
+            self._on_step()
+        given_up = self._row.finish_reason is not None
+        return torch.full((input_ids.shape[0],), given_up, device=input_ids.device)
 
 
 class _RowsPick(LogitsProcessor):

@@ -54,7 +54,7 @@ class ContinuousLoop(GenerationLoop):
         result_of: ResultOf,
         *,
         generate: Callable[[Sequence[Row], OnStep], None],
-        search: Callable[[Row, dict[str, Any]], None],
+        search: Callable[[Row, dict[str, Any], OnStep], None],
     ) -> None:
         """`generate` runs rows to their ends together, `search` one row by beam search."""
         super().__init__(name, result_of)
@@ -151,7 +151,7 @@ class ContinuousLoop(GenerationLoop):
         self._batch = tickets
         with torch.inference_mode():
             if tickets[0].beams:
-                self._search(tickets[0].row, dict(tickets[0].beams))
+                self._search(tickets[0].row, dict(tickets[0].beams), self._hand_out)
             else:
                 self._generate([ticket.row for ticket in tickets], self._hand_out)
         for ticket in tickets:

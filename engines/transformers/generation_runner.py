@@ -150,9 +150,9 @@ class GenerationRunner(TaskRunner):
         """Run `rows` to their ends together."""
         generate_rows(self.model, rows, on_step)
 
-    def _search(self, row: Row, beams: dict[str, Any]) -> None:
+    def _search(self, row: Row, beams: dict[str, Any], on_step: OnStep | None = None) -> None:
         """Run `row` to its end by beam search."""
-        search_beams(self.model, row, beams)
+        search_beams(self.model, row, beams, on_step)
 
     def _result(self, row: Row) -> dict[str, Any]:
         return {

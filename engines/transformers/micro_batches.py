@@ -34,7 +34,7 @@ class MicroBatchLoop(GenerationLoop):
         result_of: ResultOf,
         *,
         generate: Callable[[Sequence[Row], OnStep], None],
-        search: Callable[[Row, dict[str, Any]], None],
+        search: Callable[[Row, dict[str, Any], OnStep], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`generate` runs rows to their ends together, `search` one row by beam search."""
@@ -54,7 +54,7 @@ class MicroBatchLoop(GenerationLoop):
         if not self._running:
             return
         if self._running[0].beams:
-            self._search(self._running[0].row, dict(self._running[0].beams))
+            self._search(self._running[0].row, dict(self._running[0].beams), self._hand_out)
         else:
             self._generate([ticket.row for ticket in self._running], self._hand_out)
         for ticket in self._running:

@@ -65,8 +65,8 @@ class ImageToTextRunner(GenerationRunner):
     def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
         run_batch(self.model, rows, on_step, **{_PIXELS: torch.cat([row.extras[_PIXELS] for row in rows])})
 
-    def _search(self, row: Row, beams: dict[str, Any]) -> None:
-        run_beams(self.model, row, beams, **{_PIXELS: row.extras[_PIXELS]})
+    def _search(self, row: Row, beams: dict[str, Any], on_step: OnStep | None = None) -> None:
+        run_beams(self.model, row, beams, on_step, **{_PIXELS: row.extras[_PIXELS]})
 
 
 class TranscriptionRunner(VisionLanguageRunner):

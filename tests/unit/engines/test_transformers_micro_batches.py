@@ -59,10 +59,10 @@ class Model:
                 one.accept(LETTER)
             on_step()
 
-    def search(self, one: Row, beams: dict[str, Any]) -> None:
+    def search(self, one: Row, beams: dict[str, Any], on_step: OnStep) -> None:
         self.searched.append(beams)
         while not one.accept(LETTER):
-            pass
+            on_step()
 
 
 class Clock:
