@@ -97,6 +97,10 @@ class Execution:
         loading = ModelLoading(engine, task, model, runner, self._models, self._on_model)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
+    def is_loaded(self, prepared: Prepared) -> bool:
+        """Return whether the model of `prepared` is in memory."""
+        return self._cache.is_loaded(self._loading(prepared).key)
+
     def _run(self, model: Any, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run a batch; where the engine raises, rather than tell which request failed, find that out."""
         runner = batch[0].runner

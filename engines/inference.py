@@ -209,6 +209,10 @@ class InferenceManager:
         """
         return self._execution.start(prepared, emit)
 
+    def is_loaded(self, prepared: Prepared) -> bool:
+        """Return whether the model of `prepared` is in memory, so that it can run without a load."""
+        return self._execution.is_loaded(prepared)
+
     def finish(self, prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
         """Return the task's output for the engine's raw result.
 

@@ -124,6 +124,12 @@ class ModelCache:
         self._unload(victims)
         return len(victims)
 
+    def is_loaded(self, key: str) -> bool:
+        """Return whether a lease of `key` causes no load."""
+        with self._changed:
+            entry = self._entries.get(key)
+            return entry is not None and entry.state is State.READY
+
     def clear(self) -> int:
         """Unload every model that nobody uses and return how many; those in use stay and are logged."""
         with self._changed:

@@ -107,9 +107,10 @@ class _Lane(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Collects requests per model and runs them in batches on a thread pool.
+    """Collects requests per model and runs them in batches, in threads.
 
-    Lives on one event loop; `execute` runs in the executor's threads, one call at a time per model. An idle
+    Lives on one event loop; `execute` runs where `threads` says for the first item, one call at a time per
+    model. An idle
     model starts at once, unless requests for it are known to be `coming`: then a batch waits until they are
     here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the model's last batch
     took where that is longer. While the model works, what arrives gathers for the next batch. Batches are
@@ -120,13 +121,13 @@ class Batcher(Generic[T]):
         self,
         execute: Callable[[Sequence[T]], Sequence[dict[str, Any] | InferenceError]],
         *,
-        executor: Executor,
+        threads: Callable[[T], Executor],
         max_items: int,
         max_wait_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._execute = execute
-        self._executor = executor
+        self._threads = threads
         self._max_items = max_items
         self._max_wait_s = max_wait_s
         self._clock = clock
@@ -248,9 +249,8 @@ class Batcher(Generic[T]):
         loop = asyncio.get_running_loop()
         raws: Sequence[dict[str, Any] | InferenceError]
         try:
-            raws = await loop.run_in_executor(
-                self._executor, self._execute, [waiting.item for waiting in batch]
-            )
+            items = [waiting.item for waiting in batch]
+            raws = await loop.run_in_executor(self._threads(items[0]), self._execute, items)
             if len(raws) != len(batch):
                 raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(batch)} requests")
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
 from weakref import WeakValueDictionary
 
@@ -17,14 +17,19 @@ from streams.batching import Batcher
 class Dispatcher:
     """Gets a request run the way its engine takes requests of that task.
 
-    Lives on one event loop. `executor` runs what blocks: batches, and the loading of models. Owns neither it
-    nor the batcher.
+    Lives on one event loop. Does not own the batcher.
     """
 
-    def __init__(self, manager: InferenceManager, batcher: Batcher[Prepared], executor: Executor) -> None:
+    def __init__(
+        self,
+        manager: InferenceManager,
+        batcher: Batcher[Prepared],
+        threads: Callable[[Prepared], Executor],
+    ) -> None:
+        """`threads` says where a request is started, which blocks while its model is loaded."""
         self._manager = manager
         self._batcher = batcher
-        self._executor = executor
+        self._threads = threads
         self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     def coming(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:
@@ -47,11 +52,11 @@ class Dispatcher:
         lock = self._starting.get(prepared.lane_key)
         if lock is None:
             lock = self._starting[prepared.lane_key] = asyncio.Lock()
-        # One at a time for each model: many that wait for one load must not take the threads of all others. It is
+        # One at a time for each model: many that wait for one load must not take the threads of others. It is
         # held until the model is there, even where the caller has gone, as the thread is held as well.
         await lock.acquire()
         starting = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._manager.start, prepared, emit
+            self._threads(prepared), self._manager.start, prepared, emit
         )
         starting.add_done_callback(lambda _: lock.release())
         try:

@@ -17,6 +17,7 @@ from engines.registry import PullListener
 from handlers.errors import InferenceError
 from streams.batching import Batcher
 from streams.dispatch import Dispatcher
+from streams.engine_threads import EngineThreads
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.pipeline import Pipeline, Pools
@@ -69,10 +70,10 @@ async def open_runtime(
             registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
             decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
         )
-        engine_threads = stack.enter_context(ThreadPoolExecutor(settings.cache.max_models + 2, "engine"))
+        threads = stack.enter_context(EngineThreads(settings.cache.max_models, manager.is_loaded))
         batcher: Batcher[Prepared] = Batcher(
             manager.execute,
-            executor=engine_threads,
+            threads=threads.of,
             max_items=settings.worker.batch_max_items,
             max_wait_s=settings.worker.batch_wait_ms / 1000,
         )
@@ -80,7 +81,7 @@ async def open_runtime(
         pipeline = Pipeline(
             manager=manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(manager, batcher, engine_threads),
+            dispatcher=Dispatcher(manager, batcher, threads.of),
             pools=pools,
             memory=ByteBudget(
                 settings.worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads

@@ -111,12 +111,14 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(4))
         fetcher = stack.enter_context(MediaFetcher(media, S3Settings()))
-        batcher: Batcher[Prepared] = Batcher(manager.execute, executor=threads, max_items=8, max_wait_s=0.05)
+        batcher: Batcher[Prepared] = Batcher(
+            manager.execute, threads=lambda _: threads, max_items=8, max_wait_s=0.05
+        )
         stack.push_async_callback(batcher.close)
         yield Pipeline(
             manager=manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(manager, batcher, threads),
+            dispatcher=Dispatcher(manager, batcher, lambda _: threads),
             pools=Pools(registry=threads, decode=threads),
             memory=ByteBudget(10**9),
             worker="contract",

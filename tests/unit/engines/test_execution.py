@@ -84,6 +84,12 @@ def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, 
     assert leases(bench) == 0
 
 
+def test_a_request_is_told_whether_its_model_is_in_memory(bench: Bench, prepared: Prepared) -> None:
+    assert not bench.manager.is_loaded(prepared)
+    bench.manager.start(prepared)
+    assert bench.manager.is_loaded(prepared)
+
+
 def test_the_engine_is_told_how_urgent_a_request_is(
     bench: Bench, engine: PatientEngine, prepared: Prepared
 ) -> None:

@@ -108,6 +108,15 @@ def test_a_slow_load_does_not_block_another_model(models: Models) -> None:
         assert slow.result(DEADLINE_S).key == "slow"
 
 
+def test_a_model_counts_as_loaded_from_the_end_of_its_load_until_it_leaves(models: Models) -> None:
+    seen = []
+    assert not models.cache.is_loaded("a")
+    models.use("a", before=lambda: seen.append(models.cache.is_loaded("a")))
+    assert (seen, models.cache.is_loaded("a")) == ([False], True)
+    models.cache.clear()
+    assert not models.cache.is_loaded("a")
+
+
 def test_a_slow_unload_does_not_block_another_model() -> None:
     cache = ModelCache(max_models=1, budget=MemoryBudget(100))
     unloading, go_on = threading.Event(), threading.Event()

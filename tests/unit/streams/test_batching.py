@@ -53,7 +53,9 @@ async def make() -> AsyncIterator[Make]:
     with ThreadPoolExecutor(4) as pool:
 
         def build(execute: Callable[[Sequence[Item]], Sequence[Raw]], **options: Any) -> Batcher[Item]:
-            batcher = Batcher(execute, executor=pool, **({"max_items": 4, "max_wait_s": 0.01} | options))
+            batcher = Batcher(
+                execute, threads=lambda _: pool, **({"max_items": 4, "max_wait_s": 0.01} | options)
+            )
             batchers.append(batcher)
             return batcher
 

@@ -78,12 +78,12 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
     ):
         batcher: Batcher[Prepared] = Batcher(
-            bench.manager.execute, executor=threads, max_items=4, max_wait_s=0.0
+            bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
         )
         pipeline = Pipeline(
             manager=bench.manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(bench.manager, batcher, threads),
+            dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
             pools=Pools(registry=threads, decode=threads),
             memory=ByteBudget(10**9),
             worker="w1",
