@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from engines.transformers.sampling import TokenPicker
+
+
+_LEAD_TOKENS = 8
+"""Tokens of the prompt to begin with, where the answer is decoded along with its end."""
 
 
 class Row:
@@ -53,7 +58,7 @@ class Row:
             self.finish_reason = "stop"
             return True
         self.tokens.append(token)
-        if self._stop and self._stop_at(self._decode(self.tokens)) is not None:
+        if self._stop and self._stop_at(self._whole_text()) is not None:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.budget:
             self.finish_reason = "length"
@@ -70,12 +75,8 @@ class Row:
         self.picker.start_again()
 
     def text(self) -> str:
-        """Return the answer, without the stop string that ended it.
-
-        The prompt is decoded along with it, because many tokenizers drop the space before a first token.
-        """
-        whole, prompt = self._decode(self.prompt + self.tokens), self._decode(self.prompt)
-        text = whole[len(prompt) :] if whole.startswith(prompt) else self._decode(self.tokens)
+        """Return the answer, without the stop string that ended it."""
+        text = self._whole_text()
         cut = self._stop_at(text)
         return text if cut is None else text[:cut]
 
@@ -90,6 +91,23 @@ class Row:
             if any(stop.startswith(text[-count:]) for stop in self._stop):
                 return text[:-count]
         return text
+
+    @cached_property
+    def _lead(self) -> tuple[list[int], str]:
+        """The end of the prompt that the answer is decoded along with, long enough to show text; and that text.
+
+        Many tokenizers drop the space before a first token: it must not be the answer's.
+        """
+        count = _LEAD_TOKENS
+        while not (text := self._decode(self.prompt[-count:])) and count < len(self.prompt):
+            count *= 2
+        return self.prompt[-count:], text
+
+    def _whole_text(self) -> str:
+        """Return the answer with whatever stop string it has."""
+        tokens, text = self._lead
+        whole = self._decode(tokens + self.tokens)
+        return whole[len(text) :] if whole.startswith(text) else self._decode(self.tokens)
 
     def _stop_at(self, text: str) -> int | None:
         return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)

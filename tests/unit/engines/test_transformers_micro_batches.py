@@ -228,20 +228,3 @@ def test_closing_tells_those_who_wait(loop: MicroBatchLoop, model: Model) -> Non
     closing.join(PATIENCE_S)
     with pytest.raises(Cancelled):
         waiting.result(PATIENCE_S)
-
-
-def test_text_that_may_still_change_is_held_back() -> None:
-    one = row(10, stop=["b c"])
-    for word in ("a", "b"):
-        one.accept(WORDS.index(word))
-    assert one.settled_text() == " a "
-    one.accept(WORDS.index("d"))
-    assert one.settled_text() == " a b d"
-
-
-def test_a_row_that_starts_again_has_no_tokens_and_its_first_seed() -> None:
-    one = row(10)
-    one.accept(LETTER)
-    one.give_up()
-    one.start_again()
-    assert (one.tokens, one.finish_reason) == ([], None)
