@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import random
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
 
 from tests.integration.chaos.deliveries import (
     WINDOW,
@@ -82,6 +84,34 @@ async def no_unanswered_request_is_committed_past(site: Site) -> None:
     committed = await site.committed(topic)
     passed = [record for record in requests if record.offset < committed.get(record.partition, 0)]
     assert {json.loads(record.value)["id"] for record in passed} <= answered
+
+
+async def test_a_stuck_message_delays_nobody_on_other_partitions_or_topics(site: Site) -> None:
+    partitions = range(site.settings.kafka.partitions)
+    behind = [f"behind{number}" for number in range(4 * WINDOW)]
+    beside = [f"beside{number}" for number in range(4 * WINDOW)]
+    elsewhere = [f"elsewhere{number}" for number in range(4 * WINDOW)]
+    stuck_key, *other_keys = (
+        next(key for key in map(b"%d".__mod__, range(1000)) if partition_of(key, partitions) == partition)
+        for partition in partitions
+    )
+    with WorkerProcess(site) as worker:
+        await worker.started()
+        async with producing(site) as client:
+            await client.send(sleepy("stuck", seconds=3600.0, model="sleepy-too"), key=stuck_key)
+        await send_all(site, map(sleepy, behind), key=stuck_key)
+        await site.results("sleepy", behind[: WINDOW - 1])
+        for key in other_keys:
+            await send_all(site, (sleepy(f"{identity} {key!r}") for identity in beside), key=key)
+        await send_all(site, (sleepy(identity, task="plain") for identity in elsewhere))
+        await site.results("sleepy", [f"{identity} {key!r}" for identity in beside for key in other_keys])
+        await site.results("plain", elsewhere)
+        assert not set(behind[WINDOW - 1 :]) & set(await answered_ids(site))
+        worker.kill()
+
+
+def partition_of(key: bytes, partitions: Sequence[int]) -> int:
+    return int(DefaultPartitioner()(key, partitions, partitions))
 
 
 @pytest.mark.timeout(120 + 120 * ROUNDS)

@@ -1,0 +1,104 @@
+"""Messages held back for want of room: in order within a partition, and each partition by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from streams.acks import OrderedAcker, Received
+from streams.held_back import HeldBack
+from streams.quick_path import Admitted
+from tests.unit.streams.test_acks import TOPIC, received
+
+
+class Rig:
+    """A window of one message, and a note of what was started."""
+
+    def __init__(self) -> None:
+        self.acker = OrderedAcker(window=1)
+        self.generation = 1
+        self.started: list[Received] = []
+        self.fatal: list[BaseException] = []
+        self.held_back = HeldBack(
+            self.acker,
+            is_current=lambda generation: generation == self.generation,
+            start=self.start,
+            on_fatal=self.fatal.append,
+        )
+
+    def start(self, message: Received, task: str, admitted: Admitted) -> None:
+        assert task == "asr"
+        self.started.append(message)
+
+    def hold_back(self, *messages: Received) -> None:
+        for message in messages:
+            self.held_back.add(message, "asr")
+
+    async def finish(self, message: Received) -> None:
+        self.acker.done(message)
+        self.acker.committed(message.generation, self.acker.positions(message.generation).items())
+        await settled()
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    made = Rig()
+    yield made
+    await made.held_back.close()
+
+
+async def test_messages_of_one_partition_start_in_order_as_room_comes(rig: Rig) -> None:
+    made = received(3)
+    rig.hold_back(*made)
+    for count in (1, 2, 3):
+        await settled()
+        assert rig.started == made[:count]
+        assert rig.held_back.has_line_before(made[0]) == bool(rig.acker.held_back) == (count < 3)
+        await rig.finish(made[count - 1])
+    assert rig.acker.uncommitted == 0
+
+
+async def test_a_partition_without_room_holds_up_no_other(rig: Rig) -> None:
+    stuck, others = received(2), received(3, partition=1)
+    rig.hold_back(*stuck, *others)
+    for message in others:
+        await settled()
+        await rig.finish(message)
+    assert rig.started == [stuck[0], *others]
+    assert rig.acker.held_back == {(TOPIC, 0)}
+
+
+async def test_messages_that_were_handed_out_again_are_let_go(rig: Rig) -> None:
+    old, new = received(3), received(1, generation=2)
+    rig.hold_back(*old)
+    await settled()
+    rig.generation = 2
+    rig.acker.forget_all_but(2)
+    rig.hold_back(*new)
+    await settled()
+    assert rig.started == [old[0], *new]
+    assert not rig.acker.held_back
+
+
+async def test_a_fault_ends_the_worker_rather_than_the_work_alone(rig: Rig) -> None:
+    rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    rig.held_back._start = rig.start
+    rig.hold_back(*received(1))
+    await settled()
+    assert [type(error) for error in rig.fatal] == [ZeroDivisionError]
+
+
+async def test_nothing_starts_after_the_close(rig: Rig) -> None:
+    made = received(2)
+    rig.hold_back(*made)
+    await settled()
+    await rig.held_back.close()
+    await rig.finish(made[0])
+    assert rig.started == made[:1]
