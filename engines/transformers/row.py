@@ -69,7 +69,7 @@ class Row:
         self.finish_reason = "cancelled"
 
     def start_again(self) -> None:
-        """Forget the answer so far; the same seed draws the same tokens again."""
+        """Forget the answer so far; what was drawn is drawn the same again."""
         self.tokens.clear()
         self.finish_reason = None
         self.picker.start_again()

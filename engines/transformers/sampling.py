@@ -108,14 +108,12 @@ class TokenPicker:
 
         self.sampling = sampling
         self._generator = torch.Generator()
+        self._seed = self._generator.seed() if sampling.seed is None else sampling.seed
         self.start_again()
 
     def start_again(self) -> None:
-        """Draw as from the first token on: the same again where there is a seed."""
-        if self.sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self.sampling.seed)
+        """Draw the same again as from the first token on: whoever listens may have heard it already."""
+        self._generator.manual_seed(self._seed)
 
     def pick(self, scores: torch.Tensor, seen: torch.Tensor) -> int:
         """Return the next token, given `scores` (vocabulary,) and the row's tokens so far, (length,) int64.
