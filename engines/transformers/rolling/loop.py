@@ -36,7 +36,7 @@ class RollingLoop(GenerationLoop):
 
     Between two steps of the running rows, at most `limits.prefill_tokens` of waiting prompts are worked in.
     Rows wait where the batch is full or its cache would outgrow `limits.max_bytes`. Where the model fails, each
-    row is tried alone, with what it has so far: only the culprit's request fails.
+    row is tried alone, with what it has so far: only the culprit's request fails, and the others go on together.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf) -> None:
@@ -65,7 +65,7 @@ class RollingLoop(GenerationLoop):
     def _work(self) -> None:
         self._drop_cancelled()
         if self._suspects and not self._tickets:
-            self._take(self._suspects.popleft())
+            self._try_alone(self._suspects.popleft())
         if not self._suspects:
             self._work_prompts_in()
         if self._batch.rows:
@@ -113,16 +113,27 @@ class RollingLoop(GenerationLoop):
                 self._batch.leave(row)
                 del self._tickets[row]
 
-    def _take(self, ticket: Ticket) -> None:
-        """Run one row alone from here on: nothing else is let in before all suspects are through."""
+    def _try_alone(self, ticket: Ticket) -> None:
+        """Run one row with nothing beside it, so that what fails is its own fault; then it joins the others.
+
+        Two tokens show it: one from the whole text so far, one step. A row that was tried before runs to its end:
+        what fails only in company would fail again and again.
+        """
         self._tickets[ticket.row] = ticket
         self._begin([ticket.row])
         while self._prefill is not None and not ticket.future.cancelled():
             self._prefill_piece()
-        while self._batch.rows and not ticket.future.cancelled():
+        steps = ticket.row.budget if ticket.was_tried else 1
+        while steps and self._batch.rows and not ticket.future.cancelled():
             self._batch.step()
             self.tell(ticket)
+            steps -= 1
         self._hand_out()
+        if self._batch.rows and not ticket.future.cancelled():
+            ticket.was_tried = True
+            del self._tickets[ticket.row]
+            self._batch.clear()
+            self._put_back([ticket])
 
     def _work_prompts_in(self) -> None:
         """Run waiting prompts through the model, up to the bound on tokens between two steps."""

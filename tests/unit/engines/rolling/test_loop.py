@@ -209,6 +209,42 @@ def test_only_the_row_that_the_model_fails_on_fails(
     assert text(start(runner, "g h", 4)) == alone(folder, "g h", 4)
 
 
+def test_rows_that_proved_innocent_go_on_together(
+    tiny: tuple[TextGenerationRunner, Watched], folder: Path
+) -> None:
+    runner, watched = tiny
+    poison = runner.tokenizer.convert_tokens_to_ids("z")
+
+    def fault(ids: torch.Tensor) -> Exception | None:
+        begins_with_it = ids.shape[1] > 1 and poison in ids[:, :3].flatten().tolist()
+        return ValueError("bad token") if begins_with_it else None
+
+    watched.fault = fault
+    watched.hold()
+    prompts = ["a b c", "d e f", "g h i"]
+    good = [start(runner, prompt, 20) for prompt in prompts]
+    bad = start(runner, "z b c", 20)
+    watched.go_on()
+    assert [text(answer) for answer in good] == [alone(folder, prompt, 20) for prompt in prompts]
+    with pytest.raises(InferenceFailed, match="bad token"):
+        bad.result(PATIENCE_S)
+    steps = [rows for rows, columns in watched.shapes if columns == 1]
+    assert steps.count(1) <= len(good), "each may take one step alone"
+    assert steps.count(len(good)) >= 15
+
+
+def test_rows_that_only_fail_in_company_are_answered(
+    tiny: tuple[TextGenerationRunner, Watched], folder: Path
+) -> None:
+    runner, watched = tiny
+    watched.fault = lambda ids: ValueError("too many") if ids.shape[0] > 1 else None
+    watched.hold()
+    prompts = ["a b c", "d e f", "g h i"]
+    answers = [start(runner, prompt, 20) for prompt in prompts]
+    watched.go_on()
+    assert [text(answer) for answer in answers] == [alone(folder, prompt, 20) for prompt in prompts]
+
+
 def test_out_of_memory_halves_the_batch_and_every_row_is_answered(
     tiny: tuple[TextGenerationRunner, Watched], folder: Path
 ) -> None:
