@@ -20,7 +20,7 @@ from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.rolling.attention import use_grouped_attention
-from engines.transformers.rolling.cache import fits
+from engines.transformers.rolling.cache import bytes_of_a_token, fits
 from engines.transformers.rolling.loop import Limits, RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
@@ -140,7 +140,13 @@ class GenerationRunner(TaskRunner):
             # Beams too: while the manager lives, the model's attention is the manager's.
             continuous = ContinuousLoop(self.name, self.model, limits, self._result, **run)
             return _Loops(continuous, continuous)
-        micro_batches = MicroBatchLoop(self.name, limits.max_rows, self._result, **run)
+        micro_batches = MicroBatchLoop(
+            self.name,
+            limits.max_rows,
+            limits.max_bytes / bytes_of_a_token(self.model.config, self.model.dtype),
+            self._result,
+            **run,
+        )
         if batching == "micro":
             return _Loops(micro_batches, micro_batches)
         use_grouped_attention(self.model)

@@ -23,6 +23,7 @@ _AGEING_TOKENS_PER_S = 16.0
 class MicroBatchLoop(GenerationLoop):
     """Runs rows with `generate`, those of like budgets together; each gets its answer when its own is done.
 
+    A batch takes at most `max_tokens` of cache, all its rows as long as the longest may grow; one row always runs.
     A request with beams runs alone. A batch that fails is cut in two until the culprit is found; one that does
     not fit the memory bounds the batches after it.
     """
@@ -31,6 +32,7 @@ class MicroBatchLoop(GenerationLoop):
         self,
         name: str,
         max_rows: int,
+        max_tokens: float,
         result_of: ResultOf,
         *,
         generate: Callable[[Sequence[Row], OnStep], None],
@@ -42,6 +44,7 @@ class MicroBatchLoop(GenerationLoop):
         self._generate = generate
         self._search = search
         self._max_rows = max_rows
+        self._max_tokens = max_tokens
         self._running: list[Ticket] = []
         self._halves: deque[list[Ticket]] = deque()
 
@@ -89,9 +92,20 @@ class MicroBatchLoop(GenerationLoop):
             )
             batch = order[:1]
             if batch and not batch[0].beams:
-                batch = [ticket for ticket in order if not ticket.beams][: self._max_rows]
+                batch = self._fitting([ticket for ticket in order if not ticket.beams])
             for ticket in batch:
                 self._waiting.remove(ticket)
+        return batch
+
+    def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Return the first of `tickets` that fit a batch, at least one."""
+        batch: list[Ticket] = []
+        prompt = budget = 0
+        for ticket in tickets[: self._max_rows]:
+            prompt, budget = max(prompt, len(ticket.row.prompt)), max(budget, ticket.row.budget)
+            if batch and (prompt + budget) * (len(batch) + 1) > self._max_tokens:
+                break
+            batch.append(ticket)
         return batch
 
     def _hand_out(self) -> None:

@@ -244,8 +244,11 @@ def fits(model: PreTrainedModel) -> bool:
 
 
 def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return how many bytes of cache one token of one row takes, over all layers."""
+    """Return how many bytes of cache one token of one row takes at most, over all layers; 1 where none attends."""
     text: Any = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 1
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
     return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)

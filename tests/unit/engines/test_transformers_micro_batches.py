@@ -83,10 +83,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def loop(model: Model, clock: Clock) -> Iterator[MicroBatchLoop]:
+def max_tokens() -> float:
+    return math.inf
+
+
+@pytest.fixture
+def loop(model: Model, clock: Clock, max_tokens: float) -> Iterator[MicroBatchLoop]:
     loop = MicroBatchLoop(
         "tiny",
         2,
+        max_tokens,
         lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
         generate=model.generate,
         search=model.search,
@@ -115,6 +121,17 @@ def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchL
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [40, 4, 30, 3]
     assert model.batches == [[1], [3, 4], [30, 40]]
+
+
+@pytest.mark.parametrize("max_tokens", [60])
+def test_a_batch_keeps_within_the_memory_for_its_cache_and_one_row_always_runs(
+    loop: MicroBatchLoop, model: Model
+) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (28, 29, 30, 70, 71)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [28, 29, 30, 70, 71]
+    assert model.batches == [[1], [28, 29], [30], [70], [71]]
 
 
 def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Model) -> None:
