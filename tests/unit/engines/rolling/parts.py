@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.text_generation import TextGenerationRunner
+from tests.device import on_this_machine
 
 PATIENCE_S = 60.0
 
@@ -69,7 +69,7 @@ class Watched:
 
 def load(folder: Any, **settings: Any) -> tuple[TextGenerationRunner, Watched]:
     """Return a runner of the model in `folder` and the watch over its runs."""
-    engine = TransformersEngine(TransformersSettings(device="cpu", threads=1, **settings))
+    engine = TransformersEngine(on_this_machine(**settings))
     runner = engine.load_model("tiny", task="text-generation", path=folder)
     assert isinstance(runner, TextGenerationRunner)
     return runner, Watched(runner.model)

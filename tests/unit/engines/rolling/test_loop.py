@@ -17,7 +17,7 @@ import torch
 from engines.transformers.rolling.loop import RollingLoop
 from engines.transformers.text_generation import TextGenerationRunner
 from handlers.errors import Cancelled, InferenceFailed, InvalidInput
-from tests.unit.engines.rolling.parts import PATIENCE_S, Watched, alone, load
+from tests.unit.engines.rolling.parts import PATIENCE_S, Fault, Watched, alone, load
 from tests.unit.engines.tiny_models import save_llama
 
 PROMPTS = ["a b c", "d", "e f g h i j k l m n", "o p", "q r s t u", "v w x y z a b c d e f g"]
@@ -187,17 +187,22 @@ def test_the_cache_never_takes_more_than_the_settings_allow(folder: Path) -> Non
     runner.close()
 
 
+def fails_on_prompts_with(runner: TextGenerationRunner, word: str) -> Fault:
+    """Return a fault of runs with a prompt that has `word` among its first three; a generated one does no harm."""
+    token = runner.tokenizer.convert_tokens_to_ids(word)
+
+    def fault(ids: torch.Tensor) -> Exception | None:
+        begins_with_it = ids.shape[1] > 1 and token in ids[:, :3].flatten().tolist()
+        return ValueError("bad token") if begins_with_it else None
+
+    return fault
+
+
 def test_only_the_row_that_the_model_fails_on_fails(
     tiny: tuple[TextGenerationRunner, Watched], folder: Path
 ) -> None:
     runner, watched = tiny
-    poison = runner.tokenizer.convert_tokens_to_ids("z")
-
-    def fault(ids: torch.Tensor) -> Exception | None:
-        is_prompt = ids.shape[1] > 1
-        return ValueError("bad token") if is_prompt and poison in ids.flatten().tolist() else None
-
-    watched.fault = fault
+    watched.fault = fails_on_prompts_with(runner, "z")
     watched.hold()
     good = [start(runner, "a b c", 12), start(runner, "d e f", 9)]
     bad = start(runner, "z b c", 5)
@@ -213,13 +218,7 @@ def test_rows_that_proved_innocent_go_on_together(
     tiny: tuple[TextGenerationRunner, Watched], folder: Path
 ) -> None:
     runner, watched = tiny
-    poison = runner.tokenizer.convert_tokens_to_ids("z")
-
-    def fault(ids: torch.Tensor) -> Exception | None:
-        begins_with_it = ids.shape[1] > 1 and poison in ids[:, :3].flatten().tolist()
-        return ValueError("bad token") if begins_with_it else None
-
-    watched.fault = fault
+    watched.fault = fails_on_prompts_with(runner, "z")
     watched.hold()
     prompts = ["a b c", "d e f", "g h i"]
     good = [start(runner, prompt, 20) for prompt in prompts]
