@@ -154,7 +154,8 @@ class BaseEngine(ABC):
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         """Return what `load_model` with these arguments would give, as `model_bytes` and `model_device` tell it
         afterwards; None where that is not known before. Rather too little than too much: a model that would
-        exceed the cache's budget by itself is not loaded."""
+        exceed the cache's budget by itself is not loaded. Other models make room for it before, but not for 0
+        bytes: a server of its own holds those."""
         return None
 
     def model_bytes(self, model: Any) -> int:

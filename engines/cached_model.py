@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -31,7 +31,7 @@ class State(Enum):
 class Entry:
     """One model; every field is guarded by the cache's lock, except that `running` is a lock of its own."""
 
-    key: str
+    key: Hashable
     unload: Callable[[Any], None]
     state: State = State.LOADING
     settled: threading.Event = field(default_factory=threading.Event)
@@ -39,7 +39,9 @@ class Entry:
     model: Any = None
     bytes: int = 0
     device: str = ""
-    """Empty until it is known where the model will lie; from then on `bytes` are taken, be it loaded yet or not."""
+    """Empty until it is known where the model will lie."""
+    takes_memory: bool = False
+    """Whether its `bytes` are taken, or about to be: not while its files come, or a server of its own gets it."""
     error: Exception | None = None
     loaded_at: float = 0.0
     used_at: float = 0.0
@@ -55,8 +57,9 @@ class Entry:
 
     @property
     def counts(self) -> bool:
-        """Whether it counts against the budget: not where it leaves, or is about to be replaced."""
-        return self.state is not State.LEAVING and self.holds == 0
+        """Whether it counts against the budget: not before it takes memory, where it leaves, or is about to be
+        replaced."""
+        return self.takes_memory and self.state is not State.LEAVING and self.holds == 0
 
 
 class Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 
 import structlog
 
@@ -52,7 +52,7 @@ class MemoryBudget:
             self._limits[place] = self._share_of(place)
         return self._limits[place]
 
-    def check(self, key: str, size: int, device: str) -> None:
+    def check(self, key: Hashable, size: int, device: str) -> None:
         """Refuse a model of `size` bytes on `device` that would not fit were it the only one there.
 
         Raises:
@@ -83,17 +83,22 @@ class MemoryBudget:
         is_exceeded = count > max_models or any(taken > self.limit(place) for place, taken in size.items())
         return excess, is_exceeded
 
-    def idle_beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
-        """Return the idle ones of `others` that would make room for `entry`: those in the memory that it will take.
+    def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
+        """Return those of `others` that have memory which `entry` could use: they lie where it will.
 
-        Where nobody knows yet which that is, it may be any; what a server of its own holds never is.
+        Where nobody knows yet where that is, it may be anywhere; what a server of its own holds never is there.
         """
         places = {self.place(other.device) for other in (others if not entry.device else [entry])}
         return [
             other
             for other in others
-            if other.is_idle and other.bytes > 0 and self.place(other.device) in places
+            if other is not entry and other.bytes > 0 and self.place(other.device) in places
         ]
+
+    def is_full(self, device: str, entries: Collection[Entry]) -> bool:
+        """Return whether `entries`, those that leave included, take more than the limit where `device` is."""
+        place = self.place(device)
+        return sum(one.bytes for one in entries if self.place(one.device) == place) > self.limit(place)
 
     def _share_of(self, place: str) -> int:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,9 +21,10 @@ __all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 log = structlog.get_logger(__name__)
 
 MakeRoom = Callable[[int, str], None]
-"""Makes room for so many bytes on that device; ModelLoadFailed where they would not even fit alone."""
+"""Makes room for so many bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not
+even fit alone."""
 Load = Callable[[MakeRoom], Loaded]
-"""Loads a model; where it can tell its size before, it has room made first."""
+"""Loads a model; has room made just before it takes memory here, and never where a server of its own holds it."""
 Unload = Callable[[Any], None]
 
 
@@ -31,9 +32,10 @@ class ModelCache:
     """Holds loaded models within a budget of count, and of bytes for each device.
 
     Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load
-    delays only those who asked for that model. A leased model is never unloaded: where every model is in use
-    the cache goes over its budget, and shrinks back when leases end. A model that alone is larger than the budget
-    is refused: it could not stay for the next request.
+    delays only those who asked for that model. A load that takes no memory yet, as its files are still on their
+    way, makes no other model leave. A leased model is never unloaded: where every model is in use the cache goes
+    over its budget, and shrinks back when leases end. A model that alone is larger than the budget is refused: it
+    could not stay for the next request. Keys are whatever can be compared; their `str` is shown to people.
     """
 
     def __init__(
@@ -43,14 +45,14 @@ class ModelCache:
         self._budget = budget
         self._clock = clock
         self._changed = threading.Condition()
-        self._entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()  # least recently used first
         self._may_exceed = False
         """Whether something came, or counts again, since the budget was last seen to hold."""
         self._hits = 0
         self._misses = 0
 
     @contextmanager
-    def lease(self, key: str, load: Load, unload: Unload) -> Iterator[Any]:
+    def lease(self, key: Hashable, load: Load, unload: Unload) -> Iterator[Any]:
         """Yield the model of `key` for exclusive use, loading it first where nobody has.
 
         `load` runs once however many threads wait; when it fails they all get its error, and the next lease
@@ -71,7 +73,7 @@ class ModelCache:
             if self._leave(entry):
                 self._shrink()
 
-    def share(self, key: str, load: Load, unload: Unload) -> Lease:
+    def share(self, key: Hashable, load: Load, unload: Unload) -> Lease:
         """Return a lease on the model of `key` that overlaps with others, loading it first where nobody has.
 
         For models that take several calls at once. Otherwise as `lease`.
@@ -79,7 +81,7 @@ class ModelCache:
         entry = self._enter(key, load, unload)
         return Lease(entry.model, lambda: self._release(entry))
 
-    def hold(self, key: str) -> Lease | None:
+    def hold(self, key: Hashable) -> Lease | None:
         """Return a lease on a model that is to be replaced, None where it is not loaded.
 
         Held, it stays until `retire`, and no longer counts against the budget: its successor takes its place.
@@ -99,7 +101,7 @@ class ModelCache:
 
         return Lease(entry.model, release)
 
-    def retire(self, key: str) -> bool:
+    def retire(self, key: Hashable) -> bool:
         """Unload the model of `key` where nobody uses it but its holders; return whether it is gone."""
         with self._changed:
             entry = self._entries.get(key)
@@ -111,7 +113,7 @@ class ModelCache:
         self._unload([entry])
         return True
 
-    def unload_idle(self, idle_s: float, *, keep: Callable[[str], bool]) -> int:
+    def unload_idle(self, idle_s: float, *, keep: Callable[[Any], bool]) -> int:
         """Unload the models that nobody used for `idle_s`, but those whose key is to `keep`; return how many."""
         with self._changed:
             before = self._clock() - idle_s
@@ -124,7 +126,7 @@ class ModelCache:
         self._unload(victims)
         return len(victims)
 
-    def is_loaded(self, key: str) -> bool:
+    def is_loaded(self, key: Hashable) -> bool:
         """Return whether a lease of `key` causes no load."""
         with self._changed:
             entry = self._entries.get(key)
@@ -134,7 +136,7 @@ class ModelCache:
         """Unload every model that nobody uses and return how many; those in use stay and are logged."""
         with self._changed:
             victims = [entry for entry in self._entries.values() if entry.is_idle]
-            in_use = [entry.key for entry in self._entries.values() if entry.leases]
+            in_use = [str(entry.key) for entry in self._entries.values() if entry.leases]
             self._mark_leaving(victims)
         self._unload(victims)
         if in_use:
@@ -177,7 +179,7 @@ class ModelCache:
         with self._changed:
             return self._total_bytes()
 
-    def _enter(self, key: str, load: Load, unload: Unload) -> Entry:
+    def _enter(self, key: Hashable, load: Load, unload: Unload) -> Entry:
         """Return the entry of `key` with a lease counted on it and its model loaded."""
         entry, is_loader = self._join(key, unload)
         try:
@@ -192,7 +194,7 @@ class ModelCache:
             raise
         return entry
 
-    def _join(self, key: str, unload: Unload) -> tuple[Entry, bool]:
+    def _join(self, key: Hashable, unload: Unload) -> tuple[Entry, bool]:
         """Count a lease on the entry of `key`, and say whether the caller has to load it."""
         with self._changed:
             # A model on its way out still holds its memory: loading it anew has to wait until it is gone.
@@ -203,7 +205,6 @@ class ModelCache:
             is_loader = entry is None
             if entry is None:
                 entry = self._entries[key] = Entry(key, unload)
-                self._may_exceed = True
                 self._misses += 1
             else:
                 self._hits += 1
@@ -214,7 +215,6 @@ class ModelCache:
 
     def _load(self, entry: Entry, load: Load) -> None:
         try:
-            self._shrink()  # by count, before the load needs the memory; by bytes as soon as its size is known
             loaded = self._load_with_room(entry, load)
             self._admit(entry, loaded)
         except BaseException as error:
@@ -230,35 +230,48 @@ class ModelCache:
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
             entry.loaded_at = entry.used_at = self._clock()
-            entry.state = State.READY
+            entry.state, entry.takes_memory = State.READY, True
             self._may_exceed = True
         entry.settled.set()
         self._shrink()
 
     def _load_with_room(self, entry: Entry, load: Load) -> Loaded:
-        """Call `load`, and once more where it ran out of memory and idle models could make room."""
+        """Call `load`, and once more where it ran out of memory and models beside it could make room."""
         make_room = partial(self._make_room, entry)
         try:
             return load(make_room)
         except OutOfMemory:
             with self._changed:
-                if not self._budget.idle_beside(entry, self._entries.values()):
+                if not any(one.is_idle or one.state is State.LEAVING for one in self._beside(entry)):
                     raise
-            log.warning("load_ran_out_of_memory", key=entry.key, then="again without the idle models")
+            log.warning("load_ran_out_of_memory", key=str(entry.key), then="again without the idle models")
         # The error is gone by now, and with it the frames that kept alive what was loaded so far.
         with self._changed:
-            victims = self._budget.idle_beside(entry, self._entries.values())
+            victims = [one for one in self._beside(entry) if one.is_idle]
             self._mark_leaving(victims)
         self._unload(victims)
+        with self._changed:
+            self._changed.wait_for(lambda: not any(one.state is State.LEAVING for one in self._beside(entry)))
         return load(make_room)
 
     def _make_room(self, entry: Entry, size: int, device: str) -> None:
-        """Count what is about to be loaded as there, and unload idle models for it."""
+        """Count what is about to be loaded as there, unload idle models for it, and wait for those that leave
+        already where their memory is needed."""
         self._budget.check(entry.key, size, device)
         with self._changed:
-            entry.bytes, entry.device = size, device
+            entry.bytes, entry.device, entry.takes_memory = size, device, True
             self._may_exceed = True
         self._shrink()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not any(one.state is State.LEAVING for one in self._beside(entry))
+                    or not self._budget.is_full(device, self._entries.values())
+                )
+            )
+
+    def _beside(self, entry: Entry) -> list[Entry]:
+        return self._budget.beside(entry, self._entries.values())
 
     def _admit(self, entry: Entry, loaded: Loaded) -> None:
         """Refuse what is larger than the budget, now that its size is certain, and unload it again."""
@@ -307,7 +320,7 @@ class ModelCache:
             entry.unload(model)
         except Exception:
             # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
-            log.exception("unload_failed", key=entry.key)
+            log.exception("unload_failed", key=str(entry.key))
 
     def _forget(self, entry: Entry) -> None:
         with self._changed:

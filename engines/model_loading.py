@@ -61,7 +61,7 @@ class ModelLoading:
     def load(self, make_room: MakeRoom) -> Loaded:
         """Return the loaded model; its files count as in use from now until `unload`.
 
-        Room is made for it first, where the engine can tell from its files how much it takes.
+        Room is made for it as soon as its files are here, unless a server of the engine's own holds it.
 
         Raises:
             InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
@@ -77,7 +77,9 @@ class ModelLoading:
             details["path"] = self.models.files(self.model)
         try:
             expected = self.runner.expected_size(self.model.name, **details)
-            if expected is not None:
+            if expected is None:
+                make_room(0, "")
+            elif expected[0]:
                 make_room(*expected)
             loaded = self.runner.load_model(self.model.name, **details)
             size, device = self.runner.model_bytes(loaded), self.runner.model_device(loaded)

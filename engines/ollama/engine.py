@@ -74,6 +74,10 @@ class OllamaEngine(BaseEngine):
             self._held[theirs].add(model)
         return model
 
+    def expected_size(self, name: str, **kw: Any) -> tuple[int, str]:
+        """Return 0 bytes: the server holds the model, so nothing here has to make room while it is pulled."""
+        return 0, self.model_device(None)
+
     def submit(
         self,
         model: OllamaModel,

@@ -9,7 +9,8 @@ import pytest
 from engines.inference import InferenceManager
 from tests.contract.bench import manager_of
 from tests.contract.cases import CASES
-from tests.unit.engines.ollama.fake_ollama import FakeModel, FakeOllama
+from tests.unit.engines.ollama.fake_models import FakeModel
+from tests.unit.engines.ollama.fake_ollama import FakeOllama
 
 
 @pytest.fixture(scope="session")

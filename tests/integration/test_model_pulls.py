@@ -13,7 +13,8 @@ from engines.models import ModelManager
 from streams.client import InferenceClient
 from streams.messages import MetricsEvent, Request, decode_event
 from tests.integration.worker_process import Record, Site, WorkerProcess
-from tests.unit.engines.ollama.fake_ollama import FakeModel, FakeOllama
+from tests.unit.engines.ollama.fake_models import FakeModel
+from tests.unit.engines.ollama.fake_ollama import FakeOllama
 
 TASK = "text-generation"
 SIZE = 4_000

@@ -13,8 +13,8 @@ import pytest
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed
+from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 from tests.unit.engines.parts import Bench, ShoutEngine, prepare
-from tests.unit.engines.test_model_cache import DEADLINE_S, wait_until
 
 TAGS = {"task": "shout", "engine": "shouter"}
 

@@ -18,13 +18,14 @@ MODEL = ResolvedModel("m", "1", "s3://bucket/m")
 class Foreseeing(ShoutEngine):
     """Knows from the files how much a model takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 12) -> None:
         super().__init__()
+        self.size = size
         self.asked: list[dict[str, Any]] = []
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         self.asked.append({"name": name, **kw})
-        return 12, "cuda:1"
+        return self.size, "cuda:1"
 
 
 @pytest.fixture
@@ -43,9 +44,22 @@ def test_room_is_made_for_what_the_engine_expects_before_it_loads(models: KnownM
     assert (loaded.bytes, loaded.device) == (10, "cpu"), "what it proved to be"
 
 
-def test_an_engine_that_expects_nothing_loads_at_once(models: KnownModels) -> None:
-    loading = ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models)
-    assert loading.load(lambda size, device: pytest.fail("room was made")).bytes == 10
+def test_room_of_a_size_that_nobody_knows_is_made_once_the_files_are_here(models: KnownModels) -> None:
+    engine = ShoutEngine()
+    rooms: list[tuple[int, str, int, int]] = []
+
+    def make_room(size: int, device: str) -> None:
+        rooms.append((size, device, models.files_in_use[MODEL.key], len(engine.loaded)))
+
+    ModelLoading("shouter", "shout", MODEL, engine, models).load(make_room)
+    assert rooms == [(0, "", 1, 0)]
+
+
+def test_no_room_is_made_for_a_model_that_takes_no_memory_here(models: KnownModels) -> None:
+    engine = Foreseeing(size=0)
+    loading = ModelLoading("shouter", "shout", MODEL, engine, models)
+    loading.load(lambda size, device: pytest.fail("room was made"))
+    assert engine.loaded
 
 
 def test_a_model_without_room_is_not_loaded_and_lets_go_of_its_files(models: KnownModels) -> None:

@@ -20,7 +20,7 @@ from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from engines.settings import CacheSettings, MlflowSettings
 from handlers.errors import ModelLoadFailed, RegistryUnavailable, UnknownModel
-from tests.unit.engines.test_model_cache import DEADLINE_S, wait_until
+from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 
 NEVER_S = 1e6
 

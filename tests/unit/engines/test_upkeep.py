@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engines.upkeep import Upkeep
-from tests.unit.engines.test_model_cache import DEADLINE_S, wait_until
+from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 
 NEVER_S = 1e6
 

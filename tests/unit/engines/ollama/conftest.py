@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,3 +23,8 @@ def engine(fake: FakeOllama) -> Iterator[OllamaEngine]:
     engine = OllamaEngine(OllamaSettings(api_base=fake.url, timeout_s=30, max_concurrent=3))
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def model(engine: OllamaEngine) -> Any:
+    return engine.load_model("echo", task="text-generation")

@@ -9,105 +9,18 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md, and server/route
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
 import json
-import re
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
-from PIL import Image
 
-_CREATED_AT = "2026-11-24T10:00:00.123456789Z"
-_DIGEST = "sha256:" + "0123456789abcdef" * 4
-_INTEGERS = ("num_predict", "num_ctx", "top_k", "seed", "repeat_last_n")
-_DURATION = re.compile(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
-
-
-class Signal:
-    """What a stream does instead of sending bytes."""
-
-
-DROP, WAIT = Signal(), Signal()
-"""Cut the connection; wait for `FakeOllama.release`."""
-
-Piece = bytes | Signal
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An answer of another status than 200, before any chunk."""
-
-    status: int
-    error: str
-
-    @property
-    def body(self) -> str:
-        return json.dumps({"error": self.error})
-
-
-Fault = Refusal | Callable[[list[bytes]], Sequence[Piece]]
-"""A refusal, or what to make of the lines of a stream."""
-
-
-def error_line(error: str) -> Fault:
-    """After the first line the server fails: it has said 200 already, so an error line is all it can send."""
-    return lambda lines: [lines[0], _line({"error": error})]
-
-
-def without_end(lines: list[bytes]) -> Sequence[Piece]:
-    """The stream ends well but for its last line."""
-    return lines[:-1]
-
-
-def dropped(lines: list[bytes]) -> Sequence[Piece]:
-    """The connection breaks after the first line."""
-    return [lines[0], DROP]
-
-
-def cut_within_a_line(lines: list[bytes]) -> Sequence[Piece]:
-    """The stream ends in the middle of its last line."""
-    return [*lines[:-1], lines[-1][:20]]
-
-
-def garbage(lines: list[bytes]) -> Sequence[Piece]:
-    """Something between us and the server puts in a line of its own."""
-    return [lines[0], b"<html>Bad Gateway</html>\n", *lines[1:]]
-
-
-def silent(lines: list[bytes]) -> Sequence[Piece]:
-    """No byte comes before `release`."""
-    return [WAIT, *lines]
-
-
-def stalled(lines: list[bytes]) -> Sequence[Piece]:
-    """After the first line nothing comes before `release`."""
-    return [lines[0], WAIT, *lines[1:]]
-
-
-def byte_by_byte(lines: list[bytes]) -> Sequence[Piece]:
-    """Every byte comes alone, so characters are cut as well as lines."""
-    return [bytes([byte]) for byte in b"".join(lines)]
-
-
-def with_empty_lines(lines: list[bytes]) -> Sequence[Piece]:
-    """Keep-alive newlines and Windows line ends."""
-    return [b"\n", *(line.rstrip(b"\n") + b"\r\n\n" for line in lines)]
-
-
-@dataclass
-class FakeModel:
-    """What the server tells of a model."""
-
-    capabilities: tuple[str, ...] | None = ("completion",)
-    parameters: str = ""
-    size: int = 1000
+from tests.unit.engines.ollama.fake_answers import Answer
+from tests.unit.engines.ollama.fake_faults import WAIT, Fault, Refusal
+from tests.unit.engines.ollama.fake_models import CREATED_AT, DIGEST, FakeModel, listed, shown, why_refused
 
 
 @dataclass
@@ -174,13 +87,13 @@ class FakeOllama:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
-        refusal = self._refusal(body)
+        refusal = why_refused(body, self.models)
         if refusal is not None:
             return _refused(refusal)
         model = body["model"]
         if not body.get("prompt"):
             return self._loaded(model, body, {"response": ""})
-        answer = _Answer(body, body["prompt"], body.get("images", ()))
+        answer = Answer(body, body["prompt"], body.get("images", ()))
         lines = [
             *({"response": "", "thinking": piece, "done": False} for piece in answer.thinking),
             *({"response": piece, "done": False} for piece in answer.tokens),
@@ -190,7 +103,7 @@ class FakeOllama:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
-        refusal = self._refusal(body)
+        refusal = why_refused(body, self.models)
         if refusal is not None:
             return _refused(refusal)
 
@@ -200,7 +113,7 @@ class FakeOllama:
         messages = body.get("messages")
         if not messages:
             return self._loaded(body["model"], body, message(""))
-        answer = _Answer(body, messages[-1]["content"], messages[-1].get("images", ()))
+        answer = Answer(body, messages[-1]["content"], messages[-1].get("images", ()))
         lines = [
             *({**message("", thinking=piece), "done": False} for piece in answer.thinking),
             *({**message(piece), "done": False} for piece in answer.tokens),
@@ -212,7 +125,7 @@ class FakeOllama:
         body = await self._body(request)
         name = body.get("model") or body.get("name") or ""
         self.pulls[name] += 1
-        digest, label = _DIGEST, f"pulling {_DIGEST[7:19]}"
+        digest, label = DIGEST, f"pulling {DIGEST[7:19]}"
         lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
         found = self.library.get(short := name.removesuffix(":latest"))
         if found is None:
@@ -244,35 +157,23 @@ class FakeOllama:
             return _refused(fault)
         if name not in self.models:
             return _refused(Refusal(404, f"model '{name}' not found"))
-        model = self.models[name]
-        shown: dict[str, Any] = {
-            "modelfile": f"FROM {name}",
-            "template": "{{ .Prompt }}",
-            "details": _DETAILS,
-            "model_info": {"general.architecture": "echo"},
-            "modified_at": _CREATED_AT,
-        }
-        if model.parameters:
-            shown["parameters"] = model.parameters
-        if model.capabilities is not None:
-            shown["capabilities"] = model.capabilities
-        return web.json_response(shown)
+        return web.json_response(shown(name, self.models[name]))
 
     async def _tags(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, {}))
-        listed = [
-            {**_listed(name), "size": model.size, "modified_at": _CREATED_AT}
+        models = [
+            {**listed(name), "size": model.size, "modified_at": CREATED_AT}
             for name, model in self.models.items()
         ]
-        return web.json_response({"models": listed})
+        return web.json_response({"models": models})
 
     async def _ps(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, {}))
-        listed = [
-            {**_listed(name), "size": 1000, "size_vram": 0, "expires_at": _CREATED_AT, "context_length": 4096}
+        models = [
+            {**listed(name), "size": 1000, "size_vram": 0, "expires_at": CREATED_AT, "context_length": 4096}
             for name in self.loaded
         ]
-        return web.json_response({"models": listed})
+        return web.json_response({"models": models})
 
     async def _version(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, {}))
@@ -290,24 +191,6 @@ class FakeOllama:
         waiting = self.faults[request.path]
         return waiting.popleft() if waiting else None
 
-    def _refusal(self, body: dict[str, Any]) -> Refusal | None:
-        """Return why the real server would not run this request."""
-        name = body.get("model", "").removesuffix(":latest")
-        if name not in self.models:
-            return Refusal(404, f"model '{name}' not found")
-        can = self.models[name].capabilities or ()
-        if body.get("think") and "thinking" not in can:
-            return Refusal(400, f'"{name}" does not support thinking')
-        keep = body.get("keep_alive", 0)
-        if isinstance(keep, str) and not _DURATION.fullmatch(keep):
-            return Refusal(400, f'time: invalid duration "{keep}"')
-        for option in _INTEGERS:
-            if type(body.get("options", {}).get(option, 0)) is not int:
-                return Refusal(500, f'option "{option}" must be of type integer')
-        if body.get("format", "json") != "json" and not isinstance(body["format"], dict):
-            return Refusal(500, 'invalid format: expected "json" or a valid JSON Schema object')
-        return None
-
     def _loaded(self, model: str, body: dict[str, Any], empty: dict[str, Any]) -> web.Response:
         """Answer an empty request, which only loads or unloads: one object, no stream."""
         unloads = body.get("keep_alive") == 0
@@ -316,7 +199,7 @@ class FakeOllama:
         elif not unloads and model not in self.loaded:
             self.loaded.append(model)
         reason = "unload" if unloads else "load"
-        end = {"model": model, "created_at": _CREATED_AT, **empty, "done": True, "done_reason": reason}
+        end = {"model": model, "created_at": CREATED_AT, **empty, "done": True, "done_reason": reason}
         return web.json_response(end)
 
     async def _answer(
@@ -325,7 +208,7 @@ class FakeOllama:
         model = body["model"]
         if model not in self.loaded:
             self.loaded.append(model)
-        full = [{"model": model, "created_at": _CREATED_AT, **line} for line in lines]
+        full = [{"model": model, "created_at": CREATED_AT, **line} for line in lines]
         if body.get("stream") is False:
             return web.json_response(full[-1])
         return await self._stream(request, full)
@@ -358,60 +241,6 @@ class FakeOllama:
             raise
         finally:
             self.running -= 1
-
-
-class _Answer:
-    """What the fake says to a prompt: its words back, or what it sees, or JSON; as options bound it."""
-
-    def __init__(self, body: dict[str, Any], prompt: str, images: Sequence[str]) -> None:
-        options = body.get("options", {})
-        text = f"You said: {prompt}"
-        if body.get("format"):
-            text = '{"answer": 42}'
-        elif images:
-            text = "I see " + " and ".join(map(_seen, images))
-        stops = [text.index(stop) for stop in options.get("stop", ()) if stop in text]
-        tokens = re.findall(r"\s*\S+", text[: min(stops, default=len(text))])
-        most = options.get("num_predict", -1)
-        is_cut = 0 <= most < len(tokens)
-        self.tokens = tokens[:most] if is_cut else tokens
-        self.thinking = ("Hmm, ", "an echo.") if body.get("think") else ()
-        counts = {
-            "total_duration": 4_000_000_000,
-            "load_duration": 1_000_000_000,
-            "prompt_eval_count": len(prompt.split()),
-            "prompt_eval_duration": 500_000_000,
-            "eval_count": len(self.tokens),
-            "eval_duration": 2_000_000_000,
-        }
-        self.end = {
-            "done": True,
-            "done_reason": "length" if is_cut else "stop",
-            **{name: count for name, count in counts.items() if count},  # as Go's omitempty
-        }
-
-
-_DETAILS = {
-    "parent_model": "",
-    "format": "gguf",
-    "family": "echo",
-    "families": ["echo"],
-    "parameter_size": "1K",
-    "quantization_level": "F32",
-}
-
-
-def _listed(name: str) -> dict[str, Any]:
-    return {"name": name, "model": name, "digest": _DIGEST, "details": _DETAILS}
-
-
-def _seen(encoded: str) -> str:
-    """Return colour and size of an image's first pixel, so that a test sees which image arrived."""
-    try:
-        image = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
-    except (binascii.Error, OSError) as error:
-        raise web.HTTPBadRequest(text=json.dumps({"error": f"illegal base64 data: {error}"})) from error
-    return f"{image.format} {image.width}x{image.height} {image.convert('RGB').getpixel((0, 0))}"
 
 
 def _line(value: dict[str, Any]) -> bytes:

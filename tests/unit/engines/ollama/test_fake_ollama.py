@@ -10,7 +10,9 @@ import ollama
 import pytest
 from PIL import Image
 
-from tests.unit.engines.ollama.fake_ollama import FakeModel, FakeOllama, Refusal, error_line
+from tests.unit.engines.ollama.fake_faults import Refusal, error_line
+from tests.unit.engines.ollama.fake_models import FakeModel
+from tests.unit.engines.ollama.fake_ollama import FakeOllama
 
 
 @pytest.fixture
