@@ -10,6 +10,8 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from engines.transformers.rolling.merging import knows_positions
+
 _LEAST_ROOM = 32
 """Columns kept free on the right when the block is made anew."""
 
@@ -227,14 +229,15 @@ def fits(model: PreTrainedModel) -> bool:
     """Return whether the model keeps plain keys and values of all it has seen, wherever its rows begin.
 
     It does not where layers forget (sliding windows) or remember otherwise (states), or where a token's
-    position is more than a number (Qwen-VL's three).
+    position is more than a number (Qwen-VL's three) and the model does not say which they are.
     """
     takes = inspect.signature(model.forward).parameters
     if not {"attention_mask", "position_ids", "past_key_values"} <= takes.keys():
         return False
     text: Any = model.config.get_text_config(decoder=True)
     ropes = (getattr(text, name, None) or {} for name in ("rope_parameters", "rope_scaling"))
-    if model.config.is_encoder_decoder or any("mrope_section" in rope for rope in ropes):
+    has_wide_positions = any("mrope_section" in rope for rope in ropes)
+    if model.config.is_encoder_decoder or (has_wide_positions and not knows_positions(model)):
         return False
     try:
         layers = DynamicCache(config=model.config).layers

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
-from engines.transformers.rolling.batch import Prefill, RollingBatch
+from engines.transformers.rolling.batch import RollingBatch
 from engines.transformers.rolling.cache import bytes_of_a_token
+from engines.transformers.rolling.prefill import Prefill
 from engines.transformers.row import Row
 from handlers.errors import InvalidInput
 
@@ -151,7 +152,10 @@ class RollingLoop(GenerationLoop):
         self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
-        """Run the next piece of the prompts that are going in, and return how many tokens it had."""
+        """Run the next piece of the prompts that are going in, and return how many tokens it counts for.
+
+        Images have no tokens yet; they fill what goes in between two steps.
+        """
         prefill = self._prefill
         assert prefill is not None
         before = prefill.left
@@ -160,7 +164,7 @@ class RollingLoop(GenerationLoop):
             self._prefill = None
             self._batch.join(prefill, scores)
             self._hand_out()
-        return (before - prefill.left) * len(prefill.rows)
+        return (before - prefill.left) * len(prefill.rows) or self._limits.prefill_tokens
 
     def _admit(self, tokens: int, *, is_first: bool) -> list[Row]:
         """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
@@ -186,7 +190,7 @@ class RollingLoop(GenerationLoop):
         if len(together) > 1 and max(map(self._bytes, together)) * len(together) > self._limits.max_bytes:
             return False
         if not rows:
-            return is_first or len(row.seen) <= tokens
+            return is_first or (not row.extras and len(row.seen) <= tokens)
         if row.extras or rows[0].extras:
             return False
         lengths = [len(one.seen) for one in (*rows, row)]

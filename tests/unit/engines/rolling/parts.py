@@ -36,7 +36,7 @@ class Watched:
         return inspect.signature(self._forward)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        ids = named["input_ids"]
+        ids = named["input_ids"] if named.get("input_ids") is not None else named["inputs_embeds"][:, :, 0]
         self.shapes.append((ids.shape[0], ids.shape[1]))
         self._arrived.release()
         if self._gate is not None:
