@@ -74,13 +74,14 @@ def check_tags(model: ResolvedModel, *, task: str, engine: str) -> None:
     Raises:
         ModelMismatch: permanent; says which tag, what it says and what the request said.
     """
-    _check_tag(model, "task", model.tasks, task)
-    _check_tag(model, "engine", (model.engine,) if model.engine else (), engine)
+    if model.tasks and task not in model.tasks:
+        raise _mismatch(model, "task", model.tasks, task)
+    if (its := model.engine) and engine != its:
+        raise _mismatch(model, "engine", (its,), engine)
 
 
-def _check_tag(model: ResolvedModel, name: str, allowed: tuple[str, ...], asked: str) -> None:
-    if allowed and asked not in allowed:
-        raise ModelMismatch(
-            f"model {model.key} is registered with tag {name}={model.tags[name]}, but the request says "
-            f"{name}={asked}; ask for {name} {' or '.join(allowed)}, or name another model"
-        )
+def _mismatch(model: ResolvedModel, name: str, allowed: tuple[str, ...], asked: str) -> ModelMismatch:
+    return ModelMismatch(
+        f"model {model.key} is registered with tag {name}={model.tags[name]}, but the request says "
+        f"{name}={asked}; ask for {name} {' or '.join(allowed)}, or name another model"
+    )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from engines.cached_model import Lease
 from engines.model_cache import ModelCache
+from engines.model_key import ModelKey
+from engines.resolved_model import VersionId
 
 STRAGGLERS_S = 60.0
 """How long a version waits in memory for requests that were resolved to it and do not run yet."""
-
-Use = tuple[str, str]
-"""What a model is loaded for: engine and task."""
 
 
 class Claim:
@@ -26,7 +25,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Departure:
-    version: str
+    version: VersionId
     until: float
     holds: tuple[Lease, ...]
 
@@ -41,17 +40,17 @@ class Departures:
     def __init__(
         self,
         cache: ModelCache,
-        is_needed: Callable[[str], bool],
+        is_needed: Callable[[VersionId], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._is_needed = is_needed
         self._clock = clock
         self._lock = threading.Lock()
-        self._claims: WeakValueDictionary[str, Claim] = WeakValueDictionary()
+        self._claims: WeakValueDictionary[VersionId, Claim] = WeakValueDictionary()
         self._departures: list[_Departure] = []
 
-    def claim(self, version: str) -> Claim:
+    def claim(self, version: VersionId) -> Claim:
         """Return what keeps a version in memory while it is referred to."""
         with self._lock:
             claim = self._claims.get(version)
@@ -59,11 +58,11 @@ class Departures:
                 claim = self._claims[version] = Claim()
             return claim
 
-    def is_claimed(self, version: str) -> bool:
+    def is_claimed(self, version: VersionId) -> bool:
         """Return whether a request is under way that the version is to answer."""
         return version in self._claims
 
-    def add(self, version: str, holds: Iterable[Lease] = ()) -> None:
+    def add(self, version: VersionId, holds: Iterable[Lease] = ()) -> None:
         """Let a version leave with the next `let_go` that finds it unused, and end the holds on it then."""
         departure = _Departure(version, self._clock() + STRAGGLERS_S, tuple(holds))
         with self._lock:
@@ -89,7 +88,7 @@ class Departures:
     def _has_left(self, departure: _Departure) -> bool:
         if self.is_claimed(departure.version) and self._clock() < departure.until:
             return False
-        gone = [self._cache.retire(key) for _, key in loaded_uses(self._cache, departure.version)]
+        gone = [self._cache.retire(key) for key in keys_of(self._cache, departure.version)]
         return all(gone)
 
     def _drop(self, departure: _Departure) -> None:
@@ -101,9 +100,6 @@ class Departures:
             lease.release()
 
 
-def loaded_uses(cache: ModelCache, version: str) -> Iterator[tuple[Use, str]]:
-    """Yield what a version is in memory for, with the cache's key of it."""
-    for entry in cache.entries():
-        engine, task, loaded = entry["key"].split("/", 2)
-        if loaded == version:
-            yield (engine, task), entry["key"]
+def keys_of(cache: ModelCache, version: VersionId) -> list[ModelKey]:
+    """Return under which keys a version is in memory: one for each engine and task."""
+    return [entry["key"] for entry in cache.entries() if entry["key"].model == version]

@@ -14,7 +14,7 @@ from engines.bisection import bisected
 from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener, ModelLoading
 from engines.models import ModelManager
-from engines.prepared import Outcome, Prepared, one_outcome_each
+from engines.prepared import Outcome, Prepared
 from engines.resolved_model import ResolvedModel
 from handlers.errors import (
     Busy,
@@ -44,7 +44,8 @@ class Execution:
     def run(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.
 
-        Nothing else runs on their model meanwhile.
+        The model is loaded where it is not in memory, and stays leased until the engine is done; nothing else
+        runs on it meanwhile.
         """
         if not batch:
             return []
@@ -52,7 +53,7 @@ class Execution:
         loading = self._loading(first)
         started = time.perf_counter()
         try:
-            with self._cache.lease(loading.key, loading.load, loading.unload) as model:
+            with self._cache.lease(first.lane_key, loading.load, loading.unload) as model:
                 running = time.perf_counter()
                 try:
                     outcomes = self._run(model, batch)
@@ -66,15 +67,16 @@ class Execution:
             return [_as_failure(error, first)] * len(batch)
 
     def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
-        """Start one request of a continuous task; the future ends with its outcome, never with an exception.
+        """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
 
-        Cancelling the future stops the work for this request. `emit` hears the answer as it grows.
+        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
+        the answer piece by piece, in a thread of the engine.
         """
         started = time.perf_counter()
         loading = self._loading(prepared)
         lease: Lease | None = None
         try:
-            lease = self._cache.share(loading.key, loading.load, loading.unload)
+            lease = self._cache.share(prepared.lane_key, loading.load, loading.unload)
             running = time.perf_counter()
             prepared.waited(running - started)
             raw = prepared.runner.submit(
@@ -98,8 +100,8 @@ class Execution:
         return self._cache.share(loading.key, loading.load, loading.unload)
 
     def is_loaded(self, prepared: Prepared) -> bool:
-        """Return whether the model of `prepared` is in memory."""
-        return self._cache.is_loaded(self._loading(prepared).key)
+        """Return whether the model of `prepared` is in memory, so that it can run without a load."""
+        return self._cache.is_loaded(prepared.lane_key)
 
     def _run(self, model: Any, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run a batch; where the engine raises, rather than tell which request failed, find that out."""
@@ -112,7 +114,7 @@ class Execution:
                 )
             except (EngineUnavailable, Busy) as error:
                 return [error] * len(some)  # no fault of any of them
-            return one_outcome_each(outcomes, some)
+            return _one_outcome_each(outcomes, some)
 
         def failed(some: Sequence[Prepared], error: Exception) -> Outcome:
             if len(some) > 1:
@@ -154,10 +156,23 @@ def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:
         return Cancelled(f"engine {prepared.engine} dropped the request; send it again")
     except Exception as error:  # noqa: BLE001 - logged, and the caller is told
         return _as_failure(error, prepared)
-    if isinstance(found, dict):
-        return found
+    return _checked(found, prepared.engine)
+
+
+def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> list[Outcome]:
+    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
+    engine = batch[0].engine
+    if len(outcomes) != len(batch):
+        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
+        return [wrong] * len(batch)
+    return [_checked(outcome, engine) for outcome in outcomes]
+
+
+def _checked(outcome: Any, engine: str) -> Outcome:
+    if isinstance(outcome, dict | InferenceError):
+        return outcome
     return InternalError(
-        f"engine {prepared.engine} returned {type(found).__name__} for a request; it must be a dict"
+        f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"
     )
 
 

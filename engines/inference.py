@@ -1,18 +1,15 @@
-"""Routes a request to its handler, model and engine, runs it, and keeps the statistics."""
+"""The manager of inference: answers requests with the models of the registry, and tells about those in memory."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
-import structlog
-
-from engines.base import Emit
-from engines.checks import check_data, check_engine, check_names, check_tags, check_texts
+from engines.admission import Admission, Handlers
+from engines.checks import check_engine
+from engines.direct_call import DirectCall
 from engines.execution import Execution
+from engines.handler_stages import postprocess, preprocess
 from engines.health import HealthProbes, health_report
 from engines.hub_files import WantedFiles
 from engines.media_values import FetchMedia, MediaValues
@@ -21,35 +18,27 @@ from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
-from engines.prepared import Outcome, Prepared, preprocessed, stage_failed
+from engines.prepared import Outcome, Prepared
 from engines.registry import EngineRegistry, PullListener
 from engines.resolved_model import ResolvedModel
-from engines.results import failure_result, success_result
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
-from handlers.base import BaseModelHandler
-from handlers.errors import InferenceError, InternalError, ModelMismatch
-from handlers.options import validate_options
-from handlers.options_in_data import with_options_in_data
+from handlers.errors import ModelMismatch
 from handlers.settings import MediaSettings
 
 __all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
-
-log = structlog.get_logger(__name__)
-
-
-class Handlers(Protocol):
-    """The part of the handler registry that is used here."""
-
-    def get(self, task: str) -> BaseModelHandler: ...
 
 
 class InferenceManager:
     """Answers requests with the models of the registry.
 
     Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` is the whole way
-    of one request; a pipeline that fetches and batches calls `admit`, `preprocess`, `execute`, `finish`.
+    of one request; a pipeline that fetches and batches takes it through its stages by itself: `admit`,
+    `preprocess`, `execute` or `start`, and `finish`, which are those of the parts that do them.
     """
+
+    preprocess = staticmethod(preprocess)
+    finish = staticmethod(postprocess)
 
     def __init__(
         self,
@@ -74,12 +63,17 @@ class InferenceManager:
         self.engines = engines
         self.handlers = handlers
         self.statistics = Statistics()
-        self._media = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        self._execution = Execution(cache, models, on_model)
+        self._probes = probes or HealthProbes()
+        self._execution = execution = Execution(cache, models, on_model)
         self._swaps = ModelSwaps(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
-        self._probes = probes or HealthProbes()
+        admission = Admission(handlers=handlers, engines=engines, models=models, swaps=self._swaps)
+        values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
+        direct = DirectCall(admission, execution, values, self.statistics)
+        self.admit, self.admits_at_once = admission.admit, admission.admits_at_once
+        self.execute, self.start, self.is_loaded = execution.run, execution.start, execution.is_loaded
+        self.prepare, self._infer = direct.prepare, direct.infer
 
     @classmethod
     def from_settings(
@@ -118,130 +112,6 @@ class InferenceManager:
             idle_unload_s=settings.cache.idle_unload_s,
         )
 
-    def admit(
-        self,
-        *,
-        task: str,
-        engine: str,
-        model_name: str,
-        data: Mapping[str, Any],
-        options: Mapping[str, Any] | None = None,
-    ) -> Prepared:
-        """Check one request but for its inputs, the cheap checks first; of `data` only options that stand there.
-
-        Asks the registry where the name has not been resolved lately.
-
-        Raises:
-            InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
-        """
-        try:
-            check_names(task, engine, model_name)
-            handler = self.handlers.get(task)
-            runner = self.engines.get(engine)
-            check_engine(runner, engine, task)
-            checked = validate_options(options, task_options=handler.options, engine=engine)
-            if handler.options_in_data:
-                checked = with_options_in_data(handler, checked, data, engine)
-            version = self._swaps.resolve(model_name)
-            check_tags(version.model, task=task, engine=engine)
-            lane_key = (engine, version.model.key, task)
-            batch_key = (*lane_key, runner.batch_key(checked))
-        except InferenceError:
-            raise
-        except Exception as error:
-            raise stage_failed("admit", task, error) from error
-        return Prepared(
-            task, engine, version.model, handler, runner, checked, lane_key, batch_key, version.claim
-        )
-
-    def admits_at_once(self, engine: str, model_name: str) -> bool:
-        """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""
-        return self.engines.is_made(engine) and self.models.is_fresh(model_name)
-
-    def preprocess(self, prepared: Prepared, data: dict[str, Any]) -> None:
-        """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
-
-        Raises:
-            InferenceError: any kind of handlers.errors about the data; nothing else.
-        """
-        started = time.perf_counter()
-        try:
-            check_data(data)
-            prepared.inputs = preprocessed(prepared.handler, prepared.task, data, prepared.options)
-            prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
-            prepared.most_cost = prepared.runner.max_cost(prepared.task)
-        except InferenceError:
-            raise
-        except Exception as error:
-            raise stage_failed("preprocess", prepared.task, error) from error
-        finally:
-            prepared.timings["preprocess"] = time.perf_counter() - started
-
-    def prepare(
-        self,
-        *,
-        task: str,
-        engine: str,
-        model_name: str,
-        data: dict[str, Any],
-        options: Mapping[str, Any] | None = None,
-    ) -> Prepared:
-        """Check one request, bring its media here and preprocess them.
-
-        Raises:
-            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
-        """
-        admitted = self._admitted(task=task, engine=engine, model_name=model_name, data=data, options=options)
-        return self._with_inputs(admitted, data)
-
-    def execute(self, batch: Sequence[Prepared]) -> list[Outcome]:
-        """Run requests of one `batch_key` together; one outcome per request, in order. Never raises.
-
-        The model is loaded where it is not in memory, and stays leased until the engine is done.
-        """
-        return self._execution.run(batch)
-
-    def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
-        """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
-
-        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
-        the answer piece by piece, in a thread of the engine.
-        """
-        return self._execution.start(prepared, emit)
-
-    def is_loaded(self, prepared: Prepared) -> bool:
-        """Return whether the model of `prepared` is in memory, so that it can run without a load."""
-        return self._execution.is_loaded(prepared)
-
-    def finish(self, prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return the task's output for the engine's raw result.
-
-        Raises:
-            InternalError: permanent; the handler cannot read what the engine returned.
-            InferenceError: whatever else the handler raises of that tree.
-        """
-        started = time.perf_counter()
-        try:
-            output = prepared.handler.postprocess(raw, prepared.options)
-        except InferenceError:
-            raise
-        except Exception as error:
-            raise stage_failed("postprocess", prepared.task, error) from error
-        finally:
-            prepared.timings["postprocess"] = time.perf_counter() - started
-        if not isinstance(output, dict):
-            raise InternalError(
-                f"the handler of task {prepared.task} returned {type(output).__name__} from postprocess; it "
-                "must return a dict"
-            )
-        metadata = output.get("metadata")
-        if metadata is not None and not isinstance(metadata, dict):
-            raise InternalError(
-                f"the handler of task {prepared.task} returned metadata that is no dict but "
-                f"{type(metadata).__name__}"
-            )
-        return output
-
     def infer(
         self,
         *,
@@ -257,63 +127,15 @@ class InferenceManager:
 
         Never raises for a failed inference. Works inside a running event loop as well, which it blocks.
         """
-        started = time.perf_counter()
-        about: dict[str, Any] = {
-            "task": str(task),
-            "engine": str(engine),
-            "model_name": str(model_name),
-            "id": secrets.token_hex(16) if id is None else id,
-            "metadata": metadata,
-        }
-        output: dict[str, Any] | None = None
-        failure: InferenceError | None = None
-        try:
-            admitted = self._admitted(
-                task=task, engine=engine, model_name=model_name, data=data, options=options
-            )
-            about.update(model_version=admitted.model.version, timings=admitted.timings)
-            prepared = self._with_inputs(admitted, data)
-            outcome = self.start(prepared).result() if prepared.is_continuous else self.execute([prepared])[0]
-            if isinstance(outcome, InferenceError):
-                failure = outcome
-            else:
-                output = self.finish(prepared, outcome)
-        except InferenceError as error:
-            failure = error
-        about["processing_s"] = processing_s = time.perf_counter() - started
-        self.statistics.record(
-            about["task"],
-            about["model_name"],
-            about["engine"],
-            failure is None,
-            processing_s,
-            about.get("timings"),
+        return self._infer(
+            task=task,
+            engine=engine,
+            model_name=model_name,
+            data=data,
+            options=options,
+            id=id,
+            metadata=metadata,
         )
-        if failure is not None:
-            return failure_result(error=failure, **about)
-        return success_result(result=output or {}, **about)
-
-    def _admitted(
-        self, *, task: str, engine: str, model_name: str, data: Any, options: Mapping[str, Any] | None
-    ) -> Prepared:
-        """Check all of a request that can be told before its media are here."""
-        check_data(data)
-        check_texts("data", data)  # of a request that came as JSON they are known to be right
-        check_texts("options", options)
-        return self.admit(task=task, engine=engine, model_name=model_name, data=data, options=options)
-
-    def _with_inputs(self, admitted: Prepared, data: dict[str, Any]) -> Prepared:
-        """Bring the media in `data` here, and return the request with the inputs that its handler makes of them."""
-        started = time.perf_counter()
-        try:
-            here = self._media.resolve(data, admitted.handler.media_fields)
-        except InferenceError:
-            raise
-        except Exception as error:
-            raise stage_failed("fetch", admitted.task, error) from error
-        admitted.timings["fetch"] = time.perf_counter() - started
-        self.preprocess(admitted, here)
-        return admitted
 
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
@@ -355,11 +177,16 @@ class InferenceManager:
     def get_cached_models(self) -> list[dict[str, Any]]:
         """Return the models in memory: engine, task, model_name, version, device, bytes, hits, leases, and in
         seconds age_s since the load and idle_s since the last use."""
-        models = []
-        for entry in self.cache.entries():
-            engine, task, name, version = entry.pop("key").split("/")
-            models.append({"engine": engine, "task": task, "model_name": name, "version": version, **entry})
-        return models
+        return [
+            {
+                "engine": key.engine,
+                "task": key.task,
+                "model_name": key.name,
+                "version": key.version,
+                **about,
+            }
+            for key, about in ((entry.pop("key"), entry) for entry in self.cache.entries())
+        ]
 
     def clear_cache(self) -> dict[str, Any]:
         """Unload every model that nobody uses: {"cleared": how many, "in_use": [those that stay]}."""

@@ -12,6 +12,7 @@ import structlog
 from engines.base import BaseEngine
 from engines.cached_model import Loaded
 from engines.model_cache import MakeRoom
+from engines.model_key import ModelKey, key_of
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, ModelLoadFailed
@@ -54,9 +55,9 @@ class ModelLoading:
     on_model: ModelListener | None = None
 
     @property
-    def key(self) -> str:
-        """What the cache calls the model: `engine/task/name/version`."""
-        return f"{self.engine}/{self.task}/{self.model.key}"
+    def key(self) -> ModelKey:
+        """What the cache knows the model by."""
+        return key_of(self.engine, self.task, self.model.id)
 
     def load(self, make_room: MakeRoom) -> Loaded:
         """Return the loaded model; its files count as in use from now until `unload`.

@@ -1,20 +1,17 @@
-"""A request on its way through the engine, and what must be true of what handlers and engines return."""
+"""A request that was let in, on its way through handler and engine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Urgency
+from engines.model_key import ModelKey
 from engines.resolved_model import ResolvedModel
 from handlers.base import BaseModelHandler
-from handlers.errors import InferenceError, InternalError, InvalidInput, as_inference_error
-
-log = structlog.get_logger(__name__)
+from handlers.errors import InferenceError
 
 Outcome = dict[str, Any] | InferenceError
 """What the engine made of one request: its raw result, or why there is none."""
@@ -34,7 +31,7 @@ class Prepared(msgspec.Struct, eq=False):
     handler: BaseModelHandler
     runner: BaseEngine
     options: dict[str, Any]
-    lane_key: tuple[str, ...]
+    lane_key: ModelKey
     """Requests with equal keys use one loaded model, which runs one batch at a time."""
     batch_key: tuple[str, ...]
     """Requests with equal keys may share a batch."""
@@ -71,48 +68,3 @@ class Prepared(msgspec.Struct, eq=False):
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for others, or for the model to be loaded."""
         self.timings["wait"] = self.timings.get("wait", 0.0) + seconds
-
-
-def stage_failed(stage: str, task: str, error: Exception) -> InferenceError:
-    """Return the InternalError that takes the place of `error`, which is logged with its stack trace."""
-    log.error("stage_failed", stage=stage, task=task, exc_info=error)
-    return as_inference_error(error)
-
-
-def preprocessed(
-    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the handler makes of `data`.
-
-    Raises:
-        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
-        InternalError: permanent; the handler returned no dict.
-    """
-    try:
-        inputs: Any = handler.preprocess(data, options)  # of people's own handlers, what it says may not hold
-    except ValueError as error:
-        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
-        log.warning("preprocess_refused", task=task, exc_info=True)
-        raise InvalidInput(f"task {task} does not take this data: {error}") from error
-    if not isinstance(inputs, dict):
-        raise InternalError(
-            f"the handler of task {task} returned {type(inputs).__name__} from preprocess; it must return a "
-            "dict"
-        )
-    return dict(inputs)
-
-
-def one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> list[Outcome]:
-    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
-    engine = batch[0].engine
-    if len(outcomes) != len(batch):
-        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
-        return [wrong] * len(batch)
-    return [
-        outcome
-        if isinstance(outcome, dict | InferenceError)
-        else InternalError(
-            f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"
-        )
-        for outcome in outcomes
-    ]

@@ -76,9 +76,10 @@ class EngineRegistry:
             UnknownEngine: permanent; names the engines there are.
             EngineUnavailable: retryable; it cannot be made here, mostly because its libraries are missing.
         """
+        made = self._engines.get(name)  # without the lock, as nearly every request finds its engine made
+        if made is not None:
+            return made
         with self._lock:
-            if name in self._engines:
-                return self._engines[name]
             making = self._making.setdefault(name, threading.Lock())
         with making:
             with self._lock:

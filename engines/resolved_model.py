@@ -6,12 +6,28 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from handlers.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+_TAGS_OF_ORIGIN = ("sha256", "revision", "physical_path", "ollama_model_name")
+"""Tags that say, beside the source, which model it is; all others only describe it."""
+
+
+class VersionId(NamedTuple):
+    """What tells a version from every other that there is or was.
+
+    Its number alone does not: they start anew where a model was deleted and registered again.
+    """
+
+    name: str
+    version: str
+    origin: str
+    """Source and tags of which a change makes another model of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +39,16 @@ class ResolvedModel:
     source: str
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     key: str = field(init=False, repr=False, compare=False)
-    """What tells this version from every other: `name/version`."""
+    """What people call it: `name/version`."""
+    id: VersionId = field(init=False, repr=False, compare=False)
     tasks: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The tasks that its tag `task` names; empty where it serves any."""
 
     def __post_init__(self) -> None:
         tasks = (named for part in (self.task or "").split(",") if (named := part.strip()))
+        origin = (self.source, *(f"{tag}={self.tags[tag]}" for tag in _TAGS_OF_ORIGIN if tag in self.tags))
         object.__setattr__(self, "key", f"{self.name}/{self.version}")
+        object.__setattr__(self, "id", VersionId(self.name, self.version, " ".join(origin)))
         object.__setattr__(self, "tasks", tuple(tasks))
 
     @property

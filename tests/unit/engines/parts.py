@@ -134,6 +134,7 @@ class Bench:
         trust_local_paths: bool = False,
         max_models: int = 4,
         probes: HealthProbes | None = None,
+        handler: type[ShoutHandler] = ShoutHandler,
     ) -> None:
         self.models = KnownModels(
             directory,
@@ -146,7 +147,7 @@ class Bench:
         self.engines = EngineRegistry()
         self.engines.register("shouter", lambda config: self.engine)
         handlers = HandlerRegistry()
-        handlers.register_handler_manually("shout", "shout", ShoutHandler)
+        handlers.register_handler_manually("shout", "shout", handler)
         self.told: list[tuple[str, str]] = []
         self.manager = InferenceManager(
             models=self.models,

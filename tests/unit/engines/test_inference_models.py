@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.cached_model import Loaded
+from engines.model_key import ModelKey
 from tests.unit.engines.parts import Bench
 
 
@@ -111,6 +112,6 @@ def test_cached_models_are_listed_with_their_parts(bench: Bench) -> None:
 def test_clearing_the_cache_names_the_models_that_stay(bench: Bench) -> None:
     bench.infer({"text": "hello"}, model_name="plain")
     with bench.manager.cache.lease(
-        "shouter/shout/busy/2", lambda make_room: Loaded("m", 1), lambda model: None
+        ModelKey("shouter", "shout", "busy", "2", ""), lambda make_room: Loaded("m", 1), lambda model: None
     ):
         assert bench.manager.clear_cache() == {"cleared": 1, "in_use": ["busy/2"]}

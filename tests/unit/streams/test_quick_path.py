@@ -15,7 +15,6 @@ import pytest
 from engines.prepared import Prepared
 from handlers.option_spec import OptionSpec
 from handlers.options import OPTIONS
-from handlers.registry import HandlerRegistry
 from handlers.settings import MediaSettings
 from streams.batching import Batcher
 from streams.dispatch import Dispatcher
@@ -69,10 +68,7 @@ class Site:
 
 @asynccontextmanager
 async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterator[Site]:
-    bench = Bench(directory)
-    handlers = HandlerRegistry()
-    handlers.register_handler_manually("shout", "shout", handler)
-    bench.manager.handlers = handlers
+    bench = Bench(directory, handler=handler)
     with (
         ThreadPoolExecutor(2) as threads,
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,

@@ -1,0 +1,75 @@
+"""Checks a request, and says which handler, engine and model version answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from engines.checks import check_engine, check_names, check_tags
+from engines.handler_stages import stage_failed
+from engines.model_key import key_of
+from engines.model_swap import ModelSwaps
+from engines.models import ModelManager
+from engines.prepared import Prepared
+from engines.registry import EngineRegistry
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError
+from handlers.options import validate_options
+from handlers.options_in_data import with_options_in_data
+
+
+class Handlers(Protocol):
+    """The part of the handler registry that is used here."""
+
+    def get(self, task: str) -> BaseModelHandler: ...
+
+
+class Admission:
+    """Lets in the requests that can be answered. Thread-safe; `admit` blocks where the registry is to be asked."""
+
+    def __init__(
+        self, *, handlers: Handlers, engines: EngineRegistry, models: ModelManager, swaps: ModelSwaps
+    ) -> None:
+        self._handlers = handlers
+        self._engines = engines
+        self._models = models
+        self._swaps = swaps
+
+    def admit(
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Return the request with all that is to answer it, checked but for its inputs, the cheap checks first.
+
+        Of `data` only options that stand there are looked at. Asks the registry where the name has not been
+        resolved lately.
+
+        Raises:
+            InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
+        """
+        try:
+            check_names(task, engine, model_name)
+            handler = self._handlers.get(task)
+            runner = self._engines.get(engine)
+            check_engine(runner, engine, task)
+            checked = validate_options(options, task_options=handler.options, engine=engine)
+            if handler.options_in_data:
+                checked = with_options_in_data(handler, checked, data, engine)
+            model, claim = self._swaps.resolve(model_name)
+            check_tags(model, task=task, engine=engine)
+            key = key_of(engine, task, model.id)
+            batch_key = (*key, runner.batch_key(checked))
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("admit", task, error) from error
+        return Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim)
+
+    def admits_at_once(self, engine: str, model_name: str) -> bool:
+        """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""
+        return self._engines.is_made(engine) and self._models.is_fresh(model_name)

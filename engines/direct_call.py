@@ -1,0 +1,133 @@
+"""One request from its check to its result, all in the calling thread: what a call from Python does."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from engines.admission import Admission
+from engines.checks import check_data, check_texts
+from engines.execution import Execution
+from engines.handler_stages import postprocess, preprocess, stage_failed
+from engines.media_values import MediaValues
+from engines.prepared import Prepared
+from engines.results import failure_result, success_result
+from engines.statistics import Statistics
+from handlers.errors import InferenceError
+
+
+class DirectCall:
+    """Takes requests whose media may be bytes or addresses through all stages. Thread-safe; every call blocks."""
+
+    def __init__(
+        self, admission: Admission, execution: Execution, media: MediaValues, statistics: Statistics
+    ) -> None:
+        self._admission = admission
+        self._execution = execution
+        self._media = media
+        self._statistics = statistics
+
+    def prepare(
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: dict[str, Any],
+        options: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Check one request, bring its media here and preprocess them.
+
+        Raises:
+            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
+        """
+        admitted = self._admit(task=task, engine=engine, model_name=model_name, data=data, options=options)
+        self._give_inputs(admitted, data)
+        return admitted
+
+    def infer(
+        self,
+        *,
+        task: str,
+        engine: str,
+        model_name: str,
+        data: dict[str, Any],
+        options: Mapping[str, Any] | None,
+        id: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Answer one request and return its result, `success` or not; count it."""
+        started = time.perf_counter()
+        about: dict[str, Any] = {
+            "task": str(task),
+            "engine": str(engine),
+            "model_name": str(model_name),
+            "id": secrets.token_hex(16) if id is None else id,
+            "metadata": metadata,
+        }
+        output: dict[str, Any] | None = None
+        failure: InferenceError | None = None
+        try:
+            admitted = self._admit(
+                task=task, engine=engine, model_name=model_name, data=data, options=options
+            )
+            about.update(model_version=admitted.model.version, timings=admitted.timings)
+            self._give_inputs(admitted, data)
+            output = postprocess(admitted, self._run(admitted))
+        except InferenceError as error:
+            failure = error
+        about["processing_s"] = processing_s = time.perf_counter() - started
+        self._statistics.record(
+            about["task"],
+            about["model_name"],
+            about["engine"],
+            failure is None,
+            processing_s,
+            about.get("timings"),
+        )
+        if failure is not None:
+            return failure_result(error=failure, **about)
+        return success_result(result=output or {}, **about)
+
+    def _admit(
+        self, *, task: str, engine: str, model_name: str, data: Any, options: Mapping[str, Any] | None
+    ) -> Prepared:
+        """Check all of a request that can be told before its media are here."""
+        check_data(data)
+        check_texts("data", data)  # of a request that came as JSON they are known to be right
+        check_texts("options", options)
+        return self._admission.admit(
+            task=task, engine=engine, model_name=model_name, data=data, options=options
+        )
+
+    def _give_inputs(self, admitted: Prepared, data: dict[str, Any]) -> None:
+        """Bring the media in `data` here, and give the request what its handler makes of them."""
+        started = time.perf_counter()
+        try:
+            here = self._media.resolve(data, admitted.handler.media_fields)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise stage_failed("fetch", admitted.task, error) from error
+        admitted.timings["fetch"] = time.perf_counter() - started
+        preprocess(admitted, here)
+
+    def _run(self, prepared: Prepared) -> dict[str, Any]:
+        """Return the engine's raw result.
+
+        Raises:
+            InferenceError: why there is none.
+        """
+        if prepared.is_continuous:
+            running = self._execution.start(prepared)
+            try:
+                outcome = running.result()
+            finally:
+                running.cancel()  # only an interrupt leaves it running
+        else:
+            [outcome] = self._execution.run([prepared])
+        if isinstance(outcome, InferenceError):
+            raise outcome
+        return outcome

@@ -1,0 +1,89 @@
+"""The stages of a request that its handler does: inputs from data, and the output from the engine's raw result."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+
+from engines.checks import check_data
+from engines.prepared import Prepared
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError, InternalError, InvalidInput, as_inference_error
+
+log = structlog.get_logger(__name__)
+
+
+def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
+    """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
+
+    Raises:
+        InferenceError: any kind of handlers.errors about the data; nothing else.
+    """
+    started = time.perf_counter()
+    try:
+        check_data(data)
+        prepared.inputs = _inputs(prepared.handler, prepared.task, data, prepared.options)
+        prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
+        prepared.most_cost = prepared.runner.max_cost(prepared.task)
+    except InferenceError:
+        raise
+    except Exception as error:
+        raise stage_failed("preprocess", prepared.task, error) from error
+    finally:
+        prepared.timings["preprocess"] = time.perf_counter() - started
+
+
+def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's output for the engine's raw result.
+
+    Raises:
+        InternalError: permanent; the handler cannot read what the engine returned.
+        InferenceError: whatever else the handler raises of that tree.
+    """
+    started = time.perf_counter()
+    try:
+        output: Any = prepared.handler.postprocess(raw, prepared.options)
+    except InferenceError:
+        raise
+    except Exception as error:
+        raise stage_failed("postprocess", prepared.task, error) from error
+    finally:
+        prepared.timings["postprocess"] = time.perf_counter() - started
+    if not isinstance(output, dict):
+        raise _no_dict(prepared.task, output, "from postprocess; it must return a dict")
+    metadata = output.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise _no_dict(prepared.task, metadata, "as metadata; it must be a dict")
+    return output
+
+
+def stage_failed(stage: str, task: str, error: Exception) -> InferenceError:
+    """Return the InternalError that takes the place of `error`, which is logged with its stack trace."""
+    log.error("stage_failed", stage=stage, task=task, exc_info=error)
+    return as_inference_error(error)
+
+
+def _inputs(
+    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the handler makes of `data`.
+
+    Raises:
+        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
+        InternalError: permanent; the handler returned no dict.
+    """
+    try:
+        inputs: Any = handler.preprocess(data, options)  # of people's own handlers, what it says may not hold
+    except ValueError as error:
+        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
+        log.warning("preprocess_refused", task=task, exc_info=True)
+        raise InvalidInput(f"task {task} does not take this data: {error}") from error
+    if not isinstance(inputs, dict):
+        raise _no_dict(task, inputs, "from preprocess; it must return a dict")
+    return dict(inputs)
+
+
+def _no_dict(task: str, got: Any, where: str) -> InternalError:
+    return InternalError(f"the handler of task {task} returned {type(got).__name__} {where}")
