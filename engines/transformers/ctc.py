@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from engines.transformers.asr import SpeechRecognitionRunner
+from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, refuse_options
 from engines.transformers.speech_segments import Segment, segments_at_pauses
@@ -24,7 +25,7 @@ WINDOW_S = 30.0
 """Length of a window; a sixth of it on either side is heard but does not count."""
 
 _WINDOWS_AT_ONCE = 4
-"""Windows in one pass: bounds memory, however long the recordings are."""
+"""Whole windows in one pass, or as much sound in shorter ones: bounds memory, however long the recordings are."""
 
 _PAUSE_S = 0.5
 """A longer pause between two words begins a new segment."""
@@ -68,6 +69,7 @@ class CtcRunner(SpeechRecognitionRunner):
         self.samples_per_frame: int | None = int(ratio) if ratio else None
         self.window = self._aligned(window_s)
         self.stride = self._aligned(window_s / 6)
+        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE * self.window)
 
     @classmethod
     def load(cls, folder: ModelFolder) -> CtcRunner:
@@ -107,10 +109,12 @@ class CtcRunner(SpeechRecognitionRunner):
         waiting.sort(key=_length)
         for _, of_one_length in itertools.groupby(waiting, key=_length):
             alike = list(of_one_length)
-            for first in range(0, len(alike), _WINDOWS_AT_ONCE):
-                self._pass(alike[first : first + _WINDOWS_AT_ONCE])
+            heard = self.windows.run(self._pass, alike, [float(_length(one)) for one in alike])
+            for (one, number), tokens in zip(alike, heard, strict=True):
+                one.tokens[number] = tokens
 
-    def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> None:
+    def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> list[list[int]]:
+        """Return the tokens of the frames that count of each window."""
         windows = [one.windows[number] for one, number in batch]
         samples = [
             one.samples[window.start : window.end] for (one, _), window in zip(batch, windows, strict=True)
@@ -125,11 +129,13 @@ class CtcRunner(SpeechRecognitionRunner):
         name = self.model.main_input_name
         seen = {name: features[name], "attention_mask": features.get("attention_mask")}
         logits = self.model(**to_model(self.model, seen)).logits
-        for (one, number), window, tokens in zip(batch, windows, logits.argmax(-1).tolist(), strict=True):
+        heard = []
+        for window, tokens in zip(windows, logits.argmax(-1).tolist(), strict=True):
             count = len(tokens)
             if self.samples_per_frame is not None:  # the last frame of a window is cut off by its end
                 count = round((window.end - window.start) / self.samples_per_frame)
-            one.tokens[number] = tokens[window.frames(count)]
+            heard.append(tokens[window.frames(count)])
+        return heard
 
     def _result(self, recording: _Recording) -> dict[str, Any]:
         tokens = [token for number in range(len(recording.windows)) for token in recording.tokens[number]]

@@ -91,10 +91,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def out_of_memory(model: str) -> OutOfMemory:
+    """Return the error of an input that does not fit the memory by itself now."""
+    return OutOfMemory(f"model {model} ran out of memory on this input; try later, or send a shorter one")
+
+
 def as_run_error(error: Exception, model: str) -> InferenceError:
     """Return `error`, raised while `model` ran one input, as one of ours."""
     if isinstance(error, InferenceError):
         return error
     if is_out_of_memory(error):
-        return OutOfMemory(f"model {model} ran out of memory on this input; try later, or send a shorter one")
+        return out_of_memory(model)
     return InferenceFailed(f"model {model} failed on this input: {type(error).__name__}: {error}")

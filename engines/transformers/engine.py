@@ -16,11 +16,22 @@ from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.bisection import bisected
 from engines.settings import TransformersSettings
 from engines.transformers.costs import cost_in, cost_of, most_cost_in
-from engines.transformers.device import free_memory
+from engines.transformers.device import (
+    as_run_error,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    is_out_of_memory,
+    out_of_memory,
+    prepare_torch,
+)
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 
 log = structlog.get_logger(__name__)
+
+_Pair = tuple[dict[str, Any], dict[str, Any]]
+"""The inputs of one request, and its options."""
 
 
 class TransformersEngine(BaseEngine):
@@ -53,7 +64,6 @@ class TransformersEngine(BaseEngine):
         if path is None or not Path(path).is_dir():
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
         self._prepare()
-        from engines.transformers.device import choose_device, choose_dtype, is_out_of_memory
         from engines.transformers.loading import ModelFolder
 
         device = choose_device(self.config)
@@ -72,14 +82,15 @@ class TransformersEngine(BaseEngine):
         except InferenceError:
             raise
         except Exception as error:
-            if is_out_of_memory(error):
-                free_memory()
-                raise OutOfMemory(f"model {name} does not fit the memory of {device} now") from error
-            log.exception("model_load_failed", model=name)
-            first_line = str(error).strip().partition("\n")[0]
-            raise ModelLoadFailed(
-                f"model {name} did not load: {type(error).__name__}: {first_line}"
-            ) from error
+            if not is_out_of_memory(error):
+                log.exception("model_load_failed", model=name)
+                first_line = str(error).strip().partition("\n")[0]
+                raise ModelLoadFailed(
+                    f"model {name} did not load: {type(error).__name__}: {first_line}"
+                ) from error
+        # Only here is the error gone, and with it the frames that hold what was loaded so far.
+        free_memory()
+        raise OutOfMemory(f"model {name} does not fit the memory of {device} now")
 
     def infer(self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input: a batch of one."""
@@ -98,7 +109,13 @@ class TransformersEngine(BaseEngine):
         urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
         """Start one text to be written; it grows beside those under way."""
-        return model.submit(inputs, options, emit, urgency)
+        try:
+            return model.submit(inputs, options, emit, urgency)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()  # not before the error is gone: it holds what was brought to the device
+        raise out_of_memory(model.name)
 
     def infer_batch(
         self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
@@ -107,30 +124,24 @@ class TransformersEngine(BaseEngine):
 
         A batch that did not fit the memory is remembered: later ones of this model take half of what it took.
         """
-        pairs = list(zip(inputs, options, strict=True))
-        costs = [cost_of(one) for one in inputs]
-        outcomes: list[Outcome] = []
-        for part in model.budget.parts(costs):
-            outcomes += bisected(
-                lambda some: model.run([one for one, _ in some], [its for _, its in some]),
-                pairs[part],
-                failed=functools.partial(self._note_failure, model),
+
+        def run(some: Sequence[_Pair]) -> list[Outcome]:
+            return model.budget.run(
+                lambda part: model.run([one for one, _ in part], [its for _, its in part]),
+                some,
+                [cost_of(one) for one, _ in some],
             )
-        return outcomes
 
-    def _note_failure(
-        self, model: TaskRunner, batch: Sequence[tuple[dict[str, Any], dict[str, Any]]], error: Exception
-    ) -> Outcome:
-        from engines.transformers.device import as_run_error, is_out_of_memory
+        pairs = list(zip(inputs, options, strict=True))
+        return bisected(run, pairs, failed=functools.partial(self._note_failure, model))
 
-        if is_out_of_memory(error):
-            model.budget.exceeded([cost_of(one) for one, _ in batch])
-            free_memory()
+    def _note_failure(self, model: TaskRunner, batch: Sequence[_Pair], error: Exception) -> Outcome:
         if len(batch) > 1:
             log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
         elif not isinstance(error, InferenceError):
             log.error("inference_failed", model=model.name, exc_info=error)
-        return as_run_error(error, model.name)
+        # Kept with the outcome, the traceback would keep what the failed run had in memory.
+        return as_run_error(error, model.name).with_traceback(None)
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
         """Return seconds of sound, pixels, frames or pages, by the task."""
@@ -163,7 +174,6 @@ class TransformersEngine(BaseEngine):
         """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
         None where they are no safetensors."""
         self._prepare()
-        from engines.transformers.device import choose_device, choose_dtype
         from engines.transformers.weight_sizes import bytes_in_memory
 
         device = choose_device(self.config)
@@ -185,8 +195,6 @@ class TransformersEngine(BaseEngine):
         report: dict[str, Any] = {"status": "ok", "device": self.config.device}
         if not self._prepared:
             return report
-        from engines.transformers.device import choose_device, choose_dtype
-
         try:
             device = choose_device(self.config)
         except ModelLoadFailed as error:
@@ -196,7 +204,5 @@ class TransformersEngine(BaseEngine):
     def _prepare(self) -> None:
         with self._prepare_lock:
             if not self._prepared:
-                from engines.transformers.device import prepare_torch
-
                 prepare_torch(self.config.threads)
                 self._prepared = True

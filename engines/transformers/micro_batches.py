@@ -13,6 +13,7 @@ from engines.transformers.batch_generation import OnStep
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
 from engines.transformers.row import Row
+from engines.transformers.stacking import SOURCE
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +25,8 @@ class MicroBatchLoop(GenerationLoop):
     """Runs rows with `generate`, those of like budgets together; each gets its answer when its own is done.
 
     A batch takes at most `max_tokens` of cache, all its rows as long as the longest may grow; one row always runs.
-    A request with beams runs alone. A batch that fails is cut in two until the culprit is found; one that does
-    not fit the memory bounds the batches after it.
+    A request with beams runs alone. A batch that fails is cut in two until the culprit is found; where one does
+    not fit the memory, half of what it took is the most from then on.
     """
 
     def __init__(
@@ -65,15 +66,15 @@ class MicroBatchLoop(GenerationLoop):
         self._running = []
 
     def _failed(self, error: Exception) -> None:
-        left = [ticket for ticket in self._running if not ticket.future.done()]
-        self._running = []
+        batch, self._running = self._running, []
+        left = [ticket for ticket in batch if not ticket.future.done()]
         log.warning("generation_failed", model=self._name, rows=len(left), error=repr(error))
         if len(left) == 1:
             self.settle(left[0], as_run_error(error, self._name))
             return
         if is_out_of_memory(error):
-            self._max_rows = max(1, len(left) // 2)
-            log.warning("rows_bounded", model=self._name, max_rows=self._max_rows)
+            self._max_tokens = min(self._max_tokens, _padded_tokens(batch) / 2)
+            log.warning("batches_made_smaller", model=self._name, max_tokens=self._max_tokens)
         middle = len(left) // 2
         for ticket in left:
             ticket.row.start_again()
@@ -100,10 +101,8 @@ class MicroBatchLoop(GenerationLoop):
     def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Return the first of `tickets` that fit a batch, at least one."""
         batch: list[Ticket] = []
-        prompt = budget = 0
         for ticket in tickets[: self._max_rows]:
-            prompt, budget = max(prompt, len(ticket.row.prompt)), max(budget, ticket.row.budget)
-            if batch and (prompt + budget) * (len(batch) + 1) > self._max_tokens:
+            if batch and _padded_tokens([*batch, ticket]) > self._max_tokens:
                 break
             batch.append(ticket)
         return batch
@@ -117,3 +116,11 @@ class MicroBatchLoop(GenerationLoop):
                 self.settle(ticket)
             else:
                 self.tell(ticket)
+
+
+def _padded_tokens(tickets: Sequence[Ticket]) -> int:
+    """Return the tokens of cache that a batch may come to: every row takes as much as the longest of each part,
+    what an encoder reads, the prompt and the answer."""
+    rows = [ticket.row for ticket in tickets]
+    read = max(row.extras[SOURCE].shape[1] if SOURCE in row.extras else 0 for row in rows)
+    return len(rows) * (read + max(len(row.prompt) for row in rows) + max(row.budget for row in rows))

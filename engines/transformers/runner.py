@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from engines.base import NO_HURRY
-from engines.transformers.costs import BatchBudget
+from engines.transformers.batch_budget import BatchBudget
 from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class TaskRunner(ABC):
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return one raw result per input, in order, or the error of an input that cannot be run.
 
-        What it raises costs the whole batch; the engine then runs its halves.
+        What it raises costs the whole batch; the engine then runs its halves. A runner that cuts inputs into
+        pieces and runs several together, such as windows, gives them a `BatchBudget` of their own: a long input
+        must not fail where it fits piece by piece.
         """
 
 

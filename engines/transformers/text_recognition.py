@@ -6,6 +6,7 @@ Source: https://www.cs.toronto.edu/~graves/icml_2006.pdf (CTC, best path decodin
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
+from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.transfer import to_model
 from handlers.errors import ModelLoadFailed
 
@@ -54,6 +56,7 @@ class TextRecognizer:
         self.height: int = settings.get("size", {}).get("height", _HEIGHT)
         self._narrowest: int = settings.get("size", {}).get("width", _NARROWEST)
         self._widest: int = settings.get("max_image_width", _WIDEST)
+        self._budget = BatchBudget(name, of="lines", most_cost=_PIXELS_AT_ONCE)
         classes = getattr(model.config, "head_out_channels", len(self.characters))
         if not self.characters or classes != len(self.characters):
             raise ModelLoadFailed(
@@ -68,10 +71,12 @@ class TextRecognizer:
             by_width[self._padded_width(line)].append(index)
         found: dict[int, ReadLine] = {}
         for width, indices in sorted(by_width.items()):
-            size = max(1, _PIXELS_AT_ONCE // (self.height * width))
-            for start in range(0, len(indices), size):
-                batch = indices[start : start + size]
-                found.update(zip(batch, self._read([lines[i] for i in batch], width), strict=True))
+            read = self._budget.run(
+                functools.partial(self._read, width=width),
+                [lines[index] for index in indices],
+                [float(self.height * width)] * len(indices),
+            )
+            found.update(zip(indices, read, strict=True))
         return [found[index] for index in range(len(lines))]
 
     def prepare(self, line: Image.Image, width: int) -> torch.Tensor:

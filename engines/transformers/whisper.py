@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 from engines.transformers.asr import SpeechRecognitionRunner
+from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome
 from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
@@ -22,7 +23,7 @@ from engines.transformers.windows import split_at_pauses
 from handlers.errors import InferenceError, ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8
-"""Windows in one pass: bounds memory, however long the recordings are."""
+"""Windows in one pass: bounds memory, however long the recordings are. Each costs 1: the encoder pads them all."""
 
 _SILENCE = 1e-4
 """Windows that never get louder hold no speech; the model would invent some."""
@@ -80,6 +81,7 @@ class WhisperRunner(SpeechRecognitionRunner):
         self.tokenizer = tokenizer
         self.extractor = extractor
         self.rate: int = extractor.sampling_rate
+        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE)
         self.languages = WhisperLanguages(name, model, tokenizer)
         vocabulary = tokenizer.get_vocab()
         self._first_special = vocabulary["<|endoftext|>"]
@@ -116,7 +118,8 @@ class WhisperRunner(SpeechRecognitionRunner):
             # A pass lasts as long as its longest window, so windows of one length share it.
             waiting.sort(key=lambda window: window.turn)
             batch, waiting = waiting[:_WINDOWS_AT_ONCE], waiting[_WINDOWS_AT_ONCE:]
-            waiting += self._hear(batch, settings)
+            rests = self.windows.run(lambda some: self._hear(some, settings), batch, [1.0] * len(batch))
+            waiting += [rest for rest in rests if rest is not None]
 
     def _windows(self, recording: _Recording) -> list[_Window]:
         borders = split_at_pauses(recording.samples, rate=self.rate, window_s=self.extractor.chunk_length)
@@ -124,8 +127,8 @@ class WhisperRunner(SpeechRecognitionRunner):
         windows = (_Window(recording, start, end) for start, end in borders)
         return [window for window in windows if np.abs(window.samples).max(initial=0.0) > _SILENCE]
 
-    def _hear(self, windows: Sequence[_Window], settings: SpeechSettings) -> list[_Window]:
-        """Add the segments of `windows` to their recordings; return what is left of windows cut short."""
+    def _hear(self, windows: Sequence[_Window], settings: SpeechSettings) -> list[_Window | None]:
+        """Add the segments of `windows` to their recordings; return what is left of each that is cut short."""
         heard = self.extractor(
             [window.samples for window in windows],
             sampling_rate=self.rate,
@@ -143,8 +146,7 @@ class WhisperRunner(SpeechRecognitionRunner):
             max_new_tokens=int(_SPARE_TOKENS + _TOKENS_PER_S * longest_s),
             languages=[window.recording.language for window in windows],
         )
-        rests = [self._collect(window, parts, settings) for window, parts in zip(windows, found, strict=True)]
-        return [rest for rest in rests if rest is not None]
+        return [self._collect(window, parts, settings) for window, parts in zip(windows, found, strict=True)]
 
     def _detect_languages(self, windows: Sequence[_Window], encoded: Any) -> None:
         """Set the language of recordings that have none yet, by the first of their windows."""

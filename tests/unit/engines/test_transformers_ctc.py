@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import pipeline
 
+from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.ctc import CtcRunner
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidOption
@@ -88,6 +90,31 @@ def test_recordings_of_a_batch_are_spelled_as_each_of_them_alone(short_windows: 
     assert together == [
         heard(short_windows, one, **its) for one, its in zip(recordings, options, strict=True)
     ]
+
+
+def test_windows_that_do_not_fit_together_are_heard_in_halves_from_then_on(
+    short_windows: CtcRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = noise(5.0)
+    expected = heard(short_windows, long)
+    passes: list[int] = []
+
+    def small(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        passes.append(len(inputs[module.main_input_name]))
+        if passes[-1] > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(short_windows, "windows", BatchBudget("tiny", most_cost=4 * short_windows.window))
+    hook = short_windows.model.register_forward_pre_hook(small, with_kwargs=True)
+    try:
+        assert heard(short_windows, long) == expected
+        assert passes[:3] == [1, 4, 2]
+        assert set(passes[3:]) == {1}
+        passes.clear()
+        heard(short_windows, long)
+        assert set(passes) == {1}
+    finally:
+        hook.remove()
 
 
 def test_words_and_segments_say_when_they_were_said(short_windows: CtcRunner) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -245,6 +246,41 @@ def test_the_real_allocator_of_torch_is_recognised_when_it_gives_up(engine: Tran
     except RuntimeError as error:
         [outcome] = engine.infer_batch(Faulty(error), [{"fault": 0}], [{}])
     assert isinstance(outcome, OutOfMemory)
+
+
+def test_a_load_that_runs_out_of_memory_keeps_nothing_of_what_it_had_loaded(
+    engine: TransformersEngine, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[torch.Tensor]] = []
+
+    def half(folder: Any) -> TaskRunner:
+        weights = torch.zeros(9)
+        loaded.append(weakref.ref(weights))
+        raise torch.OutOfMemoryError("no room")
+
+    freed: list[bool] = []
+    monkeypatch.setattr("engines.transformers.text_generation.TextGenerationRunner.load", half)
+    monkeypatch.setattr("engines.transformers.engine.free_memory", lambda: freed.append(loaded[0]() is None))
+    with pytest.raises(OutOfMemory, match="model tiny does not fit the memory of") as caught:
+        engine.load_model("tiny", task="text-generation", path=llama)
+    assert freed == [True]
+    assert caught.value.retryable
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_an_input_for_which_there_is_no_memory_before_it_starts_is_worth_another_try(
+    engine: TransformersEngine, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = engine.load_model("tiny", task="text-generation", path=llama)
+
+    def full(inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("no room for its pixels")
+
+    monkeypatch.setattr(runner, "prompt", full)
+    with pytest.raises(OutOfMemory, match="model tiny ran out of memory on this input") as caught:
+        engine.submit(runner, {"inputs": "a"}, {})
+    assert caught.value.retryable
 
 
 def test_infer_raises_what_the_batch_returns(engine: TransformersEngine) -> None:

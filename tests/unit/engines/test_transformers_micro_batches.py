@@ -17,6 +17,7 @@ from engines.transformers.batch_generation import OnStep
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.row import Row
 from engines.transformers.sampling import Sampling, TokenPicker
+from engines.transformers.stacking import SOURCE
 from handlers.errors import Cancelled, InferenceFailed
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 
@@ -24,7 +25,7 @@ PATIENCE_S = 60.0
 LETTER = WORDS.index("a")
 
 
-def row(budget: int, *, name: str = "a", stop: Sequence[str] = ()) -> Row:
+def row(budget: int, *, name: str = "a", stop: Sequence[str] = (), reads: int = 0) -> Row:
     return Row(
         [WORDS.index(name)],
         tokenizer=tokenizer(chat=False),
@@ -32,6 +33,7 @@ def row(budget: int, *, name: str = "a", stop: Sequence[str] = ()) -> Row:
         budget=budget,
         stop=stop,
         picker=TokenPicker(Sampling()),
+        extras={SOURCE: torch.zeros((1, reads), dtype=torch.int64)} if reads else None,
     )
 
 
@@ -45,12 +47,14 @@ class Model:
         self.entered = threading.Semaphore(0)
         self.poison: int | None = None
         self.most_rows = 100
+        self.most_tokens = math.inf
 
     def generate(self, rows: Sequence[Row], on_step: OnStep) -> None:
         self.batches.append([one.budget for one in rows])
         self.entered.release()
         assert self.gate.wait(PATIENCE_S)
-        if len(rows) > self.most_rows:
+        longest = max(len(one.prompt) + one.budget for one in rows)
+        if len(rows) > self.most_rows or longest * len(rows) > self.most_tokens:
             raise torch.OutOfMemoryError("no room")
         if any(one.budget == self.poison for one in rows):
             raise ValueError("bad row")
@@ -88,10 +92,15 @@ def max_tokens() -> float:
 
 
 @pytest.fixture
-def loop(model: Model, clock: Clock, max_tokens: float) -> Iterator[MicroBatchLoop]:
+def max_rows() -> int:
+    return 2
+
+
+@pytest.fixture
+def loop(model: Model, clock: Clock, max_rows: int, max_tokens: float) -> Iterator[MicroBatchLoop]:
     loop = MicroBatchLoop(
         "tiny",
-        2,
+        max_rows,
         max_tokens,
         lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
         generate=model.generate,
@@ -201,6 +210,28 @@ def test_a_batch_that_does_not_fit_bounds_the_next_ones(loop: MicroBatchLoop, mo
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [5, 6, 7]
     assert model.batches == [[1], [5, 6], [5], [6], [7]]
+
+
+@pytest.mark.parametrize("max_rows", [4])
+def test_after_long_rows_did_not_fit_as_many_short_ones_run_together_as_before(
+    loop: MicroBatchLoop, model: Model
+) -> None:
+    model.most_tokens = 100
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (39, 39, 39, 39)]
+    short = [loop.submit(row(budget), urgency=(9, math.inf)) for budget in (9, 9, 9, 9)]
+    model.gate.set()
+    assert [tokens(answer) for answer in (*answers, *short)] == [39] * 4 + [9] * 4
+    assert model.batches == [[1], [39] * 4, [39] * 2, [39] * 2, [9] * 4]
+
+
+@pytest.mark.parametrize(("max_rows", "max_tokens"), [(9, 100)])
+def test_what_an_encoder_reads_counts_as_long_as_the_longest(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(9, reads=reads)) for reads in (5, 40, 40, 30)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [9] * 4
+    assert model.batches == [[1], [9, 9], [9, 9]]
 
 
 def test_memory_that_a_failed_batch_held_is_free_before_the_next_one_runs(

@@ -74,3 +74,30 @@ def test_widths_are_rounded_up_so_that_lines_share_a_pass_without_sharing_paddin
     line = Image.new("RGB", size)
     assert recognizer._padded_width(line) == width
     assert recognizer.prepare(line, width).shape == (3, 48, width)
+
+
+def test_lines_that_do_not_fit_together_are_read_in_halves_from_then_on() -> None:
+    class Reader(torch.nn.Module):
+        """Says "a" to every line, and has room for three of them."""
+
+        config = SimpleNamespace(head_out_channels=len(CHARACTERS))
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.passes: list[int] = []
+
+        def forward(self, pixel_values: torch.Tensor) -> Any:
+            self.passes.append(len(pixel_values))
+            if len(pixel_values) > 3:
+                raise torch.OutOfMemoryError("no room")
+            return SimpleNamespace(last_hidden_state=torch.stack([steps(1)] * len(pixel_values)))
+
+    model: Any = Reader()
+    recognizer = TextRecognizer("lines", model, {"character_list": list(CHARACTERS)})
+    lines = [Image.new("RGB", (40, 24))] * 20
+    assert [line.text for line in recognizer.read(lines)] == ["a"] * 20
+    assert model.passes == [16, 8, 4, *[2] * 10]
+    model.passes.clear()
+    recognizer.read(lines[:4])
+    assert model.passes == [2, 2]
