@@ -139,8 +139,8 @@ class ModelFiles:
     def _use(self, folder: Path, model: ResolvedModel) -> bool:
         """Return whether `folder` holds `model`, and note that it is used now."""
         stamp = _read_stamp(folder)
-        if stamp is None or stamp.source != model.source:
-            return False  # nothing there, or the same name and version of another server
+        if stamp is None or stamp.source != _origin(model):
+            return False  # nothing there, or a version of that number on another server, or registered anew
         if not set(self._wanted.extras) <= set(stamp.wanted):
             return False  # fetched from the hub when the settings allowed less
         tagged = model.tags.get("sha256")
@@ -194,7 +194,7 @@ class ModelFiles:
                 )
             flatten(content, model.key)
             size = sum(path.stat().st_size for path in files_in(content))
-            stamp = _Stamp(model.source, digest, size)
+            stamp = _Stamp(_origin(model), digest, size)
             if model.source.startswith("hf://"):
                 stamp = replace(stamp, wanted=self._wanted.extras)
             (content / STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
@@ -248,6 +248,12 @@ class ModelFiles:
                 return not folder.exists()
         shutil.rmtree(going, ignore_errors=True)
         return True
+
+
+def _origin(model: ResolvedModel) -> str:
+    """Return what tells the files of this version from others: on the hub, one address has many revisions."""
+    revision = model.tags.get("revision")
+    return f"{model.source}@{revision}" if revision and model.source.startswith("hf://") else model.source
 
 
 def _is_downloadable(source: str) -> bool:

@@ -132,13 +132,13 @@ class ModelManager:
                     f"is; check that MLflow runs at mlflow.tracking_uri ({self._settings.shown_uri}), "
                     "then try again"
                 ) from None
-            return self._go_on_with(reference, last)
+            return self._go_on_with(reference, last, known)
         except RegistryUnavailable as error:
             if last is None:
                 raise RegistryUnavailable(
                     f"model_name {model_name} is not known here, and {error.message}"
                 ) from error
-            return self._go_on_with(reference, last)
+            return self._go_on_with(reference, last, known)
 
     def files(self, model: ResolvedModel) -> Path:
         """Return the folder with the model's files, downloading them where they are not here yet.
@@ -253,14 +253,19 @@ class ModelManager:
                 log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)
             self._last_good.save(reference, model)
 
-    def _go_on_with(self, reference: ModelReference, model: ResolvedModel) -> ResolvedModel:
-        """Use `model` until the next poll: callers need not wait out each other's patience."""
+    def _go_on_with(
+        self, reference: ModelReference, last: ResolvedModel, known: _Known | None
+    ) -> ResolvedModel:
+        """Use `last` until the next poll, so that callers need not wait out each other's patience.
+
+        `known` is what the caller found before it asked: what took its place meanwhile is newer than `last`.
+        """
         with self._lock:
-            known = self._known.get(reference)
-            if known is not None and self._clock() < known.fresh_until:
-                return known.model  # the answer came just now
-            self._known[reference] = _Known(model, self._clock() + self._settings.alias_poll_s)
-        return model
+            now = self._known.get(reference)
+            if now is known:
+                self._known[reference] = _Known(last, self._clock() + self._settings.alias_poll_s)
+                return last
+        return last if now is None else now.model
 
     def _note_away(self, is_away: bool, error: InferenceError | None) -> None:
         """Log that the server went away, or came back: once each."""

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,6 +200,27 @@ def test_a_server_that_hangs_costs_known_names_only_a_moment(
             return
         news.wait(0.005)
     raise AssertionError("the late answer was never used")
+
+
+def test_an_answer_that_came_when_a_caller_had_lost_its_patience_is_not_turned_back(
+    models: ModelManager, server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.resolve("a")
+    clock.now = 5.1
+    server.versions["a"] = "2"
+    look_up = models._look_up
+
+    def answered_too_late(reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
+        assert look_up(reference, still_s).result(DEADLINE_S).version == "2"
+        clock.now += 5.1  # by now that answer is as old as the caller's own
+        return Future()
+
+    monkeypatch.setattr(models, "_look_up", answered_too_late)
+    monkeypatch.setattr(models_module, "PATIENCE_S", 0.0)
+    assert models.resolve("a").version == "2"
+    monkeypatch.undo()
+    server.is_away = True
+    assert models.resolve("a").version == "2"
 
 
 def test_a_new_process_goes_on_with_the_last_answer_on_disk(
