@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-import msgspec
-
+from streams.http.message_schemas import message_schemas, reference
 from streams.messages import MetricsEvent, Request, Result
 from streams.topics import Topics
 
@@ -19,9 +18,6 @@ def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]
     """
     topics = Topics(topic_prefix)
     parameter = {"task": {"description": "The task.", "enum": list(tasks)}}
-    _, schemas = msgspec.json.schema_components(
-        [Request, Result, MetricsEvent], ref_template="#/components/schemas/{name}"
-    )
 
     def channel(address: str, message: str) -> dict[str, Any]:
         refers = {"$ref": f"#/components/messages/{message}"}
@@ -51,15 +47,12 @@ def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]
         },
         "components": {
             "messages": {
-                **{
-                    name: {"payload": {"$ref": f"#/components/schemas/{name}"}}
-                    for name in ("Request", "Result", "MetricsEvent")
-                },
+                **{name: {"payload": reference(name)} for name in ("Request", "Result", "MetricsEvent")},
                 "DeadLetter": {
                     "payload": {},
                     "description": "The original record, with headers `__dlq.errors.*`.",
                 },
             },
-            "schemas": schemas,
+            "schemas": message_schemas(Request, Result, MetricsEvent),
         },
     }

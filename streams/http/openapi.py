@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-import msgspec
-
+from streams.http.examples import request_examples
+from streams.http.message_schemas import message_schemas, reference
 from streams.http.status import STATUS
 from streams.messages import Request, Result
 
-_REF = "#/components/schemas/{name}"
 _MEANING = {
     400: "The request, an input, an option or a media value is wrong.",
     404: "The registry has no such model.",
@@ -30,7 +29,7 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
 
     Source: https://spec.openapis.org/oas/v3.1.1.html
     """
-    _, schemas = msgspec.json.schema_components([Request, Result], ref_template=_REF)
+    schemas = message_schemas(Request, Result)
     request = schemas["Request"]
     del request["properties"]["reply_to"]  # for requests on Kafka
     request["properties"]["task"]["examples"] = list(tasks)
@@ -42,7 +41,7 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
             "description": "Inference over HTTP, through the same pipeline as on Kafka.",
         },
         "paths": {
-            "/inference/infer": {"post": _infer()},
+            "/inference/infer": {"post": _infer(tasks)},
             "/inference/tasks": {
                 "get": _get("listTasks", "Tasks with their engines, media fields and options.")
             },
@@ -67,9 +66,9 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _infer() -> dict[str, Any]:
+def _infer(tasks: Sequence[str]) -> dict[str, Any]:
     failures = {str(status): _failure(status) for status in sorted({*STATUS.values(), 408})}
-    result = {"application/json": {"schema": _ref("Result")}}
+    result = {"application/json": {"schema": reference("Result")}}
     events = {
         "text/event-stream": {
             "schema": {
@@ -85,7 +84,10 @@ def _infer() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _ref("Request")},
+                "application/json": {
+                    "schema": reference("Request"),
+                    "examples": request_examples(tasks),
+                },
                 "multipart/form-data": {"schema": _form()},
             },
         },
@@ -108,6 +110,10 @@ def _form() -> dict[str, Any]:
             "model_name": {"type": "string"},
             "data": {"type": "string", "description": "A JSON object."},
             "options": {"type": "string", "description": "A JSON object."},
+            "id": {"type": "string"},
+            "deadline": {"type": "string", "description": "RFC 3339, or seconds since the epoch."},
+            "priority": {"type": "string", "description": "0 to 9; 9 is the most urgent."},
+            "metadata": {"type": "string", "description": "A JSON object."},
         },
         "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
     }
@@ -116,7 +122,7 @@ def _form() -> dict[str, Any]:
 def _failure(status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "description": _MEANING[status],
-        "content": {"application/json": {"schema": _ref("Result")}},
+        "content": {"application/json": {"schema": reference("Result")}},
     }
     if status in _RETRIED:
         answer["headers"] = {
@@ -134,7 +140,3 @@ def _get(operation: str, summary: str, *failures: int) -> dict[str, Any]:
             **{str(status): {"description": _MEANING[status]} for status in failures},
         },
     }
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": _REF.format(name=name)}

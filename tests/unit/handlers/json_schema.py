@@ -1,4 +1,4 @@
-"""Just so much of JSON Schema 2020-12 as the schemas of options use; an unknown keyword is an error."""
+"""Just so much of JSON Schema 2020-12 as the schemas of options and requests use; an unknown keyword is an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_ANNOTATIONS = frozenset({"$schema", "title", "description"})
+_ANNOTATIONS = frozenset({"$schema", "title", "description", "default", "examples", "format"})
 _TYPES: dict[str, Any] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
@@ -40,6 +40,10 @@ def _fits(value: Any, keyword: str, rule: Any, schema: Mapping[str, Any]) -> boo
             return not is_a["number"] or value >= rule
         case "maximum":
             return not is_a["number"] or value <= rule
+        case "required":
+            return not is_a["object"] or all(name in value for name in rule)
+        case "maxLength":
+            return not is_a["string"] or len(value) <= rule
         case "minLength":
             return not is_a["string"] or len(value) >= rule
         case "pattern":
