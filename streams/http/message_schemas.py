@@ -43,6 +43,8 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Return `schema` with null, which counts as not given, among what it takes."""
     if _NULL in schema.get("anyOf", ()):
         return schema
-    beside = {name: schema[name] for name in ("default", "description", "examples") if name in schema}
+    beside: dict[str, Any] = {
+        name: schema[name] for name in ("default", "description", "examples") if name in schema
+    }
     values = {name: rule for name, rule in schema.items() if name not in beside}
     return {"anyOf": [values, _NULL], **beside}
