@@ -70,6 +70,7 @@ class Departures:
 
     def let_go(self) -> bool:
         """Unload what nobody needs any more; return whether nothing is left to leave."""
+        self._add_left_behind()
         with self._lock:
             departures = list(self._departures)
         for departure in departures:
@@ -85,10 +86,18 @@ class Departures:
         for departure in departures:
             self._drop(departure)
 
+    def _add_left_behind(self) -> None:
+        """Let versions leave that no name stands for: a request that came late may have loaded one again."""
+        versions = {key.model for key in self._cache.all_keys()}
+        for version in versions - {departure.version for departure in self._departures}:
+            if not self._is_needed(version):
+                self.add(version)
+
     def _has_left(self, departure: _Departure) -> bool:
         if self.is_claimed(departure.version) and self._clock() < departure.until:
             return False
-        gone = [self._cache.retire(key) for key in keys_of(self._cache, departure.version)]
+        keys = [key for key in self._cache.all_keys() if key.model == departure.version]
+        gone = [self._cache.retire(key) for key in keys]
         return all(gone)
 
     def _drop(self, departure: _Departure) -> None:

@@ -126,6 +126,11 @@ class ModelCache:
         self._unload(victims)
         return len(victims)
 
+    def all_keys(self) -> list[Any]:
+        """Return the keys of the models that are in memory or being loaded; not of those that leave."""
+        with self._changed:
+            return [entry.key for entry in self._entries.values() if entry.state is not State.LEAVING]
+
     def is_loaded(self, key: Hashable) -> bool:
         """Return whether a lease of `key` causes no load."""
         with self._changed:
@@ -220,6 +225,7 @@ class ModelCache:
         except BaseException as error:
             with self._changed:
                 del self._entries[entry.key]
+                self._changed.notify_all()  # the room that was made for it is free again
                 entry.error = (
                     error
                     if isinstance(error, Exception)

@@ -137,9 +137,9 @@ class ModelSwaps:
         self._upkeep.wake()
 
     def _look_up_names(self) -> None:
-        """Follow the registry for every name whose model is in memory, and forget the other names."""
+        """Follow the registry for every name whose model is in memory, or on its way, and forget the others."""
         with self._lock:
-            in_memory = {entry["key"].model for entry in self._cache.entries()}
+            in_memory = {key.model for key in self._cache.all_keys()}
             for service in list(self._services.values()):
                 version = service.current.id
                 is_used = version in in_memory or self._departures.is_claimed(version) or service.is_moving

@@ -155,9 +155,11 @@ class TransformersEngine(BaseEngine):
         """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""
         if not hasattr(model, "model"):
             return False
-        model.close()
-        vars(model).clear()  # a runner of several models holds them in more places than one
-        free_memory()
+        try:
+            model.close()
+        finally:
+            vars(model).clear()  # a runner of several models holds them in more places than one
+            free_memory()
         return True
 
     def batch_key(self, options: Mapping[str, Any]) -> str:

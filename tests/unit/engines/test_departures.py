@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from engines.departures import STRAGGLERS_S
-from tests.unit.engines.cached_models import wait_until
+from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 from tests.unit.engines.swap_stage import Stage
 
 
@@ -27,9 +29,13 @@ def test_a_request_that_is_never_finished_keeps_the_old_version_for_a_while_only
     forgotten = stage.swaps.resolve("m")
     stage.models.versions["m"] = "2"
     wait_until(lambda: stage.use() == "2")
+    stage.settle()
     stage.now += STRAGGLERS_S
     wait_until(lambda: stage.in_memory == {"t/m/2"})
     assert stage.run(forgotten) == "1", "it can still be answered"
+    del forgotten
+    stage.swaps.tend()
+    assert stage.in_memory == {"t/m/2"}
 
 
 def test_a_running_request_keeps_the_old_version_however_long_it_runs(stage: Stage) -> None:
@@ -55,4 +61,34 @@ def test_an_alias_that_comes_back_while_the_old_version_is_still_in_use_finds_it
     wait_until(lambda: stage.use() == "1")
     del under_way
     wait_until(lambda: stage.in_memory == {"t/m/1"})
+    assert stage.loads["t:m/1"] == 1
+
+
+def test_a_version_that_was_replaced_during_its_load_leaves_once_that_load_is_over(stage: Stage) -> None:
+    began, go_on = stage.hold_up("m/1")
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(stage.use)
+        assert began.wait(DEADLINE_S)
+        stage.models.versions["m"] = "2"
+        wait_until(lambda: stage.use() == "2")
+        stage.now += STRAGGLERS_S
+        stage.swaps.tend()
+        go_on.set()
+        assert slow.result(DEADLINE_S) == "1"
+    del slow
+    wait_until(lambda: stage.in_memory == {"t/m/2"})
+
+
+def test_a_version_whose_request_is_gone_before_its_load_is_over_stays_for_the_next_one(stage: Stage) -> None:
+    began, go_on = stage.hold_up("m/1")
+    with ThreadPoolExecutor(1) as threads:
+        request = stage.swaps.resolve("m")
+        loading = threads.submit(stage.load, "e", "t", request.model)
+        assert began.wait(DEADLINE_S)
+        del request
+        stage.swaps.tend()
+        go_on.set()
+        loading.result(DEADLINE_S).release()
+    stage.swaps.tend()
+    assert stage.use() == "1"
     assert stage.loads["t:m/1"] == 1

@@ -72,6 +72,21 @@ def test_a_model_is_loaded_run_and_unloaded(engine: TransformersEngine, llama: P
     assert engine.unload_model(runner) is False
 
 
+def test_a_model_whose_loops_do_not_end_well_is_freed_all_the_same(
+    engine: TransformersEngine, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = engine.load_model("tiny", task="text-generation", path=llama)
+    weights = weakref.ref(runner.model)
+
+    def broken(self: TaskRunner) -> None:
+        raise RuntimeError("a thread is stuck")
+
+    monkeypatch.setattr(type(runner), "close", broken)
+    with pytest.raises(RuntimeError, match="a thread is stuck"):
+        engine.unload_model(runner)
+    assert weights() is None
+
+
 def test_model_bytes_are_those_of_the_weights(engine: TransformersEngine, llama: Path) -> None:
     runner = engine.load_model("tiny", task="text-generation", path=llama)
     on_disk = (llama / "model.safetensors").stat().st_size
