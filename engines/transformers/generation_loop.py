@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.transformers.device import free_memory, is_out_of_memory
+from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
 from engines.transformers.row import Row
 from handlers.errors import Cancelled, InferenceError
 
@@ -171,10 +171,17 @@ class GenerationLoop(ABC):
         """Give the caller its answer, or why there is none."""
         if ticket.future.done():
             return
+        answer: dict[str, Any] = {}
         if failure is None:
-            self.tell(ticket)
+            try:
+                self.tell(ticket)
+                answer = self._result_of(ticket.row)
+            except Exception as error:
+                # Such as a token that the tokenizer cannot spell: no fault of the rows beside it.
+                log.exception("answer_not_made", model=self._name)
+                failure = as_run_error(error, self._name)
         if ticket.future.set_running_or_notify_cancel():
             if failure is None:
-                ticket.future.set_result(self._result_of(ticket.row))
+                ticket.future.set_result(answer)
             else:
                 ticket.future.set_exception(failure)

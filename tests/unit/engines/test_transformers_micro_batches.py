@@ -203,6 +203,24 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
     assert model.batches == [[1], [6, 7], [6], [7]]
 
 
+def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(model: Model) -> None:
+    def result_of(done: Row) -> dict[str, Any]:
+        if len(done.tokens) == 5:
+            raise IndexError("piece id is out of range")
+        return {"tokens": len(done.tokens)}
+
+    loop = MicroBatchLoop("tiny", 2, math.inf, result_of, generate=model.generate, search=model.search)
+    held(loop, model)
+    bad, good = loop.submit(row(5)), loop.submit(row(6))
+    model.gate.set()
+    with pytest.raises(InferenceFailed, match="piece id is out of range"):
+        bad.result(PATIENCE_S)
+    assert tokens(good) == 6
+    assert tokens(loop.submit(row(7))) == 7
+    assert model.batches == [[1], [5, 6], [7]]
+    loop.close()
+
+
 def test_a_batch_that_does_not_fit_bounds_the_next_ones(loop: MicroBatchLoop, model: Model) -> None:
     model.most_rows = 1
     held(loop, model)
