@@ -110,6 +110,11 @@ class GenerationRunner(TaskRunner):
                 started.append(self.submit(one, its))
             except InferenceError as error:
                 started.append(error)
+            except Exception:
+                for before in started:  # the batch is run again in halves: these would be written for nobody
+                    if not isinstance(before, InferenceError):
+                        before.cancel()
+                raise
         return [one if isinstance(one, InferenceError) else _outcome(one) for one in started]
 
     def close(self) -> None:

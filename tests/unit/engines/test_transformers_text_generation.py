@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import GenerationConfig
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.sampling import Sampling, TokenPicker
 from engines.transformers.text_generation import TextGenerationRunner
-from handlers.errors import InferenceError, InvalidInput, InvalidOption
+from handlers.errors import InferenceError, InferenceFailed, InvalidInput, InvalidOption
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_llama
 
@@ -69,6 +70,32 @@ def test_messages_the_template_refuses_say_why(chat: Any) -> None:
     error = refusal(chat, {"messages": [{"role": "tool", "content": "a"}]})
     assert isinstance(error, InvalidInput)
     assert "no tools here" in error.message
+
+
+def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
+    raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, Future[dict[str, Any]]]] = []
+
+    def submit(self: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Future[dict[str, Any]]:
+        if inputs["inputs"] == "bad":
+            raise ValueError("a bug of the processor")
+        future: Future[dict[str, Any]] = Future()
+        started.append((inputs["inputs"], future))
+        if len(started) in (3, 5):  # alone in its batch by now
+            future.set_result(inputs)
+        return future
+
+    monkeypatch.setattr(TextGenerationRunner, "submit", submit)
+    outcomes = ENGINE.infer_batch(raw, [{"inputs": text} for text in ("a", "b", "bad")], [{}] * 3)
+    assert [type(one) for one in outcomes] == [dict, dict, InferenceFailed]
+    assert [(text, future.cancelled()) for text, future in started] == [
+        ("a", True),
+        ("b", True),
+        ("a", False),
+        ("b", True),
+        ("b", False),
+    ]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
