@@ -40,6 +40,8 @@ class Ticket:
     beams: Mapping[str, Any] = field(default_factory=dict)
     told: int = 0
     """Characters of the answer that `emit` has heard."""
+    passed: int = 0
+    """How many rows that came later joined before it, as there was room for them only."""
     was_tried: bool = False
     """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
 

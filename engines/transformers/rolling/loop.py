@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticke
 from engines.transformers.rolling.batch import RollingBatch
 from engines.transformers.rolling.cache import bytes_of_a_token
 from engines.transformers.rolling.prefill import Prefill
+from engines.transformers.rolling.room import Growth, most_tokens
 from engines.transformers.row import Row
 from handlers.errors import InvalidInput
 
 log = structlog.get_logger(__name__)
+
+_MOST_PASSED_AT_ONCE = 8
+"""Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""
 
 _PADDING_SHARE = 0.25
 """Most of a shared prefill that may be padding; beyond it, prompts go through the model apart."""
@@ -169,26 +174,48 @@ class RollingLoop(GenerationLoop):
     def _admit(self, tokens: int, *, is_first: bool) -> list[Row]:
         """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
 
-        The first of a round may be longer: it goes in by pieces.
+        The first of a round may be longer: it goes in by pieces. Where a row has no room yet, those after it of
+        the same priority may pass, up to as many as a batch has; after that, all wait for its room.
         """
         rows: list[Row] = []
+        passed: list[Ticket] = []
         with self._changed:
-            while self._waiting and self._fits(rows, self._waiting[0].row, tokens, is_first):
-                ticket = self._waiting.pop(0)
+            for ticket in self._waiting[:]:
+                row = ticket.row
                 if ticket.future.cancelled():
                     continue
-                rows.append(ticket.row)
-                self._tickets[ticket.row] = ticket
+                if len(self._batch.rows) + len(rows) >= self._most_rows or len(passed) > _MOST_PASSED_AT_ONCE:
+                    break
+                if not all(self._may_pass(ticket, earlier) for earlier in passed):
+                    break
+                if not self._has_room(rows, row):
+                    passed.append(ticket)
+                    continue
+                if not self._shares_prefill(rows, row, tokens, is_first):
+                    break
+                self._waiting.remove(ticket)
+                for earlier in passed:
+                    earlier.passed += 1
+                rows.append(row)
+                self._tickets[row] = ticket
         return rows
 
-    def _fits(self, rows: Sequence[Row], row: Row, tokens: int, is_first: bool) -> bool:
-        together = [*self._batch.rows, *rows, row]
-        if len(together) > self._most_rows:
-            return False
-        # The block is as wide as its longest row may grow, and never has more room than the limit allows; the
-        # prompts that go in are a part of what their rows will take.
-        if len(together) > 1 and max(map(self._bytes, together)) * len(together) > self._limits.max_bytes:
-            return False
+    def _may_pass(self, ticket: Ticket, earlier: Ticket) -> bool:
+        return earlier.passed < self._limits.max_rows and ticket.turn[0][0] == earlier.turn[0][0]
+
+    def _has_room(self, rows: Sequence[Row], row: Row) -> bool:
+        """Return whether the block will have room for the running rows, `rows` and `row` until they all end."""
+        if not self._batch.rows and not rows:
+            return True
+        entering = (Growth.of(one, self._pieces(one) - 1) for one in (*rows, row))
+        growing = (*map(Growth.of, self._batch.rows), *entering)
+        return most_tokens(growing) * self._bytes_of_a_token <= self._limits.max_bytes
+
+    def _pieces(self, row: Row) -> int:
+        """Return in how many pieces the row's prompt goes in."""
+        return math.ceil(len(row.seen) / self._limits.prefill_tokens) + bool(row.extras)
+
+    def _shares_prefill(self, rows: Sequence[Row], row: Row, tokens: int, is_first: bool) -> bool:
         if not rows:
             return is_first or (not row.extras and len(row.seen) <= tokens)
         if row.extras or rows[0].extras:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from engines.transformers.text_generation import TextGenerationRunner
 from tests.device import on_this_machine
 
 PATIENCE_S = 60.0
+
+PROMPTS = ["a b c", "d", "e f g h i j k l m n", "o p", "q r s t u", "v w x y z a b c d e f g"]
+BUDGETS = [20, 3, 12, 30, 7, 16]
 
 Fault = Callable[[torch.Tensor], Exception | None]
 """Given the token ids of a run, (rows, columns), says what goes wrong with it."""
@@ -73,6 +77,17 @@ def load(folder: Any, **settings: Any) -> tuple[TextGenerationRunner, Watched]:
     runner = engine.load_model("tiny", task="text-generation", path=folder)
     assert isinstance(runner, TextGenerationRunner)
     return runner, Watched(runner.model)
+
+
+def start(runner: TextGenerationRunner, prompt: str, budget: int, **options: Any) -> Future[dict[str, Any]]:
+    """Ask for the answer to one prompt, and return at once."""
+    return runner.submit({"inputs": prompt}, {"max_new_tokens": budget, **options})
+
+
+def text(answer: Future[dict[str, Any]]) -> str:
+    """Return the answer's text once it is there."""
+    found: str = answer.result(PATIENCE_S)["generated_text"]
+    return found
 
 
 def alone(folder: Any, prompt: str, budget: int) -> str:
