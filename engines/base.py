@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -161,6 +161,11 @@ class BaseEngine(ABC):
     def model_bytes(self, model: Any) -> int:
         """Return the bytes of memory the loaded model holds; 0 where a server of its own holds it."""
         return 0
+
+    def shared_memory(self, model: Any) -> Hashable | None:
+        """Return what is equal for loaded models that are the same bytes in memory, as of one version loaded for
+        two tasks: `model_bytes` of theirs count once. None where they are its own."""
+        return None
 
     def model_device(self, model: Any) -> str:
         """Return where those bytes are: `cuda:N`, or anything else for what is in RAM."""

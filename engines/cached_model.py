@@ -17,6 +17,8 @@ class Loaded:
     bytes: int
     device: str = "cpu"
     """Where its weights lie; `cuda:0` and the like count against the budget of that GPU, all else as RAM."""
+    shared: Hashable | None = None
+    """Equal for models that are the same bytes in memory; None where it shares them with none."""
 
 
 class State(Enum):
@@ -42,6 +44,8 @@ class Entry:
     """Empty until it is known where the model will lie."""
     takes_memory: bool = False
     """Whether its `bytes` are taken, or about to be: not while its files come, or a server of its own gets it."""
+    shared: Hashable | None = None
+    """As `Loaded.shared`."""
     error: Exception | None = None
     loaded_at: float = 0.0
     used_at: float = 0.0
@@ -54,6 +58,11 @@ class Entry:
     def is_idle(self) -> bool:
         """Whether it is in memory and nobody uses or holds it."""
         return self.state is State.READY and self.leases == 0
+
+    @property
+    def memory(self) -> Hashable:
+        """Equal for entries whose `bytes` are the same ones."""
+        return self if self.shared is None else self.shared
 
     @property
     def counts(self) -> bool:

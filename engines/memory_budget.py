@@ -70,16 +70,17 @@ class MemoryBudget:
         """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
         and whether they are exceeded without them as well."""
         counted = [entry for entry in entries if entry.counts]
-        count, size = len(counted), Counter[str]()
-        for entry in counted:
-            size[self.place(entry.device)] += entry.bytes
+        count, size = len(counted), self.taken(counted)
+        sharers = Counter(entry.memory for entry in counted)
         excess: list[Entry] = []
         for entry in counted:
             place = self.place(entry.device)
             if (count > max_models or size[place] > self.limit(place)) and entry.is_idle:
                 excess.append(entry)
                 count -= 1
-                size[place] -= entry.bytes
+                sharers[entry.memory] -= 1
+                if not sharers[entry.memory]:
+                    size[place] -= entry.bytes
         is_exceeded = count > max_models or any(taken > self.limit(place) for place, taken in size.items())
         return excess, is_exceeded
 
@@ -98,7 +99,14 @@ class MemoryBudget:
     def is_full(self, device: str, entries: Collection[Entry]) -> bool:
         """Return whether `entries`, those that leave included, take more than the limit where `device` is."""
         place = self.place(device)
-        return sum(one.bytes for one in entries if self.place(one.device) == place) > self.limit(place)
+        return self.taken(entries)[place] > self.limit(place)
+
+    def taken(self, entries: Collection[Entry]) -> Counter[str]:
+        """Return the bytes that `entries` take at each place; those that they share count once."""
+        size = Counter[str]()
+        for entry in {one.memory: one for one in entries}.values():
+            size[self.place(entry.device)] += entry.bytes
+        return size
 
     def _share_of(self, place: str) -> int:
         try:

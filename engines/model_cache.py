@@ -235,6 +235,7 @@ class ModelCache:
             raise
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
+            entry.shared = loaded.shared
             entry.loaded_at = entry.used_at = self._clock()
             entry.state, entry.takes_memory = State.READY, True
             self._may_exceed = True
@@ -340,4 +341,4 @@ class ModelCache:
             entry.state = State.LEAVING
 
     def _total_bytes(self) -> int:
-        return sum(entry.bytes for entry in self._entries.values())
+        return sum(self._budget.taken(self._entries.values()).values())

@@ -93,7 +93,7 @@ class ModelLoading:
                 f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error
         self._tell("model_loaded", time.perf_counter() - started, size)
-        return Loaded(loaded, size, device)
+        return Loaded(loaded, size, device, self.runner.shared_memory(loaded))
 
     def unload(self, loaded: Any) -> None:
         """Free the model's memory; its files are no longer in use."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import nn
 
+from engines.settings import TransformersSettings
+from engines.transformers.asking import AskingRunner
 from engines.transformers.document_answers import AnswerFinder
 from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr_generation import TRANSCRIBE
 from engines.transformers.ocr_pages import PageReader, has_page_reader
 from engines.transformers.reading_order import lines_of, reading_order, text_of
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
-from engines.transformers.vlm import VisionLanguageRunner
 from handlers.document_pages import Page, Word
 from handlers.errors import InferenceError, InvalidInput
 
@@ -27,7 +28,7 @@ class Parts:
 
     reader: PageReader | None = None
     finder: AnswerFinder | None = None
-    asked: VisionLanguageRunner | None = None
+    asked: AskingRunner | None = None
 
     @property
     def models(self) -> Any:
@@ -53,6 +54,12 @@ class DocumentAnalysisRunner(TaskRunner):
         super().__init__(name, parts.models)
         self.parts = parts
 
+    @property
+    def weights(self) -> Hashable:
+        """Those of the model that is asked, where it is the only one."""
+        asked = self.parts.asked
+        return super().weights if asked is None or self.parts.reader is not None else asked.weights
+
     @classmethod
     def load(cls, folder: ModelFolder) -> TaskRunner:
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
@@ -63,7 +70,17 @@ class DocumentAnalysisRunner(TaskRunner):
         purpose = "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
         if folder.auto_class(*_ANSWERERS, purpose=purpose) == _ANSWERERS[0]:
             return cls(folder.name, Parts(reader, finder=AnswerFinder.load(folder)))
-        return cls(folder.name, Parts(reader, asked=VisionLanguageRunner.load(folder)))
+        return cls(folder.name, Parts(reader, asked=AskingRunner.load(folder)))
+
+    def configure(self, settings: TransformersSettings) -> None:
+        """Let the model that is asked, where there is one, run by these settings."""
+        if self.parts.asked is not None:
+            self.parts.asked.configure(settings)
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self.parts.asked is not None:
+            self.parts.asked.close()
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return pages [{number, width, height, text, regions [{text, box, score?}], finish_reason?}] for each
@@ -92,7 +109,7 @@ class DocumentAnalysisRunner(TaskRunner):
 
     def _told(
         self,
-        teller: VisionLanguageRunner,
+        teller: AskingRunner,
         pages: Sequence[Page],
         question: str | None,
         options: dict[str, Any],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from engines.transformers.device import (
     prepare_torch,
 )
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
+from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ class TransformersEngine(BaseEngine):
         super().__init__(config or TransformersSettings())
         self._prepare_lock = threading.Lock()
         self._prepared = False
+        self._vlms = SharedVlms()
 
     def load_model(self, name: str, **kw: Any) -> TaskRunner:
         """Return the runner of the model in folder `path` for `task`.
@@ -74,6 +76,7 @@ class TransformersEngine(BaseEngine):
             dtype=choose_dtype(self.config, device),
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
+            vlms=self._vlms,
         )
         try:
             runner = runner_of(task).load(folder)
@@ -174,11 +177,13 @@ class TransformersEngine(BaseEngine):
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
-        None where they are no safetensors."""
+        0 where another task has them in memory, None where they are no safetensors."""
         self._prepare()
         from engines.transformers.weight_sizes import bytes_in_memory
 
         device = choose_device(self.config)
+        if self._vlms.holds(Path(kw["path"])):
+            return 0, str(device)
         size = bytes_in_memory(Path(kw["path"]), choose_dtype(self.config, device).itemsize)
         return None if size is None else (size, str(device))
 
@@ -186,6 +191,10 @@ class TransformersEngine(BaseEngine):
         """Return the bytes of the model's parameters and buffers; shared ones count once."""
         tensors = [*model.model.parameters(), *model.model.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def shared_memory(self, model: TaskRunner) -> Hashable:
+        """Return what tells the weights in memory: tasks that ask one vision-language model share its."""
+        return model.weights
 
     def model_device(self, model: TaskRunner) -> str:
         """Return the device of the model's weights."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ModelFolder:
     dtype: torch.dtype
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    vlms: SharedVlms = field(default_factory=SharedVlms)
+    """The vision-language models that other tasks ask already."""
 
     def auto_class(self, *candidates: str, purpose: str) -> str:
         """Return the first of the Auto classes `candidates` that loads this model.
@@ -139,6 +142,15 @@ class ModelFolder:
             if not hasattr(processor, part):
                 raise ModelLoadFailed(f"model {self.name} has no {part}; {way_out}")
         return processor
+
+    @property
+    def model_type(self) -> str:
+        """The kind of model that its configuration names, in transformers' words.
+
+        Raises:
+            ModelLoadFailed: permanent; it has no configuration, or one that needs code of its own.
+        """
+        return str(self._config().model_type)
 
     @property
     def _local(self) -> dict[str, Any]:

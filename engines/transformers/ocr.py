@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
-from transformers import VisionEncoderDecoderModel
+from transformers import VisionEncoderDecoderConfig
 
 from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr_pages import PageReader, PageText, has_page_reader, recognizer_of
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.text_recognition import TextRecognizer
-from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
+from handlers.errors import InferenceError, InvalidInput
 
 
 class OcrRunner(TaskRunner):
@@ -34,15 +34,10 @@ class OcrRunner(TaskRunner):
             return ReadingRunner.of_lines(folder.name, recognizer_of(folder))
         from engines.transformers.ocr_generation import ImageToTextRunner, TranscriptionRunner
 
+        if folder.model_type != VisionEncoderDecoderConfig.model_type:
+            return TranscriptionRunner.load(folder)
         model: Any = folder.model(auto_class, purpose="an image-text-to-text model")
-        if isinstance(model, VisionEncoderDecoderModel):
-            return ImageToTextRunner(folder.name, model, folder.processor())
-        if model.config.is_encoder_decoder:
-            raise ModelLoadFailed(
-                f"model {folder.name} is a {type(model).__name__}; ocr runs encoder-decoders of the kind "
-                "VisionEncoderDecoderModel, and models that go on where the prompt ends"
-            )
-        return TranscriptionRunner(folder.name, model, folder.processor())
+        return ImageToTextRunner(folder.name, model, folder.processor())
 
 
 class ReadingRunner(TaskRunner):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import VisionEncoderDecoderModel
 
+from engines.transformers.asking import AskingRunner
 from engines.transformers.batch_generation import OnStep, run_batch, run_beams
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
@@ -16,7 +17,6 @@ from engines.transformers.ocr import OcrRunner
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.transfer import to_model
-from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
 
 TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."
@@ -69,18 +69,19 @@ class ImageToTextRunner(GenerationRunner):
         run_beams(self.model, row, beams, on_step, **{_PIXELS: row.extras[_PIXELS]})
 
 
-class TranscriptionRunner(VisionLanguageRunner):
+class TranscriptionRunner(AskingRunner):
     """Asks an image-text-to-text model for the text of a picture, by the request's prompt or `TRANSCRIBE`."""
-
-    def prompt(self, inputs: dict[str, Any]) -> Prompt:
-        """Return the prompt that shows the picture and asks for its text."""
-        question = {"type": "text", "text": inputs.get("prompt", TRANSCRIBE)}
-        message = {"role": "user", "content": [{"type": "image"}, question]}
-        return super().prompt({"images": [inputs["image"]], "messages": [message]})
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, width, height, prompt_tokens, completion_tokens and finish_reason for each input."""
-        return _as_read(inputs, super().run(inputs, options))
+        return _as_read(inputs, super().run([_question(one) for one in inputs], options))
+
+
+def _question(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the conversation that shows the picture and asks for its text."""
+    question = {"type": "text", "text": inputs.get("prompt", TRANSCRIBE)}
+    message = {"role": "user", "content": [{"type": "image"}, question]}
+    return {"images": [inputs["image"]], "messages": [message]}
 
 
 def _as_read(inputs: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> list[Outcome]:

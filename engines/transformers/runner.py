@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ RUNNERS = {
     "asr": "engines.transformers.asr:SpeechRecognitionRunner",
     "audio-classification": "engines.transformers.audio_classification:AudioClassificationRunner",
     "video-analysis": "engines.transformers.video_analysis:VideoAnalysisRunner",
-    "vlm": "engines.transformers.vlm:VisionLanguageRunner",
+    "vlm": "engines.transformers.asking:AskingRunner",
     "ocr": "engines.transformers.ocr:OcrRunner",
     "document-analysis": "engines.transformers.document_analysis:DocumentAnalysisRunner",
 }
@@ -45,6 +45,11 @@ class TaskRunner(ABC):
         self.name = name
         self.model = model
         self.budget = BatchBudget(name)
+
+    @property
+    def weights(self) -> Hashable:
+        """Equal for runners whose model is the same one in memory."""
+        return id(self.model)
 
     @classmethod
     @abstractmethod

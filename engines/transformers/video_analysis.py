@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import PreTrainedModel
 
+from engines.transformers.asking import AskingRunner
 from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner
@@ -63,20 +64,21 @@ class VideoClassificationRunner(ClassificationRunner):
         return dict(features), _besides(inputs, seen)
 
 
-class VideoDescriptionRunner(VisionLanguageRunner):
+class VideoDescriptionRunner(AskingRunner):
     """Answers a prompt about a video: as many of its frames as the model's context has room for.
 
     Models that have a way of their own for videos see them as one, with the frames' times; others as images.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
-        super().__init__(name, model, processor)
+    def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
+        super().__init__(asked, let_go)
+        processor = asked.processor
         self.takes_videos = takes_videos(processor)
         own = getattr(processor, "video_processor", None) if self.takes_videos else None
         self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return what VisionLanguageRunner does, and frame_times_s and duration_s, for each input."""
+        """Return what task vlm does, and frame_times_s and duration_s, for each input."""
         asked = [self._asked(one, its) for one, its in zip(inputs, options, strict=True)]
         ready = [index for index, one in enumerate(asked) if isinstance(one, tuple)]
         questions = [one[0] for one in asked if isinstance(one, tuple)]
@@ -107,9 +109,10 @@ class VideoDescriptionRunner(VisionLanguageRunner):
     def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
         """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""
         there, together = len(inputs["frames"]), self._taken_together
-        if self.context is None:
+        context = self.asked.context
+        if context is None:
             return there
-        room = self.context - (options.get("max_new_tokens") or int(self.context * _ROOM_FOR_ANSWER))
+        room = context - (options.get("max_new_tokens") or int(context * _ROOM_FOR_ANSWER))
         first, second = (self._tokens(inputs, count * together) for count in (1, 2))
         fitting = together * (1 + (room - first) // max(1, second - first))
         while together < fitting < there and self._tokens(inputs, fitting) > room:
@@ -118,7 +121,7 @@ class VideoDescriptionRunner(VisionLanguageRunner):
 
     def _tokens(self, inputs: dict[str, Any], count: int) -> int:
         """Return the length of a prompt about `count` frames."""
-        return len(self.prompt(self._question(inputs, [0] * count)).tokens)
+        return len(self.asked.prompt(self._question(inputs, [0] * count)).tokens)
 
     def _question(self, inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
         frames, asked = inputs["frames"][seen], {"type": "text", "text": inputs["prompt"]}
@@ -129,18 +132,6 @@ class VideoDescriptionRunner(VisionLanguageRunner):
             content = [*({"type": "image"} for _ in frames), asked]
             about = {"images": [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]}
         return {"messages": [{"role": "user", "content": content}], **about}
-
-    def _encode(self, inputs: dict[str, Any]) -> Any:
-        if "video_metadata" not in inputs:
-            return super()._encode(inputs)
-        return self.processor.apply_chat_template(
-            inputs["messages"],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"do_sample_frames": False, "video_metadata": [inputs["video_metadata"]]},
-        )
 
 
 def takes_videos(processor: Any) -> bool:

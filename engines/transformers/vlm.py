@@ -37,8 +37,8 @@ class VisionLanguageRunner(GenerationRunner):
         model = folder.model("AutoModelForImageTextToText", purpose="a vision-language model")
         if model.config.is_encoder_decoder:
             raise ModelLoadFailed(
-                f"model {folder.name} is a {type(model).__name__}, an encoder-decoder; vlm runs models that "
-                "go on where the prompt ends"
+                f"model {folder.name} is a {type(model).__name__}, an encoder-decoder; of those that write "
+                "about pictures run the ones that go on where the prompt ends"
             )
         return cls(folder.name, model, folder.processor())
 
@@ -70,8 +70,18 @@ class VisionLanguageRunner(GenerationRunner):
         return row
 
     def _encode(self, inputs: dict[str, Any]) -> Any:
-        """Return what the processor makes of a conversation."""
-        images, messages = inputs["images"], inputs["messages"]
+        """Return what the processor makes of a conversation, about a video where `video_metadata` tell of one."""
+        messages, about_video = inputs["messages"], inputs.get("video_metadata")
+        if about_video is not None:
+            return self.processor.apply_chat_template(
+                messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"do_sample_frames": False, "video_metadata": [about_video]},
+            )
+        images = inputs["images"]
         if self.processor.chat_template is None:
             return self.processor(text=self._plain_text(messages), images=list(images), return_tensors="pt")
         return self.processor.apply_chat_template(

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from engines.cached_model import Entry, State
 from engines.memory_budget import MemoryBudget, gpu_bytes
 from handlers.errors import ModelLoadFailed
 
@@ -70,3 +71,30 @@ def test_the_size_of_a_real_gpu_is_that_of_its_memory() -> None:
             gpu_bytes("cuda:0")
         return
     assert gpu_bytes("cuda:0") == torch.cuda.mem_get_info(0)[1]
+
+
+def entry(key: str, size: int, *, shared: str | None = None, leases: int = 0) -> Entry:
+    return Entry(
+        key,
+        lambda model: None,
+        State.READY,
+        bytes=size,
+        device="cpu",
+        takes_memory=True,
+        shared=shared,
+        leases=leases,
+    )
+
+
+def test_bytes_that_models_share_count_once() -> None:
+    entries = [entry("a", 100, shared="weights"), entry("b", 100, shared="weights"), entry("c", 30)]
+    assert MemoryBudget(1000).taken(entries) == {"cpu": 130}
+    assert MemoryBudget(130).excess(entries, max_models=3) == ([], False)
+    assert not MemoryBudget(130).is_full("cpu", entries)
+
+
+def test_shared_bytes_are_free_when_the_last_who_shares_them_has_gone() -> None:
+    a, b, c = entry("a", 100, shared="weights"), entry("b", 100, shared="weights"), entry("c", 30)
+    assert MemoryBudget(100).excess([a, b, c], max_models=3) == ([a, b], False)
+    busy = entry("busy", 100, shared="weights", leases=1)
+    assert MemoryBudget(90).excess([busy, c], max_models=3) == ([c], True)

@@ -27,6 +27,7 @@ from engines.transformers.video_analysis import (
     metadata_of,
     takes_videos,
 )
+from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.models.vlm import WEIGHTS as TINY_VLM
@@ -237,7 +238,7 @@ def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: 
     inputs = clip(4, prompt="What is in the image?")
     outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 6})
     content = [{"type": "image", "image": frame} for frame in inputs["frames"]]
-    encoded = vlm.processor.apply_chat_template(
+    encoded = vlm.asked.processor.apply_chat_template(
         [{"role": "user", "content": [*content, {"type": "text", "text": inputs["prompt"]}]}],
         add_generation_prompt=True,
         tokenize=True,
@@ -245,7 +246,7 @@ def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: 
         return_tensors="pt",
     )
     found = vlm.model.generate(**encoded, do_sample=False, max_new_tokens=6)
-    text = vlm.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = vlm.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["frame_times_s"] == inputs["frame_times_s"]
 
@@ -255,7 +256,7 @@ def test_a_model_sees_no_more_frames_than_its_context_has_room_for(vlm: Any) -> 
     outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 5})
     seen = len(outcome["frame_times_s"])
     per_frame = (outcome["prompt_tokens"] - 10) // seen
-    assert vlm.context - per_frame < outcome["prompt_tokens"] + 5 <= vlm.context
+    assert vlm.asked.context - per_frame < outcome["prompt_tokens"] + 5 <= vlm.asked.context
     fewer = ENGINE.infer(vlm, inputs, {})
     assert 0 < len(fewer["frame_times_s"]) < seen
     distances = np.diff(outcome["frame_times_s"])
@@ -264,7 +265,8 @@ def test_a_model_sees_no_more_frames_than_its_context_has_room_for(vlm: Any) -> 
 
 def qwen_with(video_processor: Any) -> Any:
     model, processor = make_qwen_for_videos(video_processor)
-    return VideoDescriptionRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
+    asked = VisionLanguageRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
+    return VideoDescriptionRunner(asked)
 
 
 @pytest.fixture(scope="module", params=["of our own", "the library's"])
@@ -286,7 +288,7 @@ def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_
     inputs = clip(count, prompt="a b c")
     outcome = ENGINE.infer(qwen, inputs, {"max_new_tokens": 12})
     content = [{"type": "video", "video": inputs["frames"]}, {"type": "text", "text": inputs["prompt"]}]
-    encoded = qwen.processor.apply_chat_template(
+    encoded = qwen.asked.processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=True,
@@ -296,7 +298,7 @@ def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_
     )
     assert "pixel_values_videos" in encoded
     found = qwen.model.generate(**encoded, do_sample=False, max_new_tokens=12)
-    text = qwen.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = qwen.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["prompt_tokens"] == encoded["input_ids"].shape[1]
     assert outcome["frame_times_s"] == inputs["frame_times_s"]
@@ -311,9 +313,9 @@ def test_videos_of_different_lengths_in_one_batch_get_the_words_they_get_alone(q
 
 def test_a_video_has_no_more_frames_than_the_context_has_room_for(qwen: Any) -> None:
     outcome = ENGINE.infer(qwen, clip(64, prompt="a b"), {"max_new_tokens": 5})
-    assert outcome["prompt_tokens"] + 5 <= qwen.context
+    assert outcome["prompt_tokens"] + 5 <= qwen.asked.context
     per_pair = 30
-    assert outcome["prompt_tokens"] + 5 + per_pair > qwen.context
+    assert outcome["prompt_tokens"] + 5 + per_pair > qwen.asked.context
     assert len(outcome["frame_times_s"]) == 2 * (outcome["prompt_tokens"] // per_pair)
 
 
@@ -330,7 +332,7 @@ def test_processors_are_told_when_the_frames_were_however_they_were_picked() -> 
 def test_a_template_without_a_place_for_videos_has_the_frames_as_images(vlm: Any) -> None:
     _, processor = make_qwen_for_videos(FramesAsPatches())
     assert takes_videos(processor)
-    assert not takes_videos(vlm.processor)
+    assert not takes_videos(vlm.asked.processor)
     for template in (CHAT_TEMPLATE, "{{ raise_exception('no videos here') }}", None):
         processor.chat_template = template
         assert not takes_videos(processor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,19 @@ def test_a_vlm_transcribes_a_scanned_page_where_nothing_is_asked(llava: Any) -> 
     assert result["pages"][0]["text"]
     assert result["pages"][0]["regions"] == []
     assert "answer" not in result
+
+
+def test_a_vlm_runs_by_the_settings_and_leaves_the_memory_with_its_task(tmp_path: Path) -> None:
+    settings = on_this_machine(kv_cache_bytes=123_456_789)
+    runner: Any = TransformersEngine(settings).load_model(
+        "llava", task="document-analysis", path=save_llava(tmp_path)
+    )
+    ENGINE.infer(runner, {"pages": [scanned_page()]}, {"max_new_tokens": 2})
+    assert runner.parts.asked.asked._settings is settings
+    model = weakref.ref(runner.parts.asked.model)
+    assert ENGINE.unload_model(runner)
+    gc.collect()
+    assert model() is None, "its loop keeps it"
 
 
 def test_pages_with_a_text_layer_are_never_read_from_their_picture(

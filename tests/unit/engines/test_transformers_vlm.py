@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engines.transformers.asking import AskingRunner
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
@@ -29,10 +30,17 @@ SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
 """Widths and heights of the images of each input."""
 
 
+def asked_by(runner: Any) -> VisionLanguageRunner:
+    """Return the model that a task asks."""
+    assert isinstance(runner, AskingRunner)
+    return runner.asked
+
+
 @pytest.fixture(scope="module")
 def runners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def load(save: Callable[[Path], Path]) -> Any:
-        return ENGINE.load_model(save.__name__, task="vlm", path=save(tmp_path_factory.mktemp("vlm")))
+        path = save(tmp_path_factory.mktemp("vlm"))
+        return asked_by(ENGINE.load_model(save.__name__, task="vlm", path=path))
 
     model, processor = make_qwen()
     return {
@@ -50,7 +58,7 @@ def llava(runners: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = save_llava(tmp_path_factory.mktemp("raw"), chat=False)
-    return ENGINE.load_model("raw", task="vlm", path=folder)
+    return asked_by(ENGINE.load_model("raw", task="vlm", path=folder))
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
