@@ -78,6 +78,12 @@ class Stage:
         """Resolve a name and run its model; return the version."""
         return self.run(self.swaps.resolve(name), task=task)
 
+    def flip(self, version: str, *, task: str = "t") -> None:
+        """Let name m stand for another version, and let a request find that out; it gets the old one."""
+        before = self.swaps.resolve("m").model.version
+        self.models.versions["m"] = version
+        assert self.use(task=task) == before
+
     def run(self, version: InService, *, task: str = "t") -> str:
         self.load("e", task, version.model).release()
         return version.model.version
@@ -112,6 +118,14 @@ class Stage:
             raise ModelLoadFailed("no weights")
 
         self.before[version] = refuse
+
+    def flip_in_vain(self) -> None:
+        """Let name m stand for version 2, which does not load, and return when that was told."""
+        self.fail("m/2")
+        self.use()
+        self.flip("2")
+        wait_until(lambda: self.kinds == [("model_swap_failed", "m/2")])
+        self.settle()
 
     def settle(self) -> None:
         """Return once no version is being loaded."""

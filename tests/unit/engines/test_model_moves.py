@@ -12,8 +12,7 @@ from tests.unit.engines.swap_stage import Stage
 def test_a_new_version_loads_beside_the_old_one_which_answers_until_it_is_there(stage: Stage) -> None:
     began, go_on = stage.hold_up("m/2")
     assert stage.use() == "1"
-    stage.models.versions["m"] = "2"
-    assert stage.use() == "1"
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     assert [stage.use() for _ in range(3)] == ["1"] * 3
     assert stage.loads == {"t:m/1": 1}
@@ -38,8 +37,7 @@ def test_an_alias_taken_back_during_the_load_leaves_the_old_version_and_frees_th
 ) -> None:
     began, go_on = stage.hold_up("m/2")
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     stage.models.versions["m"] = "1"
     go_on.set()
@@ -51,8 +49,7 @@ def test_an_alias_taken_back_during_the_load_leaves_the_old_version_and_frees_th
 def test_an_alias_that_moves_on_during_the_load_ends_at_the_last_version(stage: Stage) -> None:
     began, go_on = stage.hold_up("m/2")
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     stage.models.versions["m"] = "3"
     go_on.set()
@@ -87,8 +84,7 @@ def test_an_alias_flipped_back_and_forth_during_a_load_causes_one_load_and_ends_
 def test_a_registry_that_goes_away_during_the_load_does_not_keep_the_new_version_out(stage: Stage) -> None:
     began, go_on = stage.hold_up("m/2")
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     stage.models.is_away = True
     go_on.set()
@@ -100,8 +96,7 @@ def test_a_registry_that_goes_away_during_the_load_does_not_keep_the_new_version
 def test_the_new_version_is_loaded_for_every_task_of_the_old_one(stage: Stage) -> None:
     began, go_on = stage.hold_up("m/2")
     stage.use(task="t")
-    stage.models.versions["m"] = "2"
-    stage.use(task="t")
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     stage.use(task="late")  # the old version, for a task that it was not loaded for when the swap began
     go_on.set()
@@ -128,8 +123,7 @@ def test_both_versions_fit_beside_each_other_and_beside_the_others_whatever_the_
     stage.use("m")
     stage.use("other")
     began, go_on = stage.hold_up("m/2")
-    stage.models.versions["m"] = "2"
-    stage.use("m")
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     assert [stage.use("m"), stage.use("other")] == ["1", "1"]
     go_on.set()
@@ -141,8 +135,7 @@ def test_both_versions_fit_beside_each_other_and_beside_the_others_whatever_the_
 def test_closing_waits_for_a_load_and_leaves_nothing_held(stage: Stage) -> None:
     began, go_on = stage.hold_up("m/2")
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     closing = threading.Thread(target=stage.swaps.close)
     closing.start()

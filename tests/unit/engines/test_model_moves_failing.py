@@ -54,23 +54,13 @@ def test_the_pause_between_tries_is_bounded(stage: Stage) -> None:
 
 
 def test_after_a_failure_another_version_is_tried_at_once(stage: Stage) -> None:
-    stage.fail("m/2")
-    stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
-    wait_until(lambda: stage.kinds == [("model_swap_failed", "m/2")])
-    stage.settle()
+    stage.flip_in_vain()
     stage.models.versions["m"] = "3"
     wait_until(lambda: stage.use() == "3")
 
 
 def test_a_version_that_failed_is_tried_at_once_when_the_alias_comes_back_to_it(stage: Stage) -> None:
-    stage.fail("m/2")
-    stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
-    wait_until(lambda: stage.kinds == [("model_swap_failed", "m/2")])
-    stage.settle()
+    stage.flip_in_vain()
     stage.models.versions["m"] = "1"
     assert stage.use() == "1"
     del stage.before["m/2"]
@@ -85,8 +75,7 @@ def test_the_old_version_survives_a_failure_even_when_its_room_was_needed_meanwh
     stage.models.versions["other"] = "1"
     stage.fail("m/2")
     stage.use("m")
-    stage.models.versions["m"] = "2"
-    stage.use("m")
+    stage.flip("2")
     wait_until(lambda: stage.kinds == [("model_swap_failed", "m/2")])
     stage.settle()
     stage.use("other")
@@ -104,20 +93,14 @@ def test_an_error_that_is_a_bug_leaves_the_old_version_in_service(stage: Stage) 
 
     stage.before["m/2"] = bug
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     wait_until(lambda: stage.kinds == [("model_swap_failed", "m/2")])
     assert stage.told[0][2]["error_code"] == "INTERNAL_ERROR"
     assert stage.use() == "1"
 
 
 def test_a_version_that_did_not_load_and_is_registered_anew_is_tried_at_once(stage: Stage) -> None:
-    stage.fail("m/2")
-    stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
-    wait_until(lambda: stage.kinds == [("model_swap_failed", "m/2")])
-    stage.settle()
+    stage.flip_in_vain()
     del stage.before["m/2"]
     stage.models.sources["m/2"] = "s3://b/repaired"
     wait_until(lambda: stage.use() == "2")
@@ -133,8 +116,7 @@ def test_a_failure_of_a_version_that_is_not_wanted_any_more_is_forgotten(stage: 
 
     stage.before["m/2"] = refuse
     stage.use()
-    stage.models.versions["m"] = "2"
-    stage.use()
+    stage.flip("2")
     assert began.wait(DEADLINE_S)
     stage.models.versions["m"] = "1"
     assert stage.use() == "1"

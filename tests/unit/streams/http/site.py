@@ -38,6 +38,9 @@ SHOUT: dict[str, Any] = {
 }
 """A request that the parts of `Bench` answer with HELLO."""
 
+DEEP = '{"a":' * 5000 + "1" + "}" * 5000
+"""A JSON document that is nested too deeply to be read."""
+
 
 class ScriptedPipeline:
     """Answers each request with what `reply` says, as soon as `gate` is open."""
