@@ -16,11 +16,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.settings import TransformersSettings
 from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
+from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.rolling.attention import use_grouped_attention
-from engines.transformers.rolling.cache import bytes_of_a_token, fits
+from engines.transformers.rolling.cache import fits
 from engines.transformers.rolling.loop import Limits, RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
@@ -66,6 +67,7 @@ class GenerationRunner(TaskRunner):
         self.ends = _end_tokens(own, tokenizer)
         model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._sizes = CacheSizes.of_model(model)
         self._settings = TransformersSettings()
         self._opening = threading.Lock()
         self._opened: _Loops | None = None
@@ -148,14 +150,17 @@ class GenerationRunner(TaskRunner):
         micro_batches = MicroBatchLoop(
             self.name,
             limits.max_rows,
-            limits.max_bytes / bytes_of_a_token(self.model.config, self.model.dtype),
+            limits.max_bytes,
             self._result,
+            sizes=self._sizes,
             **run,
         )
         if batching == "micro":
             return _Loops(micro_batches, micro_batches)
         use_grouped_attention(self.model)
-        return _Loops(RollingLoop(self.name, self.model, limits, self._result), micro_batches)
+        return _Loops(
+            RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token), micro_batches
+        )
 
     def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
         """Run `rows` to their ends together."""

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from engines.transformers.batch_generation import OnStep
+from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
 from engines.transformers.row import Row
@@ -24,7 +25,7 @@ _AGEING_TOKENS_PER_S = 16.0
 class MicroBatchLoop(GenerationLoop):
     """Runs rows with `generate`, those of like budgets together; each gets its answer when its own is done.
 
-    A batch takes at most `max_tokens` of cache, all its rows as long as the longest may grow; one row always runs.
+    A batch takes at most `max_bytes` of cache, all its rows as long as the longest may grow; one row always runs.
     A request with beams runs alone. A batch that fails is cut in two until the culprit is found; where one does
     not fit the memory, half of what it took is the most from then on.
     """
@@ -33,9 +34,10 @@ class MicroBatchLoop(GenerationLoop):
         self,
         name: str,
         max_rows: int,
-        max_tokens: float,
+        max_bytes: int,
         result_of: ResultOf,
         *,
+        sizes: CacheSizes,
         generate: Callable[[Sequence[Row], OnStep], None],
         search: Callable[[Row, dict[str, Any], OnStep], None],
         clock: Callable[[], float] = time.monotonic,
@@ -45,7 +47,8 @@ class MicroBatchLoop(GenerationLoop):
         self._generate = generate
         self._search = search
         self._max_rows = max_rows
-        self._max_tokens = max_tokens
+        self._max_bytes = max_bytes
+        self._sizes = sizes
         self._running: list[Ticket] = []
         self._halves: deque[list[Ticket]] = deque()
 
@@ -73,8 +76,8 @@ class MicroBatchLoop(GenerationLoop):
             self.settle(left[0], as_run_error(error, self._name))
             return
         if is_out_of_memory(error):
-            self._max_tokens = min(self._max_tokens, _padded_tokens(batch) / 2)
-            log.warning("batches_made_smaller", model=self._name, max_tokens=self._max_tokens)
+            self._max_bytes = min(self._max_bytes, self._bytes(batch) // 2)
+            log.warning("batches_made_smaller", model=self._name, max_bytes=self._max_bytes)
         middle = len(left) // 2
         for ticket in left:
             ticket.row.start_again()
@@ -102,10 +105,20 @@ class MicroBatchLoop(GenerationLoop):
         """Return the first of `tickets` that fit a batch, at least one."""
         batch: list[Ticket] = []
         for ticket in tickets[: self._max_rows]:
-            if batch and _padded_tokens([*batch, ticket]) > self._max_tokens:
+            if batch and self._bytes([*batch, ticket]) > self._max_bytes:
                 break
             batch.append(ticket)
         return batch
+
+    def _bytes(self, tickets: Sequence[Ticket]) -> int:
+        """Return the bytes of cache that a batch may come to.
+
+        Every row takes as much as the longest of each part: what an encoder reads, the prompt and the answer.
+        """
+        rows = [ticket.row for ticket in tickets]
+        read = max(row.extras[SOURCE].shape[1] if SOURCE in row.extras else 0 for row in rows)
+        most = read + max(len(row.prompt) for row in rows) + max(row.budget for row in rows)
+        return len(rows) * self._sizes.of(most)
 
     def _hand_out(self) -> None:
         """Give rows that are done their answers, and end those that nobody waits for."""
@@ -116,11 +129,3 @@ class MicroBatchLoop(GenerationLoop):
                 self.settle(ticket)
             else:
                 self.tell(ticket)
-
-
-def _padded_tokens(tickets: Sequence[Ticket]) -> int:
-    """Return the tokens of cache that a batch may come to: every row takes as much as the longest of each part,
-    what an encoder reads, the prompt and the answer."""
-    rows = [ticket.row for ticket in tickets]
-    read = max(row.extras[SOURCE].shape[1] if SOURCE in row.extras else 0 for row in rows)
-    return len(rows) * (read + max(len(row.prompt) for row in rows) + max(row.budget for row in rows))

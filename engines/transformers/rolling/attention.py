@@ -21,8 +21,24 @@ def use_grouped_attention(model: PreTrainedModel) -> None:
     """
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, _attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
+        AttentionMaskInterface.register(NAME, _mask)
         model.set_attn_implementation(NAME)
+
+
+def _mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> torch.Tensor | None:
+    """Return which tokens see which, (rows, 1, tokens, columns): booleans, or on a GPU what is added to the scores.
+
+    There torch's kernel adds numbers, each line of which begins at a multiple of 8: otherwise every layer would make
+    them anew from the booleans, for a longer time than its attention takes.
+    """
+    seen: torch.Tensor | None = sdpa_mask(*args, dtype=dtype, **kwargs)
+    if seen is None or seen.device.type != "cuda":
+        return seen
+    columns = seen.shape[-1]
+    added = torch.zeros((*seen.shape[:-1], -(-columns // 8) * 8), dtype=dtype, device=seen.device)[
+        ..., :columns
+    ]
+    return added.masked_fill_(~seen, -torch.inf)
 
 
 def _attend(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from engines.transformers.rolling.merging import knows_positions
@@ -244,14 +244,3 @@ def fits(model: PreTrainedModel) -> bool:
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return how many bytes of cache one token of one row takes at most, over all layers; 1 where none attends."""
-    text: Any = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_attention_heads", None)
-    if not heads:
-        return 1
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    heads = getattr(text, "num_key_value_heads", None) or heads
-    return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)

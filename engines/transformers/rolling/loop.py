@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
 from engines.transformers.rolling.batch import RollingBatch
-from engines.transformers.rolling.cache import bytes_of_a_token
 from engines.transformers.rolling.prefill import Prefill
 from engines.transformers.rolling.room import Growth, most_tokens
 from engines.transformers.row import Row
@@ -45,13 +44,21 @@ class RollingLoop(GenerationLoop):
     row is tried alone, with what it has so far: only the culprit's request fails, and the others go on together.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        limits: Limits,
+        result_of: ResultOf,
+        bytes_of_a_token: int,
+    ) -> None:
+        """`bytes_of_a_token` is what one token of one row takes of the cache, over all layers."""
         super().__init__(name, result_of)
         self._model = model
         self._limits = limits
         self._most_rows = limits.max_rows
-        self._bytes_of_a_token = bytes_of_a_token(model.config, model.dtype)
-        self._batch = RollingBatch(model, limits.max_bytes // self._bytes_of_a_token)
+        self._bytes_of_a_token = bytes_of_a_token
+        self._batch = RollingBatch(model, limits.max_bytes // bytes_of_a_token)
         self._prefill: Prefill | None = None
         self._tickets: dict[Row, Ticket] = {}
         self._suspects: deque[Ticket] = deque()

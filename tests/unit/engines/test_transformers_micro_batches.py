@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from engines.transformers.batch_generation import OnStep
+from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.row import Row
 from engines.transformers.sampling import Sampling, TokenPicker
@@ -87,8 +88,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def max_tokens() -> float:
-    return math.inf
+def max_bytes() -> int:
+    return 2**30
 
 
 @pytest.fixture
@@ -97,12 +98,20 @@ def max_rows() -> int:
 
 
 @pytest.fixture
-def loop(model: Model, clock: Clock, max_rows: int, max_tokens: float) -> Iterator[MicroBatchLoop]:
+def sizes() -> CacheSizes:
+    return CacheSizes(of_a_token=1)
+
+
+@pytest.fixture
+def loop(
+    model: Model, clock: Clock, max_rows: int, max_bytes: int, sizes: CacheSizes
+) -> Iterator[MicroBatchLoop]:
     loop = MicroBatchLoop(
         "tiny",
         max_rows,
-        max_tokens,
+        max_bytes,
         lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
+        sizes=sizes,
         generate=model.generate,
         search=model.search,
         clock=clock,
@@ -132,7 +141,7 @@ def test_rows_of_like_budgets_share_a_batch_the_shortest_first(loop: MicroBatchL
     assert model.batches == [[1], [3, 4], [30, 40]]
 
 
-@pytest.mark.parametrize("max_tokens", [60])
+@pytest.mark.parametrize("max_bytes", [60])
 def test_a_batch_keeps_within_the_memory_for_its_cache_and_one_row_always_runs(
     loop: MicroBatchLoop, model: Model
 ) -> None:
@@ -141,6 +150,15 @@ def test_a_batch_keeps_within_the_memory_for_its_cache_and_one_row_always_runs(
     model.gate.set()
     assert [tokens(answer) for answer in answers] == [28, 29, 30, 70, 71]
     assert model.batches == [[1], [28, 29], [30], [70], [71]]
+
+
+@pytest.mark.parametrize(("max_bytes", "sizes"), [(60, CacheSizes(of_a_token=0, of_windows=((1, 30),)))])
+def test_what_a_window_forgets_takes_no_memory(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(budget)) for budget in (70, 71)]
+    model.gate.set()
+    assert [tokens(answer) for answer in answers] == [70, 71]
+    assert model.batches == [[1], [70, 71]]
 
 
 def test_the_most_urgent_go_before_shorter_ones(loop: MicroBatchLoop, model: Model) -> None:
@@ -209,7 +227,15 @@ def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(mode
             raise IndexError("piece id is out of range")
         return {"tokens": len(done.tokens)}
 
-    loop = MicroBatchLoop("tiny", 2, math.inf, result_of, generate=model.generate, search=model.search)
+    loop = MicroBatchLoop(
+        "tiny",
+        2,
+        2**30,
+        result_of,
+        sizes=CacheSizes(of_a_token=1),
+        generate=model.generate,
+        search=model.search,
+    )
     held(loop, model)
     bad, good = loop.submit(row(5)), loop.submit(row(6))
     model.gate.set()
@@ -243,7 +269,7 @@ def test_after_long_rows_did_not_fit_as_many_short_ones_run_together_as_before(
     assert model.batches == [[1], [39] * 4, [39] * 2, [39] * 2, [9] * 4]
 
 
-@pytest.mark.parametrize(("max_rows", "max_tokens"), [(9, 100)])
+@pytest.mark.parametrize(("max_rows", "max_bytes"), [(9, 100)])
 def test_what_an_encoder_reads_counts_as_long_as_the_longest(loop: MicroBatchLoop, model: Model) -> None:
     held(loop, model)
     answers = [loop.submit(row(9, reads=reads)) for reads in (5, 40, 40, 30)]

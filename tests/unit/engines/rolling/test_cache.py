@@ -17,7 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from engines.transformers.rolling.cache import RollingCache, bytes_of_a_token, fits
+from engines.transformers.rolling.cache import RollingCache, fits
 from tests.unit.engines.tiny_models import save_llama
 
 HEADS, SIZE, LAYERS = 2, 3, 2
@@ -44,6 +44,19 @@ def held(cache: RollingCache) -> int:
     sizes = {block.keys.shape[0] * block.keys.shape[2] for block in cache.blocks if block.keys is not None}
     assert len(sizes) < 2
     return max(sizes, default=0)
+
+
+def watch_copies(cache: RollingCache, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Return a list that grows by what is asked for each time the block is made anew."""
+    copies: list[tuple[int, ...]] = []
+    move = cache._move
+
+    def counted(*arguments: int) -> Any:
+        copies.append(arguments)
+        return move(*arguments)
+
+    monkeypatch.setattr(cache, "_move", counted)
+    return copies
 
 
 def append(cache: RollingCache, values: list[float]) -> list[list[float]]:
@@ -104,20 +117,13 @@ def test_columns_that_no_row_uses_any_more_are_not_looked_at() -> None:
 def test_a_block_that_grows_by_a_row_and_a_column_at_a_time_is_seldom_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache, copies = RollingCache(LAYERS, PLENTY), 0
-    move = cache._move
-
-    def counted(*arguments: int) -> Any:
-        nonlocal copies
-        copies += 1
-        return move(*arguments)
-
-    monkeypatch.setattr(cache, "_move", counted)
+    cache = RollingCache(LAYERS, PLENTY)
+    copies = watch_copies(cache, monkeypatch)
     for row in range(16):
         cache.join(joining([[float(row)]]), [1])
         for _ in range(16):
             append(cache, [0.0] * cache.rows)
-    assert copies < 16
+    assert len(copies) < 16
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -152,19 +158,12 @@ def test_the_block_never_outgrows_its_bound_however_tight(seed: int) -> None:
 
 
 def test_a_tight_block_is_seldom_copied_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, copies = RollingCache(LAYERS, 3 * 1000), 0
-    move = cache._move
-
-    def counted(*arguments: int) -> Any:
-        nonlocal copies
-        copies += 1
-        return move(*arguments)
-
-    monkeypatch.setattr(cache, "_move", counted)
+    cache = RollingCache(LAYERS, 3 * 1000)
+    copies = watch_copies(cache, monkeypatch)
     cache.join(joining([[float(row)] for row in range(3)]), [1] * 3)
     while cache.end < 1000:
         append(cache, [0.0] * 3)
-    assert copies < 20
+    assert len(copies) < 20
 
 
 def test_what_joins_lets_go_of_its_own_keys_and_values_layer_by_layer() -> None:
@@ -185,12 +184,9 @@ def test_room_kept_for_one_who_joins_is_given_back_where_he_does_not() -> None:
     assert 80 < held(cache) <= 100
 
 
-def test_a_plain_model_fits_and_its_tokens_cost_what_the_cache_holds(tmp_path: Path) -> None:
+def test_a_plain_model_fits(tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
     assert fits(model)
-    cache = model(input_ids=torch.tensor([[7, 8, 9, 10]]), use_cache=True).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert bytes_of_a_token(model.config, model.dtype) * 4 == held
 
 
 def test_models_that_forget_or_count_positions_otherwise_do_not_fit() -> None:

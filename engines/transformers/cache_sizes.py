@@ -1,0 +1,86 @@
+"""How much attention cache a row takes, told from what the layers of a model's cache really hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+log = structlog.get_logger(__name__)
+
+_TOKENS = 2
+"""How many tokens the model is run over to see what it keeps of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """Bytes of cache by the tokens that a row has seen."""
+
+    of_a_token: int
+    """In the layers that keep all tokens, together."""
+    of_windows: tuple[tuple[int, int], ...] = ()
+    """For each layer that forgets: bytes of a token, and how many tokens it keeps."""
+    of_a_row: int = 0
+    """In the layers whose states never grow, together."""
+
+    def of(self, tokens: int) -> int:
+        """Return the bytes of a row of so many tokens."""
+        windows = sum(size * min(tokens, most) for size, most in self.of_windows)
+        return self.of_a_token * tokens + windows + self.of_a_row
+
+    @classmethod
+    def of_model(cls, model: PreTrainedModel) -> CacheSizes:
+        """Return what the model keeps of two tokens, which it is run over; where it cannot be, an estimate."""
+        if not model.config.is_encoder_decoder:
+            try:
+                return cls._held(_cache_of_a_run(model))
+            # Whatever it is, requests may do well all the same: this run has nothing but tokens.
+            except Exception as error:  # noqa: BLE001
+                log.info("cache_sizes_estimated", model=type(model).__name__, error=repr(error))
+        return cls(bytes_of_a_token(model.config, model.dtype))
+
+    @classmethod
+    def _held(cls, cache: Any) -> CacheSizes:
+        of_a_token, of_a_row, windows = 0, 0, []
+        for layer in cache.layers:
+            size = sum(tensor.nbytes for tensor in _tensors(layer, "keys", "values")) // _TOKENS
+            if getattr(layer, "is_sliding", False):
+                windows.append((size, layer.sliding_window))
+            else:
+                of_a_token += size
+            of_a_row += sum(tensor.nbytes for tensor in _tensors(layer, "conv_states", "recurrent_states"))
+        return cls(of_a_token or (0 if windows else 1), tuple(windows), of_a_row)
+
+
+def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return how many bytes one token of one row takes where every layer keeps keys and values of all heads.
+
+    So transformers' own continuous batching lays out its cache. 1 where nothing attends.
+    """
+    text: Any = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 1
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
+    return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)
+
+
+def _cache_of_a_run(model: PreTrainedModel) -> Any:
+    with torch.inference_mode():
+        output: Any = model(
+            input_ids=torch.zeros((1, _TOKENS), dtype=torch.long, device=model.device), use_cache=True
+        )
+    return output.past_key_values
+
+
+def _tensors(layer: Any, *names: str) -> Iterator[torch.Tensor]:
+    for name in names:
+        held = getattr(layer, name, None)
+        # Keys are a tensor; the states of recurrent layers are several, by their numbers.
+        parts = held.values() if isinstance(held, dict) else held if isinstance(held, list) else [held]
+        yield from (part for part in parts if isinstance(part, torch.Tensor))
