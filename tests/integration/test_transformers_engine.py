@@ -200,6 +200,32 @@ def test_a_recording_over_30_s_comes_back_whole_and_in_order(
     assert starts[-1] > 58
 
 
+def test_a_recording_whose_windows_do_not_fit_the_memory_together_is_heard_all_the_same(
+    whisper: Any, librivox_clips: tuple[Recording, ...]
+) -> None:
+    clips = [one["audio"] for one in clip_inputs(librivox_clips)]
+    audio = np.concatenate([*clips, *clips, *clips, *clips])
+    expected = ENGINE.infer(whisper, {"audio": audio}, {})
+    passes: list[int] = []
+
+    def small(encoder: Any, args: tuple[Any, ...]) -> None:
+        passes.append(len(args[0]))
+        if passes[-1] > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    room = whisper.windows.most_cost
+    hook = whisper.model.get_encoder().register_forward_pre_hook(small)
+    try:
+        assert ENGINE.infer(whisper, {"audio": audio}, {}) == expected
+        assert max(passes) == expected["windows"] > 1
+        passes.clear()
+        ENGINE.infer(whisper, {"audio": audio}, {})
+        assert set(passes) == {1}, "it was not remembered"
+    finally:
+        hook.remove()
+        whisper.windows.most_cost = room
+
+
 def test_silence_is_no_text(whisper: Any) -> None:
     result = ENGINE.infer(whisper, {"audio": np.zeros(16000 * 40, np.float32)}, {})
     assert result["text"] == ""
