@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import Callable
 
 from engines.base import Urgency
+from engines.urgency_queue import UrgencyQueue
 
 
 class WaitingLine:
     """Waits in the order of urgency; whoever owns it calls the next when there is room. Lives on one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Urgency, int, asyncio.Future[None]]] = []
-        self._turns = itertools.count()
+        self._waiting: UrgencyQueue[asyncio.Future[None]] = UrgencyQueue()
 
     def __bool__(self) -> bool:
         """Return whether anybody is in line."""
@@ -25,7 +23,7 @@ class WaitingLine:
     async def wait(self, urgency: Urgency, *, unused: Callable[[], None]) -> None:
         """Return when called; `unused` takes back the room of a caller who is cancelled at that very moment."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._turns), turn))
+        self._waiting.put(turn, urgency)
         try:
             await turn
         except asyncio.CancelledError:
@@ -38,9 +36,9 @@ class WaitingLine:
         self._drop_who_left()
         if not self._waiting:
             return False
-        heapq.heappop(self._waiting)[2].set_result(None)
+        self._waiting.take().set_result(None)
         return True
 
     def _drop_who_left(self) -> None:
-        while self._waiting and self._waiting[0][2].done():
-            heapq.heappop(self._waiting)
+        while self._waiting and self._waiting.first().done():
+            self._waiting.take()

@@ -210,6 +210,8 @@ class OrderedAcker:
             self.commit_is_due.clear()
 
     def _wake(self) -> None:
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             if not one.done():

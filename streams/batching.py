@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import heapq
-import itertools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -16,6 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import structlog
 
+from engines.base import Urgency
+from engines.urgency_queue import UrgencyQueue
 from handlers.errors import Cancelled, InferenceError, as_inference_error
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Batchable(Protocol):
         """Requests with one batch key may share a batch."""
 
     @property
-    def urgency(self) -> tuple[float, float]:
+    def urgency(self) -> Urgency:
         """The smallest goes first; among equals, whoever came first."""
 
     @property
@@ -51,15 +51,14 @@ class Batchable(Protocol):
 T = TypeVar("T", bound=Batchable)
 
 
-class Outcome(msgspec.Struct):
-    """What became of one request in its batch; times in seconds."""
+Raw = dict[str, Any] | InferenceError
+"""What became of one request in its batch."""
 
-    raw: dict[str, Any] | InferenceError
-    wait_s: float
-    batch_size: int
+Outcome = tuple[Raw, float]
+"""That, and the seconds it waited for its batch."""
 
-
-OnOutcome = Callable[[Outcome], None]
+OnOutcome = Callable[[Raw, float], None]
+"""Hears both of an outcome."""
 
 
 class _Waiting(msgspec.Struct, Generic[T], eq=False):
@@ -69,26 +68,18 @@ class _Waiting(msgspec.Struct, Generic[T], eq=False):
     future: asyncio.Future[Outcome] | None
     """Done where whoever awaits the outcome has gone."""
 
-    @property
-    def is_wanted(self) -> bool:
-        return self.future is None or not self.future.done()
-
-
-_Entry = tuple[tuple[float, float], int, _Waiting[T]]
-"""Urgency, turn, and who waits: the smallest entry goes first."""
-
 
 @dataclass(slots=True)
 class _Group(Generic[T]):
-    """Requests that may share a batch, as a heap."""
+    """Requests that may share a batch."""
 
-    entries: list[_Entry[T]] = field(default_factory=list)
+    waiting: UrgencyQueue[_Waiting[T]] = field(default_factory=UrgencyQueue)
     largest: float = 0.0
     """The largest cost that was ever among them."""
 
     def fills_a_batch(self, max_items: int) -> bool:
-        count = len(self.entries)
-        return count >= max_items or count * self.largest >= self.entries[0][2].item.most_cost
+        count = len(self.waiting)
+        return count >= max_items or count * self.largest >= self.waiting.first().item.most_cost
 
 
 @dataclass(slots=True)
@@ -119,7 +110,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        execute: Callable[[Sequence[T]], Sequence[dict[str, Any] | InferenceError]],
+        execute: Callable[[Sequence[T]], Sequence[Raw]],
         *,
         threads: Callable[[T], Executor],
         max_items: int,
@@ -134,7 +125,6 @@ class Batcher(Generic[T]):
         self._lanes: dict[Hashable, _Lane[T]] = {}
         self._last_run_s: dict[Hashable, float] = {}
         """Outlives the lanes, which come and go with their requests; one number for each model ever run."""
-        self._turns = itertools.count()
 
     @contextlib.contextmanager
     def coming(self, lane_key: Hashable) -> Iterator[None]:
@@ -171,7 +161,7 @@ class Batcher(Generic[T]):
         group = lane.groups.get(item.batch_key)
         if group is None:
             group = lane.groups[item.batch_key] = _Group()
-        heapq.heappush(group.entries, (item.urgency, next(self._turns), waiting))
+        group.waiting.put(waiting, item.urgency)
         if item.cost > group.largest:
             group.largest = item.cost
         if lane.is_filling and group.fills_a_batch(self._max_items):
@@ -182,16 +172,16 @@ class Batcher(Generic[T]):
     @property
     def depth(self) -> int:
         """How many requests wait for a batch."""
-        return sum(len(group.entries) for lane in self._lanes.values() for group in lane.groups.values())
+        return sum(len(group.waiting) for lane in self._lanes.values() for group in lane.groups.values())
 
     async def close(self) -> None:
         """Let the running batches finish; what still waits ends as Cancelled."""
         lanes = list(self._lanes.values())
         for lane in lanes:
             for group in lane.groups.values():
-                for _, _, waiting in group.entries:
+                for waiting in group.waiting.drain():
                     stopped = Cancelled("the worker stopped before this request ran; send it again")
-                    waiting.on_outcome(Outcome(stopped, 0.0, 0))
+                    waiting.on_outcome(stopped, 0.0)
             lane.groups.clear()
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
@@ -228,18 +218,21 @@ class Batcher(Generic[T]):
         """Take the most urgent request and those, in order of urgency, that may share its batch."""
         if not lane.groups:  # all were told that the worker stops
             return []
-        key, group = min(lane.groups.items(), key=lambda pair: pair[1].entries[0][:2])
+        key, group = min(lane.groups.items(), key=_turn)
+        queue = group.waiting
         batch: list[_Waiting[T]] = []
         largest = 0.0
-        while group.entries and len(batch) < self._max_items:
-            waiting = group.entries[0][2]
-            if waiting.is_wanted:
-                largest = max(largest, waiting.item.cost)
+        while queue and len(batch) < self._max_items:
+            waiting = queue.first()
+            if waiting.future is None or not waiting.future.done():
+                cost = waiting.item.cost
+                if cost > largest:
+                    largest = cost
                 if batch and (len(batch) + 1) * largest > waiting.item.most_cost:
                     break
                 batch.append(waiting)
-            heapq.heappop(group.entries)
-        if not group.entries:
+            queue.take()
+        if not queue:
             del lane.groups[key]
         lane.since = -float("inf")  # whoever is left has waited for this batch
         return batch
@@ -247,7 +240,7 @@ class Batcher(Generic[T]):
     async def _run(self, batch: list[_Waiting[T]]) -> None:
         started = self._clock()
         loop = asyncio.get_running_loop()
-        raws: Sequence[dict[str, Any] | InferenceError]
+        raws: Sequence[Raw]
         try:
             items = [waiting.item for waiting in batch]
             raws = await loop.run_in_executor(self._threads(items[0]), self._execute, items)
@@ -258,11 +251,17 @@ class Batcher(Generic[T]):
             raws = [as_inference_error(error)] * len(batch)
         for waiting, raw in zip(batch, raws, strict=True):
             try:
-                waiting.on_outcome(Outcome(raw, started - waiting.since, len(batch)))
+                waiting.on_outcome(raw, started - waiting.since)
             except Exception:
                 log.exception("outcome_not_taken")  # a fault of one caller is none of the others'
 
 
-def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def _turn(group: tuple[Hashable, _Group[Any]]) -> tuple[Urgency, float]:
+    """Return what the next group has the least of."""
+    queue = group[1].waiting
+    return queue.first_urgency, queue.first().since
+
+
+def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:
     if not future.done():
-        future.set_result(outcome)
+        future.set_result((raw, wait_s))

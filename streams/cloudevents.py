@@ -41,7 +41,7 @@ class _Envelope(msgspec.Struct):
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
-class Incoming(msgspec.Struct, frozen=True):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A received message freed of its CloudEvents clothing: the request's bytes and the attributes we use."""
 
     value: bytes
@@ -63,7 +63,7 @@ class BinaryHeaders:
             ("ce_id", event_id.encode()),
             self._type,
             self._source,
-            ("ce_time", _rfc3339(int(time * 1000))),
+            _ce_time(int(time * 1000)),
             _JSON,
         ]
         if traceparent:
@@ -72,9 +72,10 @@ class BinaryHeaders:
 
 
 @functools.lru_cache(maxsize=16)
-def _rfc3339(milliseconds: int) -> bytes:
+def _ce_time(milliseconds: int) -> tuple[str, bytes]:
     # A result and the event that tells of it are of one moment, and so are others of their batch.
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").encode()
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return ("ce_time", moment.isoformat(timespec="milliseconds").encode())
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:

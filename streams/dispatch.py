@@ -44,9 +44,9 @@ class Dispatcher:
         """
         if prepared.is_continuous:
             return await self._run_as_it_comes(prepared, emit)
-        outcome = await self._batcher.submit(prepared)
-        prepared.waited(outcome.wait_s)
-        return outcome.raw
+        outcome, wait_s = await self._batcher.submit(prepared)
+        prepared.waited(wait_s)
+        return outcome
 
     async def _run_as_it_comes(self, prepared: Prepared, emit: Emit | None) -> Outcome:
         lock = self._starting.get(prepared.lane_key)

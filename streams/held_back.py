@@ -76,9 +76,14 @@ class HeldBack:
             self._resuming = None
 
     def _resume(self, place: Place, line: deque[tuple[Received, str]], admitted: Admitted) -> None:
+        generation: int | None = None
+        is_current = False
         while line:
             message, task = line[0]
-            if self._is_current(message.generation):
+            if message.generation != generation:
+                generation = message.generation
+                is_current = self._is_current(generation)
+            if is_current:
                 if not self._acker.track(message):
                     return
                 self._start(message, task, admitted)

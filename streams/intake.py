@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from streams.acks import OrderedAcker, Received, Record
 from streams.decoding import decode_request, known_fields
 from streams.held_back import HeldBack
 from streams.messages import MAX_ID_CHARS, Request
+from streams.outbox import Delivery
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, QuickPath
@@ -64,9 +64,12 @@ class Intake:
         Messages that were handed out again meanwhile are left to whoever got them.
         """
         admitted: Admitted = {}
+        current: int | None = None
         for message in messages:
-            if not self._is_current(message.generation):
-                return
+            if message.generation != current:
+                if not self._is_current(message.generation):
+                    return
+                current = message.generation
             if self._held_back.has_line_before(message) or not self._acker.track(message):
                 self._held_back.add(message, task)
             else:
@@ -100,8 +103,10 @@ class Intake:
             return
         sent_ms = message.record.timestamp  # -1 where nobody knows
         queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
-        publish = functools.partial(self._post, message, task, incoming.traceparent)
-        if request.reply_to is not None or not self._quick_path.start(request, queue_s, admitted, publish):
+        posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
+        if request.reply_to is not None or not self._quick_path.start(
+            request, queue_s, admitted, posting.post
+        ):
             self._see_through(message, task, self._answer(message.record, task, incoming, request, queue_s))
 
     def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
@@ -133,31 +138,31 @@ class Intake:
         log.error("message_put_aside", topic=record.topic, offset=record.offset, stage=stage, exc_info=error)
         await self._publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
 
-    def _post(self, message: Received, task: str, traceparent: str | None, result: dict[str, Any]) -> None:
+    def post(self, posting: _Posting, result: dict[str, Any]) -> None:
         """Publish a result of the quick path."""
-
-        def on_published(error: Exception | None) -> None:
-            if error is None:
-                self._acker.done(message)
-            else:
-                self._publish_carefully(message, task, traceparent, result)
-
+        posting.result = result
         try:
-            self._publisher.post(
+            is_posted = self._publisher.post(
                 result,
-                task=task,
-                key=message.record.key,
-                traceparent=traceparent,
-                on_published=on_published,
+                task=posting.task,
+                key=posting.message.record.key,
+                traceparent=posting.traceparent,
+                delivery=posting,
             )
         except Exception:  # noqa: BLE001 - what it is comes up again, where it is handled
-            self._publish_carefully(message, task, traceparent, result)
+            is_posted = False
+        if not is_posted:
+            self.publish_carefully(posting, result)
 
-    def _publish_carefully(
-        self, message: Received, task: str, traceparent: str | None, result: dict[str, Any]
-    ) -> None:
+    def ack(self, message: Received) -> None:
+        """Note that the outcome of `message` is published."""
+        self._acker.done(message)
+
+    def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
+        """Publish a result of the quick path for which that is too quick."""
+        message, task = posting.message, posting.task
         publishing = self._publisher.result(
-            result, task=task, key=message.record.key, traceparent=traceparent, reply_to=None
+            result, task=task, key=message.record.key, traceparent=posting.traceparent, reply_to=None
         )
         self._see_through(message, task, publishing)
 
@@ -220,6 +225,26 @@ class Intake:
             traceparent=incoming.traceparent,
             reply_to=reply_to if reply_to is not None and self._publisher.allows(reply_to) else None,
         )
+
+
+class _Posting(Delivery, kw_only=True, eq=False):
+    """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
+
+    intake: Intake
+    message: Received
+    task: str
+    traceparent: str | None
+    result: dict[str, Any] | None = None
+
+    def post(self, result: dict[str, Any]) -> None:
+        self.intake.post(self, result)
+
+    def ended(self, error: Exception | None) -> None:
+        if error is None:
+            self.intake.ack(self.message)
+        else:
+            assert self.result is not None  # it was posted
+            self.intake.publish_carefully(self, self.result)
 
 
 def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:

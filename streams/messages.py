@@ -20,7 +20,9 @@ Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 Name = Annotated[str, msgspec.Meta(max_length=512)]
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
+class Request(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True, gc=False
+):
     """One inference request; immutable. `id` is empty until the transport that carried it gave it one."""
 
     task: Name
@@ -93,7 +95,7 @@ EventKind = Literal[
 ]
 
 
-class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, gc=False):
     """One thing an operator counts or charts: a request's outcome, a model coming or going, a worker's life."""
 
     kind: EventKind

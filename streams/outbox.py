@@ -14,37 +14,52 @@ from aiokafka.partitioner import DefaultPartitioner
 from streams.cloudevents import Headers
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, eq=False):
+    """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
+
+    missing: int = 0
+    """How many records are not on the broker yet; kept by the outbox."""
+
+    def ended(self, error: Exception | None) -> None:
+        """Hear that the broker has all the records, or why it does not take one; must not raise."""
+        raise NotImplementedError
+
+    def arrived(self) -> None:
+        """Count one record that the broker has."""
+        self.missing -= 1
+        if not self.missing:
+            self.ended(None)
+
+    def failed(self, error: Exception) -> None:
+        """Note that the broker does not take a record; only the first is told."""
+        if self.missing > 0:
+            self.missing = -1  # so that it never gets to nothing missing
+            self.ended(error)
+
+
+class Outgoing(msgspec.Struct, eq=False):
     """One record to send."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
+    delivery: Delivery | None = None
+    """Whose it is; set by the outbox."""
 
 
-OnDelivered = Callable[[Exception | None], None]
-"""Hears that the broker has all the records, or why it does not take one."""
+class _Awaited(Delivery):
+    """Ends with a future, or in nothing where whoever waited has gone."""
 
+    future: asyncio.Future[None] = msgspec.field(default_factory=asyncio.Future)
 
-class _Delivery(msgspec.Struct, eq=False):
-    """Records of one caller, who hears of the last one that arrived or the first that did not."""
-
-    missing: int
-    on_delivered: OnDelivered
-
-    def arrived(self) -> None:
-        self.missing -= 1
-        if not self.missing:
-            self.on_delivered(None)
-
-    def failed(self, error: Exception) -> None:
-        if self.missing > 0:
-            self.missing = -1  # so that it never gets to nothing missing
-            self.on_delivered(error)
-
-
-_Waiting = tuple[Outgoing, _Delivery]
+    def ended(self, error: Exception | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
 
 
 class Outbox:
@@ -59,7 +74,7 @@ class Outbox:
     def __init__(self, producer: Callable[[], Any]) -> None:
         """`producer` returns the started AIOKafkaProducer."""
         self._producer = producer
-        self._waiting: dict[str, list[_Waiting]] = {}
+        self._waiting: dict[str, list[Outgoing]] = {}
         """What waits for each topic that is being sent to."""
         self._sending: set[asyncio.Task[None]] = set()
         self._partitioner = DefaultPartitioner()
@@ -71,31 +86,23 @@ class Outbox:
             MessageSizeTooLargeError: one is too large for the broker.
             KafkaError: the broker does not take one of them.
         """
-        delivered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        delivery = _Awaited()
+        self.post(records, delivery)
+        await delivery.future
 
-        def on_delivered(error: Exception | None) -> None:
-            if delivered.done():  # whoever waited has gone
-                return
-            if error is None:
-                delivered.set_result(None)
-            else:
-                delivered.set_exception(error)
-
-        self.post(records, on_delivered)
-        await delivered
-
-    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None:
-        """Do what `deliver` does, and call `on_delivered` once in the end; it must not raise."""
-        delivery = _Delivery(len(records), on_delivered)
+    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+        """Send all of them; `delivery`, which is new, hears how that ended."""
+        delivery.missing = len(records)
         for record in records:
+            record.delivery = delivery
             topic = record.topic
             waiting = self._waiting.get(topic)
             if waiting is None:
-                self._waiting[topic] = [(record, delivery)]
+                self._waiting[topic] = [record]
                 self._sending.add(sending := asyncio.create_task(self._send_all(topic), name=f"send {topic}"))
                 sending.add_done_callback(self._sending.discard)
             else:
-                waiting.append((record, delivery))
+                waiting.append(record)
 
     async def _send_all(self, topic: str) -> None:
         """Send batches until nothing waits for `topic`."""
@@ -107,32 +114,30 @@ class Outbox:
                 sends = [self._send(topic, number, records) for number, records in by_partition.items()]
                 await asyncio.gather(*sends)
             except Exception as error:  # noqa: BLE001 - it is for those who wait
-                for _, delivery in waiting:
-                    delivery.failed(error)
+                _tell(waiting, error)
         del self._waiting[topic]
 
-    def _by_partition(self, waiting: list[_Waiting], partitions: list[int]) -> dict[int, list[_Waiting]]:
+    def _by_partition(self, waiting: list[Outgoing], partitions: list[int]) -> dict[int, list[Outgoing]]:
         together = random.choice(partitions)
-        keyed = [one for one in waiting if one[0].key is not None]
+        keyed = [record for record in waiting if record.key is not None]
         if not keyed:
             return {together: waiting}
-        found = {together: [one for one in waiting if one[0].key is None]}
-        for one in keyed:
-            partition = self._partitioner(one[0].key, partitions, partitions)
-            found.setdefault(partition, []).append(one)
+        found = {together: [record for record in waiting if record.key is None]}
+        for record in keyed:
+            partition = self._partitioner(record.key, partitions, partitions)
+            found.setdefault(partition, []).append(record)
         return found
 
-    async def _send(self, topic: str, partition: int, waiting: list[_Waiting]) -> None:
+    async def _send(self, topic: str, partition: int, waiting: list[Outgoing]) -> None:
         """Send the records of one partition in as few batches as they fit in."""
         producer = self._producer()
         sent = 0
         while sent < len(waiting):
             batch = producer.create_batch()
+            append = batch.append
             first = sent
-            for record, _ in waiting[first:]:
-                if not batch.append(
-                    timestamp=None, key=record.key, value=record.value, headers=record.headers
-                ):
+            for record in waiting[first:] if first else waiting:
+                if not append(timestamp=None, key=record.key, value=record.value, headers=record.headers):
                     break
                 sent += 1
             taken = waiting[first:sent]
@@ -140,12 +145,18 @@ class Outbox:
                 await (await producer.send_batch(batch, topic, partition=partition))
             except MessageSizeTooLargeError as error:
                 if len(taken) == 1:
-                    taken[0][1].failed(error)
+                    _tell(taken, error)
                 else:  # none of them may be too large by itself
-                    await asyncio.gather(*(self._send(topic, partition, [one]) for one in taken))
+                    await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
             except Exception as error:  # noqa: BLE001 - it is for those who wait
-                for _, delivery in taken:
-                    delivery.failed(error)
+                _tell(taken, error)
             else:
-                for _, delivery in taken:
-                    delivery.arrived()
+                for record in taken:
+                    if (delivery := record.delivery) is not None:
+                        delivery.arrived()
+
+
+def _tell(records: list[Outgoing], error: Exception) -> None:
+    for record in records:
+        if record.delivery is not None:
+            record.delivery.failed(error)

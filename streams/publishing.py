@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -15,16 +15,20 @@ from streams.acks import Record
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.dead_letters import ever_smaller_letters
 from streams.messages import MetricsEvent, encode, encode_result, failed_instead
-from streams.outbox import OnDelivered, Outgoing
+from streams.outbox import Delivery, Outgoing
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 _RECORD_OVERHEAD_BYTES = 1024
 """What headers, key and framing may add to a value."""
 
 _CALLERS_BYTES = 256
 """Of that, what is meant for the key and trace that a caller chose; those of an ordinary caller take far less."""
+
+_ALWAYS_TAKEN_BYTES = 16 * 1024
+"""Results so small are refused by no broker that is set up with sense, whatever `max_message_bytes` says here."""
 
 _MESSAGE_CHARS = 1000
 """What is kept of the message of a failure that is too large."""
@@ -35,7 +39,7 @@ class Out(Protocol):
 
     async def deliver(self, *records: Outgoing) -> None: ...
 
-    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None: ...
+    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None: ...
 
 
 class Publisher:
@@ -81,7 +85,7 @@ class Publisher:
         traceparent: str | None,
         reply_to: str | None,
     ) -> None:
-        """Publish `result` and its metrics event side by side.
+        """Publish `result`, and then the metrics event that tells of what was published.
 
         A result that is too large becomes a RESULT_TOO_LARGE failure. Where it is the caller's key (or trace) that
         leaves no room, the result goes without: its caller, who looks for an id, is still answered, which a dead
@@ -93,7 +97,7 @@ class Publisher:
         own = self._topics.results(task)
         result, value = self._encoded(result)
         try:
-            await self._deliver(reply_to or own, result, value, key, traceparent)
+            published = await self._deliver(reply_to or own, result, value, key, traceparent)
         except KafkaError as error:
             if reply_to is None:
                 raise
@@ -101,7 +105,8 @@ class Publisher:
                 f"reply_to {reply_to!r} takes no messages ({type(error).__name__}); create the topic or leave it out"
             )
             result = failed_instead(result, refusal)
-            await self._deliver(own, result, encode(result), key, traceparent)
+            published = await self._deliver(own, result, encode(result), key, traceparent)
+        await self.event(_outcome_event(published))
 
     def post(
         self,
@@ -110,15 +115,19 @@ class Publisher:
         task: str,
         key: bytes | None,
         traceparent: str | None,
-        on_published: OnDelivered,
-    ) -> None:
-        """Publish `result` and its metrics event, and tell `on_published`; it must not raise.
+        delivery: Delivery,
+    ) -> bool:
+        """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
 
-        Where that ends with an error, `result` may find a way that ends without.
+        Where that is with an error, `result` may find a way that ends without. Returns False for what may be too
+        large for the broker, whose event must wait until it is known what was published: that is for `result`.
         """
         result, value = self._encoded(result)
-        records = self._records(self._topics.results(task), result, value, key, traceparent)
-        self._outbox.post(records, on_published)
+        if len(value) + len(key or b"") + len(traceparent or "") > _ALWAYS_TAKEN_BYTES:
+            return False
+        record = self._record(self._topics.results(task), result, value, key, traceparent)
+        self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
+        return True
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.
@@ -136,7 +145,7 @@ class Publisher:
             error=error,
             max_message_bytes=self._max_message_bytes,
         )
-        await self._deliver_first_that_fits([letter] for letter in letters)
+        await self._deliver_first_that_fits((None, letter) for letter in letters)
         event = MetricsEvent(
             kind="dead_letter",
             time=self._wall_clock(),
@@ -158,34 +167,34 @@ class Publisher:
 
     async def _deliver(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> None:
-        try:
-            await self._outbox.deliver(*self._records(topic, result, value, key, traceparent))
-        except MessageSizeTooLargeError:
-            await self._deliver_first_that_fits(self._smaller(topic, result, value, key, traceparent))
+    ) -> dict[str, Any]:
+        """Publish `result`, or as much of it as the broker takes; return what was published."""
+        return await self._deliver_first_that_fits(self._ever_smaller(topic, result, value, key, traceparent))
 
-    def _smaller(
+    def _ever_smaller(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> Iterator[Sequence[Outgoing]]:
-        """Yield the records for a result that the broker found too large, the most that may fit first."""
+    ) -> Iterator[tuple[dict[str, Any], Outgoing]]:
+        """Yield `result` and its record, then those in its place for a broker that found that too large."""
+        yield result, self._record(topic, result, value, key, traceparent)
         callers_bytes = len(key or b"") + len(traceparent or "")
         if callers_bytes > _CALLERS_BYTES:
             log.warning("result_without_key", id=result["id"], topic=topic, bytes=callers_bytes)
             key = traceparent = None
-            yield self._records(topic, result, value, key, traceparent)
-        yield self._records(topic, *self._too_large(result, len(value)), key, traceparent)
+            yield result, self._record(topic, result, value, key, traceparent)
+        failed, value = self._too_large(result, len(value))
+        yield failed, self._record(topic, failed, value, key, traceparent)
 
-    async def _deliver_first_that_fits(self, attempts: Iterable[Sequence[Outgoing]]) -> None:
-        """Deliver the records of one attempt; the next is for a broker that finds the one before too large."""
+    async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, Outgoing]]) -> T:
+        """Deliver the record of one attempt and return what it is of; the next is for a broker that finds the one
+        before too large."""
         refusal: MessageSizeTooLargeError | None = None
-        for records in attempts:
+        for what, record in attempts:
             try:
-                await self._outbox.deliver(*records)
-                return
+                await self._outbox.deliver(record)
+                return what
             except MessageSizeTooLargeError as error:
                 refusal = error
-        if refusal is not None:
-            raise refusal
+        raise refusal or ValueError("there is nothing to deliver")
 
     def _encoded(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
@@ -194,12 +203,11 @@ class Publisher:
             return self._too_large(result, len(value))
         return result, value
 
-    def _records(
+    def _record(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> tuple[Outgoing, Outgoing]:
-        """Return the records of a result and of the event that tells of it."""
+    ) -> Outgoing:
         headers = self._result_headers.of(result["id"], result["timestamp"], traceparent)
-        return Outgoing(topic, key, value, headers), self._event_record(_outcome_event(result))
+        return Outgoing(topic, key, value, headers)
 
     def _event_record(self, event: MetricsEvent) -> Outgoing:
         headers = self._event_headers.of(f"{event.worker}/{event.kind}/{event.id or event.time}", event.time)

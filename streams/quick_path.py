@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from engines.base import Urgency
 from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
-from streams import batching
 from streams.batching import Batcher
-from streams.logs import request_at_hand
+from streams.logs import turn
 from streams.messages import Request
 from streams.pipeline import Pipeline
 
 OnResult = Callable[[dict[str, Any]], None]
+
+_URGENCIES: list[Urgency] = [(-priority, math.inf) for priority in range(10)]
+"""By priority; without a deadline."""
 
 Admitted = dict[tuple[str, str], Prepared]
 """What requests of one moment share, by engine and model name: one of them that was admitted."""
@@ -54,24 +58,41 @@ class QuickPath:
             return False
         started = self._clock()
         prepared: Prepared | None = None
-        request_at_hand.set((request.id, request.task, request.model_name))
+        turn.request = request
         try:
             prepared = self._admit(request, admitted)
             if prepared is None:
                 return False
-            prepared.urgency = (-request.priority, math.inf)
+            prepared.urgency = _URGENCIES[request.priority]
             try:
                 self._manager.preprocess(prepared, request.data)
             finally:
                 self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
-            finish = functools.partial(self._finish, request, prepared, started, queue_s, on_result)
-            self._batcher.put(prepared, finish)
+            under_way = _UnderWay(self, request, prepared, started, queue_s, on_result)
+            self._batcher.put(prepared, under_way.finish)
         except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             failure = self._pipeline.as_failure(request, error)
             on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
         finally:
-            request_at_hand.set(None)
+            turn.request = None
         return True
+
+    def postprocess(self, request: Request, prepared: Prepared, raw: dict[str, Any]) -> Outcome:
+        """Return the task's output for the engine's raw result, or why there is none."""
+        turn.request = request
+        try:
+            return self._manager.finish(prepared, raw)
+        except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
+            return self._pipeline.as_failure(request, error)
+        finally:
+            turn.request = None
+            self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
+
+    def result(
+        self, request: Request, prepared: Prepared, outcome: Outcome, started: float, queue_s: float
+    ) -> dict[str, Any]:
+        """Return the result of a request that ended with `outcome`."""
+        return self._pipeline.result(request, prepared, outcome, started, queue_s)
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
         """Return the request admitted, None where it may have to wait on its way."""
@@ -101,24 +122,20 @@ class QuickPath:
     def _is_quick(self, handler: BaseModelHandler) -> bool:
         return self._pace.is_quick(handler, "preprocess") and self._pace.is_quick(handler, "postprocess")
 
-    def _finish(
-        self,
-        request: Request,
-        prepared: Prepared,
-        started: float,
-        queue_s: float,
-        on_result: OnResult,
-        ran: batching.Outcome,
-    ) -> None:
-        prepared.waited(ran.wait_s)
-        outcome: Outcome = ran.raw
+
+class _UnderWay(msgspec.Struct, eq=False):
+    """A request that waits for its batch."""
+
+    path: QuickPath
+    request: Request
+    prepared: Prepared
+    started: float
+    queue_s: float
+    on_result: OnResult
+
+    def finish(self, outcome: Outcome, wait_s: float) -> None:
+        """Take what the engine made of it to its result."""
+        self.prepared.waited(wait_s)
         if not isinstance(outcome, InferenceError):
-            request_at_hand.set((request.id, request.task, request.model_name))
-            try:
-                outcome = self._manager.finish(prepared, outcome)
-            except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-                outcome = self._pipeline.as_failure(request, error)
-            finally:
-                request_at_hand.set(None)
-            self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
-        on_result(self._pipeline.result(request, prepared, outcome, started, queue_s))
+            outcome = self.path.postprocess(self.request, self.prepared, outcome)
+        self.on_result(self.path.result(self.request, self.prepared, outcome, self.started, self.queue_s))

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from handlers.errors import Cancelled, InferenceError, InferenceFailed, InternalError
-from streams.batching import Batcher, Outcome
-
-Raw = dict[str, Any] | InferenceError
+from handlers.errors import Cancelled, InferenceFailed, InternalError
+from streams.batching import Batcher, Outcome, Raw
 
 
 @dataclass(frozen=True)
@@ -73,14 +71,13 @@ async def test_requests_that_arrive_together_share_a_batch(make: Make) -> None:
     batcher = make(engine, max_wait_s=5.0)
     outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
     assert engine.batches == [[0, 1, 2, 3]]
-    assert [outcome.raw for outcome in outcomes] == [{"value": n} for n in range(4)]
-    assert {outcome.batch_size for outcome in outcomes} == {4}
+    assert [raw for raw, _ in outcomes] == [{"value": n} for n in range(4)]
 
 
 async def test_a_lone_request_does_not_wait_for_company_that_is_not_coming(make: Make) -> None:
     async with asyncio.timeout(30):
-        outcome = await make(Engine(), max_wait_s=3600.0).submit(Item(1))
-    assert outcome.batch_size == 1
+        raw, _ = await make(Engine(), max_wait_s=3600.0).submit(Item(1))
+    assert raw == {"value": 1}
 
 
 async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
@@ -96,20 +93,23 @@ async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
 
 
 async def test_a_batch_leaves_without_one_who_was_coming_and_never_came(make: Make) -> None:
-    batcher = make(Engine(), max_wait_s=3600.0)
+    engine = Engine()
+    batcher = make(engine, max_wait_s=3600.0)
     coming = batcher.coming("model")
     coming.__enter__()
     waiting = asyncio.create_task(batcher.submit(Item(1)))
     await asyncio.sleep(0)
     coming.__exit__(None, None, None)
-    assert (await waiting).batch_size == 1
+    await waiting
+    assert engine.batches == [[1]]
 
 
 async def test_a_request_does_not_wait_for_those_who_are_coming_longer_than_allowed(make: Make) -> None:
-    batcher = make(Engine(), max_wait_s=0.001)
+    engine = Engine()
+    batcher = make(engine, max_wait_s=0.001)
     with batcher.coming("model"):
-        outcome = await batcher.submit(Item(1))
-    assert outcome.batch_size == 1
+        await batcher.submit(Item(1))
+    assert engine.batches == [[1]]
 
 
 async def test_a_batch_of_a_model_that_takes_long_waits_longer_for_those_who_are_coming(make: Make) -> None:
@@ -250,7 +250,7 @@ async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> N
 
     batcher = make(execute)
     outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
-    assert [isinstance(outcome.raw, InferenceFailed) for outcome in outcomes] == [False, True, False, True]
+    assert [isinstance(raw, InferenceFailed) for raw, _ in outcomes] == [False, True, False, True]
 
 
 async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make: Make) -> None:
@@ -258,7 +258,7 @@ async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make
         raise RuntimeError("broken")
 
     outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
-    assert all(isinstance(outcome.raw, InternalError) for outcome in outcomes)
+    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
 
 
 async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang(make: Make) -> None:
@@ -266,7 +266,7 @@ async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang
         return []
 
     outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
-    assert all(isinstance(outcome.raw, InternalError) for outcome in outcomes)
+    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
 
 
 async def test_a_caller_that_has_gone_is_left_out_of_the_batch(make: Make) -> None:
@@ -294,20 +294,20 @@ async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> 
     while batcher.depth < 1:
         await asyncio.sleep(0)
     closing = asyncio.create_task(batcher.close())
-    assert isinstance((await waiting).raw, Cancelled)
+    assert isinstance((await waiting)[0], Cancelled)
     engine.gate.release()
     await closing
-    assert (await running).raw == {"value": 0}
+    assert (await running)[0] == {"value": 0}
 
 
 async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
     batcher = make(Engine())
-    heard: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    heard: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
 
-    def fail(outcome: Outcome) -> None:
+    def fail(raw: Raw, wait_s: float) -> None:
         raise RuntimeError("a fault of the caller")
 
     batcher.put(Item(1), fail)
-    batcher.put(Item(2), heard.set_result)
-    assert (await heard).raw == {"value": 2}
-    assert (await batcher.submit(Item(3))).raw == {"value": 3}
+    batcher.put(Item(2), lambda raw, wait_s: heard.set_result(raw))
+    assert await heard == {"value": 2}
+    assert (await batcher.submit(Item(3)))[0] == {"value": 3}

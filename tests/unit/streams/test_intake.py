@@ -15,7 +15,7 @@ from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
 from streams.messages import Request
-from streams.outbox import OnDelivered
+from streams.outbox import Delivery
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult, QuickPath
@@ -64,6 +64,7 @@ class Rig:
         """Ids of requests whose way is clear; `finish_quick` answers them."""
         self.started: list[tuple[Request, OnResult]] = []
         self.post_error: Exception | None = None
+        self.is_too_large = False
         self.queue_s: list[float] = []
         self.dead_letter_error: Exception | None = None
         self.generation = 1
@@ -98,10 +99,13 @@ class Rig:
         self.requests.append(request)
         on_result(answer_to(request))
 
-    def post(self, result: dict[str, Any], *, on_published: OnDelivered, **_: Any) -> None:
+    def post(self, result: dict[str, Any], *, delivery: Delivery, **_: Any) -> bool:
+        if self.is_too_large:
+            return False
         if self.post_error is None:
             self.journal.append(f"posted {result['id']}")
-        on_published(self.post_error)
+        delivery.ended(self.post_error)
+        return True
 
     def allows(self, reply_to: str) -> bool:
         return reply_to.startswith("replies.")
@@ -460,6 +464,15 @@ async def test_a_quick_result_that_the_broker_refuses_is_published_by_the_way_th
     rig.take(0, request(id="r1"))
     rig.finish_quick()
     assert rig.intake.in_flight == 1
+    await rig.settle()
+    assert rig.journal == ["result r1", "position 1"]
+
+
+async def test_a_quick_result_that_is_too_large_to_be_posted_is_published_by_the_other_way() -> None:
+    rig = Rig()
+    rig.quick, rig.is_too_large = {"r1"}, True
+    rig.take(0, request(id="r1"))
+    rig.finish_quick()
     await rig.settle()
     assert rig.journal == ["result r1", "position 1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import structlog
 from pydantic import SecretStr
 
 from engines.settings_tree import leaves
-from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging, request_context
+from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging, request_context, turn
+from streams.messages import Request
 from streams.settings import LoggingSettings, S3Settings, Settings
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -83,6 +85,23 @@ def test_the_request_is_in_every_line_inside_and_none_outside() -> None:
     ours, theirs, after = lines(stream)
     for line in (ours, theirs):
         assert (line["request_id"], line["task"], line["model"]) == ("r1", "asr", "whisper/3")
+    assert "request_id" not in after
+
+
+def test_the_request_of_a_turn_is_in_the_lines_of_its_thread_and_of_no_other() -> None:
+    stream = configured()
+    turn.request = Request(id="r1", task="asr", engine="e", model_name="whisper/3", data={})
+    try:
+        structlog.get_logger("x").info("ours")
+        other = threading.Thread(target=lambda: structlog.get_logger("x").info("other"))
+        other.start()
+        other.join()
+    finally:
+        turn.request = None
+    structlog.get_logger("x").info("after")
+    ours, other_thread, after = lines(stream)
+    assert (ours["request_id"], ours["task"], ours["model"]) == ("r1", "asr", "whisper/3")
+    assert "request_id" not in other_thread
     assert "request_id" not in after
 
 

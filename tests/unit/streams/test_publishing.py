@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -15,7 +16,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from engines.results import failure_result, success_result
 from handlers.errors import MediaNotFound, Undecodable
 from streams.messages import decode_event, decode_result
-from streams.outbox import OnDelivered, Outgoing
+from streams.outbox import Delivery, Outgoing
 from streams.publishing import Out, Publisher
 from streams.topics import Topics
 
@@ -29,17 +30,21 @@ class Broker:
     records: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = field(default_factory=list)
 
     async def deliver(self, *records: Outgoing) -> None:
-        refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
-        refused += [MessageSizeTooLargeError() for record in records if size_of(record) > self.most_bytes]
+        refused = [error for record in records if (error := self._take(record)) is not None]
         if refused:
             raise refused[0]
-        self.records += [(one.topic, one.key, one.value, dict(one.headers)) for one in records]
 
-    def post(self, records: Sequence[Outgoing], on_delivered: OnDelivered) -> None:
-        refused = [self.refusals.pop(record.topic) for record in records if record.topic in self.refusals]
-        if not refused:
-            self.records += [(one.topic, one.key, one.value, dict(one.headers)) for one in records]
-        on_delivered(refused[0] if refused else None)
+    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+        refused = [error for record in records if (error := self._take(record)) is not None]
+        delivery.ended(refused[0] if refused else None)
+
+    def _take(self, record: Outgoing) -> KafkaError | None:
+        if record.topic in self.refusals:
+            return self.refusals.pop(record.topic)
+        if size_of(record) > self.most_bytes:
+            return MessageSizeTooLargeError()
+        self.records.append((record.topic, record.key, record.value, dict(record.headers)))
+        return None
 
     def on(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
         return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
@@ -86,6 +91,11 @@ async def publish(broker: Broker, result: dict[str, Any], **changes: Any) -> Non
     await publisher(broker, **{k: changes.pop(k) for k in ("max_message_bytes",) if k in changes}).result(
         result, **(options | changes)
     )
+
+
+def codes_of_events(broker: Broker) -> list[str]:
+    """Return the error code of each event, empty where it tells of a success."""
+    return [decode_event(value).error_code for _, value, _ in broker.on("inference.events") if value]
 
 
 async def test_a_result_and_its_event_are_published_with_key_headers_and_trace() -> None:
@@ -150,6 +160,7 @@ async def test_a_result_the_broker_finds_too_large_becomes_a_failure_too() -> No
     ((_, value, _),) = broker.on("inference.results.text-generation")
     assert value is not None
     assert json.loads(value)["error"]["code"] == "RESULT_TOO_LARGE"
+    assert codes_of_events(broker) == ["RESULT_TOO_LARGE"]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +235,7 @@ async def test_a_reply_topic_that_takes_nothing_is_told_on_the_result_topic() ->
     ((_, value, _),) = broker.on("inference.results.text-generation")
     assert value is not None
     assert "replies.gone" in json.loads(value)["error"]["message"]
+    assert codes_of_events(broker) == ["INVALID_REQUEST"]
 
 
 async def test_a_broker_that_takes_no_result_is_the_callers_to_handle() -> None:
@@ -339,12 +351,21 @@ async def test_a_dead_letter_that_no_broker_takes_is_the_callers_to_handle() -> 
         await dead_letter(Broker(most_bytes=10), Record())
 
 
+class Heard(Delivery):
+    """Notes how the delivery ended."""
+
+    outcomes: list[Exception | None] = msgspec.field(default_factory=list)
+
+    def ended(self, error: Exception | None) -> None:
+        self.outcomes.append(error)
+
+
 def post(broker: Broker, result: dict[str, Any], **options: Any) -> list[Exception | None]:
-    heard: list[Exception | None] = []
-    publisher(broker, **options).post(
-        result, task="text-generation", key=b"k", traceparent=None, on_published=heard.append
+    heard = Heard()
+    assert publisher(broker, **options).post(
+        result, task="text-generation", key=b"k", traceparent=None, delivery=heard
     )
-    return heard
+    return heard.outcomes
 
 
 def test_posting_publishes_the_same_records_and_tells_when_they_are_on_the_broker() -> None:
@@ -360,6 +381,14 @@ def test_posting_publishes_the_same_records_and_tells_when_they_are_on_the_broke
 def test_posting_tells_what_the_broker_refuses() -> None:
     refusal = MessageSizeTooLargeError()
     assert post(Broker(refusals={"inference.results.text-generation": refusal}), success()) == [refusal]
+
+
+def test_a_result_that_a_broker_may_find_too_large_is_not_posted_for_its_event_would_go_beside_it() -> None:
+    broker = Broker()
+    is_posted = publisher(broker).post(
+        success("x" * 20_000), task="text-generation", key=b"k", traceparent=None, delivery=Heard()
+    )
+    assert (is_posted, broker.records) == (False, [])
 
 
 def test_a_posted_result_that_is_too_large_becomes_a_failure_that_says_so() -> None:
