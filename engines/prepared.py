@@ -10,6 +10,7 @@ import msgspec
 from engines.base import NO_HURRY, BaseEngine, Urgency
 from engines.model_key import ModelKey
 from engines.resolved_model import ResolvedModel
+from engines.results import no_time
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 
@@ -38,7 +39,7 @@ class Prepared(msgspec.Struct, eq=False):
     claim: object = None
     """What keeps the model's version in memory for this request while another takes its place."""
     inputs: dict[str, Any] = {}
-    timings: dict[str, float] = {}
+    timings: dict[str, float] = msgspec.field(default_factory=no_time)
     urgency: Urgency = NO_HURRY
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
@@ -67,4 +68,4 @@ class Prepared(msgspec.Struct, eq=False):
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for others, or for the model to be loaded."""
-        self.timings["wait"] = self.timings.get("wait", 0.0) + seconds
+        self.timings["wait"] += seconds

@@ -14,7 +14,8 @@ from handlers.errors import InferenceError
 STAGES = ("queue", "fetch", "preprocess", "wait", "infer", "postprocess")
 """Stages of one request, in order; the keys of `timings`."""
 
-_NO_TIME = dict.fromkeys(STAGES, 0.0)
+no_time = dict.fromkeys(STAGES, 0.0).copy
+"""Returns new timings in which every stage took 0 seconds, as one does that is not reached."""
 
 
 class _Asked(TypedDict):
@@ -27,12 +28,15 @@ class _Asked(TypedDict):
 
 
 class About(_Asked, total=False):
-    """What a result says of its request and of how it went; `timings` holds seconds by stage."""
+    """What a result says of its request and of how it went.
+
+    `timings` holds the seconds of every stage, as `no_time` begins them; the result takes them over.
+    """
 
     id: str
     model_version: str | None
     metadata: Mapping[str, Any] | None
-    timings: Mapping[str, float] | None
+    timings: dict[str, float] | None
     attempt: int
     worker: str | None
 
@@ -63,7 +67,7 @@ def result_of(
     id: str = "",
     model_version: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    timings: Mapping[str, float] | None = None,
+    timings: dict[str, float] | None = None,
     attempt: int = 1,
     worker: str | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def result_of(
     if isinstance(outcome, InferenceError):
         error = {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}
     else:
-        output = dict(outcome) if outcome.get("metadata") else {**outcome, "metadata": {}}
+        output = {**outcome, "metadata": outcome.get("metadata") or {}}
     return {
         "success": error is None,
         "id": id,
@@ -85,13 +89,8 @@ def result_of(
         "error": error,
         "processing_time": processing_s,
         "timestamp": time.time(),
-        "timings": all_stages(timings),
+        "timings": no_time() if timings is None else timings,
         "metadata": metadata or {},
         "attempt": attempt,
         "worker": worker_name() if worker is None else worker,
     }
-
-
-def all_stages(timings: Mapping[str, float] | None) -> dict[str, float]:
-    """Return `timings` with every stage in order; a stage that was not reached took 0 seconds."""
-    return {**_NO_TIME, **(timings or {})}

@@ -61,7 +61,7 @@ class Statistics:
         processing_s: float,
         timings: Mapping[str, float] | None = None,
     ) -> None:
-        """Count one finished request; times are in seconds."""
+        """Count one finished request; times are in seconds, `timings` by stages of `STAGES`."""
         names = (task, model, engine)
         with self._lock:
             count = self._count_of.get(names)
@@ -73,7 +73,7 @@ class Statistics:
             if timings:
                 stage_s = self._stage_s
                 for stage, seconds in timings.items():
-                    stage_s[stage] = stage_s.get(stage, 0.0) + seconds
+                    stage_s[stage] += seconds
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.

@@ -17,7 +17,7 @@ import structlog
 from engines.base import Emit
 from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
-from engines.results import result_of
+from engines.results import no_time, result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from streams.dispatch import Dispatcher
 from streams.logs import request_context
@@ -100,7 +100,7 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
         processing_s = self._clock() - started
-        timings = prepared.timings if prepared else {}
+        timings = prepared.timings if prepared else no_time()
         timings["queue"] = queue_s
         self._manager.statistics.record(
             request.task,
@@ -201,7 +201,7 @@ class Pipeline:
             try:
                 return call(prepared, argument)
             finally:
-                self.pace.took(prepared.handler, stage, prepared.timings.get(stage, 0.0))
+                self.pace.took(prepared.handler, stage, prepared.timings[stage])
         return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from engines.base import Emit
-from engines.results import failure_result
+from engines.results import failure_result, no_time
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
 from streams.decoding import decode_request, known_fields
 from streams.http.admission import Admission
@@ -101,7 +101,7 @@ class InferenceRoute:
             engine=request.engine,
             model_name=request.model_name,
             processing_s=processing_s,
-            timings={"queue": queue_s},
+            timings=no_time() | {"queue": queue_s},
             metadata=request.metadata,
             worker=self._worker,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engines.results import STAGES, failure_result, success_result
+from engines.results import STAGES, failure_result, no_time, success_result
 from handlers.errors import Busy
 from streams.messages import decode_result, encode
 
@@ -20,7 +20,13 @@ def test_a_success_and_a_failure_have_the_same_fields() -> None:
 
 
 def test_the_messages_on_the_topics_have_every_field_of_a_result() -> None:
-    result = success_result(result={"text": "x"}, timings={"infer": 0.25}, **ABOUT)  # type: ignore[arg-type]
+    timings = no_time() | {"infer": 0.25}
+    result = success_result(result={"text": "x"}, timings=timings, **ABOUT)  # type: ignore[arg-type]
     decoded = decode_result(json.dumps(result).encode())
     assert json.loads(encode(decoded)) == result
     assert decoded.timings == {**dict.fromkeys(STAGES, 0.0), "infer": 0.25}
+
+
+def test_a_result_without_timings_says_that_every_stage_took_no_time() -> None:
+    result = failure_result(error=Busy("later"), **ABOUT)  # type: ignore[arg-type]
+    assert result["timings"] == dict.fromkeys(STAGES, 0.0)
