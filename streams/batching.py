@@ -65,7 +65,7 @@ class _Waiting(msgspec.Struct, Generic[T], eq=False):
     item: T
     since: float
     on_outcome: OnOutcome
-    future: asyncio.Future[Outcome] | None
+    wanted: asyncio.Future[Outcome] | None
     """Done where whoever awaits the outcome has gone."""
 
 
@@ -142,20 +142,20 @@ class Batcher(Generic[T]):
     async def submit(self, item: T) -> Outcome:
         """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._put(item, functools.partial(_resolve, future), future)
+        self.put(item, functools.partial(_resolve, future), future)
         return await future
 
-    def put(self, item: T, on_outcome: OnOutcome) -> None:
-        """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise."""
-        self._put(item, on_outcome, None)
+    def put(self, item: T, on_outcome: OnOutcome, wanted: asyncio.Future[Outcome] | None = None) -> None:
+        """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise.
 
-    def _put(self, item: T, on_outcome: OnOutcome, future: asyncio.Future[Outcome] | None) -> None:
+        Nothing is made of it where `wanted` is done by then: whoever awaits it has gone.
+        """
         key = item.lane_key
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
         now = self._clock()
-        waiting = _Waiting(item, now, on_outcome, future)
+        waiting = _Waiting(item, now, on_outcome, wanted)
         if not lane.groups:
             lane.since = now
         group = lane.groups.get(item.batch_key)
@@ -224,7 +224,7 @@ class Batcher(Generic[T]):
         largest = 0.0
         while queue and len(batch) < self._max_items:
             waiting = queue.first()
-            if waiting.future is None or not waiting.future.done():
+            if waiting.wanted is None or not waiting.wanted.done():
                 cost = waiting.item.cost
                 if cost > largest:
                     largest = cost

@@ -43,7 +43,8 @@ def decode_request(value: bytes) -> Request:
             f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels, and a result could not repeat it; "
             "make it flatter, or a string"
         )
-    request.deadline_at()
+    if request.deadline is not None:
+        request.deadline_at()
     return request
 
 

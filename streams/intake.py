@@ -49,8 +49,8 @@ class Intake:
         """`is_current` tells whether messages of a generation are still this worker's to answer."""
         self._pipeline = pipeline
         self._quick_path = quick_path
-        self._publisher = publisher
-        self._acker = acker
+        self.publisher = publisher
+        self.acker = acker
         self._is_current = is_current
         self._worker = worker
         self._on_fatal = on_fatal
@@ -70,7 +70,7 @@ class Intake:
                 if not self._is_current(message.generation):
                     return
                 current = message.generation
-            if self._held_back.has_line_before(message) or not self._acker.track(message):
+            if self._held_back.has_line_before(message) or not self.acker.track(message):
                 self._held_back.add(message, task)
             else:
                 self._start(message, task, admitted)
@@ -78,7 +78,7 @@ class Intake:
     @property
     def in_flight(self) -> int:
         """How many messages are taken and not yet acked."""
-        return self._acker.in_flight
+        return self.acker.in_flight
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
@@ -88,26 +88,24 @@ class Intake:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, message: Received, task: str, admitted: Admitted) -> None:
-        """Start work on a message that is tracked."""
-        try:
-            self._begin(message, task, admitted)
-        except Exception as error:  # noqa: BLE001 - logged, and the message is kept
-            self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
+        """Start work on a message that is tracked.
 
-    def _begin(self, message: Received, task: str, admitted: Admitted) -> None:
-        """Take the quick path where it is clear; otherwise see the message through in a task of its own."""
+        By the quick path where it is clear; otherwise the message is seen through in a task of its own.
+        """
         try:
             incoming, request = self._read(message.record, task)
+            sent_ms = message.record.timestamp  # -1 where nobody knows
+            queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
+            posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
+            if request.reply_to is not None or not self._quick_path.start(
+                request, queue_s, admitted, posting.post
+            ):
+                answering = self._answer(message.record, task, incoming, request, queue_s)
+                self._see_through(message, task, answering)
         except InferenceError as error:
             self._see_through(message, task, self._refuse(message.record, task, error))
-            return
-        sent_ms = message.record.timestamp  # -1 where nobody knows
-        queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
-        posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
-        if request.reply_to is not None or not self._quick_path.start(
-            request, queue_s, admitted, posting.post
-        ):
-            self._see_through(message, task, self._answer(message.record, task, incoming, request, queue_s))
+        except Exception as error:  # noqa: BLE001 - logged, and the message is kept
+            self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
 
     def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, which ends with a published outcome, and ack the message then."""
@@ -127,7 +125,7 @@ class Intake:
                 )
                 self._on_fatal(error)
             else:
-                self._acker.done(message)
+                self.acker.done(message)
 
         running = asyncio.create_task(see_through())
         self._tasks.add(running)
@@ -136,32 +134,12 @@ class Intake:
     async def _put_aside(self, record: Record, task: str, stage: str, error: Exception) -> None:
         """Keep as a dead letter a message that can be neither answered nor refused."""
         log.error("message_put_aside", topic=record.topic, offset=record.offset, stage=stage, exc_info=error)
-        await self._publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
-
-    def post(self, posting: _Posting, result: dict[str, Any]) -> None:
-        """Publish a result of the quick path."""
-        posting.result = result
-        try:
-            is_posted = self._publisher.post(
-                result,
-                task=posting.task,
-                key=posting.message.record.key,
-                traceparent=posting.traceparent,
-                delivery=posting,
-            )
-        except Exception:  # noqa: BLE001 - what it is comes up again, where it is handled
-            is_posted = False
-        if not is_posted:
-            self.publish_carefully(posting, result)
-
-    def ack(self, message: Received) -> None:
-        """Note that the outcome of `message` is published."""
-        self._acker.done(message)
+        await self.publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
         """Publish a result of the quick path for which that is too quick."""
         message, task = posting.message, posting.task
-        publishing = self._publisher.result(
+        publishing = self.publisher.result(
             result, task=task, key=message.record.key, traceparent=posting.traceparent, reply_to=None
         )
         self._see_through(message, task, publishing)
@@ -170,7 +148,7 @@ class Intake:
         self, record: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
     ) -> None:
         result = await self._pipeline.answer(request, queue_s=queue_s)
-        await self._publisher.result(
+        await self.publisher.result(
             result, task=task, key=record.key, traceparent=incoming.traceparent, reply_to=request.reply_to
         )
 
@@ -194,7 +172,7 @@ class Intake:
                 f"task {request.task!r} does not belong on this topic; send it to the topic of its task, "
                 f"or set task to {task!r}"
             )
-        if request.reply_to is not None and not self._publisher.allows(request.reply_to):
+        if request.reply_to is not None and not self.publisher.allows(request.reply_to):
             raise InvalidRequest(
                 f"reply_to {request.reply_to!r} matches none of worker.reply_topics; "
                 "leave it out, or have the operator allow the topic"
@@ -203,7 +181,7 @@ class Intake:
     async def _refuse(self, record: Record, task: str, error: InferenceError) -> None:
         """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
         if isinstance(error, Undecodable):
-            await self._publisher.dead_letter(record, task=task, stage="decode", error=error)
+            await self.publisher.dead_letter(record, task=task, stage="decode", error=error)
             return
         incoming = cloudevents.receive(record.value, record.headers)
         known = known_fields(incoming.value)
@@ -218,12 +196,12 @@ class Intake:
             metadata=known.get("metadata", {}),
             worker=self._worker,
         )
-        await self._publisher.result(
+        await self.publisher.result(
             result,
             task=task,
             key=record.key,
             traceparent=incoming.traceparent,
-            reply_to=reply_to if reply_to is not None and self._publisher.allows(reply_to) else None,
+            reply_to=reply_to if reply_to is not None and self.publisher.allows(reply_to) else None,
         )
 
 
@@ -237,11 +215,24 @@ class _Posting(Delivery, kw_only=True, eq=False):
     result: dict[str, Any] | None = None
 
     def post(self, result: dict[str, Any]) -> None:
-        self.intake.post(self, result)
+        """Publish the result."""
+        self.result = result
+        try:
+            is_posted = self.intake.publisher.post(
+                result,
+                task=self.task,
+                key=self.message.record.key,
+                traceparent=self.traceparent,
+                delivery=self,
+            )
+        except Exception:  # noqa: BLE001 - what it is comes up again, where it is handled
+            is_posted = False
+        if not is_posted:
+            self.intake.publish_carefully(self, result)
 
     def ended(self, error: Exception | None) -> None:
         if error is None:
-            self.intake.ack(self.message)
+            self.intake.acker.done(self.message)
         else:
             assert self.result is not None  # it was posted
             self.intake.publish_carefully(self, self.result)

@@ -26,9 +26,9 @@ class Pace:
         self._long_calls: dict[tuple[type[BaseModelHandler], str], int] = {}
         self._slow: set[tuple[type[BaseModelHandler], str]] = set()
 
-    def is_quick(self, handler: BaseModelHandler, stage: str) -> bool:
-        """Return whether this stage of the handler may run on the event loop."""
-        return not self._slow or (type(handler), stage) not in self._slow
+    def is_quick(self, handler: BaseModelHandler, *stages: str) -> bool:
+        """Return whether these stages of the handler may run on the event loop."""
+        return not self._slow or not any((type(handler), stage) in self._slow for stage in stages)
 
     def took(self, handler: BaseModelHandler, stage: str, seconds: float) -> None:
         """Remember a call on the event loop."""

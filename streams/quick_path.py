@@ -42,7 +42,7 @@ class QuickPath:
         batcher: Batcher[Prepared],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._manager = manager
         self._batcher = batcher
         self._pace = pipeline.pace
@@ -71,8 +71,8 @@ class QuickPath:
             under_way = _UnderWay(self, request, prepared, started, queue_s, on_result)
             self._batcher.put(prepared, under_way.finish)
         except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-            failure = self._pipeline.as_failure(request, error)
-            on_result(self._pipeline.result(request, prepared, failure, started, queue_s))
+            failure = self.pipeline.as_failure(request, error)
+            on_result(self.pipeline.result(request, prepared, failure, started, queue_s))
         finally:
             turn.request = None
         return True
@@ -83,16 +83,10 @@ class QuickPath:
         try:
             return self._manager.finish(prepared, raw)
         except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-            return self._pipeline.as_failure(request, error)
+            return self.pipeline.as_failure(request, error)
         finally:
             turn.request = None
             self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
-
-    def result(
-        self, request: Request, prepared: Prepared, outcome: Outcome, started: float, queue_s: float
-    ) -> dict[str, Any]:
-        """Return the result of a request that ended with `outcome`."""
-        return self._pipeline.result(request, prepared, outcome, started, queue_s)
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
         """Return the request admitted, None where it may have to wait on its way."""
@@ -120,7 +114,7 @@ class QuickPath:
         return not handler.media_fields and not prepared.is_continuous and self._is_quick(handler)
 
     def _is_quick(self, handler: BaseModelHandler) -> bool:
-        return self._pace.is_quick(handler, "preprocess") and self._pace.is_quick(handler, "postprocess")
+        return self._pace.is_quick(handler, "preprocess", "postprocess")
 
 
 class _UnderWay(msgspec.Struct, eq=False):
@@ -138,4 +132,5 @@ class _UnderWay(msgspec.Struct, eq=False):
         self.prepared.waited(wait_s)
         if not isinstance(outcome, InferenceError):
             outcome = self.path.postprocess(self.request, self.prepared, outcome)
-        self.on_result(self.path.result(self.request, self.prepared, outcome, self.started, self.queue_s))
+        result = self.path.pipeline.result(self.request, self.prepared, outcome, self.started, self.queue_s)
+        self.on_result(result)
