@@ -1,18 +1,25 @@
-"""The only module that speaks to MLflow: looks versions up, creates them, moves their files."""
+"""The client of MLflow: looks versions up, creates them, moves their files, and says in our words what failed."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engines.mlflow_listing import (
+    newest_version,
+    preferred_models,
+    registered_models,
+    resolved,
+    unless,
+    unless_missing,
+    what_there_is,
+)
 from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from engines.setting_problems import mask_password_in_url
 from engines.settings import MlflowSettings
@@ -21,9 +28,7 @@ from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 EXPERIMENT = "inferstream-models"
 """MLflow keeps every uploaded model in an experiment; ours go into this one."""
 
-_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-_NAMES_SHOWN = 8
-_NAMES_SEARCHED = 1000
+_EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS"})
 
 
 class MlflowRegistry:
@@ -49,18 +54,16 @@ class MlflowRegistry:
         client = self.client()
         with self._translated():
             if reference.version is not None:
-                found = self._unless_missing(client.get_model_version, reference.name, reference.version)
+                found = unless_missing(client.get_model_version, reference.name, reference.version)
             elif reference.alias is not None:
-                found = self._unless_missing(
-                    client.get_model_version_by_alias, reference.name, reference.alias
-                )
+                found = unless_missing(client.get_model_version_by_alias, reference.name, reference.alias)
             else:
-                found = self._unless_missing(
+                found = unless_missing(
                     client.get_model_version_by_alias, reference.name, self.settings.default_alias
-                ) or self._newest(reference.name)
+                ) or newest_version(client, reference.name)
             if found is None:
-                raise UnknownModel(self._what_there_is(reference))
-            return _resolved(found)
+                raise UnknownModel(what_there_is(client, reference, self.settings.shown_uri))
+            return resolved(found)
 
     def newest(self, name: str) -> ResolvedModel | None:
         """Return the newest version of `name`, None where there is no such model or it has no version.
@@ -68,9 +71,10 @@ class MlflowRegistry:
         Raises:
             RegistryUnavailable: retryable.
         """
+        client = self.client()
         with self._translated():
-            found = self._newest(name)
-            return None if found is None else _resolved(found)
+            found = newest_version(client, name)
+            return None if found is None else resolved(found)
 
     def all_models(self) -> list[ResolvedModel]:
         """Return, for every registered model, the version its plain name stands for, in order of names.
@@ -78,20 +82,9 @@ class MlflowRegistry:
         Raises:
             RegistryUnavailable: retryable.
         """
-        client, models, page = self.client(), [], None
+        client = self.client()
         with self._translated():
-            while True:
-                answer = client.search_registered_models(max_results=100, page_token=page)
-                for registered in answer:
-                    preferred = registered.aliases.get(self.settings.default_alias)
-                    newest = max(registered.latest_versions, key=lambda one: int(one.version), default=None)
-                    if preferred is not None and (newest is None or str(newest.version) != str(preferred)):
-                        newest = client.get_model_version(registered.name, str(preferred))
-                    if newest is not None:
-                        models.append(_resolved(newest))
-                page = answer.token
-                if not page:
-                    return sorted(models, key=lambda model: model.name)
+            return preferred_models(client, self.settings.default_alias)
 
     def registered(self) -> list[RegisteredModel]:
         """Return every registered model with all its versions and aliases, in order of names.
@@ -99,18 +92,9 @@ class MlflowRegistry:
         Raises:
             RegistryUnavailable: retryable.
         """
-        preferred = {model.name: model for model in self.all_models()}
-        client, versions = self.client(), defaultdict[str, list[int]](list)
-        aliases: dict[str, dict[str, str]] = {}
+        client = self.client()
         with self._translated():
-            for one in _every(client.search_registered_models):
-                aliases[one.name] = {alias: str(version) for alias, version in one.aliases.items()}
-            for one in _every(client.search_model_versions):
-                versions[one.name].append(int(one.version))
-        return [
-            RegisteredModel(model, tuple(map(str, sorted(versions[name]))), aliases.get(name, {}))
-            for name, model in preferred.items()
-        ]
+            return registered_models(client, self.settings.default_alias)
 
     def set_alias(self, model: ResolvedModel, alias: str) -> None:
         """Let `name@alias` stand for this version from now on.
@@ -156,7 +140,7 @@ class MlflowRegistry:
         """
         client = self.client()
         with self._translated():
-            is_new = self._unless_exists(client.create_registered_model, name) is not None
+            is_new = unless(_EXISTS, client.create_registered_model, name) is not None
             try:
                 made = client.create_model_version(
                     name, source, tags=dict(tags), model_id=model_id, await_creation_for=0
@@ -165,7 +149,7 @@ class MlflowRegistry:
                 if is_new:
                     client.delete_registered_model(name)
                 raise
-            return _resolved(made)
+            return resolved(made)
 
     def download(self, source: str, folder: Path) -> Path:
         """Bring the files at `source` into `folder`, and return where exactly they lie in it.
@@ -213,39 +197,10 @@ class MlflowRegistry:
                 self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return self._made
 
-    def _newest(self, name: str) -> Any:
-        found = self.client().search_model_versions(
-            f"name='{name}'", order_by=["version_number DESC"], max_results=1
-        )
-        return found[0] if found else None
-
-    def _what_there_is(self, reference: ModelReference) -> str:
-        """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest."""
-        client = self.client()
-        registered = self._unless_missing(client.get_registered_model, reference.name)
-        if registered is None:
-            names = [one.name for one in client.search_registered_models(max_results=_NAMES_SEARCHED)]
-            near = difflib.get_close_matches(reference.name, names, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else _some_of(names)
-            return f"model_name {str(reference)!r}: no such model is registered at {self.settings.shown_uri}; {hint}"
-        if reference.alias is not None:
-            aliases = ", ".join(sorted(registered.aliases)) or "none"
-            return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
-        newest = self._newest(reference.name)
-        if newest is None:
-            return f"model {reference.name} is registered, but has no version yet; register one"
-        return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
-
     def _experiment_id(self) -> str:
         client = self.client()
-        self._unless_exists(client.create_experiment, EXPERIMENT)
+        unless(_EXISTS, client.create_experiment, EXPERIMENT)
         return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
-
-    def _unless_missing(self, call: Any, *arguments: str) -> Any:
-        return _unless(_MISSING, call, *arguments)
-
-    def _unless_exists(self, call: Any, *arguments: str) -> Any:
-        return _unless(frozenset({"RESOURCE_ALREADY_EXISTS"}), call, *arguments)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -280,41 +235,6 @@ def _environment(settings: MlflowSettings) -> dict[str, str]:
     if settings.password is not None:
         environment["MLFLOW_TRACKING_PASSWORD"] = settings.password.get_secret_value()
     return environment
-
-
-def _unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
-    """Return what `call` returns, or None where the server answers with one of `codes`."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call(*arguments)
-    except MlflowException as error:
-        if error.error_code in codes:
-            return None
-        raise
-
-
-def _resolved(version: Any) -> ResolvedModel:
-    # The version is a text from a server and a number from a database.
-    return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
-
-
-def _every(search: Any) -> Iterator[Any]:
-    """Yield what all pages of one of MLflow's searches hold."""
-    page = None
-    while True:
-        answer = search(max_results=_NAMES_SEARCHED, page_token=page)
-        yield from answer
-        page = answer.token
-        if not page:
-            return
-
-
-def _some_of(names: list[str]) -> str:
-    if not names:
-        return "nor is any other; register it with `inferstream models register`"
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _short(error: BaseException) -> str:

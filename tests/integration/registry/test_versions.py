@@ -34,6 +34,36 @@ def test_a_plain_name_is_the_champion_where_there_is_one_else_the_newest(
     assert eventually(lambda: models.resolve(name).version, "2")
 
 
+def test_a_version_that_is_deleted_takes_its_alias_along(
+    models: ModelManager, client: Any, name: str, folder: Path
+) -> None:
+    for task in ("one", "two"):
+        models.register_model_to_mlflow(
+            model_name=name, model_source="local", model_path=folder, tags={"task": task}
+        )
+    client.set_registered_model_alias(name, "champion", "2")
+    assert eventually(lambda: models.resolve(name).version, "2")
+    client.delete_model_version(name, "2")
+    assert eventually(lambda: models.resolve(name).version, "1")
+    with pytest.raises(UnknownModel, match="no alias 'champion'"):
+        models.resolve(f"{name}@champion")
+
+
+def test_a_model_deleted_and_registered_anew_is_another_one_with_files_of_its_own(
+    models: ModelManager, client: Any, name: str, folder: Path
+) -> None:
+    models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
+    before = models.resolve(name)
+    assert content(models.files(before)) == content(folder)
+    client.delete_registered_model(name)
+    (folder / "more.txt").write_bytes(b"anew")
+    models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
+    assert eventually(lambda: models.resolve(name).id != before.id, True)
+    anew = models.resolve(name)
+    assert (before.key, anew.key) == (f"{name}/1", f"{name}/1")
+    assert content(models.files(anew)) == content(folder)
+
+
 def test_what_is_not_there_is_named_with_what_is(
     models: ModelManager, client: Any, name: str, folder: Path
 ) -> None:
