@@ -43,6 +43,10 @@ _CHANGING_SCORES = (
 """Settings of a model's generation config that forbid or prefer tokens, greedy answers included."""
 
 
+_LEAST_TEMPERATURE = 1e-6
+"""Below it the likeliest token has every chance in float32 too."""
+
+
 def changes_scores(config: GenerationConfig) -> bool:
     """Return whether the model's configuration asks for more than the likeliest token as the model scores it."""
     has_guidance = (getattr(config, "guidance_scale", None) or 1.0) != 1.0
@@ -131,8 +135,9 @@ class TokenPicker:
         if not sampling.do_sample:
             return int(scores.argmax())
         count = min(sampling.top_k, scores.shape[0]) or scores.shape[0]
-        best, tokens = (scores.float() / sampling.temperature).topk(count)
-        chances = best.softmax(0)
+        best, tokens = scores.float().topk(count)
+        # From the highest down: else a temperature near zero makes scores that are no numbers.
+        chances = ((best - best[0]) / max(sampling.temperature, _LEAST_TEMPERATURE)).softmax(0)
         if sampling.top_p < 1.0:
             before = chances.cumsum(0) - chances
             chances = chances.where(before < sampling.top_p, 0.0)

@@ -90,13 +90,18 @@ class RollingLoop(GenerationLoop):
 
         Their tokens so far stay: they go through the model again along with the prompt.
         """
-        self._prefill = None
+        entering, self._prefill = self._prefill, None
         self._batch.clear()
         tickets = [ticket for ticket in self._tickets.values() if not self._is_over(ticket)]
         self._tickets.clear()
         log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
         if len(tickets) == 1:
             self.settle(tickets[0], as_run_error(error, self._name))
+        elif is_out_of_memory(error) and entering is not None and entering.rows[0].extras:
+            # Its images, most likely: that is no reason to run fewer rows from now on.
+            suspect = [ticket for ticket in tickets if ticket.row in entering.rows]
+            self._suspects += suspect
+            self._put_back(ticket for ticket in tickets if ticket not in suspect)
         elif is_out_of_memory(error):
             self._most_rows = max(1, len(tickets) // 2)
             log.warning("rows_bounded", model=self._name, max_rows=self._most_rows)
