@@ -139,19 +139,22 @@ class RollingLoop(GenerationLoop):
         """
         self._tickets[ticket.row] = ticket
         self._begin([ticket.row])
-        while self._prefill is not None and not ticket.future.cancelled():
+        while self._prefill is not None and self._is_awaited(ticket):
             self._prefill_piece()
         steps = ticket.row.budget if ticket.was_tried else 1
-        while steps and self._batch.rows and not ticket.future.cancelled():
+        while steps and self._batch.rows and self._is_awaited(ticket):
             self._batch.step()
             self.tell(ticket)
             steps -= 1
         self._hand_out()
-        if self._batch.rows and not ticket.future.cancelled():
+        if self._batch.rows and self._is_awaited(ticket):
             ticket.was_tried = True
             del self._tickets[ticket.row]
             self._batch.clear()
             self._put_back([ticket])
+
+    def _is_awaited(self, ticket: Ticket) -> bool:
+        return not self._closed and not ticket.future.cancelled()
 
     def _work_prompts_in(self) -> None:
         """Run waiting prompts through the model, up to the bound on tokens between two steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+import json
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,35 @@ def test_an_end_token_says_stop_and_is_no_part_of_the_answer(raw: Any) -> None:
         "completion_tokens": 0,
         "finish_reason": "stop",
     }
+
+
+@pytest.mark.parametrize("ends", [[2, 7, 9], 11, None], ids=["several", "one", "none"])
+def test_whatever_ends_an_answer_it_is_where_generate_ends_it(
+    ends: list[int] | int | None, tmp_path: Path
+) -> None:
+    folder = save_llama(tmp_path, chat=False)
+    for file, names in {
+        "tokenizer_config.json": ("eos_token", "pad_token", "bos_token"),
+        "generation_config.json": ("eos_token_id", "pad_token_id"),
+        "config.json": ("eos_token_id", "pad_token_id"),
+    }.items():
+        content = json.loads((folder / file).read_text())
+        content.update(dict.fromkeys(names))
+        if ends is not None and file == "generation_config.json":
+            content["eos_token_id"] = ends
+        (folder / file).write_text(json.dumps(content))
+    runner: Any = ENGINE.load_model("ends", task="text-generation", path=folder)
+    assert runner.tokenizer.eos_token_id is None
+    stops = frozenset([ends] if isinstance(ends, int) else ends or [])
+    outcomes = ENGINE.infer_batch(
+        runner, [{"inputs": prompt} for prompt in PROMPTS], [{"max_new_tokens": 20}] * len(PROMPTS)
+    )
+    for prompt, outcome in zip(PROMPTS, outcomes, strict=True):
+        own = own_generate(runner, runner.tokenizer(prompt)["input_ids"], max_new_tokens=20)
+        own = own[:-1] if own[-1] in stops else own
+        assert isinstance(outcome, dict)
+        assert outcome["completion_tokens"] == len(own)
+        assert outcome["generated_text"].strip() == runner.tokenizer.decode(own, skip_special_tokens=True)
 
 
 def test_max_length_counts_the_prompt(raw: Any) -> None:

@@ -77,3 +77,25 @@ def test_unloading_tells_whoever_still_waits(tiny: tuple[TextGenerationRunner, W
         assert error is None or isinstance(error, Cancelled)
     with pytest.raises(Cancelled, match="is being unloaded"):
         start(runner, "a", 2)
+
+
+def test_unloading_does_not_wait_for_a_row_that_runs_alone_to_its_end(
+    tiny: tuple[TextGenerationRunner, Watched],
+) -> None:
+    runner, watched = tiny
+    watched.fault = lambda ids: ValueError("not together") if ids.shape[0] > 1 else None
+    watched.hold()
+    answers = [start(runner, prompt, 50) for prompt in ("a b c", "d e f")]
+    loop, alone = runner._loops().texts, 0
+    while alone < 8:  # more than it takes to try each of them
+        watched.let(1)
+        watched.arrived()
+        alone = alone + 1 if watched.shapes[-1] == (1, 1) else 0
+    closing = threading.Thread(target=runner.close)
+    closing.start()
+    while not loop._closed:
+        closing.join(0.001)
+    watched.go_on()
+    closing.join(PATIENCE_S)
+    assert len(watched.shapes) < 30
+    assert all(isinstance(answer.exception(PATIENCE_S), Cancelled) for answer in answers)

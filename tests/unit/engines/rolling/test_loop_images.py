@@ -77,7 +77,7 @@ def test_between_two_pieces_of_a_prompt_with_images_the_others_take_a_step(
     columns = [shape[1] for shape in watched.shapes]
     images = columns.index(max(columns))
     pieces = [index for index, count in enumerate(columns) if count > 1 and index >= images]
-    assert set(columns[index] for index in pieces[1:-1]) == {4}
+    assert {columns[index] for index in pieces[1:-1]} == {4}
     for before, after in pairwise(pieces):
         assert after - before == 2
 
