@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
