@@ -22,7 +22,10 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 def _moved(tensor: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
     # Converted first: it halves what has to be copied.
-    converted = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    if device.type != "cuda" or converted.device.type != "cpu":
-        return converted.to(device)
-    return converted.pin_memory().to(device, non_blocking=True)
+    kept = dtype if tensor.is_floating_point() else tensor.dtype
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(kept).to(device)
+    pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True).copy_(
+        tensor
+    )  # in one pass over the numbers
+    return pinned.to(device, non_blocking=True)

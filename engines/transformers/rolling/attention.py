@@ -26,19 +26,19 @@ def use_grouped_attention(model: PreTrainedModel) -> None:
 
 
 def _mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> torch.Tensor | None:
-    """Return which tokens see which, (rows, 1, tokens, columns): booleans, or on a GPU what is added to the scores.
-
-    There torch's kernel adds numbers, each line of which begins at a multiple of 8: otherwise every layer would make
-    them anew from the booleans, for a longer time than its attention takes.
-    """
+    """Return which tokens see which, (rows, 1, tokens, columns): booleans, or on a GPU what is added to the scores."""
     seen: torch.Tensor | None = sdpa_mask(*args, dtype=dtype, **kwargs)
-    if seen is None or seen.device.type != "cuda":
-        return seen
+    return added_to_scores(seen, dtype) if seen is not None and seen.device.type == "cuda" else seen
+
+
+def added_to_scores(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask of booleans as numbers, 0 where it is true, each line of which begins at a multiple of 8.
+
+    A GPU's kernel reads it so. From booleans every layer would make it anew, which takes longer than its attention.
+    """
     columns = seen.shape[-1]
-    added = torch.zeros((*seen.shape[:-1], -(-columns // 8) * 8), dtype=dtype, device=seen.device)[
-        ..., :columns
-    ]
-    return added.masked_fill_(~seen, -torch.inf)
+    lines = (*seen.shape[:-1], -(-columns // 8) * 8)
+    return torch.zeros(lines, dtype=dtype, device=seen.device)[..., :columns].masked_fill_(~seen, -torch.inf)
 
 
 def _attend(

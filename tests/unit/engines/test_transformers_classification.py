@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.transfer import to_model
 from engines.transformers.video_analysis import (
     VideoDescriptionRunner,
     evenly,
@@ -162,7 +163,7 @@ def test_scores_of_labels_that_may_be_right_together_do_not_sum_up(tmp_path: Pat
     assert sum(exclusive.values()) == pytest.approx(1, abs=1e-5)
     features, _ = several.features(sound(0.5))
     with torch.inference_mode():
-        logits = several.model(**features).logits[0]
+        logits = several.model(**to_model(several.model, features)).logits[0]
     expected = dict(zip(KINDS, logits.sigmoid().tolist(), strict=True))
     assert scores(ENGINE.infer(several, sound(0.5), {})) == pytest.approx(expected, abs=1e-6)
 
@@ -191,7 +192,7 @@ def test_a_model_sees_as_many_frames_as_it_takes_and_the_result_says_which(times
     assert few["frame_times_s"] == [0.0, 0.5]
     features = timesformer.processor(list(clip(16)["frames"][[2, 6, 10, 14]]), return_tensors="pt")
     with torch.inference_mode():
-        expected = timesformer.model(**features).logits[0].softmax(-1).tolist()
+        expected = timesformer.model(**features.to(timesformer.model.device)).logits[0].softmax(-1).tolist()
     assert scores(outcome) == pytest.approx(dict(zip(KINDS, expected, strict=True)), abs=1e-5)
 
 
@@ -245,7 +246,7 @@ def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: 
         return_dict=True,
         return_tensors="pt",
     )
-    found = vlm.model.generate(**encoded, do_sample=False, max_new_tokens=6)
+    found = vlm.model.generate(**encoded.to(vlm.model.device), do_sample=False, max_new_tokens=6)
     text = vlm.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["frame_times_s"] == inputs["frame_times_s"]
@@ -297,7 +298,7 @@ def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_
         processor_kwargs={"do_sample_frames": False},
     )
     assert "pixel_values_videos" in encoded
-    found = qwen.model.generate(**encoded, do_sample=False, max_new_tokens=12)
+    found = qwen.model.generate(**encoded.to(qwen.model.device), do_sample=False, max_new_tokens=12)
     text = qwen.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["prompt_tokens"] == encoded["input_ids"].shape[1]

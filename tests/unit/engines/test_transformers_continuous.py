@@ -72,17 +72,17 @@ def test_a_cancelled_row_costs_its_neighbour_nothing(tiny: TextGenerationRunner,
     assert text(stays) == alone(folder, "a b c", 30)
 
 
-def test_a_row_that_ends_the_manager_fails_alone_and_the_next_ones_run(
-    tiny: TextGenerationRunner, folder: Path
-) -> None:
-    good = start(tiny, "a b c", 30)
-    row = tiny._row({"inputs": "d e"}, {"max_new_tokens": 4})
-    row.prompt = [10_000]  # no such token: the manager's thread dies of it
-    bad = tiny._loops().texts.submit(row)
+def test_a_row_that_ends_the_manager_fails_alone_and_the_next_ones_run(folder: Path) -> None:
+    runner, watched = load(folder, batching="continuous", kv_cache_bytes=2**20)
+    unknown = runner.tokenizer.unk_token_id
+    watched.fault = lambda ids: ValueError("bad token") if (ids == unknown).any() else None
+    good = start(runner, "a b c", 30)
+    bad = start(runner, "d ?", 4)  # the manager's thread dies of it
     with pytest.raises(InferenceFailed):
         bad.result(PATIENCE_S)
     assert text(good) == alone(folder, "a b c", 30)
-    assert text(start(tiny, "g h", 4)) == alone(folder, "g h", 4)
+    assert text(start(runner, "g h", 4)) == alone(folder, "g h", 4)
+    runner.close()
 
 
 def test_a_row_beyond_the_cache_is_refused_before_it_can_do_harm(folder: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import pipeline
 from engines.transformers.document_answers import best_span
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.ocr_generation import TRANSCRIBE
+from engines.transformers.transfer import to_model
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
@@ -112,11 +113,13 @@ def test_a_model_that_sees_the_page_gives_the_answer_of_its_own_scores(tmp_path:
     encoded = finder._tokenizer(["what?"], [texts], boxes=[boxes], return_tensors="pt")
     pixels = finder._image_processor(images=page["image"], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        found = finder.model(**encoded, pixel_values=pixels)
+        found = finder.model(**to_model(finder.model, {**encoded, "pixel_values": pixels}))
     sides, owners = encoded.sequence_ids(0), encoded.word_ids(0)
     allowed = torch.tensor([side == 1 for side in sides])
     count = len(owners)
-    first, last, score = best_span(found.start_logits[0, :count], found.end_logits[0, :count], allowed)
+    first, last, score = best_span(
+        found.start_logits[0, :count].cpu(), found.end_logits[0, :count].cpu(), allowed
+    )
     assert result["answer"] == " ".join(texts[owners[first] : owners[last] + 1])
     assert result["answer"]
     assert result["answer_score"] == pytest.approx(score, abs=1e-5)

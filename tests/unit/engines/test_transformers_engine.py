@@ -219,6 +219,13 @@ def test_auto_is_fp32_on_the_cpu(engine: TransformersEngine, llama: Path) -> Non
     assert engine.load_model("tiny", task="text-generation", path=llama).model.dtype == torch.float32
 
 
+def test_attention_that_is_planned_anew_for_every_length_is_not_used(
+    engine: TransformersEngine, llama: Path
+) -> None:
+    engine.load_model("tiny", task="text-generation", path=llama)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+
+
 def test_health_tells_of_a_device_that_is_not_there(llama: Path) -> None:
     engine = TransformersEngine(TransformersSettings(device="cuda:99"))
     refusal(engine, llama)

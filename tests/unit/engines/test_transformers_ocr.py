@@ -64,7 +64,7 @@ def pages(tmp_path: Path) -> Path:
 def librarys_text(trocr: Any, image: Image.Image, **more: Any) -> str:
     pixels = trocr.image_processor(images=image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        found = trocr.model.generate(pixel_values=pixels, do_sample=False, **more)
+        found = trocr.model.generate(pixel_values=pixels.to(trocr.model.device), do_sample=False, **more)
     text: str = trocr.tokenizer.decode(found[0], skip_special_tokens=True)
     return text.strip()
 
@@ -102,8 +102,9 @@ def test_a_recognizer_reads_what_its_model_says_step_by_step(recognizer: Any) ->
     pixels = (
         torch.from_numpy(np.asarray(inputs((320, 48))["image"], np.float32)[:, :, ::-1].copy()) / 127.5 - 1
     )
+    pixels = pixels.permute(2, 0, 1)[None].to(recognizer.model.device)
     with torch.no_grad():
-        steps = recognizer.model(pixel_values=pixels.permute(2, 0, 1)[None]).last_hidden_state[0]
+        steps = recognizer.model(pixel_values=pixels).last_hidden_state[0]
     text, before, chances = "", 0, []
     for step in steps:
         best = int(step.argmax())

@@ -37,6 +37,7 @@ def refusal(runner: Any, inputs: dict[str, Any], **options: Any) -> InferenceErr
 def own_text(runner: Any, prompt: str, **more: Any) -> str:
     """Return what the library's own generate writes, decoded as its pipelines do."""
     encoded = runner.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    encoded = encoded.to(runner.model.device)
     with torch.inference_mode():
         written = runner.model.generate(**encoded, **more)
     text: str = runner.tokenizer.decode(written[0], skip_special_tokens=True)

@@ -101,6 +101,7 @@ def librarys_answer(runner: VisionLanguageRunner, inputs: dict[str, Any], **more
     encoded = runner.processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
+    encoded = encoded.to(runner.model.device)
     found = runner.model.generate(**encoded, do_sample=False, **more)  # type: ignore[operator]
     tokens = found[0, encoded["input_ids"].shape[1] :]
     text: str = runner.processor.decode(tokens, skip_special_tokens=True)
@@ -223,6 +224,7 @@ def test_without_a_chat_template_the_images_go_before_the_prompt(raw: Any) -> No
     inputs = asked((24, 24), (40, 40), text="a b")
     result = answer(raw, inputs, max_new_tokens=6)
     encoded = raw.processor(text="<image><image>a b", images=inputs["images"], return_tensors="pt")
+    encoded = encoded.to(raw.model.device)
     found = raw.model.generate(**encoded, do_sample=False, max_new_tokens=6)[
         0, encoded["input_ids"].shape[1] :
     ]
