@@ -100,18 +100,23 @@ class TransformersSettings(Section):
         description="How text is generated: in-flight, requests join the running batch; continuous, by transformers' "
         "own manager; micro, in small batches.",
     )
-    max_rows: int = Field(
-        default=32, gt=0, le=4096, description="Most texts of one model that grow together."
-    )
-    kv_cache_bytes: int = Field(
-        default=1024**3,
+    max_rows: int | None = Field(
+        default=None,
         gt=0,
-        description="Most bytes of attention cache for the texts of one model; beyond it requests wait.",
+        le=4096,
+        description="Most texts of one model that grow together; default: 32, on CUDA 256.",
     )
-    prefill_tokens: int = Field(
-        default=256,
+    kv_cache_bytes: int | None = Field(
+        default=None,
         gt=0,
-        description="Most tokens of new prompts worked in between two steps of the texts that grow.",
+        description="Most bytes of attention cache for the texts of one model; beyond it requests wait. Default: "
+        "1 GiB, on CUDA 5 % of the GPU's memory where that is more.",
+    )
+    prefill_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="Most tokens of new prompts worked in between two steps of the texts that grow; default: 256, on "
+        "CUDA 4096.",
     )
     batch_audio_s: float = Field(
         default=480.0,

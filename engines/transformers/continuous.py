@@ -16,7 +16,7 @@ from engines.transformers.batch_generation import OnStep
 from engines.transformers.cache_sizes import bytes_of_a_token
 from engines.transformers.device import as_run_error
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
-from engines.transformers.rolling.loop import Limits
+from engines.transformers.limits import Limits
 from engines.transformers.row import Row
 from handlers.errors import InferenceFailed, InvalidInput
 

@@ -19,10 +19,11 @@ from engines.transformers.batch_generation import OnStep, generate_rows, search_
 from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
+from engines.transformers.limits import Limits
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.rolling.attention import use_grouped_attention
 from engines.transformers.rolling.cache import fits
-from engines.transformers.rolling.loop import Limits, RollingLoop
+from engines.transformers.rolling.loop import RollingLoop
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.sampling import Sampling, TokenPicker, changes_scores
@@ -138,7 +139,7 @@ class GenerationRunner(TaskRunner):
 
     def _open(self) -> _Loops:
         settings = self._settings
-        limits = Limits(settings.max_rows, settings.kv_cache_bytes, settings.prefill_tokens)
+        limits = Limits.of(settings, self.model.device)
         run: dict[str, Any] = {"generate": self._generate, "search": self._search}
         # Only `generate` applies what a model's own configuration does to its scores.
         is_plain = fits(self.model) and not changes_scores(self.model.generation_config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 from transformers import PreTrainedModel
 
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
+from engines.transformers.limits import Limits
 from engines.transformers.rolling.batch import RollingBatch
 from engines.transformers.rolling.prefill import Prefill
 from engines.transformers.rolling.room import Growth, most_tokens
@@ -22,18 +22,6 @@ log = structlog.get_logger(__name__)
 
 _MOST_PASSED_AT_ONCE = 8
 """Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""
-
-_PADDING_SHARE = 0.25
-"""Most of a shared prefill that may be padding; beyond it, prompts go through the model apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one model's batch may hold: rows, bytes of cache, and tokens of prompts between two steps."""
-
-    max_rows: int
-    max_bytes: int
-    prefill_tokens: int
 
 
 class RollingLoop(GenerationLoop):
@@ -237,7 +225,7 @@ class RollingLoop(GenerationLoop):
             return False
         lengths = [len(one.seen) for one in (*rows, row)]
         area = max(lengths) * len(lengths)
-        return area <= tokens and area - sum(lengths) <= _PADDING_SHARE * area
+        return area <= tokens and area - sum(lengths) <= self._limits.padding_share * area
 
     def _bytes(self, row: Row) -> int:
         """Return the bytes of cache that the row takes when it has grown to its budget."""
