@@ -64,11 +64,12 @@ class Admission:
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)
             batch_key = (*key, runner.batch_key(checked))
+            most_cost = runner.max_cost(task)
         except InferenceError:
             raise
         except Exception as error:
             raise stage_failed("admit", task, error) from error
-        return Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim)
+        return Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim, most_cost)
 
     def admits_at_once(self, engine: str, model_name: str) -> bool:
         """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""

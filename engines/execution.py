@@ -59,9 +59,11 @@ class Execution:
                     outcomes = self._run(model, batch)
                 finally:
                     ended = time.perf_counter()
+                    wait_s, infer_s = running - started, ended - running
                     for one in batch:
-                        one.waited(running - started)
-                        one.timings["infer"] = ended - running
+                        timings = one.timings
+                        timings["wait"] += wait_s
+                        timings["infer"] = infer_s
             return outcomes
         except Exception as error:  # noqa: BLE001 - logged, and every caller is told
             return [_as_failure(error, first)] * len(batch)

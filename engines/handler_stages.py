@@ -26,7 +26,6 @@ def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
         check_data(data)
         prepared.inputs = _inputs(prepared.handler, prepared.task, data, prepared.options)
         prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
-        prepared.most_cost = prepared.runner.max_cost(prepared.task)
     except InferenceError:
         raise
     except Exception as error:

@@ -38,14 +38,14 @@ class Prepared(msgspec.Struct, eq=False):
     """Requests with equal keys may share a batch."""
     claim: object = None
     """What keeps the model's version in memory for this request while another takes its place."""
+    most_cost: float = math.inf
+    """What a batch may take, by `BaseEngine.max_cost`."""
     inputs: dict[str, Any] = {}
     timings: dict[str, float] = msgspec.field(default_factory=no_time)
     urgency: Urgency = NO_HURRY
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
-    most_cost: float = math.inf
-    """What a batch may take, by `BaseEngine.max_cost`."""
 
     @property
     def is_continuous(self) -> bool:
@@ -64,6 +64,7 @@ class Prepared(msgspec.Struct, eq=False):
             self.lane_key,
             self.batch_key,
             self.claim,
+            self.most_cost,
         )
 
     def waited(self, seconds: float) -> None:
