@@ -82,8 +82,7 @@ class ModelLoading:
                 make_room(0, "")
             elif expected[0]:
                 make_room(*expected)
-            loaded = self.runner.load_model(self.model.name, **details)
-            size, device = self.runner.model_bytes(loaded), self.runner.model_device(loaded)
+            loaded = self._measured(self.runner.load_model(self.model.name, **details))
         except BaseException as error:
             self._release_files()
             if isinstance(error, InferenceError) or not isinstance(error, Exception):
@@ -92,18 +91,37 @@ class ModelLoading:
             raise ModelLoadFailed(
                 f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error
-        self._tell("model_loaded", time.perf_counter() - started, size)
-        return Loaded(loaded, size, device, self.runner.shared_memory(loaded))
+        self._tell("model_loaded", time.perf_counter() - started, loaded.bytes)
+        return loaded
 
     def unload(self, loaded: Any) -> None:
         """Free the model's memory; its files are no longer in use."""
         started = time.perf_counter()
         try:
-            size = self.runner.model_bytes(loaded)
+            size = self._bytes_of(loaded)
             self.runner.unload_model(loaded)
         finally:
             self._release_files()
         self._tell("model_evicted", time.perf_counter() - started, size)
+
+    def _measured(self, model: Any) -> Loaded:
+        """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""
+        runner = self.runner
+        try:
+            return Loaded(
+                model, runner.model_bytes(model), runner.model_device(model), runner.shared_memory(model)
+            )
+        except BaseException:
+            runner.unload_model(model)
+            raise
+
+    def _bytes_of(self, model: Any) -> int:
+        """Return what a model that leaves takes, 0 where that cannot be told any more: it must leave all the same."""
+        try:
+            return self.runner.model_bytes(model)
+        except Exception:
+            log.exception("model_not_measured", engine=self.engine, model=self.model.key)
+            return 0
 
     def _release_files(self) -> None:
         if self.runner.needs_files:

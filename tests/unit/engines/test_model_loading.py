@@ -15,6 +15,13 @@ from tests.unit.engines.parts import KnownModels, ShoutEngine
 MODEL = ResolvedModel("m", "1", "s3://bucket/m")
 
 
+class Unmeasurable(ShoutEngine):
+    """Cannot tell how much memory a model takes, such as one on a device that was lost."""
+
+    def model_bytes(self, model: Any) -> int:
+        raise RuntimeError("device lost")
+
+
 class Foreseeing(ShoutEngine):
     """Knows from the files how much a model takes."""
 
@@ -72,4 +79,30 @@ def test_a_model_without_room_is_not_loaded_and_lets_go_of_its_files(models: Kno
         ModelLoading("shouter", "shout", MODEL, engine, models).load(refuse)
     assert caught.value is refusal
     assert not engine.loaded
+    assert models.files_in_use[MODEL.key] == 0
+
+
+def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: KnownModels) -> None:
+    engine = Unmeasurable()
+    told: list[tuple[str, int]] = []
+    loading = ModelLoading(
+        "shouter",
+        "shout",
+        MODEL,
+        engine,
+        models,
+        lambda kind, model, details: told.append((kind, details["bytes"])),
+    )
+    models.files(MODEL)
+    loading.unload({"name": "m"})
+    assert engine.unloaded == ["m"]
+    assert models.files_in_use[MODEL.key] == 0
+    assert told == [("model_evicted", 0)]
+
+
+def test_a_model_that_cannot_be_measured_once_it_is_loaded_is_unloaded_again(models: KnownModels) -> None:
+    engine = Unmeasurable()
+    with pytest.raises(ModelLoadFailed, match="device lost"):
+        ModelLoading("shouter", "shout", MODEL, engine, models).load(lambda size, device: None)
+    assert engine.unloaded == ["m"]
     assert models.files_in_use[MODEL.key] == 0
