@@ -84,7 +84,7 @@ class Lease:
         self._held.acquire()
 
     def release(self) -> None:
-        """End this use of the model; never blocks, so it may be called from any thread."""
+        """End this use of the model; never blocks or raises, so it may be called from any thread."""
         try:
             self._held.release()
         except RuntimeError:

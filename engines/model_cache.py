@@ -302,9 +302,15 @@ class ModelCache:
             return
         with self._changed:
             victims, _ = self._budget.excess(self._entries.values(), self.max_models)
-        if victims:
-            # Unloading may take long, and who releases may be the very thread that the model runs in.
-            threading.Thread(target=self._shrink, name="unload models", daemon=True).start()
+        if not victims:
+            return
+        # Unloading may take long, and who releases may be the very thread that the model runs in.
+        shrinking = threading.Thread(target=self._shrink, name="unload models", daemon=True)
+        try:
+            shrinking.start()
+        except (RuntimeError, MemoryError) as error:
+            # Whoever releases still has an answer to hand out; the next release or load unloads what is idle now.
+            log.warning("unload_put_off", keys=[str(one.key) for one in victims], error=repr(error))
 
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""

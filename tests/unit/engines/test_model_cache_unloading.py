@@ -10,7 +10,7 @@ import pytest
 from engines.cached_model import Loaded
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import MakeRoom, ModelCache
-from tests.unit.engines.cached_models import DEADLINE_S, Models, keys, wait_until
+from tests.unit.engines.cached_models import DEADLINE_S, Model, Models, keys, wait_until
 
 
 @pytest.fixture
@@ -93,6 +93,27 @@ def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:
     with cache.lease("b", lambda make_room: Loaded("b", 1), lambda model: None) as model:
         assert model == "b"
     assert keys(cache) == ["b"]
+
+
+def test_a_release_where_no_thread_can_be_started_ends_the_use_and_the_next_unloads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = Models(ModelCache(max_models=1, budget=MemoryBudget(100)))
+    leases = [
+        models.cache.share(key, lambda make_room, key=key: Loaded(Model(key), 1), models.unload)  # type: ignore[misc]
+        for key in ("a", "b", "c")
+    ]
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        leases[0].release()
+    assert keys(models.cache) == ["b", "c", "a"]
+    leases[1].release()
+    wait_until(lambda: keys(models.cache) == ["c"])
+    assert models.unloads == {"a": 1, "b": 1}
 
 
 def test_what_is_not_loaded_cannot_be_held(models: Models) -> None:
