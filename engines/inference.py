@@ -20,7 +20,7 @@ from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
 from engines.prepared import Outcome, Prepared
 from engines.registry import EngineRegistry, PullListener
-from engines.resolved_model import ResolvedModel
+from engines.resolved_model import ResolvedModel, VersionId
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.errors import ModelMismatch
@@ -140,20 +140,23 @@ class InferenceManager:
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
 
-        From then on it does not leave the memory for want of requests.
+        From then on it does not leave the memory for want of requests. Where its name moves to another version
+        meanwhile, that one is loaded as well.
 
         Raises:
             ModelMismatch: permanent; its tags name no task or no engine.
             InferenceError: what resolving and loading raise of that tree.
         """
-        model = self._swaps.resolve(model_name, is_warm=True).model
-        if not model.tasks or not model.engine:
-            raise ModelMismatch(
-                f"model {model.key} cannot be loaded ahead: its tags name no "
-                f"{'engine' if model.tasks else 'task'}; register it with the tags task and engine"
-            )
-        for task in model.tasks:
-            self._load(model.engine, task, model).release()
+        warmed: VersionId | None = None
+        while (model := self._swaps.resolve(model_name, is_warm=True).model).id != warmed:
+            if not model.tasks or not model.engine:
+                raise ModelMismatch(
+                    f"model {model.key} cannot be loaded ahead: its tags name no "
+                    f"{'engine' if model.tasks else 'task'}; register it with the tags task and engine"
+                )
+            for task in model.tasks:
+                self._load(model.engine, task, model).release()
+            warmed = model.id
 
     def health_check(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}} within 2 s.

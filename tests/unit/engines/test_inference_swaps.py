@@ -128,6 +128,21 @@ def test_a_warmed_model_follows_its_name_without_requests(bench: Bench, engine: 
     wait_until(lambda: versions_in_memory(bench) == {"4"})
 
 
+def test_a_warmed_model_whose_name_moves_while_it_loads_is_warm_in_its_new_version(
+    bench: Bench, engine: VersionEngine
+) -> None:
+    def move() -> None:
+        stand_for(bench, "4")
+        bench.manager._swaps.tend()
+
+    engine.while_loading["3"] = move
+    bench.manager.warm("tagged")
+    assert engine.loads == {"tagged/3": 1, "tagged/4": 1}
+    wait_until(lambda: versions_in_memory(bench) == {"4"})
+    assert bench.infer({"text": "hello"})["model_version"] == "4"
+    assert engine.loads["tagged/4"] == 1
+
+
 def test_closing_unloads_all_versions(bench: Bench, engine: VersionEngine) -> None:
     bench.infer({"text": "hello"})
     stand_for(bench, "4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,11 +23,13 @@ class VersionEngine(ShoutEngine):
         super().__init__()
         self.loads: Counter[str] = Counter()
         self.broken_versions: set[str] = set()
+        self.while_loading: dict[str, Callable[[], None]] = {}
         self._counting = threading.Lock()
 
     def load_model(self, name: str, **kw: Any) -> Any:
         if kw["version"] in self.broken_versions:
             raise ModelLoadFailed("no weights")
+        self.while_loading.get(kw["version"], lambda: None)()
         with self._counting:
             self.loads[f"{name}/{kw['version']}"] += 1
         return {"name": name, "version": kw["version"]}
