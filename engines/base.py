@@ -155,7 +155,12 @@ class BaseEngine(ABC):
         """Return what `load_model` with these arguments would give, as `model_bytes` and `model_device` tell it
         afterwards; None where that is not known before. Rather too little than too much: a model that would
         exceed the cache's budget by itself is not loaded. Other models make room for it before, but not for 0
-        bytes: a server of its own holds those."""
+        bytes: a server of its own holds those.
+
+        Raises:
+            InferenceError: as `load_model`, where that is certain before any weights are read: no model has to
+                leave for one that is refused.
+        """
         return None
 
     def model_bytes(self, model: Any) -> int:

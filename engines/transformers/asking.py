@@ -19,6 +19,9 @@ class AskingRunner(TaskRunner):
     The texts of all tasks that ask one model grow in one running batch.
     """
 
+    kinds = ("AutoModelForImageTextToText",)
+    purpose = "a vision-language model"
+
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         """`let_go` says that the model is not asked any more by this task."""
         super().__init__(asked.name, asked.model)

@@ -22,6 +22,9 @@ class AudioClassificationRunner(ClassificationRunner):
     Models that hear a fixed length hear the beginning of a longer recording.
     """
 
+    kinds = ("AutoModelForAudioClassification",)
+    purpose = "an audio classifier"
+
     def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
         super().__init__(name, model)
         self.extractor = extractor
@@ -29,7 +32,7 @@ class AudioClassificationRunner(ClassificationRunner):
     @classmethod
     def load(cls, folder: ModelFolder) -> AudioClassificationRunner:
         """Return the runner of an audio classifier and its feature extractor."""
-        model = folder.model("AutoModelForAudioClassification", purpose="an audio classifier")
+        model = folder.model(*cls.kinds, purpose=cls.purpose)
         extractor = folder.feature_extractor()
         quicken(extractor)
         return cls(folder.name, model, extractor)

@@ -19,7 +19,7 @@ from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from handlers.document_pages import Page, Word
 from handlers.errors import InferenceError, InvalidInput
 
-_ANSWERERS = ("AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText")
+_FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +50,11 @@ class DocumentAnalysisRunner(TaskRunner):
     order, each with its place.
     """
 
+    kinds = (_FINDER, _WRITER)
+    purpose = (
+        "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
+    )
+
     def __init__(self, name: str, parts: Parts) -> None:
         super().__init__(name, parts.models)
         self.parts = parts
@@ -61,16 +66,22 @@ class DocumentAnalysisRunner(TaskRunner):
         return super().weights if asked is None or self.parts.reader is not None else asked.weights
 
     @classmethod
+    def kind_of(cls, folder: ModelFolder) -> str | None:
+        """Return the kind of the model that answers, None for a page reader without one."""
+        is_reader_alone = has_page_reader(folder.path) and not (folder.path / "config.json").is_file()
+        return None if is_reader_alone else super().kind_of(folder)
+
+    @classmethod
     def load(cls, folder: ModelFolder) -> TaskRunner:
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
         (`detection/` and `recognition/`), or of both in one folder."""
+        kind = cls.kind_of(folder)
         reader = PageReader.load(folder) if has_page_reader(folder.path) else None
-        if reader is not None and not (folder.path / "config.json").is_file():
-            return cls(folder.name, Parts(reader))
-        purpose = "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
-        if folder.auto_class(*_ANSWERERS, purpose=purpose) == _ANSWERERS[0]:
+        if kind == _FINDER:
             return cls(folder.name, Parts(reader, finder=AnswerFinder.load(folder)))
-        return cls(folder.name, Parts(reader, asked=AskingRunner.load(folder)))
+        if kind == _WRITER:
+            return cls(folder.name, Parts(reader, asked=AskingRunner.load(folder)))
+        return cls(folder.name, Parts(reader))
 
     def configure(self, settings: TransformersSettings) -> None:
         """Let the model that is asked, where there is one, run by these settings."""

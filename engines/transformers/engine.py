@@ -8,7 +8,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -28,6 +28,9 @@ from engines.transformers.device import (
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
+
+if TYPE_CHECKING:
+    from engines.transformers.loading import ModelFolder
 
 log = structlog.get_logger(__name__)
 
@@ -58,42 +61,19 @@ class TransformersEngine(BaseEngine):
             ModelLoadFailed: permanent; no task, no folder, or no usable model of that kind in it.
             OutOfMemory: retryable; the model does not fit now.
         """
-        task, path = kw.get("task"), kw.get("path")
-        if task not in RUNNERS:
-            raise ModelLoadFailed(
-                f"model {name}: transformers runs {', '.join(sorted(RUNNERS))}, not {task!r}"
-            )
-        if path is None or not Path(path).is_dir():
-            raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
-        self._prepare()
-        from engines.transformers.loading import ModelFolder
-
-        device = choose_device(self.config)
-        folder = ModelFolder(
-            name=name,
-            path=Path(path),
-            device=device,
-            dtype=choose_dtype(self.config, device),
-            trust_remote_code=self.config.trust_remote_code,
-            allow_pickle=self.config.allow_pickle,
-            vlms=self._vlms,
-        )
+        kind, folder = self._runner_and_folder(name, kw)
         try:
-            runner = runner_of(task).load(folder)
+            runner = kind.load(folder)
             runner.configure(self.config)
             return runner
         except InferenceError:
             raise
         except Exception as error:
             if not is_out_of_memory(error):
-                log.exception("model_load_failed", model=name)
-                first_line = str(error).strip().partition("\n")[0]
-                raise ModelLoadFailed(
-                    f"model {name} did not load: {type(error).__name__}: {first_line}"
-                ) from error
+                raise _did_not_load(name, error) from error
         # Only here is the error gone, and with it the frames that hold what was loaded so far.
         free_memory()
-        raise OutOfMemory(f"model {name} does not fit the memory of {device} now")
+        raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
 
     def infer(self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input: a batch of one."""
@@ -177,15 +157,24 @@ class TransformersEngine(BaseEngine):
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
-        0 where another task has them in memory, None where they are no safetensors."""
-        self._prepare()
+        0 where another task has them in memory, None where they are no safetensors.
+
+        Raises:
+            ModelLoadFailed: permanent; what `load_model` refuses before it reads any weights.
+        """
+        kind, folder = self._runner_and_folder(name, kw)
         from engines.transformers.weight_sizes import bytes_in_memory
 
-        device = choose_device(self.config)
-        if self._vlms.holds(Path(kw["path"])):
-            return 0, str(device)
-        size = bytes_in_memory(Path(kw["path"]), choose_dtype(self.config, device).itemsize)
-        return None if size is None else (size, str(device))
+        try:
+            kind.kind_of(folder)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise _did_not_load(name, error) from error
+        if self._vlms.holds(folder.path):
+            return 0, str(folder.device)
+        size = bytes_in_memory(folder.path, folder.dtype.itemsize)
+        return None if size is None else (size, str(folder.device))
 
     def model_bytes(self, model: TaskRunner) -> int:
         """Return the bytes of the model's parameters and buffers; shared ones count once."""
@@ -212,8 +201,38 @@ class TransformersEngine(BaseEngine):
             return {"status": "error", "error": error.message}
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
+    def _runner_and_folder(self, name: str, kw: Mapping[str, Any]) -> tuple[type[TaskRunner], ModelFolder]:
+        """Return who loads a model for `task`, and its folder `path` with how it may be loaded."""
+        task, path = kw.get("task"), kw.get("path")
+        if task not in RUNNERS:
+            raise ModelLoadFailed(
+                f"model {name}: transformers runs {', '.join(sorted(RUNNERS))}, not {task!r}"
+            )
+        if path is None or not Path(path).is_dir():
+            raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
+        self._prepare()
+        from engines.transformers.loading import ModelFolder
+
+        device = choose_device(self.config)
+        folder = ModelFolder(
+            name=name,
+            path=Path(path),
+            device=device,
+            dtype=choose_dtype(self.config, device),
+            trust_remote_code=self.config.trust_remote_code,
+            allow_pickle=self.config.allow_pickle,
+            vlms=self._vlms,
+        )
+        return runner_of(task), folder
+
     def _prepare(self) -> None:
         with self._prepare_lock:
             if not self._prepared:
                 prepare_torch(self.config.threads)
                 self._prepared = True
+
+
+def _did_not_load(name: str, error: Exception) -> ModelLoadFailed:
+    log.error("model_load_failed", model=name, exc_info=error)
+    first_line = str(error).strip().partition("\n")[0]
+    return ModelLoadFailed(f"model {name} did not load: {type(error).__name__}: {first_line}")

@@ -44,15 +44,16 @@ class ModelFolder:
     """The vision-language models that other tasks ask already."""
 
     def auto_class(self, *candidates: str, purpose: str) -> str:
-        """Return the first of the Auto classes `candidates` that loads this model.
+        """Return the first of the Auto classes `candidates` that loads this model; its weights are not read.
 
         Raises:
-            ModelLoadFailed: permanent; it is none of them (the message calls them `purpose`), or has code of
-                its own.
+            ModelLoadFailed: permanent; it is none of them (the message calls them `purpose`), has code of its
+                own, or weights that are no safetensors.
         """
         config = self._config()
         for candidate in candidates:
             if self._fits(config, candidate):
+                self._check_weights()
                 return candidate
         kind = " or ".join(config.architectures or ()) or f"model of type {config.model_type}"
         raise ModelLoadFailed(
@@ -71,7 +72,6 @@ class ModelFolder:
         from engines.transformers.packed_weights import pack_weights
 
         self.auto_class(auto_class, purpose=purpose)
-        self._check_weights()
         with self._own_code_refused():
             model, report = getattr(transformers, auto_class).from_pretrained(
                 self.path,

@@ -18,18 +18,22 @@ from handlers.errors import InferenceError, InvalidInput
 class OcrRunner(TaskRunner):
     """Reads RGB pictures."""
 
+    kinds = ("AutoModelForTextRecognition", "AutoModelForImageTextToText")
+    purpose = "a text recognition or image-text-to-text model, or folders detection/ and recognition/"
+
+    @classmethod
+    def kind_of(cls, folder: ModelFolder) -> str | None:
+        """Return the kind of the one model, None for a page reader."""
+        return None if has_page_reader(folder.path) else super().kind_of(folder)
+
     @classmethod
     def load(cls, folder: ModelFolder) -> TaskRunner:
         """Return the runner of a folder with `detection/` and `recognition/` (whole pages), or of one model:
         text recognition (PP-OCR) or an image encoder with a text decoder (TrOCR), which read one line each,
         or an image-text-to-text model, which is asked."""
-        if has_page_reader(folder.path):
+        auto_class = cls.kind_of(folder)
+        if auto_class is None:
             return ReadingRunner.of_pages(folder.name, PageReader.load(folder))
-        auto_class = folder.auto_class(
-            "AutoModelForTextRecognition",
-            "AutoModelForImageTextToText",
-            purpose="a text recognition or image-text-to-text model, or folders detection/ and recognition/",
-        )
         if auto_class == "AutoModelForTextRecognition":
             return ReadingRunner.of_lines(folder.name, recognizer_of(folder))
         from engines.transformers.ocr_generation import ImageToTextRunner, TranscriptionRunner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from engines.base import NO_HURRY
 from engines.transformers.batch_budget import BatchBudget
@@ -40,6 +40,12 @@ class TaskRunner(ABC):
     Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping it.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """transformers' Auto classes of models that run the task, those that suit it best first."""
+
+    purpose: ClassVar[str] = ""
+    """What models of these kinds are called where another is refused."""
+
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
         self.name = name
@@ -50,6 +56,17 @@ class TaskRunner(ABC):
     def weights(self) -> Hashable:
         """Equal for runners whose model is the same one in memory."""
         return id(self.model)
+
+    @classmethod
+    def kind_of(cls, folder: ModelFolder) -> str | None:
+        """Return by which of `kinds` the model in `folder` is loaded, None where it is no model but a folder of some.
+
+        No weights are read: what is refused here needs no room in memory.
+
+        Raises:
+            ModelLoadFailed: permanent; by none of them, or not under the settings.
+        """
+        return folder.auto_class(*cls.kinds, purpose=cls.purpose)
 
     @classmethod
     @abstractmethod

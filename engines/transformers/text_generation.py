@@ -14,17 +14,19 @@ from handlers.errors import InvalidInput
 class TextGenerationRunner(GenerationRunner):
     """Answers prompts and conversations by going on where they end."""
 
+    kinds = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+    purpose = "a language model"
+
     @classmethod
     def load(cls, folder: ModelFolder) -> TextGenerationRunner:
         """Return the runner of a causal or sequence-to-sequence language model and its tokenizer."""
-        kinds = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-        auto_class = folder.auto_class(*kinds, purpose="a language model")
+        auto_class = folder.auto_class(*cls.kinds, purpose=cls.purpose)
         runner: type[TextGenerationRunner] = cls
         if auto_class == "AutoModelForSeq2SeqLM":
             from engines.transformers.seq2seq_generation import Seq2SeqRunner
 
             runner = Seq2SeqRunner
-        return runner(folder.name, folder.model(auto_class, purpose="a language model"), folder.tokenizer())
+        return runner(folder.name, folder.model(auto_class, purpose=cls.purpose), folder.tokenizer())
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the prompt, through the chat template where the tokenizer has one."""

@@ -28,12 +28,14 @@ _CLOCK_HZ = 1000
 class VideoAnalysisRunner(TaskRunner):
     """Not itself a runner: `load` returns the one for the kind of model in the folder."""
 
+    kinds = (_CLASSIFIER, _WRITER)
+    purpose = "a video classifier or a vision-language model"
+
     @classmethod
     def load(cls, folder: ModelFolder) -> TaskRunner:
         """Return a runner that classifies, or one that describes."""
-        kinds = (_CLASSIFIER, _WRITER)
-        kind = folder.auto_class(*kinds, purpose="a video classifier or a vision-language model")
-        runner = VideoClassificationRunner if kind == _CLASSIFIER else VideoDescriptionRunner
+        is_classifier = cls.kind_of(folder) == _CLASSIFIER
+        runner = VideoClassificationRunner if is_classifier else VideoDescriptionRunner
         return runner.load(folder)
 
 

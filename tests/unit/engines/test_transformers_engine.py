@@ -135,6 +135,25 @@ def test_a_model_of_another_kind_is_refused_by_its_class(
     )
 
 
+@pytest.mark.parametrize("task", sorted({*RUNNERS} - {"text-generation"}))
+def test_a_model_of_another_kind_is_refused_before_room_is_made_for_it(
+    engine: TransformersEngine, llama: Path, task: str
+) -> None:
+    with pytest.raises(ModelLoadFailed, match="model tiny is a LlamaForCausalLM; this task needs"):
+        engine.expected_size("tiny", task=task, path=llama)
+
+
+def test_what_the_settings_refuse_is_refused_before_room_is_made_for_it(
+    engine: TransformersEngine, copied: Path
+) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    with pytest.raises(ModelLoadFailed, match=r"has no .*safetensors weights"):
+        engine.expected_size("tiny", task="text-generation", path=copied)
+    (copied / "config.json").write_text("{")
+    with pytest.raises(ModelLoadFailed, match=r"^model tiny did not load: "):
+        engine.expected_size("tiny", task="text-generation", path=copied)
+
+
 def test_a_model_with_missing_weights_is_refused(engine: TransformersEngine, copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 

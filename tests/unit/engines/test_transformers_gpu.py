@@ -89,7 +89,7 @@ def test_auto_is_the_gpu_and_bf16(tmp_path: Path) -> None:
 def test_a_model_counts_where_it_was_expected_and_leaves_nothing_there(tmp_path: Path) -> None:
     engine = TransformersEngine(TransformersSettings())
     folder = save_llama(tmp_path)
-    expected = engine.expected_size("tiny", path=folder)
+    expected = engine.expected_size("tiny", task="text-generation", path=folder)
     before = torch.cuda.memory_allocated()
     runner = engine.load_model("tiny", task="text-generation", path=folder)
     assert expected is not None

@@ -68,7 +68,7 @@ def test_all_tasks_of_one_model_have_the_same_weights_and_count_them_once(
     runners = [load(engine, task, llava) for task in TASKS]
     assert len({engine.shared_memory(runner) for runner in runners}) == 1
     assert len({engine.model_bytes(runner) for runner in runners}) == 1
-    expected = engine.expected_size("llava", path=llava)
+    expected = engine.expected_size("llava", task="vlm", path=llava)
     assert expected is not None
     assert (expected[0], torch.device(expected[1]).type) == (0, runners[0].model.device.type)
 
