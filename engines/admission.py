@@ -64,7 +64,7 @@ class Admission:
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)
             batch_key = (*key, runner.batch_key(checked))
-            most_cost = runner.max_cost(task)
+            most_cost = float(runner.max_cost(task))
         except InferenceError:
             raise
         except Exception as error:

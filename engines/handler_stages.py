@@ -25,7 +25,8 @@ def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
     try:
         check_data(data)
         prepared.inputs = _inputs(prepared.handler, prepared.task, data, prepared.options)
-        prepared.cost = prepared.runner.cost(prepared.task, prepared.inputs, prepared.options)
+        # Of people's own engines it may be anything, and what is no number would stop the batches of all.
+        prepared.cost = float(prepared.runner.cost(prepared.task, prepared.inputs, prepared.options))
     except InferenceError:
         raise
     except Exception as error:

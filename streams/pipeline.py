@@ -100,7 +100,8 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
         processing_s = self._clock() - started
-        timings = prepared.timings if prepared else no_time()
+        # A copy: where time ran out, the engine still works on the request, and counts.
+        timings = prepared.timings.copy() if prepared else no_time()
         timings["queue"] = queue_s
         self._manager.statistics.record(
             request.task,
@@ -140,7 +141,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
             return self.as_failure(request, error)
 
-    async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> dict[str, Any]:
+    async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
         """Run a request that has a deadline."""
         try:
             async with asyncio.timeout(self._seconds_left(request)) as limit:
@@ -148,7 +149,7 @@ class Pipeline:
         except TimeoutError as error:
             raise (self._expired(request) if limit.expired() else error) from error
 
-    async def _run(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> dict[str, Any]:
+    async def _run(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
         """Take a request through admission, fetch, preprocess, infer and postprocess."""
         under_way.prepared = prepared = await self._admit(request)
         deadline = request.deadline_at()
@@ -159,7 +160,7 @@ class Pipeline:
             await self._quickly(prepared, "preprocess", self._manager.preprocess, request.data)
             raw = await self._dispatcher.run(prepared, emit)
         if isinstance(raw, InferenceError):
-            raise raw
+            return raw  # raised, it would hold on to these frames and all that they hold
         return await self._quickly(prepared, "postprocess", self._manager.finish, raw)
 
     async def _run_with_media(self, request: Request, prepared: Prepared, emit: Emit | None) -> Outcome:

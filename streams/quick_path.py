@@ -24,8 +24,8 @@ OnResult = Callable[[dict[str, Any]], None]
 _URGENCIES: list[Urgency] = [(-priority, math.inf) for priority in range(10)]
 """By priority; without a deadline."""
 
-Admitted = dict[tuple[str, str], Prepared]
-"""What requests of one moment share, by engine and model name: one of them that was admitted."""
+Admitted = dict[tuple[str, str, str], Prepared]
+"""What requests of one moment share, by task, engine and model name: one of them that was admitted."""
 
 
 class QuickPath:
@@ -90,7 +90,7 @@ class QuickPath:
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
         """Return the request admitted, None where it may have to wait on its way."""
-        key = (request.engine, request.model_name)
+        key = (request.task, request.engine, request.model_name)
         like = admitted.get(key)
         if like is not None and not request.options:
             return like.another() if self._is_quick(like.handler) else None

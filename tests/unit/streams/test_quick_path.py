@@ -148,6 +148,29 @@ async def test_requests_of_one_moment_share_the_check_of_their_names_and_nothing
     assert len({id(result and result["timings"]) for result in results}) == 4
 
 
+async def test_requests_of_one_moment_for_another_task_of_the_same_model_are_checked_by_themselves(
+    site: Site,
+) -> None:
+    assert await site.quickly(shout("hello")) is not None
+    other = await site.quickly(shout("hello", task="unheard-of"))
+    assert other is not None
+    assert other["error"]["code"] == "UNKNOWN_TASK"
+
+
+@pytest.mark.parametrize("said", ["cost", "max_cost"])
+async def test_an_engine_that_tells_no_cost_fails_its_request_and_not_those_behind_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(site.bench.engine, said, lambda *_: None)
+        failed = await site.quickly(shout("hello"))
+    behind = await site.quickly(shout("hello"))
+    assert failed is not None
+    assert failed["error"]["code"] == "INTERNAL_ERROR"
+    assert behind is not None
+    assert behind["success"]
+
+
 async def test_requests_of_one_moment_keep_the_options_that_stand_in_their_own_data(tmp_path: Path) -> None:
     async with site_with(tmp_path, TellingHandler) as site:
         results = [

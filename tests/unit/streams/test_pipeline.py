@@ -1,0 +1,43 @@
+"""The pipeline: what a request leaves behind when it is over, whatever its engine still does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.errors import InvalidInput
+from tests.unit.streams.test_quick_path import PlainHandler, shout, site_with
+
+
+async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    def infer(*_: Any) -> dict[str, Any]:
+        assert gate.wait(30)
+        return {"shouted": "LATE"}
+
+    async with site_with(tmp_path, PlainHandler) as site:
+        monkeypatch.setattr(site.bench.engine, "infer", infer)
+        result = await site.pipeline.answer(shout("hello", deadline=time.time() + 0.2))
+        published = dict(result["timings"])
+        gate.set()
+        await site.pipeline.answer(shout("next"))  # by now the engine has ended with the one before
+    assert result["error"]["code"] == "DEADLINE_EXCEEDED"
+    assert result["timings"] == published
+
+
+async def test_what_the_engine_says_of_one_request_holds_on_to_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = InvalidInput("this one not")
+    async with site_with(tmp_path, PlainHandler) as site:
+        monkeypatch.setattr(site.bench.engine, "infer_batch", lambda *_: [error])
+        result = await site.pipeline.answer(shout("hello"))
+    assert result["error"]["message"] == "this one not"
+    assert error.__traceback__ is None
