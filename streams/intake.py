@@ -137,10 +137,14 @@ class Intake:
         await self.publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
-        """Publish a result of the quick path for which that is too quick."""
+        """Publish a result of the quick path for which that is too quick, or what was refused of it."""
         message, task = posting.message, posting.task
-        publishing = self.publisher.result(
-            result, task=task, key=message.record.key, traceparent=posting.traceparent, reply_to=None
+        publishing = self.publisher.result_again(
+            result,
+            posting.refused,
+            task=task,
+            key=message.record.key,
+            traceparent=posting.traceparent,
         )
         self._see_through(message, task, publishing)
 

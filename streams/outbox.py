@@ -18,23 +18,33 @@ class Delivery(msgspec.Struct, eq=False):
     """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
 
     missing: int = 0
-    """How many records are not on the broker yet; kept by the outbox."""
+    """How many records are still on their way; kept by the outbox, as all here."""
+    error: Exception | None = None
+    """Why the broker does not take the first that it refused."""
+    refused: tuple[Outgoing, ...] = ()
+    """What the broker does not take; it may have all others."""
 
     def ended(self, error: Exception | None) -> None:
-        """Hear that the broker has all the records, or why it does not take one; must not raise."""
+        """Hear that the broker has all the records, or why it does not take one; must not raise.
+
+        Nothing is on its way any more.
+        """
         raise NotImplementedError
 
     def arrived(self) -> None:
         """Count one record that the broker has."""
         self.missing -= 1
         if not self.missing:
-            self.ended(None)
+            self.ended(self.error)
 
-    def failed(self, error: Exception) -> None:
-        """Note that the broker does not take a record; only the first is told."""
-        if self.missing > 0:
-            self.missing = -1  # so that it never gets to nothing missing
-            self.ended(error)
+    def failed(self, record: Outgoing, error: Exception) -> None:
+        """Note that the broker does not take `record`."""
+        if self.error is None:
+            self.error = error
+        self.refused += (record,)
+        self.missing -= 1
+        if not self.missing:
+            self.ended(self.error)
 
 
 class Outgoing(msgspec.Struct, eq=False):
@@ -45,7 +55,7 @@ class Outgoing(msgspec.Struct, eq=False):
     value: bytes | None
     headers: Headers
     delivery: Delivery | None = None
-    """Whose it is; set by the outbox."""
+    """Whose it is while it is on its way; set by the outbox."""
 
 
 class _Awaited(Delivery):
@@ -112,7 +122,9 @@ class Outbox:
                 partitions = sorted(await self._producer().partitions_for(topic))
                 by_partition = self._by_partition(waiting, partitions)
                 sends = [self._send(topic, number, records) for number, records in by_partition.items()]
-                await asyncio.gather(*sends)
+                for ended in await asyncio.gather(*sends, return_exceptions=True):
+                    if ended is not None:
+                        raise ended
             except Exception as error:  # noqa: BLE001 - it is for those who wait
                 _tell(waiting, error)
         del self._waiting[topic]
@@ -153,10 +165,13 @@ class Outbox:
             else:
                 for record in taken:
                     if (delivery := record.delivery) is not None:
+                        record.delivery = None
                         delivery.arrived()
 
 
 def _tell(records: list[Outgoing], error: Exception) -> None:
+    """Tell of those among `records` that are still on their way that they will not arrive."""
     for record in records:
-        if record.delivery is not None:
-            record.delivery.failed(error)
+        if (delivery := record.delivery) is not None:
+            record.delivery = None
+            delivery.failed(record, error)

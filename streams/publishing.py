@@ -129,6 +129,25 @@ class Publisher:
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
         return True
 
+    async def result_again(
+        self,
+        result: dict[str, Any],
+        refused: Sequence[Outgoing],
+        *,
+        task: str,
+        key: bytes | None,
+        traceparent: str | None,
+    ) -> None:
+        """Publish what the broker `refused` of a posted result: no result twice because of its event.
+
+        Raises:
+            KafkaError: the broker does not take it; nothing may be acknowledged then.
+        """
+        if refused and all(record.topic == self._events for record in refused):
+            await self._outbox.deliver(*refused)
+        else:
+            await self.result(result, task=task, key=key, traceparent=traceparent, reply_to=None)
+
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
 from streams.messages import Request
-from streams.outbox import Delivery
+from streams.outbox import Delivery, Outgoing
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult, QuickPath
@@ -116,6 +117,9 @@ class Rig:
         self.journal.append(f"result {result['id']}")
         self.results.append(result)
         self.reply_topics.append(reply_to)
+
+    async def result_again(self, result: dict[str, Any], refused: Sequence[Outgoing], **_: Any) -> None:
+        await self.result(result, reply_to=None)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:

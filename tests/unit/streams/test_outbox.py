@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from streams.outbox import Outbox, Outgoing
+from streams.outbox import Delivery, Outbox, Outgoing
 
 Sent = tuple[str, int, list[bytes | None]]
 
@@ -26,7 +27,12 @@ class Producer:
         self.sent: list[Sent] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.gates: dict[str, asyncio.Event] = {}
         self.refuse: Callable[[Sent], Exception | None] = lambda sent: None
+
+    def hold(self, topic: str) -> asyncio.Event:
+        """Hold the batches of one topic until what is returned is set."""
+        return self.gates.setdefault(topic, asyncio.Event())
 
     async def partitions_for(self, topic: str) -> set[int]:
         return self.partitions
@@ -36,7 +42,7 @@ class Producer:
 
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[None]:
         values = [record.value for record in DefaultRecordBatch(bytes(batch._build()))]
-        await self.gate.wait()
+        await self.gates.get(topic, self.gate).wait()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         error = self.refuse((topic, partition, values))
         if error is None:
@@ -49,6 +55,20 @@ class Producer:
 
 def outgoing(value: bytes, *, topic: str = "t", key: bytes | None = None) -> Outgoing:
     return Outgoing(topic, key, value, [("a", b"1")])
+
+
+class Heard(Delivery):
+    """Notes how the delivery ended."""
+
+    outcomes: list[Exception | None] = msgspec.field(default_factory=list)
+
+    def ended(self, error: Exception | None) -> None:
+        self.outcomes.append(error)
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def outbox(producer: Producer) -> Outbox:
@@ -134,6 +154,36 @@ async def test_one_record_too_large_for_the_broker_costs_its_neighbours_nothing(
     )
     assert [type(outcome) for outcome in outcomes] == [type(None), MessageSizeTooLargeError, type(None)]
     assert sorted(value for _, _, batch in producer.sent for value in batch if value) == [b"1", b"2"]
+
+
+async def test_a_delivery_ends_once_nothing_of_it_is_on_its_way_and_knows_what_was_refused() -> None:
+    producer, heard = Producer(), Heard()
+    producer.refuse = lambda sent: KafkaTimeoutError() if sent[0] == "t" else None
+    refused, other = outgoing(b"1"), outgoing(b"2", topic="u")
+    slow = producer.hold("u")
+    outbox(producer).post([refused, other], heard)
+    await settled()
+    assert heard.outcomes == []
+    slow.set()
+    await settled()
+    assert [type(outcome) for outcome in heard.outcomes] == [KafkaTimeoutError]
+    assert heard.refused == (refused,)
+
+
+async def test_a_record_that_cannot_be_written_is_told_and_what_arrived_beside_it_counts_as_arrived() -> None:
+    producer = Producer(partitions=8)
+    box, gate = outbox(producer), producer.hold("t")
+    delivering = asyncio.gather(
+        *(box.deliver(outgoing(b"%d" % n, key=b"%d" % n)) for n in range(8)),
+        box.deliver(Outgoing("t", b"k", cast(bytes, "no bytes"), [])),
+        return_exceptions=True,
+    )
+    await settled()
+    gate.set()
+    outcomes = await delivering
+    arrived = [b"%d" % n for n, outcome in enumerate(outcomes[:8]) if outcome is None]
+    assert sorted(value for _, _, batch in producer.sent for value in batch if value) == arrived != []
+    assert isinstance(outcomes[8], Exception)
 
 
 async def test_a_topic_that_is_not_there_is_told_to_who_asked() -> None:

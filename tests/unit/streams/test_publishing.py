@@ -10,7 +10,12 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    KafkaTimeoutError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.results import failure_result, success_result
@@ -35,8 +40,13 @@ class Broker:
             raise refused[0]
 
     def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
-        refused = [error for record in records if (error := self._take(record)) is not None]
-        delivery.ended(refused[0] if refused else None)
+        delivery.missing = len(records)
+        for record in records:
+            error = self._take(record)
+            if error is None:
+                delivery.arrived()
+            else:
+                delivery.failed(record, error)
 
     def _take(self, record: Outgoing) -> KafkaError | None:
         if record.topic in self.refusals:
@@ -381,6 +391,20 @@ def test_posting_publishes_the_same_records_and_tells_when_they_are_on_the_broke
 def test_posting_tells_what_the_broker_refuses() -> None:
     refusal = MessageSizeTooLargeError()
     assert post(Broker(refusals={"inference.results.text-generation": refusal}), success()) == [refusal]
+
+
+@pytest.mark.parametrize("refused_topic", ["inference.events", "inference.results.text-generation"])
+async def test_what_is_refused_of_a_posted_result_is_published_again_and_its_result_once(
+    refused_topic: str,
+) -> None:
+    broker, heard = Broker(refusals={refused_topic: KafkaTimeoutError()}), Heard()
+    posting = publisher(broker)
+    about: dict[str, Any] = {"task": "text-generation", "key": b"k", "traceparent": None}
+    posting.post(success(), **about, delivery=heard)
+    assert isinstance(heard.outcomes[0], KafkaTimeoutError)
+    await posting.result_again(success(), heard.refused, **about)
+    assert len(broker.on("inference.results.text-generation")) == 1
+    assert broker.on("inference.events") != []
 
 
 def test_a_result_that_a_broker_may_find_too_large_is_not_posted_for_its_event_would_go_beside_it() -> None:
