@@ -11,8 +11,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 from aiokafka.errors import (
-    KafkaTimeoutError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     UnknownTopicOrPartitionError,
 )
