@@ -44,8 +44,9 @@ class RollingLoop(GenerationLoop):
         super().__init__(name, result_of)
         self._model = model
         self._limits = limits
-        self._most_rows = limits.max_rows
         self._bytes_of_a_token = bytes_of_a_token
+        self._max_bytes = limits.max_bytes
+        """Most bytes of cache for several rows; less than the limits have where the memory proved too small."""
         self._batch = RollingBatch(model, limits.max_bytes // bytes_of_a_token)
         self._prefill: Prefill | None = None
         self._tickets: dict[Row, Ticket] = {}
@@ -83,19 +84,25 @@ class RollingLoop(GenerationLoop):
         tickets = [ticket for ticket in self._tickets.values() if not self._is_over(ticket)]
         self._tickets.clear()
         log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
-        if len(tickets) == 1:
-            self.settle(tickets[0], as_run_error(error, self._name))
+        if len(tickets) <= 1:
+            for ticket in tickets:
+                self.settle(ticket, as_run_error(error, self._name))
         elif is_out_of_memory(error) and entering is not None and entering.rows[0].extras:
             # Its images, most likely: that is no reason to run fewer rows from now on.
             suspect = [ticket for ticket in tickets if ticket.row in entering.rows]
             self._suspects += suspect
             self._put_back(ticket for ticket in tickets if ticket not in suspect)
         elif is_out_of_memory(error):
-            self._most_rows = max(1, len(tickets) // 2)
-            log.warning("rows_bounded", model=self._name, max_rows=self._most_rows)
+            self._bound(self._bytes_taken(tickets) // 2)
             self._put_back(tickets)
         else:
             self._suspects += tickets
+
+    def _bound(self, max_bytes: int) -> None:
+        """Let rows that grow together, and the room that they have to grow, take fewer bytes from now on."""
+        self._max_bytes = min(self._max_bytes, max_bytes)
+        self._batch = RollingBatch(self._model, self._max_bytes // self._bytes_of_a_token)
+        log.warning("batches_made_smaller", model=self._name, max_bytes=self._max_bytes)
 
     def _is_over(self, ticket: Ticket) -> bool:
         if ticket.row.finish_reason is not None:
@@ -187,7 +194,10 @@ class RollingLoop(GenerationLoop):
                 row = ticket.row
                 if ticket.future.cancelled():
                     continue
-                if len(self._batch.rows) + len(rows) >= self._most_rows or len(passed) > _MOST_PASSED_AT_ONCE:
+                if (
+                    len(self._batch.rows) + len(rows) >= self._limits.max_rows
+                    or len(passed) > _MOST_PASSED_AT_ONCE
+                ):
                     break
                 if not all(self._may_pass(ticket, earlier) for earlier in passed):
                     break
@@ -212,7 +222,7 @@ class RollingLoop(GenerationLoop):
             return True
         entering = (Growth.of(one, self._pieces(one) - 1) for one in (*rows, row))
         growing = (*map(Growth.of, self._batch.rows), *entering)
-        return most_tokens(growing) * self._bytes_of_a_token <= self._limits.max_bytes
+        return most_tokens(growing) * self._bytes_of_a_token <= self._max_bytes
 
     def _pieces(self, row: Row) -> int:
         """Return in how many pieces the row's prompt goes in."""
@@ -230,6 +240,10 @@ class RollingLoop(GenerationLoop):
     def _bytes(self, row: Row) -> int:
         """Return the bytes of cache that the row takes when it has grown to its budget."""
         return (len(row.prompt) + row.budget) * self._bytes_of_a_token
+
+    def _bytes_taken(self, tickets: Sequence[Ticket]) -> int:
+        """Return the bytes of cache of rows as they are, each as wide as the longest."""
+        return len(tickets) * max(len(ticket.row.seen) for ticket in tickets) * self._bytes_of_a_token
 
     def _hand_out(self) -> None:
         """Tell callers of new text, and give those whose rows are done their answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -90,10 +91,37 @@ def test_out_of_memory_halves_the_batch_and_every_row_is_answered(
     watched.go_on()
     for prompt, budget, answer in zip(PROMPTS, BUDGETS, answers, strict=True):
         assert text(answer) == alone(folder, prompt, budget)
-    refused = [rows for rows, _ in watched.shapes if rows > 2]
-    again = [start(runner, prompt, 5) for prompt in PROMPTS]
-    wait(again, PATIENCE_S)
-    assert [rows for rows, _ in watched.shapes if rows > 2] == refused  # the bound is remembered
+
+
+def test_long_rows_that_ran_out_of_memory_together_do_so_once_and_short_ones_still_grow_together(
+    tiny: tuple[TextGenerationRunner, Watched], folder: Path
+) -> None:
+    runner, watched = tiny
+    refused: list[int] = []
+
+    def fault(ids: torch.Tensor) -> Exception | None:
+        if ids.numel() <= 4 * 30:
+            return None
+        refused.append(ids.numel())
+        return torch.OutOfMemoryError("no room")
+
+    def ask(prompts: Sequence[str]) -> None:
+        watched.hold()
+        running = start(runner, "m", 1)
+        watched.arrived()
+        answers = [start(runner, prompt, 4) for prompt in prompts]
+        watched.go_on()
+        assert [text(answer) for answer in answers] == [alone(folder, prompt, 4) for prompt in prompts]
+        wait([running], PATIENCE_S)
+
+    watched.fault = fault
+    long = [" ".join([letter] * 40) for letter in "abcd"]
+    ask(long)
+    ask(long)
+    assert len(refused) == 1, "the bound is remembered"
+    watched.shapes.clear()
+    ask(list("abcdefgh"))
+    assert max(rows for rows, _ in watched.shapes) == 8
 
 
 def test_a_listener_that_fails_costs_nobody_an_answer(
