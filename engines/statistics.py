@@ -46,9 +46,11 @@ class Statistics:
         self._lock = threading.Lock()
         self._tasks, self._models, self._engines = _Names(), _Names(), _Names()
         self._counts: dict[tuple[str, str, str], _Count] = {}
-        """By task, model and engine."""
+        """By task, model and engine: what came since the last sums, of a bounded number of combinations."""
         self._count_of: dict[tuple[str, str, str], _Count] = {}
         """The same by the names as they came, but for those that came when there were too many."""
+        self._sums: tuple[dict[str, _Count], ...] = ({}, {}, {})
+        """By task, by model, and by engine: what came before."""
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
@@ -81,17 +83,19 @@ class Statistics:
         `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start.
         """
         with self._lock:
-            total = sum(count.total for count in self._counts.values())
-            succeeded = sum(count.succeeded for count in self._counts.values())
+            self._sum_up()
+            tasks, models, engines = self._sums
+            total = sum(count.total for count in tasks.values())
+            succeeded = sum(count.succeeded for count in tasks.values())
             latencies = list(self._latencies)
             answer: dict[str, Any] = {
                 "total_inferences": total,
                 "successful_inferences": succeeded,
                 "failed_inferences": total - succeeded,
                 "success_rate": succeeded / total if total else 0.0,
-                "tasks": self._counts_by(0),
-                "models": self._counts_by(1),
-                "engines": self._counts_by(2),
+                "tasks": _by_name(tasks),
+                "models": _by_name(models),
+                "engines": _by_name(engines),
                 "stage_mean_s": {
                     stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
                 },
@@ -106,19 +110,26 @@ class Statistics:
             self._models.counted_as(model),
             self._engines.counted_as(engine),
         )
+        if len(self._counts) >= MOST_NAMES and counted_as not in self._counts:
+            self._sum_up()
         count = self._counts.setdefault(counted_as, _Count())
         if OTHER not in counted_as:
             self._count_of[names] = count
         return count
 
-    def _counts_by(self, place: int) -> dict[str, dict[str, int]]:
-        """Return the counts by the names at one place of the three."""
-        sums: dict[str, _Count] = {}
+    def _sum_up(self) -> None:
+        """Add what was counted by combinations of names to the sums by each name."""
         for names, count in self._counts.items():
-            of_name = sums.setdefault(names[place], _Count())
-            of_name.total += count.total
-            of_name.succeeded += count.succeeded
-        return {name: sums[name].as_dict() for name in sorted(sums)}
+            for name, sums in zip(names, self._sums, strict=True):
+                of_name = sums.setdefault(name, _Count())
+                of_name.total += count.total
+                of_name.succeeded += count.succeeded
+        self._counts.clear()
+        self._count_of.clear()
+
+
+def _by_name(sums: dict[str, _Count]) -> dict[str, dict[str, int]]:
+    return {name: sums[name].as_dict() for name in sorted(sums)}
 
 
 def _latency(ordered: Sequence[float]) -> dict[str, float]:

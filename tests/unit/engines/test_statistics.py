@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -57,6 +58,24 @@ def test_latencies_cover_the_latest_requests_only() -> None:
         statistics.record("t", "m", "e", True, value)
     assert statistics.snapshot()["latency_s"]["mean"] == pytest.approx(1.0)
     assert statistics.snapshot()["total_inferences"] == 20
+
+
+def test_names_that_come_in_ever_new_company_take_no_more_memory_and_are_counted_exactly() -> None:
+    statistics = Statistics()
+    tracemalloc.start()
+    try:
+        for model in range(200):
+            for engine in range(200):
+                statistics.record("t", f"model{model}", f"engine{engine}", engine > 0, 0.1)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 1_000_000
+    snapshot = statistics.snapshot()
+    assert snapshot["tasks"] == {"t": {"total": 40_000, "succeeded": 39_800, "failed": 200}}
+    assert snapshot["models"]["model7"] == {"total": 200, "succeeded": 199, "failed": 1}
+    assert snapshot["engines"]["engine0"] == {"total": 200, "succeeded": 0, "failed": 200}
+    assert statistics.snapshot() == snapshot
 
 
 def test_names_beyond_the_bound_are_counted_together() -> None:
