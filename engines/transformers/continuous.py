@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -149,23 +150,15 @@ class ContinuousLoop(GenerationLoop):
         """Run rows that the manager cannot; it is idle, and lets go of the model's attention first."""
         self._let_manager_go()
         self._batch = tickets
+        on_step = partial(self.follow, tickets)
         with torch.inference_mode():
             if tickets[0].beams:
-                self._search(tickets[0].row, dict(tickets[0].beams), self._hand_out)
+                self._search(tickets[0].row, dict(tickets[0].beams), on_step)
             else:
-                self._generate([ticket.row for ticket in tickets], self._hand_out)
+                self._generate([ticket.row for ticket in tickets], on_step)
         for ticket in tickets:
             self.settle(ticket)
         self._batch = []
-
-    def _hand_out(self) -> None:
-        for ticket in self._batch:
-            if ticket.future.cancelled():
-                ticket.row.give_up()
-            elif ticket.row.finish_reason is not None:
-                self.settle(ticket)
-            else:
-                self.tell(ticket)
 
     def _cancel(self) -> None:
         for number, one in list(self._running.items()):

@@ -169,6 +169,16 @@ class GenerationLoop(ABC):
             log.exception("emit_failed", model=self._name)
             ticket.emit = None
 
+    def follow(self, tickets: Iterable[Ticket]) -> None:
+        """Tell callers of new text, give those whose rows are done their answers, and end rows nobody waits for."""
+        for ticket in tickets:
+            if ticket.future.cancelled():
+                ticket.row.give_up()
+            elif ticket.row.finish_reason is not None:
+                self.settle(ticket)
+            else:
+                self.tell(ticket)
+
     def settle(self, ticket: Ticket, failure: InferenceError | None = None) -> None:
         """Give the caller its answer, or why there is none."""
         if ticket.future.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -60,10 +61,11 @@ class MicroBatchLoop(GenerationLoop):
         self._running = [ticket for ticket in batch if not ticket.future.cancelled()]
         if not self._running:
             return
+        on_step = partial(self.follow, self._running)
         if self._running[0].beams:
-            self._search(self._running[0].row, dict(self._running[0].beams), self._hand_out)
+            self._search(self._running[0].row, dict(self._running[0].beams), on_step)
         else:
-            self._generate([ticket.row for ticket in self._running], self._hand_out)
+            self._generate([ticket.row for ticket in self._running], on_step)
         for ticket in self._running:
             self.settle(ticket)
         self._running = []
@@ -119,13 +121,3 @@ class MicroBatchLoop(GenerationLoop):
         read = max(row.extras[SOURCE].shape[1] if SOURCE in row.extras else 0 for row in rows)
         most = read + max(len(row.prompt) for row in rows) + max(row.budget for row in rows)
         return len(rows) * self._sizes.of(most)
-
-    def _hand_out(self) -> None:
-        """Give rows that are done their answers, and end those that nobody waits for."""
-        for ticket in self._running:
-            if ticket.future.cancelled():
-                ticket.row.give_up()
-            elif ticket.row.finish_reason is not None:
-                self.settle(ticket)
-            else:
-                self.tell(ticket)
