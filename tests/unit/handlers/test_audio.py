@@ -15,7 +15,6 @@ from handlers.asr import AsrHandler
 from handlers.audio import SAMPLE_RATE, read_audio
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
-from handlers.settings import MediaSettings
 
 FORMATS = [
     ("WAV", "PCM_16"),
@@ -224,24 +223,6 @@ def test_an_empty_or_overlong_array_is_refused() -> None:
         read(np.zeros(0))
     with pytest.raises(MediaTooLarge, match="allows 1 s"):
         read(np.zeros(16001), max_s=1)
-
-
-def test_the_handler_says_how_long_the_recording_is() -> None:
-    inputs = AsrHandler().preprocess({"audio": Media(encoded(tone(440)), "x")}, {})
-    assert inputs["sampling_rate"] == SAMPLE_RATE
-    assert inputs["duration_s"] == 1.0
-    assert len(inputs["audio"]) == SAMPLE_RATE
-
-
-def test_the_handler_keeps_to_its_limits() -> None:
-    handler = AsrHandler(limits=MediaSettings(max_audio_s=0.5))
-    with pytest.raises(MediaTooLarge, match=r"max_audio_s allows 0\.5 s"):
-        handler.preprocess({"audio": encoded(tone(440))}, {})
-
-
-def test_the_handler_asks_for_audio() -> None:
-    with pytest.raises(InvalidInput, match=r"data\.audio is required for task asr; got sound"):
-        AsrHandler().preprocess({"sound": b""}, {})
 
 
 def test_the_handler_returns_text_language_segments_and_words_where_asked() -> None:
