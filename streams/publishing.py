@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,6 +63,7 @@ class Publisher:
     ) -> None:
         self._outbox = outbox
         self._topics = topics
+        self._results_of = functools.cache(topics.results)
         self._worker = worker
         self._result_headers = BinaryHeaders(RESULT_TYPE, f"inferstream/{worker}")
         self._event_headers = BinaryHeaders(EVENT_TYPE, f"inferstream/{worker}")
@@ -125,7 +127,7 @@ class Publisher:
         result, value = self._encoded(result)
         if len(value) + len(key or b"") + len(traceparent or "") > _ALWAYS_TAKEN_BYTES:
             return False
-        record = self._record(self._topics.results(task), result, value, key, traceparent)
+        record = self._record(self._results_of(task), result, value, key, traceparent)
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
         return True
 

@@ -129,7 +129,7 @@ class _UnderWay(msgspec.Struct, eq=False):
 
     def finish(self, outcome: Outcome, wait_s: float) -> None:
         """Take what the engine made of it to its result."""
-        self.prepared.waited(wait_s)
+        self.prepared.timings["wait"] += wait_s
         if not isinstance(outcome, InferenceError):
             outcome = self.path.postprocess(self.request, self.prepared, outcome)
         result = self.path.pipeline.result(self.request, self.prepared, outcome, self.started, self.queue_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ class Topics:
 
     def results(self, task: str) -> str:
         """One result per request for `task`, under the request's key."""
-        return _results(self.prefix, task)
+        return f"{self.prefix}.results.{task}"
 
     def dead_letters(self, task: str) -> str:
         """Messages of `requests(task)` from which no request, not even an id, could be read."""
@@ -38,11 +37,6 @@ class Topics:
     def events(self) -> str:
         """Metrics events: one per request and outcome, model loads, worker starts and stops."""
         return f"{self.prefix}.events"
-
-
-@functools.lru_cache(maxsize=256)
-def _results(prefix: str, task: str) -> str:
-    return f"{prefix}.results.{task}"  # asked for at every result
 
 
 def expected_topics(
