@@ -137,15 +137,17 @@ class Intake:
         await self.publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
-        """Publish a result of the quick path for which that is too quick, or what was refused of it."""
+        """Publish a result of the quick path that cannot be posted."""
         message, task = posting.message, posting.task
-        publishing = self.publisher.result_again(
-            result,
-            posting.refused,
-            task=task,
-            key=message.record.key,
-            traceparent=posting.traceparent,
+        publishing = self.publisher.result(
+            result, task=task, key=message.record.key, traceparent=posting.traceparent, reply_to=None
         )
+        self._see_through(message, task, publishing)
+
+    def publish_refused(self, posting: _Posting) -> None:
+        """Publish what the broker refused of a result of the quick path."""
+        message, task = posting.message, posting.task
+        publishing = self.publisher.refused(posting.refused, task=task, traceparent=posting.traceparent)
         self._see_through(message, task, publishing)
 
     async def _answer(
@@ -216,11 +218,9 @@ class _Posting(Delivery, kw_only=True, eq=False):
     message: Received
     task: str
     traceparent: str | None
-    result: dict[str, Any] | None = None
 
     def post(self, result: dict[str, Any]) -> None:
-        """Publish the result."""
-        self.result = result
+        """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
         try:
             is_posted = self.intake.publisher.post(
                 result,
@@ -238,8 +238,7 @@ class _Posting(Delivery, kw_only=True, eq=False):
         if error is None:
             self.intake.acker.done(self.message)
         else:
-            assert self.result is not None  # it was posted
-            self.intake.publish_carefully(self, self.result)
+            self.intake.publish_refused(self)
 
 
 def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:

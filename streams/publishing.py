@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
@@ -121,7 +122,7 @@ class Publisher:
     ) -> bool:
         """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
 
-        Where that is with an error, `result` may find a way that ends without. Returns False for what may be too
+        Where that is with an error, `refused` may find a way that ends without. Returns False for what may be too
         large for the broker, whose event must wait until it is known what was published: that is for `result`.
         """
         result, value = self._encoded(result)
@@ -131,24 +132,22 @@ class Publisher:
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
         return True
 
-    async def result_again(
-        self,
-        result: dict[str, Any],
-        refused: Sequence[Outgoing],
-        *,
-        task: str,
-        key: bytes | None,
-        traceparent: str | None,
-    ) -> None:
-        """Publish what the broker `refused` of a posted result: no result twice because of its event.
+    async def refused(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
+        """Publish what the broker refused of a posted result; what it has is published again only if it is not true.
 
         Raises:
             KafkaError: the broker does not take it; nothing may be acknowledged then.
         """
-        if refused and all(record.topic == self._events for record in refused):
-            await self._outbox.deliver(*refused)
-        else:
-            await self.result(result, task=task, key=key, traceparent=traceparent, reply_to=None)
+        of_event = [record for record in records if record.topic == self._events]
+        for record in records:
+            if record.topic != self._events and record.value is not None:
+                result = msgspec.json.decode(record.value, type=dict[str, Any])
+                own = self._results_of(task)
+                published = await self._deliver(own, result, record.value, record.key, traceparent)
+                if published is not result:
+                    of_event = [self._event_record(_outcome_event(published))]
+        if of_event:
+            await self._outbox.deliver(*of_event)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.

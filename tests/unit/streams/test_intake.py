@@ -15,7 +15,7 @@ from engines.results import success_result
 from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
-from streams.messages import Request
+from streams.messages import Request, encode
 from streams.outbox import Delivery, Outgoing
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
@@ -105,6 +105,8 @@ class Rig:
             return False
         if self.post_error is None:
             self.journal.append(f"posted {result['id']}")
+        else:
+            delivery.refused = (Outgoing("results", None, encode(result), []),)
         delivery.ended(self.post_error)
         return True
 
@@ -118,8 +120,9 @@ class Rig:
         self.results.append(result)
         self.reply_topics.append(reply_to)
 
-    async def result_again(self, result: dict[str, Any], refused: Sequence[Outgoing], **_: Any) -> None:
-        await self.result(result, reply_to=None)
+    async def refused(self, records: Sequence[Outgoing], **_: Any) -> None:
+        [record] = records
+        await self.result(json.loads(record.value or b""), reply_to=None)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:

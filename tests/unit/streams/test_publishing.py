@@ -393,18 +393,31 @@ def test_posting_tells_what_the_broker_refuses() -> None:
     assert post(Broker(refusals={"inference.results.text-generation": refusal}), success()) == [refusal]
 
 
-@pytest.mark.parametrize("refused_topic", ["inference.events", "inference.results.text-generation"])
-async def test_what_is_refused_of_a_posted_result_is_published_again_and_its_result_once(
-    refused_topic: str,
+@pytest.mark.parametrize(
+    ("refused_topic", "error", "codes"),
+    [
+        ("inference.events", KafkaTimeoutError(), [""]),
+        ("inference.results.text-generation", KafkaTimeoutError(), [""]),
+        ("inference.results.text-generation", MessageSizeTooLargeError(), ["", "RESULT_TOO_LARGE"]),
+    ],
+    ids=["event", "result", "size"],
+)
+async def test_what_is_refused_of_a_posted_result_is_published_again_and_what_is_not_stays_one(
+    refused_topic: str, error: KafkaError, codes: list[str]
 ) -> None:
-    broker, heard = Broker(refusals={refused_topic: KafkaTimeoutError()}), Heard()
+    broker, heard = Broker(refusals={refused_topic: error}), Heard()
     posting = publisher(broker)
-    about: dict[str, Any] = {"task": "text-generation", "key": b"k", "traceparent": None}
-    posting.post(success(), **about, delivery=heard)
-    assert isinstance(heard.outcomes[0], KafkaTimeoutError)
-    await posting.result_again(success(), heard.refused, **about)
-    assert len(broker.on("inference.results.text-generation")) == 1
-    assert broker.on("inference.events") != []
+    posting.post(success(), task="text-generation", key=b"k", traceparent="t", delivery=heard)
+    assert heard.outcomes == [error]
+    if codes[1:]:
+        broker.refusals[refused_topic] = error
+    await posting.refused(heard.refused, task="text-generation", traceparent="t")
+    ((key, value, headers),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    result = decode_result(value)
+    assert (key, headers["traceparent"], result.id) == (b"k", b"t", "r1")
+    assert codes_of_events(broker) == codes
+    assert (result.error.code if result.error else "") == codes[-1]
 
 
 def test_a_result_that_a_broker_may_find_too_large_is_not_posted_for_its_event_would_go_beside_it() -> None:
