@@ -8,104 +8,42 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple
 
-import msgspec
 import structlog
 
-from engines.base import Urgency
-from engines.urgency_queue import UrgencyQueue
-from handlers.errors import Cancelled, InferenceError, as_inference_error
+from handlers.errors import Cancelled, as_inference_error
+from streams.batch_lane import Lane, OnOutcome, Outcome, Raw, T, Waiting
 
 log = structlog.get_logger(__name__)
 
 _WORTH_WAITING = 0.1
 """The part of a model's last run that a batch may wait for those who are coming: company saves more than that."""
 
+_TURN_S = 0.001
+"""What several batches may take together in one turn of a thread; the turn by itself costs a third of that."""
 
-class Batchable(Protocol):
-    """What a request must tell to be batched."""
-
-    @property
-    def lane_key(self) -> Hashable:
-        """Requests with one lane key use one model, which runs one batch at a time."""
-
-    @property
-    def batch_key(self) -> Hashable:
-        """Requests with one batch key may share a batch."""
-
-    @property
-    def urgency(self) -> Urgency:
-        """The smallest goes first; among equals, whoever came first."""
-
-    @property
-    def cost(self) -> float:
-        """What this request takes of a batch, in the engine's own unit."""
-
-    @property
-    def most_cost(self) -> float:
-        """What a batch with this request may take: its number of requests times the largest cost among them."""
+_MOST_IN_A_TURN = 4
+"""Batches in one turn at most, for the model may be slower than it was: who is in the first hears after the last."""
 
 
-T = TypeVar("T", bound=Batchable)
+class _Ran(NamedTuple):
+    """The outcomes of a batch, and when it began and ended."""
 
-
-Raw = dict[str, Any] | InferenceError
-"""What became of one request in its batch."""
-
-Outcome = tuple[Raw, float]
-"""That, and the seconds it waited for its batch."""
-
-OnOutcome = Callable[[Raw, float], None]
-"""Hears both of an outcome."""
-
-
-class _Waiting(msgspec.Struct, Generic[T], eq=False):
-    item: T
-    since: float
-    on_outcome: OnOutcome
-    wanted: asyncio.Future[Outcome] | None
-    """Done where whoever awaits the outcome has gone."""
-
-
-@dataclass(slots=True)
-class _Group(Generic[T]):
-    """Requests that may share a batch."""
-
-    waiting: UrgencyQueue[_Waiting[T]] = field(default_factory=UrgencyQueue)
-    largest: float = 0.0
-    """The largest cost that was ever among them."""
-
-    def fills_a_batch(self, max_items: int) -> bool:
-        count = len(self.waiting)
-        return count >= max_items or count * self.largest >= self.waiting.first().item.most_cost
-
-
-@dataclass(slots=True)
-class _Lane(Generic[T]):
-    """What waits for one model."""
-
-    groups: dict[Hashable, _Group[T]] = field(default_factory=dict)
-    coming: int = 0
-    is_filling: bool = False
-    """Whether a batch waits for those who are coming."""
-    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set where waiting longer would bring nothing: a batch is full, or nobody else is coming."""
-    since: float = 0.0
-    """When the first of those came who have waited for no batch yet."""
-    task: asyncio.Task[None] | None = None
+    raws: Sequence[Raw]
+    began: float
+    ended: float
 
 
 class Batcher(Generic[T]):
     """Collects requests per model and runs them in batches, in threads.
 
     Lives on one event loop; `execute` runs where `threads` says for the first item, one call at a time per
-    model. An idle
-    model starts at once, unless requests for it are known to be `coming`: then a batch waits until they are
-    here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the model's last batch
-    took where that is longer. While the model works, what arrives gathers for the next batch. Batches are
-    formed in the order of urgency. `execute` returns one outcome per item, in order.
+    model. An idle model starts at once, unless requests for it are known to be `coming`: then a batch waits
+    until they are here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the
+    model's last turn took where that is longer. While the model works, what arrives gathers for the next batch.
+    Batches are formed in the order of urgency. A model that takes microseconds for one runs several in a turn of
+    its thread. `execute` returns one outcome per item, in order.
     """
 
     def __init__(
@@ -122,14 +60,15 @@ class Batcher(Generic[T]):
         self._max_items = max_items
         self._max_wait_s = max_wait_s
         self._clock = clock
-        self._lanes: dict[Hashable, _Lane[T]] = {}
-        self._last_run_s: dict[Hashable, float] = {}
-        """Outlives the lanes, which come and go with their requests; one number for each model ever run."""
+        self._lanes: dict[Hashable, Lane[T]] = {}
+        self._last_turn_s: dict[Hashable, float] = {}
+        self._last_batch_s: dict[Hashable, float] = {}
+        """Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
 
     @contextlib.contextmanager
     def coming(self, lane_key: Hashable) -> Iterator[None]:
         """Say that during the body a request is on its way to `submit`, so that a batch may wait for it."""
-        lane = self._lanes.setdefault(lane_key, _Lane())
+        lane = self._lane(lane_key)
         lane.coming += 1
         try:
             yield
@@ -151,61 +90,52 @@ class Batcher(Generic[T]):
         Nothing is made of it where `wanted` is done by then: whoever awaits it has gone.
         """
         key = item.lane_key
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane()
-        now = self._clock()
-        waiting = _Waiting(item, now, on_outcome, wanted)
-        if not lane.groups:
-            lane.since = now
-        group = lane.groups.get(item.batch_key)
-        if group is None:
-            group = lane.groups[item.batch_key] = _Group()
-        group.waiting.put(waiting, item.urgency)
-        if item.cost > group.largest:
-            group.largest = item.cost
-        if lane.is_filling and group.fills_a_batch(self._max_items):
-            lane.may_leave.set()
+        lane = self._lanes.get(key) or self._lane(key)
+        lane.put(Waiting(item, self._clock(), on_outcome, wanted))
         if lane.task is None:
             lane.task = asyncio.create_task(self._work(key, lane), name=f"batches of {key}")
 
     @property
     def depth(self) -> int:
         """How many requests wait for a batch."""
-        return sum(len(group.waiting) for lane in self._lanes.values() for group in lane.groups.values())
+        return sum(map(len, self._lanes.values()))
 
     async def close(self) -> None:
         """Let the running batches finish; what still waits ends as Cancelled."""
         lanes = list(self._lanes.values())
         for lane in lanes:
-            for group in lane.groups.values():
-                for waiting in group.waiting.drain():
-                    stopped = Cancelled("the worker stopped before this request ran; send it again")
-                    waiting.on_outcome(stopped, 0.0)
-            lane.groups.clear()
+            for waiting in lane.drain():
+                stopped = Cancelled("the worker stopped before this request ran; send it again")
+                waiting.on_outcome(stopped, 0.0)
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
-    async def _work(self, key: Hashable, lane: _Lane[T]) -> None:
-        while lane.groups:
+    def _lane(self, key: Hashable) -> Lane[T]:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(self._max_items)
+        return lane
+
+    def _drop_if_idle(self, key: Hashable, lane: Lane[T]) -> None:
+        if not lane.coming and not lane and lane.task is None and self._lanes.get(key) is lane:
+            del self._lanes[key]
+
+    async def _work(self, key: Hashable, lane: Lane[T]) -> None:
+        while lane:
             await self._let_batch_fill(key, lane)
-            batch = self._take(lane)
-            if batch:
+            batches = self._next(key, lane)
+            if batches:
                 started = self._clock()
-                await self._run(batch)
-                self._last_run_s[key] = self._clock() - started
+                await self._run(key, batches)
+                self._last_turn_s[key] = self._clock() - started
         lane.task = None
         self._drop_if_idle(key, lane)
 
-    def _drop_if_idle(self, key: Hashable, lane: _Lane[T]) -> None:
-        if not lane.coming and not lane.groups and lane.task is None and self._lanes.get(key) is lane:
-            del self._lanes[key]
-
-    async def _let_batch_fill(self, key: Hashable, lane: _Lane[T]) -> None:
+    async def _let_batch_fill(self, key: Hashable, lane: Lane[T]) -> None:
         """Wait for those who are coming, until a batch is full or the first request has waited its time."""
-        if not lane.coming or any(group.fills_a_batch(self._max_items) for group in lane.groups.values()):
+        if not lane.coming or lane.has_a_full_batch():
             return
-        longest = max(self._max_wait_s, _WORTH_WAITING * self._last_run_s.get(key, 0.0))
+        longest = max(self._max_wait_s, _WORTH_WAITING * self._last_turn_s.get(key, 0.0))
         left = lane.since + longest - self._clock()
         if left > 0:
             lane.may_leave.clear()
@@ -214,52 +144,47 @@ class Batcher(Generic[T]):
                 await asyncio.wait_for(lane.may_leave.wait(), left)
             lane.is_filling = False
 
-    def _take(self, lane: _Lane[T]) -> list[_Waiting[T]]:
-        """Take the most urgent request and those, in order of urgency, that may share its batch."""
-        if not lane.groups:  # all were told that the worker stops
-            return []
-        key, group = min(lane.groups.items(), key=_turn)
-        queue = group.waiting
-        batch: list[_Waiting[T]] = []
-        largest = 0.0
-        while queue and len(batch) < self._max_items:
-            waiting = queue.first()
-            if waiting.wanted is None or not waiting.wanted.done():
-                cost = waiting.item.cost
-                if cost > largest:
-                    largest = cost
-                if batch and (len(batch) + 1) * largest > waiting.item.most_cost:
-                    break
-                batch.append(waiting)
-            queue.take()
-        if not queue:
-            del lane.groups[key]
-        lane.since = -float("inf")  # whoever is left has waited for this batch
-        return batch
+    def _next(self, key: Hashable, lane: Lane[T]) -> list[list[Waiting[T]]]:
+        """Take the next batch, and with it those that make a turn of the thread worth its while."""
+        batch_s = self._last_batch_s.get(key, _TURN_S)
+        most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
+        batches = [lane.take()]
+        while lane and len(batches) + 1 <= most:
+            batches.append(lane.take())
+        return [batch for batch in batches if batch]
 
-    async def _run(self, batch: list[_Waiting[T]]) -> None:
+    async def _run(self, key: Hashable, batches: list[list[Waiting[T]]]) -> None:
+        """Run the batches in one turn of a thread, and tell everybody what became of them."""
+        items = [[waiting.item for waiting in batch] for batch in batches]
         started = self._clock()
-        loop = asyncio.get_running_loop()
-        raws: Sequence[Raw]
         try:
-            items = [waiting.item for waiting in batch]
-            raws = await loop.run_in_executor(self._threads(items[0]), self._execute, items)
-            if len(raws) != len(batch):
-                raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(batch)} requests")
+            thread = self._threads(items[0][0])
+            ran = await asyncio.get_running_loop().run_in_executor(thread, self._execute_each, items)
         except Exception as error:
-            log.exception("batch_failed", items=len(batch))
-            raws = [as_inference_error(error)] * len(batch)
-        for waiting, raw in zip(batch, raws, strict=True):
+            log.exception("batches_not_run", batches=len(batches))
+            ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
+        self._last_batch_s[key] = max(one.ended - one.began for one in ran)
+        for batch, (raws, began, _) in zip(batches, ran, strict=True):
+            for waiting, raw in zip(batch, raws, strict=True):
+                try:
+                    waiting.on_outcome(raw, began - waiting.since)
+                except Exception:
+                    log.exception("outcome_not_taken")  # a fault of one caller is none of the others'
+
+    def _execute_each(self, batches: list[list[T]]) -> list[_Ran]:
+        """Run the batches one after the other; in a thread."""
+        ran = []
+        for items in batches:
+            began = self._clock()
             try:
-                waiting.on_outcome(raw, started - waiting.since)
-            except Exception:
-                log.exception("outcome_not_taken")  # a fault of one caller is none of the others'
-
-
-def _turn(group: tuple[Hashable, _Group[Any]]) -> tuple[Urgency, float]:
-    """Return what the next group has the least of."""
-    queue = group[1].waiting
-    return queue.first_urgency, queue.first().since
+                raws = self._execute(items)
+                if len(raws) != len(items):
+                    raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(items)} requests")
+            except Exception as error:
+                log.exception("batch_failed", items=len(items))
+                raws = [as_inference_error(error)] * len(items)
+            ran.append(_Ran(raws, began, self._clock()))
+        return ran
 
 
 def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:

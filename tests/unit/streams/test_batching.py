@@ -6,14 +6,15 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from handlers.errors import Cancelled, InferenceFailed, InternalError
-from streams.batching import Batcher, Outcome, Raw
+from streams.batch_lane import Outcome, Raw
+from streams.batching import Batcher
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,52 @@ async def test_a_batch_never_exceeds_the_cap(make: Make) -> None:
     batcher = make(engine, max_items=2)
     await asyncio.gather(*(batcher.submit(Item(n)) for n in range(5)))
     assert [len(batch) for batch in engine.batches] == [2, 2, 1]
+
+
+class Turns(ThreadPoolExecutor):
+    """Counts what is run in it."""
+
+    count = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.count += 1
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("batch_s", "turns"), [(0.0, 3), (0.0004, 4), (0.0007, 6)])
+async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_turn_of_its_thread(
+    batch_s: float, turns: int
+) -> None:
+    now = [0.0]
+    engine = Engine()
+
+    def run(batch: Sequence[Item]) -> Sequence[Raw]:
+        now[0] += batch_s
+        return engine(batch)
+
+    with Turns(1) as thread:
+        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
+        await batcher.submit(Item(0))  # nobody knows yet how long it takes
+        outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(1, 21)))
+        await batcher.close()
+    assert engine.batches == [[0], *([n, n + 1, n + 2, n + 3] for n in range(1, 21, 4))]
+    assert [raw for raw, _ in outcomes] == [{"value": n} for n in range(1, 21)]
+    assert thread.count == turns
+
+
+async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
+    def run(batch: Sequence[Item]) -> Sequence[Raw]:
+        if batch[0].value == 4:
+            raise ValueError("odd")
+        return [{"value": item.value} for item in batch]
+
+    with Turns(1) as thread:
+        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0)
+        await batcher.submit(Item(99))
+        outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
+        await batcher.close()
+    assert [isinstance(raw, InternalError) for raw, _ in outcomes] == [4 <= n < 8 for n in range(12)]
+    assert thread.count == 2
 
 
 async def test_requests_whose_options_differ_do_not_share_a_batch(make: Make) -> None:
