@@ -51,10 +51,10 @@ class BaseModelHandler(ABC):
         Raises:
             InvalidInput: permanent; names the missing fields and the ones that came.
         """
-        missing = [name for name in fields if data.get(name) is None]
-        if missing:
-            came = ", ".join(sorted(data)) or "nothing"
-            wanted = ", ".join(f"data.{name}" for name in missing)
-            raise InvalidInput(
-                f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
-            )
+        for field in fields:
+            if data.get(field) is None:
+                came = ", ".join(sorted(data)) or "nothing"
+                wanted = ", ".join(f"data.{name}" for name in fields if data.get(name) is None)
+                raise InvalidInput(
+                    f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
+                )
