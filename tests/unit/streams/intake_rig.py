@@ -1,0 +1,154 @@
+"""An intake between a pipeline that answers when told and a publisher that notes what it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from engines.results import success_result
+from handlers.errors import InferenceError
+from streams.acks import OrderedAcker, Received
+from streams.intake import Intake
+from streams.messages import Request, encode
+from streams.outbox import Delivery, Outgoing
+from streams.pipeline import Pipeline
+from streams.publishing import Publisher
+from streams.quick_path import Admitted, OnResult, QuickPath
+
+VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
+
+
+@dataclass
+class Record:
+    offset: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    topic: str = "inference.requests.asr"
+    partition: int = 0
+    timestamp: int = 0
+
+
+class Acker(OrderedAcker):
+    """Notes what is acked."""
+
+    def __init__(self, journal: list[str], window: int) -> None:
+        super().__init__(window=window)
+        self.journal = journal
+
+    def done(self, message: Received) -> None:
+        super().done(message)
+        position = self.positions(message.generation).get((message.record.topic, message.record.partition))
+        self.journal.append(f"position {position}")
+
+
+class Rig:
+    """An intake between a pipeline that answers when told and a publisher that notes what it was given."""
+
+    def __init__(self, *, max_in_flight: int = 8, publish_error: Exception | None = None) -> None:
+        self.journal: list[str] = []
+        self.requests: list[Request] = []
+        self.results: list[dict[str, Any]] = []
+        self.reply_topics: list[str | None] = []
+        self.dead_letters: list[InferenceError] = []
+        self.stages: list[str] = []
+        self.fatal: list[BaseException] = []
+        self.publish_error = publish_error
+        self.gates: dict[str, asyncio.Event] = {}
+        self.quick: set[str] = set()
+        """Ids of requests whose way is clear; `finish_quick` answers them."""
+        self.started: list[tuple[Request, OnResult]] = []
+        self.post_error: Exception | None = None
+        self.is_too_large = False
+        self.queue_s: list[float] = []
+        self.dead_letter_error: Exception | None = None
+        self.generation = 1
+        self.acker = Acker(self.journal, max_in_flight)
+        self.intake = Intake(
+            pipeline=cast(Pipeline, self),
+            quick_path=cast(QuickPath, self),
+            publisher=cast(Publisher, self),
+            acker=self.acker,
+            is_current=lambda generation: generation == self.generation,
+            worker="w1",
+            on_fatal=self.fatal.append,
+        )
+
+    def commit(self) -> None:
+        self.acker.committed(self.generation, self.acker.positions(self.generation).items())
+
+    async def answer(self, request: Request, *, queue_s: float) -> dict[str, Any]:
+        self.requests.append(request)
+        self.queue_s.append(queue_s)
+        if request.id in self.gates:
+            await self.gates[request.id].wait()
+        return answer_to(request)
+
+    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool:
+        if request.id in self.quick:
+            self.started.append((request, on_result))
+        return request.id in self.quick
+
+    def finish_quick(self) -> None:
+        request, on_result = self.started.pop(0)
+        self.requests.append(request)
+        on_result(answer_to(request))
+
+    def post(self, result: dict[str, Any], *, delivery: Delivery, **_: Any) -> bool:
+        if self.is_too_large:
+            return False
+        if self.post_error is None:
+            self.journal.append(f"posted {result['id']}")
+        else:
+            delivery.refused = (Outgoing("results", None, encode(result), []),)
+        delivery.ended(self.post_error)
+        return True
+
+    def allows(self, reply_to: str) -> bool:
+        return reply_to.startswith("replies.")
+
+    async def result(self, result: dict[str, Any], *, reply_to: str | None, **_: Any) -> None:
+        if self.publish_error is not None:
+            raise self.publish_error
+        self.journal.append(f"result {result['id']}")
+        self.results.append(result)
+        self.reply_topics.append(reply_to)
+
+    async def refused(self, records: Sequence[Outgoing], **_: Any) -> None:
+        [record] = records
+        await self.result(json.loads(record.value or b""), reply_to=None)
+
+    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
+        if self.dead_letter_error is not None:
+            raise self.dead_letter_error
+        self.journal.append(f"dead letter {origin.offset}")
+        self.dead_letters.append(error)
+        self.stages.append(stage)
+
+    def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
+        self.take_all([Record(offset, value, **changes)])
+
+    def take_all(self, records: list[Record]) -> None:
+        self.intake.take([Received(record, self.generation) for record in records], "asr")
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def answer_to(request: Request) -> dict[str, Any]:
+    return success_result(
+        result={},
+        id=request.id,
+        task=request.task,
+        engine=request.engine,
+        model_name=request.model_name,
+        processing_s=0.0,
+    )
+
+
+def request(**changes: object) -> bytes:
+    return json.dumps(VALID | changes).encode()
