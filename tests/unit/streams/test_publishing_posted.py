@@ -1,0 +1,82 @@
+"""Results that are posted: their event beside them, and what follows a refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
+
+from streams.messages import decode_result
+from tests.unit.streams.publishing_rig import Broker, Heard, codes_of_events, publisher, success
+
+
+def post(broker: Broker, result: dict[str, Any], **options: Any) -> list[Exception | None]:
+    heard = Heard()
+    assert publisher(broker, **options).post(
+        result, task="text-generation", key=b"k", traceparent=None, delivery=heard
+    )
+    return heard.outcomes
+
+
+def test_posting_publishes_the_same_records_and_tells_when_they_are_on_the_broker() -> None:
+    broker = Broker()
+    assert post(broker, success()) == [None]
+    ((key, value, headers),) = broker.on("inference.results.text-generation")
+    assert (key, headers["ce_id"]) == (b"k", b"r1")
+    assert value is not None
+    assert decode_result(value).success
+    assert len(broker.on("inference.events")) == 1
+
+
+def test_posting_tells_what_the_broker_refuses() -> None:
+    refusal = MessageSizeTooLargeError()
+    assert post(Broker(refusals={"inference.results.text-generation": refusal}), success()) == [refusal]
+
+
+@pytest.mark.parametrize(
+    ("refused_topic", "error", "codes"),
+    [
+        ("inference.events", KafkaTimeoutError(), [""]),
+        ("inference.results.text-generation", KafkaTimeoutError(), [""]),
+        ("inference.results.text-generation", MessageSizeTooLargeError(), ["", "RESULT_TOO_LARGE"]),
+    ],
+    ids=["event", "result", "size"],
+)
+async def test_what_is_refused_of_a_posted_result_is_published_again_and_what_is_not_stays_one(
+    refused_topic: str, error: KafkaError, codes: list[str]
+) -> None:
+    broker, heard = Broker(refusals={refused_topic: error}), Heard()
+    posting = publisher(broker)
+    posting.post(success(), task="text-generation", key=b"k", traceparent="t", delivery=heard)
+    assert heard.outcomes == [error]
+    if codes[1:]:
+        broker.refusals[refused_topic] = error
+    await posting.refused(heard.refused, task="text-generation", traceparent="t")
+    ((key, value, headers),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    result = decode_result(value)
+    assert (key, headers["traceparent"], result.id) == (b"k", b"t", "r1")
+    assert codes_of_events(broker) == codes
+    assert (result.error.code if result.error else "") == codes[-1]
+
+
+def test_a_result_that_a_broker_may_find_too_large_is_not_posted_for_its_event_would_go_beside_it() -> None:
+    broker = Broker()
+    is_posted = publisher(broker).post(
+        success("x" * 20_000), task="text-generation", key=b"k", traceparent=None, delivery=Heard()
+    )
+    assert (is_posted, broker.records) == (False, [])
+
+
+def test_a_posted_result_that_is_too_large_becomes_a_failure_that_says_so() -> None:
+    broker = Broker()
+    post(broker, success("x" * 20_000), max_message_bytes=10_000)
+    ((_, value, _),) = broker.on("inference.results.text-generation")
+    assert value is not None
+    assert json.loads(value)["error"]["code"] == "RESULT_TOO_LARGE"
