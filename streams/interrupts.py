@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Return what `main` returns, as `asyncio.run` does.
+def run(
+    main: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> T:
+    """Return what `main` returns, as `asyncio.run` does, on a loop of `loop_factory`; None: of asyncio's own.
 
     There a Ctrl-C that comes while the loop is made leaves half of one, whose end then complains of all that it
     never had. Here it waits until the loop is whole.
@@ -22,7 +24,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     Raises:
         KeyboardInterrupt: Ctrl-C came; `main` was cancelled, or never started.
     """
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=loop_factory)
     try:
         with _held():
             runner.get_loop()

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -99,7 +100,8 @@ def _run(benchmark: Benchmark, bench: Bench, console: Console) -> Done:
                 console.print(f"  {what}", style="dim", highlight=False)
 
         with Context(bench, benchmark.name, report) as context:
-            measurement = interrupts.run(benchmark.run(context))
+            # On the kind of loop that a worker has.
+            measurement = interrupts.run(benchmark.run(context), loop_factory=uvloop.new_event_loop)
     return Done(benchmark, measurement, time.monotonic() - began)
 
 
