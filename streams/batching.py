@@ -62,8 +62,9 @@ class Batcher(Generic[T]):
         self._clock = clock
         self._lanes: dict[Hashable, Lane[T]] = {}
         self._last_turn_s: dict[Hashable, float] = {}
-        self._last_batch_s: dict[Hashable, float] = {}
-        """Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
+        self._batch_s: dict[Hashable, float] = {}
+        """What a batch takes; it falls by half at most, for a model that refuses a batch at once is no quick one.
+        Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
 
     @contextlib.contextmanager
     def coming(self, lane_key: Hashable) -> Iterator[None]:
@@ -146,7 +147,7 @@ class Batcher(Generic[T]):
 
     def _next(self, key: Hashable, lane: Lane[T]) -> list[list[Waiting[T]]]:
         """Take the next batch, and with it those that make a turn of the thread worth its while."""
-        batch_s = self._last_batch_s.get(key, _TURN_S)
+        batch_s = self._batch_s.get(key, _TURN_S)
         most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
         batches = [lane.take()]
         while lane and len(batches) + 1 <= most:
@@ -163,7 +164,9 @@ class Batcher(Generic[T]):
         except Exception as error:
             log.exception("batches_not_run", batches=len(batches))
             ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
-        self._last_batch_s[key] = max(one.ended - one.began for one in ran)
+        else:
+            longest = max(one.ended - one.began for one in ran)
+            self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
         for batch, (raws, began, _) in zip(batches, ran, strict=True):
             for waiting, raw in zip(batch, raws, strict=True):
                 try:

@@ -147,7 +147,7 @@ class Intake:
     def publish_refused(self, posting: _Posting) -> None:
         """Publish what the broker refused of a result of the quick path."""
         message, task = posting.message, posting.task
-        publishing = self.publisher.refused(posting.refused, task=task, traceparent=posting.traceparent)
+        publishing = self.publisher.republish(posting.refused, task=task, traceparent=posting.traceparent)
         self._see_through(message, task, publishing)
 
     async def _answer(

@@ -122,7 +122,7 @@ class Publisher:
     ) -> bool:
         """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
 
-        Where that is with an error, `refused` may find a way that ends without. Returns False for what may be too
+        Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
         large for the broker, whose event must wait until it is known what was published: that is for `result`.
         """
         result, value = self._encoded(result)
@@ -132,7 +132,7 @@ class Publisher:
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
         return True
 
-    async def refused(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
+    async def republish(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
         """Publish what the broker refused of a posted result; what it has is published again only if it is not true.
 
         Raises:

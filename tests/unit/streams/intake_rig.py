@@ -117,7 +117,7 @@ class Rig:
         self.results.append(result)
         self.reply_topics.append(reply_to)
 
-    async def refused(self, records: Sequence[Outgoing], **_: Any) -> None:
+    async def republish(self, records: Sequence[Outgoing], **_: Any) -> None:
         [record] = records
         await self.result(json.loads(record.value or b""), reply_to=None)
 

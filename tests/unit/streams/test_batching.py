@@ -256,6 +256,24 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
     assert thread.count == turns
 
 
+async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> None:
+    now = [0.0]
+
+    def run(batch: Sequence[Item]) -> Sequence[Raw]:
+        if batch[0].value < 0:
+            raise ValueError("refused at once")
+        now[0] += 1.0
+        return [{"value": item.value} for item in batch]
+
+    with Turns(1) as thread:
+        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
+        await batcher.submit(Item(0))
+        await batcher.submit(Item(-1))
+        await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
+        await batcher.close()
+    assert thread.count == 5
+
+
 async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
     def run(batch: Sequence[Item]) -> Sequence[Raw]:
         if batch[0].value == 4:

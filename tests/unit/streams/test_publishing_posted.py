@@ -57,7 +57,7 @@ async def test_what_is_refused_of_a_posted_result_is_published_again_and_what_is
     assert heard.outcomes == [error]
     if codes[1:]:
         broker.refusals[refused_topic] = error
-    await posting.refused(heard.refused, task="text-generation", traceparent="t")
+    await posting.republish(heard.refused, task="text-generation", traceparent="t")
     ((key, value, headers),) = broker.on("inference.results.text-generation")
     assert value is not None
     result = decode_result(value)
