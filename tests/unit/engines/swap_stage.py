@@ -74,6 +74,11 @@ class Stage:
 
         return self.cache.share(key_of(engine, task, model.id), load, lambda loaded: None)
 
+    def swap_to(self, version: str) -> None:
+        """Let "m" stand for another version, and return once requests have it."""
+        self.models.versions["m"] = version
+        wait_until(lambda: self.use() == version)
+
     def use(self, name: str = "m", *, task: str = "t") -> str:
         """Resolve a name and run its model; return the version."""
         return self.run(self.swaps.resolve(name), task=task)

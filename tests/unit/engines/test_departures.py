@@ -14,8 +14,7 @@ def test_a_request_resolved_before_the_swap_is_answered_by_the_old_version_still
 ) -> None:
     stage.use()
     under_way = stage.swaps.resolve("m")
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
+    stage.swap_to("2")
     stage.swaps.tend()
     assert stage.in_memory == {"t/m/1", "t/m/2"}
     assert stage.run(under_way) == "1"
@@ -27,8 +26,7 @@ def test_a_request_resolved_before_the_swap_is_answered_by_the_old_version_still
 def test_a_request_that_is_never_finished_keeps_the_old_version_for_a_while_only(stage: Stage) -> None:
     stage.use()
     forgotten = stage.swaps.resolve("m")
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
+    stage.swap_to("2")
     stage.settle()
     stage.now += STRAGGLERS_S
     wait_until(lambda: stage.in_memory == {"t/m/2"})
@@ -41,8 +39,7 @@ def test_a_request_that_is_never_finished_keeps_the_old_version_for_a_while_only
 def test_a_running_request_keeps_the_old_version_however_long_it_runs(stage: Stage) -> None:
     stage.use()
     lease = stage.load("e", "t", stage.swaps.resolve("m").model)
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
+    stage.swap_to("2")
     stage.now += 10 * STRAGGLERS_S
     stage.swaps.tend()
     assert stage.in_memory == {"t/m/1", "t/m/2"}
@@ -55,10 +52,8 @@ def test_an_alias_that_comes_back_while_the_old_version_is_still_in_use_finds_it
 ) -> None:
     stage.use()
     under_way = stage.swaps.resolve("m")
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
-    stage.models.versions["m"] = "1"
-    wait_until(lambda: stage.use() == "1")
+    stage.swap_to("2")
+    stage.swap_to("1")
     del under_way
     wait_until(lambda: stage.in_memory == {"t/m/1"})
     assert stage.loads["t:m/1"] == 1

@@ -109,8 +109,7 @@ def test_tasks_that_the_new_version_is_not_for_are_not_loaded(stage: Stage) -> N
     stage.use(task="t")
     stage.use(task="dropped")
     stage.models.tags["m/2"] = {"task": "t"}
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
+    stage.swap_to("2")
     assert stage.loads["dropped:m/2"] == 0
     wait_until(lambda: stage.in_memory == {"t/m/2"})
 

@@ -55,8 +55,7 @@ def test_the_pause_between_tries_is_bounded(stage: Stage) -> None:
 
 def test_after_a_failure_another_version_is_tried_at_once(stage: Stage) -> None:
     stage.flip_in_vain()
-    stage.models.versions["m"] = "3"
-    wait_until(lambda: stage.use() == "3")
+    stage.swap_to("3")
 
 
 def test_a_version_that_failed_is_tried_at_once_when_the_alias_comes_back_to_it(stage: Stage) -> None:
@@ -64,8 +63,7 @@ def test_a_version_that_failed_is_tried_at_once_when_the_alias_comes_back_to_it(
     stage.models.versions["m"] = "1"
     assert stage.use() == "1"
     del stage.before["m/2"]
-    stage.models.versions["m"] = "2"
-    wait_until(lambda: stage.use() == "2")
+    stage.swap_to("2")
 
 
 def test_the_old_version_survives_a_failure_even_when_its_room_was_needed_meanwhile(
