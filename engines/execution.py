@@ -171,7 +171,7 @@ def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> lis
 
 
 def _checked(outcome: Any, engine: str) -> Outcome:
-    if isinstance(outcome, dict | InferenceError):
+    if isinstance(outcome, (dict, InferenceError)):
         return outcome
     return InternalError(
         f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"

@@ -25,7 +25,6 @@ def _moved(tensor: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
     kept = dtype if tensor.is_floating_point() else tensor.dtype
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(kept).to(device)
-    pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True).copy_(
-        tensor
-    )  # in one pass over the numbers
+    pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True)
+    pinned.copy_(tensor)  # converts on the way: one pass over the numbers
     return pinned.to(device, non_blocking=True)
