@@ -120,8 +120,7 @@ class LocalPlatform:
         self._report("starting", began)
         self._worker = GuardedProcess(
             [sys.executable, "-m", "streams.cli", "worker"],
-            # Threads of torch that spin while they wait would starve all other parts of a small machine.
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "INFERSTREAM_CONFIG": str(self.config_path)},
+            env={**os.environ, "INFERSTREAM_CONFIG": str(self.config_path)},
             directory=Path.cwd(),
             log_path=self.worker_log_path,
         )

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from engines.native_environment import set_native_defaults
 from engines.settings import TransformersSettings
 from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
 
@@ -17,13 +18,9 @@ if TYPE_CHECKING:
 def prepare_torch(threads: int | None) -> None:
     """Import torch with `threads` threads (None: one less than there are cores) that sleep while they wait.
 
-    Spinning threads on shared cores cost ten times the time: OpenMP reads the policy when torch is imported.
+    They sleep because OpenMP reads its policy when torch is imported.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Kernels compiled for models of the past stay, of nearly a megabyte each; torch's own bound is a thousand, twice.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "512")
+    set_native_defaults()
     import torch
     from transformers.utils import logging as transformers_logging
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.local import StackError
+from engines.native_environment import set_native_defaults
 from examples.bench.running import list_benchmarks, run_benchmarks
 from examples.bench.suite import MODULES, load
 from streams.logs import configure_logging
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(MODULES)}")
     configure_logging(LoggingSettings(level="WARNING"))
+    set_native_defaults()  # the benchmarks import torch; with threads that spin they would measure each other
     benchmarks = {name: load(name) for name in asked.names or MODULES}
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)
     if asked.list:

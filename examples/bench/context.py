@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -41,9 +40,6 @@ class Bench:
         self._stack: LocalStack | None = None
 
     def __enter__(self) -> Self:
-        # Before torch is imported: with threads that spin, two busy cores measure nothing but each other.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return self
 
     def __exit__(

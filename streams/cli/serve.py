@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engines.native_environment import set_native_defaults
 from streams.cli import examples, load_settings
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def serve(
     Exit status: 0 drained, 1 failed, 2 settings not usable.
     """
     settings = _with_address(load_settings(ctx).settings, host=host, port=port)
-    # Before torch is imported: its threads must not spin while others need the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_native_defaults()
     from streams.http.serving import run
 
     raise typer.Exit(run(settings, on_listening=_show))

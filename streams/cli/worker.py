@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
+from engines.native_environment import set_native_defaults
 from streams.cli import examples, load_settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -35,9 +35,7 @@ def worker(
         settings = settings.model_copy(
             update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}
         )
-    # Before torch is imported: its threads must not spin while others need the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_native_defaults()
     from streams.worker import run
 
     raise typer.Exit(run(settings))

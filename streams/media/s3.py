@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import boto3
 import botocore.session
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import S3Address
 from streams.media.download import CHUNK_BYTES, Changed, Interrupted, Reply, extent
+from streams.media.s3_get import SignedGet
 from streams.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class S3Store:
 
     def __init__(self, settings: S3Settings, *, connections: int) -> None:
         self._endpoint = settings.endpoint_url or "AWS"
-        self._client = make_s3_client(settings, connections=connections)
+        session = _session(settings)
+        self._client = _client(session, settings, connections)
+        self._signed = SignedGet(self._client, session.get_credentials())
 
     def object(self, address: S3Address, source: str) -> S3Object:
         """Return the object at `address`; nothing is sent yet."""
-        return S3Object(self._client, address, source, self._endpoint)
+        return S3Object(self._client, self._signed, address, source, self._endpoint)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -64,29 +67,29 @@ class S3Store:
 class S3Object:
     """One object; a `streams.media.download.Remote`."""
 
-    def __init__(self, client: S3Client, address: S3Address, source: str, endpoint: str) -> None:
+    def __init__(
+        self, client: S3Client, signed: SignedGet, address: S3Address, source: str, endpoint: str
+    ) -> None:
         self._client = client
+        self._signed = signed
         self._address = address
         self._source = source
         self._endpoint = endpoint
 
     @contextmanager
     def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
-        request: dict[str, Any] = {"Bucket": self._address.bucket, "Key": self._address.key}
-        if self._address.version_id is not None:
-            request["VersionId"] = self._address.version_id
-        if offset and etag:
-            request |= {"Range": f"bytes={offset}-", "IfMatch": etag}
         try:
-            answer = self._client.get_object(**request)
-            start, total = extent(answer.get("ContentRange"), answer.get("ContentLength"))
-            body: Any = answer["Body"]
-            with body as response:  # the HTTP client's own, whatever the type stub of StreamingBody says
+            headers, body = self._get(
+                {"Range": f"bytes={offset}-", "If-Match": etag} if offset and etag else {}
+            )
+            length = headers.get("content-length", "")
+            start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
+            with body as response:
                 yield Reply(
                     offset=start,
                     total=total,
-                    etag=answer.get("ETag"),
-                    content_type=answer.get("ContentType"),
+                    etag=headers.get("etag"),
+                    content_type=headers.get("content-type"),
                     # read() waits until it has all it was asked for, for ever if the bytes only trickle in;
                     # read1() returns what has come.
                     read=partial(response.read1, CHUNK_BYTES),
@@ -102,6 +105,17 @@ class S3Object:
             raise InvalidInput(f"{self._source} is no valid S3 address: {error}") from None
         except (BotoCoreError, HTTPError) as error:
             raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
+
+    def _get(self, condition: dict[str, str]) -> tuple[Mapping[str, str], Any]:
+        """Return the headers, by names in lower case, and the unread body of a success."""
+        answer = self._signed.send(self._address, condition)
+        if answer is not None:
+            return answer.headers, answer.raw
+        request: dict[str, Any] = {name.replace("-", ""): value for name, value in condition.items()}
+        if self._address.version_id is not None:
+            request["VersionId"] = self._address.version_id
+        found = self._client.get_object(Bucket=self._address.bucket, Key=self._address.key, **request)
+        return found["ResponseMetadata"]["HTTPHeaders"], found["Body"]
 
     def _refusal(self, error: ClientError) -> Exception:
         """Return what to raise for an error the store answered with.
@@ -154,17 +168,27 @@ def make_s3_client(settings: S3Settings, *, connections: int) -> S3Client:
     Retries belong to `download`, which knows the deadline. Without keys in the settings, the usual chain of
     AWS credentials (environment, profile, role) is used.
     """
-    style: Literal["path", "virtual"] = "path" if settings.path_style else "virtual"
+    return _client(_session(settings), settings, connections)
+
+
+def _session(settings: S3Settings) -> Session:
     core = botocore.session.get_session()
     # Nobody asks when an object was written, and a date costs more to parse than the rest of an answer.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    return boto3.session.Session(botocore_session=core).client(
-        "s3",
-        endpoint_url=settings.endpoint_url,
-        region_name=settings.region,
+    return Session(
+        botocore_session=core,
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=_plain(settings.secret_key),
         aws_session_token=_plain(settings.session_token),
+        region_name=settings.region,
+    )
+
+
+def _client(session: Session, settings: S3Settings, connections: int) -> S3Client:
+    style: Literal["path", "virtual"] = "path" if settings.path_style else "virtual"
+    return session.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": style},

@@ -1,0 +1,99 @@
+"""Signed GETs of a store's objects, made of botocore's parts without what its client does anew for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.exceptions import ClientError
+from botocore.parsers import create_parser
+
+from streams.media.addresses import S3Address
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from mypy_boto3_s3.client import S3Client
+
+_PLAIN = "-._~"
+"""What a URL of S3 holds unescaped beside letters and digits."""
+
+_REDIRECTS = (301, 302, 307)
+
+_MOST_BUCKETS = 1000
+"""Buckets to remember; requests name them, so there may be any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Where a bucket's objects are, and how requests for them are signed."""
+
+    url: str
+    region: str
+
+
+class SignedGet:
+    """Sends GETs for objects as the client of boto3 would, in less than half its time.
+
+    A client checks parameters, applies rules for endpoints, runs hooks and reads each header by its type for
+    every request; with many small objects that is most of what a worker does. Here the client is asked once per
+    bucket, and then only its signature and its connections are used.
+
+    Thread-safe; the connections belong to the client.
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+    """
+
+    def __init__(self, client: S3Client, credentials: Credentials | None) -> None:
+        self._client = client
+        self._credentials = credentials
+        self._connections: Any = client._endpoint.http_session  # type: ignore[attr-defined]
+        self._errors: Any = create_parser("rest-xml")
+        self._buckets: dict[str, _Bucket | None] = {}
+
+    def send(self, address: S3Address, headers: dict[str, str]) -> AWSResponse | None:
+        """Return the store's success, its body unread; None where the client has to be asked for this bucket.
+
+        Raises:
+            ClientError: the store refuses, as the client would raise it.
+            BotoCoreError: no credentials, no valid bucket, no connection, no answer.
+        """
+        bucket = self._bucket(address.bucket)
+        if bucket is None or self._credentials is None:
+            return None
+        url = bucket.url + quote(address.key, safe=f"/{_PLAIN}")
+        if address.version_id is not None:
+            url += f"?versionId={quote(address.version_id, safe=_PLAIN)}"
+        request = AWSRequest("GET", url, headers={"User-Agent": "inferstream", **headers}, stream_output=True)
+        S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", bucket.region).add_auth(request)
+        answer: AWSResponse = self._connections.send(request.prepare())
+        if answer.status_code < 300:
+            return answer
+        parts = {"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}
+        refusal: Any = self._errors.parse(parts, None)
+        if not _is_elsewhere(refusal):
+            raise ClientError(refusal, "GetObject")
+        self._buckets[address.bucket] = None  # the client finds out where, and follows
+        return None
+
+    def _bucket(self, name: str) -> _Bucket | None:
+        """Return where `name` is, which the client says by signing an address in it."""
+        try:
+            return self._buckets[name]
+        except KeyError:
+            pass
+        signed = self._client.generate_presigned_url("get_object", Params={"Bucket": name, "Key": "k"})
+        url = signed.partition("?")[0].removesuffix("k")
+        scope = parse_qs(urlsplit(signed).query).get("X-Amz-Credential", [""])[0].split("/")
+        # Another service than s3, such as s3express, has signatures of its own.
+        bucket = _Bucket(url, scope[2]) if len(scope) == 5 and scope[3] == "s3" else None
+        if len(self._buckets) >= _MOST_BUCKETS:
+            self._buckets.clear()
+        self._buckets[name] = bucket
+        return bucket
+
+
+def _is_elsewhere(refusal: dict[str, Any]) -> bool:
+    """Return whether a store says that it would know, or knows, where the bucket is."""
+    return refusal["ResponseMetadata"]["HTTPStatusCode"] in _REDIRECTS or "Region" in refusal["Error"]

@@ -1,0 +1,157 @@
+"""Signed GETs: as the client of boto3 would send them, and left to it where a bucket needs more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore.credentials import Credentials
+from pydantic import SecretStr
+
+from handlers.settings import MediaSettings
+from streams.media import MediaFetcher
+from streams.media.addresses import S3Address
+from streams.media.s3 import make_s3_client
+from streams.media.s3_get import SignedGet
+from streams.settings import S3Settings
+from tests.unit.streams.media.web_server import Answer, WebServer, body, status, web_server
+
+PATH = "/media/clip.wav"
+ADDRESS = "s3://media/clip.wav"
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    with web_server() as server:
+        yield server
+
+
+def settings_of(server: WebServer, **changes: Any) -> S3Settings:
+    keys = {"access_key": "key", "secret_key": SecretStr("SECRET"), **changes}
+    return S3Settings(endpoint_url=f"http://{server.host}", **keys)
+
+
+def fetched(settings: S3Settings, *addresses: str) -> list[bytes]:
+    with MediaFetcher(MediaSettings(threads=2), settings) as fetcher:
+        return [fetcher.fetch(address).content for address in addresses]
+
+
+def content_of(signed: SignedGet, bucket: str, key: str) -> bytes:
+    answer = signed.send(S3Address(bucket, key), {})
+    assert answer is not None
+    content: bytes = answer.content
+    return content
+
+
+def region_signed_for(headers: dict[str, str]) -> str:
+    scope = headers["Authorization"].partition("Credential=")[2].partition(",")[0]
+    return scope.split("/")[2]
+
+
+def refusal(code: str, region: str = "") -> bytes:
+    return f"<Error><Code>{code}</Code><Message>said by a test</Message>{region}</Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("clip.wav", "/media/clip.wav"),
+        ("été 1+1=2?.wav", "/media/%C3%A9t%C3%A9%201%2B1%3D2%3F.wav"),
+        ("a//b/~c%20#.wav", "/media/a//b/~c%2520%23.wav"),
+    ],
+)
+def test_the_url_and_the_signature_are_those_of_the_client(server: WebServer, key: str, path: str) -> None:
+    server.answers[path] = body(b"sound")
+    settings = settings_of(server, session_token=SecretStr("TOKEN"))
+    client = make_s3_client(settings, connections=1)
+    signed = SignedGet(client, Credentials("key", "SECRET", "TOKEN"))
+
+    assert content_of(signed, "media", key) == b"sound"
+    client.get_object(Bucket="media", Key=key)["Body"].close()
+
+    (our_path, ours), (its_path, its) = server.requests
+    assert our_path == its_path == path
+    assert region_signed_for(ours) == region_signed_for(its)
+    assert ours["X-Amz-Security-Token"] == its["X-Amz-Security-Token"] == "TOKEN"
+    assert ours["Accept-Encoding"] == its["Accept-Encoding"] == "identity"
+    assert ours["User-Agent"] == "inferstream"
+    client.close()
+
+
+def test_a_version_is_asked_for_by_its_id(server: WebServer) -> None:
+    server.answers[PATH] = body(b"sound")
+    assert fetched(settings_of(server), f"{ADDRESS}?versionId=a b&c") == [b"sound"]
+    assert server.requests[0][0] == f"{PATH}?versionId=a%20b%26c"
+
+
+def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
+    class Role(Credentials):
+        """Credentials that somebody renews between two requests."""
+
+        def get_frozen_credentials(self) -> Any:
+            used.append(f"key{len(used)}")
+            return Credentials(used[-1], "SECRET").get_frozen_credentials()
+
+    used: list[str] = []
+    server.answers[PATH] = body(b"sound")
+    client = make_s3_client(settings_of(server), connections=1)
+    signed = SignedGet(client, Role("key", "SECRET"))
+    for _ in range(2):
+        assert content_of(signed, "media", "clip.wav") == b"sound"
+    said = [headers["Authorization"].partition("Credential=")[2] for _, headers in server.requests]
+    assert [one.partition("/")[0] for one in said] == used == ["key0", "key1"]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        status(400, refusal("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>")),
+        status(301, refusal("PermanentRedirect"), X_Amz_Bucket_Region="eu-west-1"),
+    ],
+)
+def test_a_bucket_in_another_region_is_followed_there_and_from_then_on_left_to_the_client(
+    server: WebServer, elsewhere: Answer
+) -> None:
+    def answer(request: Any) -> None:
+        is_right = region_signed_for(dict(request.headers)) == "eu-west-1"
+        (body(b"sound") if is_right else elsewhere)(request)
+
+    server.answers[PATH] = answer
+    assert fetched(settings_of(server), ADDRESS, ADDRESS) == [b"sound", b"sound"]
+    regions = [region_signed_for(headers) for _, headers in server.requests]
+    assert regions == ["us-east-1", "us-east-1", "eu-west-1", "eu-west-1"]
+
+
+def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
+    class Client:
+        """Signs as the client of boto3 does for a directory bucket, which takes AWS itself to see."""
+
+        _endpoint = SimpleNamespace(http_session=None)  # nothing is sent
+        asked = 0
+
+        def generate_presigned_url(self, operation: str, Params: dict[str, str]) -> str:
+            Client.asked += 1
+            scope = "key%2F20260101%2Fus-west-2%2Fs3express%2Faws4_request"
+            return f"https://{Params['Bucket']}.s3express.amazonaws.com/k?X-Amz-Credential={scope}"
+
+    signed = SignedGet(Client(), Credentials("key", "SECRET"))  # type: ignore[arg-type]
+    for _ in range(2):
+        assert signed.send(S3Address("media--usw2-az1--x-s3", "clip.wav"), {}) is None
+    assert Client.asked == 1
+
+
+def test_any_number_of_buckets_takes_bounded_memory(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.media.s3_get._MOST_BUCKETS", 3)
+    client = make_s3_client(settings_of(server), connections=1)
+    signed = SignedGet(client, Credentials("key", "SECRET"))
+    for number in range(10):
+        name = f"bucket-{number}"
+        server.answers[f"/{name}/clip.wav"] = body(name.encode())
+        assert content_of(signed, name, "clip.wav") == name.encode()
+    assert len(signed._buckets) <= 3
+    client.close()
