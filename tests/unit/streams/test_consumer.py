@@ -238,6 +238,29 @@ async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) ->
     assert (rig.thread.committed, acker.uncommitted) == ([{PARTITION: 1}], 1)
 
 
+async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig: Rig) -> None:
+    acker = rig.consumer.acker
+    message = Received(Record(0), 1)
+    acker.track(message)
+    acker.done(message)
+    rig.thread.commits = False
+    await rig.consumer.commit()
+    rig.thread.commits = True
+    assert await rig.consumer.commit()
+    assert acker.uncommitted == 0
+    assert not await rig.consumer.commit()  # there is nothing left to commit
+
+
+async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig) -> None:
+    acker = rig.consumer.acker
+    for record in (Record(0), Record(0, partition=1)):
+        message = Received(record, 1)
+        acker.track(message)
+        acker.done(message)
+    await rig.consumer.commit()
+    assert rig.thread.committed == [{PARTITION: 1}]
+
+
 async def test_the_commit_of_stock_faust_would_pass_the_message_in_flight() -> None:
     """Why the commit is ours; when this fails, Faust may have been repaired (its issue 606)."""
     stock: Any = object.__new__(driver.Consumer)
@@ -261,10 +284,10 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         (base.Consumer.wait_empty, "wait_empty"),
         (base.Consumer._filter_tps_with_pending_acks, "_filter_tps_with_pending_acks"),
         (base.Consumer._new_offset, "_new_offset"),
+        (base.Consumer._commit_offsets, "_commit_offsets"),
         # Relied on, in this order: flow stops, queues are cleared, work drains; positions are sought, flow resumes.
         (base.Consumer._commit_tps, "_commit_tps"),
         (base.Consumer._should_commit, "_should_commit"),
-        (base.Consumer._commit_offsets, "_commit_offsets"),
         (base.ThreadDelegateConsumer._commit, "_commit"),
         (base.Consumer.on_partitions_revoked, "on_partitions_revoked"),
         (base.Consumer.on_stop, "on_stop"),

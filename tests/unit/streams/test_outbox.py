@@ -13,7 +13,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from streams.outbox import Delivery, Outbox, Outgoing
+from streams.outbox import Delivery, Outbox, Outgoing, _fill
 
 Sent = tuple[str, int, list[bytes | None]]
 
@@ -113,6 +113,19 @@ async def test_what_does_not_fit_one_batch_goes_in_several_in_order() -> None:
     await asyncio.gather(*(box.deliver(outgoing(value)) for value in values))
     assert [value for _, _, batch in producer.sent for value in batch] == values
     assert len(producer.sent) > 1
+
+
+def test_a_batch_is_what_aiokafka_would_make_of_the_records_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
+    records = [Outgoing("t", b"k", b"v%d" % n, [("a", b"1"), ("b", b"")]) for n in range(300)]
+    ours, theirs = BatchBuilder(4096, 0), BatchBuilder(4096, 0)
+    taken = _fill(ours, records)
+    for record in records:
+        theirs.append(timestamp=1_700_000_000_250, key=record.key, value=record.value, headers=record.headers)
+    assert len(taken) == ours.record_count() == theirs.record_count() < len(records)
+    assert bytes(ours._build()) == bytes(theirs._build())
 
 
 async def test_a_key_decides_the_partition_as_kafkas_default_partitioner_does() -> None:
