@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -91,27 +91,31 @@ class OrderedAcker:
         self._held_back: set[Place] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, message: Received) -> bool:
-        """Remember that `message` is in flight, or return False where there is no room for it yet.
+    def track(self, messages: Sequence[Received]) -> int:
+        """Remember that the first of `messages` are in flight, as many as there is room for; return how many.
 
-        Call in the order of offsets, as the broker delivers them.
+        They are of one partition and generation, and come in the order of offsets, as the broker delivers them.
         """
-        key = (message.record.topic, message.record.partition, message.generation)
+        first = messages[0]
+        key = (first.record.topic, first.record.partition, first.generation)
         partition = self._partitions.get(key)
         if partition is None:
             partition = self._partitions[key] = _Partition()
-        if len(partition.in_flight) + len(partition.acked) >= self._window:
-            return False
-        if self.unfinished >= self._window and partition.unfinished * len(self._partitions) >= self._window:
-            return False
-        message.partition = partition
-        message.since = self._clock()
-        partition.in_flight.append(message)
-        partition.unfinished += 1
-        self.unfinished += 1
-        self.in_flight += 1
-        self.uncommitted += 1
-        return True
+        room = self._window - len(partition.in_flight) - len(partition.acked)
+        share = math.ceil(self._window / len(self._partitions))
+        room = min(room, max(self._window - self.unfinished, share - partition.unfinished))
+        tracked = messages[: max(0, room)]
+        now = self._clock()
+        for message in tracked:
+            message.partition = partition
+            message.since = now
+        count = len(tracked)
+        partition.in_flight.extend(tracked)
+        partition.unfinished += count
+        self.unfinished += count
+        self.in_flight += count
+        self.uncommitted += count
+        return count
 
     def done(self, message: Received) -> None:
         """Mark `message` finished: everything contiguous up to it may be committed.

@@ -33,11 +33,11 @@ Fetched = Mapping[TP, Sequence[Record]]
 
 
 class BatchConsumer(driver.Consumer):
-    """Delivers lists of `Received` to the queue of each topic's agent, and commits what the acker vouches for.
+    """Delivers what was fetched to the queue of each topic's agent, and commits what the acker vouches for.
 
     Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition
-    whose messages are held back is left out of its topic's fetches. One list lies in an agent's queue at most:
-    whoever takes it calls `make_room`, and the next fetch begins.
+    whose messages are held back is left out of its topic's fetches. One fetch lies in an agent's queue at most, as
+    a list for each partition: whoever takes it calls `make_room`, and the next fetch begins.
     """
 
     acker: OrderedAcker
@@ -113,7 +113,7 @@ class BatchConsumer(driver.Consumer):
                 self.make_room(topic)
                 following.create_task(self._follow(topic, channel.queue), name=f"follow {topic}")
 
-    async def _follow(self, topic: str, queue: asyncio.Queue[list[Received]]) -> None:
+    async def _follow(self, topic: str, queue: asyncio.Queue[list[list[Received]]]) -> None:
         """Deliver what comes on `topic` for as long as this consumer runs."""
         while not self.should_stop:
             await self._room[topic].wait()
@@ -148,8 +148,8 @@ class BatchConsumer(driver.Consumer):
         fetching = self._thread.fetch(partitions, self.app.conf.broker_max_poll_records, timeout_s)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
 
-    def _received(self, generation: int, fetched: Fetched) -> list[Received]:
-        """Return the records that were not delivered in this generation yet, partitions in turn."""
+    def _received(self, generation: int, fetched: Fetched) -> list[list[Received]]:
+        """Return of each partition the records that were not delivered in this generation yet."""
         now = time.monotonic()
         # Else Faust takes a busy worker for one whose streams stand still, and says so.
         self.app.monitor.stream_inbound_time.update(dict.fromkeys(fetched, now))
@@ -157,8 +157,9 @@ class BatchConsumer(driver.Consumer):
         for tp, records in fetched.items():
             # A fetch that overtakes the seek after a rebalance brings records twice.
             delivered = self._delivered.get(tp, -1)
-            received += [Received(record, generation) for record in records if record.offset > delivered]
-            self._delivered[tp] = max(delivered, records[-1].offset)
+            if new := [Received(record, generation) for record in records if record.offset > delivered]:
+                received.append(new)
+                self._delivered[tp] = new[-1].record.offset
         return received
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:

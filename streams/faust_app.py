@@ -14,7 +14,7 @@ from streams.kafka import faust_credentials
 from streams.settings import Settings
 from streams.topics import Topics
 
-Take = Callable[[Sequence[Received], str], None]
+Take = Callable[[Sequence[Sequence[Received]], str], None]
 
 _NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
 _LARGEST_BATCH_BYTES = 256 * 1024
@@ -90,9 +90,9 @@ def _add_agent(app: InferenceApp, task: str, topic_name: str, take: Take) -> Non
     )
 
     async def agent(stream: Any) -> None:
-        async for messages in stream:
+        async for fetched in stream:
             app.batch_consumer.make_room(topic_name)
-            take(messages, task)
+            take(fetched, task)
 
     # Faust derives names from import paths; ours stay the same wherever the code moves.
     app.agent(topic, name=f"inference.{task}", concurrency=1)(agent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -12,6 +12,9 @@ from streams.acks import OrderedAcker, Place, Received
 from streams.quick_path import Admitted
 
 log = structlog.get_logger(__name__)
+
+Line = deque[tuple[Sequence[Received], str]]
+"""Messages in order, by fetches, and the task of each fetch."""
 
 Start = Callable[[Received, str, Admitted], None]
 
@@ -36,21 +39,25 @@ class HeldBack:
         self._is_current = is_current
         self._start = start
         self._on_fatal = on_fatal
-        self._lines: dict[Place, deque[tuple[Received, str]]] = {}
+        self._lines: dict[Place, Line] = {}
         self._resuming: asyncio.Task[None] | None = None
 
-    def has_line_before(self, message: Received) -> bool:
-        """Return whether messages of the same partition wait already."""
-        return bool(self._lines) and _place(message) in self._lines
+    def enter(self, messages: Sequence[Received], task: str, admitted: Admitted) -> None:
+        """Start work on messages of `task`, in order, as far as there is room, and on the others when there is.
 
-    def add(self, message: Received, task: str) -> None:
-        """Start work on a message of `task` when there is room, unless it is handed out again before."""
-        place = _place(message)
+        They are of one partition and generation; those that are handed out again meanwhile are left to whoever
+        gets them.
+        """
+        record = messages[0].record
+        place = (record.topic, record.partition)
         line = self._lines.get(place)
+        rest = self._begin(messages, task, admitted) if line is None else messages
+        if not rest:
+            return
         if line is None:
             line = self._lines[place] = deque()
             self._acker.hold_back(place)
-        line.append((message, task))
+        line.append((rest, task))
         if self._resuming is None:
             self._resuming = asyncio.create_task(self._resume_all(), name="messages held back")
 
@@ -75,22 +82,20 @@ class HeldBack:
         finally:
             self._resuming = None
 
-    def _resume(self, place: Place, line: deque[tuple[Received, str]], admitted: Admitted) -> None:
-        generation: int | None = None
-        is_current = False
+    def _resume(self, place: Place, line: Line, admitted: Admitted) -> None:
         while line:
-            message, task = line[0]
-            if message.generation != generation:
-                generation = message.generation
-                is_current = self._is_current(generation)
-            if is_current:
-                if not self._acker.track(message):
-                    return
-                self._start(message, task, admitted)
-            line.popleft()
+            messages, task = line.popleft()
+            if rest := self._begin(messages, task, admitted):
+                line.appendleft((rest, task))
+                return
         del self._lines[place]
         self._acker.release(place)
 
-
-def _place(message: Received) -> Place:
-    return message.record.topic, message.record.partition
+    def _begin(self, messages: Sequence[Received], task: str, admitted: Admitted) -> Sequence[Received]:
+        """Start work on the messages for which there is room, and return the others."""
+        if not self._is_current(messages[0].generation):
+            return ()
+        count = self._acker.track(messages)
+        for message in messages[:count]:
+            self._start(message, task, admitted)
+        return messages[count:]

@@ -58,22 +58,14 @@ class Intake:
         self._tasks: set[asyncio.Task[None]] = set()
         self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
-    def take(self, messages: Sequence[Received], task: str) -> None:
+    def take(self, fetched: Sequence[Sequence[Received]], task: str) -> None:
         """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
 
-        Messages that were handed out again meanwhile are left to whoever got them.
+        Each sequence is of one partition and generation.
         """
         admitted: Admitted = {}
-        current: int | None = None
-        for message in messages:
-            if message.generation != current:
-                if not self._is_current(message.generation):
-                    return
-                current = message.generation
-            if self._held_back.has_line_before(message) or not self.acker.track(message):
-                self._held_back.add(message, task)
-            else:
-                self._start(message, task, admitted)
+        for messages in fetched:
+            self._held_back.enter(messages, task, admitted)
 
     @property
     def in_flight(self) -> int:

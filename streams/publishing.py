@@ -72,6 +72,7 @@ class Publisher:
         self._group = group
         self._max_message_bytes = max_message_bytes
         self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
+        self._surely_taken_bytes = min(_ALWAYS_TAKEN_BYTES, self._max_value_bytes)
         self._reply_topics = [re.compile(pattern) for pattern in reply_topics]
         self._wall_clock = wall_clock
 
@@ -125,8 +126,8 @@ class Publisher:
         Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
         large for the broker, whose event must wait until it is known what was published: that is for `result`.
         """
-        result, value = self._encoded(result)
-        if len(value) + len(key or b"") + len(traceparent or "") > _ALWAYS_TAKEN_BYTES:
+        result, value = encode_result(result)
+        if len(value) + len(key or b"") + len(traceparent or "") > self._surely_taken_bytes:
             return False
         record = self._record(self._results_of(task), result, value, key, traceparent)
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)

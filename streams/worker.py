@@ -98,7 +98,7 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
             gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
         acker = OrderedAcker(window=settings.worker.max_in_flight)
-        app = build_app(settings, tasks, lambda messages, task: intake.take(messages, task), acker)
+        app = build_app(settings, tasks, lambda fetched, task: intake.take(fetched, task), acker)
         publisher = _publisher(settings, app)
         intake = Intake(
             pipeline=runtime.pipeline,

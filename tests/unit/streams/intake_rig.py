@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, cast
 
 from engines.results import success_result
@@ -132,7 +133,12 @@ class Rig:
         self.take_all([Record(offset, value, **changes)])
 
     def take_all(self, records: list[Record]) -> None:
-        self.intake.take([Received(record, self.generation) for record in records], "asr")
+        """Take what one fetch brought: the records of each partition in turn."""
+        fetched = [
+            [Received(record, self.generation) for record in of_partition]
+            for _, of_partition in groupby(records, key=lambda record: record.partition)
+        ]
+        self.intake.take(fetched, "asr")
 
     async def settle(self) -> None:
         for _ in range(20):

@@ -32,7 +32,7 @@ def received(count: int, *, first: int = 0, partition: int = 0, generation: int 
 def tracking(*messages: Received, window: int = 512) -> OrderedAcker:
     acker = OrderedAcker(window=window)
     for message in messages:
-        acker.track(message)
+        acker.track([message])
     return acker
 
 
@@ -150,20 +150,20 @@ def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
 def test_a_partition_has_room_for_a_window_of_messages_that_are_not_committed() -> None:
     stuck, second, third = received(3)
     acker = tracking(window=2)
-    assert acker.track(stuck)
-    assert acker.track(second)
+    assert acker.track([stuck])
+    assert acker.track([second])
     acker.done(second)
-    assert not acker.track(third)
+    assert not acker.track([third])
     acker.done(stuck)
-    assert not acker.track(third)
+    assert not acker.track([third])
     acker.committed(1, [((TOPIC, 0), 2)])
-    assert acker.track(third)
+    assert acker.track([third])
 
 
 def test_a_message_for_which_there_is_no_room_is_not_counted() -> None:
     first, second = received(2)
     acker = tracking(first, window=1)
-    assert not acker.track(second)
+    assert not acker.track([second])
     assert (acker.in_flight, acker.uncommitted, acker.unfinished) == (1, 1, 1)
     acker.done(first)
     assert acker.positions(1) == {(TOPIC, 0): 1}
@@ -176,31 +176,50 @@ def test_what_is_finished_behind_a_stuck_message_takes_no_room_of_other_partitio
     acker = tracking(*behind_stuck, window=4)
     for message in behind_stuck[1:]:
         acker.done(message)
-    assert [acker.track(one) for one in others] == [True, True, True, False]
+    assert acker.track(others) == 3
 
 
 def test_a_partition_that_fills_the_window_leaves_every_other_its_share() -> None:
     acker = tracking(*received(8), window=8)
     second, third = received(8, partition=1), received(8, partition=2)
-    assert [acker.track(one) for one in second] == [True] * 4 + [False] * 4
-    assert [acker.track(one) for one in third] == [True] * 3 + [False] * 5
+    assert acker.track(second) == 4
+    assert acker.track(third) == 3
     assert acker.unfinished == 15
 
 
-@given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=200))
+STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=200)
+"""A partition, and how many messages of it come; for 0 one that runs, wherever it is, is done."""
+
+
+@given(st.integers(1, 6), STEPS)
 def test_whatever_comes_and_goes_less_than_two_windows_and_a_message_each_are_unfinished(
-    window: int, steps: list[tuple[int, bool]]
+    window: int, steps: list[tuple[int, int]]
 ) -> None:
     acker = OrderedAcker(window=window)
     running: list[Received] = []
-    for offset, (partition, is_done) in enumerate(steps):
-        if is_done and running:
+    for offset, (partition, count) in enumerate(steps):
+        if not count and running:
             acker.done(running.pop(partition % len(running)))
-            continue
-        (message,) = received(1, first=offset, partition=partition)
-        if acker.track(message):
-            running.append(message)
+        elif count:
+            messages = received(count, first=10 * offset, partition=partition)
+            running += messages[: acker.track(messages)]
     assert acker.unfinished == len(running) <= 2 * window + 10
+
+
+@given(st.integers(1, 6), STEPS)
+def test_messages_find_the_same_room_together_as_one_after_the_other(
+    window: int, steps: list[tuple[int, int]]
+) -> None:
+    together, singly = OrderedAcker(window=window), OrderedAcker(window=window)
+    for offset, (partition, count) in enumerate(steps):
+        messages = received(count + 1, first=10 * offset, partition=partition)
+        copies = received(count + 1, first=10 * offset, partition=partition)
+        tracked = together.track(messages)
+        assert [singly.track([one]) for one in copies] == [1] * tracked + [0] * (len(copies) - tracked)
+        if tracked and not count:
+            together.done(messages[0])
+            singly.done(copies[0])
+    assert (together.unfinished, together.uncommitted) == (singly.unfinished, singly.uncommitted)
 
 
 def test_finishing_what_is_not_in_flight_is_a_fault_of_the_caller() -> None:
@@ -246,9 +265,9 @@ def test_the_oldest_age_is_that_of_the_oldest_unacked_message() -> None:
     now = 100.0
     acker = OrderedAcker(clock=lambda: now)
     first, second = received(2)
-    acker.track(first)
+    acker.track([first])
     now = 130.0
-    acker.track(second)
+    acker.track([second])
     now = 150.0
     assert acker.oldest_age_s() == 50.0
     acker.done(first)

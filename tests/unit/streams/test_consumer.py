@@ -79,7 +79,7 @@ class Rig:
         self.consumer = cast(Any, self.app.consumer)
         self.thread: Thread = self.consumer._thread
         self.consumer._active_partitions = {PARTITION}
-        self.queue: asyncio.Queue[list[Received]] = asyncio.Queue(1)
+        self.queue: asyncio.Queue[list[list[Received]]] = asyncio.Queue(1)
         self.app.consumer_generation_id = 1
         self.app.flow_control.resume()
         self.consumer.resume_flow()
@@ -90,7 +90,8 @@ class Rig:
 
     async def offsets(self) -> list[int]:
         async with asyncio.timeout(10):
-            return [message.record.offset for message in await self.queue.get()]
+            fetched = await self.queue.get()
+        return [message.record.offset for messages in fetched for message in messages]
 
 
 @pytest.fixture
@@ -110,6 +111,17 @@ async def test_what_a_fetch_brings_arrives_as_one_list(rig: Rig) -> None:
     rig.thread.answers.append((1, records(5, 3)))
     assert await rig.offsets() == [5, 6, 7]
     assert rig.thread.asked[0] == {PARTITION}
+
+
+async def test_each_partition_of_a_fetch_arrives_as_a_list_of_its_own(rig: Rig) -> None:
+    other = TP(TOPIC, 1)
+    nothing_new = TP(TOPIC, 2)
+    rig.consumer._delivered[nothing_new] = 9
+    fetched = {other: [Record(1, partition=1)], nothing_new: [Record(9, partition=2)]}
+    rig.thread.answers.append((1, records(5, 2) | fetched))
+    async with asyncio.timeout(10):
+        arrived = await rig.queue.get()
+    assert [[message.record.partition for message in messages] for messages in arrived] == [[0, 0], [1]]
 
 
 async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
@@ -198,7 +210,7 @@ async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committ
     acker = rig.consumer.acker
     first, second, third = (Received(Record(n), 1) for n in (3, 4, 5))
     for message in (first, second, third):
-        acker.track(message)
+        acker.track([message])
     acker.done(third)
     acker.done(second)
     assert list(rig.consumer._filter_tps_with_pending_acks()) == []
@@ -215,7 +227,7 @@ async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> 
     acker = rig.consumer.acker
     made = [Received(Record(n), 1) for n in range(3)]
     for message in made:
-        acker.track(message)
+        acker.track([message])
     acker.done(made[0])
     for _ in range(20):
         await asyncio.sleep(0)
@@ -232,7 +244,7 @@ async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) ->
     rig.thread.commits = False
     acker = rig.consumer.acker
     message = Received(Record(0), 1)
-    acker.track(message)
+    acker.track([message])
     acker.done(message)
     assert not await rig.consumer.commit()
     assert (rig.thread.committed, acker.uncommitted) == ([{PARTITION: 1}], 1)
@@ -241,7 +253,7 @@ async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) ->
 async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig: Rig) -> None:
     acker = rig.consumer.acker
     message = Received(Record(0), 1)
-    acker.track(message)
+    acker.track([message])
     acker.done(message)
     rig.thread.commits = False
     await rig.consumer.commit()
@@ -255,7 +267,7 @@ async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig
     acker = rig.consumer.acker
     for record in (Record(0), Record(0, partition=1)):
         message = Received(record, 1)
-        acker.track(message)
+        acker.track([message])
         acker.done(message)
     await rig.consumer.commit()
     assert rig.thread.committed == [{PARTITION: 1}]
