@@ -75,7 +75,7 @@ class S3(Part):
     def command(self) -> Sequence[str]:
         ports = self.ports
         return [
-            *(_program(), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={self._data}"),
+            *(_program(), "-logtostderr", "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={self._data}"),
             *(f"-master.port={ports['master']}", f"-master.port.grpc={ports['master_grpc']}"),
             *(f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume_grpc']}"),
             *("-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer_grpc']}"),

@@ -180,8 +180,12 @@ def test_a_failing_part_stops_the_others_and_is_named(
     assert not any(status.status == "ready" for status in heard if status.name == "broker")
 
 
-def test_a_killed_parent_leaves_nothing_behind_and_the_next_start_finds_its_data(tmp_path: Path) -> None:
-    root = tmp_path / "stack"
+def test_a_killed_parent_leaves_nothing_behind_and_the_next_start_finds_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, temporary = tmp_path / "stack", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with _stack_in_a_child(root) as (child, pids):
         child.send_signal(signal.SIGKILL)
         child.wait(timeout=20)
@@ -196,6 +200,7 @@ def test_a_killed_parent_leaves_nothing_behind_and_the_next_start_finds_its_data
         assert all_gone(pids)
     assert not any(socket.exists() for socket in sockets)
     assert (root / "s3" / "identities.json").read_text() == first_secrets
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 5, 6])
