@@ -91,12 +91,12 @@ class OrderedAcker:
         self._held_back: set[Place] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, messages: Sequence[Received]) -> int:
-        """Remember that the first of `messages` are in flight, as many as there is room for; return how many.
+    def track(self, messages: Sequence[Received], start: int = 0) -> int:
+        """Remember that messages from `start` on are in flight, as many as there is room for; return how many.
 
         They are of one partition and generation, and come in the order of offsets, as the broker delivers them.
         """
-        first = messages[0]
+        first = messages[start]
         key = (first.record.topic, first.record.partition, first.generation)
         partition = self._partitions.get(key)
         if partition is None:
@@ -104,7 +104,7 @@ class OrderedAcker:
         room = self._window - len(partition.in_flight) - len(partition.acked)
         share = math.ceil(self._window / len(self._partitions))
         room = min(room, max(self._window - self.unfinished, share - partition.unfinished))
-        tracked = messages[: max(0, room)]
+        tracked = messages[start : start + max(0, room)]
         now = self._clock()
         for message in tracked:
             message.partition = partition

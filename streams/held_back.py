@@ -13,8 +13,8 @@ from streams.quick_path import Admitted
 
 log = structlog.get_logger(__name__)
 
-Line = deque[tuple[Sequence[Received], str]]
-"""Messages in order, by fetches, and the task of each fetch."""
+Line = deque[tuple[Sequence[Received], int, str]]
+"""Messages in order, by fetches; how many of each fetch are started, and its task."""
 
 Start = Callable[[Received, str, Admitted], None]
 
@@ -51,13 +51,13 @@ class HeldBack:
         record = messages[0].record
         place = (record.topic, record.partition)
         line = self._lines.get(place)
-        rest = self._begin(messages, task, admitted) if line is None else messages
-        if not rest:
+        started = self._begin(messages, 0, task, admitted) if line is None else 0
+        if started == len(messages):
             return
         if line is None:
             line = self._lines[place] = deque()
             self._acker.hold_back(place)
-        line.append((rest, task))
+        line.append((messages, started, task))
         if self._resuming is None:
             self._resuming = asyncio.create_task(self._resume_all(), name="messages held back")
 
@@ -84,18 +84,19 @@ class HeldBack:
 
     def _resume(self, place: Place, line: Line, admitted: Admitted) -> None:
         while line:
-            messages, task = line.popleft()
-            if rest := self._begin(messages, task, admitted):
-                line.appendleft((rest, task))
+            messages, started, task = line.popleft()
+            started = self._begin(messages, started, task, admitted)
+            if started < len(messages):
+                line.appendleft((messages, started, task))
                 return
         del self._lines[place]
         self._acker.release(place)
 
-    def _begin(self, messages: Sequence[Received], task: str, admitted: Admitted) -> Sequence[Received]:
-        """Start work on the messages for which there is room, and return the others."""
+    def _begin(self, messages: Sequence[Received], started: int, task: str, admitted: Admitted) -> int:
+        """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
         if not self._is_current(messages[0].generation):
-            return ()
-        count = self._acker.track(messages)
-        for message in messages[:count]:
+            return len(messages)
+        count = self._acker.track(messages, started)
+        for message in messages[started : started + count]:
             self._start(message, task, admitted)
-        return messages[count:]
+        return started + count

@@ -180,7 +180,6 @@ def _fill(batch: BatchBuilder, records: list[Outgoing]) -> list[Outgoing]:
             break
         count += 1
     batch._relative_offset = count
-    batch.close()
     return records[:count] if count < len(records) else records
 
 

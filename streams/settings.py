@@ -199,6 +199,8 @@ class S3Settings(Section):
         if (self.access_key is None) != (self.secret_key is None):
             given, missing = ("access_key", "secret_key") if self.access_key else ("secret_key", "access_key")
             raise ValueError(f"s3.{given} is set and s3.{missing} is not; set both, or neither")
+        if self.session_token is not None and self.access_key is None:
+            raise ValueError("s3.session_token is set and s3.access_key is not; set the keys it belongs to")
         return self
 
 

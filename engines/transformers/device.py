@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from engines.native_environment import set_native_defaults
+from engines.native_environment import set_torch_defaults
 from engines.settings import TransformersSettings
 from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
 
@@ -20,7 +20,7 @@ def prepare_torch(threads: int | None) -> None:
 
     They sleep because OpenMP reads its policy when torch is imported.
     """
-    set_native_defaults()
+    set_torch_defaults()
     import torch
     from transformers.utils import logging as transformers_logging
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _PLAIN = "-._~"
 """What a URL of S3 holds unescaped beside letters and digits."""
 
-_REDIRECTS = (301, 302, 307)
+_REDIRECTS = frozenset({301, 302, 307})
+_OTHER_REGION_CODES = frozenset({"PermanentRedirect", "IllegalLocationConstraintException"})
 
 _MOST_BUCKETS = 1000
 """Buckets to remember; requests name them, so there may be any number."""
@@ -95,5 +96,11 @@ class SignedGet:
 
 
 def _is_elsewhere(refusal: dict[str, Any]) -> bool:
-    """Return whether a store says that it would know, or knows, where the bucket is."""
-    return refusal["ResponseMetadata"]["HTTPStatusCode"] in _REDIRECTS or "Region" in refusal["Error"]
+    """Return whether a store says that the bucket is in another region, in one of the ways that the client follows."""
+    error = refusal.get("Error", {})
+    if error.get("Code") == "AuthorizationHeaderMalformed":
+        return "Region" in error  # where the store knows it
+    return (
+        refusal["ResponseMetadata"]["HTTPStatusCode"] in _REDIRECTS
+        or error.get("Code") in _OTHER_REGION_CODES
+    )

@@ -67,6 +67,19 @@ async def test_messages_of_one_partition_start_in_order_as_room_comes(rig: Rig) 
     assert rig.acker.uncommitted == 0
 
 
+async def test_what_a_later_fetch_brings_waits_behind_the_rest_of_an_earlier_one(rig: Rig) -> None:
+    made = received(7)
+    rig.enter(*made[:3])
+    rig.enter(*made[3:5])
+    for number, message in enumerate(made):
+        await settled()
+        if number == 1:
+            rig.enter(*made[5:])
+        assert rig.started == made[: number + 1]
+        await rig.finish(message)
+    assert not rig.acker.held_back
+
+
 async def test_a_partition_without_room_holds_up_no_other(rig: Rig) -> None:
     stuck, others = received(2), received(3, partition=1)
     rig.enter(*stuck, *others)

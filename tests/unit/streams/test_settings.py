@@ -124,6 +124,7 @@ def test_an_s3_key_needs_its_secret() -> None:
     said = refusal_of(S3Settings, access_key="me")
     assert "s3.access_key is set and s3.secret_key is not" in said
     assert "s3.secret_key is set" in refusal_of(S3Settings, secret_key="x")
+    assert "s3.session_token is set and s3.access_key is not" in refusal_of(S3Settings, session_token="t")
 
 
 def test_reply_topics_are_regular_expressions() -> None:

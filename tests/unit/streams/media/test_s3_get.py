@@ -10,6 +10,7 @@ import pytest
 from botocore.credentials import Credentials
 from pydantic import SecretStr
 
+from handlers.errors import InferenceError, MediaForbidden, MediaNotFound
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
@@ -55,16 +56,18 @@ def refusal(code: str, region: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("key", "path"),
+    ("region", "key", "path"),
     [
-        ("clip.wav", "/media/clip.wav"),
-        ("été 1+1=2?.wav", "/media/%C3%A9t%C3%A9%201%2B1%3D2%3F.wav"),
-        ("a//b/~c%20#.wav", "/media/a//b/~c%2520%23.wav"),
+        ("us-east-1", "clip.wav", "/media/clip.wav"),
+        ("eu-central-1", "été 1+1=2?.wav", "/media/%C3%A9t%C3%A9%201%2B1%3D2%3F.wav"),
+        ("nowhere", "a//b/~c%20#.wav", "/media/a//b/~c%2520%23.wav"),
     ],
 )
-def test_the_url_and_the_signature_are_those_of_the_client(server: WebServer, key: str, path: str) -> None:
+def test_the_url_and_the_signature_are_those_of_the_client(
+    server: WebServer, region: str, key: str, path: str
+) -> None:
     server.answers[path] = body(b"sound")
-    settings = settings_of(server, session_token=SecretStr("TOKEN"))
+    settings = settings_of(server, session_token=SecretStr("TOKEN"), region=region)
     client = make_s3_client(settings, connections=1)
     signed = SignedGet(client, Credentials("key", "SECRET", "TOKEN"))
 
@@ -73,7 +76,7 @@ def test_the_url_and_the_signature_are_those_of_the_client(server: WebServer, ke
 
     (our_path, ours), (its_path, its) = server.requests
     assert our_path == its_path == path
-    assert region_signed_for(ours) == region_signed_for(its)
+    assert region_signed_for(ours) == region_signed_for(its) == region
     assert ours["X-Amz-Security-Token"] == its["X-Amz-Security-Token"] == "TOKEN"
     assert ours["Accept-Encoding"] == its["Accept-Encoding"] == "identity"
     assert ours["User-Agent"] == "inferstream"
@@ -109,6 +112,7 @@ def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
     "elsewhere",
     [
         status(400, refusal("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>")),
+        status(400, refusal("IllegalLocationConstraintException"), X_Amz_Bucket_Region="eu-west-1"),
         status(301, refusal("PermanentRedirect"), X_Amz_Bucket_Region="eu-west-1"),
     ],
 )
@@ -123,6 +127,19 @@ def test_a_bucket_in_another_region_is_followed_there_and_from_then_on_left_to_t
     assert fetched(settings_of(server), ADDRESS, ADDRESS) == [b"sound", b"sound"]
     regions = [region_signed_for(headers) for _, headers in server.requests]
     assert regions == ["us-east-1", "us-east-1", "eu-west-1", "eu-west-1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "error"),
+    [(404, "NoSuchKey", MediaNotFound), (400, "ExpiredToken", MediaForbidden), (300, "", MediaForbidden)],
+)
+def test_a_refusal_that_happens_to_name_a_region_is_final(
+    server: WebServer, code: int, name: str, error: type[InferenceError]
+) -> None:
+    server.answers[PATH] = status(code, refusal(name, "<Region>us-east-1</Region>"))
+    with pytest.raises(error):
+        fetched(settings_of(server), ADDRESS)
+    assert len(server.requests) == 1
 
 
 def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
