@@ -36,7 +36,7 @@ from streams.messages import Request
 from streams.pipeline import Pipeline
 from streams.runtime import open_runtime
 
-ITEMS, ROUNDS, IN_FLIGHT = 500, 3, 64
+ITEMS, ROUNDS, IN_FLIGHT = 500, 7, 64
 PIPELINE, LOOP = "pipeline, from S3", "bare loop, local files"
 FIELDS = {AUDIO_TASK: "audio", VIDEO_TASK: "video"}
 MODELS = {AUDIO_TASK: ("bench-sounds", AUDIO_WEIGHTS), VIDEO_TASK: ("bench-clips", VIDEO_WEIGHTS)}

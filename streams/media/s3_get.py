@@ -36,7 +36,7 @@ class _Bucket:
 
 
 class SignedGet:
-    """Sends GETs for objects as the client of boto3 would, in less than half its time.
+    """Sends GETs for objects as the client of boto3 would, in about half its time.
 
     A client checks parameters, applies rules for endpoints, runs hooks and reads each header by its type for
     every request; with many small objects that is most of what a worker does. Here the client is asked once per
