@@ -51,7 +51,8 @@ class Watched:
         return self._forward(*arguments, **named)
 
     def hold(self) -> None:
-        """Let no run begin before `let` allows it."""
+        """Let no run begin before `let` allows it; those that came before no longer count as arrived."""
+        self._arrived = threading.Semaphore(0)
         self._gate = threading.Semaphore(0)
 
     def let(self, runs: int) -> None:
