@@ -169,8 +169,8 @@ class Outbox:
 def _fill(batch: BatchBuilder, records: list[Outgoing]) -> list[Outgoing]:
     """Append to a new batch as many of `records` as it has room for, one at least, and return those.
 
-    As `BatchBuilder.append` does for one record, in a third of its time: it makes what it knows of serializers, and of
-    the time of day, anew for each.
+    As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
+    day, anew each time.
     """
     append = batch._builder.append
     now_ms = int(time.time() * 1000)

@@ -261,9 +261,8 @@ async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig
     assert await rig.consumer.commit()
     assert acker.uncommitted == 0
     assert not await rig.consumer.commit()  # there is nothing left to commit
-    assert rig.app.monitor.tp_committed_offsets == {
-        PARTITION: 1
-    }  # by which Faust tells a stream that stands still
+    # By these Faust tells a stream that stands still.
+    assert rig.app.monitor.tp_committed_offsets == {PARTITION: 1}
 
 
 async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig) -> None:
