@@ -51,7 +51,6 @@ class Intake:
         self._quick_path = quick_path
         self.publisher = publisher
         self.acker = acker
-        self._is_current = is_current
         self._worker = worker
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import S3Address
 from streams.media.download import CHUNK_BYTES, Changed, Interrupted, Reply, extent
-from streams.media.s3_get import SignedGet
+from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ class S3Store:
         self._endpoint = settings.endpoint_url or "AWS"
         session = _session(settings)
         self._client = _client(session, settings, connections)
-        self._signed = SignedGet(self._client, session.get_credentials())
+        self._gets = ObjectGets(self._client, session.get_credentials())
 
     def object(self, address: S3Address, source: str) -> S3Object:
         """Return the object at `address`; nothing is sent yet."""
-        return S3Object(self._client, self._signed, address, source, self._endpoint)
+        return S3Object(self._gets, address, source, self._endpoint)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -67,11 +67,8 @@ class S3Store:
 class S3Object:
     """One object; a `streams.media.download.Remote`."""
 
-    def __init__(
-        self, client: S3Client, signed: SignedGet, address: S3Address, source: str, endpoint: str
-    ) -> None:
-        self._client = client
-        self._signed = signed
+    def __init__(self, gets: ObjectGets, address: S3Address, source: str, endpoint: str) -> None:
+        self._gets = gets
         self._address = address
         self._source = source
         self._endpoint = endpoint
@@ -79,9 +76,8 @@ class S3Object:
     @contextmanager
     def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
         try:
-            headers, body = self._get(
-                {"Range": f"bytes={offset}-", "If-Match": etag} if offset and etag else {}
-            )
+            condition = {"Range": f"bytes={offset}-", "If-Match": etag} if offset and etag else {}
+            headers, body = self._gets.get(self._address, condition)
             length = headers.get("content-length", "")
             start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
             with body as response:
@@ -105,17 +101,6 @@ class S3Object:
             raise InvalidInput(f"{self._source} is no valid S3 address: {error}") from None
         except (BotoCoreError, HTTPError) as error:
             raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
-
-    def _get(self, condition: dict[str, str]) -> tuple[Mapping[str, str], Any]:
-        """Return the headers, by names in lower case, and the unread body of a success."""
-        answer = self._signed.send(self._address, condition)
-        if answer is not None:
-            return answer.headers, answer.raw
-        request: dict[str, Any] = {name.replace("-", ""): value for name, value in condition.items()}
-        if self._address.version_id is not None:
-            request["VersionId"] = self._address.version_id
-        found = self._client.get_object(Bucket=self._address.bucket, Key=self._address.key, **request)
-        return found["ResponseMetadata"]["HTTPHeaders"], found["Body"]
 
     def _refusal(self, error: ClientError) -> Exception:
         """Return what to raise for an error the store answered with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -35,12 +36,12 @@ class _Bucket:
     region: str
 
 
-class SignedGet:
+class ObjectGets:
     """Sends GETs for objects as the client of boto3 would, in about half its time.
 
     A client checks parameters, applies rules for endpoints, runs hooks and reads each header by its type for
     every request; with many small objects that is most of what a worker does. Here the client is asked once per
-    bucket, and then only its signature and its connections are used.
+    bucket, and then only its signature and its connections are used; buckets that need more are left to it.
 
     Thread-safe; the connections belong to the client.
     Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
@@ -53,13 +54,26 @@ class SignedGet:
         self._errors: Any = create_parser("rest-xml")
         self._buckets: dict[str, _Bucket | None] = {}
 
-    def send(self, address: S3Address, headers: dict[str, str]) -> AWSResponse | None:
-        """Return the store's success, its body unread; None where the client has to be asked for this bucket.
+    def get(self, address: S3Address, condition: dict[str, str]) -> tuple[Mapping[str, str], Any]:
+        """Return the headers, by names in lower case, and the body of a success, unread: the HTTP client's own.
+
+        `condition` holds headers that are parameters of GetObject too, such as Range and If-Match.
 
         Raises:
-            ClientError: the store refuses, as the client would raise it.
+            ClientError: the store refuses.
             BotoCoreError: no credentials, no valid bucket, no connection, no answer.
         """
+        answer = self._signed(address, condition)
+        if answer is not None:
+            return answer.headers, answer.raw
+        request: dict[str, Any] = {name.replace("-", ""): value for name, value in condition.items()}
+        if address.version_id is not None:
+            request["VersionId"] = address.version_id
+        found = self._client.get_object(Bucket=address.bucket, Key=address.key, **request)
+        return found["ResponseMetadata"]["HTTPHeaders"], found["Body"]
+
+    def _signed(self, address: S3Address, headers: dict[str, str]) -> AWSResponse | None:
+        """Return the answer to a GET signed here, None where this bucket is the client's."""
         bucket = self._bucket(address.bucket)
         if bucket is None or self._credentials is None:
             return None

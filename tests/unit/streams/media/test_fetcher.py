@@ -27,7 +27,7 @@ from handlers.media import Media
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
-from tests.unit.streams.media.web_server import WebServer, body, web_server
+from tests.unit.streams.media.web_server import WebServer, body
 
 SOUND = "data:audio/wav;base64," + base64.b64encode(b"sound").decode()
 
@@ -45,12 +45,6 @@ def fetcher(root: Path) -> Iterator[MediaFetcher]:
         MediaSettings(max_bytes=1000, threads=4, allowed_roots=(root,)), S3Settings()
     ) as fetcher:
         yield fetcher
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture

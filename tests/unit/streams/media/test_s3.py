@@ -19,16 +19,10 @@ from handlers.errors import (
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
-from tests.unit.streams.media.web_server import Answer, WebServer, body, status, web_server
+from tests.unit.streams.media.web_server import Answer, WebServer, body, status
 
 PATH = "/media/clip.wav"
 ADDRESS = "s3://media/clip.wav"
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture

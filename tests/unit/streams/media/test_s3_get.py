@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,18 +15,12 @@ from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
 from streams.media.s3 import make_s3_client
-from streams.media.s3_get import SignedGet
+from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
-from tests.unit.streams.media.web_server import Answer, WebServer, body, status, web_server
+from tests.unit.streams.media.web_server import Answer, WebServer, body, status
 
 PATH = "/media/clip.wav"
 ADDRESS = "s3://media/clip.wav"
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 def settings_of(server: WebServer, **changes: Any) -> S3Settings:
@@ -39,10 +33,9 @@ def fetched(settings: S3Settings, *addresses: str) -> list[bytes]:
         return [fetcher.fetch(address).content for address in addresses]
 
 
-def content_of(signed: SignedGet, bucket: str, key: str) -> bytes:
-    answer = signed.send(S3Address(bucket, key), {})
-    assert answer is not None
-    content: bytes = answer.content
+def content_of(gets: ObjectGets, bucket: str, key: str) -> bytes:
+    _, body = gets.get(S3Address(bucket, key), {})
+    content: bytes = body.read()
     return content
 
 
@@ -69,9 +62,9 @@ def test_the_url_and_the_signature_are_those_of_the_client(
     server.answers[path] = body(b"sound")
     settings = settings_of(server, session_token=SecretStr("TOKEN"), region=region)
     client = make_s3_client(settings, connections=1)
-    signed = SignedGet(client, Credentials("key", "SECRET", "TOKEN"))
+    gets = ObjectGets(client, Credentials("key", "SECRET", "TOKEN"))
 
-    assert content_of(signed, "media", key) == b"sound"
+    assert content_of(gets, "media", key) == b"sound"
     client.get_object(Bucket="media", Key=key)["Body"].close()
 
     (our_path, ours), (its_path, its) = server.requests
@@ -100,9 +93,9 @@ def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
     used: list[str] = []
     server.answers[PATH] = body(b"sound")
     client = make_s3_client(settings_of(server), connections=1)
-    signed = SignedGet(client, Role("key", "SECRET"))
+    gets = ObjectGets(client, Role("key", "SECRET"))
     for _ in range(2):
-        assert content_of(signed, "media", "clip.wav") == b"sound"
+        assert content_of(gets, "media", "clip.wav") == b"sound"
     said = [headers["Authorization"].partition("Credential=")[2] for _, headers in server.requests]
     assert [one.partition("/")[0] for one in said] == used == ["key0", "key1"]
     client.close()
@@ -146,18 +139,32 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
     class Client:
         """Signs as the client of boto3 does for a directory bucket, which takes AWS itself to see."""
 
-        _endpoint = SimpleNamespace(http_session=None)  # nothing is sent
-        asked = 0
+        _endpoint = SimpleNamespace(http_session=None)  # nothing is sent past the client
+
+        def __init__(self) -> None:
+            self.asked: list[dict[str, str]] = []
+            self.signatures = 0
 
         def generate_presigned_url(self, operation: str, Params: dict[str, str]) -> str:
-            Client.asked += 1
+            self.signatures += 1
             scope = "key%2F20260101%2Fus-west-2%2Fs3express%2Faws4_request"
             return f"https://{Params['Bucket']}.s3express.amazonaws.com/k?X-Amz-Credential={scope}"
 
-    signed = SignedGet(Client(), Credentials("key", "SECRET"))  # type: ignore[arg-type]
-    for _ in range(2):
-        assert signed.send(S3Address("media--usw2-az1--x-s3", "clip.wav"), {}) is None
-    assert Client.asked == 1
+        def get_object(self, **request: str) -> dict[str, Any]:
+            self.asked.append(request)
+            return {"ResponseMetadata": {"HTTPHeaders": {"etag": '"1"'}}, "Body": BytesIO(b"sound")}
+
+    client = Client()
+    gets = ObjectGets(client, Credentials("key", "SECRET"))  # type: ignore[arg-type]
+    name = "media--usw2-az1--x-s3"
+    assert content_of(gets, name, "clip.wav") == b"sound"
+    headers, _ = gets.get(S3Address(name, "clip.wav", "7"), {"Range": "bytes=4-", "If-Match": '"1"'})
+    assert headers == {"etag": '"1"'}
+    assert client.asked == [
+        {"Bucket": name, "Key": "clip.wav"},
+        {"Bucket": name, "Key": "clip.wav", "VersionId": "7", "Range": "bytes=4-", "IfMatch": '"1"'},
+    ]
+    assert client.signatures == 1
 
 
 def test_any_number_of_buckets_takes_bounded_memory(
@@ -165,10 +172,10 @@ def test_any_number_of_buckets_takes_bounded_memory(
 ) -> None:
     monkeypatch.setattr("streams.media.s3_get._MOST_BUCKETS", 3)
     client = make_s3_client(settings_of(server), connections=1)
-    signed = SignedGet(client, Credentials("key", "SECRET"))
+    gets = ObjectGets(client, Credentials("key", "SECRET"))
     for number in range(10):
         name = f"bucket-{number}"
         server.answers[f"/{name}/clip.wav"] = body(name.encode())
-        assert content_of(signed, name, "clip.wav") == name.encode()
-    assert len(signed._buckets) <= 3
+        assert content_of(gets, name, "clip.wav") == name.encode()
+    assert len(gets._buckets) <= 3
     client.close()

@@ -18,13 +18,7 @@ from streams.media.addresses import shown
 from streams.media.download import download
 from streams.media.fetch import Allowance, Fetch
 from streams.media.web import WebStore
-from tests.unit.streams.media.web_server import WebServer, body, status, web_server
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
+from tests.unit.streams.media.web_server import WebServer, body, status
 
 
 @pytest.fixture
