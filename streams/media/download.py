@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Protocol
 
 from handlers.errors import MediaUnavailable
 from handlers.media import Media
 from streams.media.fetch import Fetch
-
-CHUNK_BYTES = 256 * 1024
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -27,47 +23,25 @@ class Changed(Exception):
     """The object is no longer the one whose first bytes were read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answered GET whose body is still to be read."""
-
-    offset: int
-    """Where in the object the body starts; 0 where the server ignored the range."""
-
-    total: int | None
-    """Size of the whole object in bytes, where the server declares it."""
-
-    etag: str | None
-    """The object's strong ETag; None means that the object cannot be resumed."""
-
-    content_type: str | None
-
-    read: Callable[[], bytes]
-    """Returns the next bytes as soon as some have come, at most CHUNK_BYTES; b"" at the end of the body."""
-
-
 class Remote(Protocol):
     """An object that can be read from any offset."""
 
-    def open(self, offset: int, etag: str | None) -> AbstractContextManager[Reply]:
-        """Send one GET for the bytes from `offset` on, provided the object still has `etag`.
+    def get(self, condition: Mapping[str, str], download: Download) -> None:
+        """Send one GET with the headers of `condition`, and tell `download` of a success and its body.
 
-        Entering may raise, and so may reading inside: Interrupted, Changed, or a permanent MediaError.
+        May raise Interrupted, Changed, or a permanent MediaError, and raises what `download` does.
         """
 
 
 def download(remote: Remote, fetch: Fetch) -> Media:
     """Return the whole object, tried again and resumed until it is complete or the fetch's deadline passes.
 
-    Source: RFC 9110, sections 13.1.1 (If-Match) and 14 (Range).
-
     Raises:
         MediaTooLarge: permanent; by the declared size, before the body is read, or while reading.
         MediaUnavailable: retryable; not complete within the deadline, or changed twice while being read.
         MediaNotFound, MediaForbidden, MediaCorrupt, InvalidInput: permanent; as the remote says.
     """
-    body = BytesIO()
-    etag: str | None = None
+    under_way = Download(fetch)
     has_changed = False
     fruitless = 0
     while True:
@@ -75,13 +49,8 @@ def download(remote: Remote, fetch: Fetch) -> Media:
         fetch.tries += 1
         received_before = fetch.received
         try:
-            with remote.open(fetch.received, etag) as reply:
-                if fetch.received and (reply.etag, reply.total) != (etag, fetch.total):
-                    raise Changed
-                if reply.offset != fetch.received:
-                    body = _emptied(fetch)
-                etag = reply.etag
-                _read(reply, body, fetch)
+            remote.get(under_way.condition(), under_way)
+            return under_way.media()
         except Changed:
             if has_changed:
                 raise MediaUnavailable(
@@ -89,15 +58,94 @@ def download(remote: Remote, fetch: Fetch) -> Media:
                     "of its own, or send the request again when it is complete"
                 ) from None
             has_changed = True
-            body, etag = _emptied(fetch), None
+            under_way.start_over()
         except Interrupted as fault:
             fetch.last_fault = str(fault)
             fruitless = fruitless + 1 if fetch.received <= received_before else 0
-            if etag is None:
-                body = _emptied(fetch)
+            if not under_way.can_resume:
+                under_way.start_over()
             fetch.pause(_pause_s(fruitless))
-        else:
-            return Media(body.getvalue(), fetch.source, reply.content_type)
+
+
+class Download:
+    """What has come of an object, put together of one or several GETs; belongs to the thread that sends them.
+
+    Source: RFC 9110, sections 13.1.1 (If-Match) and 14 (Range).
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._body = BytesIO()
+        self._etag: str | None = None
+        self._content_type: str | None = None
+
+    @property
+    def can_resume(self) -> bool:
+        return self._etag is not None
+
+    def condition(self) -> dict[str, str]:
+        """Return the headers of a GET for what is missing, provided the object is still the same."""
+        if self._etag is None or not self._fetch.received:
+            return {}
+        return {"Range": f"bytes={self._fetch.received}-", "If-Match": self._etag}
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Hear the headers of a success, by names in lower case, before its body.
+
+        Raises:
+            Changed: it is another object than before.
+            Interrupted: its headers make no sense.
+            MediaTooLarge: permanent; it declares more bytes than are allowed.
+        """
+        fetch = self._fetch
+        length = headers.get("content-length", "")
+        start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
+        etag = headers.get("etag")
+        if etag is not None and etag.startswith("W/"):
+            etag = None  # a weak one may stand for several bodies, so that none can be resumed
+        if fetch.received and (etag, total) != (self._etag, fetch.total):
+            raise Changed
+        if start != fetch.received:
+            self.start_over()
+        self._etag = etag
+        self._content_type = headers.get("content-type")
+        fetch.expect(total)
+
+    def take(self, chunk: bytes) -> None:
+        """Hear the next bytes of the body.
+
+        Raises:
+            MediaTooLarge: permanent; they are more than is allowed.
+            MediaUnavailable: retryable; the deadline has passed.
+        """
+        self._fetch.check()
+        self._fetch.take(len(chunk))
+        self._body.write(chunk)
+
+    def check(self) -> None:
+        """Raise where the rest is of no use any more.
+
+        Raises:
+            MediaUnavailable: retryable; the deadline has passed or nobody waits.
+        """
+        self._fetch.check()
+
+    def media(self) -> Media:
+        """Return the object.
+
+        Raises:
+            Interrupted: it is not complete.
+        """
+        fetch = self._fetch
+        if fetch.total is not None and fetch.received != fetch.total:
+            raise Interrupted(f"the body ended at byte {fetch.received} of {fetch.total}")
+        return Media(self._body.getvalue(), fetch.source, self._content_type)
+
+    def start_over(self) -> None:
+        """Forget what has come."""
+        self._fetch.start_over()
+        self._body = BytesIO()
+        self._etag = None
 
 
 def extent(content_range: str | None, content_length: int | None) -> tuple[int, int | None]:
@@ -113,21 +161,6 @@ def extent(content_range: str | None, content_length: int | None) -> tuple[int, 
     if not start.isdigit() or not total.isdigit():
         raise Interrupted("the answer has an unreadable Content-Range")
     return int(start), int(total)
-
-
-def _read(reply: Reply, body: BytesIO, fetch: Fetch) -> None:
-    fetch.expect(reply.total)
-    while chunk := reply.read():
-        fetch.check()
-        fetch.take(len(chunk))
-        body.write(chunk)
-    if reply.total is not None and fetch.received != reply.total:
-        raise Interrupted(f"the body ended at byte {fetch.received} of {reply.total}")
-
-
-def _emptied(fetch: Fetch) -> BytesIO:
-    fetch.start_over()
-    return BytesIO()
 
 
 def _pause_s(fruitless: int) -> float:

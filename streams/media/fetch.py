@@ -9,6 +9,9 @@ from concurrent.futures import Future
 from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
 from handlers.media import Media
 
+CHUNK_BYTES = 256 * 1024
+"""Most bytes to read between two looks at the clock."""
+
 
 class Allowance:
     """Bytes that the media of one request may take together; thread-safe."""

@@ -190,9 +190,7 @@ class MediaFetcher:
 
         with self._stores_lock:
             if self._web is None:
-                self._web = WebStore(
-                    self._media.allowed_hosts, schemes=self._web_schemes, connections=self._media.threads
-                )
+                self._web = WebStore(self._media.allowed_hosts, schemes=self._web_schemes)
             return self._web
 
     def _collect(self, fetches: Sequence[Fetch]) -> list[Media]:

@@ -10,8 +10,7 @@ from pathlib import Path, PurePath
 
 from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable
 from handlers.media import Media
-from streams.media.download import CHUNK_BYTES
-from streams.media.fetch import Fetch
+from streams.media.fetch import CHUNK_BYTES, Fetch
 
 
 def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:

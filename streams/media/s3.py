@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -23,7 +22,8 @@ from urllib3.exceptions import HTTPError
 
 from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import S3Address
-from streams.media.download import CHUNK_BYTES, Changed, Interrupted, Reply, extent
+from streams.media.download import Changed, Download, Interrupted
+from streams.media.http_get import HttpClient, TransferFailed
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
 
@@ -53,7 +53,12 @@ class S3Store:
         self._endpoint = settings.endpoint_url or "AWS"
         session = _session(settings)
         self._client = _client(session, settings, connections)
-        self._gets = ObjectGets(self._client, session.get_credentials())
+        self._http = HttpClient(
+            connect_timeout_s=settings.connect_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+            ca_file=_ca_file(session),
+        )
+        self._gets = ObjectGets(self._client, session.get_credentials(), self._http)
 
     def object(self, address: S3Address, source: str) -> S3Object:
         """Return the object at `address`; nothing is sent yet."""
@@ -62,6 +67,7 @@ class S3Store:
     def close(self) -> None:
         """Close the idle connections."""
         self._client.close()
+        self._http.close()
 
 
 class S3Object:
@@ -73,23 +79,9 @@ class S3Object:
         self._source = source
         self._endpoint = endpoint
 
-    @contextmanager
-    def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
+    def get(self, condition: Mapping[str, str], download: Download) -> None:
         try:
-            condition = {"Range": f"bytes={offset}-", "If-Match": etag} if offset and etag else {}
-            headers, body = self._gets.get(self._address, condition)
-            length = headers.get("content-length", "")
-            start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
-            with body as response:
-                yield Reply(
-                    offset=start,
-                    total=total,
-                    etag=headers.get("etag"),
-                    content_type=headers.get("content-type"),
-                    # read() waits until it has all it was asked for, for ever if the bytes only trickle in;
-                    # read1() returns what has come.
-                    read=partial(response.read1, CHUNK_BYTES),
-                )
+            self._gets.get(self._address, condition, download)
         except ClientError as error:
             raise self._refusal(error) from None
         except (NoCredentialsError, PartialCredentialsError):
@@ -99,6 +91,8 @@ class S3Object:
             ) from None
         except ParamValidationError as error:
             raise InvalidInput(f"{self._source} is no valid S3 address: {error}") from None
+        except TransferFailed as error:
+            raise Interrupted(f"{error} ({self._endpoint})") from None
         except (BotoCoreError, HTTPError) as error:
             raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
 
@@ -188,6 +182,12 @@ def _client(session: Session, settings: S3Settings, connections: int) -> S3Clien
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _ca_file(session: Session) -> str | None:
+    """Return the certificates that botocore would trust, where its settings or the environment name some."""
+    named: str | None = session._session.get_config_variable("ca_bundle")
+    return named or os.environ.get("REQUESTS_CA_BUNDLE")
 
 
 def _plain(secret: SecretStr | None) -> str | None:

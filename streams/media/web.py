@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaForbidden, MediaNotFound
 from streams.media.addresses import shown
-from streams.media.download import Changed, Interrupted, Reply, extent
+from streams.media.download import Changed, Download, Interrupted
+from streams.media.http_get import Answer, HttpClient, Receiver, TransferFailed
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"https": 443, "http": 80}
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "inferstream"}
 
 
 class WebStore:
@@ -24,15 +27,10 @@ class WebStore:
     followed a few times, each only to an address that would itself be allowed.
     """
 
-    def __init__(self, allowed_hosts: Collection[str], *, schemes: Collection[str], connections: int) -> None:
+    def __init__(self, allowed_hosts: Collection[str], *, schemes: Collection[str]) -> None:
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._schemes = frozenset(schemes)
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=connections),
-            headers={"Accept-Encoding": "identity", "User-Agent": "inferstream"},
-            follow_redirects=False,
-        )
+        self._http = HttpClient(connect_timeout_s=_CONNECT_TIMEOUT_S, read_timeout_s=_READ_TIMEOUT_S)
 
     def object(self, address: str, source: str) -> WebObject:
         """Return the object at `address`; nothing is sent yet.
@@ -60,20 +58,28 @@ class WebStore:
                 "fetch from; send an s3:// address, or add the host to media.allowed_hosts"
             )
 
-    def send(self, url: httpx.URL, headers: dict[str, str], source: str) -> httpx.Response:
-        """Return the answer to a GET, its body unread, after following what redirects are allowed."""
+    def get(self, url: httpx.URL, headers: Mapping[str, str], receiver: Receiver, source: str) -> Answer:
+        """Send a GET and return the answer, after following what redirects are allowed."""
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
-            if answer.next_request is None:
+            answer = self._http.get(str(url), {**_HEADERS, **headers}, receiver, proxy=_proxy_for(url))
+            if answer.status not in _REDIRECTS or "location" not in answer.headers:
                 return answer
-            answer.close()
-            url = answer.next_request.url
-            self.check(url, f"{source}, which redirects to {shown(str(url))},")
+            url = self._target(url, answer.headers["location"], source)
         raise MediaForbidden(f"{source} redirects more than {_MAX_REDIRECTS} times; send the final address")
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._http.close()
+
+    def _target(self, url: httpx.URL, location: str, source: str) -> httpx.URL:
+        """Return where an answer of `url` redirects to, if it may be fetched."""
+        source = f"{source}, which redirects to {shown(location)},"
+        try:
+            target = url.join(location).copy_with(fragment=None)
+        except (httpx.InvalidURL, ValueError):
+            raise InvalidInput(f"{source} is no valid URL; send the final address") from None
+        self.check(target, source)
+        return target
 
 
 class WebObject:
@@ -84,30 +90,13 @@ class WebObject:
         self._url = url
         self._source = source
 
-    @contextmanager
-    def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
-        headers = {"Range": f"bytes={offset}-", "If-Match": etag} if offset and etag else {}
+    def get(self, condition: Mapping[str, str], download: Download) -> None:
         try:
-            answer = self._store.send(self._url, headers, self._source)
-            try:
-                if answer.status_code not in (200, 206):
-                    raise self._refusal(answer.status_code)
-                if answer.headers.get("content-encoding", "identity") != "identity":
-                    raise MediaCorrupt(f"{self._source} comes compressed though it was asked for as it is")
-                start, total = extent(answer.headers.get("content-range"), _length(answer))
-                tag: str | None = answer.headers.get("etag")
-                chunks = answer.iter_raw()  # without a size, each piece as it arrives
-                yield Reply(
-                    offset=start,
-                    total=total,
-                    etag=None if tag is None or tag.startswith("W/") else tag,
-                    content_type=answer.headers.get("content-type"),
-                    read=lambda: next(chunks, b""),
-                )
-            finally:
-                answer.close()
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise Interrupted(f"{type(error).__name__} from {self._url.host}") from None
+            answer = self._store.get(self._url, condition, _AsItIs(download, self._source), self._source)
+        except TransferFailed as error:
+            raise Interrupted(f"{error} ({self._url.host})") from None
+        if not answer.is_success:
+            raise self._refusal(answer.status)
 
     def _refusal(self, status: int) -> Exception:
         host = self._url.host
@@ -119,6 +108,20 @@ class WebObject:
         return error(f"{self._source}: {host} answers {status}; check the address, and its expiry if signed")
 
 
-def _length(answer: httpx.Response) -> int | None:
-    length = answer.headers.get("content-length", "")
-    return int(length) if length.isdigit() else None
+class _AsItIs:
+    """Passes an answer on to its download, unless it comes compressed: nobody would undo that."""
+
+    def __init__(self, download: Download, source: str) -> None:
+        self.take, self.check = download.take, download.check
+        self._download = download
+        self._source = source
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        if headers.get("content-encoding", "identity") != "identity":
+            raise MediaCorrupt(f"{self._source} comes compressed though it was asked for as it is")
+        self._download.begin(headers)
+
+
+def _proxy_for(url: httpx.URL) -> str | None:
+    """Return the proxy that the environment names for `url`."""
+    return None if proxy_bypass(url.host) else getproxies().get(url.scheme)

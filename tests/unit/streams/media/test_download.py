@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from handlers.errors import MediaNotFound, MediaTooLarge, MediaUnavailable
 from streams.media import download as module
-from streams.media.download import Changed, Interrupted, Reply, download, extent
+from streams.media.download import Changed, Download, Interrupted, download, extent
 from streams.media.fetch import Allowance, Fetch
 
 MAX_BYTES = 1000
@@ -27,31 +26,38 @@ class ScriptedRemote:
     honours_range: bool = True
     chunk_bytes: int = 7
     before: Callable[[int], None] = lambda _: None
-    asked: list[tuple[int, str | None]] = field(default_factory=list)
+    asked: list[dict[str, str]] = field(default_factory=list)
     reads: int = 0
 
-    @contextmanager
-    def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
+    def get(self, condition: Mapping[str, str], download: Download) -> None:
         number = len(self.asked)
-        self.asked.append((offset, etag))
+        self.asked.append(dict(condition))
         self.before(number)
-        if offset and etag != self.etag:
+        offset = int(condition.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if offset and condition["If-Match"] != self.etag:
             raise Changed
-        start = offset if self.honours_range else 0
+        self.send(offset if self.honours_range else 0, number, download)
+
+    def send(self, start: int, number: int, download: Download) -> None:
         body = self.content[start:]
         cut = self.cuts[number] if number < len(self.cuts) else len(body) + 1
-        pieces = [body[at : at + self.chunk_bytes] for at in range(0, min(cut, len(body)), self.chunk_bytes)]
-
-        def read() -> bytes:
+        headers = {"content-type": "audio/wav"}
+        if self.etag is not None:
+            headers["etag"] = self.etag
+        if self.declares_size:
+            headers["content-length"] = str(len(body))
+        if start:
+            headers["content-range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
+        download.begin(headers)
+        for at in range(0, min(cut, len(body)), self.chunk_bytes):
             self.reads += 1
-            if pieces:
-                return pieces.pop(0)
-            if cut <= len(body):
-                raise Interrupted("reset by a test")
-            return b""
+            download.take(body[at : at + self.chunk_bytes])
+        if cut <= len(body):
+            raise Interrupted("reset by a test")
 
-        total = len(self.content) if self.declares_size else None
-        yield Reply(start, total, self.etag, "audio/wav", read)
+
+def rest_from(offset: int) -> dict[str, str]:
+    return {"Range": f"bytes={offset}-", "If-Match": '"1"'}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +90,7 @@ def test_an_empty_object_is_empty() -> None:
 def test_a_broken_body_is_resumed_where_it_broke_off_under_the_same_etag() -> None:
     remote = ScriptedRemote(bytes(range(100)), cuts=[14, 7])
     assert download(remote, a_fetch()).content == bytes(range(100))
-    assert remote.asked == [(0, None), (14, '"1"'), (21, '"1"')]
+    assert remote.asked == [{}, rest_from(14), rest_from(21)]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -113,7 +119,7 @@ def test_wherever_it_breaks_the_bytes_are_the_objects(
 def test_without_an_etag_it_starts_from_the_beginning() -> None:
     remote = ScriptedRemote(b"x" * 50, cuts=[14], etag=None)
     assert download(remote, a_fetch()).content == b"x" * 50
-    assert remote.asked == [(0, None), (0, None)]
+    assert remote.asked == [{}, {}]
 
 
 def test_an_object_that_changed_once_is_read_again_whole() -> None:
@@ -123,17 +129,15 @@ def test_an_object_that_changed_once_is_read_again_whole() -> None:
 
     remote = ScriptedRemote(b"old" * 20, cuts=[14], before=overwrite)
     assert download(remote, a_fetch()).content == b"new" * 10
-    assert remote.asked == [(0, None), (14, '"1"'), (0, None)]
+    assert remote.asked == [{}, rest_from(14), {}]
 
 
 def test_a_server_that_ignores_if_match_is_found_out_by_the_etag_it_sends() -> None:
     class Careless(ScriptedRemote):
-        @contextmanager
-        def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
+        def get(self, condition: Mapping[str, str], download: Download) -> None:
             if len(self.asked) == 1:
                 self.content, self.etag = b"new" * 20, '"2"'
-            with super().open(offset, self.etag) as reply:
-                yield reply
+            super().get({**condition, "If-Match": str(self.etag)} if condition else {}, download)
 
     assert download(Careless(b"old" * 20, cuts=[14]), a_fetch()).content == b"new" * 20
 
@@ -163,18 +167,16 @@ def test_an_undeclared_size_over_the_limit_is_refused_while_reading() -> None:
 
 def test_a_body_shorter_than_declared_is_tried_again() -> None:
     class Short(ScriptedRemote):
-        @contextmanager
-        def open(self, offset: int, etag: str | None) -> Iterator[Reply]:
-            with super().open(offset, etag) as reply:
-                if len(self.asked) > 1:
-                    yield reply
-                else:
-                    pieces = [b"x" * 10]
-                    yield Reply(0, reply.total, reply.etag, None, lambda: pieces.pop() if pieces else b"")
+        def send(self, start: int, number: int, download: Download) -> None:
+            if number:
+                return super().send(start, number, download)
+            download.begin({"content-length": "30", "etag": '"1"'})
+            download.take(b"x" * 10)
+            return None
 
     remote = Short(b"x" * 30)
     assert download(remote, a_fetch()).content == b"x" * 30
-    assert remote.asked == [(0, None), (10, '"1"')]
+    assert remote.asked == [{}, rest_from(10)]
 
 
 def test_what_no_retry_can_help_is_not_tried_again() -> None:

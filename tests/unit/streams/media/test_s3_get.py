@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +13,11 @@ from handlers.errors import InferenceError, MediaForbidden, MediaNotFound
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
+from streams.media.http_get import HttpClient
 from streams.media.s3 import make_s3_client
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
+from tests.unit.streams.media.heard import Heard
 from tests.unit.streams.media.web_server import Answer, WebServer, body, status
 
 PATH = "/media/clip.wav"
@@ -33,10 +34,14 @@ def fetched(settings: S3Settings, *addresses: str) -> list[bytes]:
         return [fetcher.fetch(address).content for address in addresses]
 
 
+def gets_of(client: Any, credentials: Credentials) -> ObjectGets:
+    return ObjectGets(client, credentials, HttpClient(connect_timeout_s=5, read_timeout_s=5))
+
+
 def content_of(gets: ObjectGets, bucket: str, key: str) -> bytes:
-    _, body = gets.get(S3Address(bucket, key), {})
-    content: bytes = body.read()
-    return content
+    heard = Heard()
+    gets.get(S3Address(bucket, key), {}, heard)
+    return bytes(heard.content)
 
 
 def region_signed_for(headers: dict[str, str]) -> str:
@@ -62,7 +67,7 @@ def test_the_url_and_the_signature_are_those_of_the_client(
     server.answers[path] = body(b"sound")
     settings = settings_of(server, session_token=SecretStr("TOKEN"), region=region)
     client = make_s3_client(settings, connections=1)
-    gets = ObjectGets(client, Credentials("key", "SECRET", "TOKEN"))
+    gets = gets_of(client, Credentials("key", "SECRET", "TOKEN"))
 
     assert content_of(gets, "media", key) == b"sound"
     client.get_object(Bucket="media", Key=key)["Body"].close()
@@ -93,7 +98,7 @@ def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
     used: list[str] = []
     server.answers[PATH] = body(b"sound")
     client = make_s3_client(settings_of(server), connections=1)
-    gets = ObjectGets(client, Role("key", "SECRET"))
+    gets = gets_of(client, Role("key", "SECRET"))
     for _ in range(2):
         assert content_of(gets, "media", "clip.wav") == b"sound"
     said = [headers["Authorization"].partition("Credential=")[2] for _, headers in server.requests]
@@ -139,8 +144,6 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
     class Client:
         """Signs as the client of boto3 does for a directory bucket, which takes AWS itself to see."""
 
-        _endpoint = SimpleNamespace(http_session=None)  # nothing is sent past the client
-
         def __init__(self) -> None:
             self.asked: list[dict[str, str]] = []
             self.signatures = 0
@@ -155,11 +158,12 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
             return {"ResponseMetadata": {"HTTPHeaders": {"etag": '"1"'}}, "Body": BytesIO(b"sound")}
 
     client = Client()
-    gets = ObjectGets(client, Credentials("key", "SECRET"))  # type: ignore[arg-type]
+    gets = gets_of(client, Credentials("key", "SECRET"))
     name = "media--usw2-az1--x-s3"
     assert content_of(gets, name, "clip.wav") == b"sound"
-    headers, _ = gets.get(S3Address(name, "clip.wav", "7"), {"Range": "bytes=4-", "If-Match": '"1"'})
-    assert headers == {"etag": '"1"'}
+    heard = Heard()
+    gets.get(S3Address(name, "clip.wav", "7"), {"Range": "bytes=4-", "If-Match": '"1"'}, heard)
+    assert heard.headers == {"etag": '"1"'}
     assert client.asked == [
         {"Bucket": name, "Key": "clip.wav"},
         {"Bucket": name, "Key": "clip.wav", "VersionId": "7", "Range": "bytes=4-", "IfMatch": '"1"'},
@@ -172,7 +176,7 @@ def test_any_number_of_buckets_takes_bounded_memory(
 ) -> None:
     monkeypatch.setattr("streams.media.s3_get._MOST_BUCKETS", 3)
     client = make_s3_client(settings_of(server), connections=1)
-    gets = ObjectGets(client, Credentials("key", "SECRET"))
+    gets = gets_of(client, Credentials("key", "SECRET"))
     for number in range(10):
         name = f"bucket-{number}"
         server.answers[f"/{name}/clip.wav"] = body(name.encode())

@@ -23,7 +23,7 @@ from tests.unit.streams.media.web_server import WebServer, body, status
 
 @pytest.fixture
 def store(server: WebServer) -> Iterator[WebStore]:
-    store = WebStore([server.host], schemes={"http"}, connections=4)
+    store = WebStore([server.host], schemes={"http"})
     yield store
     store.close()
 
@@ -54,7 +54,7 @@ def test_media_comes_from_an_allowed_host(store: WebStore, server: WebServer) ->
     ],
 )
 def test_other_hosts_ports_and_schemes_are_refused(address: str) -> None:
-    store = WebStore(["media.example"], schemes={"https"}, connections=1)
+    store = WebStore(["media.example"], schemes={"https"})
     with pytest.raises(MediaForbidden, match=r"media\.allowed_hosts"):
         store.object(address, shown(address))
     store.close()
@@ -62,7 +62,7 @@ def test_other_hosts_ports_and_schemes_are_refused(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["https://Media.Example/a", "https://media.example:443/a"])
 def test_a_host_is_matched_in_any_case_with_its_own_port(address: str) -> None:
-    store = WebStore(["MEDIA.example"], schemes={"https"}, connections=1)
+    store = WebStore(["MEDIA.example"], schemes={"https"})
     store.object(address, address)
     store.close()
 
@@ -71,7 +71,7 @@ def test_a_host_is_matched_in_any_case_with_its_own_port(address: str) -> None:
     "address", ["https://user:pw@media.example/a", "https:///a", "https://host:port/a", "https:a"]
 )
 def test_an_address_without_a_host_or_with_a_user_is_invalid(address: str) -> None:
-    store = WebStore(["media.example"], schemes={"https"}, connections=1)
+    store = WebStore(["media.example"], schemes={"https"})
     with pytest.raises(InvalidInput, match="https://host/path") as refused:
         store.object(address, shown(address))
     assert "pw" not in refused.value.message
