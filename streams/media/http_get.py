@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import certifi
@@ -18,6 +20,8 @@ _MOST_OF_A_REFUSAL = 64 * 1024
 
 _SUPPRESS_CONNECT_HEADERS = 265
 """An option of libcurl that pycurl has no name for: what a proxy says is no part of the answer."""
+
+_CALLBACKS = (pycurl.PREREQFUNCTION, pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION, pycurl.XFERINFOFUNCTION)
 
 
 class TransferFailed(Exception):
@@ -62,12 +66,13 @@ class HttpClient:
     ) -> None:
         """`read_timeout_s` is how long not a byte may come.
 
-        `ca_file` is a file, or a folder, of the certificates to trust; without it, what SSL_CERT_FILE names or
-        certifi has.
+        `ca_file` is a file, or a folder, of the certificates to trust; without it, what SSL_CERT_FILE or
+        SSL_CERT_DIR names, or else certifi has.
         """
         self._connect_timeout_ms = max(1, round(connect_timeout_s * 1000))
         self._read_timeout_s = read_timeout_s
-        self._ca_file = ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where()
+        named = ca_file or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        self._trusted = named or certifi.where()
         self._idle: deque[pycurl.Curl] = deque()
         self._closed = False
 
@@ -88,6 +93,7 @@ class HttpClient:
             curl.setopt(pycurl.URL, url)
             curl.setopt(pycurl.PROXY, proxy or "")
             curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+            curl.setopt(pycurl.PREREQFUNCTION, transfer.on_connection)
             curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
             curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
             curl.setopt(pycurl.XFERINFOFUNCTION, transfer.on_progress)
@@ -112,7 +118,7 @@ class HttpClient:
             return self._new()
 
     def _give_back(self, curl: pycurl.Curl) -> None:
-        for callback in (pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION, pycurl.XFERINFOFUNCTION):
+        for callback in _CALLBACKS:
             curl.unsetopt(callback)  # they hold on to what was received
         self._idle.append(curl)
         if self._closed:
@@ -129,7 +135,7 @@ class HttpClient:
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
         curl.setopt(pycurl.NOPROGRESS, 0)
-        curl.setopt(pycurl.CAPATH if os.path.isdir(self._ca_file) else pycurl.CAINFO, self._ca_file)
+        curl.setopt(pycurl.CAPATH if Path(self._trusted).is_dir() else pycurl.CAINFO, self._trusted)
         return curl
 
 
@@ -142,10 +148,15 @@ class _Transfer:
         self.refusal = bytearray()
         self._receiver = receiver
         self._read_timeout_s = read_timeout_s
-        self._heard = time.monotonic()
+        self._heard = math.inf
+        """When a byte came last, or the connection was there; until then libcurl looks at the clock."""
         self._is_begun = False
         self._error: Exception | None = None
         """What ended the transfer from here; libcurl knows only that something did."""
+
+    def on_connection(self, *_: object) -> int:
+        self._heard = time.monotonic()
+        return pycurl.PREREQFUNC_OK
 
     def on_header(self, line: bytes) -> int | None:
         self._heard = time.monotonic()

@@ -76,7 +76,8 @@ class ObjectGets:
         if address.version_id is not None:
             request["VersionId"] = address.version_id
         found = self._client.get_object(Bucket=address.bucket, Key=address.key, **request)
-        with found["Body"] as body:
+        stream: Any = found["Body"]
+        with stream as body:
             receiver.begin(found["ResponseMetadata"]["HTTPHeaders"])
             # read() waits until it has all it was asked for, for ever if the bytes only trickle in; read1()
             # returns what has come.
@@ -93,7 +94,7 @@ class ObjectGets:
             url += f"?versionId={quote(address.version_id, safe=_PLAIN)}"
         request = AWSRequest("GET", url, headers={**_HEADERS, **headers})
         S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", bucket.region).add_auth(request)
-        answer = self._http.get(url, request.headers, receiver, proxy=bucket.proxy)
+        answer = self._http.get(url, dict(request.headers.items()), receiver, proxy=bucket.proxy)
         if answer.is_success:
             return True
         parts = {"status_code": answer.status, "headers": answer.headers, "body": answer.body}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.credentials import Credentials
 from pydantic import SecretStr
 
-from handlers.errors import InferenceError, MediaForbidden, MediaNotFound
+from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
@@ -18,6 +19,7 @@ from streams.media.s3 import make_s3_client
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
 from tests.unit.streams.media.heard import Heard
+from tests.unit.streams.media.socket_server import OK, make_certificate, saying, serving
 from tests.unit.streams.media.web_server import Answer, WebServer, body, status
 
 PATH = "/media/clip.wav"
@@ -29,9 +31,9 @@ def settings_of(server: WebServer, **changes: Any) -> S3Settings:
     return S3Settings(endpoint_url=f"http://{server.host}", **keys)
 
 
-def fetched(settings: S3Settings, *addresses: str) -> list[bytes]:
+def fetched(settings: S3Settings, *addresses: str, deadline_s: float | None = None) -> list[bytes]:
     with MediaFetcher(MediaSettings(threads=2), settings) as fetcher:
-        return [fetcher.fetch(address).content for address in addresses]
+        return [fetcher.fetch(address, deadline_s=deadline_s).content for address in addresses]
 
 
 def gets_of(client: Any, credentials: Credentials) -> ObjectGets:
@@ -183,3 +185,36 @@ def test_any_number_of_buckets_takes_bounded_memory(
         assert content_of(gets, name, "clip.wav") == name.encode()
     assert len(gets._buckets) <= 3
     client.close()
+
+
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_a_store_is_trusted_by_the_certificates_that_the_environment_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(one, raising=False)
+    certificate = make_certificate(tmp_path)
+    with serving(saying(OK), certificate) as host:
+        settings = S3Settings(
+            endpoint_url=f"https://{host}", access_key="key", secret_key=SecretStr("SECRET")
+        )
+        with pytest.raises(MediaUnavailable, match="certificate"):
+            fetched(settings, ADDRESS, deadline_s=0.5)
+        monkeypatch.setenv(name, str(certificate))
+        assert fetched(settings, ADDRESS) == [b"sound"]
+
+
+def test_a_store_elsewhere_is_asked_by_way_of_the_proxy_that_the_environment_names(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{server.host}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    store = "http://store.example:9000"
+    server.answers[f"{store}{PATH}"] = body(b"by proxy")
+    settings = S3Settings(endpoint_url=store, access_key="key", secret_key=SecretStr("SECRET"))
+    assert fetched(settings, ADDRESS) == [b"by proxy"]
+    monkeypatch.setenv("no_proxy", "store.example")
+    with pytest.raises(MediaUnavailable, match=r"store\.example"):
+        fetched(settings, ADDRESS, deadline_s=0.5)
+    assert len(server.requests) == 1

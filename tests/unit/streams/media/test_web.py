@@ -166,3 +166,18 @@ def test_a_compressed_answer_is_refused(store: WebStore, server: WebServer) -> N
     server.answers["/a"] = body(b"\x1f\x8b", Content_Encoding="gzip")
     with pytest.raises(MediaCorrupt, match="compressed"):
         fetch(store, server.url("/a"))
+
+
+def test_a_host_is_asked_by_way_of_the_proxy_that_the_environment_names(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{server.host}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.answers |= {
+        "http://media.example/a.wav": body(b"by proxy"),
+        "/a.wav": body(b"straight"),
+    }
+    store = WebStore(["media.example", server.host], schemes={"http"})
+    assert fetch(store, "http://media.example/a.wav").content == b"by proxy"
+    assert fetch(store, server.url("/a.wav")).content == b"straight"
+    store.close()
