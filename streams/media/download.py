@@ -100,7 +100,7 @@ class Download:
         fetch = self._fetch
         length = headers.get("content-length", "")
         start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
-        etag = headers.get("etag")
+        etag = headers.get("etag") or None
         if etag is not None and etag.startswith("W/"):
             etag = None  # a weak one may stand for several bodies, so that none can be resumed
         if fetch.received and (etag, total) != (self._etag, fetch.total):

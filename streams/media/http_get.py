@@ -6,10 +6,12 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import certifi
 import pycurl
@@ -20,6 +22,11 @@ _MOST_OF_A_REFUSAL = 64 * 1024
 
 _SUPPRESS_CONNECT_HEADERS = 265
 """An option of libcurl that pycurl has no name for: what a proxy says is no part of the answer."""
+
+_LOOKS_S = 0.05
+"""Time between two looks at the clock and at whether anybody still waits; libcurl asks for each piece."""
+
+_ENDS_A_HEADER = frozenset("\r\n\0")
 
 _CALLBACKS = (pycurl.PREREQFUNCTION, pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION, pycurl.XFERINFOFUNCTION)
 
@@ -38,12 +45,12 @@ class Receiver(Protocol):
         """Hear the next bytes of the body."""
 
     def check(self) -> None:
-        """Raise where nobody wants the rest; asked about once a second, and more often while bytes come."""
+        """Raise where nobody wants the rest; asked about once a second from the connection on, or more often."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered; of a success, `body` is empty, for a receiver has it."""
+    """What a server answered; of a success, `body` is empty, for its receiver has it."""
 
     status: int
     headers: Mapping[str, str]
@@ -77,22 +84,31 @@ class HttpClient:
         self._closed = False
 
     def get(
-        self, url: str, headers: Mapping[str, str], receiver: Receiver, *, proxy: str | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        receiver: Receiver,
+        *,
+        proxy: str | None = None,
+        reads_refusals: bool = True,
     ) -> Answer:
         """Send a GET for `url`, percent-encoded, and return the answer when all of it is here.
 
-        `proxy` is the address of one, for it does not depend on the environment.
+        `proxy` is the address of one, for it does not depend on the environment. Where not `reads_refusals`,
+        the body of an answer that is no success is not waited for.
 
         Raises:
-            TransferFailed: no connection, no answer, or a body that ended early or stood still.
+            TransferFailed: no connection, no answer, a body that ended early or stood still, or a header that
+                cannot be sent. The text holds no secrets.
             Exception: what the receiver raised.
         """
-        transfer = _Transfer(receiver, self._read_timeout_s)
+        transfer = _Transfer(receiver, self._read_timeout_s, reads_refusals)
+        lines = [_line(name, value) for name, value in headers.items()]
         curl = self._take()
         try:
             curl.setopt(pycurl.URL, url)
             curl.setopt(pycurl.PROXY, proxy or "")
-            curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+            curl.setopt(pycurl.HTTPHEADER, lines)
             curl.setopt(pycurl.PREREQFUNCTION, transfer.on_connection)
             curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
             curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
@@ -100,7 +116,7 @@ class HttpClient:
             try:
                 curl.perform()
             except pycurl.error as error:
-                transfer.settle(str(error.args[-1]))
+                transfer.settle(_why(error, proxy))
             return Answer(transfer.status, transfer.headers, bytes(transfer.refusal))
         finally:
             self._give_back(curl)
@@ -129,6 +145,7 @@ class HttpClient:
         curl.setopt(pycurl.NOSIGNAL, 1)  # signals are not for threads
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.USERAGENT, "inferstream")
         curl.setopt(pycurl.PATH_AS_IS, 1)  # a key may have dots between its slashes
         curl.setopt(_SUPPRESS_CONNECT_HEADERS, 1)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, self._connect_timeout_ms)
@@ -140,77 +157,127 @@ class HttpClient:
 
 
 class _Transfer:
-    """One answer on its way: what libcurl calls for each of its parts, and what came of it."""
+    """One answer on its way: what libcurl calls for each of its parts, and what came of it.
 
-    def __init__(self, receiver: Receiver, read_timeout_s: float) -> None:
+    What these raise libcurl would print and forget, so it is kept for `settle`.
+    """
+
+    def __init__(self, receiver: Receiver, read_timeout_s: float, reads_refusals: bool) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.refusal = bytearray()
         self._receiver = receiver
         self._read_timeout_s = read_timeout_s
+        self._reads_refusals = reads_refusals
         self._heard = math.inf
         """When a byte came last, or the connection was there; until then libcurl looks at the clock."""
+        self._looked = -math.inf
+        self._is_at_status = True
         self._is_begun = False
+        self._is_success = False
         self._error: Exception | None = None
-        """What ended the transfer from here; libcurl knows only that something did."""
 
     def on_connection(self, *_: object) -> int:
         self._heard = time.monotonic()
         return pycurl.PREREQFUNC_OK
 
     def on_header(self, line: bytes) -> int | None:
+        """Note a header; returns -1 where the rest is not to come."""
         self._heard = time.monotonic()
         if self._is_begun:
             return None  # a trailer, after the body
-        if line.startswith(b"HTTP/"):
-            self.status, self.headers = int(line.split(None, 2)[1]), {}
-        elif not line.strip():
-            if self.status >= 200:  # below, another will follow
-                self._is_begun = True
-                if _is_success(self.status) and not self._try(lambda: self._receiver.begin(self.headers)):
-                    return -1
-        else:
+        if self._is_at_status:
+            self.status, self.headers, self._is_at_status = int(line.split(None, 2)[1]), {}, False
+        elif line.strip():
             name, _, value = line.decode("latin-1").partition(":")
             self.headers[name.strip().lower()] = value.strip()
+        elif self.status < 200:
+            self._is_at_status = True  # another answer will follow
+        else:
+            return self._begin()
         return None
 
     def on_body(self, chunk: bytes) -> int | None:
         self._heard = time.monotonic()
-        if _is_success(self.status):
-            return None if self._try(lambda: self._receiver.take(chunk)) else -1
-        self.refusal += chunk[: _MOST_OF_A_REFUSAL - len(self.refusal)]
+        if not self._is_success:
+            self.refusal += chunk[: _MOST_OF_A_REFUSAL - len(self.refusal)]
+            return None
+        try:
+            self._receiver.take(chunk)
+        except Exception as error:  # noqa: BLE001 - raised by `settle`
+            self._error = error
+            return -1
         return None
 
     def on_progress(self, *_: float) -> int:
         """Return what ends the transfer where nobody waits for the rest, or nothing has come for too long."""
-        return 0 if self._try(self._check) else 1
+        now = time.monotonic()
+        if now - self._looked < _LOOKS_S:
+            return 0
+        self._looked = now
+        try:
+            self._receiver.check()
+        except Exception as error:  # noqa: BLE001 - raised by `settle`
+            self._error = error
+            return 1
+        if now - self._heard > self._read_timeout_s:
+            self._error = TransferFailed(f"not a byte came for {self._read_timeout_s:g} s")
+            return 1
+        return 0
 
     def settle(self, why: str) -> None:
-        """Raise what a transfer has failed with, of which libcurl says `why`."""
-        if self._error is not None:
+        """Raise what a transfer has failed with, of which libcurl says `why`; a refusal has not, however it ends."""
+        if self._is_begun and not self._is_success:
+            self._error = None
+        elif self._error is None:
+            raise TransferFailed(why)
+        else:
             error, self._error = self._error, None
             try:
                 raise error
             finally:
                 del error  # else it and these frames hold on to each other, and to what has come
-        if not self._is_begun or _is_success(self.status):
-            raise TransferFailed(why)
-        # Else a refusal whose body broke off: how it begins is enough.
 
-    def _check(self) -> None:
-        self._receiver.check()
-        if time.monotonic() - self._heard > self._read_timeout_s:
-            raise TransferFailed(f"not a byte came for {self._read_timeout_s:g} s")
-
-    def _try(self, call: Callable[[], None]) -> bool:
-        """Call, and return whether it went well; libcurl would print an exception and forget it."""
+    def _begin(self) -> int | None:
+        self._is_begun = True
+        self._is_success = _is_success(self.status)
+        if not self._is_success:
+            return None if self._reads_refusals else -1
         try:
-            call()
+            self._receiver.begin(self.headers)
         except Exception as error:  # noqa: BLE001 - raised by `settle`
             self._error = error
-            return False
-        return True
+            return -1
+        return None
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for `url`; none for this very machine."""
+    parts = urlsplit(url)
+    if parts.hostname in ("127.0.0.1", "::1", "localhost") or proxy_bypass(parts.netloc):
+        return None
+    named = getproxies()
+    return named.get(parts.scheme) or named.get("all")
 
 
 def _is_success(status: int) -> bool:
     return status in (200, 206)
+
+
+def _line(name: str, value: str) -> bytes:
+    """Return a header as it is sent; its value may be a secret, so that no message shows it."""
+    if not _ENDS_A_HEADER.isdisjoint(value):
+        raise TransferFailed(f"the header {name} would hold a line break or a zero")
+    try:
+        return f"{name}: {value}".encode("latin-1")
+    except UnicodeEncodeError:
+        raise TransferFailed(f"the header {name} would hold characters that none can") from None
+
+
+def _why(error: pycurl.error, proxy: str | None) -> str:
+    text = str(error.args[-1])
+    if proxy and "proxy" in text.lower():  # it may show the address, with a password in it
+        return (
+            f"no use of the proxy (libcurl's error {error.args[0]}); check the one that the environment names"
+        )
+    return text

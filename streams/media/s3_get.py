@@ -11,11 +11,10 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
-from botocore.utils import get_environ_proxies
 
 from streams.media.addresses import S3Address
 from streams.media.fetch import CHUNK_BYTES
-from streams.media.http_get import HttpClient, Receiver
+from streams.media.http_get import HttpClient, Receiver, proxy_for
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 _PLAIN = "-._~"
 """What a URL of S3 holds unescaped beside letters and digits."""
-
-_HEADERS = {"User-Agent": "inferstream", "Accept-Encoding": "identity"}
 
 _REDIRECTS = frozenset({301, 302, 307})
 _OTHER_REGION_CODES = frozenset({"PermanentRedirect", "IllegalLocationConstraintException"})
@@ -92,7 +89,7 @@ class ObjectGets:
         url = bucket.url + quote(address.key, safe=f"/{_PLAIN}")
         if address.version_id is not None:
             url += f"?versionId={quote(address.version_id, safe=_PLAIN)}"
-        request = AWSRequest("GET", url, headers={**_HEADERS, **headers})
+        request = AWSRequest("GET", url, headers={"Accept-Encoding": "identity", **headers})
         S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", bucket.region).add_auth(request)
         answer = self._http.get(url, dict(request.headers.items()), receiver, proxy=bucket.proxy)
         if answer.is_success:
@@ -115,19 +112,11 @@ class ObjectGets:
         scope = parse_qs(urlsplit(signed).query).get("X-Amz-Credential", [""])[0].split("/")
         # Another service than s3, such as s3express, has signatures of its own.
         is_plain = len(scope) == 5 and scope[3] == "s3"
-        bucket = _Bucket(url, scope[2], _proxy_for(url)) if is_plain else None
+        bucket = _Bucket(url, scope[2], proxy_for(url)) if is_plain else None
         if len(self._buckets) >= _MOST_BUCKETS:
             self._buckets.clear()
         self._buckets[name] = bucket
         return bucket
-
-
-def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for `url`, as botocore reads it; none for this very machine."""
-    if urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost"):
-        return None
-    proxy: str | None = get_environ_proxies(url).get(urlsplit(url).scheme)
-    return proxy
 
 
 def _is_elsewhere(refusal: dict[str, Any]) -> bool:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaForbidden, MediaNotFound
 from streams.media.addresses import shown
 from streams.media.download import Changed, Download, Interrupted
-from streams.media.http_get import Answer, HttpClient, Receiver, TransferFailed
+from streams.media.http_get import Answer, HttpClient, Receiver, TransferFailed, proxy_for
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "inferstream"}
+_HEADERS = {"Accept-Encoding": "identity"}
 
 
 class WebStore:
@@ -61,7 +60,13 @@ class WebStore:
     def get(self, url: httpx.URL, headers: Mapping[str, str], receiver: Receiver, source: str) -> Answer:
         """Send a GET and return the answer, after following what redirects are allowed."""
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._http.get(str(url), {**_HEADERS, **headers}, receiver, proxy=_proxy_for(url))
+            answer = self._http.get(
+                str(url),
+                {**_HEADERS, **headers},
+                receiver,
+                proxy=proxy_for(str(url)),
+                reads_refusals=False,
+            )
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
                 return answer
             url = self._target(url, answer.headers["location"], source)
@@ -73,12 +78,13 @@ class WebStore:
 
     def _target(self, url: httpx.URL, location: str, source: str) -> httpx.URL:
         """Return where an answer of `url` redirects to, if it may be fetched."""
-        source = f"{source}, which redirects to {shown(location)},"
         try:
-            target = url.join(location).copy_with(fragment=None)
+            target = url.join(location.encode("latin-1").decode(errors="replace")).copy_with(fragment=None)
         except (httpx.InvalidURL, ValueError):
-            raise InvalidInput(f"{source} is no valid URL; send the final address") from None
-        self.check(target, source)
+            raise InvalidInput(
+                f"{source}, which redirects to what is no valid URL; send the final address"
+            ) from None
+        self.check(target, f"{source}, which redirects to {shown(str(target))},")
         return target
 
 
@@ -120,8 +126,3 @@ class _AsItIs:
         if headers.get("content-encoding", "identity") != "identity":
             raise MediaCorrupt(f"{self._source} comes compressed though it was asked for as it is")
         self._download.begin(headers)
-
-
-def _proxy_for(url: httpx.URL) -> str | None:
-    """Return the proxy that the environment names for `url`."""
-    return None if proxy_bypass(url.host) else getproxies().get(url.scheme)

@@ -116,8 +116,9 @@ def test_wherever_it_breaks_the_bytes_are_the_objects(
     assert fetch.allowance.left == MAX_BYTES - len(content)
 
 
-def test_without_an_etag_it_starts_from_the_beginning() -> None:
-    remote = ScriptedRemote(b"x" * 50, cuts=[14], etag=None)
+@pytest.mark.parametrize("etag", [None, "", 'W/"1"'])
+def test_without_an_etag_of_one_body_it_starts_from_the_beginning(etag: str | None) -> None:
+    remote = ScriptedRemote(b"x" * 50, cuts=[14], etag=etag)
     assert download(remote, a_fetch()).content == b"x" * 50
     assert remote.asked == [{}, {}]
 

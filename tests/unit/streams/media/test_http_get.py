@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from streams.media.http_get import HttpClient, TransferFailed
+from streams.media.http_get import HttpClient, TransferFailed, proxy_for
 from tests.unit.streams.media.heard import Heard
 from tests.unit.streams.media.socket_server import OK, make_certificate, request_of, saying, serving
 
@@ -96,6 +96,84 @@ def test_a_refusal_whose_body_breaks_off_is_one_all_the_same(client: HttpClient)
     with serving(saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 900\r\n\r\n<Error>")) as host:
         answer = client.get(f"http://{host}/", {}, Heard())
     assert (answer.status, answer.body) == (403, b"<Error>")
+
+
+def test_a_refusal_is_not_waited_for_where_nobody_reads_it(client: HttpClient) -> None:
+    may_end = threading.Event()
+
+    def serve(connection: socket) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 900\r\n\r\n<ht")
+        assert may_end.wait(PATIENCE_S)
+
+    with serving(serve) as host:
+        answer = client.get(f"http://{host}/", {}, Heard(), reads_refusals=False)
+        assert (answer.status, answer.headers["location"]) == (302, "/")
+        may_end.set()
+
+
+def test_a_header_that_looks_like_a_status_is_none(client: HttpClient) -> None:
+    odd = b"HTTP/1.1 200 OK\r\nHTTP/x: y\r\nHTTP/1.1 500 oops: b\r\nContent-Length: 5\r\n\r\nsound"
+    with serving(saying(odd)) as host:
+        assert content_of(client, f"http://{host}/") == b"sound"
+
+
+def test_a_header_goes_as_it_came_unless_it_would_end_early(client: HttpClient) -> None:
+    asked: list[bytes] = []
+
+    def serve(connection: socket) -> None:
+        asked.append(request_of(connection))
+        connection.sendall(OK)
+
+    with serving(serve) as host:
+        for value in ("SECRET\r\nX-Evil: 1", "SECRET\0", "SECRET\u20ac"):
+            with pytest.raises(TransferFailed, match="the header X-Token would hold") as refused:
+                client.get(f"http://{host}/", {"X-Token": value}, Heard())
+            assert "SECRET" not in str(refused.value)
+        assert client.get(f"http://{host}/", {"If-Match": '"a\xe9"'}, Heard()).is_success
+    assert len(asked) == 1
+    assert b'If-Match: "a\xe9"\r\n' in asked[0]
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:SEC/RET@127.0.0.1:1", "ftp://user:SECRET@proxy", "http://user:SECRET@x:99999"]
+)
+def test_a_proxy_that_is_none_is_told_without_its_password(client: HttpClient, proxy: str) -> None:
+    with pytest.raises(TransferFailed) as refused:
+        client.get("http://media.example/", {}, Heard(), proxy=proxy)
+    assert "proxy" in str(refused.value)
+    assert "RET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxy"),
+    [
+        ({"http_proxy": "http://p:1"}, "http://media.example/", "http://p:1"),
+        ({"http_proxy": "http://p:1"}, "https://media.example/", None),
+        ({"all_proxy": "socks5://p:1"}, "https://media.example/", "socks5://p:1"),
+        (
+            {"https_proxy": "http://p:1", "no_proxy": "media.example:8443"},
+            "https://media.example:8443/",
+            None,
+        ),
+        (
+            {"https_proxy": "http://p:1", "no_proxy": "media.example:8443"},
+            "https://media.example/",
+            "http://p:1",
+        ),
+        ({"http_proxy": "http://p:1"}, "http://127.0.0.1:9000/", None),
+        ({"http_proxy": "http://p:1"}, "http://[::1]:9000/", None),
+    ],
+)
+def test_the_environment_names_the_proxy(
+    environment: dict[str, str], url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for(url) == proxy
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nso"])

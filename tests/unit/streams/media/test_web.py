@@ -84,7 +84,15 @@ def test_a_redirect_to_an_allowed_host_is_followed(store: WebStore, server: WebS
 
 
 @pytest.mark.parametrize(
-    "target", ["http://127.0.0.2:1/secret?token=SECRET", "https://elsewhere/", "file:///etc/passwd"]
+    "target",
+    [
+        "http://127.0.0.2:1/secret?token=SECRET",
+        "//elsewhere/?token=SECRET",
+        "//user:SECRET@elsewhere/",
+        "https://elsewhere/",
+        "file:///etc/passwd",
+        "http://[SECRET/",
+    ],
 )
 def test_a_redirect_to_anywhere_else_is_refused(store: WebStore, server: WebServer, target: str) -> None:
     server.answers["/old"] = status(302, Location=target)
@@ -93,6 +101,12 @@ def test_a_redirect_to_anywhere_else_is_refused(store: WebStore, server: WebServ
     assert isinstance(refused.value, MediaForbidden | InvalidInput)
     assert "which redirects to" in refused.value.message
     assert "SECRET" not in refused.value.message
+
+
+def test_a_redirect_may_be_written_in_any_alphabet(store: WebStore, server: WebServer) -> None:
+    # The server of the tests writes headers in latin-1, so these are the bytes of UTF-8.
+    server.answers |= {"/old": status(302, Location="/\xc3\xa9"), "/%C3%A9": body(b"sound")}
+    assert fetch(store, server.url("/old")).content == b"sound"
 
 
 def test_redirects_in_a_circle_end(store: WebStore, server: WebServer) -> None:
@@ -172,12 +186,8 @@ def test_a_host_is_asked_by_way_of_the_proxy_that_the_environment_names(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://{server.host}")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server.answers |= {
-        "http://media.example/a.wav": body(b"by proxy"),
-        "/a.wav": body(b"straight"),
-    }
-    store = WebStore(["media.example", server.host], schemes={"http"})
+    monkeypatch.setenv("no_proxy", "")
+    server.answers["http://media.example/a.wav"] = body(b"by proxy")
+    store = WebStore(["media.example"], schemes={"http"})
     assert fetch(store, "http://media.example/a.wav").content == b"by proxy"
-    assert fetch(store, server.url("/a.wav")).content == b"straight"
     store.close()
