@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from engines.transformers.classification import ClassificationRunner, Features, Prepared
+from engines.transformers.classification import ClassificationRunner, Features, FeaturesOrError
 from engines.transformers.filter_banks import FilterBanks
 from engines.transformers.loading import ModelFolder
 
@@ -39,10 +39,10 @@ class AudioClassificationRunner(ClassificationRunner):
         model = folder.model(*cls.kinds, purpose=cls.purpose)
         return cls(folder.name, model, folder.feature_extractor())
 
-    def prepared(self, inputs: Sequence[dict[str, Any]]) -> list[Prepared]:
-        """Return the features of each; where a few numbers are made of each frame, of many frames at once."""
+    def features_of_all(self, inputs: Sequence[dict[str, Any]]) -> list[FeaturesOrError]:
+        """Return the features of each recording; filter banks are computed for several at once."""
         if self._filter_banks is None:
-            return super().prepared(inputs)
+            return super().features_of_all(inputs)
         banks = torch.from_numpy(self._filter_banks([self._samples(one) for one in inputs]))
         return [
             ({"input_values": bank[None]}, {"duration_s": one["duration_s"]})

@@ -16,7 +16,7 @@ DEFAULT_LABELS = 5
 
 Features = Mapping[str, torch.Tensor]
 
-Prepared = tuple[Features, dict[str, Any]] | InferenceError
+FeaturesOrError = tuple[Features, dict[str, Any]] | InferenceError
 """What the model is given for one input, and what its result says besides; or why it cannot be given this."""
 
 
@@ -35,13 +35,13 @@ class ClassificationRunner(TaskRunner):
             InvalidInput: permanent; the model cannot be given this.
         """
 
-    def prepared(self, inputs: Sequence[dict[str, Any]]) -> list[Prepared]:
+    def features_of_all(self, inputs: Sequence[dict[str, Any]]) -> list[FeaturesOrError]:
         """Return the features of each input; a subclass may make those of several together."""
-        return [self._prepared(one) for one in inputs]
+        return [self._features_or_error(one) for one in inputs]
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
-        prepared = self.prepared(inputs)
+        prepared = self.features_of_all(inputs)
         outcomes: list[Outcome] = [one if isinstance(one, InferenceError) else {} for one in prepared]
         alike: dict[tuple[object, ...], list[int]] = {}
         for position, one in enumerate(prepared):
@@ -56,7 +56,7 @@ class ClassificationRunner(TaskRunner):
                 outcomes[position] = {"labels": self._labels(its_scores, top_k), **besides}
         return outcomes
 
-    def _prepared(self, inputs: dict[str, Any]) -> Prepared:
+    def _features_or_error(self, inputs: dict[str, Any]) -> FeaturesOrError:
         try:
             return self.features(inputs)
         except InferenceError as error:

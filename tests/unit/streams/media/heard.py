@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from streams.media.http_get import HttpClient
+
 
 class Heard:
     """The headers and the content of a success; `pieces` says how often something came."""
@@ -23,3 +25,10 @@ class Heard:
 
     def check(self) -> None:
         """Want all of it."""
+
+
+def content_of(client: HttpClient, url: str) -> bytes:
+    """Return the content at `url`, which must be a success."""
+    heard = Heard()
+    assert client.get(url, {}, heard).is_success
+    return bytes(heard.content)
