@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from engines.results import STAGES
@@ -15,6 +16,10 @@ MOST_NAMES = 1000
 """Names counted one by one; callers choose names, so the rest is counted together."""
 
 OTHER = "(other)"
+
+_MOST_ROWS = 256
+
+_of_every_stage = itemgetter(*STAGES)
 
 
 @dataclass(slots=True)
@@ -53,6 +58,9 @@ class Statistics:
         """By task, by model, and by engine: what came before."""
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        """What came before the latest rows; added up by columns, a stage at a time, that costs a fraction."""
+        self._latest_s: list[tuple[float, ...]] = []
+        """Of the latest requests, a row each: the seconds of every stage."""
 
     def record(
         self,
@@ -63,7 +71,7 @@ class Statistics:
         processing_s: float,
         timings: Mapping[str, float] | None = None,
     ) -> None:
-        """Count one finished request; times are in seconds, `timings` by stages of `STAGES`."""
+        """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`."""
         names = (task, model, engine)
         with self._lock:
             count = self._count_of.get(names)
@@ -73,9 +81,9 @@ class Statistics:
             count.succeeded += success
             self._latencies.append(processing_s)
             if timings:
-                stage_s = self._stage_s
-                for stage, seconds in timings.items():
-                    stage_s[stage] += seconds
+                self._latest_s.append(_of_every_stage(timings))
+                if len(self._latest_s) >= _MOST_ROWS:
+                    self._sum_up_stages()
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.
@@ -84,6 +92,7 @@ class Statistics:
         """
         with self._lock:
             self._sum_up()
+            self._sum_up_stages()
             tasks, models, engines = self._sums
             total = sum(count.total for count in tasks.values())
             succeeded = sum(count.succeeded for count in tasks.values())
@@ -126,6 +135,12 @@ class Statistics:
                 of_name.succeeded += count.succeeded
         self._counts.clear()
         self._count_of.clear()
+
+    def _sum_up_stages(self) -> None:
+        """Add the latest rows to the sums by each stage."""
+        for stage, seconds in zip(STAGES, zip(*self._latest_s, strict=True), strict=False):
+            self._stage_s[stage] += sum(seconds)
+        self._latest_s.clear()
 
 
 def _by_name(sums: dict[str, _Count]) -> dict[str, dict[str, int]]:

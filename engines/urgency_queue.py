@@ -33,9 +33,16 @@ class UrgencyQueue(Generic[T]):
         """Add `item` behind all that are as urgent or more."""
         line = self._lines.get(urgency)
         if line is None:
-            line = self._lines[urgency] = deque()
-            heapq.heappush(self._urgencies, urgency)
+            line = self._new_line(urgency)
         line.append(item)
+        self._count += 1
+
+    def put_back(self, item: T, urgency: Urgency) -> None:
+        """Make `item`, which was the first when it was taken, the first again."""
+        line = self._lines.get(urgency)
+        if line is None:
+            line = self._new_line(urgency)
+        line.appendleft(item)
         self._count += 1
 
     @property
@@ -61,3 +68,8 @@ class UrgencyQueue(Generic[T]):
     def drain(self) -> list[T]:
         """Remove all items and return them in order."""
         return [self.take() for _ in range(self._count)]
+
+    def _new_line(self, urgency: Urgency) -> deque[T]:
+        line = self._lines[urgency] = deque()
+        heapq.heappush(self._urgencies, urgency)
+        return line

@@ -8,31 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
 
 import msgspec
 
 Place = tuple[str, int]
 """A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
-
-
-class Record(Protocol):
-    """The part of aiokafka's ConsumerRecord that is read here."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Iterable[tuple[str, bytes]]: ...
 
 
 class _Partition:
@@ -50,14 +30,22 @@ class _Partition:
         """Whether nothing of it will ever be committed here, for it was handed out again."""
 
 
-class Received(msgspec.Struct, eq=False):
-    """One message as it was handed to this worker, in one generation of its consumer group."""
+class Received(msgspec.Struct, eq=False, gc=False):
+    """One message as the broker delivered it to this worker, and how far it has come."""
 
-    record: Record
-    generation: int
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """In milliseconds since the epoch; -1 where nobody knows."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    generation: int = -1
+    """That of the consumer group in which it was handed to this worker; set by the consumer."""
     is_done: bool = False
     since: float = 0.0
-    partition: _Partition | None = None
+    account: _Partition | None = None
     """Where it is in flight; set by the acker."""
 
 
@@ -77,13 +65,12 @@ class OrderedAcker:
     def __init__(self, *, window: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
         self.in_flight = 0
         """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
-        self.uncommitted = 0
-        """How many tracked messages are not committed yet: those in flight and those acked since. A crash now
-        would have so many answered again, and no more."""
         self.unfinished = 0
         """How many tracked messages are not done yet."""
         self.commit_is_due = asyncio.Event()
         """Set while half a window of messages or more are acked and not committed, over all partitions."""
+        self._acked = 0
+        """How many messages are acked and not committed yet."""
         self._window = window
         self._commit_after = max(1, window // 2)
         self._clock = clock
@@ -97,7 +84,7 @@ class OrderedAcker:
         They are of one partition and generation, and come in the order of offsets, as the broker delivers them.
         """
         first = messages[start]
-        key = (first.record.topic, first.record.partition, first.generation)
+        key = (first.topic, first.partition, first.generation)
         partition = self._partitions.get(key)
         if partition is None:
             partition = self._partitions[key] = _Partition()
@@ -107,14 +94,13 @@ class OrderedAcker:
         tracked = messages[start : start + max(0, room)]
         now = self._clock()
         for message in tracked:
-            message.partition = partition
+            message.account = partition
             message.since = now
         count = len(tracked)
         partition.in_flight.extend(tracked)
         partition.unfinished += count
         self.unfinished += count
         self.in_flight += count
-        self.uncommitted += count
         return count
 
     def done(self, message: Received) -> None:
@@ -123,29 +109,29 @@ class OrderedAcker:
         Raises:
             ValueError: the message was never tracked: a fault of the caller.
         """
-        partition = message.partition
+        partition = message.account
         if partition is None:
-            raise ValueError(f"offset {message.record.offset} of {message.record.topic} is not in flight")
+            raise ValueError(f"offset {message.offset} of {message.topic} is not in flight")
         message.is_done = True
-        was_full = self.unfinished >= self._window
         partition.unfinished -= 1
         self.unfinished -= 1
         in_flight = partition.in_flight
         acked = 0
         while in_flight and in_flight[0].is_done:
-            partition.position = position = in_flight.popleft().record.offset + 1
+            partition.position = position = in_flight.popleft().offset + 1
             partition.acked.append(position)
             acked += 1
-        if not acked:
-            if was_full:
-                self._wake()
-            return
-        self.in_flight -= acked
-        if partition.is_forgotten:
-            self._settle(partition)
-        elif self.uncommitted - self.in_flight >= self._commit_after:
-            self.commit_is_due.set()
-        self._wake()
+        if acked:
+            self.in_flight -= acked
+            self._acked += acked
+            if partition.is_forgotten:
+                self._settle(partition)
+            elif self._acked >= self._commit_after:
+                self.commit_is_due.set()
+        elif self.unfinished + 1 < self._window:
+            return  # nobody can go on for that
+        if self._waiting:
+            self._wake()
 
     def committed(self, generation: int, positions: Iterable[tuple[Place, int]]) -> None:
         """Note that the broker has these positions, which were among those of this generation."""
@@ -154,6 +140,14 @@ class OrderedAcker:
             if partition is not None:
                 self._settle(partition, position)
         self._wake()
+
+    @property
+    def uncommitted(self) -> int:
+        """How many tracked messages are not committed yet: those in flight and those acked since.
+
+        A crash now would have so many answered again, and no more.
+        """
+        return self.in_flight + self._acked
 
     def positions(self, generation: int) -> dict[Place, int]:
         """Return for each partition of this generation the offset that may be committed: all before are done."""
@@ -207,15 +201,14 @@ class OrderedAcker:
     def _settle(self, partition: _Partition, position: float = math.inf) -> None:
         """Stop counting what is acked up to `position`: it is committed, or never will be."""
         acked = partition.acked
+        before = len(acked)
         while acked and acked[0] <= position:
             acked.popleft()
-            self.uncommitted -= 1
-        if self.uncommitted - self.in_flight < self._commit_after:
+        self._acked -= before - len(acked)
+        if self._acked < self._commit_after:
             self.commit_is_due.clear()
 
     def _wake(self) -> None:
-        if not self._waiting:
-            return
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             if not one.done():

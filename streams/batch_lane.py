@@ -51,7 +51,7 @@ OnOutcome = Callable[[Raw, float], None]
 """Hears both of an outcome."""
 
 
-class Waiting(msgspec.Struct, Generic[T], eq=False):
+class Waiting(msgspec.Struct, Generic[T], eq=False, gc=False):
     """A request that waits for its batch since `since`."""
 
     item: T
@@ -128,16 +128,19 @@ class Lane(Generic[T]):
         queue = group.waiting
         batch: list[Waiting[T]] = []
         largest = 0.0
-        while queue and len(batch) < self._max_items:
-            waiting = queue.first()
-            if waiting.wanted is None or not waiting.wanted.done():
-                cost = waiting.item.cost
-                if cost > largest:
-                    largest = cost
-                if batch and (len(batch) + 1) * largest > waiting.item.most_cost:
-                    break
-                batch.append(waiting)
-            queue.take()
+        for _ in range(len(queue)):
+            waiting = queue.take()
+            if waiting.wanted is not None and waiting.wanted.done():
+                continue
+            item = waiting.item
+            if item.cost > largest:
+                largest = item.cost
+            if batch and (len(batch) + 1) * largest > item.most_cost:
+                queue.put_back(waiting, item.urgency)
+                break
+            batch.append(waiting)
+            if len(batch) == self._max_items:
+                break
         if not queue:
             del self._groups[key]
         self.since = -math.inf  # whoever is left has waited for this batch

@@ -20,7 +20,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-from streams.acks import OrderedAcker, Place, Received, Record
+from streams.acks import OrderedAcker, Place, Received
+from streams.fetched_records import deliver_as_received
 from streams.header_names import forgive_header_names
 
 _FETCH_TIMEOUT_S = 1.0
@@ -29,7 +30,7 @@ _FETCH_BESIDE_HELD_BACK_S = 0.02
 _NOTHING_ASSIGNED_S = 0.2
 _NOT_COMMITTED_S = 0.05
 
-Fetched = Mapping[TP, Sequence[Record]]
+Fetched = Mapping[TP, Sequence[Received]]
 
 
 class BatchConsumer(driver.Consumer):
@@ -149,17 +150,19 @@ class BatchConsumer(driver.Consumer):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
 
     def _received(self, generation: int, fetched: Fetched) -> list[list[Received]]:
-        """Return of each partition the records that were not delivered in this generation yet."""
+        """Return of each partition the messages that were not delivered in this generation yet."""
         now = time.monotonic()
         # Else Faust takes a busy worker for one whose streams stand still, and says so.
         self.app.monitor.stream_inbound_time.update(dict.fromkeys(fetched, now))
         received = []
-        for tp, records in fetched.items():
+        for tp, messages in fetched.items():
             # A fetch that overtakes the seek after a rebalance brings records twice.
             delivered = self._delivered.get(tp, -1)
-            if new := [Received(record, generation) for record in records if record.offset > delivered]:
+            if new := [message for message in messages if message.offset > delivered]:
+                for message in new:
+                    message.generation = generation
                 received.append(new)
-                self._delivered[tp] = new[-1].record.offset
+                self._delivered[tp] = new[-1].offset
         return received
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
@@ -192,6 +195,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         forgive_header_names()
         consumer = super()._create_worker_consumer(transport)
         assert isinstance(transport, BatchTransport)
+        deliver_as_received(consumer)
         # A setting of ours; Faust hard-codes 1.5 s.
         consumer._fetch_max_wait_ms = transport.fetch_max_wait_ms
         return consumer

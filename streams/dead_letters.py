@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handlers.errors import InferenceError
-from streams.acks import Record
+from streams.acks import Received
 from streams.cloudevents import Headers
 from streams.outbox import Outgoing
 
@@ -16,7 +16,7 @@ _FRAMING_BYTES = 1024
 
 
 def ever_smaller_letters(
-    origin: Record, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
+    origin: Received, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
 ) -> Iterator[Outgoing]:
     """Yield `origin` for the dead letter topic: untouched, then cut for a broker that found that too large.
 

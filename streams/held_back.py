@@ -48,8 +48,7 @@ class HeldBack:
         They are of one partition and generation; those that are handed out again meanwhile are left to whoever
         gets them.
         """
-        record = messages[0].record
-        place = (record.topic, record.partition)
+        place = (messages[0].topic, messages[0].partition)
         line = self._lines.get(place)
         started = self._begin(messages, 0, task, admitted) if line is None else 0
         if started == len(messages):

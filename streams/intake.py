@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
-from streams.acks import OrderedAcker, Received, Record
+from streams.acks import OrderedAcker, Received
 from streams.decoding import decode_request, known_fields
 from streams.held_back import HeldBack
 from streams.messages import MAX_ID_CHARS, Request
@@ -84,19 +84,19 @@ class Intake:
         By the quick path where it is clear; otherwise the message is seen through in a task of its own.
         """
         try:
-            incoming, request = self._read(message.record, task)
-            sent_ms = message.record.timestamp  # -1 where nobody knows
+            incoming, request = self._read(message, task)
+            sent_ms = message.timestamp  # -1 where nobody knows
             queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
             posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
             if request.reply_to is not None or not self._quick_path.start(
                 request, queue_s, admitted, posting.post
             ):
-                answering = self._answer(message.record, task, incoming, request, queue_s)
+                answering = self._answer(message, task, incoming, request, queue_s)
                 self._see_through(message, task, answering)
         except InferenceError as error:
-            self._see_through(message, task, self._refuse(message.record, task, error))
+            self._see_through(message, task, self._refuse(message, task, error))
         except Exception as error:  # noqa: BLE001 - logged, and the message is kept
-            self._see_through(message, task, self._put_aside(message.record, task, "intake", error))
+            self._see_through(message, task, self._put_aside(message, task, "intake", error))
 
     def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, which ends with a published outcome, and ack the message then."""
@@ -108,11 +108,10 @@ class Intake:
                 except Exception as error:
                     if _takes_nothing(error):
                         raise
-                    await self._put_aside(message.record, task, "outcome", error)
+                    await self._put_aside(message, task, "outcome", error)
             except Exception as error:
-                record = message.record
                 log.critical(
-                    "outcome_not_published", topic=record.topic, offset=record.offset, exc_info=error
+                    "outcome_not_published", topic=message.topic, offset=message.offset, exc_info=error
                 )
                 self._on_fatal(error)
             else:
@@ -122,16 +121,18 @@ class Intake:
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
-    async def _put_aside(self, record: Record, task: str, stage: str, error: Exception) -> None:
+    async def _put_aside(self, message: Received, task: str, stage: str, error: Exception) -> None:
         """Keep as a dead letter a message that can be neither answered nor refused."""
-        log.error("message_put_aside", topic=record.topic, offset=record.offset, stage=stage, exc_info=error)
-        await self.publisher.dead_letter(record, task=task, stage=stage, error=as_inference_error(error))
+        log.error(
+            "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
+        )
+        await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
         """Publish a result of the quick path that cannot be posted."""
         message, task = posting.message, posting.task
         publishing = self.publisher.result(
-            result, task=task, key=message.record.key, traceparent=posting.traceparent, reply_to=None
+            result, task=task, key=message.key, traceparent=posting.traceparent, reply_to=None
         )
         self._see_through(message, task, publishing)
 
@@ -142,24 +143,24 @@ class Intake:
         self._see_through(message, task, publishing)
 
     async def _answer(
-        self, record: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
+        self, message: Received, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
     ) -> None:
         result = await self._pipeline.answer(request, queue_s=queue_s)
         await self.publisher.result(
-            result, task=task, key=record.key, traceparent=incoming.traceparent, reply_to=request.reply_to
+            result, task=task, key=message.key, traceparent=incoming.traceparent, reply_to=request.reply_to
         )
 
-    def _read(self, record: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
+    def _read(self, message: Received, task: str) -> tuple[cloudevents.Incoming, Request]:
         """Return what the message asks for.
 
         Raises:
             Undecodable: permanent; there is nobody to tell.
             InvalidRequest: permanent.
         """
-        incoming = cloudevents.receive(record.value, record.headers)
+        incoming = cloudevents.receive(message.value, message.headers)
         request = decode_request(incoming.value)
         if not request.id:
-            request = msgspec.structs.replace(request, id=_id_of(record, incoming))
+            request = msgspec.structs.replace(request, id=_id_of(message, incoming))
         self._check(request, task)
         return incoming, request
 
@@ -175,17 +176,17 @@ class Intake:
                 "leave it out, or have the operator allow the topic"
             )
 
-    async def _refuse(self, record: Record, task: str, error: InferenceError) -> None:
+    async def _refuse(self, message: Received, task: str, error: InferenceError) -> None:
         """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
         if isinstance(error, Undecodable):
-            await self.publisher.dead_letter(record, task=task, stage="decode", error=error)
+            await self.publisher.dead_letter(message, task=task, stage="decode", error=error)
             return
-        incoming = cloudevents.receive(record.value, record.headers)
+        incoming = cloudevents.receive(message.value, message.headers)
         known = known_fields(incoming.value)
         reply_to = known.get("reply_to")
         result = failure_result(
             error=error,
-            id=known.get("id") or _id_of(record, incoming),
+            id=known.get("id") or _id_of(message, incoming),
             task=known.get("task") or task,
             engine=known.get("engine", ""),
             model_name=known.get("model_name", ""),
@@ -196,13 +197,13 @@ class Intake:
         await self.publisher.result(
             result,
             task=task,
-            key=record.key,
+            key=message.key,
             traceparent=incoming.traceparent,
             reply_to=reply_to if reply_to is not None and self.publisher.allows(reply_to) else None,
         )
 
 
-class _Posting(Delivery, kw_only=True, eq=False):
+class _Posting(Delivery, kw_only=True, eq=False, gc=False):
     """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
 
     intake: Intake
@@ -216,7 +217,7 @@ class _Posting(Delivery, kw_only=True, eq=False):
             is_posted = self.intake.publisher.post(
                 result,
                 task=self.task,
-                key=self.message.record.key,
+                key=self.message.key,
                 traceparent=self.traceparent,
                 delivery=self,
             )
@@ -232,11 +233,11 @@ class _Posting(Delivery, kw_only=True, eq=False):
             self.intake.publish_refused(self)
 
 
-def _id_of(record: Record, incoming: cloudevents.Incoming) -> str:
+def _id_of(message: Received, incoming: cloudevents.Incoming) -> str:
     """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
     if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
         return incoming.event_id
-    return f"{record.topic}/{record.partition}/{record.offset}"
+    return f"{message.topic}/{message.partition}/{message.offset}"
 
 
 def _takes_nothing(error: Exception) -> bool:

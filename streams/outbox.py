@@ -49,7 +49,7 @@ class Delivery(msgspec.Struct, eq=False):
             self.ended(self.error)
 
 
-class Outgoing(msgspec.Struct, eq=False):
+class Outgoing(msgspec.Struct, eq=False, gc=False):
     """One record to send."""
 
     topic: str
@@ -160,7 +160,8 @@ class Outbox:
             except Exception as error:  # noqa: BLE001 - it is for those who wait
                 _tell(taken, error)
             else:
-                for record in taken:
+                # The first comes last: whoever acks in order then acks them all in one go.
+                for record in reversed(taken):
                     if (delivery := record.delivery) is not None:
                         record.delivery = None
                         delivery.arrived()

@@ -100,14 +100,16 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
         processing_s = self._clock() - started
-        # A copy: where time ran out, the engine still works on the request, and counts.
-        timings = prepared.timings.copy() if prepared else no_time()
+        is_success = not isinstance(outcome, InferenceError)
+        timings = prepared.timings if prepared else no_time()
+        if not is_success:
+            timings = timings.copy()  # where time ran out, the engine still works on the request, and counts
         timings["queue"] = queue_s
         self._manager.statistics.record(
             request.task,
             request.model_name,
             request.engine,
-            not isinstance(outcome, InferenceError),
+            is_success,
             processing_s,
             timings,
         )

@@ -13,7 +13,7 @@ import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
-from streams.acks import Record
+from streams.acks import Received
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.dead_letters import ever_smaller_letters
 from streams.messages import MetricsEvent, encode, encode_result, failed_instead
@@ -150,7 +150,7 @@ class Publisher:
         if of_event:
             await self._outbox.deliver(*of_event)
 
-    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Received, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.
 
         It is untouched unless it is too large for that, as `ever_smaller_letters` says.

@@ -117,7 +117,7 @@ class QuickPath:
         return self._pace.is_quick(handler, "preprocess", "postprocess")
 
 
-class _UnderWay(msgspec.Struct, eq=False):
+class _UnderWay(msgspec.Struct, eq=False, gc=False):
     """A request that waits for its batch."""
 
     path: QuickPath

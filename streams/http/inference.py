@@ -88,7 +88,12 @@ class InferenceRoute:
         except TimeoutError:
             processing_s = time.monotonic() - started
         self._manager.statistics.record(
-            request.task, request.model_name, request.engine, False, processing_s, {"queue": queue_s}
+            request.task,
+            request.model_name,
+            request.engine,
+            False,
+            processing_s,
+            no_time() | {"queue": queue_s},
         )
         late = DeadlineExceeded(
             f"no answer within http.request_timeout_s={self._http.request_timeout_s:g}; ask for less, or send "

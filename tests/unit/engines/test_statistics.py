@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from engines.results import STAGES, no_time
 from engines.statistics import MOST_NAMES, OTHER, Statistics
 
 
@@ -25,7 +26,12 @@ def test_counts_are_exact_under_sixteen_threads() -> None:
         barrier.wait(20)
         for step in range(1000):
             statistics.record(
-                f"task{number % 2}", f"model{number % 4}", "e", step % 4 != 0, 0.5, {"infer": 0.25}
+                f"task{number % 2}",
+                f"model{number % 4}",
+                "e",
+                step % 4 != 0,
+                0.5,
+                no_time() | {"infer": 0.25},
             )
 
     with ThreadPoolExecutor(16) as threads:
@@ -87,7 +93,23 @@ def test_names_beyond_the_bound_are_counted_together() -> None:
     assert models[OTHER]["failed"] == 5
 
 
+def test_the_mean_of_each_stage_is_over_all_requests_however_many_there_were() -> None:
+    statistics = Statistics()
+    for number in range(1000):
+        statistics.record("t", "m", "e", True, 0.1, dict(zip(STAGES, range(number, number + 6), strict=True)))
+    expected = {stage: 499.5 + place for place, stage in enumerate(STAGES)}
+    assert statistics.snapshot()["stage_mean_s"] == pytest.approx(expected)
+    assert statistics.snapshot()["stage_mean_s"] == pytest.approx(expected)  # looking changes nothing
+
+
+def test_a_request_without_stages_counts_as_one_that_took_no_time_in_them() -> None:
+    statistics = Statistics()
+    statistics.record("t", "m", "e", True, 0.1, no_time() | {"infer": 1.0})
+    statistics.record("t", "m", "e", False, 0.1)
+    assert statistics.snapshot()["stage_mean_s"] == no_time() | {"infer": 0.5}
+
+
 def test_a_snapshot_is_json() -> None:
     statistics = Statistics()
-    statistics.record("t", "m", "e", True, 0.1, {"queue": 0.1})
+    statistics.record("t", "m", "e", True, 0.1, no_time() | {"queue": 0.1})
     assert json.loads(json.dumps(statistics.snapshot()))["total_inferences"] == 1

@@ -27,6 +27,16 @@ def test_the_first_item_can_be_looked_at_before_it_is_taken() -> None:
     assert (queue.take(), len(queue)) == (1, 1)
 
 
+def test_what_is_put_back_is_the_first_again_also_where_it_was_the_last_of_its_urgency() -> None:
+    queue = queue_of((0.0, 0.0), (0.0, 0.0), (-1.0, 0.0))
+    for urgency in ((-1.0, 0.0), (0.0, 0.0)):
+        first = queue.take()
+        queue.put_back(first, urgency)
+        assert (queue.take(), queue.first_urgency) == (first, (0.0, 0.0))
+    queue.put_back(0, (0.0, 0.0))
+    assert (len(queue), queue.drain()) == (2, [0, 1])
+
+
 def test_any_mix_of_puts_and_takes_keeps_the_order() -> None:
     draw = random.Random(7)
     queue: UrgencyQueue[int] = UrgencyQueue()

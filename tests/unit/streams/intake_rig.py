@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
@@ -18,19 +17,9 @@ from streams.outbox import Delivery, Outgoing
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult, QuickPath
+from tests.unit.streams.received_messages import message
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
-
-
-@dataclass
-class Record:
-    offset: int
-    value: bytes | None
-    key: bytes | None = None
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-    topic: str = "inference.requests.asr"
-    partition: int = 0
-    timestamp: int = 0
 
 
 class Acker(OrderedAcker):
@@ -42,7 +31,7 @@ class Acker(OrderedAcker):
 
     def done(self, message: Received) -> None:
         super().done(message)
-        position = self.positions(message.generation).get((message.record.topic, message.record.partition))
+        position = self.positions(message.generation).get((message.topic, message.partition))
         self.journal.append(f"position {position}")
 
 
@@ -122,7 +111,7 @@ class Rig:
         [record] = records
         await self.result(json.loads(record.value or b""), reply_to=None)
 
-    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Received, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:
             raise self.dead_letter_error
         self.journal.append(f"dead letter {origin.offset}")
@@ -130,14 +119,13 @@ class Rig:
         self.stages.append(stage)
 
     def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
-        self.take_all([Record(offset, value, **changes)])
+        self.take_all([message(offset, value, **changes)])
 
-    def take_all(self, records: list[Record]) -> None:
-        """Take what one fetch brought: the records of each partition in turn."""
-        fetched = [
-            [Received(record, self.generation) for record in of_partition]
-            for _, of_partition in groupby(records, key=lambda record: record.partition)
-        ]
+    def take_all(self, messages: list[Received]) -> None:
+        """Take what one fetch brought: the messages of each partition in turn."""
+        for one in messages:
+            one.generation = self.generation
+        fetched = [list(of_partition) for _, of_partition in groupby(messages, key=lambda one: one.partition)]
         self.intake.take(fetched, "asr")
 
     async def settle(self) -> None:

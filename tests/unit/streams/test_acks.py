@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.acks import OrderedAcker, Received
-
-TOPIC = "requests"
-
-
-@dataclass
-class Record:
-    offset: int
-    topic: str = TOPIC
-    partition: int = 0
-    timestamp: int = 0
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+from tests.unit.streams.received_messages import TOPIC, message
 
 
 def received(count: int, *, first: int = 0, partition: int = 0, generation: int = 1) -> list[Received]:
-    return [Received(Record(first + n, partition=partition), generation) for n in range(count)]
+    return [
+        message(offset, partition=partition, generation=generation) for offset in range(first, first + count)
+    ]
 
 
 def tracking(*messages: Received, window: int = 512) -> OrderedAcker:
     acker = OrderedAcker(window=window)
-    for message in messages:
-        acker.track([message])
+    for one in messages:
+        acker.track([one])
     return acker
 
 
@@ -87,8 +76,8 @@ def test_partitions_do_not_wait_for_each_other() -> None:
 def test_what_an_earlier_generation_finishes_moves_no_position_of_a_later_one() -> None:
     old, new = received(3, generation=1), received(3, generation=2)
     acker = tracking(*old, *new)
-    for message in old:
-        acker.done(message)
+    for one in old:
+        acker.done(one)
     assert acker.positions(2) == {}
     assert acker.in_flight == 3
     acker.done(new[0])
@@ -125,8 +114,8 @@ def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
 def test_what_was_acked_of_a_forgotten_generation_no_longer_counts() -> None:
     acked, late = received(2, generation=1), received(2, partition=1, generation=1)
     acker = tracking(*acked, *late)
-    for message in (*acked, late[0]):
-        acker.done(message)
+    for one in (*acked, late[0]):
+        acker.done(one)
     assert acker.uncommitted == 4
     acker.forget_all_but(2)
     assert acker.uncommitted == 1
@@ -174,8 +163,8 @@ def test_a_message_for_which_there_is_no_room_is_not_counted() -> None:
 def test_what_is_finished_behind_a_stuck_message_takes_no_room_of_other_partitions() -> None:
     behind_stuck, others = received(4), received(4, partition=1)
     acker = tracking(*behind_stuck, window=4)
-    for message in behind_stuck[1:]:
-        acker.done(message)
+    for one in behind_stuck[1:]:
+        acker.done(one)
     assert acker.track(others) == 3
 
 

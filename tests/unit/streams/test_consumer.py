@@ -24,9 +24,8 @@ from mode.utils.queues import FlowControlEvent
 
 from streams.acks import OrderedAcker, Received
 from streams.consumer import BatchConsumer, BatchTransport
-from tests.unit.streams.test_acks import Record
+from tests.unit.streams.received_messages import TOPIC, message
 
-TOPIC = "requests"
 PARTITION = TP(TOPIC, 0)
 
 
@@ -35,7 +34,7 @@ class Thread(Service):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: list[tuple[int, dict[TP, list[Record]]]] = []
+        self.answers: list[tuple[int, dict[TP, list[Received]]]] = []
         self.asked: list[set[TP]] = []
         self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
@@ -51,7 +50,7 @@ class Thread(Service):
 
     async def fetch(
         self, partitions: set[TP], max_records: int | None, timeout_s: float
-    ) -> tuple[int, dict[TP, list[Record]]]:
+    ) -> tuple[int, dict[TP, list[Received]]]:
         self.asked.append(set(partitions))
         self.timeouts.append(timeout_s)
         while not self.answers:
@@ -91,7 +90,7 @@ class Rig:
     async def offsets(self) -> list[int]:
         async with asyncio.timeout(10):
             fetched = await self.queue.get()
-        return [message.record.offset for messages in fetched for message in messages]
+        return [one.offset for messages in fetched for one in messages]
 
 
 @pytest.fixture
@@ -103,12 +102,12 @@ async def rig() -> Any:
     await asyncio.wait([task])
 
 
-def records(first: int, count: int) -> dict[TP, list[Record]]:
-    return {PARTITION: [Record(first + n) for n in range(count)]}
+def fetched(first: int, count: int) -> dict[TP, list[Received]]:
+    return {PARTITION: [message(first + n, generation=-1) for n in range(count)]}
 
 
 async def test_what_a_fetch_brings_arrives_as_one_list(rig: Rig) -> None:
-    rig.thread.answers.append((1, records(5, 3)))
+    rig.thread.answers.append((1, fetched(5, 3)))
     assert await rig.offsets() == [5, 6, 7]
     assert rig.thread.asked[0] == {PARTITION}
 
@@ -117,15 +116,15 @@ async def test_each_partition_of_a_fetch_arrives_as_a_list_of_its_own(rig: Rig) 
     other = TP(TOPIC, 1)
     nothing_new = TP(TOPIC, 2)
     rig.consumer._delivered[nothing_new] = 9
-    fetched = {other: [Record(1, partition=1)], nothing_new: [Record(9, partition=2)]}
-    rig.thread.answers.append((1, records(5, 2) | fetched))
+    beside = {other: [message(1, partition=1)], nothing_new: [message(9, partition=2)]}
+    rig.thread.answers.append((1, fetched(5, 2) | beside))
     async with asyncio.timeout(10):
         arrived = await rig.queue.get()
-    assert [[message.record.partition for message in messages] for messages in arrived] == [[0, 0], [1]]
+    assert [[one.partition for one in messages] for messages in arrived] == [[0, 0], [1]]
 
 
 async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
-    rig.thread.answers += [(1, records(0, 2)), (1, records(2, 2))]
+    rig.thread.answers += [(1, fetched(0, 2)), (1, fetched(2, 2))]
     assert await rig.offsets() == [0, 1]
     for _ in range(20):
         await asyncio.sleep(0)
@@ -146,7 +145,7 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
     while len(rig.thread.asked) < 3:
         await asyncio.sleep(0)
     rig.consumer.acker.release((TOPIC, 0))
-    rig.thread.answers.append((1, records(5, 1)))
+    rig.thread.answers.append((1, fetched(5, 1)))
     assert await rig.offsets() == [5]
     rig.consumer.make_room(TOPIC)
     while len(rig.thread.asked) < 4:
@@ -166,12 +165,12 @@ async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at
         await asyncio.sleep(0)
     assert (rig.thread.answers, len(rig.thread.asked)) == ([], 1)
     rig.consumer.acker.release(PARTITION)
-    rig.thread.answers.append((1, records(0, 2)))
+    rig.thread.answers.append((1, fetched(0, 2)))
     assert await rig.offsets() == [0, 1]
 
 
 async def test_records_of_another_generation_are_dropped(rig: Rig) -> None:
-    rig.thread.answers += [(2, records(0, 2)), (1, records(7, 1))]
+    rig.thread.answers += [(2, fetched(0, 2)), (1, fetched(7, 1))]
     assert await rig.offsets() == [7]
 
 
@@ -179,28 +178,28 @@ async def test_nothing_is_delivered_during_a_rebalance_and_the_topic_is_followed
     while not rig.thread.asked:
         await asyncio.sleep(0)
     rig.consumer.stop_flow()
-    rig.thread.answers.append((1, records(0, 2)))
+    rig.thread.answers.append((1, fetched(0, 2)))
     while rig.thread.answers:
         await asyncio.sleep(0)
     rig.app.consumer_generation_id = 2
     rig.consumer.resume_flow()
-    rig.thread.answers.append((2, records(0, 3)))
+    rig.thread.answers.append((2, fetched(0, 3)))
     assert await rig.offsets() == [0, 1, 2]
 
 
 async def test_a_list_that_a_rebalance_cleared_from_the_queue_holds_nothing_up(rig: Rig) -> None:
-    rig.thread.answers.append((1, records(0, 2)))
+    rig.thread.answers.append((1, fetched(0, 2)))
     while not rig.queue.full():
         await asyncio.sleep(0)
     rig.queue.get_nowait()  # as Faust's flow control does, without telling
     rig.consumer.stop_flow()
     rig.consumer.resume_flow()
-    rig.thread.answers.append((1, records(0, 2)))
+    rig.thread.answers.append((1, fetched(0, 2)))
     assert await rig.offsets() == [0, 1]
 
 
 async def test_records_that_come_twice_in_one_generation_are_delivered_once(rig: Rig) -> None:
-    rig.thread.answers += [(1, records(0, 3)), (1, records(1, 4))]
+    rig.thread.answers += [(1, fetched(0, 3)), (1, fetched(1, 4))]
     assert await rig.offsets() == [0, 1, 2]
     rig.consumer.make_room(TOPIC)
     assert await rig.offsets() == [3, 4]
@@ -208,9 +207,9 @@ async def test_records_that_come_twice_in_one_generation_are_delivered_once(rig:
 
 async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committed(rig: Rig) -> None:
     acker = rig.consumer.acker
-    first, second, third = (Received(Record(n), 1) for n in (3, 4, 5))
-    for message in (first, second, third):
-        acker.track([message])
+    first, second, third = (message(n) for n in (3, 4, 5))
+    for one in (first, second, third):
+        acker.track([one])
     acker.done(third)
     acker.done(second)
     assert list(rig.consumer._filter_tps_with_pending_acks()) == []
@@ -225,9 +224,9 @@ async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committ
 async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> None:
     committing = asyncio.create_task(rig.consumer._commit_when_due(rig.consumer))
     acker = rig.consumer.acker
-    made = [Received(Record(n), 1) for n in range(3)]
-    for message in made:
-        acker.track([message])
+    made = [message(n) for n in range(3)]
+    for one in made:
+        acker.track([one])
     acker.done(made[0])
     for _ in range(20):
         await asyncio.sleep(0)
@@ -243,18 +242,18 @@ async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> 
 async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) -> None:
     rig.thread.commits = False
     acker = rig.consumer.acker
-    message = Received(Record(0), 1)
-    acker.track([message])
-    acker.done(message)
+    only = message(0)
+    acker.track([only])
+    acker.done(only)
     assert not await rig.consumer.commit()
     assert (rig.thread.committed, acker.uncommitted) == ([{PARTITION: 1}], 1)
 
 
 async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig: Rig) -> None:
     acker = rig.consumer.acker
-    message = Received(Record(0), 1)
-    acker.track([message])
-    acker.done(message)
+    only = message(0)
+    acker.track([only])
+    acker.done(only)
     rig.thread.commits = False
     await rig.consumer.commit()
     rig.thread.commits = True
@@ -267,10 +266,9 @@ async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig
 
 async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig) -> None:
     acker = rig.consumer.acker
-    for record in (Record(0), Record(0, partition=1)):
-        message = Received(record, 1)
-        acker.track([message])
-        acker.done(message)
+    for one in (message(0), message(0, partition=1)):
+        acker.track([one])
+        acker.done(one)
     await rig.consumer.commit()
     assert rig.thread.committed == [{PARTITION: 1}]
 

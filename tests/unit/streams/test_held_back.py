@@ -11,7 +11,8 @@ import pytest
 from streams.acks import OrderedAcker, Received
 from streams.held_back import HeldBack
 from streams.quick_path import Admitted
-from tests.unit.streams.test_acks import TOPIC, received
+from tests.unit.streams.received_messages import TOPIC
+from tests.unit.streams.test_acks import received
 
 
 class Rig:
@@ -35,7 +36,7 @@ class Rig:
 
     def enter(self, *messages: Received) -> None:
         """Let messages of any partitions enter, as one fetch of each in turn."""
-        for _, of_place in groupby(messages, key=lambda message: message.record.partition):
+        for _, of_place in groupby(messages, key=lambda message: message.partition):
             self.held_back.enter(list(of_place), "asr", {})
 
     async def finish(self, message: Received) -> None:

@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from tests.unit.streams.intake_rig import VALID, Record, Rig, request
+from tests.unit.streams.intake_rig import VALID, Rig, request
+from tests.unit.streams.received_messages import message
 
 
 async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
@@ -134,7 +135,7 @@ async def test_an_event_id_too_long_to_be_repeated_everywhere_is_not_taken() -> 
 async def test_a_record_whose_time_nobody_knows_has_waited_for_nothing() -> None:
     rig = Rig()
     rig.intake._wall_clock = lambda: 100.0
-    rig.take_all([Record(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
+    rig.take_all([message(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
     await rig.settle()
     assert rig.queue_s == [0.0, 1.0, 0.0]
 
@@ -151,7 +152,7 @@ async def test_closing_abandons_what_is_in_flight_unacked() -> None:
 async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_wrong_with_it() -> None:
     rig = Rig()
     broken = cast(list[tuple[str, bytes]], [("ce_id", 7)])
-    rig.take_all([Record(0, request(), headers=broken), Record(1, request(id="r1"))])
+    rig.take_all([message(0, request(), headers=broken), message(1, request(id="r1"))])
     await rig.settle()
     assert rig.journal == ["dead letter 0", "position 1", "result r1", "position 2"]
     assert [error.code for error in rig.dead_letters] == ["INTERNAL_ERROR"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from tests.unit.streams.intake_rig import Record, Rig, request
+from tests.unit.streams.intake_rig import Rig, request
+from tests.unit.streams.received_messages import message
 
 
 async def test_a_quick_result_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter() -> None:
@@ -32,7 +33,7 @@ async def test_a_request_whose_way_is_clear_is_acked_when_its_result_is_on_the_b
 async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> None:
     rig = Rig(max_in_flight=2)
     rig.quick = {"r0", "r1", "r2"}
-    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(3)])
+    rig.take_all([message(n, request(id=f"r{n}")) for n in range(3)])
     await rig.settle()
     assert len(rig.started) == 2
     rig.started.reverse()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.unit.streams.intake_rig import Record, Rig, request
+from tests.unit.streams.intake_rig import Rig, request
+from tests.unit.streams.received_messages import message
 
 
 async def test_a_slow_message_holds_back_acks_but_not_the_work_behind_it() -> None:
@@ -43,9 +44,9 @@ async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_n
 ):
     rig = Rig(max_in_flight=4)
     rig.gates["stuck"] = asyncio.Event()
-    stuck = [Record(n, request(id=f"r{n}" if n else "stuck")) for n in range(20)]
-    beside = [Record(n, request(id=f"beside{n}"), partition=1) for n in range(20)]
-    elsewhere = [Record(n, request(id=f"elsewhere{n}"), topic="inference.requests.other") for n in range(20)]
+    stuck = [message(n, request(id=f"r{n}" if n else "stuck")) for n in range(20)]
+    beside = [message(n, request(id=f"beside{n}"), partition=1) for n in range(20)]
+    elsewhere = [message(n, request(id=f"elsewhere{n}"), topic="inference.requests.other") for n in range(20)]
     rig.take_all(stuck + beside)
     rig.take_all(elsewhere)
     for _ in range(10):
@@ -69,8 +70,8 @@ async def test_messages_that_all_take_long_leave_room_for_those_of_other_partiti
     rig = Rig(max_in_flight=4)
     for n in range(8):
         rig.gates[f"slow{n}"] = asyncio.Event()
-    rig.take_all([Record(n, request(id=f"slow{n}")) for n in range(8)])
-    rig.take_all([Record(n, request(id=f"quick{n}"), partition=1) for n in range(8)])
+    rig.take_all([message(n, request(id=f"slow{n}")) for n in range(8)])
+    rig.take_all([message(n, request(id=f"quick{n}"), partition=1) for n in range(8)])
     for _ in range(10):
         await rig.settle()
         rig.commit()
@@ -80,10 +81,10 @@ async def test_messages_that_all_take_long_leave_room_for_those_of_other_partiti
 
 async def test_what_comes_behind_messages_that_are_held_back_waits_behind_them() -> None:
     rig = Rig(max_in_flight=1)
-    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(2)])
+    rig.take_all([message(n, request(id=f"r{n}")) for n in range(2)])
     await rig.settle()
     rig.commit()  # there is room, and r1 has not taken it yet
-    rig.take_all([Record(n, request(id=f"r{n}")) for n in range(2, 4)])
+    rig.take_all([message(n, request(id=f"r{n}")) for n in range(2, 4)])
     for _ in range(5):
         await rig.settle()
         rig.commit()
@@ -93,11 +94,11 @@ async def test_what_comes_behind_messages_that_are_held_back_waits_behind_them()
 async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since() -> None:
     rig = Rig(max_in_flight=1)
     rig.gates["slow"] = asyncio.Event()
-    rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late"))])
+    rig.take_all([message(0, request(id="slow")), message(1, request(id="late"))])
     await rig.settle()
     rig.generation = 2
     rig.acker.forget_all_but(2)
-    rig.take_all([Record(0, request(id="again")), Record(1, request(id="late"))])
+    rig.take_all([message(0, request(id="again")), message(1, request(id="late"))])
     rig.gates["slow"].set()
     for _ in range(5):
         await rig.settle()
@@ -108,7 +109,7 @@ async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since()
 
 async def test_a_fault_while_messages_are_held_back_is_fatal() -> None:
     rig = Rig(max_in_flight=1)
-    rig.take_all([Record(0, request(id="r0")), Record(1, request(id="r1"))])
+    rig.take_all([message(0, request(id="r0")), message(1, request(id="r1"))])
     rig.acker.release = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
     await rig.settle()
     rig.commit()
@@ -118,7 +119,7 @@ async def test_a_fault_while_messages_are_held_back_is_fatal() -> None:
 
 async def test_closing_leaves_what_is_held_back_to_the_broker() -> None:
     rig = Rig(max_in_flight=1)
-    rig.take_all([Record(0, request(id="r0")), Record(1, request(id="r1"))])
+    rig.take_all([message(0, request(id="r0")), message(1, request(id="r1"))])
     await rig.settle()
     await rig.intake.close()
     rig.commit()
@@ -129,7 +130,7 @@ async def test_closing_leaves_what_is_held_back_to_the_broker() -> None:
 async def test_messages_that_were_handed_out_again_while_they_waited_are_not_taken() -> None:
     rig = Rig(max_in_flight=1)
     rig.gates["slow"] = asyncio.Event()
-    rig.take_all([Record(0, request(id="slow")), Record(1, request(id="late")), Record(2, request())])
+    rig.take_all([message(0, request(id="slow")), message(1, request(id="late")), message(2, request())])
     await rig.settle()
     rig.gates["slow"].set()
     await rig.settle()

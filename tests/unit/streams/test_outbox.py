@@ -183,6 +183,23 @@ async def test_a_delivery_ends_once_nothing_of_it_is_on_its_way_and_knows_what_w
     assert heard.refused == (refused,)
 
 
+async def test_of_a_batch_the_first_delivery_ends_last_so_that_acks_in_order_come_in_one_go() -> None:
+    ended: list[int] = []
+
+    class Numbered(Delivery, kw_only=True):
+        number: int
+
+        def ended(self, error: Exception | None) -> None:
+            assert error is None
+            ended.append(self.number)
+
+    box = outbox(Producer())
+    for number in range(3):
+        box.post([outgoing(b"%d" % number)], Numbered(number=number))
+    await settled()
+    assert ended == [2, 1, 0]
+
+
 async def test_a_record_that_cannot_be_written_is_told_and_what_arrived_beside_it_counts_as_arrived() -> None:
     producer = Producer(partitions=8)
     box, gate = outbox(producer), producer.hold("t")

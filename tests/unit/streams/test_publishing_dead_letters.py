@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,21 +11,23 @@ from aiokafka.errors import (
 )
 
 from handlers.errors import Undecodable
+from streams.acks import Received
 from streams.outbox import Outgoing
 from streams.publishing import Out, Publisher
 from streams.topics import Topics
 from tests.unit.streams.publishing_rig import Broker, publisher
+from tests.unit.streams.received_messages import message
 
 
-@dataclass
-class Record:
-    topic: str = "inference.requests.asr"
-    partition: int = 3
-    offset: int = 42
-    timestamp: int = 0
-    key: bytes | None = b"k"
-    value: bytes | None = b"\xff"
-    headers: tuple[tuple[str, bytes], ...] = (("a", b"1"), ("a", b"2"))
+def undecodable(**changes: Any) -> Received:
+    """Return a message with a value that is no JSON, but for `changes`."""
+    fields: dict[str, Any] = {
+        "partition": 3,
+        "key": b"k",
+        "value": b"\xff",
+        "headers": (("a", b"1"), ("a", b"2")),
+    }
+    return message(42, **(fields | changes))
 
 
 async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() -> None:
@@ -42,7 +43,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         group="g1",
         max_message_bytes=10_000,
     )
-    await dead.dead_letter(Record(), task="asr", stage="decode", error=Undecodable("no JSON"))
+    await dead.dead_letter(undecodable(), task="asr", stage="decode", error=Undecodable("no JSON"))
     headers = sent[0].headers
     assert (sent[0].topic, sent[0].key, sent[0].value) == ("inference.dlq.asr", b"k", b"\xff")
     assert headers[:2] == [("a", b"1"), ("a", b"2")]
@@ -60,7 +61,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
 
 
 async def dead_letter(
-    broker: Broker, record: Record, *, max_message_bytes: int = 10_000, **error: Any
+    broker: Broker, record: Received, *, max_message_bytes: int = 10_000, **error: Any
 ) -> tuple[bytes | None, bytes | None, dict[str, bytes]]:
     """Publish the dead letter of `record` and return its key, value and headers."""
     await publisher(broker, max_message_bytes=max_message_bytes).dead_letter(
@@ -74,7 +75,7 @@ async def dead_letter(
 
 async def test_a_dead_letter_that_is_too_large_keeps_what_fits_of_its_value_and_says_so() -> None:
     value = b"\xff" * 9_900
-    key, cut, headers = await dead_letter(Broker(most_bytes=10_000), Record(value=value))
+    key, cut, headers = await dead_letter(Broker(most_bytes=10_000), undecodable(value=value))
     assert (key, headers["a"], headers["__dlq.errors.truncated"]) == (b"k", b"2", b"9900")
     assert cut is not None
     assert value.startswith(cut)
@@ -84,14 +85,14 @@ async def test_a_dead_letter_that_is_too_large_keeps_what_fits_of_its_value_and_
 @pytest.mark.parametrize(
     "record",
     [
-        Record(key=b"k" * 9_500, value=b"\xff" * 400),
-        Record(headers=(("a", b"1" * 9_800),), value=b"\xff" * 100),
-        Record(headers=tuple(("a", b"1") for _ in range(3_000)), value=b"\xff"),
-        Record(key=b"k" * 9_900, value=None),
+        undecodable(key=b"k" * 9_500, value=b"\xff" * 400),
+        undecodable(headers=(("a", b"1" * 9_800),), value=b"\xff" * 100),
+        undecodable(headers=tuple(("a", b"1") for _ in range(3_000)), value=b"\xff"),
+        undecodable(key=b"k" * 9_900, value=None),
     ],
     ids=["key", "header", "headers", "no value"],
 )
-async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(record: Record) -> None:
+async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(record: Received) -> None:
     key, value, headers = await dead_letter(Broker(most_bytes=10_000), record)
     assert (key, value) == (None, record.value or b"")
     assert "a" not in headers
@@ -101,7 +102,7 @@ async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(
 async def test_a_dead_letter_fits_a_broker_that_takes_less_than_the_settings_say() -> None:
     value = b"\xff" * 9_000
     _, cut, headers = await dead_letter(
-        Broker(most_bytes=5_000), Record(value=value), max_message_bytes=50_000
+        Broker(most_bytes=5_000), undecodable(value=value), max_message_bytes=50_000
     )
     assert cut is not None
     assert value.startswith(cut)
@@ -109,10 +110,12 @@ async def test_a_dead_letter_fits_a_broker_that_takes_less_than_the_settings_say
 
 
 async def test_why_a_message_is_a_dead_letter_is_told_in_a_thousand_characters() -> None:
-    _, _, headers = await dead_letter(Broker(most_bytes=10_000), Record(), message="\ud800" + "é" * 20_000)
+    _, _, headers = await dead_letter(
+        Broker(most_bytes=10_000), undecodable(), message="\ud800" + "é" * 20_000
+    )
     assert headers["__dlq.errors.message"].decode() == "?" + "é" * 999
 
 
 async def test_a_dead_letter_that_no_broker_takes_is_the_callers_to_handle() -> None:
     with pytest.raises(MessageSizeTooLargeError):
-        await dead_letter(Broker(most_bytes=10), Record())
+        await dead_letter(Broker(most_bytes=10), undecodable())
