@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Read once, when torch and the tokenizers are first imported, so this comes before everything else.
 os.environ.update(
@@ -19,6 +20,9 @@ import pytest
 
 from deploy.models import prepare
 from tests.recordings import Recording, librivox_recordings
+
+# Programs that tests start inherit it, and where the tests run in the background a shell may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run must be red for what changed, not by chance; --hypothesis-profile=default looks where none has looked yet.
 hypothesis.settings.register_profile("the same every time", derandomize=True)

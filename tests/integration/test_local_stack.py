@@ -241,8 +241,6 @@ def _start_child(root: Path) -> subprocess.Popen[str]:
         text=True,
         cwd=_REPOSITORY,
         env=dict(os.environ),
-        # Whoever runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
