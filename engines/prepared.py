@@ -18,7 +18,7 @@ Outcome = dict[str, Any] | InferenceError
 """What the engine made of one request: its raw result, or why there is none."""
 
 
-class Prepared(msgspec.Struct, eq=False, gc=False):
+class Prepared(msgspec.Struct, eq=False):
     """A request that passed every check; ready for the engine once `preprocess` gave it its inputs.
 
     Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the seconds

@@ -73,6 +73,7 @@ class Statistics:
     ) -> None:
         """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`."""
         names = (task, model, engine)
+        row = _of_every_stage(timings) if timings else None
         with self._lock:
             count = self._count_of.get(names)
             if count is None:
@@ -80,8 +81,8 @@ class Statistics:
             count.total += 1
             count.succeeded += success
             self._latencies.append(processing_s)
-            if timings:
-                self._latest_s.append(_of_every_stage(timings))
+            if row is not None:
+                self._latest_s.append(row)
                 if len(self._latest_s) >= _MOST_ROWS:
                     self._sum_up_stages()
 

@@ -30,11 +30,8 @@ class _Partition:
         """Whether nothing of it will ever be committed here, for it was handed out again."""
 
 
-class Received(msgspec.Struct, eq=False, gc=False):
-    """One message as the broker delivered it to this worker, and how far it has come.
-
-    Unknown to the garbage collector: the only circle it is in, by its account, is open once it is acked.
-    """
+class Received(msgspec.Struct, eq=False):
+    """One message as the broker delivered it to this worker, and how far it has come."""
 
     topic: str
     partition: int

@@ -51,7 +51,7 @@ OnOutcome = Callable[[Raw, float], None]
 """Hears both of an outcome."""
 
 
-class Waiting(msgspec.Struct, Generic[T], eq=False, gc=False):
+class Waiting(msgspec.Struct, Generic[T], eq=False):
     """A request that waits for its batch since `since`."""
 
     item: T

@@ -203,7 +203,7 @@ class Intake:
         )
 
 
-class _Posting(Delivery, kw_only=True, eq=False, gc=False):
+class _Posting(Delivery, kw_only=True, eq=False):
     """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
 
     intake: Intake

@@ -49,7 +49,7 @@ class Delivery(msgspec.Struct, eq=False):
             self.ended(self.error)
 
 
-class Outgoing(msgspec.Struct, eq=False, gc=False):
+class Outgoing(msgspec.Struct, eq=False):
     """One record to send."""
 
     topic: str

@@ -71,8 +71,11 @@ class QuickPath:
             under_way = _UnderWay(self, request, prepared, started, queue_s, on_result)
             self._batcher.put(prepared, under_way.finish)
         except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-            failure = self.pipeline.as_failure(request, error)
-            on_result(self.pipeline.result(request, prepared, failure, started, queue_s))
+            # In no variable of this frame, to which the error's traceback leads: that would be a circle.
+            result = self.pipeline.result(
+                request, prepared, self.pipeline.as_failure(request, error), started, queue_s
+            )
+            on_result(result)
         finally:
             turn.request = None
         return True
@@ -117,7 +120,7 @@ class QuickPath:
         return self._pace.is_quick(handler, "preprocess", "postprocess")
 
 
-class _UnderWay(msgspec.Struct, eq=False, gc=False):
+class _UnderWay(msgspec.Struct, eq=False):
     """A request that waits for its batch."""
 
     path: QuickPath

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -212,3 +214,23 @@ async def test_a_handler_that_proves_to_be_slow_is_left_to_the_pipelines_threads
     assert taken[0] is True
     assert taken[-1] is False
     assert (await site.pipeline.answer(shout("hello")))["success"]
+
+
+class Tracked(dict[str, Any]):
+    """Data whose end can be seen."""
+
+
+async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_later_collection(
+    site: Site,
+) -> None:
+    request = shout("refuse", data=Tracked(text="refuse"))
+    its_data = weakref.ref(request.data)
+    results: list[dict[str, Any]] = []
+    gc.disable()
+    try:
+        assert site.quick_path.start(request, 0.5, site.admitted, results.append)
+        del request
+        assert its_data() is None
+    finally:
+        gc.enable()
+    assert not results[0]["success"]
