@@ -23,6 +23,7 @@ class UrgencyQueue(Generic[T]):
     def __init__(self) -> None:
         self._urgencies: list[Urgency] = []
         self._lines: dict[Urgency, deque[T]] = {}
+        """None is empty: a line goes with its last item."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -31,18 +32,12 @@ class UrgencyQueue(Generic[T]):
 
     def put(self, item: T, urgency: Urgency) -> None:
         """Add `item` behind all that are as urgent or more."""
-        line = self._lines.get(urgency)
-        if line is None:
-            line = self._new_line(urgency)
-        line.append(item)
+        (self._lines.get(urgency) or self._new_line(urgency)).append(item)
         self._count += 1
 
     def put_back(self, item: T, urgency: Urgency) -> None:
         """Make `item`, which was the first when it was taken, the first again."""
-        line = self._lines.get(urgency)
-        if line is None:
-            line = self._new_line(urgency)
-        line.appendleft(item)
+        (self._lines.get(urgency) or self._new_line(urgency)).appendleft(item)
         self._count += 1
 
     @property

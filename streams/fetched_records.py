@@ -34,7 +34,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     def _consumer_record(self, tp: aiokafka.TopicPartition, record: Any) -> Any:
         if self._value_deserializer is not _as_received:
             return super()._consumer_record(tp, record)
-        headers = record.headers or ()  # nearly always none, and then not a list for each
+        headers = record.headers or ()  # nearly always none, and then no list is kept for each
         return Received(
             tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, headers
         )
