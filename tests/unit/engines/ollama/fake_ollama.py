@@ -12,6 +12,7 @@ import asyncio
 import json
 import threading
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -144,10 +145,12 @@ class FakeOllama:
                 return _refused(Refusal(500, lines[-1]["error"]))
             self.models[short] = found
             return web.json_response(lines[-1])
-        response = await self._stream(request, lines)
-        if found is not None:
-            self.models[short] = found
-        return response
+
+        def arrived() -> None:
+            if found is not None:
+                self.models[short] = found
+
+        return await self._stream(request, lines, before_last=arrived)
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
@@ -213,7 +216,14 @@ class FakeOllama:
             return web.json_response(full[-1])
         return await self._stream(request, full)
 
-    async def _stream(self, request: web.Request, lines: list[dict[str, Any]]) -> web.StreamResponse:
+    async def _stream(
+        self,
+        request: web.Request,
+        lines: list[dict[str, Any]],
+        *,
+        before_last: Callable[[], None] = lambda: None,
+    ) -> web.StreamResponse:
+        """Send `lines`; `before_last` is called when the last one is about to go, and not if a fault keeps it."""
         fault = self._fault(request)
         if isinstance(fault, Refusal):
             return _refused(fault)
@@ -229,6 +239,8 @@ class FakeOllama:
                 if not response.prepared:  # a busy server sends not even its headers
                     await response.prepare(request)
                 if isinstance(piece, bytes):
+                    if piece == encoded[-1]:
+                        before_last()
                     await response.write(piece)
                     continue
                 assert request.transport is not None
