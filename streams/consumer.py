@@ -1,8 +1,7 @@
-"""Faust's consumer with its way from the broker to the agents, and its commit, made ours.
+"""Faust's consumer with its way from the broker to the agents made ours; `streams.commits` has the way back.
 
 Faust hands every message over by itself: two asyncio tasks, an event and a turn of a stream each, which costs
-twenty times what aiokafka needs. Here an agent gets what one fetch brought for its topic, as a list. And Faust
-loses messages that finish out of order; here only what `OrderedAcker` vouches for is committed.
+twenty times what aiokafka needs. Here an agent gets what one fetch brought for its topic, as a list.
 docs/decisions/fast-stream-path.md says what is relied on; tests/unit/streams/test_consumer.py notices when a new
 version of Faust does it differently.
 """
@@ -12,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from mode import Service
 
 from streams.acks import OrderedAcker, Place, Received
+from streams.commits import CommittingConsumer
 from streams.fetched_records import deliver_as_received
 from streams.header_names import forgive_header_names
 
@@ -28,20 +27,17 @@ _FETCH_TIMEOUT_S = 1.0
 _FETCH_BESIDE_HELD_BACK_S = 0.02
 """Time of an empty fetch that leaves out partitions held back, which nobody fetches until it ends."""
 _NOTHING_ASSIGNED_S = 0.2
-_NOT_COMMITTED_S = 0.05
 
 Fetched = Mapping[TP, Sequence[Received]]
 
 
-class BatchConsumer(driver.Consumer):
-    """Delivers what was fetched to the queue of each topic's agent, and commits what the acker vouches for.
+class BatchConsumer(CommittingConsumer):
+    """Delivers what was fetched to the queue of each topic's agent.
 
     Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition
     whose messages are held back is left out of its topic's fetches. One fetch lies in an agent's queue at most, as
     a list for each partition: whoever takes it calls `make_room`, and the next fetch begins.
     """
-
-    acker: OrderedAcker
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,42 +65,6 @@ class BatchConsumer(driver.Consumer):
         super().resume_flow()
         for room in self._room.values():
             room.set()
-
-    async def wait_empty(self) -> None:
-        """Wait until everything in flight is answered, and commit it; at once where the consumer is stopping."""
-        await self.wait(self.acker.drained())
-        await self.commit_and_end_transactions()
-
-    @Service.task
-    async def _commit_when_due(self) -> None:
-        """Commit ahead of the interval where much is acked: the window has room only for what is committed."""
-        while not self.should_stop:
-            await self.wait(self.acker.commit_is_due.wait())
-            if not self.flow_active:
-                await self.wait(self.can_resume_flow.wait())
-            elif not await self.commit():
-                await self.sleep(_NOT_COMMITTED_S)  # another commit was under way, or a rebalance is
-
-    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
-        """Commit what is still assigned to this worker.
-
-        Faust draws a table for its log with every commit, a twentieth of a busy worker's time. And it notes an offset
-        as committed even where the commit has failed, so that it is not committed until something newer is.
-        """
-        assignment = self.assignment()
-        assigned = {tp: offset for tp, offset in offsets.items() if tp in assignment}
-        if not assigned or not await self._commit(assigned):
-            return False
-        self._committed_offset.update(assigned)
-        self.app.monitor.on_tp_commit(assigned)
-        return True
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        generation = self.app.consumer_generation_id
-        did_commit = await super()._commit(offsets)
-        if did_commit:
-            self.acker.committed(generation, offsets.items())
-        return did_commit
 
     async def _drain_messages(self, fetcher: Any) -> None:
         async with asyncio.TaskGroup() as following:
@@ -164,14 +124,6 @@ class BatchConsumer(driver.Consumer):
                 received.append(new)
                 self._delivered[tp] = new[-1].offset
         return received
-
-    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        for place in self.acker.positions(self.app.consumer_generation_id):
-            if topics is None or place in topics or place[0] in topics:
-                yield TP(*place)
-
-    def _new_offset(self, tp: TP) -> int | None:
-        return self.acker.positions(self.app.consumer_generation_id).get(tp)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
