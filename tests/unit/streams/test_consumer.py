@@ -319,7 +319,7 @@ def test_what_is_replaced_or_relied_on_in_faust_is_as_it_was(
     method: Callable[..., Any], fingerprint: str
 ) -> None:
     assert fingerprint_of(method) == FINGERPRINTS[fingerprint], (
-        f"{method.__qualname__} has changed: read it, compare streams/consumer.py and commits.py, then note its new fingerprint"
+        f"{method.__qualname__} has changed: read it, compare consumer.py and commits.py, then note it"
     )
 
 
