@@ -55,6 +55,7 @@ class Intake:
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_failed = False
         self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Sequence[Received]], task: str) -> None:
@@ -110,9 +111,16 @@ class Intake:
                         raise
                     await self._put_aside(message, task, "outcome", error)
             except Exception as error:
-                log.critical(
-                    "outcome_not_published", topic=message.topic, offset=message.offset, exc_info=error
-                )
+                if not self._has_failed:  # whatever else is in flight ends in the same way
+                    self._has_failed = True
+                    log.critical(
+                        "outcome_not_published",
+                        topic=message.topic,
+                        partition=message.partition,
+                        offset=message.offset,
+                        in_flight=self.in_flight,
+                        exc_info=error,
+                    )
                 self._on_fatal(error)
             else:
                 self.acker.done(message)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 if TYPE_CHECKING:
     from streams.settings import KafkaSettings
@@ -18,6 +18,13 @@ _CONNECT_TIMEOUT_S = 15.0
 
 class BrokerUnavailable(Exception):
     """Raised when no broker answers; says which setting names it and how to start one."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the error is of a broker that is away, slow or about to be replaced by another, so that waiting helps."""
+    if isinstance(error, UnknownTopicOrPartitionError):
+        return False
+    return isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
 
 
 @asynccontextmanager

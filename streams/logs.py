@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from engines.setting_problems import MASK, mask_password_in_url
+from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings
 
 SECRET_KEYS = frozenset(
@@ -96,7 +97,7 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -113,6 +114,27 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
     root.setLevel(settings.level)
     for name, level in QUIET_LIBRARIES.items():
         logging.getLogger(name).setLevel(max(level, root.level))
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to the stream what a library says for the first time, and how often it said it again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.repeated = RepeatedLines()
+        self.addFilter(self.repeated)
+
+    def close(self) -> None:
+        """Called by `logging` when the process ends."""
+        self.repeated.flush(self)
+        super().close()
+
+
+def tell_left_out() -> None:
+    """Log how many lines of libraries were left out as repetitions and not told of yet."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.repeated.flush(handler)
 
 
 class request_context:

@@ -9,11 +9,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from engines.line_limit import LineLimit
 from streams.cloudevents import Headers
+from streams.kafka import is_passing
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_LINE_EVERY_S = 30.0
 
 
 class Delivery(msgspec.Struct, eq=False):
@@ -81,6 +90,8 @@ class Outbox:
     once. While a batch is on its way the next one gathers, so batches grow with the load and a lone record
     leaves at once. Lives on the event loop of its producer. Records with one key keep to one partition, that
     of Kafka's default partitioner; those without a key take one at random, together.
+
+    A broker that is away or slow is waited out, however long that takes: what it may not have is sent again.
     """
 
     def __init__(self, producer: Callable[[], Any]) -> None:
@@ -90,6 +101,7 @@ class Outbox:
         """What waits for each topic that is being sent to."""
         self._sending: set[asyncio.Task[None]] = set()
         self._partitioner = DefaultPartitioner()
+        self._lines = LineLimit(1, _LINE_EVERY_S)
 
     async def deliver(self, *records: Outgoing) -> None:
         """Return once the broker has acknowledged all of them.
@@ -146,10 +158,10 @@ class Outbox:
         """Send the records of one partition in as few batches as they fit in."""
         producer = self._producer()
         sent = 0
+        pause_s = _FIRST_PAUSE_S
         while sent < len(waiting):
             batch = producer.create_batch()
             taken = _fill(batch, waiting[sent:] if sent else waiting)
-            sent += len(taken)
             try:
                 await (await producer.send_batch(batch, topic, partition=partition))
             except MessageSizeTooLargeError as error:
@@ -158,6 +170,18 @@ class Outbox:
                 else:  # none of them may be too large by itself
                     await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
             except Exception as error:  # noqa: BLE001 - it is for those who wait
+                if is_passing(error):
+                    if self._lines.allows(topic):
+                        log.warning(
+                            "records_wait_for_broker",
+                            topic=topic,
+                            partition=partition,
+                            records=len(waiting) - sent,
+                            error=repr(error),
+                        )
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    continue
                 _tell(taken, error)
             else:
                 # The first comes last: whoever acks in order then acks them all in one go.
@@ -165,6 +189,7 @@ class Outbox:
                     if (delivery := record.delivery) is not None:
                         record.delivery = None
                         delivery.arrived()
+            sent += len(taken)
 
 
 def _fill(batch: BatchBuilder, records: list[Outgoing]) -> list[Outgoing]:

@@ -109,7 +109,10 @@ class KafkaSettings(Section):
         description="Largest message sent; at most what the topics take.",
     )
     producer_timeout_s: float = Field(
-        default=30.0, gt=0, le=600, description="Time in which a result must reach the broker."
+        default=30.0,
+        gt=0,
+        le=600,
+        description="Longest wait for a broker to take a result before it is sent again.",
     )
 
     @model_validator(mode="after")

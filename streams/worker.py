@@ -18,6 +18,7 @@ from streams.announcements import Announcements
 from streams.faust_app import InferenceApp, build_app
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
+from streams.logs import tell_left_out
 from streams.outbox import Outbox
 from streams.plugins import tasks_of
 from streams.publishing import Publisher
@@ -69,6 +70,7 @@ async def _run(settings: Settings) -> int:
         exit_unless_done_within(settings.worker.drain_timeout_s)
         if failure is not None:
             log.critical("worker_failed", error=str(failure), exc_info=failure)
+            tell_left_out()
             # Draining would commit what comes after the message that could not be answered.
             exit_now(EXIT_FAILED)
         log.info("worker_draining", in_flight=worker.intake.in_flight)

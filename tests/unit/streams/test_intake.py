@@ -7,6 +7,7 @@ import json
 from typing import cast
 
 import pytest
+import structlog
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from tests.unit.streams.intake_rig import VALID, Rig, request
@@ -69,6 +70,16 @@ async def test_reply_to_is_refused_unless_allowed_and_the_refusal_goes_to_the_re
     assert [result["success"] for result in rig.results] == [False, True]
     assert "worker.reply_topics" in rig.results[0]["error"]["message"]
     assert rig.reply_topics == [None, "replies.a"]
+
+
+async def test_a_broker_that_takes_no_outcome_of_many_is_one_critical_line() -> None:
+    rig = Rig(publish_error=KafkaTimeoutError("broker gone"), max_in_flight=100)
+    with structlog.testing.capture_logs() as lines:
+        for offset in range(100):
+            rig.take(offset, request())
+        await rig.settle()
+    [line] = [line for line in lines if line["log_level"] == "critical"]
+    assert (line["event"], line["in_flight"]) == ("outcome_not_published", 100)
 
 
 async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_unacked() -> None:

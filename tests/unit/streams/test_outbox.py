@@ -8,7 +8,14 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+import structlog
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -147,7 +154,7 @@ async def test_records_without_a_key_go_to_one_partition_together() -> None:
 
 async def test_a_refused_batch_is_told_to_everyone_who_waits_for_it_and_to_nobody_else() -> None:
     producer = Producer()
-    producer.refuse = lambda sent: KafkaTimeoutError() if sent[0] == "t" else None
+    producer.refuse = lambda sent: TopicAuthorizationFailedError() if sent[0] == "t" else None
     box = outbox(producer)
     outcomes = await asyncio.gather(
         box.deliver(outgoing(b"1")),
@@ -155,7 +162,11 @@ async def test_a_refused_batch_is_told_to_everyone_who_waits_for_it_and_to_nobod
         box.deliver(outgoing(b"3", topic="u")),
         return_exceptions=True,
     )
-    assert [type(outcome) for outcome in outcomes] == [KafkaTimeoutError, KafkaTimeoutError, type(None)]
+    assert [type(outcome) for outcome in outcomes] == [
+        TopicAuthorizationFailedError,
+        TopicAuthorizationFailedError,
+        type(None),
+    ]
 
 
 async def test_one_record_too_large_for_the_broker_costs_its_neighbours_nothing() -> None:
@@ -171,7 +182,7 @@ async def test_one_record_too_large_for_the_broker_costs_its_neighbours_nothing(
 
 async def test_a_delivery_ends_once_nothing_of_it_is_on_its_way_and_knows_what_was_refused() -> None:
     producer, heard = Producer(), Heard()
-    producer.refuse = lambda sent: KafkaTimeoutError() if sent[0] == "t" else None
+    producer.refuse = lambda sent: TopicAuthorizationFailedError() if sent[0] == "t" else None
     refused, other = outgoing(b"1"), outgoing(b"2", topic="u")
     slow = producer.hold("u")
     outbox(producer).post([refused, other], heard)
@@ -179,7 +190,7 @@ async def test_a_delivery_ends_once_nothing_of_it_is_on_its_way_and_knows_what_w
     assert heard.outcomes == []
     slow.set()
     await settled()
-    assert [type(outcome) for outcome in heard.outcomes] == [KafkaTimeoutError]
+    assert [type(outcome) for outcome in heard.outcomes] == [TopicAuthorizationFailedError]
     assert heard.refused == (refused,)
 
 
@@ -230,9 +241,24 @@ async def test_a_topic_that_is_not_there_is_told_to_who_asked() -> None:
 async def test_the_outbox_goes_on_after_a_failure() -> None:
     producer = Producer()
     box = outbox(producer)
-    producer.refuse = lambda sent: KafkaTimeoutError()
-    with pytest.raises(KafkaTimeoutError):
+    producer.refuse = lambda sent: TopicAuthorizationFailedError()
+    with pytest.raises(TopicAuthorizationFailedError):
         await box.deliver(outgoing(b"1"))
     producer.refuse = lambda sent: None
     await box.deliver(outgoing(b"2"))
     assert producer.sent == [("t", 0, [b"2"])]
+
+
+@pytest.mark.parametrize("error", [KafkaTimeoutError(), NodeNotReadyError()])
+async def test_a_broker_that_is_away_or_slow_is_waited_out_with_one_line(error: Exception) -> None:
+    producer, refusals = Producer(), [error] * 3
+    producer.refuse = lambda sent: refusals.pop() if refusals else None
+    box = outbox(producer)
+    with structlog.testing.capture_logs() as lines:
+        await asyncio.gather(*(box.deliver(outgoing(b"%d" % n)) for n in range(428)))
+    assert sorted(value for _, _, batch in producer.sent for value in batch if value) == sorted(
+        b"%d" % n for n in range(428)
+    )
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("records_wait_for_broker", "warning")
+    assert (line["topic"], line["records"]) == ("t", 428)

@@ -1,0 +1,146 @@
+"""Lets a line that libraries repeat through once, and then at growing intervals, with how many were left out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FIRST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 600.0
+
+LIBRARIES = ("aiokafka", "faust", "mode")
+"""Loggers that repeat themselves for as long as a broker is away: up to 150 lines a second."""
+
+NOT_TOLD = frozenset({"Warning: Task timed out!", "Please make sure it's hanging before restart."})
+"""What Faust says of a commit or a rebalance that takes longer than it expects: a busy worker has many such."""
+
+BROKER_AWAY = "a broker is away or not ready"
+
+_MOST_KINDS = 1000
+_NUMBERS = re.compile(r"\d+")
+_KEPT_CHARS = 300
+_WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
+"""How lines begin that tell of a broker that is away, without its error among their arguments."""
+
+_OF_NO_BROKER = frozenset(
+    {
+        "CoordinatorLoadInProgressError",
+        "CoordinatorNotAvailableError",
+        "GroupCoordinatorNotAvailableError",
+        "GroupLoadInProgressError",
+        "KafkaConnectionError",
+        "KafkaTimeoutError",
+        "LeaderNotAvailableError",
+        "NoBrokersAvailable",
+        "NodeNotReadyError",
+        "NotCoordinatorError",
+        "NotCoordinatorForGroupError",
+        "NotLeaderForPartitionError",
+        "RequestTimedOutError",
+        "StaleMetadata",
+    }
+)
+"""Errors of aiokafka that say so; by name, for a command that logs need not import it."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Lines that say the same."""
+
+    pause_s: float
+    next_at: float
+    seen_at: float
+    left_out: int = 0
+    since: float = 0.0
+    """When the first of those came that were left out."""
+
+
+class RepeatedLines(logging.Filter):
+    """A filter for a handler. Thread-safe; lines of loggers other than `LIBRARIES` pass as they are.
+
+    Two lines are alike where they differ in numbers alone, or both tell of a broker that is away. After the first, a
+    like one passes after 10 s, 20 s, 40 s and so on up to 10 minutes, and says how many were left out. What is left out
+    at the end is told by `flush`. A kind that was quiet for its whole pause begins anew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: OrderedDict[tuple[str, int, str], _Kind] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in LIBRARIES:
+            return True
+        if record.msg in NOT_TOLD:
+            return False
+        message = record.getMessage()
+        kind = _kind_of(record, message)
+        now = self._clock()
+        with self._lock:
+            known = self._kinds.get(kind)
+            if known is None or now - known.seen_at > known.pause_s:
+                left_out, since = (known.left_out, known.since) if known else (0, 0.0)
+                self._remember(kind, _Kind(FIRST_PAUSE_S, now + FIRST_PAUSE_S, now))
+            elif now >= known.next_at:
+                left_out, since = known.left_out, known.since
+                pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S)
+                self._remember(kind, _Kind(pause_s, now + pause_s, now))
+            else:
+                if not known.left_out:
+                    known.since = now
+                known.left_out += 1
+                known.seen_at = now
+                return False
+        if left_out:
+            record.msg, record.args = f"{message} {_told(left_out, now - since)}", None
+        return True
+
+    def flush(self, handler: logging.Handler) -> None:
+        """Tell `handler` what was left out and not told yet."""
+        now = self._clock()
+        with self._lock:
+            told = [
+                (kind, one.left_out, now - one.since) for kind, one in self._kinds.items() if one.left_out
+            ]
+            for one in self._kinds.values():
+                one.left_out = 0
+        for (name, level, message), left_out, seconds in told:
+            text = f"{message} {_told(left_out, seconds)}"
+            handler.emit(logging.LogRecord(name, level, __file__, 0, text, None, None))
+
+    def _remember(self, kind: tuple[str, int, str], known: _Kind) -> None:
+        self._kinds[kind] = known
+        self._kinds.move_to_end(kind)
+        while len(self._kinds) > _MOST_KINDS:
+            self._kinds.popitem(last=False)
+
+
+def _kind_of(record: logging.LogRecord, message: str) -> tuple[str, int, str]:
+    if record.name.startswith("aiokafka") and (
+        message.startswith(_WITHOUT_BROKER) or any(map(_tells_of_no_broker, _arguments(record)))
+    ):
+        return "aiokafka", logging.WARNING, BROKER_AWAY
+    return record.name, record.levelno, _NUMBERS.sub("#", message)[:_KEPT_CHARS]
+
+
+def _arguments(record: logging.LogRecord) -> tuple[object, ...]:
+    return record.args if isinstance(record.args, tuple) else ()
+
+
+def _tells_of_no_broker(argument: object) -> bool:
+    """Whether it is an error, or its class, of a connection or of a broker that will be ready later."""
+    if isinstance(argument, ssl.SSLError):
+        return False  # a certificate, which no waiting mends
+    error = argument if isinstance(argument, type) else type(argument)
+    return isinstance(argument, OSError | TimeoutError) or error.__name__ in _OF_NO_BROKER
+
+
+def _told(left_out: int, seconds: float) -> str:
+    return f"(and {left_out} more like it in {seconds:.0f} s)"
