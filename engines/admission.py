@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -52,6 +53,7 @@ class Admission:
         Raises:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
         """
+        started = time.perf_counter()
         try:
             check_names(task, engine, model_name)
             handler = self._handlers.get(task)
@@ -69,7 +71,9 @@ class Admission:
             raise
         except Exception as error:
             raise stage_failed("admit", task, error) from error
-        return Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim, most_cost)
+        prepared = Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim, most_cost)
+        prepared.timings["resolve"] = time.perf_counter() - started
+        return prepared
 
     def admits_at_once(self, engine: str, model_name: str) -> bool:
         """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""

@@ -13,7 +13,7 @@ from engines.execution import Execution
 from engines.handler_stages import postprocess, preprocess, stage_failed
 from engines.media_values import MediaValues
 from engines.prepared import Prepared
-from engines.results import failure_result, success_result
+from engines.results import failed_in, failure_result, no_time, success_result
 from engines.statistics import Statistics
 from handlers.errors import InferenceError
 
@@ -44,7 +44,7 @@ class DirectCall:
             InferenceError: any kind of handlers.errors but those of running a model; nothing else.
         """
         admitted = self._admit(task=task, engine=engine, model_name=model_name, data=data, options=options)
-        self._give_inputs(admitted, data)
+        preprocess(admitted, self._here(admitted, data))
         return admitted
 
     def infer(
@@ -69,23 +69,30 @@ class DirectCall:
         }
         output: dict[str, Any] | None = None
         failure: InferenceError | None = None
+        timings, stage = no_time(), "resolve"
         try:
             admitted = self._admit(
                 task=task, engine=engine, model_name=model_name, data=data, options=options
             )
-            about.update(model_version=admitted.model.version, timings=admitted.timings)
-            self._give_inputs(admitted, data)
-            output = postprocess(admitted, self._run(admitted))
+            about["model_version"], timings, stage = admitted.model.version, admitted.timings, "fetch"
+            here = self._here(admitted, data)
+            stage = "preprocess"
+            preprocess(admitted, here)
+            stage = "wait"
+            raw = self._run(admitted)
+            stage = "postprocess"
+            output = postprocess(admitted, raw)
         except InferenceError as error:
             failure = error
         about["processing_s"] = processing_s = time.perf_counter() - started
+        about["timings"] = timings if failure is None else failed_in(stage, timings, processing_s)
         self._statistics.record(
             about["task"],
             about["model_name"],
             about["engine"],
             failure is None,
             processing_s,
-            about.get("timings"),
+            about["timings"],
         )
         if failure is not None:
             return failure_result(error=failure, **about)
@@ -102,8 +109,8 @@ class DirectCall:
             task=task, engine=engine, model_name=model_name, data=data, options=options
         )
 
-    def _give_inputs(self, admitted: Prepared, data: dict[str, Any]) -> None:
-        """Bring the media in `data` here, and give the request what its handler makes of them."""
+    def _here(self, admitted: Prepared, data: dict[str, Any]) -> dict[str, Any]:
+        """Return `data` with its media brought here."""
         started = time.perf_counter()
         try:
             here = self._media.resolve(data, admitted.handler.media_fields)
@@ -112,7 +119,7 @@ class DirectCall:
         except Exception as error:
             raise stage_failed("fetch", admitted.task, error) from error
         admitted.timings["fetch"] = time.perf_counter() - started
-        preprocess(admitted, here)
+        return here
 
     def _run(self, prepared: Prepared) -> dict[str, Any]:
         """Return the engine's raw result.

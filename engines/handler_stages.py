@@ -9,8 +9,9 @@ import structlog
 
 from engines.checks import check_data
 from engines.prepared import Prepared
+from engines.result_numbers import not_a_number
 from handlers.base import BaseModelHandler
-from handlers.errors import InferenceError, InternalError, InvalidInput, as_inference_error
+from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         InternalError: permanent; the handler cannot read what the engine returned.
+        InferenceFailed: permanent; the output holds NaN or an infinity.
         InferenceError: whatever else the handler raises of that tree.
     """
     started = time.perf_counter()
@@ -56,6 +58,12 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
     metadata = output.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise _no_dict(prepared.task, metadata, "as metadata; it must be a dict")
+    if wrong := not_a_number(output, "result"):
+        raise InferenceFailed(
+            f"{wrong}, which JSON does not have: model {prepared.model.key} of engine {prepared.engine} or the "
+            f"handler of task {prepared.task} computed no finite number; try another input, or load the model in "
+            "a wider number format (torch_dtype fp32)"
+        )
     return output
 
 

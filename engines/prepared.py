@@ -22,7 +22,7 @@ class Prepared(msgspec.Struct, eq=False):
     """A request that passed every check; ready for the engine once `preprocess` gave it its inputs.
 
     Owned by whoever carries it from `admit` to `finish`, one thread at a time. `timings` collects the seconds
-    of each stage on the way: fetch, preprocess, wait (added to, so a queue may add its own), infer,
+    of each stage on the way: resolve, fetch, preprocess, wait (added to, so a queue may add its own), infer,
     postprocess.
     """
 

@@ -11,11 +11,17 @@ from typing import Any, TypedDict, Unpack
 
 from handlers.errors import InferenceError
 
-STAGES = ("queue", "fetch", "preprocess", "wait", "infer", "postprocess")
+STAGES = ("queue", "resolve", "fetch", "preprocess", "wait", "infer", "postprocess")
 """Stages of one request, in order; the keys of `timings`."""
 
 no_time = dict.fromkeys(STAGES, 0.0).copy
 """Returns new timings in which every stage took 0 seconds, as one does that is not reached."""
+
+
+def failed_in(stage: str, timings: Mapping[str, float], processing_s: float) -> dict[str, float]:
+    """Return the timings of a request that failed in `stage`: what no stage has counted so far is its time."""
+    counted = sum(timings.values()) - timings["queue"]
+    return {**timings, stage: timings[stage] + max(0.0, processing_s - counted)}
 
 
 class _Asked(TypedDict):

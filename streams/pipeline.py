@@ -17,7 +17,7 @@ import structlog
 from engines.base import Emit
 from engines.inference import InferenceManager
 from engines.prepared import Outcome, Prepared
-from engines.results import no_time, result_of
+from engines.results import failed_in, no_time, result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from streams.dispatch import Dispatcher
 from streams.logs import request_context
@@ -35,6 +35,7 @@ class _UnderWay:
     """How far a request has come, for whoever has to tell of its failure."""
 
     prepared: Prepared | None = None
+    stage: str = "resolve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class Pipeline:
         under_way = _UnderWay()
         with request_context(request_id=request.id, task=request.task, model=request.model_name):
             outcome = await self._outcome(request, under_way, emit)
-        return self.result(request, under_way.prepared, outcome, started, queue_s, attempt)
+        return self.result(
+            request, under_way.prepared, outcome, started, queue_s, attempt, stage=under_way.stage
+        )
 
     def result(
         self,
@@ -97,13 +100,18 @@ class Pipeline:
         started: float,
         queue_s: float,
         attempt: int = 1,
+        *,
+        stage: str = "resolve",
     ) -> dict[str, Any]:
-        """Return the result of a request that was begun at `started` and ended with `outcome`, and count it."""
+        """Return the result of a request that was begun at `started` and ended with `outcome`, and count it.
+
+        A failed one ended in `stage`.
+        """
         processing_s = self._clock() - started
         is_success = not isinstance(outcome, InferenceError)
         timings = prepared.timings if prepared else no_time()
-        if not is_success:
-            timings = timings.copy()  # where time ran out, the engine still works on the request, and counts
+        if not is_success:  # a copy: where time ran out, the engine still works on the request, and counts
+            timings = failed_in(stage, timings, processing_s)
         timings["queue"] = queue_s
         self._manager.statistics.record(
             request.task,
@@ -157,29 +165,38 @@ class Pipeline:
         deadline = request.deadline_at()
         prepared.urgency = (-request.priority, math.inf if deadline is None else deadline)
         if prepared.handler.media_fields:
-            raw = await self._run_with_media(request, prepared, emit)
+            raw = await self._run_with_media(request, under_way, prepared, emit)
         else:
+            under_way.stage = "preprocess"
             await self._quickly(prepared, "preprocess", self._manager.preprocess, request.data)
+            under_way.stage = "wait"
             raw = await self._dispatcher.run(prepared, emit)
         if isinstance(raw, InferenceError):
             return raw  # raised, it would hold on to these frames and all that they hold
+        under_way.stage = "postprocess"
         return await self._quickly(prepared, "postprocess", self._manager.finish, raw)
 
-    async def _run_with_media(self, request: Request, prepared: Prepared, emit: Emit | None) -> Outcome:
+    async def _run_with_media(
+        self, request: Request, under_way: _UnderWay, prepared: Prepared, emit: Emit | None
+    ) -> Outcome:
         """Fetch and decode within the budget of memory, then infer."""
         fields = prepared.handler.media_fields
+        under_way.stage = "wait"
         async with self._memory.holding(prepared.urgency) as holding:
             with self._dispatcher.coming(prepared):
+                under_way.stage = "fetch"
                 started = self._clock()
                 data = await self._fetcher.aresolve(
                     request.data, fields, deadline_s=self._seconds_left(request)
                 )
                 holding.hold(bytes_in([data.get(name) for name in fields]))
                 prepared.timings["fetch"] = self._clock() - started
+                under_way.stage = "preprocess"
                 preprocess = functools.partial(self._manager.preprocess, prepared, data)
                 await self._in(self._pools.decode, preprocess)
                 del data, preprocess  # what was fetched may go, now that it is decoded
                 holding.settle(bytes_in(prepared.inputs))
+            under_way.stage = "wait"
             return await self._dispatcher.run(prepared, emit)
 
     async def _admit(self, request: Request) -> Prepared:

@@ -73,7 +73,12 @@ class QuickPath:
         except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             # In no variable of this frame, to which the error's traceback leads: that would be a circle.
             result = self.pipeline.result(
-                request, prepared, self.pipeline.as_failure(request, error), started, queue_s
+                request,
+                prepared,
+                self.pipeline.as_failure(request, error),
+                started,
+                queue_s,
+                stage="preprocess" if prepared else "resolve",
             )
             on_result(result)
         finally:
@@ -135,5 +140,7 @@ class _UnderWay(msgspec.Struct, eq=False):
         self.prepared.timings["wait"] += wait_s
         if not isinstance(outcome, InferenceError):
             outcome = self.path.postprocess(self.request, self.prepared, outcome)
-        result = self.path.pipeline.result(self.request, self.prepared, outcome, self.started, self.queue_s)
+        result = self.path.pipeline.result(
+            self.request, self.prepared, outcome, self.started, self.queue_s, stage="wait"
+        )
         self.on_result(result)

@@ -75,17 +75,19 @@ class Row:
         self.picker.start_again()
 
     def text(self) -> str:
-        """Return the answer, without the stop string that ended it."""
+        """Return the answer, without the stop string that ended it, or the half of a character that it was cut in."""
         text = self._whole_text()
         cut = self._stop_at(text)
-        return text if cut is None else text[:cut]
+        if cut is not None:
+            return text[:cut]
+        return without_half_character(text) if self.finish_reason in ("length", "cancelled") else text
 
     def settled_text(self) -> str:
         """Return the part of the answer that no further token can change: what may be shown already.
 
         Held back: half a character, and what may turn out to be the beginning of a stop string.
         """
-        text = self.text().rstrip("\ufffd")
+        text = without_half_character(self.text())
         most = max((len(stop) - 1 for stop in self._stop), default=0)
         for count in range(min(most, len(text)), 0, -1):
             if any(stop.startswith(text[-count:]) for stop in self._stop):
@@ -115,3 +117,8 @@ class Row:
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text if isinstance(text, str) else "".join(text)
+
+
+def without_half_character(text: str) -> str:
+    """Return decoded `text` without the bytes at its end that are no whole character: its tokens were cut there."""
+    return text.rstrip("\ufffd")

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneratio
 from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
+from engines.transformers.row import without_half_character
 from engines.transformers.runner import Outcome
 from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
 from engines.transformers.speech_segments import Segment, join_texts, words_of
@@ -180,7 +181,7 @@ class WhisperRunner(SpeechRecognitionRunner):
             return None
         if rest_from > window.start and window.passes < _MAX_PASSES:
             return _Window(window.recording, rest_from, window.end, window.passes + 1)
-        tail_segment = Segment(rest_from / self.rate, window.end / self.rate, self._decode(tail))
+        tail_segment = Segment(rest_from / self.rate, window.end / self.rate, self._text(tail))
         window.recording.segments.append(tail_segment)
         return None
 
@@ -194,7 +195,7 @@ class WhisperRunner(SpeechRecognitionRunner):
             times = [min(offset + time, window_end) for time in part["token_timestamps"].tolist()]
             spoken = [pair for pair in zip(tokens, times, strict=False) if pair[0] < self._first_special]
             words = words_of(spoken, decode=self._decode, language=window.recording.language, end=end)
-        return Segment(start, end, self._decode(self._text_tokens(tokens)), words)
+        return Segment(start, end, self._text(self._text_tokens(tokens)), words)
 
     def _result(self, recording: _Recording) -> dict[str, Any]:
         segments = sorted(recording.segments, key=lambda segment: segment.start)
@@ -212,6 +213,9 @@ class WhisperRunner(SpeechRecognitionRunner):
 
     def _text_tokens(self, tokens: Sequence[int]) -> list[int]:
         return [token for token in tokens if token < self._first_special]
+
+    def _text(self, tokens: list[int]) -> str:
+        return without_half_character(self._decode(tokens))
 
     def _decode(self, tokens: list[int]) -> str:
         text = self.tokenizer.decode(tokens)

@@ -40,6 +40,38 @@ def test_an_answer_has_every_field_of_a_result(bench: Bench) -> None:
     assert result["worker"]
 
 
+def failed_after(bench: Bench, data: dict[str, Any], **request: Any) -> dict[str, float]:
+    """Return the timings of a request that fails, all of whose time must be in them."""
+    result = bench.infer(data, **request)
+    assert not result["success"]
+    timings: dict[str, float] = result["timings"]
+    assert sum(timings.values()) == pytest.approx(result["processing_time"], abs=1e-6)
+    return timings
+
+
+def test_a_failed_request_has_the_stages_that_it_went_through(tmp_path: Path) -> None:
+    def refuse(address: str) -> Any:
+        time.sleep(0.01)
+        raise InvalidInput(f"{address} is refused")
+
+    bench = Bench(tmp_path, fetch_media=refuse)
+    resolve = failed_after(bench, {"text": "x"}, model_name="nobody")
+    assert resolve["resolve"] > 0
+    assert not any(seconds for stage, seconds in resolve.items() if stage != "resolve")
+    fetch = failed_after(bench, {"media": "s3://bucket/key"})
+    assert fetch["fetch"] >= 0.01
+    assert fetch["preprocess"] == fetch["infer"] == 0
+    preprocess = failed_after(bench, {"text": "preprocess-bug"})
+    assert preprocess["resolve"] > 0
+    assert preprocess["preprocess"] > 0
+    assert preprocess["infer"] == 0
+    infer = failed_after(bench, {"text": "engine-bug"})
+    assert infer["infer"] > 0
+    assert infer["postprocess"] == 0
+    postprocess = failed_after(bench, {"text": "postprocess-bug"})
+    assert postprocess["postprocess"] > 0
+
+
 def test_a_request_without_an_id_gets_one_of_its_own(bench: Bench) -> None:
     ids = {bench.infer({"text": "hello"})["id"] for _ in range(3)}
     assert len(ids) == 3

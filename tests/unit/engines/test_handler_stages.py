@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.engines.parts import Bench, ShoutHandler
@@ -37,3 +40,48 @@ def test_a_handler_that_returns_something_else_than_a_dict_is_told_so(
     error = Bench(tmp_path, handler=returning).error_of({"text": "hello"})
     assert error["code"] == "INTERNAL_ERROR"
     assert f"the handler of task shout {told}" == error["message"]
+
+
+@dataclass
+class Score:
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("output", "place"),
+    [
+        ({"score": math.nan}, "result.score is NaN"),
+        (
+            {"labels": [{"label": "a", "score": 0.5}, {"label": "b", "score": math.inf}]},
+            "result.labels[1].score is Infinity",
+        ),
+        ({"embeddings": [[0.5] * 300, [*[0.5] * 300, -math.inf]]}, "result.embeddings[1][300] is -Infinity"),
+        ({"metadata": {"time_s": math.nan}}, "result.metadata.time_s is NaN"),
+        ({"pair": (1, math.nan)}, "result.pair[1] is NaN"),
+        ({"mixed": [1, 2.5, None, "x", math.nan]}, "result.mixed[4] is NaN"),
+        ({"numpy": np.float64("nan")}, "result.numpy is NaN"),
+        ({"score": Score(math.nan)}, "result.score.value is NaN"),
+        ({"odd": {math.nan: 1}}, "result.odd has the key NaN"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_an_error_that_names_the_field(
+    tmp_path: Path, output: dict[str, Any], place: str
+) -> None:
+    returning = type("Returning", (ShoutHandler,), {"postprocess": lambda self, *_: output})
+    error = Bench(tmp_path, handler=returning).error_of({"text": "hello"})
+    assert (error["code"], error["retryable"]) == ("INFERENCE_FAILED", False)
+    assert place in error["message"]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"huge": [1e308, 1e308, -1e308]},
+        {"big": [0.5, 10**400]},
+        {"deep": [[[]]], "none": None, "text": "nan"},
+    ],
+)
+def test_numbers_however_large_are_no_error(tmp_path: Path, output: dict[str, Any]) -> None:
+    returning = type("Returning", (ShoutHandler,), {"postprocess": lambda self, *_: output})
+    result = Bench(tmp_path, handler=returning).infer({"text": "hello"})
+    assert result["success"], result["error"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from engines.transformers.row import Row
 from engines.transformers.sampling import Sampling, TokenPicker
@@ -67,3 +69,49 @@ def test_a_long_prompt_is_not_decoded_anew_for_every_token(monkeypatch: pytest.M
         pass
     assert one.text() == " c c c c"
     assert max(lengths) < 20
+
+
+def bytes_row(budget: int, stop: Sequence[str] = ()) -> tuple[Row, dict[str, int]]:
+    """Return a row whose tokens are bytes, as those of rare characters are in most models, and the tokens."""
+    vocabulary = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[]))
+    backend.decoder = decoders.ByteLevel()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    one = Row(
+        [vocabulary["a"]],
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend),  # type: ignore[no-untyped-call]
+        ends=frozenset({-1}),
+        budget=budget,
+        stop=stop,
+        picker=TokenPicker(Sampling()),
+    )
+    return one, vocabulary
+
+
+def grown(text: str, budget: int, stop: Sequence[str] = ()) -> Row:
+    """Return a row to which the bytes of `text` come until it is done."""
+    one, _ = bytes_row(budget, stop)
+    for token in one._tokenizer(text)["input_ids"]:
+        one.accept(token)
+    return one
+
+
+@pytest.mark.parametrize("character", ["é", "水", "😀"])
+def test_a_text_cut_at_its_length_never_ends_in_half_a_character(character: str) -> None:
+    size = len(character.encode())
+    for budget in range(1, 3 * size + 1):
+        one = grown(character * 3, budget)
+        assert one.finish_reason == "length"
+        assert one.text() == one.settled_text() == character * (budget // size)
+
+
+def test_a_row_that_is_given_up_never_ends_in_half_a_character() -> None:
+    one = grown("o😀"[:2], 10)
+    one.tokens.pop()
+    one.give_up()
+    assert one.text() == "o"
+
+
+def test_a_stop_string_after_many_bytes_cuts_between_characters() -> None:
+    one = grown("水x😀y", 100, stop=["😀"])
+    assert (one.finish_reason, one.text()) == ("stop", "水x")

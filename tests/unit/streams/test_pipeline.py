@@ -30,6 +30,15 @@ async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_publi
         await site.pipeline.answer(shout("next"))  # by now the engine has ended with the one before
     assert result["error"]["code"] == "DEADLINE_EXCEEDED"
     assert result["timings"] == published
+    assert result["timings"]["wait"] > 0.1
+    assert sum(result["timings"].values()) >= result["processing_time"]
+
+
+async def test_a_request_for_a_model_that_is_not_there_says_how_long_that_took(tmp_path: Path) -> None:
+    async with site_with(tmp_path, PlainHandler) as site:
+        result = await site.pipeline.answer(shout("hello", model_name="nobody"))
+    assert result["error"]["code"] == "UNKNOWN_MODEL"
+    assert result["timings"]["resolve"] == pytest.approx(result["processing_time"], abs=1e-6)
 
 
 async def test_what_the_engine_says_of_one_request_holds_on_to_nothing_of_it(
