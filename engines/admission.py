@@ -15,6 +15,7 @@ from engines.prepared import Prepared
 from engines.registry import EngineRegistry
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
+from handlers.option_spec import NO_BOUNDS, Bounds
 from handlers.options import validate_options
 from handlers.options_in_data import with_options_in_data
 
@@ -29,8 +30,16 @@ class Admission:
     """Lets in the requests that can be answered. Thread-safe; `admit` blocks where the registry is to be asked."""
 
     def __init__(
-        self, *, handlers: Handlers, engines: EngineRegistry, models: ModelManager, swaps: ModelSwaps
+        self,
+        *,
+        handlers: Handlers,
+        engines: EngineRegistry,
+        models: ModelManager,
+        swaps: ModelSwaps,
+        bounds: Bounds,
     ) -> None:
+        """`bounds` are the largest values of options, for every engine; each engine adds its own."""
+        self._bounds = bounds
         self._handlers = handlers
         self._engines = engines
         self._models = models
@@ -59,9 +68,12 @@ class Admission:
             handler = self._handlers.get(task)
             runner = self._engines.get(engine)
             check_engine(runner, engine, task)
-            checked = validate_options(options, task_options=handler.options, engine=engine)
+            bounds = (
+                {**self._bounds, **runner.option_bounds} if options or handler.options_in_data else NO_BOUNDS
+            )
+            checked = validate_options(options, task_options=handler.options, engine=engine, bounds=bounds)
             if handler.options_in_data:
-                checked = with_options_in_data(handler, checked, data, engine)
+                checked = with_options_in_data(handler, checked, data, engine, bounds)
             model, claim = self._swaps.resolve(model_name)
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)

@@ -13,6 +13,7 @@ import structlog
 from pydantic import BaseModel
 
 from handlers.errors import InferenceError, InferenceFailed
+from handlers.option_spec import NO_BOUNDS, Bounds
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,10 @@ class BaseEngine(ABC):
     settings_class: ClassVar[type[BaseModel] | None] = None
     """A pydantic model of what can be set for this engine, in section `engines` of the settings under its name.
     One of them, checked, is the `config` that `__init__` gets; without a class there is nothing to set."""
+
+    option_bounds: Bounds = NO_BOUNDS
+    """The largest values that this engine's settings allow to requests, by the setting's name, for options whose
+    `OptionSpec.bound` names one of them."""
 
     on_progress: ProgressListener | None = None
     """Hears of downloads to the engine's own server, where it has one; set before the first model is loaded.

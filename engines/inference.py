@@ -24,7 +24,7 @@ from engines.resolved_model import ResolvedModel, VersionId
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.errors import ModelMismatch
-from handlers.settings import MediaSettings
+from handlers.settings import LimitSettings, MediaSettings
 
 __all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
 
@@ -53,6 +53,7 @@ class InferenceManager:
         on_model: ModelListener | None = None,
         idle_unload_s: float | None = None,
         probes: HealthProbes | None = None,
+        limits: LimitSettings | None = None,
     ) -> None:
         """`trust_local_paths` is for callers in this very process: every path it can read is accepted.
 
@@ -68,7 +69,13 @@ class InferenceManager:
         self._swaps = ModelSwaps(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
-        admission = Admission(handlers=handlers, engines=engines, models=models, swaps=self._swaps)
+        admission = Admission(
+            handlers=handlers,
+            engines=engines,
+            models=models,
+            swaps=self._swaps,
+            bounds=(limits or LimitSettings()).bounds,
+        )
         values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
         direct = DirectCall(admission, execution, values, self.statistics)
         self.admit, self.admits_at_once = admission.admit, admission.admits_at_once
@@ -110,6 +117,7 @@ class InferenceManager:
             trust_local_paths=trust_local_paths,
             on_model=on_model,
             idle_unload_s=settings.cache.idle_unload_s,
+            limits=settings.limits,
         )
 
     def infer(

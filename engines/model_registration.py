@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from engines.hub import pinned_revision, snapshot_in
 from engines.manifest import digest_of, files_in
 from engines.mlflow_registry import MlflowRegistry
+from engines.ollama.names import is_valid_name
 from engines.resolved_model import ResolvedModel, is_model_name
 from handlers.errors import InvalidRequest
 
@@ -102,6 +103,11 @@ def _ollama(
         raise InvalidRequest(
             f"model {model_name} with model_source ollama needs the tag ollama_model_name, the name that the "
             "Ollama server knows, like llama3.2:1b"
+        )
+    if not is_valid_name(name):
+        raise InvalidRequest(
+            f"the tag ollama_model_name {name[:160]!r} is not a name that Ollama takes; write it as `ollama list` "
+            "does, like llama3.2:1b or hf.co/org/repo:Q4_K_M"
         )
     tags.setdefault("engine", "ollama")
     return f"ollama://local/{_UNSAFE.sub('-', name).strip('-')}", tags

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from handlers.settings import MediaSettings, Section, UserPath
+from handlers.option_spec import Bounds
+from handlers.settings import LimitSettings, MediaSettings, Section, UserPath
 
 ENV_PREFIX = "INFERSTREAM_"
+
+THREADS_ELSEWHERE = 64
+"""Most threads a request may ask of an Ollama server on another machine, whose cores nobody here knows."""
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def user_cache_dir() -> Path:
     """Return this user's cache folder for inferstream (XDG_CACHE_HOME is honoured)."""
-    import os
-
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "inferstream"
 
@@ -156,6 +166,44 @@ class OllamaSettings(Section):
         "at once there.",
     )
     auto_pull: bool = Field(default=True, description="Pull a missing model once.")
+    max_threads: int | None = Field(
+        default=None,
+        gt=0,
+        description="Largest num_thread of a request; default: this machine's cores where the server is on it, "
+        "else 64.",
+    )
+    max_batch: int = Field(
+        default=2048, gt=0, description="Largest num_batch and draft_num_predict of a request."
+    )
+    max_context: int | None = Field(
+        default=None,
+        gt=0,
+        description="Largest num_ctx, num_keep and repeat_last_n of a request; default: what the model was made "
+        "for, or 131072 where the server does not tell.",
+    )
+    shift: bool | None = Field(
+        default=None,
+        description="Whether an answer that fills the context goes on without its oldest tokens; a model's tag "
+        "ollama_shift goes before it. Unset, the server decides. No option of requests: a change reloads the model.",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine, by its address."""
+        host = (urlsplit(self.api_base).hostname or "").lower()
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def bounds(self) -> Bounds:
+        """The largest value of each option that a setting of this section bounds."""
+        threads = self.max_threads or (available_cores() if self.is_local else THREADS_ELSEWHERE)
+        bounds = {"ollama.max_threads": threads, "ollama.max_batch": self.max_batch}
+        return bounds if self.max_context is None else {**bounds, "ollama.max_context": self.max_context}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +254,7 @@ class EngineSettings(BaseSettings):
     transformers: TransformersSettings = Field(default_factory=TransformersSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     media: MediaSettings = Field(default_factory=MediaSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
     engines: OwnEngines = Field(default_factory=OwnEngines, repr=False)
 
     @classmethod

@@ -6,9 +6,9 @@ there says what they mean. Servers pass over, and log, those that their version 
 
 from __future__ import annotations
 
-from handlers.option_spec import OptionSpec
+from handlers.option_spec import MOST, OptionSpec
 
-_MOST_TOKENS = 2**24
+_CONTEXT_BOUND = "ollama.max_context"
 
 _REQUEST = (
     OptionSpec("format", "format", "Form of the answer."),
@@ -19,10 +19,19 @@ _REQUEST = (
         "Whether and how hard a thinking model thinks first.",
         choices=(True, False, "low", "medium", "high", "max"),
     ),
+    OptionSpec(
+        "truncate",
+        "boolean",
+        "Cut a prompt that is longer than the context, oldest part first, instead of refusing it.",
+    ),
 )
 _SAMPLING = (
     OptionSpec(
-        "min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1
+        "min_p",
+        "number",
+        "Leave out tokens below this share of the likeliest one's probability.",
+        0,
+        1,
     ),
     OptionSpec("typical_p", "number", "Draw from tokens as surprising as usual; 1 draws from all.", 0, 1),
     OptionSpec("tfs_z", "number", "Tail-free sampling of older servers; 1 is none.", 0, 100),
@@ -34,11 +43,16 @@ _SAMPLING = (
         "integer",
         "Latest tokens that repeat_penalty looks at; 0: none, -1: the whole context.",
         -1,
-        _MOST_TOKENS,
+        maximum=MOST,
+        bound=_CONTEXT_BOUND,
     ),
     OptionSpec("presence_penalty", "number", "Above 0, tokens that came at all become less likely.", -2, 2),
     OptionSpec(
-        "frequency_penalty", "number", "Above 0, tokens become less likely each time they come.", -2, 2
+        "frequency_penalty",
+        "number",
+        "Above 0, tokens become less likely each time they come.",
+        -2,
+        2,
     ),
     OptionSpec("penalize_newline", "boolean", "Whether repeat_penalty counts line ends; older servers."),
     OptionSpec(
@@ -46,19 +60,26 @@ _SAMPLING = (
         "integer",
         "Most tokens a draft model runs ahead; 0 does without one.",
         0,
-        _MOST_TOKENS,
+        maximum=MOST,
+        bound="ollama.max_batch",
     ),
 )
 _CONTEXT = (
     OptionSpec(
-        "num_ctx", "integer", "Context window in tokens; a change reloads the model.", 1, _MOST_TOKENS
+        "num_ctx",
+        "integer",
+        "Context window in tokens; a change reloads the model.",
+        1,
+        maximum=MOST,
+        bound=_CONTEXT_BOUND,
     ),
     OptionSpec(
         "num_keep",
         "integer",
         "Tokens of the prompt that stay when the context is full; -1: all.",
         -1,
-        _MOST_TOKENS,
+        maximum=MOST,
+        bound=_CONTEXT_BOUND,
     ),
 )
 _LOADING = (
@@ -67,7 +88,8 @@ _LOADING = (
         "integer",
         "Tokens of a prompt read at once; a change reloads the model.",
         1,
-        _MOST_TOKENS,
+        maximum=MOST,
+        bound="ollama.max_batch",
     ),
     OptionSpec(
         "num_gpu",
@@ -84,7 +106,8 @@ _LOADING = (
         "integer",
         "Threads, 0: as the server decides; a change reloads the model.",
         0,
-        10_000,
+        maximum=MOST,
+        bound="ollama.max_threads",
     ),
     OptionSpec("use_mmap", "boolean", "Map the file into memory; a change reloads the model."),
     OptionSpec("use_mlock", "boolean", "Lock the model in memory; older servers."),

@@ -15,8 +15,9 @@ def options_schema(task: str, engine: str | None = None) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the `options` of a request for `task`.
 
     It accepts what `validate_options` accepts for `engine`, or for any engine where that is None or not one of
-    the built-in ones. The one thing it cannot say: an option given under two names must have one value. For a
-    task that the table does not name, use `schema_of` with the options of its handler.
+    the built-in ones. Two things it cannot say: an option given under two names must have one value, and what the
+    settings of a worker allow at most. For a task that the table does not name, use `schema_of` with the options
+    of its handler.
     """
     return schema_of(options_of(task) or None, engine, title=f"options of {task}")
 
@@ -28,6 +29,9 @@ def schema_of(
     specs = (OPTIONS if task_options is None else task_options).values()
     of_engine = [spec for spec in specs if spec.applies_to(engine)]
     properties: dict[str, Any] = dict(pair for spec in of_engine for pair in _properties(spec, engine))
+    for spec in specs:
+        if not spec.applies_to(engine) and spec.neutral is not None:
+            properties[spec.name] = {"description": spec.description, "enum": [spec.neutral, None]}
     schema = {
         "$schema": DIALECT,
         "title": title,

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from handlers.errors import InvalidOption
@@ -14,6 +15,14 @@ BUILT_IN_ENGINES = frozenset({"transformers", "ollama"})
 """Engines whose options are known here; another engine may be given every known one and judges for itself."""
 
 Kind = Literal["integer", "number", "boolean", "string", "strings", "choice", "duration", "format"]
+
+Bounds = Mapping[str, int]
+"""The largest values that settings allow, by the setting's name as in "limits.max_tokens"."""
+
+MOST = 2**31 - 1
+"""The largest value of an option whose bound a setting holds."""
+
+NO_BOUNDS: Bounds = MappingProxyType({})
 
 # Source: https://pkg.go.dev/time#ParseDuration
 _GO_DURATION = r"-?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+"
@@ -26,7 +35,9 @@ class OptionSpec:
     `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of
     kind "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is
     what an engine calls it, where that differs; requests may use either name. `engine_values` are the whole
-    numbers beyond the range that an engine takes besides.
+    numbers beyond the range that an engine takes besides. `bound` names the setting that holds the largest
+    value, below `maximum`. `neutral` is the value that changes nothing: an
+    engine without this option accepts it and does without.
     """
 
     name: str
@@ -39,6 +50,8 @@ class OptionSpec:
     tasks: tuple[str, ...] = ()
     engine_names: Mapping[str, str] = field(default_factory=dict)
     engine_values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bound: str = ""
+    neutral: Any = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,9 +62,13 @@ class OptionSpec:
         """Return whether `engine` takes it; None stands for any engine."""
         return not self.engines or engine not in BUILT_IN_ENGINES or engine in self.engines
 
+    def is_neutral(self, value: Any) -> bool:
+        """Return whether `value` changes nothing, so that an engine without this option may do without it."""
+        return self.neutral is not None and _is_same(value, self.neutral)
+
     @property
     def allowed(self) -> str:
-        """The values it takes, as a phrase: "a number from 0 to 2"."""
+        """The values it takes, as a phrase: "a number from 0 to 2". A bound is named, not its value."""
         match self.kind:
             case "integer" | "number":
                 return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}{self._also}"
@@ -69,16 +86,24 @@ class OptionSpec:
             case "format":
                 return '"json" or a JSON Schema object'
 
-    def check(self, value: Any, *, written: str, engine: str | None = None) -> Any:
+    def check(
+        self, value: Any, *, written: str, engine: str | None = None, bounds: Bounds = NO_BOUNDS
+    ) -> Any:
         """Return `value` as it is passed on: a float for kind "number", an int for "integer", a list of strings.
 
-        As in JSON, 2 and 2.0 are one number. `engine` is the one it is for; None stands for any.
+        As in JSON, 2 and 2.0 are one number. `engine` is the one it is for; None stands for any. A value that
+        asks an engine for as much as there is (`engine_values`) becomes the bound.
 
         Raises:
             InvalidOption: permanent; names the option as `written`, the value and what is allowed.
         """
+        most = bounds.get(self.bound)
+        if most is not None and _is_whole_number(value) and value > most:
+            raise over_bound(written, value, most, self.bound)
         if not self._takes(value, engine):
             raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
+        if most is not None and value in self._values_of(engine):
+            return most
         if self.kind == "number":
             return float(value)
         if self.kind == "integer":
@@ -158,7 +183,16 @@ class OptionSpec:
     @property
     def _range(self) -> str:
         low = "" if self.minimum is None else f" from {self.minimum}"
-        return low + ("" if self.maximum is None else f" to {self.maximum}")
+        high = self.bound or self.maximum
+        return low + ("" if high is None else f" to {high}")
+
+
+def over_bound(written: str, value: float, most: int, setting: str) -> InvalidOption:
+    """Return the error for a value above what the operator's setting allows."""
+    return InvalidOption(
+        f"options.{written} is {shown(value)}; {setting} allows at most {most}: ask for less, or have the "
+        "operator raise that setting"
+    )
 
 
 def shown(value: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from handlers.errors import InvalidOption
 from handlers.option_ollama import OLLAMA_OPTIONS
+from handlers.option_spec import MOST, NO_BOUNDS, Bounds, shown
 from handlers.option_spec import OptionSpec as OptionSpec
-from handlers.option_spec import shown
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
 """Tasks whose models write an answer, in words of their own."""
@@ -35,10 +35,11 @@ _LENGTH = (
     OptionSpec(
         "max_new_tokens",
         "integer",
-        "Most tokens to generate; in asr, for each window of the recording; with ollama, -1: no bound, -2: until "
-        "the context is full.",
+        "Most tokens to generate; in asr, for each window of the recording; with ollama, -1 and -2: as many as the "
+        "bound allows. Ollama itself ends an answer at 10 times num_ctx.",
         1,
-        1_000_000,
+        maximum=MOST,
+        bound="limits.max_tokens",
         engine_names={"ollama": "num_predict"},
         engine_values={"ollama": (-1, -2)},
     ),
@@ -68,7 +69,8 @@ _SAMPLING = (
         "integer",
         "Most tokens of prompt and answer together; with ollama, of the answer.",
         1,
-        1_000_000,
+        maximum=MOST,
+        bound="limits.max_tokens",
     ),
     OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
     OptionSpec(
@@ -86,9 +88,21 @@ _TOP_K = (
     ),
 )
 _BEAMS = (
-    OptionSpec("num_beams", "integer", "Beams of beam search; 1 searches none.", 1, 16),
-    OptionSpec("early_stopping", "choice", "When beam search ends.", choices=(True, False, "never")),
-    OptionSpec("length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10),
+    OptionSpec(
+        "num_beams",
+        "integer",
+        "Beams of beam search; 1 searches none.",
+        1,
+        maximum=MOST,
+        bound="limits.max_beams",
+        neutral=1,
+    ),
+    OptionSpec(
+        "early_stopping", "choice", "When beam search ends.", choices=(True, False, "never"), neutral=False
+    ),
+    OptionSpec(
+        "length_penalty", "number", "Above 0, beam search prefers longer answers.", -10, 10, neutral=1.0
+    ),
 )
 _SPEECH = (
     OptionSpec("language", "string", 'Language spoken, as "en" or "english"; without it, it is detected.'),
@@ -101,7 +115,14 @@ _SPEECH = (
     ),
 )
 _VIDEO = (
-    OptionSpec("num_frames", "integer", "Frames to look at, at equal distances; without it, 16.", 1, 10_000),
+    OptionSpec(
+        "num_frames",
+        "integer",
+        "Frames to look at, at equal distances; without it, 16.",
+        1,
+        maximum=MOST,
+        bound="media.max_frames",
+    ),
     OptionSpec("every_s", "number", "Look at one frame for each so many seconds instead.", 0.001, 86_400),
 )
 
@@ -129,15 +150,21 @@ def options_of(task: str) -> dict[str, OptionSpec]:
 
 
 def validate_options(
-    options: Mapping[str, Any] | None, *, task_options: Mapping[str, OptionSpec] | None, engine: str
+    options: Mapping[str, Any] | None,
+    *,
+    task_options: Mapping[str, OptionSpec] | None,
+    engine: str,
+    bounds: Bounds = NO_BOUNDS,
 ) -> dict[str, Any]:
     """Return `options` checked and under canonical names; an option that is null counts as not given.
 
-    `task_options` are those the task takes. With None, names of the table are checked and others pass.
+    `task_options` are those the task takes. With None, names of the table are checked and others pass. An
+    option that `engine` does not have is left out where its value is the neutral one. `bounds` are the largest
+    values that the settings allow.
 
     Raises:
         InvalidOption: permanent; says which names are unknown and the nearest known ones, which value is out
-            of range and the range, which type is wrong and the right one, whose option it is.
+            of range and the range or setting, which type is wrong and the right one, whose option it is.
     """
     if options is None or options == {}:
         return {}
@@ -156,11 +183,13 @@ def validate_options(
             checked[written] = value
             continue
         if not spec.applies_to(engine):
+            if spec.is_neutral(value):
+                continue
             theirs = " and ".join(spec.engines)
             raise InvalidOption(
                 f"options.{written} is an option of engine {theirs}, not of {engine}; leave it out"
             )
-        value = spec.check(value, written=written, engine=engine)
+        value = spec.check(value, written=written, engine=engine, bounds=bounds)
         if checked.get(spec.name, value) != value:
             raise InvalidOption(
                 f"options.{written_as[spec.name]} and options.{written} are one option but are "

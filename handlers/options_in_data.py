@@ -7,11 +7,15 @@ from typing import Any
 
 from handlers.base import BaseModelHandler
 from handlers.errors import InvalidInput, InvalidOption
-from handlers.option_spec import shown
+from handlers.option_spec import NO_BOUNDS, Bounds, shown
 
 
 def with_options_in_data(
-    handler: BaseModelHandler, options: Mapping[str, Any], data: Mapping[str, Any], engine: str
+    handler: BaseModelHandler,
+    options: Mapping[str, Any],
+    data: Mapping[str, Any],
+    engine: str,
+    bounds: Bounds = NO_BOUNDS,
 ) -> dict[str, Any]:
     """Return the validated `options` with those that stand in `data`, checked as they are; null is not given.
 
@@ -25,9 +29,9 @@ def with_options_in_data(
             continue
         spec = (handler.options or {})[name]
         try:
-            value = spec.check(value, written=name, engine=engine)
-        except InvalidOption:
-            raise InvalidInput(f"data.{name} is {shown(value)}; it must be {spec.allowed}") from None
+            value = spec.check(value, written=name, engine=engine, bounds=bounds)
+        except InvalidOption as error:
+            raise InvalidInput(error.message.replace("options.", "data.", 1)) from None
         if joined.setdefault(name, value) != value:
             raise InvalidOption(
                 f"data.{name} is {shown(value)} and options.{name} is {shown(joined[name])}; give one of them"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from handlers.option_spec import Bounds
+
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path in which ~ stands for the user's home folder."""
 
@@ -15,6 +17,22 @@ class Section(BaseModel):
     """A section of the settings tree: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class LimitSettings(Section):
+    """The most that one request may ask for; what media may hold stands in section media."""
+
+    max_tokens: int = Field(
+        default=32_768,
+        gt=0,
+        description="Largest max_new_tokens and max_length; a model's own context may allow less.",
+    )
+    max_beams: int = Field(default=16, gt=0, le=1024, description="Largest num_beams.")
+
+    @property
+    def bounds(self) -> Bounds:
+        """The largest value of each option that a setting of this section bounds."""
+        return {"limits.max_tokens": self.max_tokens, "limits.max_beams": self.max_beams}
 
 
 class MediaSettings(Section):

@@ -6,7 +6,7 @@ from typing import Any
 
 from handlers.base import BaseModelHandler
 from handlers.errors import InvalidInput, InvalidOption
-from handlers.option_spec import shown
+from handlers.option_spec import over_bound, shown
 from handlers.options import options_of
 from handlers.settings import MediaSettings
 from handlers.video import read_video
@@ -37,9 +37,7 @@ class VideoAnalysisHandler(BaseModelHandler):
         if num_frames is not None and every_s is not None:
             raise InvalidOption("num_frames and every_s both say which frames; give one")
         if num_frames is not None and num_frames > self.limits.max_frames:
-            raise InvalidOption(
-                f"num_frames is {num_frames}; media.max_frames allows {self.limits.max_frames}"
-            )
+            raise over_bound("num_frames", num_frames, self.limits.max_frames, "media.max_frames")
         video = read_video(
             data["video"],
             field="data.video",

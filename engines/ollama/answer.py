@@ -13,6 +13,10 @@ log = structlog.get_logger(__name__)
 
 _NS_PER_S = 1e9
 
+_MOST_REPEATS = 30
+"""Ollama ends an answer at the next token that is the same, without a last chunk.
+Source: https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: blanks around a token do not count."""
+
 
 class Answer:
     """One answer in the making; `emit` hears each piece of its text, not of its thinking. For one thread."""
@@ -21,6 +25,9 @@ class Answer:
         self._emit = emit
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._heard = 0
+        self._latest = ""
+        self._repeats = 0
 
     def hear(self, chunk: AnswerChunk) -> None:
         """Take the next chunk."""
@@ -28,18 +35,41 @@ class Answer:
         if chunk.message is not None:
             text, thinking = chunk.message.content, chunk.message.thinking
         if thinking:
+            self._count(thinking)
             self._thinking.append(thinking)
         if text:
+            self._count(text)
             self._text.append(text)
             self._tell(text)
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether its last tokens are so many equal ones that Ollama ends an answer for it."""
+        return self._repeats >= _MOST_REPEATS
+
+    def _count(self, token: str) -> None:
+        self._heard += 1
+        token = token.strip()
+        self._repeats = self._repeats + 1 if token == self._latest else 0
+        self._latest = token
 
     def result(self, last: AnswerChunk) -> dict[str, Any]:
         """Return generated_text, prompt_tokens, completion_tokens, finish_reason, metadata and, where the
         model thought, thinking.
 
         `finish_reason` is Ollama's done_reason (stop, length), or "unknown" where it gives none; metadata has
-        the server's own times: load_s, prompt_eval_s, eval_s, total_s.
+        the server's own times: load_s, prompt_eval_s, eval_s, total_s. Where the server ended an answer that
+        repeats itself, `last` is not done: `finish_reason` is "repetition", the tokens of the answer are those
+        that came, and what only a last chunk tells (prompt_tokens, times) is left out.
         """
+        if not last.done:
+            return {
+                "generated_text": "".join(self._text),
+                **({"thinking": "".join(self._thinking)} if self._thinking else {}),
+                "completion_tokens": self._heard,
+                "finish_reason": "repetition",
+                "metadata": {},
+            }
         return {
             "generated_text": "".join(self._text),
             **({"thinking": "".join(self._thinking)} if self._thinking else {}),

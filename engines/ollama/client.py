@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import httpx
@@ -49,11 +48,14 @@ class OllamaClient:
             timeout=httpx.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             # How many requests run at once is decided before they come here.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_concurrent),
-            trust_env=not _is_this_machine(settings.api_base),  # no proxy of the environment leads back here
+            trust_env=not settings.is_local,  # no proxy of the environment leads back here
         )
 
     async def generate(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
-        """Run a prompt; `hear` gets every chunk, and the last one, with counts and times, is returned."""
+        """Run a prompt; `hear` gets every chunk, and the last one, with counts and times, is returned.
+
+        Where the server ends its stream in good order without a last chunk, that is one that is not `done`.
+        """
         return await self._answer("/api/generate", body, model, hear)
 
     async def chat(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
@@ -115,8 +117,6 @@ class OllamaClient:
                         hear(chunk)
         except Refused as refused:
             raise self.failures.of_refusal(refused, model) from refused
-        if not last.done:
-            raise self.failures.of_cut(model)
         return last
 
     async def _chunks(self, path: str, body: bytes, kind: type[Chunk]) -> AsyncGenerator[Chunk]:
@@ -172,11 +172,3 @@ def _refusal(response: httpx.Response) -> Refused:
     except (msgspec.DecodeError, UnicodeDecodeError):
         said = response.text
     return Refused(response.status_code, said)
-
-
-def _is_this_machine(api_base: str) -> bool:
-    host = httpx.URL(api_base).host
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -16,8 +16,9 @@ from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
+from engines.ollama.names import short_name
 from engines.ollama.request import OllamaModel, Request, build
-from engines.ollama.server_models import ServerModels, short_name
+from engines.ollama.server_models import ServerModels
 from engines.ollama.slots import Slots
 from engines.ollama.wire import Shown
 from engines.settings import OllamaSettings
@@ -30,6 +31,11 @@ UNLOAD_TIMEOUT_S = 3.0
 
 NEEDED_CAPABILITY = {"text-generation": "completion", "vlm": "vision"}
 """What a model must be able to do for a task, in Ollama's words."""
+
+SHIFT_TAG = "ollama_shift"
+
+UNTOLD_CONTEXT = 131_072
+"""The longest context, in tokens, that requests may ask for where neither setting nor server tells one."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +55,7 @@ class OllamaEngine(BaseEngine):
 
     def __init__(self, config: OllamaSettings | None = None) -> None:
         super().__init__(config or OllamaSettings())
+        self.option_bounds = self.config.bounds
         self._client = OllamaClient(self.config)
         self._models = ServerModels(self._client, auto_pull=self.config.auto_pull, tell=self._tell)
         self._slots = Slots(self.config.max_concurrent)
@@ -60,16 +67,24 @@ class OllamaEngine(BaseEngine):
         """Return the model that the tag `ollama_model_name` names, else `name`, once the server holds it.
 
         A missing model is pulled where `ollama.auto_pull` is on. Its weights get into the server's memory with
-        the first request.
+        the first request. The tag `ollama_shift` (true or false) goes before the setting ollama.shift.
 
         Raises:
-            ModelLoadFailed: permanent; the server does not have it, or it cannot do the task.
+            ModelLoadFailed: permanent; the server does not have it, it cannot do the task, or a tag is wrong.
             EngineUnavailable: retryable; the server is away, or a pull was cut short.
         """
-        theirs = short_name(kw.get("tags", {}).get("ollama_model_name") or name)
+        tags = kw.get("tags", {})
+        theirs = short_name(tags.get("ollama_model_name") or name)
+        shift = _shift(theirs, tags.get(SHIFT_TAG), self.config.shift)
         shown = self._wait_for(self._models.ensure, theirs)
         _check_capability(theirs, kw.get("task"), shown)
-        model = OllamaModel(theirs, repeat_penalty=_own_repeat_penalty(shown))
+        model = OllamaModel(
+            theirs,
+            repeat_penalty=_own_repeat_penalty(shown),
+            most_context=None if self.config.max_context else shown.context_length or UNTOLD_CONTEXT,
+            shift=shift,
+            sees="vision" in (shown.capabilities or ()),
+        )
         with self._held_lock:
             self._held[theirs].add(model)
         return model
@@ -169,6 +184,8 @@ class OllamaEngine(BaseEngine):
             answer = Answer(emit)
             ask = self._client.chat if request.is_chat else self._client.generate
             last = await ask(request.body, model=model.name, hear=answer.hear)
+        if not last.done and not answer.repeats_itself:
+            raise self._client.failures.of_cut(model.name)
         return answer.result(last)
 
     async def _build(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> Request:
@@ -230,6 +247,15 @@ def _check_capability(model: str, task: str | None, shown: Shown) -> None:
         f"model {model} cannot do task {task}: Ollama says it is capable of "
         f"{', '.join(shown.capabilities) or 'nothing'}, not of {needed}; name another model"
     )
+
+
+def _shift(model: str, tag: str | None, setting: bool | None) -> bool | None:
+    """Return whether answers of `model` shift the context: one value for all its requests."""
+    if tag is None:
+        return setting
+    if tag.lower() not in ("true", "false"):
+        raise ModelLoadFailed(f"the tag {SHIFT_TAG} of model {model} is {tag!r}; it must be true or false")
+    return tag.lower() == "true"
 
 
 def _own_repeat_penalty(shown: Shown) -> float:

@@ -5,20 +5,23 @@
 | nothing: refused, no route, cut off, silent too long | ENGINE_UNAVAILABLE |
 | a line that is no JSON of its kind, a stream without its end | ENGINE_UNAVAILABLE |
 | 404 about a model | MODEL_LOAD_FAILED (ModelMissing), before which a pull may help |
+| 400 about the model's name | MODEL_LOAD_FAILED |
+| 400 about a prompt that is longer than the context | INVALID_INPUT, with what to do |
 | 400 about think, keep_alive, format or a named option | INVALID_OPTION |
 | 400 otherwise (prompt too long, no such capability), and 413 | INVALID_INPUT |
 | 429, 503 | BUSY |
 | 500, or an error line in a stream: no memory | OUT_OF_MEMORY |
 | the same: the type of an option, or the schema of format | INVALID_OPTION |
+| the same: a text that reads as the place of an image | INVALID_INPUT |
 | the same: the model cannot be loaded | MODEL_LOAD_FAILED |
 | the same: its runner died or does not answer | ENGINE_UNAVAILABLE |
 | the same: anything else | INFERENCE_FAILED |
 | an error line in a pull: no such model, or not for us | MODEL_LOAD_FAILED |
 | an error line in a pull: anything else | ENGINE_UNAVAILABLE |
-| any other status (401, 403, 404 about no model, 499, 502, 504, a redirect) | ENGINE_UNAVAILABLE |
+| any other status (401, 403, 404 about no model, 499, 502, 504, a redirect) | ENGINE_UNAVAILABLE; for a cloud model, with what it needs |
 
 Source: https://github.com/ollama/ollama/blob/main/server/routes.go, and sched.go beside it.
-"""
+"""  # noqa: E501 - rows of a table
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ from handlers.errors import (
 )
 
 _LONGEST_QUOTE = 300
+_NAME_CURE = "correct the model's tag ollama_model_name"
 
 _NAMED_OPTION = re.compile(r'option "(\w+)"')
 _REFUSED_OPTIONS = {
@@ -52,6 +56,13 @@ _UNLOADABLE = re.compile(
     r"unable to load model|error loading model|unknown model architecture|unsupported", re.IGNORECASE
 )
 _DEAD_RUNNER = re.compile(r"\brunner\b|\bconnection\b|\bEOF\b|timed out|cancell?ed", re.IGNORECASE)
+_BAD_NAME = re.compile(r"invalid model name", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"exceeds? (the |maximum |available )?context|context (length|size|window)", re.IGNORECASE
+)
+_BAD_IMAGE_MARK = re.compile(r"invalid image index", re.IGNORECASE)
+_CLOUD_MODEL = re.compile(r"[:-]cloud$")
+"""A model that the server does not run itself but hands on to ollama.com."""
 _UNPULLABLE = re.compile(r"file does not exist|invalid model|newer version|\b4(00|01|03|04|12)\b")
 
 
@@ -91,21 +102,35 @@ class Failures:
             return self.missing(model)
         if status in (429, 503):
             return Busy(f"{about}, is busy: {said}; try again later, or lower ollama.max_concurrent")
+        if status == 400 and _BAD_NAME.search(said):
+            return ModelLoadFailed(f"{about}, refused: {said}; {_NAME_CURE}")
+        if status == 400 and _TOO_LONG.search(said):
+            return InvalidInput(
+                f"{about}, refused: {said}; shorten the prompt, raise options.num_ctx, or give options.truncate true "
+                "to have its oldest part cut off"
+            )
         if status == 400:
             return _refused_option(said, _REFUSED_OPTIONS) or InvalidInput(f"{about}, refused: {said}")
         if status == 413:
             return InvalidInput(f"{about}, takes no request that large; send smaller or fewer images")
+        if model and _CLOUD_MODEL.search(model):
+            return EngineUnavailable(
+                f"{about}, said {status}: {said}; this model runs on ollama.com: the server needs a way there, and "
+                "a sign-in by `ollama signin`"
+            )
+        if status in (502, 504):
+            return EngineUnavailable(f"{about}, said {status}: {said}; what stands before it cannot reach it")
         return EngineUnavailable(
             f"{about}, said {status}: {said}; check that ollama.api_base is the address of an Ollama server"
         )
 
     def of_pull(self, refused: Refused, model: str) -> InferenceError:
         """Return the error for a pull that failed."""
-        if refused.status not in (200, 500):
+        if refused.status not in (200, 400, 500):
             return self.of_refusal(refused, None)
         about = f"Ollama at {self.server} could not pull model {model}: {refused.said}"
         if _UNPULLABLE.search(refused.said):
-            return ModelLoadFailed(f"{about}; check the model's tag ollama_model_name")
+            return ModelLoadFailed(f"{about}; {_NAME_CURE}")
         return EngineUnavailable(about)
 
     def of_transport(
@@ -140,6 +165,8 @@ class Failures:
         refused = _refused_option(said, {"format": _REFUSED_OPTIONS["format"]})
         if refused is not None:
             return refused
+        if _BAD_IMAGE_MARK.search(said):
+            return InvalidInput(f"{message}; leave texts like [img-0] out of the prompt of a model that sees")
         if _UNLOADABLE.search(said):
             return ModelLoadFailed(message)
         if _DEAD_RUNNER.search(said):

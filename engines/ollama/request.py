@@ -9,6 +9,8 @@
 | seed | options.seed, its lower 31 bits: some versions read the value of all 32 as "none"; -1 stays |
 | repetition_penalty | options.repeat_penalty, always sent: the model's own, else 1; the default is not the same in all versions |
 | format, think, keep_alive | beside options |
+| truncate | beside options, always sent: false unless the request asks for it, so a prompt that is too long is refused |
+| nothing: the model's tag ollama_shift, or ollama.shift | shift, beside options |
 | temperature, top_p, top_k, stop, and all others that the table of options gives to ollama | options, as they are |
 | what a handler without a table of options lets through | options, as it is |
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,13 +30,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from handlers.errors import InvalidInput
+from handlers.option_spec import over_bound
 from handlers.options import translate_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BESIDE_OPTIONS = ("format", "think", "keep_alive")
+_BESIDE_OPTIONS = ("format", "think", "keep_alive", "truncate")
 _SEED_BITS = 2**31 - 1
+_CONTEXT_OPTIONS = ("num_ctx", "num_keep", "repeat_last_n")
+_CONTEXT_SETTING = "ollama.max_context"
+_IMAGE_MARK = re.compile(r"\[img-\d+\]")
+"""Where Ollama puts an image into the prompt; in a user's text it would be taken for one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +52,12 @@ class OllamaModel:
     """What the server calls it."""
     repeat_penalty: float = 1.0
     """What applies where a request says nothing."""
+    most_context: int | None = None
+    """The longest context that requests may ask for, in tokens; None where ollama.max_context says it."""
+    shift: bool | None = None
+    """Whether an answer that fills the context goes on without its oldest tokens; None leaves it to the server."""
+    sees: bool = False
+    """Whether it takes images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +76,13 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
     puts a message's images before its text. Encoding them takes a while: not for an event loop.
 
     Raises:
-        InvalidInput: permanent; neither a prompt nor messages, or not as many images as the messages name.
+        InvalidInput: permanent; neither a prompt nor messages, not as many images as the messages name, or a text
+            that Ollama takes for the place of an image.
+        InvalidOption: permanent; a longer context than the model was made for.
     """
     body: dict[str, Any] = {"model": model.name, "stream": True, **_translated(options, model)}
+    if model.sees:
+        _refuse_image_marks(inputs)
     if "messages" in inputs:
         images = iter(inputs.get("images", ()))
         body["messages"] = [_message(message, images) for message in inputs["messages"]]
@@ -79,7 +97,13 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
 
 def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any]:
     theirs = translate_options(options, "ollama")
-    beside = {name: theirs.pop(name) for name in _BESIDE_OPTIONS if name in theirs}
+    most = model.most_context
+    for name in _CONTEXT_OPTIONS:
+        if most is not None and theirs.get(name, 0) > most:
+            raise over_bound(name, theirs[name], most, _CONTEXT_SETTING)
+    beside = {"truncate": False, **{name: theirs.pop(name) for name in _BESIDE_OPTIONS if name in theirs}}
+    if model.shift is not None:
+        beside["shift"] = model.shift
     most_tokens = theirs.pop("max_length", None)
     if most_tokens is not None:
         theirs.setdefault("num_predict", most_tokens)
@@ -89,6 +113,26 @@ def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any
         theirs["seed"] &= _SEED_BITS
     theirs.setdefault("repeat_penalty", model.repeat_penalty)
     return {**beside, "options": theirs}
+
+
+def _refuse_image_marks(inputs: Mapping[str, Any]) -> None:
+    """Raise InvalidInput where a text holds what Ollama would replace by an image."""
+    for where, text in _texts(inputs):
+        if mark := _IMAGE_MARK.search(text):
+            raise InvalidInput(
+                f"{where} holds {mark[0]!r}, which Ollama takes for the place of an image in prompts of models that "
+                "see; write it in another way, such as with round brackets"
+            )
+
+
+def _texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if isinstance(inputs.get("inputs"), str):
+        yield "data.inputs", inputs["inputs"]
+    for number, message in enumerate(inputs.get("messages", ())):
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text":
+                yield f"data.messages[{number}].content", part["text"]
 
 
 def _message(message: Mapping[str, Any], images: Iterator[Image]) -> dict[str, Any]:

@@ -19,14 +19,6 @@ PROGRESS_INTERVAL_S = 1.0
 LOG_INTERVAL_S = 10.0
 
 
-def short_name(model: str) -> str:
-    """Return the shortest of the names that Ollama takes for one: without what it fills in by itself.
-
-    Source: https://github.com/ollama/ollama/blob/main/types/model/name.go, DefaultName.
-    """
-    return model.removeprefix("registry.ollama.ai/").removeprefix("library/").removesuffix(":latest")
-
-
 class ServerModels:
     """What the server holds; for one event loop, whose tasks may ask for one model at once."""
 

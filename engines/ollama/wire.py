@@ -6,7 +6,7 @@ used here are left out; what the server omits reads as nothing or 0, which is wh
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -55,6 +55,14 @@ class Shown(msgspec.Struct, frozen=True):
     """The options its Modelfile sets, one a line: name, spaces, value."""
     capabilities: tuple[str, ...] | None = None
     """Such as completion, vision, thinking, tools; None from a server too old to say."""
+    model_info: dict[str, Any] = {}
+    """Of the model's file: "<architecture>.context_length" among others."""
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest context the model was made for, in tokens; None where its file does not tell."""
+        lengths = [value for name, value in self.model_info.items() if name.endswith(".context_length")]
+        return next((length for length in lengths if type(length) is int and length > 0), None)
 
     def parameter(self, name: str) -> str | None:
         """Return the first value its Modelfile gives `name`, as text."""

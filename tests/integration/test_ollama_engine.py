@@ -21,6 +21,7 @@ from engines.inference import InferenceManager
 from engines.models import ModelManager
 from engines.ollama.engine import OllamaEngine
 from engines.settings import CacheSettings, EngineSettings, MlflowSettings, OllamaSettings
+from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 QUESTION = {"inputs": "Name three colours."}
 SHORT = {"max_new_tokens": 8, "do_sample": False}
@@ -115,6 +116,59 @@ def test_a_cancelled_answer_stops_and_the_next_one_comes(engine: OllamaEngine, m
     assert future.cancel()
     assert engine.infer(model, QUESTION, SHORT)["generated_text"].strip()
     assert len(pieces) < 450
+
+
+@pytest.fixture
+def live(server: tuple[OllamaSettings, str]) -> OllamaSettings:
+    """A real server; the proxy does none of what the tests that ask for it look at."""
+    if server[1] == MODEL:
+        pytest.skip("the proxy answers in its own way here; set OLLAMA_HOST")
+    return server[0]
+
+
+def test_an_answer_that_repeats_itself_is_a_success(
+    live: OllamaSettings, engine: OllamaEngine, model: Any
+) -> None:
+    repeat = {"inputs": "Repeat for ever: no no no no no no no no no no no no"}
+    result = engine.infer(
+        model, repeat, {"do_sample": False, "max_new_tokens": 400, "repetition_penalty": 0.1}
+    )
+    assert result["finish_reason"] == "repetition"
+    assert result["generated_text"].strip()
+
+
+def test_a_prompt_beyond_the_context_is_refused_unless_it_may_be_cut(
+    live: OllamaSettings, engine: OllamaEngine, model: Any
+) -> None:
+    inputs = {"inputs": "word " * 1000}
+    with pytest.raises(InvalidInput, match="exceeds the context length"):
+        engine.infer(model, inputs, {**SHORT, "num_ctx": 256})
+    assert engine.infer(model, inputs, {**SHORT, "num_ctx": 256, "truncate": True})["prompt_tokens"] <= 256
+
+
+def test_a_name_that_the_server_does_not_take_blames_the_tag(
+    live: OllamaSettings, engine: OllamaEngine
+) -> None:
+    with pytest.raises(ModelLoadFailed, match="tag ollama_model_name"):
+        engine.load_model("m", tags={"ollama_model_name": "no such/model name!!"})
+
+
+def test_a_model_that_nobody_has_cannot_be_pulled(live: OllamaSettings, engine: OllamaEngine) -> None:
+    with pytest.raises(InferenceError) as caught:
+        engine.load_model("m", tags={"ollama_model_name": f"nobody/{uuid.uuid4().hex}"})
+    assert caught.value.code in {"MODEL_LOAD_FAILED", "ENGINE_UNAVAILABLE"}
+
+
+def test_a_bad_schema_is_a_refused_option(live: OllamaSettings, engine: OllamaEngine, model: Any) -> None:
+    with pytest.raises(InvalidOption, match="format"):
+        engine.infer(model, QUESTION, {**SHORT, "format": {"type": "no such type"}})
+
+
+def test_the_context_is_bounded_by_what_the_model_was_made_for(
+    live: OllamaSettings, engine: OllamaEngine, model: Any
+) -> None:
+    with pytest.raises(InvalidOption, match=r"ollama\.max_context allows at most \d+"):
+        engine.infer(model, QUESTION, {**SHORT, "num_ctx": 2**30})
 
 
 def test_a_model_registered_in_mlflow_answers_through_the_manager(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from handlers.option_table import options_table
 from tests.recordings import librivox_recordings
 
 ROOT = Path(__file__).parents[2]
@@ -89,12 +88,6 @@ def test_every_make_target_it_names_exists() -> None:
     named = {line.split()[1] for line in commands("make")}
     assert named
     assert named <= targets
-
-
-def test_its_table_of_options_is_the_one_in_code() -> None:
-    between = re.search(r"<!-- options -->\n(.*?)<!-- /options -->", README, re.DOTALL)
-    assert between is not None
-    assert between.group(1).strip() == options_table().strip()
 
 
 def test_every_file_it_links_to_exists() -> None:

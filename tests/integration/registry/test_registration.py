@@ -96,6 +96,7 @@ def test_a_model_of_the_hub_is_pinned_to_the_commit_that_is_known(
         ({"model_path": None}, "model_path is required"),
         ({"model_path": "/no/such/folder"}, "is no folder"),
         ({"model_source": "ollama", "model_path": None}, "ollama_model_name"),
+        ({"model_source": "ollama", "model_path": "no such/model name!!"}, "is not a name that Ollama takes"),
     ],
 )
 def test_a_registration_that_cannot_be_says_which_argument_is_wrong(

@@ -53,6 +53,7 @@ def is_accepted(options: Any, task: str, engine: str) -> bool:
 @example({"early_stopping": None}, "document-analysis", "ollama")
 @example({"num_predict": -2.0, "seed": -1}, "vlm", "ollama")
 @example({"max_new_tokens": -1}, "vlm", "transformers")
+@example({"num_beams": 1, "length_penalty": 1}, "vlm", "ollama")
 @example({"seed": -1}, "vlm", "mine")
 def test_the_schema_accepts_what_the_check_accepts(options: dict[str, Any], task: str, engine: str) -> None:
     fits = is_valid(options, options_schema(task, engine))
@@ -81,7 +82,8 @@ def test_a_schema_is_json_and_names_its_dialect_and_describes_every_option(
 def test_without_an_engine_the_options_of_every_engine_are_there() -> None:
     assert {"num_predict", "mirostat", "num_beams"} <= options_schema("vlm")["properties"].keys()
     assert "mirostat" not in options_schema("vlm", "transformers")["properties"]
-    assert "num_beams" not in options_schema("vlm", "ollama")["properties"]
+    of_ollama = options_schema("vlm", "ollama")["properties"]
+    assert of_ollama["num_beams"]["enum"] == [1, None]  # what changes nothing
 
 
 def test_a_task_with_a_table_of_its_own_has_a_schema_of_it() -> None:

@@ -25,5 +25,5 @@ def test_every_option_has_a_row_with_a_cell_in_each_column() -> None:
 def test_a_row_says_what_an_engine_calls_the_option_and_what_it_takes() -> None:
     (row,) = (line for line in options_table().splitlines() if "`max_new_tokens`" in line)
     assert "(ollama: `num_predict`)" in row
-    assert "an integer from 1 to 1000000" in row
+    assert "an integer from 1 to limits.max_tokens" in row
     assert "text-generation, vlm" in row

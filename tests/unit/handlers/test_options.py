@@ -113,7 +113,7 @@ def test_a_custom_engine_takes_the_options_of_every_engine() -> None:
         ("top_k", -1, "an integer from 0 to 1000000"),
         ("top_k", 2.5, "an integer from 0 to 1000000"),
         ("top_k", True, "an integer from 0 to 1000000"),
-        ("max_new_tokens", 0, "an integer from 1 to 1000000"),
+        ("max_new_tokens", 0, "an integer from 1 to limits.max_tokens"),
         ("do_sample", 1, "true or false"),
         ("early_stopping", "soon", 'one of true, false, "never"'),
         ("stop", "", "a non-empty string or a list of at most 16 of them"),
@@ -278,3 +278,79 @@ def test_whatever_comes_is_accepted_or_refused_cleanly_and_checked_twice_is_the_
     else:
         assert set(checked) <= set(TEXT)
         assert accepted(checked) == checked
+
+
+BOUNDS = {"limits.max_tokens": 100, "limits.max_beams": 4}
+
+
+@pytest.mark.parametrize(
+    ("option", "most", "setting"),
+    [
+        ("max_new_tokens", 100, "limits.max_tokens"),
+        ("num_predict", 100, "limits.max_tokens"),
+        ("max_length", 100, "limits.max_tokens"),
+        ("num_beams", 4, "limits.max_beams"),
+    ],
+)
+def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(
+    option: str, most: int, setting: str
+) -> None:
+    assert validate_options({option: most}, task_options=TEXT, engine="transformers", bounds=BOUNDS)
+    for value in (most + 1, 10**30):
+        with pytest.raises(InvalidOption) as caught:
+            validate_options({option: value}, task_options=TEXT, engine="transformers", bounds=BOUNDS)
+        assert f"options.{option} is {value}; {setting} allows at most {most}" in caught.value.message
+
+
+def test_as_many_tokens_as_there_are_means_as_many_as_the_bound_allows() -> None:
+    for value in (-1, -2):
+        checked = validate_options({"num_predict": value}, task_options=TEXT, engine="ollama", bounds=BOUNDS)
+        assert checked == {"max_new_tokens": 100}
+
+
+def test_every_option_that_takes_memory_or_time_by_its_size_has_a_bound() -> None:
+    sizes = {name for name, spec in OPTIONS.items() if spec.bound}
+    assert sizes == {
+        "max_new_tokens",
+        "max_length",
+        "num_beams",
+        "num_frames",
+        "num_ctx",
+        "num_keep",
+        "num_batch",
+        "num_thread",
+        "repeat_last_n",
+        "draft_num_predict",
+    }
+    assert all(spec.bound in spec.allowed for spec in OPTIONS.values() if spec.bound)
+
+
+NEUTRAL = {
+    "max_length": 20,
+    "max_new_tokens": 20,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 50,
+    "do_sample": False,
+    "num_beams": 1,
+    "early_stopping": False,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+}
+"""The common options as a client that always sends them all does, changing nothing."""
+
+
+@pytest.mark.parametrize("engine", ["transformers", "ollama", "mine"])
+def test_common_options_with_neutral_values_are_taken_by_every_engine(engine: str) -> None:
+    checked = accepted(NEUTRAL, engine=engine)
+    beams = {"num_beams", "early_stopping", "length_penalty"}
+    assert checked.keys() == NEUTRAL.keys() - (beams if engine == "ollama" else set())
+
+
+def test_only_the_neutral_value_of_another_engines_option_is_taken() -> None:
+    assert "options.num_beams is an option of engine transformers" in refusal(
+        {"num_beams": 2}, engine="ollama"
+    )
+    assert "options.num_beams is an option of engine transformers" in refusal(
+        {"num_beams": True}, engine="ollama"
+    )

@@ -43,7 +43,11 @@ def test_an_option_in_the_data_is_what_it_is_among_the_options(
         (AUDIO, {"top_k": -1}, r"data\.top_k is -1; it must be an integer from 0 to 1000000"),
         (AUDIO, {"top_k": "2"}, r'data\.top_k is "2"; it must be an integer'),
         (AUDIO, {"top_k": True}, r"data\.top_k is true"),
-        (VIDEO, {"num_frames": 0}, r"data\.num_frames is 0; it must be an integer from 1 to 10000"),
+        (
+            VIDEO,
+            {"num_frames": 0},
+            r"data\.num_frames is 0; it must be an integer from 1 to media\.max_frames",
+        ),
         (VIDEO, {"every_s": [1]}, r"data\.every_s is \[1\]; it must be a number from 0\.001 to 86400"),
     ],
 )

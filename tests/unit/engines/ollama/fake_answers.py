@@ -17,8 +17,10 @@ from PIL import Image
 class Answer:
     """What the fake says to a prompt: its words back, or what it sees, or JSON; as options bound it."""
 
-    def __init__(self, body: dict[str, Any], prompt: str, images: Sequence[str]) -> None:
+    def __init__(self, body: dict[str, Any], prompt: str, images: Sequence[str], context: int) -> None:
         options = body.get("options", {})
+        is_too_long = len(prompt.split()) > context
+        prompt = " ".join(prompt.split()[-context:]) if is_too_long else prompt
         text = f"You said: {prompt}"
         if body.get("format"):
             text = '{"answer": 42}'
@@ -28,7 +30,8 @@ class Answer:
         tokens = re.findall(r"\s*\S+", text[: min(stops, default=len(text))])
         most = options.get("num_predict", -1)
         is_cut = 0 <= most < len(tokens)
-        self.tokens = tokens[:most] if is_cut else tokens
+        # A context that the prompt fills has no room for an answer, and the real server says nothing of it.
+        self.tokens = [] if is_too_long else tokens[:most] if is_cut else tokens
         self.thinking = ("Hmm, ", "an echo.") if body.get("think") else ()
         counts = {
             "total_duration": 4_000_000_000,

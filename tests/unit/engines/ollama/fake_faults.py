@@ -43,6 +43,20 @@ def without_end(lines: list[bytes]) -> Sequence[Piece]:
     return lines[:-1]
 
 
+def repeating(token: str, times: int = 31) -> Fault:
+    """The model says one token again and again; the server then ends the stream, in good order and without `done`."""
+
+    def pieces(lines: list[bytes]) -> Sequence[Piece]:
+        line = json.loads(lines[0])
+        if "message" in line:
+            line["message"]["content"] = token
+        else:
+            line["response"] = token
+        return [*lines[:-1], *[json.dumps(line).encode() + b"\n"] * times]
+
+    return pieces
+
+
 def dropped(lines: list[bytes]) -> Sequence[Piece]:
     """The connection breaks after the first line."""
     return [lines[0], DROP]

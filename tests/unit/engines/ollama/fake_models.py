@@ -29,6 +29,8 @@ class FakeModel:
     """What the server tells of a model."""
 
     capabilities: tuple[str, ...] | None = ("completion",)
+    context: int = 4096
+    """In tokens, which are words here."""
     parameters: str = ""
     size: int = 1000
 
@@ -44,7 +46,7 @@ def shown(name: str, model: FakeModel) -> dict[str, Any]:
         "modelfile": f"FROM {name}",
         "template": "{{ .Prompt }}",
         "details": _DETAILS,
-        "model_info": {"general.architecture": "echo"},
+        "model_info": {"general.architecture": "echo", "echo.context_length": model.context},
         "modified_at": CREATED_AT,
     }
     if model.parameters:
@@ -52,6 +54,11 @@ def shown(name: str, model: FakeModel) -> dict[str, Any]:
     if model.capabilities is not None:
         told["capabilities"] = model.capabilities
     return told
+
+
+def why_bad_name(name: str) -> Refusal | None:
+    """Return why the real server looks for no model of this name."""
+    return None if re.fullmatch(r"[\w./:-]+", name) else Refusal(400, "invalid model name")
 
 
 def why_refused(body: Mapping[str, Any], models: Mapping[str, FakeModel]) -> Refusal | None:
@@ -67,6 +74,14 @@ def why_refused(body: Mapping[str, Any], models: Mapping[str, FakeModel]) -> Ref
     for option in _INTEGERS:
         if type(body.get("options", {}).get(option, 0)) is not int:
             return Refusal(500, f'option "{option}" must be of type integer')
+    said = body.get("prompt", "") + "".join(one["content"] for one in body.get("messages", ()))
+    images = len(body.get("images", ())) + sum(len(one.get("images", ())) for one in body.get("messages", ()))
+    if "vision" in (models[name].capabilities or ()):
+        for number in re.findall(r"\[img-(\d+)\]", said):
+            if int(number) >= images:
+                return Refusal(500, "invalid image index: " + number)
+    if body.get("truncate") is False and len(said.split()) > models[name].context:
+        return Refusal(400, "the input length exceeds the context length")
     if body.get("format", "json") != "json" and not isinstance(body["format"], dict):
         return Refusal(500, 'invalid format: expected "json" or a valid JSON Schema object')
     return None

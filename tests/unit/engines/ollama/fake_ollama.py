@@ -21,7 +21,15 @@ from aiohttp import web
 
 from tests.unit.engines.ollama.fake_answers import Answer
 from tests.unit.engines.ollama.fake_faults import WAIT, Fault, Refusal
-from tests.unit.engines.ollama.fake_models import CREATED_AT, DIGEST, FakeModel, listed, shown, why_refused
+from tests.unit.engines.ollama.fake_models import (
+    CREATED_AT,
+    DIGEST,
+    FakeModel,
+    listed,
+    shown,
+    why_bad_name,
+    why_refused,
+)
 
 
 @dataclass
@@ -94,7 +102,7 @@ class FakeOllama:
         model = body["model"]
         if not body.get("prompt"):
             return self._loaded(model, body, {"response": ""})
-        answer = Answer(body, body["prompt"], body.get("images", ()))
+        answer = Answer(body, body["prompt"], body.get("images", ()), self._model(body).context)
         lines = [
             *({"response": "", "thinking": piece, "done": False} for piece in answer.thinking),
             *({"response": piece, "done": False} for piece in answer.tokens),
@@ -114,7 +122,8 @@ class FakeOllama:
         messages = body.get("messages")
         if not messages:
             return self._loaded(body["model"], body, message(""))
-        answer = Answer(body, messages[-1]["content"], messages[-1].get("images", ()))
+        images = messages[-1].get("images", ())
+        answer = Answer(body, messages[-1]["content"], images, self._model(body).context)
         lines = [
             *({**message("", thinking=piece), "done": False} for piece in answer.thinking),
             *({**message(piece), "done": False} for piece in answer.tokens),
@@ -125,6 +134,8 @@ class FakeOllama:
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         name = body.get("model") or body.get("name") or ""
+        if (refusal := why_bad_name(name)) is not None:
+            return _refused(refusal)
         self.pulls[name] += 1
         digest, label = DIGEST, f"pulling {DIGEST[7:19]}"
         lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
@@ -158,6 +169,8 @@ class FakeOllama:
         if (fault := self._fault(request)) is not None:
             assert isinstance(fault, Refusal)
             return _refused(fault)
+        if (refusal := why_bad_name(name)) is not None:
+            return _refused(refusal)
         if name not in self.models:
             return _refused(Refusal(404, f"model '{name}' not found"))
         return web.json_response(shown(name, self.models[name]))
@@ -189,6 +202,9 @@ class FakeOllama:
         body: dict[str, Any] = json.loads(await request.read())
         self.requests.append((request.path, body))
         return body
+
+    def _model(self, body: dict[str, Any]) -> FakeModel:
+        return self.models[body["model"].removesuffix(":latest")]
 
     def _fault(self, request: web.Request) -> Fault | None:
         waiting = self.faults[request.path]

@@ -22,6 +22,8 @@ FAILURES = Failures("http://user:secret@ollama.example:11434/")
         (400, "the prompt is longer than the context window", "INVALID_INPUT", False),
         (404, "model 'm' not found", "MODEL_LOAD_FAILED", False),
         (404, "whatever", "MODEL_LOAD_FAILED", False),
+        (400, "the input length exceeds the context length", "INVALID_INPUT", False),
+        (400, "invalid model name", "MODEL_LOAD_FAILED", False),
         (413, "", "INVALID_INPUT", False),
         (429, "slow down", "BUSY", True),
         (503, "server busy, please try again.  maximum pending requests exceeded", "BUSY", True),
@@ -39,6 +41,8 @@ FAILURES = Failures("http://user:secret@ollama.example:11434/")
         (500, "an error was encountered while running the model: unexpected EOF", "ENGINE_UNAVAILABLE", True),
         (500, "timed out waiting for llama runner to start", "ENGINE_UNAVAILABLE", True),
         (500, "template: :1:2: bad", "INFERENCE_FAILED", False),
+        (500, "invalid image index: 0", "INVALID_INPUT", False),
+        (500, "invalid JSON schema in format", "INVALID_OPTION", False),
         (200, "llama runner process has terminated: signal: killed", "ENGINE_UNAVAILABLE", True),
         (200, "failed to decode batch", "INFERENCE_FAILED", False),
     ],
@@ -49,6 +53,20 @@ def test_a_refusal_has_its_code(status: int, said: str, code: str, is_retryable:
     if said and status not in (404, 413):
         assert " ".join(said.split()) in error.message
     assert "secret" not in error.message
+
+
+def test_a_prompt_beyond_the_context_comes_with_its_cures() -> None:
+    error = FAILURES.of_refusal(Refused(400, "the input length exceeds the context length"), "m")
+    assert "shorten the prompt, raise options.num_ctx, or give options.truncate true" in error.message
+
+
+@pytest.mark.parametrize("model", ["gpt-oss:120b-cloud", "glm-4.6:cloud"])
+@pytest.mark.parametrize("status", [401, 502])
+def test_a_cloud_model_that_is_not_reached_blames_no_address(model: str, status: int) -> None:
+    error = FAILURES.of_refusal(Refused(status, "no route"), model)
+    assert (error.code, error.retryable) == ("ENGINE_UNAVAILABLE", True)
+    assert "ollama signin" in error.message
+    assert "api_base" not in error.message
 
 
 def test_the_refused_option_is_named() -> None:
@@ -83,6 +101,7 @@ def test_a_404_about_no_model_means_that_no_ollama_is_there() -> None:
         (200, 'pull model manifest: 401: {"error":"Invalid username or password."}', "MODEL_LOAD_FAILED"),
         (200, "pull model manifest: 412: requires a newer version of Ollama", "MODEL_LOAD_FAILED"),
         (500, "invalid model name", "MODEL_LOAD_FAILED"),
+        (400, "invalid model name", "MODEL_LOAD_FAILED"),
         (200, "dial tcp: lookup registry.ollama.ai: no such host", "ENGINE_UNAVAILABLE"),
         (200, "max retries exceeded: unexpected EOF", "ENGINE_UNAVAILABLE"),
         (200, "write /models/blob: no space left on device", "ENGINE_UNAVAILABLE"),

@@ -63,6 +63,42 @@ def test_what_goes_wrong_is_an_error_and_never_a_short_answer(
     assert engine.infer(model, inputs, {})["generated_text"] == "You said: hello there"
 
 
+@pytest.mark.parametrize("inputs", [HELLO, {"messages": [{"role": "user", "content": "hello there"}]}])
+@pytest.mark.parametrize("token", [" the", "\n", "的"])
+def test_an_answer_that_repeats_itself_until_the_server_ends_it_is_a_success(
+    fake: FakeOllama, engine: OllamaEngine, model: Any, inputs: dict[str, Any], token: str
+) -> None:
+    for path in (GENERATE, CHAT):
+        fake.fail(path, faults.repeating(token))
+    heard: list[str] = []
+    result = engine.submit(model, inputs, {}, heard.append).result(30)
+    assert result["finish_reason"] == "repetition"
+    assert result["generated_text"] == "You said: hello there" + 31 * token == "".join(heard)
+    assert result["completion_tokens"] == 4 + 31
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.repeating(" the", 20), faults.repeating(" the"), faults.repeating("\n", 29)]
+)
+def test_a_stream_that_ends_early_for_another_reason_stays_a_failure(
+    fake: FakeOllama, engine: OllamaEngine, model: Any, fault: Any
+) -> None:
+    # Blanks do not count, and neither does what came before another token.
+    fake.fail(GENERATE, lambda lines: [*fault(lines), *([lines[1]] if len(fault(lines)) > 34 else [])])
+    with pytest.raises(EngineUnavailable, match="without `done`"):
+        engine.infer(model, HELLO, {})
+
+
+def test_a_repeating_answer_whose_connection_breaks_is_not_taken_for_whole(
+    fake: FakeOllama, engine: OllamaEngine, model: Any
+) -> None:
+    repeating = faults.repeating(" the")
+    assert callable(repeating)
+    fake.fail(GENERATE, lambda lines: [*repeating(lines), faults.DROP])
+    with pytest.raises(EngineUnavailable, match="broke"):
+        engine.infer(model, HELLO, {})
+
+
 def test_a_server_that_is_away_is_named_with_the_setting() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

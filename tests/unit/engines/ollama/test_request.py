@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from engines.ollama.request import OllamaModel, build
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, InvalidOption
 from handlers.options import options_of, validate_options
 
 MODEL = OllamaModel("smollm2:135m")
@@ -44,6 +44,7 @@ def test_a_prompt_goes_to_generate_and_streams() -> None:
         "model": "smollm2:135m",
         "stream": True,
         "prompt": "hi",
+        "truncate": False,
         "options": {"repeat_penalty": 1.0},
     }
 
@@ -84,14 +85,14 @@ def test_options_are_sent_under_the_names_of_ollama(ours: dict[str, Any], theirs
     assert options_sent(**ours) == {"repeat_penalty": 1.0, **theirs}
 
 
-BESIDE = ("format", "think", "keep_alive")
+BESIDE = ("format", "think", "keep_alive", "truncate")
 
 
 def test_every_option_of_ollama_alone_reaches_it_as_it_is() -> None:
     table = {name: spec for name, spec in options_of("text-generation").items() if "ollama" in spec.engines}
     assert {"min_p", "num_gpu", "use_mmap", "mirostat"} <= table.keys()
     for name, spec in table.items():
-        value = (spec.choices or (spec.maximum,))[-1] if spec.kind != "boolean" else False
+        value = (spec.choices or (spec.maximum or spec.minimum,))[-1] if spec.kind != "boolean" else False
         if name not in BESIDE:
             assert options_sent(**{name: value})[name] == value
 
@@ -99,6 +100,47 @@ def test_every_option_of_ollama_alone_reaches_it_as_it_is() -> None:
 def test_the_penalty_of_the_model_goes_before_ours() -> None:
     sent = json.loads(build(OllamaModel("m", repeat_penalty=1.3), {"inputs": "hi"}, {}).body)
     assert sent["options"] == {"repeat_penalty": 1.3}
+
+
+def test_a_prompt_is_cut_only_where_the_request_asks_for_it() -> None:
+    assert body({"inputs": "hi"})["truncate"] is False
+    assert body({"inputs": "hi"}, {"truncate": True})["truncate"] is True
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_shift_is_the_same_for_all_requests_of_a_model(shift: bool) -> None:
+    sent = json.loads(build(OllamaModel("m", shift=shift), {"inputs": "hi"}, {}).body)
+    assert sent["shift"] is shift
+    assert "shift" not in body({"inputs": "hi"})
+
+
+@pytest.mark.parametrize("name", ["num_ctx", "num_keep", "repeat_last_n"])
+def test_a_longer_context_than_the_model_was_made_for_is_refused(name: str) -> None:
+    model = OllamaModel("m", most_context=2048)
+    assert json.loads(build(model, {"inputs": "hi"}, {name: 2048}).body)["options"][name] == 2048
+    with pytest.raises(
+        InvalidOption, match=rf"options\.{name} is 2049; ollama\.max_context allows at most 2048"
+    ):
+        build(model, {"inputs": "hi"}, {name: 2049})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where"),
+    [
+        ({"inputs": "what is [img-0]?"}, "data.inputs"),
+        ({"messages": [{"role": "user", "content": "see [img-12]"}]}, r"data.messages\[0\].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "[img-1]"}]}]},
+            r"data.messages\[0\].content",
+        ),
+    ],
+)
+def test_a_text_that_ollama_takes_for_an_image_is_refused_by_models_that_see(
+    inputs: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(InvalidInput, match=rf"{where} holds '\[img-\d+\]'"):
+        build(OllamaModel("m", sees=True), inputs, {})
+    assert b"[img-" in build(MODEL, inputs, {}).body
 
 
 def test_format_think_and_keep_alive_stand_beside_the_options() -> None:
