@@ -18,6 +18,9 @@ from engines.settings_tree import Leaf, is_open, leaves, sections
 __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+TESTS_PREFIX = f"{ENV_PREFIX}TEST_"
+"""Variables that tests and benchmarks read, such as where a release of Kafka lies; they are no settings."""
+
 DEFAULT_FILES = (Path("inferstream.yaml"), Path(".local/inferstream.yaml"))
 """Looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
 
@@ -141,7 +144,7 @@ def _entries(
 def _read_environment(environ: Mapping[str, str], opened: Collection[str]) -> dict[str, Given]:
     given: dict[str, Given] = {}
     for name, text in environ.items():
-        if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE:
+        if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE and not name.startswith(TESTS_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower()
             levels = 2 if key.partition("__")[0] in opened else 1
             given[key.replace("__", ".", levels)] = Given(text, f"env {name}")

@@ -1,6 +1,8 @@
-"""The embedded stack: a broker, an S3 store and an MLflow server as child processes of this one."""
+"""The local stack: a broker, an S3 store and an MLflow server as child processes of this one."""
 
+from deploy.local.kafka_cluster import KafkaCluster
+from deploy.local.kafka_release import KafkaRelease
 from deploy.local.part import Part, PartStatus, StackError
 from deploy.local.stack import Endpoints, LocalStack
 
-__all__ = ["Endpoints", "LocalStack", "Part", "PartStatus", "StackError"]
+__all__ = ["Endpoints", "KafkaCluster", "KafkaRelease", "LocalStack", "Part", "PartStatus", "StackError"]

