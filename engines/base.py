@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import structlog
 from pydantic import BaseModel
 
+from engines.log_context import working_on_number
 from handlers.errors import InferenceError, InferenceFailed
 from handlers.option_spec import NO_BOUNDS, Bounds
 
@@ -109,17 +110,21 @@ class BaseEngine(ABC):
     ) -> list[dict[str, Any] | InferenceError]:
         """Return one raw result or error per input, in order; a bad input never costs its neighbours theirs."""
         outcomes: list[dict[str, Any] | InferenceError] = []
-        for one_input, its_options in zip(inputs, options, strict=True):
-            try:
-                outcomes.append(self.infer(model, one_input, its_options))
-            except InferenceError as error:
-                outcomes.append(error)
-            except Exception as error:
-                log.exception("inference_failed", engine=self.name)
-                outcomes.append(
-                    InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
-                )
+        for number, (one_input, its_options) in enumerate(zip(inputs, options, strict=True)):
+            with working_on_number(number, len(inputs)):
+                outcomes.append(self._infer_safely(model, one_input, its_options))
         return outcomes
+
+    def _infer_safely(
+        self, model: Any, inputs: dict[str, Any], options: dict[str, Any]
+    ) -> dict[str, Any] | InferenceError:
+        try:
+            return self.infer(model, inputs, options)
+        except InferenceError as error:
+            return error
+        except Exception as error:
+            log.exception("inference_failed", engine=self.name)
+            return InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
 
     def submit(
         self,

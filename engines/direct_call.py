@@ -11,10 +11,11 @@ from engines.admission import Admission
 from engines.checks import check_data, check_texts
 from engines.execution import Execution
 from engines.handler_stages import postprocess, preprocess, stage_failed
+from engines.log_context import RequestName, working_on
 from engines.media_values import MediaValues
+from engines.outcomes import Outcomes
 from engines.prepared import Prepared
 from engines.results import failed_in, failure_result, no_time, success_result
-from engines.statistics import Statistics
 from handlers.errors import InferenceError
 
 
@@ -22,12 +23,12 @@ class DirectCall:
     """Takes requests whose media may be bytes or addresses through all stages. Thread-safe; every call blocks."""
 
     def __init__(
-        self, admission: Admission, execution: Execution, media: MediaValues, statistics: Statistics
+        self, admission: Admission, execution: Execution, media: MediaValues, outcomes: Outcomes
     ) -> None:
         self._admission = admission
         self._execution = execution
         self._media = media
-        self._statistics = statistics
+        self._outcomes = outcomes
 
     def prepare(
         self,
@@ -75,28 +76,25 @@ class DirectCall:
                 task=task, engine=engine, model_name=model_name, data=data, options=options
             )
             about["model_version"], timings, stage = admitted.model.version, admitted.timings, "fetch"
-            here = self._here(admitted, data)
-            stage = "preprocess"
-            preprocess(admitted, here)
-            stage = "wait"
-            raw = self._run(admitted)
-            stage = "postprocess"
-            output = postprocess(admitted, raw)
+            admitted.request = RequestName(about["id"], about["task"], about["model_name"])
+            with working_on(admitted.names):
+                here = self._here(admitted, data)
+                stage = "preprocess"
+                preprocess(admitted, here)
+                stage = "wait"
+                raw = self._run(admitted)
+                stage = "postprocess"
+                output = postprocess(admitted, raw)
         except InferenceError as error:
             failure = error
         about["processing_s"] = processing_s = time.perf_counter() - started
         about["timings"] = timings if failure is None else failed_in(stage, timings, processing_s)
-        self._statistics.record(
-            about["task"],
-            about["model_name"],
-            about["engine"],
-            failure is None,
-            processing_s,
-            about["timings"],
-        )
         if failure is not None:
-            return failure_result(error=failure, **about)
-        return success_result(result=output or {}, **about)
+            result = failure_result(error=failure, **about)
+        else:
+            result = success_result(result=output or {}, **about)
+        self._outcomes.finished(result)
+        return result
 
     def _admit(
         self, *, task: str, engine: str, model_name: str, data: Any, options: Mapping[str, Any] | None

@@ -11,6 +11,7 @@ import structlog
 
 from engines.base import BaseEngine, Emit
 from engines.bisection import bisected
+from engines.log_context import RequestName, working_on
 from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener, ModelLoading
 from engines.models import ModelManager
@@ -49,6 +50,10 @@ class Execution:
         """
         if not batch:
             return []
+        with working_on(_names(batch)):
+            return self._run_named(batch)
+
+    def _run_named(self, batch: Sequence[Prepared]) -> list[Outcome]:
         first = batch[0]
         loading = self._loading(first)
         started = time.perf_counter()
@@ -74,6 +79,10 @@ class Execution:
         The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
         the answer piece by piece, in a thread of the engine.
         """
+        with working_on(prepared.names):
+            return self._start_named(prepared, emit)
+
+    def _start_named(self, prepared: Prepared, emit: Emit | None) -> Future[Outcome]:
         started = time.perf_counter()
         loading = self._loading(prepared)
         lease: Lease | None = None
@@ -111,9 +120,10 @@ class Execution:
 
         def run(some: Sequence[Prepared]) -> list[Outcome]:
             try:
-                outcomes = runner.infer_batch(
-                    model, [one.inputs for one in some], [one.options for one in some]
-                )
+                with working_on(_names(some)):
+                    outcomes = runner.infer_batch(
+                        model, [one.inputs for one in some], [one.options for one in some]
+                    )
             except (EngineUnavailable, Busy) as error:
                 return [error] * len(some)  # no fault of any of them
             return _one_outcome_each(outcomes, some)
@@ -131,6 +141,10 @@ class Execution:
         )
 
 
+def _names(batch: Sequence[Prepared]) -> list[RequestName]:
+    return [one.request for one in batch if one.request is not None]
+
+
 def _follow(raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> Future[Outcome]:
     """Return a future of the outcome that passes its cancellation on, and lets go of the model in the end."""
     outcome: Future[Outcome] = Future()
@@ -140,7 +154,9 @@ def _follow(raw: Future[Any], prepared: Prepared, lease: Lease, running: float) 
         prepared.claim = None  # the two futures refer to each other, so the request may outlive its answer
         prepared.timings["infer"] = time.perf_counter() - running
         if outcome.set_running_or_notify_cancel():
-            outcome.set_result(_outcome(done, prepared))
+            with working_on(prepared.names):  # this is a thread of the engine's, which works for many
+                made = _outcome(done, prepared)
+            outcome.set_result(made)
 
     def on_outcome(done: Future[Outcome]) -> None:
         if done.cancelled():

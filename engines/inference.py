@@ -18,6 +18,7 @@ from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
+from engines.outcomes import Outcomes
 from engines.prepared import Outcome, Prepared
 from engines.registry import EngineRegistry, PullListener
 from engines.resolved_model import ResolvedModel, VersionId
@@ -64,6 +65,7 @@ class InferenceManager:
         self.engines = engines
         self.handlers = handlers
         self.statistics = Statistics()
+        self.outcomes = Outcomes(self.statistics)
         self._probes = probes or HealthProbes()
         self._execution = execution = Execution(cache, models, on_model)
         self._swaps = ModelSwaps(
@@ -77,7 +79,7 @@ class InferenceManager:
             bounds=(limits or LimitSettings()).bounds,
         )
         values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        direct = DirectCall(admission, execution, values, self.statistics)
+        direct = DirectCall(admission, execution, values, self.outcomes)
         self.admit, self.admits_at_once = admission.admit, admission.admits_at_once
         self.execute, self.start, self.is_loaded = execution.run, execution.start, execution.is_loaded
         self.prepare, self._infer = direct.prepare, direct.infer
@@ -209,6 +211,7 @@ class InferenceManager:
 
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""
+        self.outcomes.tell_left_out()
         self._swaps.close()
         self.cache.clear()
         self.engines.unload()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from engines.base import NO_HURRY, BaseEngine, Urgency
+from engines.log_context import RequestName
 from engines.model_key import ModelKey
 from engines.resolved_model import ResolvedModel
 from engines.results import no_time
@@ -46,11 +48,18 @@ class Prepared(msgspec.Struct, eq=False):
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
+    request: RequestName | None = None
+    """What log lines call it, in whichever thread it is worked on."""
 
     @property
     def is_continuous(self) -> bool:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
+
+    @property
+    def names(self) -> Sequence[RequestName]:
+        """What log lines call it, as `working_on` takes it."""
+        return () if self.request is None else (self.request,)
 
     def another(self) -> Prepared:
         """Return another request that the same check admits: of the same names, and without options."""

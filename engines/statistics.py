@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -56,6 +56,11 @@ class Statistics:
         """The same by the names as they came, but for those that came when there were too many."""
         self._sums: tuple[dict[str, _Count], ...] = ({}, {}, {})
         """By task, by model, and by engine: what came before."""
+        self._codes = _Names()
+        self._errors: Counter[tuple[str, str]] = Counter()
+        """By task and error code, as the next two are."""
+        self._refusals: Counter[tuple[str, str]] = Counter()
+        self._dead_letters: Counter[tuple[str, str]] = Counter()
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         """What came before the latest rows; added up by columns, a stage at a time, that costs a fraction."""
@@ -70,8 +75,12 @@ class Statistics:
         success: bool,
         processing_s: float,
         timings: Mapping[str, float] | None = None,
+        code: str = "",
     ) -> None:
-        """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`."""
+        """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`.
+
+        `code` is that of its error.
+        """
         names = (task, model, engine)
         row = _of_every_stage(timings) if timings else None
         with self._lock:
@@ -80,16 +89,45 @@ class Statistics:
                 count = self._new_count(names)
             count.total += 1
             count.succeeded += success
+            if code:
+                self._count_code(self._errors, task, code)
             self._latencies.append(processing_s)
             if row is not None:
                 self._latest_s.append(row)
                 if len(self._latest_s) >= _MOST_ROWS:
                     self._sum_up_stages()
 
+    def refuse(self, task: str, code: str) -> None:
+        """Count one request that was not let in."""
+        with self._lock:
+            self._count_code(self._refusals, task, code)
+
+    def dead_letter(self, task: str, code: str) -> None:
+        """Count one message that was kept as a dead letter."""
+        with self._lock:
+            self._count_code(self._dead_letters, task, code)
+
+    def replace(self, task: str, model: str, engine: str, code: str) -> None:
+        """Count one request as failed with `code` that was counted as answered."""
+        with self._lock:
+            self._new_count((task, model, engine)).succeeded -= 1
+            self._count_code(self._errors, task, code)
+
+    def by_code(self) -> dict[str, dict[tuple[str, str], int]]:
+        """Return errors, refusals and dead_letters, each by task and error code."""
+        with self._lock:
+            return {
+                "errors": dict(self._errors),
+                "refusals": dict(self._refusals),
+                "dead_letters": dict(self._dead_letters),
+            }
+
     def snapshot(self) -> dict[str, Any]:
         """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.
 
         `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start.
+        `errors` counts failed requests by code, `refusals` those that were not let in, which are in no other number,
+        and `dead_letters` messages kept as such.
         """
         with self._lock:
             self._sum_up()
@@ -109,9 +147,15 @@ class Statistics:
                 "stage_mean_s": {
                     stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
                 },
+                "errors": _by_code(self._errors),
+                "refusals": _by_code(self._refusals),
+                "dead_letters": _by_code(self._dead_letters),
             }
         answer["latency_s"] = _latency(sorted(latencies))  # sorted here, so that nobody waits for it
         return answer
+
+    def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
+        counts[self._tasks.counted_as(task), self._codes.counted_as(code)] += 1
 
     def _new_count(self, names: tuple[str, str, str]) -> _Count:
         task, model, engine = names
@@ -146,6 +190,13 @@ class Statistics:
 
 def _by_name(sums: dict[str, _Count]) -> dict[str, dict[str, int]]:
     return {name: sums[name].as_dict() for name in sorted(sums)}
+
+
+def _by_code(counts: Counter[tuple[str, str]]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for (_, code), count in counts.items():
+        sums[code] += count
+    return dict(sorted(sums.items()))
 
 
 def _latency(ordered: Sequence[float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple
 
 import structlog
 
+from engines.log_context import shared_task
 from handlers.errors import Cancelled, as_inference_error
 from streams.batch_lane import Lane, OnOutcome, Outcome, Raw, T, Waiting
 
@@ -94,7 +95,7 @@ class Batcher(Generic[T]):
         lane = self._lanes.get(key) or self._lane(key)
         lane.put(Waiting(item, self._clock(), on_outcome, wanted))
         if lane.task is None:
-            lane.task = asyncio.create_task(self._work(key, lane), name=f"batches of {key}")
+            lane.task = shared_task(self._work(key, lane), name=f"batches of {key}")
 
     @property
     def depth(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from engines.log_context import shared_task
 from streams.acks import OrderedAcker, Place, Received
 from streams.quick_path import Admitted
 
@@ -58,7 +59,7 @@ class HeldBack:
             self._acker.hold_back(place)
         line.append((messages, started, task))
         if self._resuming is None:
-            self._resuming = asyncio.create_task(self._resume_all(), name="messages held back")
+            self._resuming = shared_task(self._resume_all(), name="messages held back")
 
     async def close(self) -> None:
         """Start on nothing any more: the broker will deliver what waits again."""

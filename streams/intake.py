@@ -11,6 +11,8 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from engines.log_context import shared_task
+from engines.outcomes import Outcomes
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
@@ -42,6 +44,7 @@ class Intake:
         publisher: Publisher,
         acker: OrderedAcker,
         is_current: Callable[[int], bool],
+        outcomes: Outcomes,
         worker: str,
         on_fatal: Callable[[BaseException], None],
         wall_clock: Callable[[], float] = time.time,
@@ -51,6 +54,7 @@ class Intake:
         self._quick_path = quick_path
         self.publisher = publisher
         self.acker = acker
+        self._outcomes = outcomes
         self._worker = worker
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
@@ -125,7 +129,7 @@ class Intake:
             else:
                 self.acker.done(message)
 
-        running = asyncio.create_task(see_through())
+        running = shared_task(see_through(), name="see through")
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
@@ -202,6 +206,7 @@ class Intake:
             metadata=known.get("metadata", {}),
             worker=self._worker,
         )
+        self._outcomes.refused(result)
         await self.publisher.result(
             result,
             task=task,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from engines.log_context import requests_at_hand
 from engines.setting_problems import MASK, mask_password_in_url
 from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings
@@ -48,29 +47,8 @@ QUIET_LIBRARIES = {
 aiokafka's DEBUG calls alone cost a worker 12 % of its speed."""
 
 
-_request_at_hand: ContextVar[tuple[str, str, str] | None] = ContextVar("request_at_hand", default=None)
-"""Id, task and model of the request that log lines are about: set for every one, read where a line is written."""
-
-
-class Named(Protocol):
-    """What names a request in a log line."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def model_name(self) -> str: ...
-
-
-class _Turn(threading.local):
-    """What a thread works on without giving way to anything else: several times cheaper to set than a context."""
-
-    request: Named | None = None
-
-
-turn = _Turn()
-"""Whoever sets its request sets None before the thread turns to something else."""
+_MOST_IDS = 10
+"""Requests of a batch that a line names one by one."""
 
 
 def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
@@ -137,28 +115,19 @@ def tell_left_out() -> None:
             handler.repeated.flush(handler)
 
 
-class request_context:
-    """Puts the request into every log line written inside, by this asyncio task or thread."""
-
-    __slots__ = ("_before", "_request")
-
-    def __init__(self, *, request_id: str, task: str, model: str) -> None:
-        self._request = (request_id, task, model)
-
-    def __enter__(self) -> None:
-        self._before = _request_at_hand.set(self._request)
-
-    def __exit__(self, *_: object) -> None:
-        _request_at_hand.reset(self._before)
-
-
 def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Add the request at hand to a line, unless the line names one itself."""
-    request = turn.request
-    at_hand = _request_at_hand.get() if request is None else (request.id, request.task, request.model_name)
-    if at_hand is not None:
-        for name, value in zip(("request_id", "task", "model"), at_hand, strict=True):
-            event.setdefault(name, value)
+    """Add the requests at hand to a line, unless the line names one itself."""
+    requests = requests_at_hand()
+    if not requests:
+        return event
+    if "request_id" not in event:
+        if len(requests) == 1:
+            event["request_id"] = requests[0].id
+        else:
+            event["request_ids"] = [one.id for one in requests[:_MOST_IDS]]
+            event["requests"] = len(requests)
+    event.setdefault("task", requests[0].task)  # of a batch they are the same for all
+    event.setdefault("model", requests[0].model_name)
     return event
 
 

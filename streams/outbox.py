@@ -15,6 +15,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.line_limit import LineLimit
+from engines.log_context import shared_task
 from streams.cloudevents import Headers
 from streams.kafka import is_passing
 
@@ -123,7 +124,7 @@ class Outbox:
             waiting = self._waiting.get(topic)
             if waiting is None:
                 self._waiting[topic] = [record]
-                self._sending.add(sending := asyncio.create_task(self._send_all(topic), name=f"send {topic}"))
+                self._sending.add(sending := shared_task(self._send_all(topic), name=f"send {topic}"))
                 sending.add_done_callback(self._sending.discard)
             else:
                 waiting.append(record)

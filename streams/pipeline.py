@@ -16,11 +16,11 @@ import structlog
 
 from engines.base import Emit
 from engines.inference import InferenceManager
+from engines.log_context import RequestName, working_on
 from engines.prepared import Outcome, Prepared
 from engines.results import failed_in, no_time, result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from streams.dispatch import Dispatcher
-from streams.logs import request_context
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget, bytes_in
 from streams.messages import Request
@@ -86,7 +86,7 @@ class Pipeline:
         """
         started = self._clock()
         under_way = _UnderWay()
-        with request_context(request_id=request.id, task=request.task, model=request.model_name):
+        with working_on((request,)):
             outcome = await self._outcome(request, under_way, emit)
         return self.result(
             request, under_way.prepared, outcome, started, queue_s, attempt, stage=under_way.stage
@@ -108,20 +108,12 @@ class Pipeline:
         A failed one ended in `stage`.
         """
         processing_s = self._clock() - started
-        is_success = not isinstance(outcome, InferenceError)
         timings = prepared.timings if prepared else no_time()
-        if not is_success:  # a copy: where time ran out, the engine still works on the request, and counts
+        if isinstance(outcome, InferenceError):
+            # A copy: where time ran out, the engine still works on the request, and counts.
             timings = failed_in(stage, timings, processing_s)
         timings["queue"] = queue_s
-        self._manager.statistics.record(
-            request.task,
-            request.model_name,
-            request.engine,
-            is_success,
-            processing_s,
-            timings,
-        )
-        return result_of(
+        result = result_of(
             outcome,
             id=request.id,
             task=request.task,
@@ -134,6 +126,8 @@ class Pipeline:
             attempt=attempt,
             worker=self._worker,
         )
+        self._manager.outcomes.finished(result)
+        return result
 
     def as_failure(self, request: Request, error: Exception) -> InferenceError:
         """Return what the caller is told of `error`; one that nobody expected is logged."""
@@ -162,6 +156,7 @@ class Pipeline:
     async def _run(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
         """Take a request through admission, fetch, preprocess, infer and postprocess."""
         under_way.prepared = prepared = await self._admit(request)
+        prepared.request = RequestName(request.id, request.task, request.model_name)
         deadline = request.deadline_at()
         prepared.urgency = (-request.priority, math.inf if deadline is None else deadline)
         if prepared.handler.media_fields:

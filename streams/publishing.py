@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from engines.outcomes import Outcomes
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.acks import Received
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
@@ -56,6 +57,7 @@ class Publisher:
         outbox: Out,
         *,
         topics: Topics,
+        outcomes: Outcomes,
         worker: str,
         group: str,
         max_message_bytes: int,
@@ -64,6 +66,7 @@ class Publisher:
     ) -> None:
         self._outbox = outbox
         self._topics = topics
+        self._outcomes = outcomes
         self._results_of = functools.cache(topics.results)
         self._worker = worker
         self._result_headers = BinaryHeaders(RESULT_TYPE, f"inferstream/{worker}")
@@ -99,6 +102,7 @@ class Publisher:
             KafkaError: the broker does not take them; nothing may be acknowledged then.
         """
         own = self._topics.results(task)
+        answered = result
         result, value = self._encoded(result)
         try:
             published = await self._deliver(reply_to or own, result, value, key, traceparent)
@@ -110,6 +114,8 @@ class Publisher:
             )
             result = failed_instead(result, refusal)
             published = await self._deliver(own, result, encode(result), key, traceparent)
+        if published is not answered:
+            self._outcomes.replaced(answered, published)
         await self.event(_outcome_event(published))
 
     def post(
@@ -126,11 +132,14 @@ class Publisher:
         Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
         large for the broker, whose event must wait until it is known what was published: that is for `result`.
         """
+        answered = result
         result, value = encode_result(result)
         if len(value) + len(key or b"") + len(traceparent or "") > self._surely_taken_bytes:
             return False
         record = self._record(self._results_of(task), result, value, key, traceparent)
         self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
+        if result is not answered:
+            self._outcomes.replaced(answered, result)
         return True
 
     async def republish(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
@@ -146,6 +155,7 @@ class Publisher:
                 own = self._results_of(task)
                 published = await self._deliver(own, result, record.value, record.key, traceparent)
                 if published is not result:
+                    self._outcomes.replaced(result, published)
                     of_event = [self._event_record(_outcome_event(published))]
         if of_event:
             await self._outbox.deliver(*of_event)
@@ -167,6 +177,14 @@ class Publisher:
             max_message_bytes=self._max_message_bytes,
         )
         await self._deliver_first_that_fits((None, letter) for letter in letters)
+        self._outcomes.dead_lettered(
+            task=task,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            stage=stage,
+            error=error,
+        )
         event = MetricsEvent(
             kind="dead_letter",
             time=self._wall_clock(),

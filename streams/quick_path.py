@@ -11,11 +11,11 @@ import msgspec
 
 from engines.base import Urgency
 from engines.inference import InferenceManager
+from engines.log_context import RequestName, turn
 from engines.prepared import Outcome, Prepared
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from streams.batching import Batcher
-from streams.logs import turn
 from streams.messages import Request
 from streams.pipeline import Pipeline
 
@@ -63,6 +63,7 @@ class QuickPath:
             prepared = self._admit(request, admitted)
             if prepared is None:
                 return False
+            prepared.request = RequestName(request.id, request.task, request.model_name)
             prepared.urgency = _URGENCIES[request.priority]
             try:
                 self._manager.preprocess(prepared, request.data)

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from engines.outcomes import Outcomes
 from streams.acks import OrderedAcker
 from streams.announcements import Announcements
 from streams.faust_app import InferenceApp, build_app
@@ -101,13 +102,14 @@ async def _worker(settings: Settings) -> AsyncIterator[Worker]:
         await runtime.warm(settings.worker.warm)
         acker = OrderedAcker(window=settings.worker.max_in_flight)
         app = build_app(settings, tasks, lambda fetched, task: intake.take(fetched, task), acker)
-        publisher = _publisher(settings, app)
+        publisher = _publisher(settings, app, runtime.manager.outcomes)
         intake = Intake(
             pipeline=runtime.pipeline,
             quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
             publisher=publisher,
             acker=acker,
             is_current=lambda generation: app.batch_consumer.is_current(generation),
+            outcomes=runtime.manager.outcomes,
             worker=settings.worker.name,
             on_fatal=lambda error: worker.fail(error),
         )
@@ -146,10 +148,11 @@ def _tune_interpreter() -> None:
     sys.setswitchinterval(0.0005)
 
 
-def _publisher(settings: Settings, app: InferenceApp) -> Publisher:
+def _publisher(settings: Settings, app: InferenceApp, outcomes: Outcomes) -> Publisher:
     return Publisher(
         Outbox(app.kafka_producer),
         topics=Topics(settings.kafka.topic_prefix),
+        outcomes=outcomes,
         worker=settings.worker.name,
         group=settings.kafka.group_id,
         max_message_bytes=settings.kafka.max_message_bytes,

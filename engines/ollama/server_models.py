@@ -8,6 +8,7 @@ import time
 import structlog
 
 from engines.base import ProgressListener, PullProgress
+from engines.log_context import shared_task
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.wire import PullChunk, Shown
@@ -37,7 +38,7 @@ class ServerModels:
         """
         task = self._asked.get(model)
         if task is None:
-            task = self._asked[model] = asyncio.create_task(self._ensure(model))
+            task = self._asked[model] = shared_task(self._ensure(model), name=f"pull {model}")
             task.add_done_callback(lambda done: self._forget(model, done))
         return await asyncio.shield(task)
 

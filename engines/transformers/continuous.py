@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import structlog
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
@@ -20,8 +19,6 @@ from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticke
 from engines.transformers.limits import Limits
 from engines.transformers.row import Row
 from handlers.errors import InferenceFailed, InvalidInput
-
-log = structlog.get_logger(__name__)
 
 _BLOCK_TOKENS = 32
 _WAIT_S = 0.05
@@ -103,7 +100,7 @@ class ContinuousLoop(GenerationLoop):
         self._batch.clear()
         self._suspects.clear()
         self._let_manager_go()
-        log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
+        self._note_failure(tickets, error)
         if len(tickets) == 1:
             self.settle(tickets[0], as_run_error(error, self._name))
         else:

@@ -14,6 +14,7 @@ import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.bisection import bisected
+from engines.log_context import Named, requests_at_hand, working_on
 from engines.settings import TransformersSettings
 from engines.transformers.costs import cost_in, cost_of, most_cost_in
 from engines.transformers.device import (
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_Pair = tuple[dict[str, Any], dict[str, Any]]
+_Asked = tuple[dict[str, Any], dict[str, Any], Sequence[Named]]
+"""An input, its options, and what log lines call it."""
 """The inputs of one request, and its options."""
 
 
@@ -108,21 +110,24 @@ class TransformersEngine(BaseEngine):
         A batch that did not fit the memory is remembered: later ones of this model take half of what it took.
         """
 
-        def run(some: Sequence[_Pair]) -> list[Outcome]:
+        def run(some: Sequence[_Asked]) -> list[Outcome]:
             return model.budget.run(
-                lambda part: model.run([one for one, _ in part], [its for _, its in part]),
+                lambda part: model.run([one for one, _, _ in part], [its for _, its, _ in part]),
                 some,
-                [cost_of(one) for one, _ in some],
+                [cost_of(one) for one, _, _ in some],
             )
 
-        pairs = list(zip(inputs, options, strict=True))
-        return bisected(run, pairs, failed=functools.partial(self._note_failure, model))
+        at_hand: Sequence[Named] = requests_at_hand()
+        names = [(name,) for name in at_hand] if len(at_hand) == len(inputs) else [at_hand] * len(inputs)
+        asked = list(zip(inputs, options, names, strict=True))
+        return bisected(run, asked, failed=functools.partial(self._note_failure, model))
 
-    def _note_failure(self, model: TaskRunner, batch: Sequence[_Pair], error: Exception) -> Outcome:
+    def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: Exception) -> Outcome:
         if len(batch) > 1:
             log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
         elif not isinstance(error, InferenceError):
-            log.error("inference_failed", model=model.name, exc_info=error)
+            with working_on(batch[0][2]):
+                log.error("inference_failed", model=model.name, exc_info=error)
         # Kept with the outcome, the traceback would keep what the failed run had in memory.
         return as_run_error(error, model.name).with_traceback(None)
 

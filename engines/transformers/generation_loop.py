@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ import structlog
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
+from engines.log_context import Named, requests_at_hand, working_on
 from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
 from engines.transformers.row import Row
 from handlers.errors import Cancelled, InferenceError
@@ -44,6 +45,8 @@ class Ticket:
     """How many rows that came later joined before it, as there was room for them only."""
     was_tried: bool = False
     """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
+    requests: Sequence[Named] = field(default_factory=requests_at_hand)
+    """What log lines call it: what the thread that submitted it had at hand."""
 
 
 class GenerationLoop(ABC):
@@ -153,6 +156,11 @@ class GenerationLoop(ABC):
     def _queue(self, ticket: Ticket) -> None:
         bisect.insort(self._waiting, ticket, key=lambda one: one.turn)
 
+    def _note_failure(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        """Log that a round of work for these rows broke off."""
+        with working_on([one for ticket in tickets for one in ticket.requests]):
+            log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
+
     def tell(self, ticket: Ticket) -> None:
         """Let the caller hear what its answer has grown by."""
         if ticket.emit is None:
@@ -162,12 +170,13 @@ class GenerationLoop(ABC):
         if len(text) <= ticket.told:
             return
         piece, ticket.told = text[ticket.told :], len(text)
-        try:
-            ticket.emit(piece)
-        except Exception:
-            # Whoever listens has gone wrong, not the request.
-            log.exception("emit_failed", model=self._name)
-            ticket.emit = None
+        with working_on(ticket.requests):
+            try:
+                ticket.emit(piece)
+            except Exception:
+                # Whoever listens has gone wrong, not the request.
+                log.exception("emit_failed", model=self._name)
+                ticket.emit = None
 
     def follow(self, tickets: Iterable[Ticket]) -> None:
         """Tell callers of new text, give those whose rows are done their answers, and end rows nobody waits for."""
@@ -190,7 +199,8 @@ class GenerationLoop(ABC):
                 answer = self._result_of(ticket.row)
             except Exception as error:
                 # Such as a token that the tokenizer cannot spell: no fault of the rows beside it.
-                log.exception("answer_not_made", model=self._name)
+                with working_on(ticket.requests):
+                    log.exception("answer_not_made", model=self._name)
                 failure = as_run_error(error, self._name)
         if ticket.future.set_running_or_notify_cancel():
             if failure is None:

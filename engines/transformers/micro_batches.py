@@ -73,7 +73,7 @@ class MicroBatchLoop(GenerationLoop):
     def _failed(self, error: Exception) -> None:
         batch, self._running = self._running, []
         left = [ticket for ticket in batch if not ticket.future.done()]
-        log.warning("generation_failed", model=self._name, rows=len(left), error=repr(error))
+        self._note_failure(left, error)
         if len(left) == 1:
             self.settle(left[0], as_run_error(error, self._name))
             return

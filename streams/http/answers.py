@@ -11,7 +11,7 @@ from aiohttp import web
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
-from streams.messages import encode, encode_result
+from streams.messages import encode
 
 _REPEATED = ("id", "task", "engine", "model_name", "metadata")
 """What a failure repeats of its request, as far as it was readable."""
@@ -41,9 +41,8 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
     )
 
 
-def result_response(result: dict[str, Any]) -> web.Response:
-    """Return an answered request's result, with the status of its outcome."""
-    result, body = encode_result(result)
+def result_response(result: dict[str, Any], body: bytes) -> web.Response:
+    """Return an answered request's result, which `body` encodes, with the status of its outcome."""
     status = 200 if result["success"] else status_of(result["error"]["code"])
     return web.Response(
         body=body, status=status, headers=retry_after(status), content_type="application/json"

@@ -20,7 +20,7 @@ from aiohttp import web
 from engines.base import Emit
 from streams.http.answers import result_response
 from streams.http.writing import writing_to
-from streams.messages import encode, encode_result
+from streams.messages import encode
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0
@@ -28,6 +28,9 @@ KEEP_ALIVE_S = 15.0
 
 _KEEP_ALIVE = b": waiting\n\n"
 _END = None
+
+Encoded = Callable[[dict[str, Any]], tuple[dict[str, Any], bytes]]
+"""Returns the result that is sent in place of one, mostly the same, and its bytes."""
 
 
 def accepts_events(request: web.Request) -> bool:
@@ -37,9 +40,9 @@ def accepts_events(request: web.Request) -> bool:
 
 
 async def stream_answer(
-    request: web.Request, answer: Callable[[Emit], Awaitable[dict[str, Any]]]
+    request: web.Request, answer: Callable[[Emit], Awaitable[dict[str, Any]]], encoded: Encoded
 ) -> web.StreamResponse:
-    """Send what `answer` emits and then what it returns; a caller that leaves cancels it.
+    """Send what `answer` emits and then what it returns, as `encoded`; a caller that leaves cancels it.
 
     A request that fails before anything was sent is answered as without events, with its status. Later the
     status is sent already, so the failure is in the last event.
@@ -54,7 +57,7 @@ async def stream_answer(
     answering = asyncio.ensure_future(answer(emit))
     answering.add_done_callback(lambda _: pieces.put_nowait(_END))
     try:
-        return await _send(request, answering, pieces)
+        return await _send(request, answering, pieces, encoded)
     finally:
         if not answering.done():
             answering.cancel()
@@ -62,7 +65,10 @@ async def stream_answer(
 
 
 async def _send(
-    request: web.Request, answering: asyncio.Future[dict[str, Any]], pieces: asyncio.Queue[str | None]
+    request: web.Request,
+    answering: asyncio.Future[dict[str, Any]],
+    pieces: asyncio.Queue[str | None],
+    encoded: Encoded,
 ) -> web.StreamResponse:
     events = _Events(request)
     while True:
@@ -75,9 +81,9 @@ async def _send(
         if piece is _END:
             break
         await events.write(_event("token", encode({"text": piece})))
-    result, body = encode_result(answering.result())
+    result, body = encoded(answering.result())
     if not events.begun and not result["success"]:
-        return result_response(result)
+        return result_response(result, body)
     await events.write(_event("result", body))
     return await events.end()
 

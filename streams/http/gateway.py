@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 _LAST_WRITES_S = 2.0
 """How long responses may still take to be written once nothing is in work any more."""
 
+_INFER = "/inference/infer"
 _THREADS = 4
 _REGISTRY_THREADS = 2
 
@@ -66,7 +67,7 @@ class Gateway:
     def application(self) -> web.Application:
         """Return a new application with all routes."""
         app = web.Application(middlewares=[self._failures_as_results])
-        app.router.add_post("/inference/infer", self._inference.post)
+        app.router.add_post(_INFER, self._inference.post)
         app.router.add_get("/inference/tasks", self._get_tasks)
         app.router.add_get("/inference/models", self._get_models)
         app.router.add_get("/inference/stats", self._get_stats)
@@ -188,8 +189,10 @@ class Gateway:
                 log.exception("http_request_failed", method=http.method, path=http.path)
                 error = InternalError("an unexpected fault stopped this request; it is logged by the worker")
                 status = 500
-            worker = self._settings.worker.name
-            return json_response(refused(error, worker=worker), status=status, headers=headers)
+            result = refused(error, worker=self._settings.worker.name)
+            if status == 500 and http.path == _INFER:
+                self._runtime.manager.outcomes.refused(result)
+            return json_response(result, status=status, headers=headers)
 
         return failures_as_results
 

@@ -23,7 +23,7 @@ from streams.http.metrics import Metrics
 from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
-from streams.messages import Request
+from streams.messages import Request, encode_result
 from streams.runtime import Runtime
 from streams.settings import Settings
 
@@ -62,6 +62,7 @@ class InferenceRoute:
         except InferenceError as error:
             result = refused(error, worker=self._worker, known=known)
             status, headers = status_of(error.code), {}
+        self._manager.outcomes.refused(result)
         self._metrics.answered(result, time.monotonic() - arrived)
         response = json_response(result, status=status, headers=headers)
         if self._admission.is_stopping:
@@ -76,8 +77,8 @@ class InferenceRoute:
             return result
 
         if accepts_events(http):
-            return await stream_answer(http, answer)
-        return result_response(await answer())
+            return await stream_answer(http, answer, self._encode)
+        return result_response(*self._encode(await answer()))
 
     async def _within_time(self, request: Request, queue_s: float, emit: Emit | None) -> dict[str, Any]:
         """Return the pipeline's answer, or a failure where it takes longer than this gateway allows."""
@@ -87,19 +88,11 @@ class InferenceRoute:
                 return await self._pipeline.answer(request, queue_s=queue_s, emit=emit)
         except TimeoutError:
             processing_s = time.monotonic() - started
-        self._manager.statistics.record(
-            request.task,
-            request.model_name,
-            request.engine,
-            False,
-            processing_s,
-            no_time() | {"queue": queue_s},
-        )
         late = DeadlineExceeded(
             f"no answer within http.request_timeout_s={self._http.request_timeout_s:g}; ask for less, or send "
             "long work through Kafka"
         )
-        return failure_result(
+        result = failure_result(
             error=late,
             id=request.id,
             task=request.task,
@@ -110,6 +103,15 @@ class InferenceRoute:
             metadata=request.metadata,
             worker=self._worker,
         )
+        self._manager.outcomes.finished(result)
+        return result
+
+    def _encode(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Return what is sent of `result`, and its bytes."""
+        sent, body = encode_result(result)
+        if sent is not result:
+            self._manager.outcomes.replaced(result, sent)
+        return sent, body
 
     async def _read(self, body: Body, known: dict[str, Any]) -> Request:
         """Return the request in `body`; what is readable of one that is not valid goes into `known`.

@@ -21,6 +21,12 @@ SUCCESS = "OK"
 UNKNOWN = "(unknown)"
 """Stands for a task or engine that callers made up: they must not choose how many series there are."""
 
+_BY_CODE = {
+    "errors": "Requests that failed on any way, by error code.",
+    "refusals": "Requests that were not let in on any way, by error code.",
+    "dead_letters": "Messages kept as dead letters, by error code.",
+}
+
 _BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -92,12 +98,23 @@ class _OfManager(Collector):
         looked_up.add_metric(("hit",), stats["cache_hits"])
         looked_up.add_metric(("miss",), stats["cache_misses"])
         yield looked_up
+        for name, counts in self._manager.statistics.by_code().items():
+            yield self._by_code(name, counts)
         yield GaugeMetricFamily(
             "inferstream_cached_models", "Models in memory.", value=stats["cached_models"]
         )
         yield GaugeMetricFamily(
             "inferstream_cached_model_bytes", "Memory the models hold.", value=self._manager.cache.bytes
         )
+
+    def _by_code(self, name: str, counts: Mapping[tuple[str, str], int]) -> CounterMetricFamily:
+        family = CounterMetricFamily(f"inferstream_{name}", _BY_CODE[name], labels=("task", "code"))
+        sums: Counted[tuple[str, str]] = Counted()
+        for (task, code), count in counts.items():
+            sums[task if task in self._tasks else UNKNOWN, code] += count
+        for labels, value in sums.items():
+            family.add_metric(labels, value)
+        return family
 
     @staticmethod
     def _inferences(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -144,7 +145,7 @@ class MediaFetcher:
                     one.fail(_stopping(one.source))
                     continue
                 self._under_way.add(one)
-                self._threads.submit(self._work, one, address)
+                self._threads.submit(contextvars.copy_context().run, self._work, one, address)
         return fetches
 
     def _work(self, one: Fetch, address: str) -> None:

@@ -83,7 +83,7 @@ class RollingLoop(GenerationLoop):
         self._batch.clear()
         tickets = [ticket for ticket in self._tickets.values() if not self._is_over(ticket)]
         self._tickets.clear()
-        log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
+        self._note_failure(tickets, error)
         if len(tickets) <= 1:
             for ticket in tickets:
                 self.settle(ticket, as_run_error(error, self._name))

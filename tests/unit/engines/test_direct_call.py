@@ -13,6 +13,7 @@ from engines.admission import Admission
 from engines.direct_call import DirectCall
 from engines.execution import Execution
 from engines.media_values import MediaValues
+from engines.outcomes import Outcomes
 from engines.prepared import Outcome, Prepared
 from engines.results import STAGES
 from engines.statistics import Statistics
@@ -127,7 +128,7 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
             cast(Admission, bench.manager),
             cast(Execution, Starts()),
             MediaValues(MediaSettings()),
-            Statistics(),
+            Outcomes(Statistics()),
         )
         request: dict[str, Any] = {"task": "shout", "engine": "shouter", "model_name": "tagged"}
         with pytest.raises(KeyboardInterrupt):

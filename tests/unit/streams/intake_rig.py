@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, cast
 
+from engines.outcomes import Outcomes
 from engines.results import success_result
+from engines.statistics import Statistics
 from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
@@ -56,6 +58,7 @@ class Rig:
         self.queue_s: list[float] = []
         self.dead_letter_error: Exception | None = None
         self.generation = 1
+        self.statistics = Statistics()
         self.acker = Acker(self.journal, max_in_flight)
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
@@ -63,6 +66,7 @@ class Rig:
             publisher=cast(Publisher, self),
             acker=self.acker,
             is_current=lambda generation: generation == self.generation,
+            outcomes=Outcomes(self.statistics),
             worker="w1",
             on_fatal=self.fatal.append,
         )

@@ -13,7 +13,9 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from engines.outcomes import Outcomes
 from engines.results import success_result
+from engines.statistics import Statistics
 from streams.messages import decode_event
 from streams.outbox import Delivery, Outgoing
 from streams.publishing import Publisher
@@ -61,10 +63,13 @@ def size_of(record: Outgoing) -> int:
     return int(batch.size())
 
 
-def publisher(broker: Broker, *, max_message_bytes: int = 100_000) -> Publisher:
+def publisher(
+    broker: Broker, *, max_message_bytes: int = 100_000, outcomes: Outcomes | None = None
+) -> Publisher:
     return Publisher(
         broker,
         topics=Topics(),
+        outcomes=outcomes or Outcomes(Statistics()),
         worker="w1",
         group="g1",
         max_message_bytes=max_message_bytes,

@@ -176,3 +176,10 @@ async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_
     await rig.settle()
     assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["intake"])
     assert (rig.fatal, rig.intake.in_flight) == ([], 0)
+
+
+async def test_a_refusal_is_counted_by_its_code() -> None:
+    rig = Rig()
+    rig.take(0, request(bogus=1))
+    await rig.settle()
+    assert rig.statistics.snapshot()["refusals"] == {"INVALID_REQUEST": 1}

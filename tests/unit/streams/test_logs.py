@@ -12,8 +12,9 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
+from engines.log_context import shared_task, turn, working_on
 from engines.settings_tree import leaves
-from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging, request_context, turn
+from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging
 from streams.messages import Request
 from streams.settings import LoggingSettings, S3Settings, Settings
 
@@ -27,6 +28,10 @@ class Terminal(io.StringIO):
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def named(identity: str) -> Request:
+    return Request(id=identity, task="asr", engine="e", model_name="whisper/3", data={})
 
 
 def configured(**settings: Any) -> io.StringIO:
@@ -78,7 +83,7 @@ def test_lines_below_the_level_are_dropped() -> None:
 
 def test_the_request_is_in_every_line_inside_and_none_outside() -> None:
     stream = configured()
-    with request_context(request_id="r1", task="asr", model="whisper/3"):
+    with working_on([named("r1")]):
         structlog.get_logger("x").info("ours")
         logging.getLogger("y").warning("theirs")
     structlog.get_logger("x").info("after")
@@ -90,7 +95,7 @@ def test_the_request_is_in_every_line_inside_and_none_outside() -> None:
 
 def test_the_request_of_a_turn_is_in_the_lines_of_its_thread_and_of_no_other() -> None:
     stream = configured()
-    turn.request = Request(id="r1", task="asr", engine="e", model_name="whisper/3", data={})
+    turn.request = named("r1")
     try:
         structlog.get_logger("x").info("ours")
         other = threading.Thread(target=lambda: structlog.get_logger("x").info("other"))
@@ -103,6 +108,28 @@ def test_the_request_of_a_turn_is_in_the_lines_of_its_thread_and_of_no_other() -
     assert (ours["request_id"], ours["task"], ours["model"]) == ("r1", "asr", "whisper/3")
     assert "request_id" not in other_thread
     assert "request_id" not in after
+
+
+def test_a_line_about_a_batch_names_its_requests() -> None:
+    stream = configured()
+    with working_on([named(f"r{number}") for number in range(12)]):
+        structlog.get_logger("x").info("ours")
+        structlog.get_logger("x").info("about one", request_id="r3")
+    of_batch, of_one = lines(stream)
+    assert of_batch["request_ids"] == [f"r{number}" for number in range(10)]
+    assert (of_batch["requests"], of_batch["task"], "request_id" in of_batch) == (12, "asr", False)
+    assert (of_one["request_id"], "request_ids" in of_one) == ("r3", False)
+
+
+async def test_a_task_that_works_for_many_does_not_name_the_request_that_started_it() -> None:
+    stream = configured()
+
+    async def work() -> None:
+        structlog.get_logger("x").info("for many")
+
+    with working_on([named("r1")]):
+        await shared_task(work(), "shared")
+    assert "request_id" not in lines(stream)[0]
 
 
 def test_every_secret_setting_is_among_the_masked_names() -> None:

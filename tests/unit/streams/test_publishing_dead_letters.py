@@ -10,6 +10,8 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
+from engines.outcomes import Outcomes
+from engines.statistics import Statistics
 from handlers.errors import Undecodable
 from streams.acks import Received
 from streams.outbox import Outgoing
@@ -39,6 +41,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
     dead = Publisher(
         cast(Out, SimpleNamespace(deliver=deliver)),
         topics=Topics(),
+        outcomes=Outcomes(Statistics()),
         worker="w1",
         group="g1",
         max_message_bytes=10_000,
@@ -119,3 +122,10 @@ async def test_why_a_message_is_a_dead_letter_is_told_in_a_thousand_characters()
 async def test_a_dead_letter_that_no_broker_takes_is_the_callers_to_handle() -> None:
     with pytest.raises(MessageSizeTooLargeError):
         await dead_letter(Broker(most_bytes=10), undecodable())
+
+
+async def test_a_dead_letter_is_counted_once_the_broker_has_it() -> None:
+    broker, statistics = Broker(), Statistics()
+    outbox = publisher(broker, outcomes=Outcomes(statistics))
+    await outbox.dead_letter(undecodable(), task="asr", stage="decode", error=Undecodable("no JSON"))
+    assert statistics.snapshot()["dead_letters"] == {"UNDECODABLE": 1}

@@ -11,6 +11,8 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
+from engines.outcomes import Outcomes
+from engines.statistics import Statistics
 from streams.messages import decode_result
 from tests.unit.streams.publishing_rig import Broker, Heard, codes_of_events, publisher, success
 
@@ -69,10 +71,23 @@ async def test_what_is_refused_of_a_posted_result_is_published_again_and_what_is
     ids=["for some brokers", "for the settings"],
 )
 def test_a_result_that_may_be_too_large_is_not_posted_for_its_event_would_go_beside_it(
-    characters: int, options: dict[str, int]
+    characters: int, options: dict[str, Any]
 ) -> None:
     broker = Broker()
     is_posted = publisher(broker, **options).post(
         success("x" * characters), task="text-generation", key=b"k", traceparent=None, delivery=Heard()
     )
     assert (is_posted, broker.records) == (False, [])
+
+
+async def test_a_result_that_the_broker_finds_too_large_counts_as_the_failure_in_its_place() -> None:
+    broker, statistics = Broker(), Statistics()
+    outcomes = Outcomes(statistics)
+    result = success("x" * 200_000)
+    outcomes.finished(result)
+    await publisher(broker, outcomes=outcomes).result(
+        result, task="text-generation", key=None, traceparent=None, reply_to=None
+    )
+    found = statistics.snapshot()
+    assert (found["total_inferences"], found["successful_inferences"]) == (1, 0)
+    assert found["errors"] == {"RESULT_TOO_LARGE": 1}

@@ -72,3 +72,25 @@ async def test_two_gateways_count_for_themselves(tmp_path: Path) -> None:
         counted = "inferstream_http_requests_total"
         assert counted + "{" in (await one.client.get("/metrics")).text
         assert counted + "{" not in (await other.client.get("/metrics")).text
+
+
+async def test_refusals_and_errors_are_counted_by_code_in_metrics_and_statistics(tmp_path: Path) -> None:
+    async with http_site(tmp_path) as site:
+        await site.infer({"task": "shout", "bogus": 1})
+        await site.infer(data={"text": "engine-bug"})
+        text = (await site.client.get("/metrics")).text
+        stats = (await site.client.get("/inference/stats")).json()
+    assert (stats["refusals"], stats["errors"]) == ({"INVALID_REQUEST": 1}, {"INFERENCE_FAILED": 1})
+    assert 'inferstream_errors_total{code="INFERENCE_FAILED",task="(unknown)"} 1.0' in text
+    assert 'inferstream_refusals_total{code="INVALID_REQUEST",task="(unknown)"} 1.0' in text
+
+
+async def test_an_answer_without_a_json_form_counts_as_the_failure_that_was_sent(tmp_path: Path) -> None:
+    pipeline = ScriptedPipeline()
+    pipeline.gate.set()
+    pipeline.reply = lambda request: {"odd": object()}
+    async with http_site(tmp_path, pipeline=pipeline) as site:
+        response = await site.infer()
+        stats = (await site.client.get("/inference/stats")).json()
+    assert response.status_code == 500
+    assert stats["errors"] == {"INTERNAL_ERROR": 1}
