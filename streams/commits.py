@@ -28,6 +28,12 @@ class CommittingConsumer(driver.Consumer):
         await self.wait(self.acker.drained())
         await self.commit_and_end_transactions()
 
+    async def commit_all(self) -> None:
+        """Return once all that is answered is committed, as far as it can be committed by this worker at all."""
+        while self._filter_committable_offsets(self._filter_tps_with_pending_acks()):
+            if not await self.commit():
+                await self.sleep(_NOT_COMMITTED_S)
+
     @Service.task
     async def _commit_when_due(self) -> None:
         """Commit ahead of the interval where much is acked: the window has room only for what is committed."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import faust
 from aiokafka import AIOKafkaProducer
+from faust.types import TP
 
 from streams.acks import OrderedAcker, Received
 from streams.consumer import BatchConsumer, BatchTransport
@@ -23,6 +24,9 @@ _LARGEST_BATCH_BYTES = 256 * 1024
 class InferenceApp(faust.App):
     """Faust with our consumer, and without the folders it keeps for tables, of which we have none."""
 
+    _is_draining = False
+    _is_drained = False
+
     @property
     def batch_consumer(self) -> BatchConsumer:
         """The consumer, made where it is not there yet."""
@@ -31,6 +35,27 @@ class InferenceApp(faust.App):
     def kafka_producer(self) -> AIOKafkaProducer:
         """Return the started producer that Faust sends with."""
         return cast(Any, self.producer)._ensure_producer()
+
+    async def drain(self) -> None:
+        """Take nothing more, and return once all that was taken is answered and committed.
+
+        What can never be committed here is left out: that of partitions that were handed on, or that are gone.
+        """
+        self._is_draining = True
+        await self._stop_consumer()
+        await self.batch_consumer.commit_all()
+        self._is_drained = True
+
+    async def _stop_consumer(self) -> None:
+        if not self._is_drained:
+            await super()._stop_consumer()
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        if not self._is_draining:
+            await super()._on_partitions_assigned(assigned, generation_id)
+
+    def _on_rebalance_when_stopped(self) -> None:
+        """Faust closes the consumer here, on another loop than its own; it is being stopped already."""
 
     def _create_directories(self) -> None:
         pass

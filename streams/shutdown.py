@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
 import sys
 import threading
-from typing import NoReturn
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 import structlog
 
@@ -16,37 +21,121 @@ log = structlog.get_logger(__name__)
 EXIT_FAILED = 1
 EXIT_INTERRUPTED_TWICE = 130
 
-Stopping = asyncio.Future[BaseException | None]
-"""Ends when the process has to stop: with the failure that ends it, or None for a signal."""
+_CLOSING_S = 4.0
+"""How long a process may still take to close what it has open once nothing is left to lose, in seconds."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def stop_on_signals() -> Stopping:
-    """Return a future of the running event loop that the first SIGTERM or SIGINT ends; the second ends all."""
-    loop = asyncio.get_running_loop()
-    stopping: Stopping = loop.create_future()
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """When the process ends whatever hangs, with which status, and the event that says so."""
 
-    def on_signal(number: signal.Signals) -> None:
-        if stopping.done():
-            log.warning("killed_by_second_signal", signal=number.name)
-            exit_now(EXIT_INTERRUPTED_TWICE)
-        log.info("stopping", signal=number.name)
-        stopping.set_result(None)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stopping
+    at: float
+    status: int
+    event: str
 
 
-def exit_unless_done_within(seconds: float) -> None:
-    """End the process after `seconds` even if draining hangs in a thread that nobody can stop."""
+class Stopping:
+    """Says that the process has to stop, and ends it in time whatever hangs: a broker, a store, an engine, the loop.
 
-    def give_up() -> None:
-        log.critical("drain_timed_out", seconds=seconds)
-        exit_now(EXIT_FAILED)
+    The first SIGTERM or SIGINT, or `fail`, asks it to stop within `drain_timeout_s`. `settle` says that nothing is left
+    to lose: only closing may follow, for a few seconds, and what hangs then is left hanging. The limit is one for
+    whatever has to end, and a thread keeps it that waits for nothing else. Made and left on the main thread, on a
+    running event loop.
+    """
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    def __init__(self, drain_timeout_s: float) -> None:
+        self._drain_timeout_s = drain_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._requested: asyncio.Future[BaseException | None] = self._loop.create_future()
+        self._limits: queue.SimpleQueue[_Limit | None] = queue.SimpleQueue()
+        self._limit: _Limit | None = None
+        self._handlers_before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=_keep, args=(self._limits,), name="exit in time", daemon=True).start()
+        for number in _SIGNALS:
+            # Not the loop's own handlers: a loop that is held up has to stop as well.
+            self._handlers_before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the signals as they were; a limit that is set stays, for what else the process waits for."""
+        for number, before in self._handlers_before.items():
+            signal.signal(number, before)
+        if self._limit is None:
+            self._limits.put(None)
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether the process has to stop."""
+        return self._limit is not None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the process ends whatever hangs; infinite while it has not to stop."""
+        return float("inf") if self._limit is None else max(0.0, self._limit.at - time.monotonic())
+
+    async def requested(self) -> BaseException | None:
+        """Return once the process has to stop: what went wrong, None for a signal."""
+        return await asyncio.shield(self._requested)
+
+    def fail(self, error: BaseException) -> None:
+        """Ask the process to stop because of `error`, unless it is stopping already."""
+        self._request(error)
+
+    def settle(self, status: int = 0) -> None:
+        """Say that nothing is left to lose: the process ends with `status` in a few seconds, closed or not."""
+        self._set(_Limit(time.monotonic() + _CLOSING_S, status, "closing_timed_out"))
+
+    async def until_requested(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or as much of it as is done when the process has to stop; raises what `work` raises."""
+        doing = asyncio.create_task(work)
+        waiting = asyncio.create_task(self.requested())
+        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not doing.done():
+            doing.cancel()
+            await asyncio.wait({doing}, timeout=_CLOSING_S / 2)
+            if doing.done() and not doing.cancelled() and (error := doing.exception()) is not None:
+                log.warning("broke_off_with_an_error", error=repr(error))
+            return
+        doing.result()
+
+    async def courtesy(self, *works: Coroutine[Any, Any, object]) -> None:
+        """Do the works side by side, of which none matters any more, and leave those behind that take too long."""
+        doing = {asyncio.create_task(work) for work in works}
+        done, _ = await asyncio.wait(doing, timeout=min(self.remaining_s, _CLOSING_S) / 2)
+        for one in done:
+            if not one.cancelled() and (error := one.exception()) is not None:
+                log.warning("not_closed", error=repr(error))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # It comes in the middle of anything, so it takes no lock: what is logged or started is by others.
+        if self.is_requested:
+            self._limits.put(_Limit(0.0, EXIT_INTERRUPTED_TWICE, "killed_by_second_signal"))
+            return
+        self._set_drain_limit()
+        self._loop.call_soon_threadsafe(self._on_first_signal, signal.Signals(number).name)
+
+    def _on_first_signal(self, name: str) -> None:
+        log.info("stopping", signal=name)
+        self._request(None)
+
+    def _request(self, reason: BaseException | None) -> None:
+        if not self.is_requested:
+            self._set_drain_limit()
+        if not self._requested.done():
+            self._requested.set_result(reason)
+
+    def _set_drain_limit(self) -> None:
+        self._set(_Limit(time.monotonic() + self._drain_timeout_s, EXIT_FAILED, "drain_timed_out"))
+
+    def _set(self, limit: _Limit) -> None:
+        self._limit = limit
+        self._limits.put(limit)
 
 
 def exit_now(code: int) -> NoReturn:
@@ -54,3 +143,21 @@ def exit_now(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _keep(limits: queue.SimpleQueue[_Limit | None]) -> None:
+    """End the process at the latest limit that was set, unless None comes first."""
+    latest = limits.get()
+    while latest is not None:
+        limit = latest
+        try:
+            latest = limits.get(timeout=max(0.0, limit.at - time.monotonic()))
+        except queue.Empty:
+            tell = log.critical if limit.status else log.warning
+            tell(limit.event, threads=_waited_for())
+            exit_now(limit.status)
+
+
+def _waited_for() -> list[str]:
+    main = threading.main_thread()
+    return [one.name for one in threading.enumerate() if one is not main and not one.daemon]

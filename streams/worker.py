@@ -6,9 +6,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
@@ -24,35 +22,114 @@ from streams.outbox import Outbox
 from streams.plugins import tasks_of
 from streams.publishing import Publisher
 from streams.quick_path import QuickPath
-from streams.runtime import open_runtime
+from streams.runtime import Runtime, open_runtime
 from streams.settings import Settings
-from streams.shutdown import EXIT_FAILED, Stopping, exit_now, exit_unless_done_within, stop_on_signals
+from streams.shutdown import EXIT_FAILED, Stopping, exit_now
 from streams.topic_admin import TopicsNotReady, check_topics
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
 class Worker:
-    """A started worker: what ends with it, and the future that ends its run."""
+    """One worker's parts, and the way up and down; lives on one event loop, whose exit stack takes the parts down."""
 
-    app: InferenceApp
-    intake: Intake
-    stopping: Stopping
-    gateway: Gateway | None
+    def __init__(self, settings: Settings, stopping: Stopping) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._tasks = tasks_of(settings.worker)
+        self._announcements = Announcements(settings.worker.name)
+        self._about: dict[str, Any] = {}
+        self.gateway: Gateway | None = None
+        self.app: InferenceApp | None = None
+        self._intake: Intake | None = None
 
-    def fail(self, error: BaseException) -> None:
-        """End the run because of `error`, unless it is ending already."""
-        if not self.stopping.done():
-            self.stopping.set_result(error)
+    @property
+    def in_flight(self) -> int:
+        """How many messages are taken and not yet acked."""
+        return 0 if self._intake is None else self._intake.in_flight
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Build the parts and start consuming; may be cancelled at any await.
+
+        Raises:
+            ConfigurationError: permanent; a plugin or an engine's setting is not usable, or the port is taken.
+            TopicsNotReady: topics are missing or have the wrong shape.
+            BrokerUnavailable: no broker answers.
+        """
+        settings = self._settings
+        runtime = await stack.enter_async_context(
+            open_runtime(settings, on_model=self._announcements.model, on_pull=self._announcements.pull)
+        )
+        problems = await check_topics(settings.kafka, self._tasks)
+        if problems:
+            raise TopicsNotReady(problems)
+        if settings.http.listens:
+            self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
+        await runtime.warm(settings.worker.warm)
+        self.app = app = self._build_app(runtime, stack)
+        _tune_interpreter()
+        await app.start()
+        crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
+        crashed.add_done_callback(lambda _: self._stopping.fail(_crash(app)))
+        stack.callback(crashed.cancel)
+        if self.gateway is not None:
+            self.gateway.is_ready = True
+        self._announce()
+
+    async def drain(self) -> None:
+        """Take nothing new, and return once all that was taken is answered and committed."""
+        async with asyncio.TaskGroup() as draining:
+            if self.app is not None:
+                draining.create_task(self.app.drain())
+            if self.gateway is not None:
+                draining.create_task(self.gateway.drain(self._stopping.remaining_s))
+
+    async def leave(self) -> None:
+        """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
+        if self._about:
+            self._announcements.worker("worker_stopped", self._about)
+            await self._stopping.courtesy(self._announcements.flush())
+        if self.app is not None:
+            await self._stopping.courtesy(self.app.stop())
+
+    def _build_app(self, runtime: Runtime, stack: AsyncExitStack) -> InferenceApp:
+        settings = self._settings
+        acker = OrderedAcker(window=settings.worker.max_in_flight)
+        app = build_app(settings, self._tasks, lambda fetched, task: intake.take(fetched, task), acker)
+        self._publisher = _publisher(settings, app, runtime.manager.outcomes)
+        self._intake = intake = Intake(
+            pipeline=runtime.pipeline,
+            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
+            publisher=self._publisher,
+            acker=acker,
+            is_current=lambda generation: app.batch_consumer.is_current(generation),
+            outcomes=runtime.manager.outcomes,
+            worker=settings.worker.name,
+            on_fatal=self._stopping.fail,
+        )
+        stack.push_async_callback(intake.close)
+        stack.push_async_callback(self._announcements.close)
+        return app
+
+    def _announce(self) -> None:
+        self._about = {
+            "tasks": self._tasks,
+            "group": self._settings.kafka.group_id,
+            "http": self.gateway.url if self.gateway else None,
+            "pid": os.getpid(),
+        }
+        self._announcements.publish_to(self._publisher)
+        self._announcements.worker("worker_started", self._about)
+        log.info("worker_started", name=self._settings.worker.name, **self._about)
 
 
 def run(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT and return the process's exit code.
 
     0: drained, everything taken was answered and committed. 1: something failed; unacked messages stay on the
-    broker and are delivered again. A second signal ends the process at once.
+    broker and are delivered again. A signal is heeded from the start on; a second one ends the process at once, as
+    does worker.drain_timeout_s after the first, with 1.
 
     Raises:
         ConfigurationError: permanent; a task, a plugin or an engine's setting is not usable.
@@ -66,76 +143,26 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    async with _worker(settings) as worker:
-        failure = await _until_stopped(worker)
-        exit_unless_done_within(settings.worker.drain_timeout_s)
-        if failure is not None:
-            log.critical("worker_failed", error=str(failure), exc_info=failure)
-            tell_left_out()
-            # Draining would commit what comes after the message that could not be answered.
-            exit_now(EXIT_FAILED)
-        log.info("worker_draining", in_flight=worker.intake.in_flight)
-        async with asyncio.TaskGroup() as draining:
-            draining.create_task(worker.app.stop())
-            if worker.gateway is not None:
-                draining.create_task(worker.gateway.drain(settings.worker.drain_timeout_s))
+    with Stopping(settings.worker.drain_timeout_s) as stopping:
+        async with AsyncExitStack() as stack:
+            worker = Worker(settings, stopping)
+            try:
+                await stopping.until_requested(worker.start(stack))
+            except Exception:
+                stopping.settle(EXIT_FAILED)
+                raise
+            failure = await stopping.requested()
+            if failure is not None:
+                log.critical("worker_failed", error=str(failure), exc_info=failure)
+                tell_left_out()
+                # Draining would commit what comes after the message that could not be answered.
+                exit_now(EXIT_FAILED)
+            log.info("worker_draining", in_flight=worker.in_flight)
+            await worker.drain()
+            stopping.settle()
+            await worker.leave()
     log.info("worker_stopped")
     return 0
-
-
-@asynccontextmanager
-async def _worker(settings: Settings) -> AsyncIterator[Worker]:
-    """Build the parts, start consuming, and take everything down in reverse on the way out."""
-    tasks = tasks_of(settings.worker)
-    async with AsyncExitStack() as stack:
-        stopping = stop_on_signals()
-        announcements = Announcements(settings.worker.name)
-        runtime = await stack.enter_async_context(
-            open_runtime(settings, on_model=announcements.model, on_pull=announcements.pull)
-        )
-        problems = await check_topics(settings.kafka, tasks)
-        if problems:
-            raise TopicsNotReady(problems)
-        gateway = None
-        if settings.http.listens:
-            gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
-        await runtime.warm(settings.worker.warm)
-        acker = OrderedAcker(window=settings.worker.max_in_flight)
-        app = build_app(settings, tasks, lambda fetched, task: intake.take(fetched, task), acker)
-        publisher = _publisher(settings, app, runtime.manager.outcomes)
-        intake = Intake(
-            pipeline=runtime.pipeline,
-            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
-            publisher=publisher,
-            acker=acker,
-            is_current=lambda generation: app.batch_consumer.is_current(generation),
-            outcomes=runtime.manager.outcomes,
-            worker=settings.worker.name,
-            on_fatal=lambda error: worker.fail(error),
-        )
-        stack.push_async_callback(intake.close)
-        worker = Worker(app, intake, stopping, gateway)
-        about = {
-            "tasks": tasks,
-            "group": settings.kafka.group_id,
-            "http": gateway.url if gateway else None,
-            "pid": os.getpid(),
-        }
-
-        async def say_goodbye(*_: Any, **__: Any) -> None:
-            announcements.worker("worker_stopped", about)
-            await announcements.flush()
-
-        app.on_before_shutdown.connect(say_goodbye, weak=False)
-        _tune_interpreter()
-        await app.start()
-        if gateway is not None:
-            gateway.is_ready = True
-        announcements.publish_to(publisher)
-        stack.push_async_callback(announcements.close)
-        announcements.worker("worker_started", about)
-        log.info("worker_started", name=settings.worker.name, **about)
-        yield worker
 
 
 def _tune_interpreter() -> None:
@@ -158,15 +185,6 @@ def _publisher(settings: Settings, app: InferenceApp, outcomes: Outcomes) -> Pub
         max_message_bytes=settings.kafka.max_message_bytes,
         reply_topics=settings.worker.reply_topics,
     )
-
-
-async def _until_stopped(worker: Worker) -> BaseException | None:
-    """Wait for a signal, a fatal failure or a crash of the app; return the failure, None for a signal."""
-    crashed = asyncio.create_task(worker.app.wait_until_stopped(), name="faust app")
-    crashed.add_done_callback(lambda _: worker.fail(_crash(worker.app)))
-    failure = await worker.stopping
-    crashed.cancel()
-    return failure
 
 
 def _crash(app: InferenceApp) -> BaseException:

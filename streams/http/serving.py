@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
 from streams.http.gateway import start_gateway
 from streams.runtime import open_runtime
 from streams.settings import Settings
-from streams.shutdown import exit_unless_done_within, stop_on_signals
+from streams.shutdown import Stopping
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +34,18 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] = lambda url:
 
 
 async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
-    stopping = stop_on_signals()
-    async with open_runtime(settings) as runtime:
-        async with start_gateway(runtime, settings, is_ready=not settings.worker.warm) as gateway:
+    drain_timeout_s = settings.worker.drain_timeout_s
+    with Stopping(drain_timeout_s + _MARGIN_S) as stopping:
+        async with (
+            open_runtime(settings) as runtime,
+            start_gateway(runtime, settings, is_ready=not settings.worker.warm) as gateway,
+        ):
             on_listening(gateway.url)
-            warming: asyncio.Future[Any] = asyncio.ensure_future(runtime.warm(settings.worker.warm))
-            first: list[asyncio.Future[Any]] = [warming, stopping]
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await stopping.until_requested(runtime.warm(settings.worker.warm))
             gateway.is_ready = True
-            await stopping
-            exit_unless_done_within(settings.worker.drain_timeout_s + _MARGIN_S)
+            await stopping.requested()
             log.info("http_draining", in_work=gateway.admission.present)
-        await asyncio.gather(warming, return_exceptions=True)
+            await gateway.drain(drain_timeout_s)
+            stopping.settle()
     log.info("http_stopped")
     return 0
