@@ -25,6 +25,10 @@ class BaseModelHandler(ABC):
     """Fields of `data` that hold media. The pipeline replaces each address in them (or in a list in them) by a
     `handlers.media.Media` before `preprocess`; Python callers may also leave bytes, arrays or images there."""
 
+    waits_for_children: ClassVar[bool] = False
+    """Whether `preprocess` mostly waits for child processes that decode: such handlers have threads of their own in
+    the pipeline, so that they hold up no handler that decodes in its thread."""
+
     options: ClassVar[Mapping[str, OptionSpec] | None] = None
     """The options this task takes, by name. None: known names are range-checked, others pass unchecked."""
 

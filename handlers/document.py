@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from handlers.document_pages import Page, chosen_pages, page_budget, page_image
-from handlers.document_pdf import is_pdf, read_pdf
+from handlers.document_pdf import read_pdf, start_of_pdf
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt
 from handlers.images import read_image
 from handlers.media import Media
@@ -47,10 +47,10 @@ def read_document(
             return _single(value, field, limits, pages)
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); send a whole PDF or image")
-    if is_pdf(content):
-        return read_pdf(content, what, limits=limits, pages=pages, with_images=with_images)
     if content.startswith(_TIFF_STARTS):
         return _read_tiff(content, what, limits, pages)
+    if (start := start_of_pdf(content)) is not None:
+        return read_pdf(content[start:], what, limits=limits, pages=pages, with_images=with_images)
     try:
         return _single(value, field, limits, pages)
     except MediaCorrupt as error:

@@ -17,6 +17,7 @@ class DocumentAnalysisHandler(BaseModelHandler):
 
     task = "document-analysis"
     media_fields = ("document",)
+    waits_for_children = True
     options = options_of("document-analysis")
 
     def __init__(self, limits: MediaSettings | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, TypedDict
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.option_spec import shown
 from handlers.pixel_budget import PixelBudget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
@@ -42,7 +43,18 @@ def page_image(number: int, image: Image.Image) -> Page:
 
 def page_budget(what: str, max_pixels: int) -> PixelBudget:
     """Return what the pictures of the pages of one document spend."""
-    return PixelBudget(what, max_pixels, cure="name fewer pages in data.pages")
+    return PixelBudget(
+        what,
+        max_pixels,
+        cure="name fewer pages in data.pages",
+        cure_of_one="save that page smaller, or leave it out of data.pages",
+    )
+
+
+def fewer_pages(count: int) -> str:
+    """Return what to do where reading `count` pages takes too much, to follow a colon."""
+    renew = "save the file anew from its program (print it to PDF)"
+    return renew if count < 2 else f"name fewer pages in data.pages, or {renew}"
 
 
 def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:

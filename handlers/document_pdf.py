@@ -1,110 +1,87 @@
-"""PDF files: the words of their text layers with their places, and pictures of pages that have none."""
+"""PDF files as pages, read in child processes: what PDFium makes of a file can crash, hang or take all memory."""
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import Any
 
-from PIL import Image
-
-from handlers.document_pages import Page, chosen_pages, page_budget
-from handlers.document_words import words_of
-from handlers.errors import InvalidInput, MediaCorrupt
+from handlers.decoding import processes
+from handlers.decoding.processes import ChildEnded
+from handlers.document_pages import Page, fewer_pages
+from handlers.errors import InferenceError, MediaCorrupt, MediaTooLarge, OutOfMemory
 from handlers.settings import MediaSettings
 
-if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument, PdfPage  # type: ignore[import-untyped]
+_FUNCTION = "handlers.decoding.pdf:read_pages"
 
-PIXELS_PER_INCH = 150
-"""Of pictures and boxes: 10 point letters are 20 pixels high."""
-
-_SCALE = PIXELS_PER_INCH / 72
-"""Pixels a point."""
-
-_TAIL_BYTES = 2048
-"""The end-of-file mark stands in here, whatever a mail server or a viewer has added behind it."""
-
-_CURE = "send a whole PDF file"
-
-_pdfium = threading.Lock()
-"""PDFium keeps state for the whole process: every call into it, closing included, holds this lock."""
+_MOST_JUNK = 16 * 1024
+"""Bytes before the file that are passed over; what mail servers and scanners put there."""
 
 
-def is_pdf(content: bytes) -> bool:
-    """Tell whether `content` starts as a PDF does, within the junk that readers forgive."""
-    return b"%PDF-" in content[:1024]
+def start_of_pdf(content: bytes) -> int | None:
+    """Return where the PDF in `content` starts, behind junk that readers forgive; None where there is none."""
+    start = content.find(b"%PDF-", 0, _MOST_JUNK)
+    return None if start < 0 else start
 
 
 def read_pdf(
     content: bytes, what: str, *, limits: MediaSettings, pages: Any, with_images: bool
 ) -> list[Page]:
     """Return the pages that `pages` names; see `handlers.document.read_document`. Safe from any thread."""
-    if b"%%EOF" not in content[-_TAIL_BYTES:]:
-        raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; {_CURE}")
-    with _opened(content, what) as pdf:
-        with _pdfium:
-            count = len(pdf)
-        numbers = chosen_pages(pages, count, what=what, max_pages=limits.max_pages)
-        found = [_with_words(pdf, number, what) for number in numbers]
-        pictured = [page for page in found if with_images or page["words"] is None]
-        budget = page_budget(what, limits.max_image_pixels)
-        for page in pictured:
-            budget.spend(f"page {page['number']}", page["width"], page["height"])
-        for page in pictured:
-            picture = _picture(pdf, page["number"], what)
-            page["image"] = picture
-            page["width"], page["height"] = picture.size
-        return found
-
-
-@contextmanager
-def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
-    from pypdfium2 import PdfDocument, PdfiumError
-    from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY  # type: ignore[import-untyped]
-
-    with _pdfium:
-        try:
-            pdf = PdfDocument(content)
-        except PdfiumError as error:
-            # A file without pages leaves the error of an earlier file standing.
-            if error.err_code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY) and b"/Encrypt" in content:
-                raise InvalidInput(
-                    f"{what} is protected by a password; save it without one and send that"
-                ) from error
-            raise MediaCorrupt(f"{what} is no readable PDF, or has no pages; {_CURE}") from error
+    if _is_cut_short(content):
+        raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; send a whole PDF file")
+    arguments = {
+        "what": what,
+        "pages": pages,
+        "max_pages": limits.max_pages,
+        "max_pixels": limits.max_image_pixels,
+        "max_letters": limits.max_document_letters,
+        "with_images": with_images,
+    }
+    allowed = processes.Limits(limits.pdf_processes, limits.pdf_memory_bytes, limits.pdf_timeout_s)
+    count = 1
     try:
-        with _pdfium:
-            pdf.init_forms()
-        yield pdf
-    finally:
-        with _pdfium:
-            pdf.close()
+        with closing(processes.pool.call(_FUNCTION, content, arguments, allowed)) as found:
+            count, _ = next(found)
+            return [_page(page, block) for page, block in found]
+    except ChildEnded as ended:
+        raise _as_error(ended, what, limits, fewer_pages(count)) from ended
 
 
-@contextmanager
-def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
-    """Hold one page, and the lock."""
-    from pypdfium2 import PdfiumError
+def _page(page: dict[str, Any], block: bytearray) -> Page:
+    from PIL import Image
 
-    with _pdfium:
-        try:
-            with closing(pdf[number - 1]) as page:
-                yield page
-        except PdfiumError as error:
-            raise MediaCorrupt(f"{what} has a page {number} that is broken; {_CURE}") from error
+    stride, size = page.pop("stride"), (page["width"], page["height"])
+    image = Image.frombytes("RGB", size, block, "raw", "RGB", stride) if block else None
+    return {**page, "image": image}  # type: ignore[typeddict-item]
 
 
-def _with_words(pdf: PdfDocument, number: int, what: str) -> Page:
-    with _page(pdf, number, what) as page:
-        width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
-        words = words_of(page, width, height)
-    return {"number": number, "width": width, "height": height, "image": None, "words": words}
+def _is_cut_short(content: bytes) -> bool:
+    """Tell whether the end is missing: no mark of it, or parts of a file behind the last one.
+
+    A file that was changed has a mark after each change, and one made for the web has one near its start.
+    """
+    mark = content.rfind(b"%%EOF")
+    return mark < 0 or b" obj" in content[mark:]
 
 
-def _picture(pdf: PdfDocument, number: int, what: str) -> Image.Image:
-    with _page(pdf, number, what) as page, closing(page.render(scale=_SCALE)) as bitmap:
-        picture: Image.Image = bitmap.to_pil()
-        return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+def _as_error(ended: ChildEnded, what: str, limits: MediaSettings, cure: str) -> InferenceError:
+    match ended.reason:
+        case "time":
+            return MediaTooLarge(
+                f"{what} takes longer to read than media.pdf_timeout_s allows ({limits.pdf_timeout_s:g} s): {cure}"
+            )
+        case "memory":
+            return MediaTooLarge(
+                f"{what} takes more memory to read than media.pdf_memory_bytes allows "
+                f"({limits.pdf_memory_bytes} bytes): {cure}"
+            )
+        case "killed":
+            return OutOfMemory(
+                f"the process that read {what} was killed from outside, most likely as the machine has no memory "
+                "left; try again"
+            )
+        case "crash":
+            return MediaCorrupt(
+                f"{what} makes the PDF reader crash ({ended.detail}): it is damaged; save it anew from its program "
+                "(print it to PDF) and send that"
+            )

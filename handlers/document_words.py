@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from handlers.document_pages import Word
@@ -20,16 +19,12 @@ _HYPHEN = "\x02"
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
-def words_of(page: PdfPage, width: int, height: int) -> list[Word] | None:
+def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[Word] | None:
     """Return the words of a page that is `width` x `height` pixels, or None where it has no text that means
-    something: none at all, or mostly glyphs of which the file does not tell the characters.
-
-    The caller holds PDFium's lock.
-    """
-    with closing(page.get_textpage()) as text:
-        letters = [
-            (letter, _box(page, text, index, width, height)) for index, letter in enumerate(_letters(text))
-        ]
+    something: none at all, or mostly glyphs of which the file does not tell the characters."""
+    letters = [
+        (letter, _box(page, text, index, width, height)) for index, letter in enumerate(_letters(text))
+    ]
     words = [
         word
         for run in _runs(letters)

@@ -6,12 +6,16 @@ from handlers.errors import MediaTooLarge
 
 
 class PixelBudget:
-    """Counts pictures before they are decoded; `cure` is what to do where they are too many. For one thread."""
+    """Counts pictures before they are decoded. For one thread.
 
-    def __init__(self, what: str, max_pixels: int, *, cure: str) -> None:
+    `cure` is what to do where they are too many, and `cure_of_one` where one alone is too large.
+    """
+
+    def __init__(self, what: str, max_pixels: int, *, cure: str, cure_of_one: str = "scale it down") -> None:
         self._what = what
         self._max_pixels = max_pixels
         self._cure = cure
+        self._cure_of_one = cure_of_one
         self._spent = 0
 
     def spend(self, place: str, width: int, height: int) -> None:
@@ -20,6 +24,11 @@ class PixelBudget:
         Raises:
             MediaTooLarge: permanent; it does not fit beside those counted before.
         """
+        if width * height > self._max_pixels:
+            raise MediaTooLarge(
+                f"{self._what}: {place} is {width} x {height} = {width * height} pixels; "
+                f"media.max_image_pixels allows {self._max_pixels}: {self._cure_of_one}"
+            )
         self._spent += width * height
         if self._spent > self._max_pixels:
             raise MediaTooLarge(

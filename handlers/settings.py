@@ -55,6 +55,27 @@ class MediaSettings(Section):
     max_video_s: float = Field(default=4 * 3600.0, gt=0, description="Longest video in seconds.")
     max_frames: int = Field(default=256, gt=0, description="Most frames taken from one video.")
     max_pages: int = Field(default=100, gt=0, description="Most pages read of one document.")
+    max_document_letters: int = Field(
+        default=1_000_000,
+        gt=0,
+        description="Most letters in the text layer of one document, on all pages read.",
+    )
+    pdf_processes: int = Field(
+        default=2,
+        gt=0,
+        le=64,
+        description="Child processes that read PDFs side by side, started when needed.",
+    )
+    pdf_memory_bytes: int = Field(
+        default=1024**3,
+        ge=128 * 1024**2,
+        description="Private memory that the process reading a PDF may take, in bytes; beyond it the PDF is refused.",
+    )
+    pdf_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest time that reading the pages of one PDF may take, in seconds; then it is refused.",
+    )
     deadline_s: float = Field(
         default=60.0,
         gt=0,

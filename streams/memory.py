@@ -14,8 +14,9 @@ from handlers.media import Media
 class Holding:
     """What one request holds of the budget."""
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self, budget: ByteBudget, lane: _Lane) -> None:
         self._budget = budget
+        self._lane = lane
         self.held = 0
         self.is_settled = False
 
@@ -29,30 +30,44 @@ class Holding:
         self.hold(count)
         if not self.is_settled:
             self.is_settled = True
-            self._budget.unsettled -= 1
+            self._lane.unsettled -= 1
         self._budget.let_in()
+
+
+class _Lane:
+    """Requests of one kind: how many are on the way to a size that is known, and who waits."""
+
+    def __init__(self) -> None:
+        self.unsettled = 0
+        self.line = WaitingLine()
 
 
 class ByteBudget:
     """Lets requests take media only while all of those in work hold less than `max_bytes`.
 
-    How much a request takes is known when its media are decoded. At most `max_unsettled` requests are on the
-    way there at the same time; so many of the largest media, and no more, can go beyond the budget. The most
-    urgent goes first. Lives on one event loop.
+    How much a request takes is known when its media are decoded. At most `max_unsettled` requests of each lane are
+    on the way there at the same time; so many of the largest media, and no more, can go beyond the budget. The
+    most urgent of a lane goes first, and lanes take turns: those of a slow one hold up no others. Lives on one
+    event loop.
     """
 
     def __init__(self, max_bytes: int, max_unsettled: int = 16) -> None:
         self.max_bytes = max_bytes
         self.max_unsettled = max_unsettled
         self.held = 0
-        self.unsettled = 0
-        self._line = WaitingLine()
+        self._lanes: dict[str, _Lane] = {}
+
+    @property
+    def unsettled(self) -> int:
+        """How many requests are on the way to a size that is known."""
+        return sum(lane.unsettled for lane in self._lanes.values())
 
     @asynccontextmanager
-    async def holding(self, urgency: Urgency = NO_HURRY) -> AsyncIterator[Holding]:
+    async def holding(self, urgency: Urgency = NO_HURRY, lane: str = "") -> AsyncIterator[Holding]:
         """Wait until there is room; what the body then holds is free when it ends."""
-        await self._enter(urgency)
-        holding = Holding(self)
+        its = self._lanes.setdefault(lane, _Lane())
+        await self._enter(its, urgency)
+        holding = Holding(self, its)
         try:
             yield holding
         finally:
@@ -60,21 +75,29 @@ class ByteBudget:
 
     def let_in(self) -> None:
         """Let those who wait begin, as far as there is room."""
-        while self._has_room() and self._line.call_next():
-            self.unsettled += 1
+        while any(self._calls_next(name) for name in list(self._lanes)):
+            pass
 
-    async def _enter(self, urgency: Urgency) -> None:
-        if self._has_room() and not self._line:
-            self.unsettled += 1
+    def _calls_next(self, name: str) -> bool:
+        lane = self._lanes[name]
+        if not self._has_room(lane) or not lane.line.call_next():
+            return False
+        lane.unsettled += 1
+        self._lanes[name] = self._lanes.pop(name)  # the others' turn
+        return True
+
+    async def _enter(self, lane: _Lane, urgency: Urgency) -> None:
+        if self._has_room(lane) and not lane.line:
+            lane.unsettled += 1
         else:
-            await self._line.wait(urgency, unused=self._leave_unused)
+            await lane.line.wait(urgency, unused=lambda: self._leave_unused(lane))
 
-    def _leave_unused(self) -> None:
-        self.unsettled -= 1
+    def _leave_unused(self, lane: _Lane) -> None:
+        lane.unsettled -= 1
         self.let_in()
 
-    def _has_room(self) -> bool:
-        return self.held < self.max_bytes and self.unsettled < self.max_unsettled
+    def _has_room(self, lane: _Lane) -> bool:
+        return self.held < self.max_bytes and lane.unsettled < self.max_unsettled
 
 
 def bytes_in(value: Any) -> int:

@@ -44,6 +44,8 @@ class Pools:
 
     registry: Executor
     decode: Executor
+    children: Executor
+    """For handlers that wait for child processes (`BaseModelHandler.waits_for_children`)."""
 
 
 class Pipeline:
@@ -177,18 +179,25 @@ class Pipeline:
         """Fetch and decode within the budget of memory, then infer."""
         fields = prepared.handler.media_fields
         under_way.stage = "wait"
-        async with self._memory.holding(prepared.urgency) as holding:
+        waits_for_children = prepared.handler.waits_for_children
+        pool, lane = (self._pools.children, "children") if waits_for_children else (self._pools.decode, "")
+        came = self._clock()
+        async with self._memory.holding(prepared.urgency, lane) as holding:
             with self._dispatcher.coming(prepared):
                 under_way.stage = "fetch"
                 started = self._clock()
+                prepared.timings["wait"] += started - came
                 data = await self._fetcher.aresolve(
                     request.data, fields, deadline_s=self._seconds_left(request)
                 )
                 holding.hold(bytes_in([data.get(name) for name in fields]))
-                prepared.timings["fetch"] = self._clock() - started
+                fetched = self._clock()
+                prepared.timings["fetch"] = fetched - started
                 under_way.stage = "preprocess"
                 preprocess = functools.partial(self._manager.preprocess, prepared, data)
-                await self._in(self._pools.decode, preprocess)
+                await self._in(pool, preprocess)
+                for_a_thread = self._clock() - fetched - prepared.timings["preprocess"]
+                prepared.timings["wait"] += max(0.0, for_a_thread)
                 del data, preprocess  # what was fetched may go, now that it is decoded
                 holding.settle(bytes_in(prepared.inputs))
             under_way.stage = "wait"

@@ -208,6 +208,30 @@ def test_a_document_cut_short_is_refused(kept: float) -> None:
         read(Media(whole[: int(len(whole) * kept)], "s3://b/cut.pdf"))
 
 
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [(0, 1000), (0, 4096), (0, 1_000_000), (1000, 0), (4096, 0), (4096, 4096)],
+)
+def test_junk_around_a_document_is_passed_over(before: int, behind: int) -> None:
+    content = b"junk" * (before // 4) + text_pdf(TWO_PAGES) + bytes(behind)
+    assert [words(page)[0] for page in read(content)] == ["Invoice", "Second"]
+
+
+def test_a_document_with_changes_that_lost_the_last_one_is_refused() -> None:
+    changed = text_pdf(TWO_PAGES) + b"7 0 obj\n<< /Type /Annot >>\nendobj\nxref\n0 1\n000000"
+    with pytest.raises(MediaCorrupt, match="is cut short"):
+        read(changed)
+
+
+def test_one_page_that_is_too_large_is_not_told_to_leave_out_others() -> None:
+    with pytest.raises(
+        MediaTooLarge,
+        match=r"^data\.document \(bytes\): page 1 is 1001 x 1001 = 1002001 pixels; media\.max_image_pixels "
+        r"allows 1000000: save that page smaller, or leave it out of data\.pages$",
+    ):
+        read(scanned_pdf([picture("white", (1000, 1000))]), limits=MediaSettings(max_image_pixels=1_000_000))
+
+
 @pytest.mark.parametrize("content", [text_pdf([]), b"%PDF-1.4\nnothing of a PDF\n%%EOF\n"])
 def test_a_document_without_pages_is_refused_even_after_a_locked_one(content: bytes) -> None:
     with pytest.raises(InvalidInput):

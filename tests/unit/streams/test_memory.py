@@ -17,15 +17,15 @@ from streams.memory import ByteBudget, bytes_in
 class Request:
     """Holds `count` bytes of the budget from when it gets in until it is let go."""
 
-    def __init__(self, budget: ByteBudget, count: int, urgency: Urgency = (0.0, 0.0)) -> None:
+    def __init__(self, budget: ByteBudget, count: int, urgency: Urgency = (0.0, 0.0), lane: str = "") -> None:
         self.is_in = False
         self.gone = asyncio.Event()
         self.settling = asyncio.Event()
         self.settling.set()
-        self.task = asyncio.create_task(self._run(budget, count, urgency))
+        self.task = asyncio.create_task(self._run(budget, count, urgency, lane))
 
-    async def _run(self, budget: ByteBudget, count: int, urgency: Urgency) -> None:
-        async with budget.holding(urgency) as holding:
+    async def _run(self, budget: ByteBudget, count: int, urgency: Urgency, lane: str) -> None:
+        async with budget.holding(urgency, lane) as holding:
             self.is_in = True
             holding.hold(count)
             await self.settling.wait()
@@ -144,3 +144,19 @@ async def test_a_request_that_is_cancelled_just_as_it_is_let_in_gives_its_turn_b
 )
 def test_bytes_are_those_of_what_is_large(value: Any, count: int) -> None:
     assert bytes_in(value) == count
+
+
+async def test_requests_of_a_slow_lane_hold_up_no_others() -> None:
+    budget = ByteBudget(100, max_unsettled=2)
+    slow = [Request(budget, 10, lane="children") for _ in range(4)]
+    for one in slow:
+        one.settling.clear()
+    await settle()
+    assert [one.is_in for one in slow] == [True, True, False, False]
+    quick = Request(budget, 10)
+    await settle()
+    assert quick.is_in
+    for one in (*slow, quick):
+        one.settling.set()
+        await one.go()
+    assert (budget.held, budget.unsettled) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,20 @@ from typing import Any
 import pytest
 
 from handlers.errors import InvalidInput
+from handlers.media import Media
+from tests.unit.engines.parts import ShoutHandler
 from tests.unit.streams.test_quick_path import PlainHandler, shout, site_with
+
+
+class ChildrenHandler(ShoutHandler):
+    """Tells the thread that it runs in, and takes its time there."""
+
+    waits_for_children = True
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(data["media"], Media)
+        time.sleep(0.05)
+        return {"text": threading.current_thread().name}
 
 
 async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_published(
@@ -50,3 +64,15 @@ async def test_what_the_engine_says_of_one_request_holds_on_to_nothing_of_it(
         result = await site.pipeline.answer(shout("hello"))
     assert result["error"]["message"] == "this one not"
     assert error.__traceback__ is None
+
+
+async def test_a_handler_that_waits_for_children_has_threads_of_its_own_and_the_wait_for_one_is_told(
+    tmp_path: Path,
+) -> None:
+    async with site_with(tmp_path, ChildrenHandler) as site:
+        asked = [shout("", id=str(number), data={"media": "data:,x"}) for number in range(3)]
+        results = await asyncio.gather(*map(site.pipeline.answer, asked))
+    assert {result["result"]["text"] for result in results} == {"CHILDREN_0"}
+    waits = sorted(result["timings"]["wait"] for result in results)
+    assert waits[1] >= 0.04
+    assert waits[2] >= 0.09

@@ -73,6 +73,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
     bench = Bench(directory, handler=handler)
     with (
         ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(1, "children") as children,
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
     ):
         batcher: Batcher[Prepared] = Batcher(
@@ -82,7 +83,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
             manager=bench.manager,
             fetcher=fetcher,
             dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
-            pools=Pools(registry=threads, decode=threads),
+            pools=Pools(registry=threads, decode=threads, children=children),
             memory=ByteBudget(10**9),
             worker="w1",
         )

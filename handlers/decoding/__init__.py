@@ -1,0 +1,9 @@
+"""Decoders that run in child processes, since a file can make them crash, hang or take all memory.
+
+`wire` is the protocol over the pipes, `child` what runs in a child, `processes` the pool in the parent. A call names a
+function, which yields (value, block of bytes) pairs; these come back one by one, so that neither side holds more
+than one page. `pdf` and the modules it uses run in the child only: PDFium is never loaded elsewhere.
+
+    handler -> processes.ChildPool.call -> wire -> child -> pdf.read_pages
+            <- pages, or why there are none <-
+"""

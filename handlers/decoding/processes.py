@@ -1,0 +1,241 @@
+"""Child processes that decode what may crash, hang or take all memory; several beside each other, started on demand."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from handlers import errors
+from handlers.decoding.wire import LENGTHS, Block, Call, Done, Failure, Item, decode_answer, lengths_and_head
+
+log = structlog.get_logger(__name__)
+
+_MOST_KEPT_BYTES = 256 * 1024 * 1024
+"""A child that keeps more memory than this behind a call is replaced."""
+
+_CHUNK = 1 << 20
+
+
+class ChildEnded(Exception):
+    """A child ended before its answer: out of `time` or `memory`, by a `crash`, or `killed` from outside.
+
+    `detail` is what is known of it, for a message.
+    """
+
+    def __init__(self, reason: Literal["time", "memory", "crash", "killed"], detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many children may work at the same time, and what one call may take."""
+
+    processes: int
+    memory_bytes: int
+    timeout_s: float
+
+
+class ChildPool:
+    """Runs functions in child processes, one call in each at a time. Safe from any thread; a call blocks.
+
+    A child serves many calls and ends with this process, however that ends; one that ends before its time
+    takes its call with it, and the next call gets a new one. After a fork the pool of the forked process is
+    empty.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[_Child] = []
+        self._busy = 0
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.close)
+
+    def call(
+        self, function: str, content: Block, arguments: dict[str, Any], limits: Limits
+    ) -> Generator[tuple[Any, bytearray], None, None]:
+        """Yield what `function` ("module:name") yields for `content` and `arguments`, one pair at a time.
+
+        Waits while `limits.processes` children are busy. The time counts from when a child is free.
+
+        Raises:
+            ChildEnded: the call took more than `limits`, or ended its process.
+            InferenceError: what the function raised of that tree.
+            InternalError: permanent; the function raised anything else, which is logged.
+        """
+        call = Call(function, arguments, limits.memory_bytes)
+        with self._borrowed(limits.processes) as child:
+            yield from child.answers(call, content, time.monotonic() + limits.timeout_s)
+
+    def close(self) -> None:
+        """End the children that are idle."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+    @contextlib.contextmanager
+    def _borrowed(self, most: int) -> Iterator[_Child]:
+        with self._changed:
+            while self._busy >= most:
+                self._changed.wait()
+            self._busy += 1
+            child = self._idle.pop() if self._idle else None
+        try:
+            if child is not None and not child.is_alive():
+                child.end()
+                child = None
+            if child is None:
+                child = _Child()
+            yield child
+        finally:
+            is_fit = child is not None and child.is_fit
+            if child is not None and not is_fit:
+                child.end()
+            with self._changed:
+                self._busy -= 1
+                if child is not None and is_fit:
+                    self._idle.append(child)
+                self._changed.notify()
+
+    def _forget(self) -> None:
+        """Leave the children to the process that this one was forked from."""
+        idle, self._idle, self._busy = self._idle, [], 0
+        self._changed = threading.Condition()
+        for child in idle:
+            child.forget()
+
+
+class _Child:
+    """One process and its pipes; for one thread at a time."""
+
+    def __init__(self) -> None:
+        # Its imports find what ours find, in the same order: also in a notebook, or where nothing is installed.
+        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "handlers.decoding.child", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # what a terminal sends to its processes is for the parent
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self.is_fit = True
+        """Whether it waits for its next call."""
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def answers(self, call: Call, content: Block, until: float) -> Iterator[tuple[Any, bytearray]]:
+        """Send a call, and yield its items; see `ChildPool.call`."""
+        self.is_fit = False  # unless all of its answer is read
+        try:
+            self._write(lengths_and_head(call, content), until)
+            self._write(content, until)
+            while True:
+                head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
+                if head_size + block_size > call.memory_bytes:
+                    raise ChildEnded("memory", f"an answer of {head_size + block_size} bytes")
+                match decode_answer(self._read(head_size, until)):
+                    case Item(value):
+                        yield value, self._read(block_size, until)
+                    case Done(resident_bytes):
+                        self.is_fit = resident_bytes < _MOST_KEPT_BYTES
+                        return
+                    case Failure() as failure:
+                        self.is_fit = not failure.trace
+                        raise _as_error(failure, call)
+        except (BrokenPipeError, EOFError):
+            raise self._ended() from None
+
+    def end(self) -> None:
+        """End the process, and wait until it has ended."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def forget(self) -> None:
+        """Close the pipes of a process that is no child of this one."""
+        self._process.returncode = 0  # it is not ours to wait for
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _write(self, block: Block, until: float) -> None:
+        left = memoryview(block)
+        while left:
+            self._wait(self._in, select.POLLOUT, until)
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self._in, left[:_CHUNK]) :]
+
+    def _read(self, size: int, until: float) -> bytearray:
+        read = bytearray(size)
+        left = memoryview(read)
+        while left:
+            self._wait(self._out, select.POLLIN, until)
+            with contextlib.suppress(BlockingIOError):
+                count = os.readv(self._out, [left])
+                if not count:
+                    raise EOFError
+                left = left[count:]
+        return read
+
+    @staticmethod
+    def _wait(pipe: int, event: int, until: float) -> None:
+        poll = select.poll()
+        poll.register(pipe, event)
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise ChildEnded("time", "no answer in time")
+
+    def _ended(self) -> ChildEnded:
+        """Return why the process ended, which it does now or did before."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return ChildEnded("crash", "its pipes closed")
+        if code >= 0:
+            return ChildEnded("crash", f"status {code}")
+        name = signal.Signals(-code).name
+        # What native code does that gets no memory, and the kernel where the machine has none left.
+        reasons: dict[int, Literal["memory", "killed"]] = {
+            signal.SIGABRT: "memory",
+            signal.SIGKILL: "killed",
+        }
+        return ChildEnded(reasons.get(-code, "crash"), name)
+
+
+def _as_error(failure: Failure, call: Call) -> Exception:
+    if failure.kind == "MemoryError":
+        return ChildEnded("memory", failure.kind)
+    kind = getattr(errors, failure.kind, None)
+    if not failure.trace and isinstance(kind, type) and issubclass(kind, errors.InferenceError):
+        return kind(failure.message)
+    log.error("decoder_failed", function=call.function, error=failure.message, trace=failure.trace)
+    return errors.InternalError(
+        f"an unexpected {failure.kind} stopped the decoding; it is logged with its stack trace"
+    )
+
+
+pool = ChildPool()
+"""The children of this process."""

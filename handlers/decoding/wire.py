@@ -1,0 +1,59 @@
+"""What parent and child write to each other: a head in MessagePack and a block of bytes, each after its length."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+Block = bytes | bytearray | memoryview
+
+LENGTHS = struct.Struct("<QQ")
+"""The lengths in bytes of the head and of the block that follow."""
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """What a child is to run; the block is the content that it decodes."""
+
+    function: str
+    """As "module:name": takes the content and the arguments, and yields (value, block) pairs."""
+    arguments: dict[str, Any]
+    memory_bytes: int
+    """Private memory that the process may have while it runs the function."""
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """One pair that the function yielded; the block is its second part."""
+
+    value: Any
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The function raised; nothing follows."""
+
+    kind: str
+    """The name of a class in `handlers.errors`, or of any other exception."""
+    message: str
+    trace: str
+    """The stack trace, for the log, of an exception that is not in `handlers.errors`; else empty."""
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The function came to its end."""
+
+    resident_bytes: int
+    """Memory that the process has kept; 0 where the system does not tell."""
+
+
+Answer = Item | Failure | Done
+
+encode = msgspec.msgpack.Encoder().encode
+decode_call = msgspec.msgpack.Decoder(Call).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+def lengths_and_head(message: Call | Answer, block: Block = b"") -> bytes:
+    """Return what is written before `block`."""
+    head = encode(message)
+    return LENGTHS.pack(len(head), len(block)) + head

@@ -1,0 +1,63 @@
+"""What children run in tests of the pool: functions that answer, crash, hang, grow, raise and report."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from handlers.errors import InvalidInput
+
+Pairs = Iterator[tuple[Any, bytes]]
+
+
+def echo(content: bytes, **arguments: Any) -> Pairs:
+    for _ in range(arguments.get("times", 1)):
+        yield {"pid": os.getpid(), **arguments}, content
+
+
+def crash(content: bytes, *, by: int) -> Pairs:
+    yield "begun", content
+    os.kill(os.getpid(), by)
+
+
+def leave(content: bytes) -> Pairs:
+    yield "begun", content
+    os._exit(3)
+
+
+def hang(content: bytes) -> Pairs:
+    yield os.getpid(), content
+    threading.Event().wait()
+
+
+def grow(content: bytes) -> Pairs:
+    kept = [content]
+    while True:
+        kept.append(bytes(1 << 24))
+        yield len(kept), b""
+
+
+def keep(content: bytes) -> Pairs:
+    global _kept
+    _kept = b"x" * (300 << 20)
+    yield os.getpid(), content
+
+
+_kept = b""
+
+
+def refuse(content: bytes) -> Pairs:
+    yield "begun", content
+    raise InvalidInput("data.x is wrong; make it right")
+
+
+def fail(content: bytes) -> Pairs:
+    yield "begun", content
+    raise KeyError("a fault")
+
+
+def leave_by_exit(content: bytes) -> Pairs:
+    yield "begun", content
+    raise SystemExit(1)
