@@ -81,7 +81,7 @@ class Admission:
             most_cost = float(runner.max_cost(task))
         except InferenceError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise stage_failed("admit", task, error) from error
         prepared = Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim, most_cost)
         prepared.timings["resolve"] = time.perf_counter() - started

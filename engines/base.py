@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from engines.log_context import working_on_number
 from handlers.errors import InferenceError, InferenceFailed
 from handlers.option_spec import NO_BOUNDS, Bounds
+from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +123,9 @@ class BaseEngine(ABC):
             return self.infer(model, inputs, options)
         except InferenceError as error:
             return error
-        except Exception as error:
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
             log.exception("inference_failed", engine=self.name)
             return InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
 

@@ -114,7 +114,7 @@ class DirectCall:
             here = self._media.resolve(data, admitted.handler.media_fields)
         except InferenceError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise stage_failed("fetch", admitted.task, error) from error
         admitted.timings["fetch"] = time.perf_counter() - started
         return here

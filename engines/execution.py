@@ -70,7 +70,7 @@ class Execution:
                         timings["wait"] += wait_s
                         timings["infer"] = infer_s
             return outcomes
-        except Exception as error:  # noqa: BLE001 - logged, and every caller is told
+        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             return [_as_failure(error, first)] * len(batch)
 
     def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
@@ -93,7 +93,7 @@ class Execution:
             raw = prepared.runner.submit(
                 lease.model, prepared.inputs, prepared.options, emit, urgency=prepared.urgency
             )
-        except Exception as error:  # noqa: BLE001 - logged, and every caller is told
+        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             if lease is not None:
                 lease.release()
             failed: Future[Outcome] = Future()
@@ -128,7 +128,7 @@ class Execution:
                 return [error] * len(some)  # no fault of any of them
             return _one_outcome_each(outcomes, some)
 
-        def failed(some: Sequence[Prepared], error: Exception) -> Outcome:
+        def failed(some: Sequence[Prepared], error: BaseException) -> Outcome:
             if len(some) > 1:
                 log.warning("batch_failed", model=some[0].model.key, items=len(some), error=repr(error))
             return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
@@ -172,7 +172,7 @@ def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:
         found = done.result()
     except CancelledError:
         return Cancelled(f"engine {prepared.engine} dropped the request; send it again")
-    except Exception as error:  # noqa: BLE001 - logged, and the caller is told
+    except BaseException as error:  # noqa: BLE001 - logged, and the caller is told
         return _as_failure(error, prepared)
     return _checked(found, prepared.engine)
 
@@ -194,8 +194,9 @@ def _checked(outcome: Any, engine: str) -> Outcome:
     )
 
 
-def _as_failure(error: Exception, prepared: Prepared) -> InferenceError:
-    if not isinstance(error, InferenceError):
+def _as_failure(error: BaseException, prepared: Prepared) -> InferenceError:
+    failure = as_inference_error(error)
+    if failure is not error:
         log.error(
             "execute_failed",
             task=prepared.task,
@@ -203,4 +204,4 @@ def _as_failure(error: Exception, prepared: Prepared) -> InferenceError:
             model=prepared.model.key,
             exc_info=error,
         )
-    return as_inference_error(error)
+    return failure

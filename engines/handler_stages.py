@@ -30,7 +30,7 @@ def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
         prepared.cost = float(prepared.runner.cost(prepared.task, prepared.inputs, prepared.options))
     except InferenceError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise stage_failed("preprocess", prepared.task, error) from error
     finally:
         prepared.timings["preprocess"] = time.perf_counter() - started
@@ -49,7 +49,7 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
         output: Any = prepared.handler.postprocess(raw, prepared.options)
     except InferenceError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise stage_failed("postprocess", prepared.task, error) from error
     finally:
         prepared.timings["postprocess"] = time.perf_counter() - started
@@ -67,10 +67,15 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
     return output
 
 
-def stage_failed(stage: str, task: str, error: Exception) -> InferenceError:
-    """Return the InternalError that takes the place of `error`, which is logged with its stack trace."""
+def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
+    """Return the InternalError that takes the place of `error`, which is logged with its stack trace.
+
+    Raises:
+        BaseException: `error`, where a signal to this process raised it.
+    """
+    failure = as_inference_error(error)
     log.error("stage_failed", stage=stage, task=task, exc_info=error)
-    return as_inference_error(error)
+    return failure
 
 
 def _inputs(

@@ -15,6 +15,7 @@ from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
 from handlers.errors import EngineUnavailable
+from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,9 @@ class HealthProbes:
                 answers[name] = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 answers[name] = {"status": "error", "error": f"no answer within {self._timeout_s:g} s"}
-            except Exception as error:
+            except BaseException as error:
+                if is_of_a_signal(error):
+                    raise
                 log.warning("probe_failed", component=name, exc_info=True)
                 answers[name] = {"status": "error", "error": f"{type(error).__name__}: {error}"}
         return answers

@@ -15,6 +15,7 @@ import structlog
 from engines.cached_model import Entry, Lease, Loaded, State
 from engines.memory_budget import MemoryBudget
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
+from handlers.signals import is_of_a_signal
 
 __all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 
@@ -331,7 +332,9 @@ class ModelCache:
     def _let_go(self, entry: Entry, model: Any) -> None:
         try:
             entry.unload(model)
-        except Exception:
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
             # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
             log.exception("unload_failed", key=str(entry.key))
 

@@ -16,6 +16,7 @@ from engines.model_key import ModelKey, key_of
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,9 @@ def tell(
         return
     try:
         listener(kind, model, {"engine": engine, "task": task, **more})
-    except Exception:
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
         # What happened has happened, whatever becomes of the news.
         log.exception("model_listener_failed", kind=kind, model=model.key)
 
@@ -85,7 +88,7 @@ class ModelLoading:
             loaded = self._measured(self.runner.load_model(self.model.name, **details))
         except BaseException as error:
             self._release_files()
-            if isinstance(error, InferenceError) or not isinstance(error, Exception):
+            if isinstance(error, InferenceError) or is_of_a_signal(error):
                 raise
             log.exception("load_failed", engine=self.engine, model=self.model.key)
             raise ModelLoadFailed(
@@ -119,7 +122,9 @@ class ModelLoading:
         """Return what a model that leaves takes, 0 where that cannot be told any more: it must leave all the same."""
         try:
             return self.runner.model_bytes(model)
-        except Exception:
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
             log.exception("model_not_measured", engine=self.engine, model=self.model.key)
             return 0
 

@@ -95,7 +95,7 @@ class ModelMoves:
                         return
                     service.loading = new.id
                 self._replace(service, old, new)
-        except Exception:
+        except BaseException:
             log.exception("model_move_broke_off", name=service.name)
             with self._lock:
                 service.is_moving = False
@@ -137,7 +137,7 @@ class ModelMoves:
             for use in sorted(missing):
                 try:
                     leases[use] = self._load(*use, new)
-                except Exception as error:  # noqa: BLE001 - noted, logged and told
+                except BaseException as error:  # noqa: BLE001 - noted, logged and told
                     self._note_failure(service, new, use, missing | leases.keys(), error)
                     return False
 
@@ -166,7 +166,7 @@ class ModelMoves:
             )
 
     def _note_failure(
-        self, service: Service, new: ResolvedModel, use: Use, uses: frozenset[Use], raised: Exception
+        self, service: Service, new: ResolvedModel, use: Use, uses: frozenset[Use], raised: BaseException
     ) -> None:
         if not isinstance(raised, InferenceError):
             log.error("model_swap_failed_unexpectedly", model=new.key, exc_info=raised)

@@ -19,6 +19,7 @@ from engines.setting_problems import ConfigurationError
 from engines.settings import EngineSettings
 from handlers.entry_points import BrokenEntryPoint, load_entry_point
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
+from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +156,9 @@ class EngineRegistry:
         for name, engine in engines:
             try:
                 engine.close()
-            except Exception:
+            except BaseException as error:
+                if is_of_a_signal(error):
+                    raise
                 log.exception("engine_not_closed", engine=name)  # the others are to be closed all the same
 
     def _section_is_set(self, name: str) -> bool:
@@ -211,7 +214,9 @@ def _unavailable(name: str) -> Iterator[None]:
             f"engine {name} cannot be made here: {error}; install what it needs (pip install "
             "'inferstream[all]')"
         ) from error
-    except Exception as error:
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
         log.exception("engine_not_made", engine=name)
         raise EngineUnavailable(
             f"engine {name} cannot be made here: {type(error).__name__}: {error}"

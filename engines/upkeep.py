@@ -60,7 +60,7 @@ class Upkeep:
                 return
             try:
                 pause_s = due()
-            except Exception:
+            except BaseException:
                 log.exception("upkeep_failed", name=self._name)
                 pause_s = _AFTER_A_FAILURE_S
             del due

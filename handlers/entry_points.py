@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from handlers.signals import is_of_a_signal
+
 log = structlog.get_logger(__name__)
 
 
@@ -22,7 +24,9 @@ def load_entry_point(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except Exception as error:
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
         package = f"package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
         log.exception("entry_point_broken", group=point.group, name=point.name, value=point.value)
         cure = "install what is missing" if isinstance(error, ImportError) else "mend or remove that package"

@@ -34,6 +34,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from handlers.signals import is_of_a_signal
+
 
 class InferenceError(Exception):
     """Root of every failure a caller is told of; subclasses fix `code` and `retryable`."""
@@ -151,10 +153,17 @@ class InternalError(InferenceError):
 def as_inference_error(error: BaseException) -> InferenceError:
     """Return `error` itself where it is one of ours, else an InternalError that hides its details.
 
-    The caller logs the original with its stack trace; the wire carries only the type's name.
+    For anything that code of engines, handlers and libraries raises, a BaseException too: a panic of a Rust
+    library, SystemExit and a stray CancelledError are the failure of one request. The caller logs the original
+    with its stack trace; the wire carries only the type's name.
+
+    Raises:
+        BaseException: `error`, where it comes from a signal to this process, such as Ctrl-C.
     """
     if isinstance(error, InferenceError):
         return error
+    if is_of_a_signal(error):
+        raise error
     return InternalError(
         f"an unexpected {type(error).__name__} stopped this request; it is logged by the worker under its id"
     )

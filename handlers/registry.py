@@ -14,7 +14,7 @@ import structlog
 
 from handlers.base import BaseModelHandler
 from handlers.entry_points import BrokenEntryPoint, load_entry_point
-from handlers.errors import UnknownTask
+from handlers.errors import InferenceError, UnknownTask, as_inference_error
 from handlers.settings import MediaSettings
 
 log = structlog.get_logger(__name__)
@@ -75,10 +75,18 @@ class HandlerRegistry:
 
         Raises:
             UnknownTask: permanent; no handler of that name, or one whose libraries are not installed.
+            InternalError: permanent; its class cannot be made.
         """
         with self._lock:
             if task not in self._handlers:
-                self._handlers[task] = self._make(task)
+                try:
+                    self._handlers[task] = self._make(task)
+                except InferenceError:
+                    raise
+                except BaseException as error:
+                    failure = as_inference_error(error)
+                    log.error("handler_not_made", task=task, exc_info=error)
+                    raise failure from error
             return self._handlers[task]
 
     def tasks(self) -> list[str]:

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from engines.base import PullProgress
 from engines.resolved_model import ResolvedModel
+from streams.faults import supervised
 from streams.messages import EventKind, MetricsEvent
 from streams.publishing import Publisher
 
@@ -34,7 +35,7 @@ class Announcements:
 
     def publish_to(self, publisher: Publisher) -> None:
         """Start publishing, what was kept first."""
-        self._publishing = asyncio.create_task(self._publish(publisher), name="announcements")
+        self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="announcements"))
 
     def worker(self, kind: EventKind, details: Mapping[str, Any]) -> None:
         """Tell that the worker came or goes; on the event loop only."""

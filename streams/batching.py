@@ -15,6 +15,7 @@ import structlog
 from engines.log_context import shared_task
 from handlers.errors import Cancelled, as_inference_error
 from streams.batch_lane import Lane, OnOutcome, Outcome, Raw, T, Waiting
+from streams.faults import report_fault, supervised
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +96,7 @@ class Batcher(Generic[T]):
         lane = self._lanes.get(key) or self._lane(key)
         lane.put(Waiting(item, self._clock(), on_outcome, wanted))
         if lane.task is None:
-            lane.task = shared_task(self._work(key, lane), name=f"batches of {key}")
+            lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
 
     @property
     def depth(self) -> int:
@@ -172,8 +173,8 @@ class Batcher(Generic[T]):
             for waiting, raw in zip(batch, raws, strict=True):
                 try:
                     waiting.on_outcome(raw, began - waiting.since)
-                except Exception:
-                    log.exception("outcome_not_taken")  # a fault of one caller is none of the others'
+                except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
+                    report_fault(error, "the outcome of a request was not taken")
 
     def _execute_each(self, batches: list[list[T]]) -> list[_Ran]:
         """Run the batches one after the other; in a thread."""
@@ -184,7 +185,7 @@ class Batcher(Generic[T]):
                 raws = self._execute(items)
                 if len(raws) != len(items):
                     raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(items)} requests")
-            except Exception as error:
+            except BaseException as error:
                 log.exception("batch_failed", items=len(items))
                 raws = [as_inference_error(error)] * len(items)
             ran.append(_Ran(raws, began, self._clock()))

@@ -10,6 +10,7 @@ import structlog
 
 from engines.log_context import shared_task
 from streams.acks import OrderedAcker, Place, Received
+from streams.faults import supervised
 from streams.quick_path import Admitted
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ class HeldBack:
             self._acker.hold_back(place)
         line.append((messages, started, task))
         if self._resuming is None:
-            self._resuming = shared_task(self._resume_all(), name="messages held back")
+            self._resuming = supervised(shared_task(self._resume_all(), name="messages held back"))
 
     async def close(self) -> None:
         """Start on nothing any more: the broker will deliver what waits again."""

@@ -18,6 +18,7 @@ from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_infe
 from streams import cloudevents
 from streams.acks import OrderedAcker, Received
 from streams.decoding import decode_request, known_fields
+from streams.faults import supervised
 from streams.held_back import HeldBack
 from streams.messages import MAX_ID_CHARS, Request
 from streams.outbox import Delivery
@@ -100,7 +101,7 @@ class Intake:
                 self._see_through(message, task, answering)
         except InferenceError as error:
             self._see_through(message, task, self._refuse(message, task, error))
-        except Exception as error:  # noqa: BLE001 - logged, and the message is kept
+        except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
             self._see_through(message, task, self._put_aside(message, task, "intake", error))
 
     def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
@@ -129,11 +130,11 @@ class Intake:
             else:
                 self.acker.done(message)
 
-        running = shared_task(see_through(), name="see through")
+        running = supervised(shared_task(see_through(), name="see through"))
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
-    async def _put_aside(self, message: Received, task: str, stage: str, error: Exception) -> None:
+    async def _put_aside(self, message: Received, task: str, stage: str, error: BaseException) -> None:
         """Keep as a dead letter a message that can be neither answered nor refused."""
         log.error(
             "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
@@ -234,7 +235,7 @@ class _Posting(Delivery, kw_only=True, eq=False):
                 traceparent=self.traceparent,
                 delivery=self,
             )
-        except Exception:  # noqa: BLE001 - what it is comes up again, where it is handled
+        except BaseException:  # noqa: BLE001 - what it is comes up again, where it is handled
             is_posted = False
         if not is_posted:
             self.intake.publish_carefully(self, result)

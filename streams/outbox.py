@@ -17,6 +17,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from engines.line_limit import LineLimit
 from engines.log_context import shared_task
 from streams.cloudevents import Headers
+from streams.faults import supervised
 from streams.kafka import is_passing
 
 log = structlog.get_logger(__name__)
@@ -124,7 +125,8 @@ class Outbox:
             waiting = self._waiting.get(topic)
             if waiting is None:
                 self._waiting[topic] = [record]
-                self._sending.add(sending := shared_task(self._send_all(topic), name=f"send {topic}"))
+                sending = supervised(shared_task(self._send_all(topic), name=f"send {topic}"))
+                self._sending.add(sending)
                 sending.add_done_callback(self._sending.discard)
             else:
                 waiting.append(record)

@@ -21,6 +21,7 @@ from engines.prepared import Outcome, Prepared
 from engines.results import failed_in, no_time, result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
 from streams.dispatch import Dispatcher
+from streams.faults import contained, was_cancelled
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget, bytes_in
 from streams.messages import Request
@@ -131,7 +132,7 @@ class Pipeline:
         self._manager.outcomes.finished(result)
         return result
 
-    def as_failure(self, request: Request, error: Exception) -> InferenceError:
+    def as_failure(self, request: Request, error: BaseException) -> InferenceError:
         """Return what the caller is told of `error`; one that nobody expected is logged."""
         if isinstance(error, InferenceError):
             return error
@@ -144,6 +145,10 @@ class Pipeline:
             if request.deadline is None:
                 return await self._run(request, under_way, emit)
             return await self._run_until(request, under_way, emit)
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            return self.as_failure(request, error)
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
             return self.as_failure(request, error)
 
@@ -231,7 +236,7 @@ class Pipeline:
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         # Along with the context, in which log lines find the request they are about.
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(call))
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, call))
 
     def _seconds_left(self, request: Request) -> float | None:
         deadline = request.deadline_at()

@@ -10,6 +10,7 @@ import structlog
 
 from engines.configuration import ConfigurationError
 from handlers import model_registry
+from handlers.signals import is_of_a_signal
 from streams.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -25,7 +26,9 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
             log.debug("plugin_not_imported", plugin=name, exc_info=True)
             problems.append(
                 f"worker.plugins: {name} cannot be imported: {type(error).__name__}: {error}; install it, or "

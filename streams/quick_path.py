@@ -71,7 +71,7 @@ class QuickPath:
                 self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
             under_way = _UnderWay(self, request, prepared, started, queue_s, on_result)
             self._batcher.put(prepared, under_way.finish)
-        except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
+        except BaseException as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             # In no variable of this frame, to which the error's traceback leads: that would be a circle.
             result = self.pipeline.result(
                 request,
@@ -91,7 +91,7 @@ class QuickPath:
         turn.request = request
         try:
             return self._manager.finish(prepared, raw)
-        except Exception as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
+        except BaseException as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             return self.pipeline.as_failure(request, error)
         finally:
             turn.request = None

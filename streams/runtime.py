@@ -12,12 +12,14 @@ import structlog
 
 from engines.inference import InferenceManager
 from engines.model_loading import ModelListener
+from engines.models import ModelManager
 from engines.prepared import Prepared
 from engines.registry import PullListener
 from handlers.errors import InferenceError
 from streams.batching import Batcher
 from streams.dispatch import Dispatcher
 from streams.engine_threads import EngineThreads
+from streams.faults import contained
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.pipeline import Pipeline, Pools
@@ -41,19 +43,24 @@ class Runtime:
         """Load these models, one after the other; one that cannot be loaded is logged and left out."""
         for model_name in model_names:
             try:
-                await asyncio.to_thread(self.manager.warm, model_name)
+                await asyncio.to_thread(contained, self.manager.warm, model_name)
             except InferenceError as error:
                 log.error("model_not_warmed", model=model_name, code=error.code, error=error.message)
 
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, on_model: ModelListener | None = None, on_pull: PullListener | None = None
+    settings: Settings,
+    *,
+    models: ModelManager | None = None,
+    on_model: ModelListener | None = None,
+    on_pull: PullListener | None = None,
 ) -> AsyncIterator[Runtime]:
     """Build the parts and yield them; on the way out running batches finish and models are unloaded.
 
     Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
-    before the first request. `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
+    before the first request. `models` is where models are looked up; by default the registry of the settings.
+    `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
     engine's server, each in the thread that did it.
 
     Raises:
@@ -61,7 +68,7 @@ async def open_runtime(
     """
     import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:
-        manager = InferenceManager.from_settings(settings, on_model=on_model, on_pull=on_pull)
+        manager = InferenceManager.from_settings(settings, models=models, on_model=on_model, on_pull=on_pull)
         stack.callback(manager.close)
         manager.engines.check_settings()
         fetcher = MediaFetcher(settings.media, settings.s3)

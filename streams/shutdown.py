@@ -138,6 +138,33 @@ class Stopping:
         self._limits.put(limit)
 
 
+def run_to_exit(main: Coroutine[Any, Any, int]) -> int:
+    """Return what `main` returns, on an event loop of its own.
+
+    What breaks the loop off while `main` still runs, such as a SystemExit in a callback, ends the process with
+    EXIT_FAILED: nothing would be answered any more, and no signal heeded.
+    """
+    import uvloop
+
+    is_over = False
+
+    async def noted() -> int:
+        nonlocal is_over
+        try:
+            return await main
+        finally:
+            is_over = True
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(noted())
+        except BaseException as error:
+            if is_over:
+                raise
+            log.critical("event_loop_broken_off", exc_info=error)
+            exit_now(EXIT_FAILED)
+
+
 def exit_now(code: int) -> NoReturn:
     """End the process without any further word of its threads."""
     sys.stdout.flush()

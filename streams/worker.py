@@ -14,6 +14,7 @@ import structlog
 from engines.outcomes import Outcomes
 from streams.acks import OrderedAcker
 from streams.announcements import Announcements
+from streams.faults import tell_of_faults
 from streams.faust_app import InferenceApp, build_app
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
@@ -24,7 +25,7 @@ from streams.publishing import Publisher
 from streams.quick_path import QuickPath
 from streams.runtime import Runtime, open_runtime
 from streams.settings import Settings
-from streams.shutdown import EXIT_FAILED, Stopping, exit_now
+from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 from streams.topic_admin import TopicsNotReady, check_topics
 from streams.topics import Topics
 
@@ -136,14 +137,12 @@ def run(settings: Settings) -> int:
         TopicsNotReady: topics are missing or have the wrong shape.
         BrokerUnavailable: no broker answers.
     """
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+    return run_to_exit(_run(settings))
 
 
 async def _run(settings: Settings) -> int:
     with Stopping(settings.worker.drain_timeout_s) as stopping:
+        tell_of_faults(stopping.fail)
         async with AsyncExitStack() as stack:
             worker = Worker(settings, stopping)
             try:

@@ -89,7 +89,6 @@ class Answer:
             return
         try:
             self._emit(text)
-        except Exception:
-            # Whoever listens along gets no more, but the answer itself is none the worse for it.
-            log.exception("emit_failed")
+        except BaseException as error:
+            log.error("emit_failed", exc_info=error)
             self._emit = None

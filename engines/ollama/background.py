@@ -10,7 +10,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from handlers.errors import EngineUnavailable
+import structlog
+
+from handlers.errors import EngineUnavailable, InferenceError, as_inference_error
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 CleanUp = Callable[[], Coroutine[Any, Any, None]]
@@ -36,9 +40,13 @@ class BackgroundLoop:
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work` and return its future, whose cancellation cancels it.
 
+        Work that `close` cuts off, begun or not, ends with EngineUnavailable: only a caller's own cancel leaves
+        the future cancelled. The future ends with an InferenceError for whatever `work` raises.
+
         Raises:
             EngineUnavailable: retryable; the loop is closed.
         """
+        answer: Future[T] = Future()
         with self._lock:
             if self.is_closed:
                 work.close()
@@ -51,7 +59,8 @@ class BackgroundLoop:
                 self._thread.start()
                 self._stop = stop = weakref.finalize(self, _stop, self._loop)
                 stop.atexit = False  # the thread is a daemon; waking it while Python shuts down helps nobody
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._loop.call_soon_threadsafe(_start, work, answer, self._name)
+            return answer
 
     def close(self) -> None:
         """Take no more work, cancel what runs and return when the thread has ended; harmless when repeated."""
@@ -60,6 +69,50 @@ class BackgroundLoop:
             self._stop()
         if self._thread is not None:
             self._thread.join(_STOP_TIMEOUT_S)
+
+
+def _start(work: Coroutine[Any, Any, T], answer: Future[T], name: str) -> None:
+    """Run `work` as a task of the running loop, which ends with `answer` and `answer` with it."""
+    if answer.cancelled():
+        work.close()
+        return
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_contained(work))
+
+    def on_done(done: asyncio.Task[T | InferenceError]) -> None:
+        work.close()  # it has not begun where its task was cancelled before that
+        if not answer.set_running_or_notify_cancel():
+            return
+        found = _cut_off(name) if done.cancelled() else done.result()
+        if isinstance(found, InferenceError):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def on_answer(ended: Future[T]) -> None:
+        if ended.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
+                loop.call_soon_threadsafe(task.cancel)
+
+    task.add_done_callback(on_done)
+    answer.add_done_callback(on_answer)
+
+
+async def _contained(work: Coroutine[Any, Any, T]) -> T | InferenceError:
+    """Return what `work` returns, or the error of ours for what it raises; only a cancel of its task gets out."""
+    try:
+        return await work
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        if not isinstance(error, InferenceError):
+            log.error("background_work_failed", exc_info=error)
+        return as_inference_error(error)
+
+
+def _cut_off(name: str) -> EngineUnavailable:
+    return EngineUnavailable(f"engine {name} was closed meanwhile; send the request again")
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
@@ -22,7 +22,7 @@ from engines.ollama.server_models import ServerModels
 from engines.ollama.slots import Slots
 from engines.ollama.wire import Shown
 from engines.settings import OllamaSettings
-from handlers.errors import EngineUnavailable, InferenceError, ModelLoadFailed, as_inference_error
+from handlers.errors import InferenceError, ModelLoadFailed
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +106,7 @@ class OllamaEngine(BaseEngine):
 
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
-        return self._background.submit(self._guarded(self._answer, model, inputs, options, emit, urgency))
+        return self._background.submit(self._answer(model, inputs, options, emit, urgency))
 
     def infer(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input.
@@ -207,26 +207,10 @@ class OllamaEngine(BaseEngine):
         except TimeoutError as error:
             raise self._client.failures.of_transport(error, HEALTH_TIMEOUT_S) from error
 
-    async def _guarded(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
-        """Let only errors of our tree out of `work`, and tell a stop of the engine from a caller's cancel."""
-        try:
-            return await work(*args, **kw)
-        except InferenceError:
-            raise
-        except asyncio.CancelledError:
-            if self._background.is_closed:
-                raise _closed_meanwhile() from None
-            raise
-        except Exception as error:
-            log.exception("ollama_failed")
-            raise as_inference_error(error) from error
-
     def _wait_for(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
-        future = self._background.submit(self._guarded(work, *args, **kw))
+        future = self._background.submit(work(*args, **kw))
         try:
             return future.result()
-        except CancelledError:
-            raise _closed_meanwhile() from None
         finally:
             future.cancel()  # only an interrupt leaves it running
 
@@ -235,8 +219,8 @@ class OllamaEngine(BaseEngine):
             return
         try:
             self.on_progress(progress)
-        except Exception:
-            log.exception("progress_listener_failed", model=progress.model)  # the pull goes on all the same
+        except BaseException as error:
+            log.error("progress_listener_failed", model=progress.model, exc_info=error)
 
 
 def _check_capability(model: str, task: str | None, shown: Shown) -> None:
@@ -270,9 +254,3 @@ def _outcome(future: Future[dict[str, Any]]) -> dict[str, Any] | InferenceError:
         return future.result()
     except InferenceError as error:
         return error
-    except CancelledError:
-        return _closed_meanwhile()
-
-
-def _closed_meanwhile() -> EngineUnavailable:
-    return EngineUnavailable("engine ollama was closed meanwhile; send the request again")

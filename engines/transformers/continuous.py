@@ -94,7 +94,7 @@ class ContinuousLoop(GenerationLoop):
         elif tickets:
             self._run_batch(tickets)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         tickets = [ticket for ticket in self._under_way() if not ticket.future.done()]
         self._running.clear()
         self._batch.clear()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engines.native_environment import set_torch_defaults
 from engines.settings import TransformersSettings
 from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
+from handlers.signals import is_of_a_signal
 
 if TYPE_CHECKING:
     import torch
@@ -96,10 +97,16 @@ def out_of_memory(model: str) -> OutOfMemory:
     return OutOfMemory(f"model {model} ran out of memory on this input; try later, or send a shorter one")
 
 
-def as_run_error(error: Exception, model: str) -> InferenceError:
-    """Return `error`, raised while `model` ran one input, as one of ours."""
+def as_run_error(error: BaseException, model: str) -> InferenceError:
+    """Return `error`, raised while `model` ran one input, as one of ours.
+
+    Raises:
+        BaseException: `error`, where a signal to this process raised it.
+    """
     if isinstance(error, InferenceError):
         return error
     if is_out_of_memory(error):
         return out_of_memory(model)
+    if is_of_a_signal(error):
+        raise error
     return InferenceFailed(f"model {model} failed on this input: {type(error).__name__}: {error}")

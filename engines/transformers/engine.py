@@ -29,6 +29,7 @@ from engines.transformers.device import (
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
+from handlers.signals import is_of_a_signal
 
 if TYPE_CHECKING:
     from engines.transformers.loading import ModelFolder
@@ -70,7 +71,7 @@ class TransformersEngine(BaseEngine):
             return runner
         except InferenceError:
             raise
-        except Exception as error:
+        except BaseException as error:
             if not is_out_of_memory(error):
                 raise _did_not_load(name, error) from error
         # Only here is the error gone, and with it the frames that hold what was loaded so far.
@@ -96,9 +97,9 @@ class TransformersEngine(BaseEngine):
         """Start one text to be written; it grows beside those under way."""
         try:
             return model.submit(inputs, options, emit, urgency)
-        except Exception as error:
+        except BaseException as error:
             if not is_out_of_memory(error):
-                raise
+                raise as_run_error(error, model.name) from error
         free_memory()  # not before the error is gone: it holds what was brought to the device
         raise out_of_memory(model.name)
 
@@ -122,7 +123,7 @@ class TransformersEngine(BaseEngine):
         asked = list(zip(inputs, options, names, strict=True))
         return bisected(run, asked, failed=functools.partial(self._note_failure, model))
 
-    def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: Exception) -> Outcome:
+    def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: BaseException) -> Outcome:
         if len(batch) > 1:
             log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
         elif not isinstance(error, InferenceError):
@@ -174,7 +175,7 @@ class TransformersEngine(BaseEngine):
             kind.kind_of(folder)
         except InferenceError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise _did_not_load(name, error) from error
         if self._vlms.holds(folder.path):
             return 0, str(folder.device)
@@ -237,7 +238,9 @@ class TransformersEngine(BaseEngine):
                 self._prepared = True
 
 
-def _did_not_load(name: str, error: Exception) -> ModelLoadFailed:
+def _did_not_load(name: str, error: BaseException) -> ModelLoadFailed:
+    if is_of_a_signal(error):
+        raise error
     log.error("model_load_failed", model=name, exc_info=error)
     first_line = str(error).strip().partition("\n")[0]
     return ModelLoadFailed(f"model {name} did not load: {type(error).__name__}: {first_line}")

@@ -113,7 +113,7 @@ class GenerationLoop(ABC):
         """Do one round of work; called as long as `_has_work`. What it raises goes to `_failed`."""
 
     @abstractmethod
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Settle or put back every ticket taken off the queue; never raises."""
 
     def _ended(self) -> None:
@@ -129,8 +129,8 @@ class GenerationLoop(ABC):
                 ran_out = False
                 try:
                     self._work()
-                except Exception as error:  # noqa: BLE001 - the subclass says what becomes of it
-                    self._failed(error)
+                except BaseException as error:  # noqa: BLE001 - the subclass says what becomes of it
+                    self._settle_failure(error)
                     ran_out = is_out_of_memory(error)
                 if ran_out:  # only here, where the error no longer holds what it broke off
                     free_memory()
@@ -140,6 +140,17 @@ class GenerationLoop(ABC):
             self._waiting.clear()
         for ticket in left:
             self.settle(ticket, Cancelled(f"model {self._name} was unloaded; send the request again"))
+
+    def _settle_failure(self, error: BaseException) -> None:
+        try:
+            self._failed(error)
+        except BaseException as worse:  # a fault of the loop, which must leave nobody waiting
+            log.exception("failure_not_settled", model=self._name)
+            with self._changed:
+                left = [*self._under_way(), *self._waiting]
+                self._waiting.clear()
+            for ticket in left:
+                self.settle(ticket, as_run_error(worse, self._name))
 
     def _wait_for_work(self) -> bool:
         """Return once there is something to do; False when the loop is closed."""
@@ -156,7 +167,7 @@ class GenerationLoop(ABC):
     def _queue(self, ticket: Ticket) -> None:
         bisect.insort(self._waiting, ticket, key=lambda one: one.turn)
 
-    def _note_failure(self, tickets: Sequence[Ticket], error: Exception) -> None:
+    def _note_failure(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Log that a round of work for these rows broke off."""
         with working_on([one for ticket in tickets for one in ticket.requests]):
             log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
@@ -173,7 +184,7 @@ class GenerationLoop(ABC):
         with working_on(ticket.requests):
             try:
                 ticket.emit(piece)
-            except Exception:
+            except BaseException:
                 # Whoever listens has gone wrong, not the request.
                 log.exception("emit_failed", model=self._name)
                 ticket.emit = None
@@ -197,7 +208,7 @@ class GenerationLoop(ABC):
             try:
                 self.tell(ticket)
                 answer = self._result_of(ticket.row)
-            except Exception as error:
+            except BaseException as error:
                 # Such as a token that the tokenizer cannot spell: no fault of the rows beside it.
                 with working_on(ticket.requests):
                     log.exception("answer_not_made", model=self._name)

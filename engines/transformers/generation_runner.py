@@ -113,7 +113,7 @@ class GenerationRunner(TaskRunner):
                 started.append(self.submit(one, its))
             except InferenceError as error:
                 started.append(error)
-            except Exception:
+            except BaseException:
                 for before in started:  # the batch is run again in halves: these would be written for nobody
                     if not isinstance(before, InferenceError):
                         before.cancel()

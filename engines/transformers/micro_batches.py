@@ -70,7 +70,7 @@ class MicroBatchLoop(GenerationLoop):
             self.settle(ticket)
         self._running = []
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         batch, self._running = self._running, []
         left = [ticket for ticket in batch if not ticket.future.done()]
         self._note_failure(left, error)

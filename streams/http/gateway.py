@@ -15,6 +15,7 @@ from aiohttp import web
 from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
+from streams.faults import contained
 from streams.http.admission import Admission
 from streams.http.answers import json_response, refused
 from streams.http.asyncapi import asyncapi_document
@@ -99,7 +100,7 @@ class Gateway:
 
     async def _get_models(self, http: web.Request) -> web.Response:
         mlflow, manager = self._settings.mlflow, self._runtime.manager
-        await asyncio.to_thread(manager.models.connect)
+        await asyncio.to_thread(contained, manager.models.connect)
         try:
             async with asyncio.timeout(mlflow.timeout_s):
                 listing = await self._in(self._registry_threads, model_listing, manager)
@@ -150,7 +151,7 @@ class Gateway:
 
     @staticmethod
     async def _in(threads: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(threads, contained, call, *arguments)
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from engines.base import Emit
 from engines.results import failure_result, no_time
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
 from streams.decoding import decode_request, known_fields
+from streams.faults import contained
 from streams.http.admission import Admission
 from streams.http.answers import Refusal, json_response, refused, result_response
 from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
@@ -156,7 +157,7 @@ class InferenceRoute:
         """
         if task not in self._media_fields:
             # In a thread, for the first time a handler is asked for imports the libraries that decode its media.
-            handler = await asyncio.to_thread(self._manager.handlers.get, task)
+            handler = await asyncio.to_thread(contained, self._manager.handlers.get, task)
             self._media_fields[task] = handler.media_fields
         return self._media_fields[task]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
 
+from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
 from streams.runtime import open_runtime
 from streams.settings import Settings
-from streams.shutdown import Stopping
+from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 
 log = structlog.get_logger(__name__)
 
@@ -27,15 +27,13 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] = lambda url:
     Raises:
         ConfigurationError: permanent; the address cannot be listened on.
     """
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings, on_listening))
+    return run_to_exit(_run(settings, on_listening))
 
 
 async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
     drain_timeout_s = settings.worker.drain_timeout_s
     with Stopping(drain_timeout_s + _MARGIN_S) as stopping:
+        tell_of_faults(stopping.fail)
         async with (
             open_runtime(settings) as runtime,
             start_gateway(runtime, settings, is_ready=not settings.worker.warm) as gateway,
@@ -43,7 +41,10 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
             on_listening(gateway.url)
             await stopping.until_requested(runtime.warm(settings.worker.warm))
             gateway.is_ready = True
-            await stopping.requested()
+            failure = await stopping.requested()
+            if failure is not None:
+                log.critical("serve_failed", error=str(failure), exc_info=failure)
+                exit_now(EXIT_FAILED)
             log.info("http_draining", in_work=gateway.admission.present)
             await gateway.drain(drain_timeout_s)
             stopping.settle()

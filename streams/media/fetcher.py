@@ -154,7 +154,7 @@ class MediaFetcher:
             one.succeed(self._get(one, address))
         except InferenceError as error:
             one.fail(error)
-        except Exception as error:
+        except BaseException as error:
             log.exception("media_fetch_failed", source=one.source)
             one.fail(as_inference_error(error))
         finally:

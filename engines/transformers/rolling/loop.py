@@ -74,7 +74,7 @@ class RollingLoop(GenerationLoop):
             self._batch.step()
             self._hand_out()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Empty the batch; with several rows in it, any may be at fault, so each is tried alone.
 
         Their tokens so far stay: they go through the model again along with the prompt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 import threading
@@ -47,6 +48,7 @@ class Model:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.poison: int | None = None
+        self.fault: BaseException = ValueError("bad row")
         self.most_rows = 100
         self.most_tokens = math.inf
 
@@ -58,7 +60,7 @@ class Model:
         if len(rows) > self.most_rows or longest * len(rows) > self.most_tokens:
             raise torch.OutOfMemoryError("no room")
         if any(one.budget == self.poison for one in rows):
-            raise ValueError("bad row")
+            raise self.fault
         while any(one.finish_reason is None for one in rows):
             for one in rows:
                 one.accept(LETTER)
@@ -208,10 +210,11 @@ def test_a_cancelled_row_ends_where_it_is(loop: MicroBatchLoop, model: Model) ->
     assert model.batches == [[1], [5]]
 
 
+@pytest.mark.parametrize("kind", [ValueError, BaseException, SystemExit, asyncio.CancelledError])
 def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
-    loop: MicroBatchLoop, model: Model
+    loop: MicroBatchLoop, model: Model, kind: type[BaseException]
 ) -> None:
-    model.poison = 7
+    model.poison, model.fault = 7, kind("bad row")
     held(loop, model)
     good, bad = loop.submit(row(6)), loop.submit(row(7))
     model.gate.set()

@@ -36,6 +36,28 @@ def test_closing_fails_what_is_under_way_as_retryable_and_ends_the_thread(fake: 
     assert wait_until(lambda: not loop_threads(but=others))
 
 
+def test_closing_fails_as_retryable_even_what_has_not_begun(fake: FakeOllama) -> None:
+    with engine_for(fake.url, max_concurrent=1) as engine:
+        model = engine.load_model("echo")
+        fake.fail(GENERATE, faults.silent)
+        futures = [engine.submit(model, HELLO, {}) for _ in range(200)]
+        engine.close()
+        for future in futures:
+            with pytest.raises(EngineUnavailable, match="was closed meanwhile"):
+                future.result(20)
+
+
+def test_a_request_that_its_caller_cancels_before_it_has_begun_ends_as_cancelled(fake: FakeOllama) -> None:
+    with engine_for(fake.url, max_concurrent=1) as engine:
+        model = engine.load_model("echo")
+        fake.fail(GENERATE, faults.silent)
+        futures = [engine.submit(model, HELLO, {}) for _ in range(20)]
+        for future in futures:
+            assert future.cancel()
+        assert all(future.cancelled() for future in futures)
+        assert wait_until(lambda: fake.running == 0)
+
+
 def test_dropping_the_engine_ends_its_thread(fake: FakeOllama) -> None:
     import gc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -141,12 +142,25 @@ def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(
         assert engine.health()["status"] == "ok"
 
 
-def test_a_fault_of_ours_is_an_internal_error(
-    engine: OllamaEngine, model: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [KeyError, BaseException, SystemExit, asyncio.CancelledError])
+def test_a_fault_of_ours_is_an_internal_error_and_the_next_request_is_answered(
+    engine: OllamaEngine, model: Any, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     def broken(*_: Any) -> Any:
-        raise KeyError("a bug")
+        raise kind("a bug")
 
-    monkeypatch.setattr("engines.ollama.engine.build", broken)
-    with pytest.raises(InternalError):
-        engine.infer(model, HELLO, {})
+    with monkeypatch.context() as patched:
+        patched.setattr("engines.ollama.engine.build", broken)
+        with pytest.raises(InternalError, match=kind.__name__):
+            engine.infer(model, HELLO, {})
+    assert engine.infer(model, HELLO, {})["generated_text"]
+
+
+@pytest.mark.parametrize("kind", [KeyError, BaseException, SystemExit, asyncio.CancelledError])
+def test_a_listener_that_raises_anything_costs_nobody_the_answer(
+    engine: OllamaEngine, model: Any, kind: type[BaseException]
+) -> None:
+    def emit(text: str) -> None:
+        raise kind("a bug")
+
+    assert engine.submit(model, HELLO, {}, emit).result(20)["generated_text"]

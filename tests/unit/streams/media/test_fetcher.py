@@ -223,12 +223,15 @@ async def test_a_cancelled_caller_leaves_nothing_behind(silent: str) -> None:
             one.check()
 
 
-def test_a_fault_of_ours_is_an_internal_error(fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, BaseException, SystemExit, asyncio.CancelledError])
+def test_a_fault_of_ours_is_an_internal_error(
+    fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def broken(*_: object) -> None:
-        raise ZeroDivisionError("a bug")
+        raise kind("a bug")
 
     monkeypatch.setattr(fetcher, "_get", broken)
-    with pytest.raises(InferenceError, match="ZeroDivisionError") as refused:
+    with pytest.raises(InferenceError, match=kind.__name__) as refused:
         fetcher.fetch(SOUND)
     assert refused.value.code == "INTERNAL_ERROR"
 

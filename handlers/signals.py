@@ -1,0 +1,43 @@
+"""Tells an exception that a signal to this process raised, such as Ctrl-C, from one that some code raised."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from types import CodeType, TracebackType
+from typing import Any
+
+
+def is_of_a_signal(error: BaseException) -> bool:
+    """Return whether a signal raised `error`, which is being handled in this thread, to end what the process does.
+
+    An Exception never counts: it is the failure of whatever was under way. Python runs handlers of signals in
+    the main thread alone. Its own handler of SIGINT leaves no trace, so where that is installed every
+    KeyboardInterrupt of the main thread counts as Ctrl-C.
+    """
+    if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:
+        return True
+    codes = {code for code in map(_code_of, handlers) if code is not None}
+    return any(code in codes for code in _codes_in(error.__traceback__))
+
+
+def _codes_in(traceback: TracebackType | None) -> list[CodeType]:
+    codes = []
+    while traceback is not None:
+        codes.append(traceback.tb_frame.f_code)
+        traceback = traceback.tb_next
+    return codes
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """Return the code of a handler in Python: a function, a method, a partial or an object that can be called."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):
+        return None
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
