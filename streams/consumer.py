@@ -19,7 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.acks import OrderedAcker, Place, Received
-from streams.commits import CommittingConsumer
+from streams.commits import CommittingConsumer, CommittingThread
 from streams.fetched_records import deliver_as_received
 from streams.header_names import forgive_header_names
 
@@ -131,7 +131,7 @@ class BatchConsumer(CommittingConsumer):
     _thread: _ConsumerThread
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):
+class _ConsumerThread(CommittingThread):
     """Owns the aiokafka consumer, on an event loop in a thread of its own."""
 
     async def fetch(

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, errors
 from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
@@ -39,14 +39,16 @@ class Thread(Service):
         self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
         self.committed: list[dict[TP, int]] = []
-        self.commits = True
+        self.refusals: dict[str, int] = {}
+        """The broker's error code for commits of a topic."""
+        self.assigned = {PARTITION}
 
-    async def commit(self, offsets: dict[TP, int]) -> bool:
+    async def commit_once(self, offsets: dict[TP, int], generation: int) -> dict[TP, int]:
         self.committed.append(offsets)
-        return self.commits
+        return {tp: self.refusals.get(tp.topic, 0) for tp in offsets}
 
     def assignment(self) -> set[TP]:
-        return {PARTITION}
+        return self.assigned
 
     async def fetch(
         self, partitions: set[TP], max_records: int | None, timeout_s: float
@@ -240,7 +242,7 @@ async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> 
 
 
 async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) -> None:
-    rig.thread.commits = False
+    rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
     acker = rig.consumer.acker
     only = message(0)
     acker.track([only])
@@ -254,9 +256,9 @@ async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig
     only = message(0)
     acker.track([only])
     acker.done(only)
-    rig.thread.commits = False
+    rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
     await rig.consumer.commit()
-    rig.thread.commits = True
+    rig.thread.refusals.clear()
     assert await rig.consumer.commit()
     assert acker.uncommitted == 0
     assert not await rig.consumer.commit()  # there is nothing left to commit
@@ -300,7 +302,6 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         # Relied on, in this order: flow stops, queues are cleared, work drains; positions are sought, flow resumes.
         (base.Consumer._commit_tps, "_commit_tps"),
         (base.Consumer._should_commit, "_should_commit"),
-        (base.ThreadDelegateConsumer._commit, "_commit"),
         (base.Consumer.on_partitions_revoked, "on_partitions_revoked"),
         (base.Consumer.on_stop, "on_stop"),
         (App._on_partitions_revoked, "App._on_partitions_revoked"),
@@ -346,7 +347,6 @@ FINGERPRINTS: dict[str, str] = {
     "_commit_tps": "a20e230b05ae",
     "_should_commit": "5ce941793947",
     "_commit_offsets": "1a6979904118",
-    "_commit": "a20eec84e4b2",
     "on_partitions_revoked": "d04b7ae72c6f",
     "on_stop": "45b1d2210ce2",
     "App._on_partitions_revoked": "d5c895bbe57d",

@@ -1,0 +1,158 @@
+"""What is committed where a broker refuses: each topic has an outcome of its own, and none is tried without end."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from typing import Any, cast
+
+import pytest
+from aiokafka import errors
+from faust.types import TP
+
+from streams.commits import CommittingThread
+from tests.unit.streams.received_messages import TOPIC, message
+from tests.unit.streams.test_consumer import PARTITION, Rig
+
+OTHER_TOPIC = "inference.requests.ocr"
+OTHER = TP(OTHER_TOPIC, 0)
+GONE = errors.UnknownTopicOrPartitionError.errno
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    """A consumer of two topics, of which one message each is answered and not committed."""
+    made = Rig()
+    made.thread.assigned = {PARTITION, OTHER}
+    for one in (message(0), message(0, topic=OTHER_TOPIC)):
+        made.consumer.acker.track([one])
+        made.consumer.acker.done(one)
+    return made
+
+
+async def test_a_topic_that_is_gone_is_left_out_and_others_are_committed(rig: Rig) -> None:
+    rig.thread.refusals[TOPIC] = GONE
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.consumer.commit_all()
+    assert rig.consumer.acker.uncommitted == 0
+    assert rig.app.monitor.tp_committed_offsets == {OTHER: 1}
+    rig.thread.committed.clear()
+    assert not await rig.consumer.commit()
+    assert rig.thread.committed == []  # not before its pause has passed
+
+
+async def test_a_topic_that_is_back_is_committed_again(rig: Rig) -> None:
+    rig.thread.refusals[TOPIC] = GONE
+    await rig.consumer.commit()
+    rig.thread.refusals.clear()
+    rig.consumer._aside[TOPIC].until = 0.0  # as if its pause had passed
+    assert await rig.consumer.commit()
+    assert rig.thread.committed[-1] == {PARTITION: 1}
+    assert rig.consumer._aside == {}
+
+
+@pytest.mark.parametrize(
+    "error", [errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError]
+)
+async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_pause(
+    rig: Rig, error: type[errors.BrokerResponseError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.thread.refusals = {TOPIC: error.errno, OTHER_TOPIC: error.errno}
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.consumer.commit_all()
+        await rig.consumer.commit_all()
+    assert rig.consumer.acker.uncommitted == 2
+    told = capsys.readouterr().out
+    assert told.count("offsets_not_committed") == 2  # one for each topic
+    assert "grant READ" in told
+
+
+async def test_what_others_have_by_now_is_not_committed_again(rig: Rig) -> None:
+    rig.thread.refusals = dict.fromkeys([TOPIC, OTHER_TOPIC], errors.UnknownMemberIdError.errno)
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.consumer.commit_all()
+    assert len(rig.thread.committed) == 1
+
+
+async def test_a_coordinator_that_is_away_is_waited_for(rig: Rig) -> None:
+    rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
+    committing = asyncio.create_task(rig.consumer.commit_all())
+    async with asyncio.timeout(PATIENCE_S):
+        while len(rig.thread.committed) < 3:
+            await asyncio.sleep(0)
+        rig.thread.refusals.clear()
+        await committing
+    assert rig.consumer.acker.uncommitted == 0
+
+
+class Coordinator:
+    """Stands for aiokafka's: answers a commit with `codes`, and notes what it is told to do."""
+
+    def __init__(self, codes: dict[str, int]) -> None:
+        self.codes = codes
+        self.generation, self.member_id, self.group_id = 1, "member", "group"
+        self.told: list[str] = []
+
+    async def _send_req(self, request: Any) -> Any:
+        topics = [(topic, [(0, code)]) for topic, code in self.codes.items()]
+        return types.SimpleNamespace(topics=topics)
+
+    def coordinator_dead(self) -> None:
+        self.told.append("coordinator_dead")
+
+    def reset_generation(self) -> None:
+        self.told.append("reset_generation")
+
+    def request_rejoin(self) -> None:
+        self.told.append("request_rejoin")
+
+
+async def commit(coordinator: Any, offsets: dict[TP, int]) -> dict[TP, int]:
+    thread: Any = types.SimpleNamespace(
+        _ensure_consumer=lambda: types.SimpleNamespace(_coordinator=coordinator),
+        app=types.SimpleNamespace(conf=types.SimpleNamespace(broker_session_timeout=0.2)),
+        tp_last_committed_at={},
+    )
+    return await CommittingThread.commit_once(cast(CommittingThread, thread), offsets, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.NotCoordinatorForGroupError, ["coordinator_dead"]),
+        (errors.UnknownMemberIdError, ["reset_generation"]),
+        (errors.IllegalGenerationError, ["reset_generation"]),
+        (errors.RebalanceInProgressError, ["request_rejoin"]),
+        (errors.GroupLoadInProgressError, []),
+        (errors.UnknownTopicOrPartitionError, []),
+    ],
+)
+async def test_a_commit_is_asked_once_and_what_its_codes_call_for_is_begun(
+    error: type[errors.BrokerResponseError], told: list[str]
+) -> None:
+    coordinator = Coordinator({TOPIC: error.errno, OTHER_TOPIC: 0})
+    assert await commit(coordinator, {PARTITION: 1, OTHER: 1}) == {PARTITION: error.errno, OTHER: 0}
+    assert coordinator.told == told
+
+
+async def test_an_offset_that_no_waiting_makes_good_is_an_error_that_names_its_partition() -> None:
+    coordinator = Coordinator({TOPIC: errors.OffsetMetadataTooLargeError.errno})
+    with pytest.raises(errors.OffsetMetadataTooLargeError, match=rf"{TOPIC}\[0\]"):
+        await commit(coordinator, {PARTITION: 1})
+
+
+async def test_a_coordinator_that_never_answers_holds_up_no_commit_for_a_session() -> None:
+    class Frozen(Coordinator):
+        async def _send_req(self, request: Any) -> Any:
+            await asyncio.Future()
+
+    async with asyncio.timeout(PATIENCE_S):
+        answers = await commit(Frozen({}), {PARTITION: 1})
+    assert answers == {PARTITION: errors.RequestTimedOutError.errno}
+
+
+async def test_offsets_of_an_earlier_generation_are_not_sent_in_a_later_one() -> None:
+    coordinator = Coordinator({})
+    coordinator.generation = 2
+    assert await commit(coordinator, {PARTITION: 1}) == {PARTITION: errors.IllegalGenerationError.errno}
