@@ -98,7 +98,17 @@ class EngineRegistry:
         """Return the names of all engines, made or not."""
         with self._lock:
             registered = {*self._classes, *_by_plugins}
-        return sorted(registered | set(BUILT_IN) | set(_installed()))
+        return sorted(registered | set(BUILT_IN) | set(self._installed))
+
+    def knows(self, name: str) -> bool:
+        """Return whether there is an engine of that name; as quick as a look into a dict."""
+        return (
+            name in self._engines
+            or name in BUILT_IN
+            or name in self._classes
+            or name in _by_plugins
+            or name in self._installed
+        )
 
     def made(self) -> dict[str, BaseEngine]:
         """Return the engines that exist by now."""
@@ -161,6 +171,11 @@ class EngineRegistry:
                     raise
                 log.exception("engine_not_closed", engine=name)  # the others are to be closed all the same
 
+    @functools.cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        """Engines of installed packages; looked for once, as it takes milliseconds."""
+        return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
     def _section_is_set(self, name: str) -> bool:
         return name in BUILT_IN and bool(getattr(self._settings, name).model_fields_set)
 
@@ -187,9 +202,8 @@ class EngineRegistry:
             found = self._classes.get(name) or _by_plugins.get(name)
         if found is not None:
             return found
-        installed = _installed()
-        if name in installed:
-            loaded: EngineClass = load_entry_point(installed[name])
+        if name in self._installed:
+            loaded: EngineClass = load_entry_point(self._installed[name])
             return loaded
         if name in BUILT_IN:
             module, _, attribute = BUILT_IN[name].partition(":")
@@ -221,10 +235,6 @@ def _unavailable(name: str) -> Iterator[None]:
         raise EngineUnavailable(
             f"engine {name} cannot be made here: {type(error).__name__}: {error}"
         ) from error
-
-
-def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def _check_name(name: str) -> None:

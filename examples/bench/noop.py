@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from streams.messages import Request, encode
 
-NAME = "noop"
+NAME, BATCHED = "noop", "noop-batched"
+MODELS = (NAME, BATCHED)
+BATCH_S = 0.002
+"""How long a batch of the second one takes, however many are in it."""
+VALUE = "a request as long as those that name a recording by its address, or ask a short question"
 TAGS = {"task": NAME, "engine": NAME}
 
 
@@ -48,6 +53,18 @@ class NoopEngine(BaseEngine):
         return True
 
 
+class BatchedEngine(NoopEngine):
+    """Takes its time for a batch."""
+
+    name = BATCHED
+
+    def infer_batch(
+        self, model: str, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any] | InferenceError]:
+        time.sleep(BATCH_S)
+        return super().infer_batch(model, inputs, options)
+
+
 def identity_of(number: int) -> str:
     """Return the id of the request with this number."""
     return f"request-{number:08d}"
@@ -61,8 +78,6 @@ def noop_request(number: int) -> bytes:
             engine=NAME,
             model_name=NAME,
             id=identity_of(number),
-            data={
-                "value": "a request as long as those that name a recording by its address, or ask a short question"
-            },
+            data={"value": VALUE},
         )
     )

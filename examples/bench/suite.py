@@ -9,6 +9,8 @@ from examples.bench.benchmark import Benchmark
 MODULES = {
     "stream-share": "examples.bench.stream_share",
     "stream-latency": "examples.bench.stream_latency",
+    "http-share": "examples.bench.http_share",
+    "call-overhead": "examples.bench.call_overhead",
     "generation-burst": "examples.bench.generation_burst",
     "generation-poisson": "examples.bench.generation_poisson",
     "generation-vs-hf": "examples.bench.generation_vs_hf",

@@ -68,7 +68,7 @@ class Metrics:
     def answered(self, result: dict[str, Any], seconds: float) -> None:
         """Count one response."""
         task = result["task"] if result["task"] in self._tasks else UNKNOWN
-        engine = result["engine"] if result["engine"] in self._manager.engines.names() else UNKNOWN
+        engine = result["engine"] if self._manager.engines.knows(result["engine"]) else UNKNOWN
         code = SUCCESS if result["success"] else result["error"]["code"]
         self._requests.labels(task, engine, code).inc()
         self._seconds.labels(task, engine).observe(seconds)

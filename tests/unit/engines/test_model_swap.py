@@ -42,7 +42,7 @@ def test_a_model_deleted_and_registered_anew_answers_with_its_new_files_though_i
     wait_until(lambda: stage.source() == "s3://b/anew")
     wait_until(lambda: len(stage.in_memory) == 1)
     assert stage.loads == {"t:m/1": 2}
-    assert stage.kinds == [("model_swapped", "m/1")]
+    wait_until(lambda: stage.kinds == [("model_swapped", "m/1")])
 
 
 def test_a_tag_that_says_which_files_a_version_has_makes_another_model_of_it(stage: Stage) -> None:

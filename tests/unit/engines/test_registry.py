@@ -225,3 +225,16 @@ def test_unload_lets_engines_go() -> None:
     registry.unload()
     assert registry.made() == {}
     assert registry.get("shouter") is not first
+
+
+def test_installed_packages_are_looked_through_once_however_often_engines_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [looked.append(group)][1:])
+    registry = EngineRegistry()
+    assert [registry.knows(name) for name in ("transformers", "nobody", "nobody")] == [True, False, False]
+    registry.names()
+    registry.register("mine", ShoutEngine)
+    assert registry.knows("mine")
+    assert looked == [registry_module.ENTRY_POINTS]
