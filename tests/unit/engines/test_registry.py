@@ -231,7 +231,12 @@ def test_installed_packages_are_looked_through_once_however_often_engines_are_as
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[str] = []
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [looked.append(group)][1:])
+
+    def look(group: str) -> list[EntryPoint]:
+        looked.append(group)
+        return []
+
+    monkeypatch.setattr(registry_module, "entry_points", look)
     registry = EngineRegistry()
     assert [registry.knows(name) for name in ("transformers", "nobody", "nobody")] == [True, False, False]
     registry.names()
