@@ -1,4 +1,4 @@
-"""Loads a settings tree: YAML file < environment < command line, remembering where each value came from."""
+"""Loads a settings tree: neighbours' environment < YAML file < environment < command line, with each origin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from engines.neighbour_settings import read_neighbours
 from engines.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
 from engines.settings import ENV_PREFIX, EngineSettings, Given
 from engines.settings_tree import Leaf, is_open, leaves, sections
@@ -20,6 +21,9 @@ __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 TESTS_PREFIX = f"{ENV_PREFIX}TEST_"
 """Variables that tests and benchmarks read, such as where a release of Kafka lies; they are no settings."""
+
+SYNONYMS = {"ollama.timeout": "ollama.timeout_s"}
+"""Names that settings have beside their own."""
 
 DEFAULT_FILES = (Path("inferstream.yaml"), Path(".local/inferstream.yaml"))
 """Looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
@@ -48,6 +52,8 @@ def load(
 ) -> Loaded[T]:
     """Return the tree that the file, the environment and `overrides` (later ones win) make of the defaults.
 
+    What `engines.neighbour_settings` finds in the environment are defaults below all of these.
+
     `overrides` is {"kafka.group_id": "x"} or ["kafka.group_id=x"]. `config_file` wins over
     INFERSTREAM_CONFIG, and that over DEFAULT_FILES; INFERSTREAM_CONFIG=/dev/null reads no file at all.
 
@@ -59,10 +65,11 @@ def load(
     problems: list[str] = []
     given: dict[str, Given] = {}
     known, opened = leaves(root), {name for name, holder in sections(root).items() if is_open(holder)}
+    given |= read_neighbours(environ)
     if file is not None:
-        given |= _read_file(file, opened, problems)
-    given |= _read_environment(environ, opened)
-    given |= _read_overrides(overrides or {}, problems)
+        given |= _canonical(_read_file(file, opened, problems), problems)
+    given |= _canonical(_read_environment(environ, opened), problems)
+    given |= _canonical(_read_overrides(overrides or {}, problems), problems)
 
     given = {key: one for key, one in given.items() if key.partition(".")[0] not in root.foreign_sections}
     own = {key: one for key, one in given.items() if _names_of(key, opened)}
@@ -77,6 +84,17 @@ def load(
         raise ConfigurationError(problems)
     origins = {key: given[key].origin if key in given else "default" for key in known}
     return Loaded(settings, origins | {key: one.origin for key, one in own.items()}, file)
+
+
+def _canonical(layer: dict[str, Given], problems: list[str]) -> dict[str, Given]:
+    """Return the layer with each setting under its own name."""
+    canonical = {SYNONYMS.get(key, key): one for key, one in layer.items()}
+    problems += [
+        f"{key} ({layer[key].origin}) and {own} are one setting; keep one of them"
+        for key, own in SYNONYMS.items()
+        if key in layer and own in layer
+    ]
+    return canonical
 
 
 def _find_file(config_file: str | Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from handlers.option_spec import Bounds
@@ -157,7 +157,9 @@ class OllamaSettings(Section):
     timeout_s: float = Field(
         default=300.0,
         gt=0,
-        description="Longest time for one answer; a busy server uses it up before the first token.",
+        validation_alias=AliasChoices("timeout_s", "timeout"),
+        description="Longest time for one answer; a busy server uses it up before the first token. May be written "
+        "`timeout` as well.",
     )
     max_concurrent: int = Field(
         default=4,

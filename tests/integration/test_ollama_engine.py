@@ -19,6 +19,7 @@ from deploy.local import LocalStack
 from deploy.local.ollama import MODEL, Ollama
 from engines.inference import InferenceManager
 from engines.models import ModelManager
+from engines.neighbour_settings import address_of_ollama_host
 from engines.ollama.engine import OllamaEngine
 from engines.settings import CacheSettings, EngineSettings, MlflowSettings, OllamaSettings
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
@@ -34,7 +35,9 @@ def server(request: pytest.FixtureRequest) -> tuple[OllamaSettings, str]:
         host = os.environ.get("OLLAMA_HOST")
         if not host:
             pytest.skip("OLLAMA_HOST names no real Ollama server")
-        return OllamaSettings(api_base=_address(host)), os.environ.get("OLLAMA_MODEL", "smollm2:135m")
+        return OllamaSettings(api_base=address_of_ollama_host(host)), os.environ.get(
+            "OLLAMA_MODEL", "smollm2:135m"
+        )
     local: Ollama = request.getfixturevalue("ollama_server")
     return OllamaSettings(api_base=local.url), MODEL
 
@@ -49,15 +52,6 @@ def engine(server: tuple[OllamaSettings, str]) -> Iterator[OllamaEngine]:
 @pytest.fixture(scope="module")
 def model(engine: OllamaEngine, server: tuple[OllamaSettings, str]) -> Any:
     return engine.load_model("m", task="text-generation", tags={"ollama_model_name": server[1]})
-
-
-def _address(host: str) -> str:
-    """Return the address that OLLAMA_HOST means, which may lack scheme and port."""
-    scheme, _, rest = host.rpartition("://")
-    name, colon, port = rest.rstrip("/").partition(":")
-    name = "127.0.0.1" if name in ("", "0.0.0.0") else name
-    default = {"http": "80", "https": "443"}.get(scheme, "11434")
-    return f"{scheme or 'http'}://{name}:{port if colon else default}"
 
 
 def test_the_server_is_well(engine: OllamaEngine) -> None:
