@@ -10,6 +10,8 @@ import structlog
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from engines.transformers.process_state import running
+
 log = structlog.get_logger(__name__)
 
 _TOKENS = 2
@@ -70,6 +72,7 @@ def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)
 
 
+@running()
 def _cache_of_a_run(model: PreTrainedModel) -> Any:
     with torch.inference_mode():
         output: Any = model(

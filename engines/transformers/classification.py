@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.transfer import to_model
 from handlers.errors import InferenceError
@@ -39,6 +40,7 @@ class ClassificationRunner(TaskRunner):
         """Return the features of each input; a subclass may make those of several together."""
         return [self._features_or_error(one) for one in inputs]
 
+    @running()
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
         prepared = self.features_of_all(inputs)

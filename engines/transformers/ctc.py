@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTo
 from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, refuse_options
 from engines.transformers.speech_segments import Segment, segments_at_pauses
 from engines.transformers.transfer import to_model
@@ -77,6 +78,7 @@ class CtcRunner(SpeechRecognitionRunner):
         model = folder.model("AutoModelForCTC", purpose="a CTC speech model")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
 
+    @running()
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, language (not known), segments, words (where asked for), duration_s and windows."""
         recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engines.native_environment import set_torch_defaults
 from engines.settings import TransformersSettings
+from engines.transformers.process_state import guard_transformers
 from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
 from handlers.signals import is_of_a_signal
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def prepare_torch(threads: int | None) -> None:
     """Import torch with `threads` threads (None: one less than there are cores) that sleep while they wait.
 
-    They sleep because OpenMP reads its policy when torch is imported.
+    They sleep because OpenMP reads its policy when torch is imported. From here on whatever loads by transformers in
+    this process does so alone.
     """
     set_torch_defaults()
     import torch
@@ -31,6 +33,7 @@ def prepare_torch(threads: int | None) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    guard_transformers()
 
 
 def choose_device(settings: TransformersSettings) -> torch.device:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
 from engines.transformers.transfer import to_model
 from handlers.document_pages import Page, Word
 from handlers.errors import InvalidInput, ModelLoadFailed
@@ -69,6 +70,7 @@ class AnswerFinder:
             processor.apply_ocr = False  # the words are known, and its own way to them needs Tesseract
         return cls(folder.name, model, folder.tokenizer(), processor)
 
+    @running()
     def find(self, question: str, pages: Sequence[Page]) -> Answer:
         """Return the surest answer on any of `pages`, all of which must have words; "" where there is none.
 

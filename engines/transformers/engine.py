@@ -26,6 +26,7 @@ from engines.transformers.device import (
     out_of_memory,
     prepare_torch,
 )
+from engines.transformers.process_state import loading
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
@@ -216,7 +217,9 @@ class TransformersEngine(BaseEngine):
             )
         if path is None or not Path(path).is_dir():
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
-        self._prepare()
+        with loading():  # which imports its parts as they are needed, too
+            self._prepare()
+            kind = runner_of(task)
         from engines.transformers.loading import ModelFolder
 
         device = choose_device(self.config)
@@ -229,7 +232,7 @@ class TransformersEngine(BaseEngine):
             allow_pickle=self.config.allow_pickle,
             vlms=self._vlms,
         )
-        return runner_of(task), folder
+        return kind, folder
 
     def _prepare(self) -> None:
         with self._prepare_lock:

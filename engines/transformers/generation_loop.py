@@ -19,6 +19,7 @@ import torch
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.log_context import Named, requests_at_hand, working_on
 from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
+from engines.transformers.process_state import running
 from engines.transformers.row import Row
 from handlers.errors import Cancelled, InferenceError
 
@@ -128,7 +129,8 @@ class GenerationLoop(ABC):
             while self._wait_for_work():
                 ran_out = False
                 try:
-                    self._work()
+                    with running():
+                        self._work()
                 except BaseException as error:  # noqa: BLE001 - the subclass says what becomes of it
                     self._settle_failure(error)
                     ran_out = is_out_of_memory(error)

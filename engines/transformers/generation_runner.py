@@ -21,6 +21,7 @@ from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
 from engines.transformers.limits import Limits
 from engines.transformers.micro_batches import MicroBatchLoop
+from engines.transformers.process_state import running
 from engines.transformers.rolling.attention import use_grouped_attention
 from engines.transformers.rolling.cache import fits
 from engines.transformers.rolling.loop import RollingLoop
@@ -179,6 +180,7 @@ class GenerationRunner(TaskRunner):
             "finish_reason": row.finish_reason or "length",
         }
 
+    @running()
     def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
         if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
             raise InvalidOption(

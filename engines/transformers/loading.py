@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from engines.transformers.process_state import loading
 from engines.transformers.shared_vlms import SharedVlms
 from handlers.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = structlog.get_logger(__name__)
 
 _MODELS_OF_AUTO_CLASS = {
     "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
@@ -72,15 +77,14 @@ class ModelFolder:
         from engines.transformers.packed_weights import pack_weights
 
         self.auto_class(auto_class, purpose=purpose)
-        with self._own_code_refused():
-            model, report = getattr(transformers, auto_class).from_pretrained(
-                self.path,
-                dtype=self.dtype,
-                use_safetensors=None if self.allow_pickle else True,
-                output_loading_info=True,
-                **self._local,
-            )
-        if missing := sorted(report["missing_keys"]):
+        with self._loading():
+            model, missing = self._weights(getattr(transformers, auto_class))
+            if missing:
+                # Whoever got in its way, without taking turns, may be gone by now.
+                log.warning("weights_missing", model=self.name, missing=missing[:3], then="loaded once more")
+                del model
+                model, missing = self._weights(getattr(transformers, auto_class))
+        if missing:
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise ModelLoadFailed(f"model {self.name} lacks weights: {shown}; register a complete model")
         loaded: PreTrainedModel = model.to(self.device).eval()
@@ -91,7 +95,7 @@ class ModelFolder:
         """Return the tokenizer that lies beside the model."""
         from transformers import AutoTokenizer
 
-        with self._own_code_refused():
+        with self._loading():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, **self._local)
         return tokenizer
 
@@ -99,7 +103,7 @@ class ModelFolder:
         """Return the feature extractor that lies beside the model."""
         from transformers import AutoFeatureExtractor
 
-        with self._own_code_refused():
+        with self._loading():
             return AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
                 self.path, **self._local
             )
@@ -114,7 +118,7 @@ class ModelFolder:
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         try:
-            with self._own_code_refused():
+            with self._loading():
                 return AutoImageProcessor.from_pretrained(self.path, **self._local)  # type: ignore[no-untyped-call]
         except OSError as error:  # how transformers says that a file is missing
             raise ModelLoadFailed(
@@ -132,7 +136,7 @@ class ModelFolder:
 
         way_out = "register a folder to which its processor was saved, as save_pretrained does"
         try:
-            with self._own_code_refused():
+            with self._loading():
                 processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                     self.path, **self._local
                 )
@@ -163,9 +167,20 @@ class ModelFolder:
             raise ModelLoadFailed(
                 f"model {self.name} has no config.json; register a folder saved by save_pretrained"
             )
-        with self._own_code_refused():
+        with self._loading():
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.path, **self._local)
         return config
+
+    def _weights(self, auto_class: Any) -> tuple[Any, list[str]]:
+        """Return the model, and the names of weights that its files lack."""
+        model, report = auto_class.from_pretrained(
+            self.path,
+            dtype=self.dtype,
+            use_safetensors=None if self.allow_pickle else True,
+            output_loading_info=True,
+            **self._local,
+        )
+        return model, sorted(report["missing_keys"])
 
     def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
         from transformers.models.auto import modeling_auto
@@ -178,10 +193,12 @@ class ModelFolder:
         return self.trust_remote_code and auto_class in getattr(config, "auto_map", {})
 
     @contextmanager
-    def _own_code_refused(self) -> Iterator[None]:
-        """Say which setting it takes where transformers will not load a part without the model's own code."""
+    def _loading(self) -> Iterator[None]:
+        """Load a part by transformers, while nobody else does; say which setting it takes where that will not load it
+        without the model's own code."""
         try:
-            yield
+            with loading():
+                yield
         except ValueError as error:
             if self.trust_remote_code or "trust_remote_code" not in str(error):
                 raise

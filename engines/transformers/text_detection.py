@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
+from engines.transformers.process_state import running
 from engines.transformers.rectangles import around, connected_regions, grown
 from engines.transformers.transfer import to_model
 
@@ -76,6 +77,7 @@ class TextDetector:
         self._limits_shorter: bool = settings.get("limit_type", "max") == "min"
         self._longest: int = settings.get("max_side_limit", 4000)
 
+    @running()
     def find(self, image: Image.Image) -> list[TextRegion]:
         """Return the regions of text in an RGB picture, in no particular order."""
         seen = image.resize(self._seen_size(image.width, image.height), Image.Resampling.BILINEAR)

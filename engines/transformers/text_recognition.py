@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.process_state import running
 from engines.transformers.transfer import to_model
 from handlers.errors import ModelLoadFailed
 
@@ -64,6 +65,7 @@ class TextRecognizer:
                 "preprocessor_config.json must name them all in character_list, the blank first"
             )
 
+    @running()
     def read(self, lines: Sequence[Image.Image]) -> list[ReadLine]:
         """Return what each RGB picture of one line says."""
         by_width: dict[int, list[int]] = defaultdict(list)

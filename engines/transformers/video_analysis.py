@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from engines.transformers.asking import AskingRunner
 from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput
@@ -93,6 +94,7 @@ class VideoDescriptionRunner(AskingRunner):
             outcomes.append(answer)
         return outcomes
 
+    @running()
     def _asked(
         self, inputs: dict[str, Any], options: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]] | InferenceError:

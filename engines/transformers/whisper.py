@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneratio
 from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
 from engines.transformers.row import without_half_character
 from engines.transformers.runner import Outcome
 from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
@@ -97,6 +98,7 @@ class WhisperRunner(SpeechRecognitionRunner):
             raise ModelLoadFailed(f"model {folder.name} is a {type(model).__name__}; asr runs Whisper models")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
 
+    @running()
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, language, segments, words (where asked for), duration_s and windows for each input."""
         recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]

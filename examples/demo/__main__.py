@@ -35,10 +35,8 @@ def main(console: Console) -> int:
     models = demo_models(console)
     console.rule("servers")
     overrides: dict[str, dict[str, Any]] = {
-        "cache": {"max_models": 2 * len(models)},
         # The broker's work on fetches that find nothing would slow the models down on a small machine.
         "kafka": {"fetch_max_wait_ms": 100},
-        "worker": {"warm": [model.name for model in models]},
     }
     with (
         StatusLines(console) as lines,

@@ -45,8 +45,8 @@ def tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
     return made
 
 
-def save_llama(folder: Path, *, chat: bool = True) -> Path:
-    """Save a causal language model of `CONTEXT` positions and return its folder."""
+def save_llama(folder: Path, *, chat: bool = True, tied: bool = False) -> Path:
+    """Save a causal language model of `CONTEXT` positions, the weights of its ends `tied` or not; return its folder."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS),
@@ -60,6 +60,7 @@ def save_llama(folder: Path, *, chat: bool = True) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         initializer_range=0.5,
+        tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
