@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 # Not used here: aiokafka starts without it too, and then stops at the first batch of another codec than gzip.
 import cramjam  # noqa: F401
-from aiokafka import codec
+from aiokafka import AIOKafkaConsumer, codec
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecord, DefaultRecordBase
@@ -33,6 +34,14 @@ _UNCOMPRESSED = {
 def forgive_header_names() -> None:
     """Have what aiokafka's consumers fetch read forgivingly, in this whole process; may be called again."""
     fetcher.MemoryRecords = ForgivingRecords
+
+
+def forgive_header_names_of(consumer: AIOKafkaConsumer) -> None:
+    """Have what `consumer` fetches read forgivingly, and nothing else of this process.
+
+    It is started and has no partitions yet, so that no fetch is under way.
+    """
+    consumer._fetcher.__class__ = _ForgivingFetcher
 
 
 class ForgivingRecords:
@@ -55,6 +64,25 @@ class ForgivingRecords:
         self._start += _OFFSET_AND_LENGTH.size + length
         # Control batches are the broker's own, and have no headers.
         return batch if batch.is_control_batch else _ForgivingBatch(batch, self._fetched[start : self._start])
+
+
+def _seeing(function: FunctionType, **names: Any) -> Any:
+    """Return the same function for which these global names stand for something else."""
+    copy = FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+class _ForgivingFetcher(fetcher.Fetcher):  # type: ignore[misc]
+    """aiokafka's fetcher, but for what it makes of an answer."""
+
+    _proc_fetch_request = _seeing(fetcher.Fetcher._proc_fetch_request, MemoryRecords=ForgivingRecords)
 
 
 class _ForgivingBatch:

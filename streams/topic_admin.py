@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError
 
 from streams.kafka import broker_answering, connection_options
 from streams.settings import KafkaSettings
+from streams.topic_problems import TopicProblem, TopicsNotReady
 from streams.topics import Topics, TopicSpec, expected_topics
+
+__all__ = ["TopicProblem", "TopicsNotReady", "check_topics", "create_topics", "specs"]
 
 _TOPIC_ALREADY_EXISTS = 36
 _ADMIN_TIMEOUT_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class TopicProblem:
-    """One topic that is not as expected, and the command or setting that mends it."""
-
-    topic: str
-    problem: str
-    cure: str
-
-    def __str__(self) -> str:
-        return f"topic {self.topic} {self.problem}; {self.cure}"
-
-
-class TopicsNotReady(Exception):
-    """Raised when a worker must not start because topics are missing or have the wrong shape."""
-
-    def __init__(self, problems: list[TopicProblem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
 
 
 def specs(kafka: KafkaSettings, tasks: Iterable[str]) -> dict[str, TopicSpec]:
@@ -88,7 +70,7 @@ def _compare(found: Mapping[str, int], wanted: Mapping[str, TopicSpec]) -> list[
     for name, spec in wanted.items():
         count = found.get(name)
         if count is None:
-            problems.append(TopicProblem(name, "does not exist", "run: inferstream topics create"))
+            problems.append(TopicProblem.missing(name))
         elif count < spec.partitions:
             problems.append(
                 TopicProblem(

@@ -137,6 +137,7 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
     from rich.console import Console
 
     from streams.client import InferenceClient
+    from streams.client_errors import NoAnswer
     from streams.topic_admin import TopicsNotReady, check_topics
 
     problems = await check_topics(settings.kafka, [request.task])
@@ -148,11 +149,8 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
         ):
             try:
                 return await client.infer(request, key=key.encode() if key else None, timeout_s=timeout_s)
-            except TimeoutError:
-                raise typer.BadParameter(
-                    f"no result within {timeout_s:g} s; does a worker consume {request.task}? (inferstream doctor)",
-                    param_hint="--timeout",
-                ) from None
+            except NoAnswer as error:
+                raise typer.BadParameter(str(error), param_hint="--timeout") from None
 
 
 def _print(result: Result, *, as_json: bool) -> None:

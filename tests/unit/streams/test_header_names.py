@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import header_names
-from streams.header_names import ForgivingRecords, forgive_header_names
+from streams.header_names import ForgivingRecords, forgive_header_names, forgive_header_names_of
 from tests.raw_names import RawName
 
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -183,3 +184,14 @@ def test_aiokafka_still_reads_what_it_fetched_with_what_is_replaced(monkeypatch:
     forgive_header_names()
     forgive_header_names()
     assert fetcher.MemoryRecords is ForgivingRecords
+
+
+def test_one_consumer_can_be_made_forgiving_and_nothing_else_of_the_process() -> None:
+    before = dict(vars(fetcher))
+    consumer: Any = SimpleNamespace(_fetcher=fetcher.Fetcher.__new__(fetcher.Fetcher))
+    forgive_header_names_of(consumer)
+    made = type(consumer._fetcher)
+    assert issubclass(made, fetcher.Fetcher)
+    assert made._proc_fetch_request.__globals__["MemoryRecords"] is ForgivingRecords
+    assert dict(vars(fetcher)) == before
+    assert fetcher.Fetcher._proc_fetch_request.__globals__ is vars(fetcher)

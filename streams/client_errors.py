@@ -1,0 +1,59 @@
+"""What an `InferenceClient` raises; nothing of the Kafka library's own gets out of it.
+
+    ClientError
+    |-- TaskNotOpened ......... the client does not read the results of that task (a ValueError, too)
+    |-- RequestNotSent ........ the broker refuses the request: too large, no right, no such topic
+    |-- NoAnswer .............. not sent, or not answered, in time (a TimeoutError, too)       (retryable)
+    |-- RequestsUnanswered .... some requests of `infer_many` have no result; `errors` has why, by id
+    |-- ResultsNotReadable .... the result topics cannot be read any more
+    `-- ClientClosed .......... the client was closed before the result was here
+
+Opening a client raises `streams.kafka.BrokerUnavailable`, or `streams.topic_admin.TopicsNotReady` where a result topic
+is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class ClientError(Exception):
+    """Root of what a client raises; `retryable` says whether the same call may succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+
+class TaskNotOpened(ClientError, ValueError):
+    """Raised for a request whose result this client would never see."""
+
+
+class RequestNotSent(ClientError):
+    """Raised where the broker refuses a request."""
+
+
+class NoAnswer(ClientError, TimeoutError):
+    """Raised where a call has run out of time; the request may be answered later all the same."""
+
+    retryable = True
+
+    def __init__(self, message: str, request_id: str) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class RequestsUnanswered(ClientError):
+    """Raised at the end of `infer_many`; `errors` says by id why a request has no result."""
+
+    def __init__(self, errors: Mapping[str, ClientError], sent: int) -> None:
+        shown = "; ".join(str(error) for error in list(errors.values())[:3])
+        super().__init__(f"{len(errors)} of {sent} requests have no result: {shown}")
+        self.errors = dict(errors)
+
+
+class ResultsNotReadable(ClientError):
+    """Raised where the broker refuses to let the client read results."""
+
+
+class ClientClosed(ClientError):
+    """Raised by calls that wait while the client is closed, and by calls of a closed client."""
