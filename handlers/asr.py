@@ -15,7 +15,11 @@ class AsrHandler(RecordingHandler):
     options = options_of("asr")
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return text, language, segments [{start, end, text}] in s, words where asked for, metadata."""
+        """Return text, language, segments [{start, end, text}] in s, words where asked for, metadata.
+
+        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio. The language is
+        None where the model tells none, or heard nobody.
+        """
         output = {
             "text": result["text"],
             "language": result.get("language"),

@@ -114,6 +114,40 @@ _SPEECH = (
         choices=("segment", "word", False),
     ),
 )
+_SPEECH_GUARDS = (
+    OptionSpec(
+        "no_speech_threshold",
+        "number",
+        "With Whisper, a window is silent where the model gives silence this probability or more and is not sure "
+        "of its text; without it, 0.6; 1 switches that off.",
+        0,
+        1,
+    ),
+    OptionSpec(
+        "logprob_threshold",
+        "number",
+        "With Whisper, a text whose tokens have a mean log-probability below this is heard again at a higher "
+        "temperature; without it, -1; -100 switches that off.",
+        -100,
+        0,
+    ),
+    OptionSpec(
+        "compression_ratio_threshold",
+        "number",
+        "With Whisper, a text whose UTF-8 bytes zlib makes shorter by more than this repeats itself, and is heard "
+        "again at a higher temperature; without it, 2.4; 1000 switches that off.",
+        1,
+        1000,
+    ),
+    OptionSpec(
+        "temperature_increment_on_fallback",
+        "number",
+        "With Whisper, by how much the temperature grows, up to 1, each time a text is heard again; without it, "
+        "0.2; 0: no text is heard again.",
+        0,
+        1,
+    ),
+)
 _VIDEO = (
     OptionSpec(
         "num_frames",
@@ -136,7 +170,7 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
             *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
             *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
             *_for(OLLAMA_OPTIONS, tasks=OLLAMA_TASKS, engines=("ollama",)),
-            *_for(_SPEECH, tasks=("asr",)),
+            *_for((*_SPEECH, *_SPEECH_GUARDS), tasks=("asr",)),
             *_for(_VIDEO, tasks=("video-analysis",)),
         )
     }

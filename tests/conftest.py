@@ -42,6 +42,12 @@ def whisper_tiny_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def whisper_base_path() -> Path:
+    """The folder of Whisper base, which knows many languages; read only."""
+    return prepare("whisper-base")
+
+
+@pytest.fixture(scope="session")
 def pp_ocr_path() -> Path:
     """The folder of PP-OCRv5 mobile, detection and recognition; read only."""
     return prepare("pp-ocrv5-mobile")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from engines.transformers.speech_guards import Guards
 from handlers.errors import InvalidOption
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 _SEARCH_OPTIONS = ("num_beams", "early_stopping", "length_penalty", "repetition_penalty")
-_PROMPT_TOKENS = 4
-"""Start, language, task and "no timestamps": what a pass begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +28,12 @@ class SpeechSettings:
     seed: int | None = None
     max_new_tokens: int | None = None
     search: tuple[tuple[str, Any], ...] = ()
+    guards: Guards = field(default_factory=Guards)
 
     @property
-    def samples(self) -> bool:
-        """Whether tokens are drawn, so that who else is in the batch would change them."""
-        return self.temperature > 0
-
-    def generate(
-        self,
-        model: WhisperForConditionalGeneration,
-        *,
-        encoder_outputs: Any,
-        attention_mask: torch.Tensor,
-        max_new_tokens: int,
-        languages: Sequence[str | None],
-    ) -> list[list[dict[str, Any]]]:
-        """Return the segments of one pass over each encoded window: start, end (s), tokens, token_timestamps."""
-        room = model.config.max_target_positions - _PROMPT_TOKENS
-        asked: dict[str, Any] = dict(self.search)
-        if self.task is not None:
-            asked |= {"task": self.task, "language": list(languages)}
-        attention = model.config._attn_implementation
-        with torch.random.fork_rng(enabled=self.samples):
-            if self.seed is not None:
-                torch.manual_seed(self.seed)
-            try:
-                found: Any = model.generate(
-                    encoder_outputs=encoder_outputs,
-                    attention_mask=attention_mask,
-                    return_timestamps=bool(self.timestamps),
-                    return_token_timestamps=self.timestamps == "word",
-                    return_segments=True,
-                    force_unique_generate_call=True,
-                    temperature=self.temperature,
-                    max_new_tokens=min(self.max_new_tokens or max_new_tokens, room),
-                    **asked,
-                )
-            finally:
-                # Word timestamps switch the model to the slow kind of attention for good.
-                model.config._attn_implementation = attention
-        segments: list[list[dict[str, Any]]] = found["segments"]
-        return segments
+    def temperatures(self) -> tuple[float, ...]:
+        """What is tried one after the other, as long as the text is doubtful."""
+        return self.guards.temperatures(self.temperature)
 
 
 class WhisperLanguages:
@@ -121,6 +84,7 @@ class WhisperLanguages:
             seed=options.get("seed"),
             max_new_tokens=options.get("max_new_tokens"),
             search=tuple((name, options[name]) for name in _SEARCH_OPTIONS if name in options),
+            guards=Guards.of(options),
         )
 
     def code(self, language: str | None) -> str | None:

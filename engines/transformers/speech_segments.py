@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 # Languages written without spaces between words: every character may begin one.
@@ -18,10 +18,13 @@ class Segment:
     end: float
     text: str
     words: tuple[dict[str, Any], ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """How sure the model is of it, by name; empty where it does not tell."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return {"start", "end", "text"}; seconds to the hundredth, the model's own resolution."""
-        return {"start": round(self.start, 2), "end": round(self.end, 2), "text": self.text.strip()}
+        """Return {"start", "end", "text"} and the measures; seconds to the hundredth, the model's own resolution."""
+        times = {"start": round(self.start, 2), "end": round(self.end, 2)}
+        return {**times, "text": self.text.strip(), **self.measures}
 
 
 def segments_at_pauses(words: Sequence[dict[str, Any]], *, pause_s: float) -> list[Segment]:

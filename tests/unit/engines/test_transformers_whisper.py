@@ -10,7 +10,8 @@ import torch
 
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.speech_options import SpeechSettings
-from engines.transformers.whisper import WhisperRunner, _Recording, _Window
+from engines.transformers.speech_windows import Recording, Window
+from engines.transformers.whisper import WhisperRunner
 from handlers.errors import OutOfMemory
 
 RATE = 16_000
@@ -24,11 +25,11 @@ class Listening(WhisperRunner):
         self.most_windows = most_windows
         self.passes: list[list[tuple[int, int]]] = []
 
-    def _windows(self, recording: _Recording) -> list[_Window]:
+    def _windows(self, recording: Recording) -> list[Window]:
         end, step = len(recording.samples), 30 * RATE
-        return [_Window(recording, start, min(start + step, end)) for start in range(0, end, step)]
+        return [Window(recording, start, min(start + step, end)) for start in range(0, end, step)]
 
-    def _hear(self, windows: Sequence[_Window], settings: SpeechSettings) -> list[_Window | None]:
+    def _hear(self, windows: Sequence[Window], settings: SpeechSettings) -> list[Window | None]:
         self.passes.append([(one.start // RATE, (one.end - one.start) // RATE) for one in windows])
         if len(windows) > self.most_windows:
             raise torch.OutOfMemoryError("no room")
@@ -44,7 +45,7 @@ def heard(
     runner = runner or Listening()
     runner.passes = []
     runner._transcribe(
-        [_Recording(np.zeros(length * RATE, np.float32), language, settings) for length in lengths_s],
+        [Recording(np.zeros(length * RATE, np.float32), language, settings) for length in lengths_s],
         settings,
     )
     return runner.passes

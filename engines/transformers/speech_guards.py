@@ -1,0 +1,104 @@
+"""Whether what a Whisper model wrote down was said: measures of one pass, and what is made of them.
+
+Source: https://arxiv.org/abs/2212.04356 section 4.5 (long-form transcription); names and defaults as in openai-whisper.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+_LEAST_TAIL, _LONGEST_PERIOD = 96, 24
+"""A text whose last 96 tokens repeat up to 24 of them is a loop: nothing that is said takes so much of a window."""
+
+_HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one pass over a window says of its own text. Log-probabilities are natural, and never NaN."""
+
+    avg_logprob: float
+    """Mean log-probability of all tokens, timestamps and the end included."""
+    text_logprob: float
+    """Mean log-probability of the tokens of the text; `avg_logprob` where there is no text."""
+    no_speech_prob: float
+    """Probability that nobody speaks in the window, 0 to 1."""
+    compression_ratio: float
+    """Bytes of the text over bytes of the text compressed by zlib; 0 where there is no text."""
+
+    def measures(self) -> dict[str, float]:
+        """Return what a segment says of itself, by the names that Whisper's own segments have."""
+        return {
+            "avg_logprob": round(self.avg_logprob, 4),
+            "no_speech_prob": round(self.no_speech_prob, 4),
+            "compression_ratio": round(self.compression_ratio, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """The thresholds of a request."""
+
+    no_speech_threshold: float = 0.6
+    logprob_threshold: float = -1.0
+    compression_ratio_threshold: float = 2.4
+    temperature_increment_on_fallback: float = 0.2
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Return what `options` say, with the defaults for the rest."""
+        return cls(**{name: options[name] for name in cls.__slots__ if name in options})
+
+    def temperatures(self, first: float) -> tuple[float, ...]:
+        """Return the temperatures to try one after the other: from `first` to 1."""
+        step = self.temperature_increment_on_fallback
+        more = int((1.0 - first) / step + 1e-9) if step > 0 and first < 1.0 else 0
+        return tuple(round(first + index * step, 6) for index in range(more + 1))
+
+    def is_repetitive(self, evidence: Evidence) -> bool:
+        """Return whether the text repeats itself more than speech does."""
+        return evidence.compression_ratio > self.compression_ratio_threshold
+
+    def is_doubtful(self, evidence: Evidence) -> bool:
+        """Return whether the window should be heard again, at a higher temperature."""
+        return self.is_repetitive(evidence) or evidence.avg_logprob < self.logprob_threshold
+
+    def is_silence(self, evidence: Evidence) -> bool:
+        """Return whether nobody speaks in the window, whatever its text says.
+
+        A text is believed against `no_speech_prob` only where the model is surer of its words than half of
+        `logprob_threshold`, and they do not repeat: inventions such as "Thank you." are likelier than -1.
+        """
+        is_unsure = evidence.text_logprob < self.logprob_threshold * _HALF
+        is_unlikely = is_unsure or self.is_doubtful(evidence)
+        return is_unlikely and evidence.no_speech_prob > self.no_speech_threshold
+
+    def is_silence_after_all(self, evidence: Evidence) -> bool:
+        """Return whether nobody speaks in the window, judged by the best of all attempts.
+
+        Where even that is doubtful, half of `no_speech_threshold` is enough; a threshold of 1 stays 1.
+        """
+        threshold = self.no_speech_threshold
+        is_unlikely = self.is_doubtful(evidence)
+        return is_unlikely and evidence.no_speech_prob > (threshold * _HALF if threshold < 1 else 1)
+
+    def rank(self, evidence: Evidence) -> tuple[bool, float]:
+        """Return what is largest for the attempt to rely on."""
+        return not self.is_repetitive(evidence), evidence.avg_logprob
+
+
+def compression_ratio(text: str) -> float:
+    """Return how much shorter zlib makes `text`, as UTF-8; about 1 for a sentence, 0 for no text."""
+    written = text.encode("utf-8", "replace")
+    return len(written) / len(zlib.compress(written)) if written else 0.0
+
+
+def is_loop(tokens: Sequence[int]) -> bool:
+    """Return whether text tokens end in a repetition that a model does not leave any more."""
+    tail = tokens[-_LEAST_TAIL:]
+    if len(tail) < _LEAST_TAIL:
+        return False
+    return any(tail[period:] == tail[:-period] for period in range(1, _LONGEST_PERIOD + 1))

@@ -1,0 +1,93 @@
+"""Recordings on their way through a Whisper model, and their windows, which are what it hears."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engines.transformers.speech_options import SpeechSettings
+from engines.transformers.speech_pass import Heard
+from engines.transformers.speech_scores import Draw
+from engines.transformers.speech_segments import Segment
+
+
+@dataclass(slots=True)
+class Recording:
+    """One input in the making."""
+
+    samples: NDArray[np.float32]
+    language: str | None
+    settings: SpeechSettings
+    is_language_given: bool = True
+    windows: int = 0
+    silent_windows: int = 0
+    segments: list[Segment] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a recording that one pass of the model hears, beginning at sample `start`."""
+
+    recording: Recording
+    start: int
+    end: int
+    passes: int = 1
+    attempt: int = 0
+    """How often it was heard before from this start on, each time at a higher temperature."""
+    best: Heard | None = None
+    """The attempt to rely on so far."""
+    encoded: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Of a window that is heard again: what the encoder made of it, (1, frames, width), and its mask."""
+
+    @property
+    def samples(self) -> NDArray[np.float32]:
+        return self.recording.samples[self.start : self.end]
+
+    @property
+    def turn(self) -> tuple[bool, int, int]:
+        """The smallest goes first: what was encoded already; then the longest, but the beginning of a recording
+        whose language is not known."""
+        first = self.start if self.recording.language is None else 0
+        return self.encoded is None, first, self.start - self.end
+
+    def draw(self) -> Draw:
+        """Return how its tokens are taken. What falls back is drawn by its own sound, so a second time alike."""
+        settings = self.recording.settings
+        temperature = settings.temperatures[self.attempt]
+        seed = settings.seed
+        if seed is None and self.attempt > 0:
+            seed = zlib.crc32(self.samples.tobytes())
+        return Draw(temperature, None if seed is None else hash((seed, self.start, self.attempt)) % 2**63)
+
+    def better(self, heard: Heard) -> Heard:
+        """Return the attempt to rely on: `heard`, or an earlier one."""
+        guards = self.recording.settings.guards
+        if self.best is None or guards.rank(heard.evidence) >= guards.rank(self.best.evidence):
+            return heard
+        return self.best
+
+
+def alike(waiting: Sequence[Window], *, most: int) -> list[Window]:
+    """Return the first of `waiting` that may share a pass: those that were encoded already, or those that were not."""
+    is_new = waiting[0].encoded is None
+    sharing = itertools.takewhile(lambda window: (window.encoded is None) == is_new, waiting)
+    return list(itertools.islice(sharing, most))
+
+
+def by_settings(recordings: Sequence[Recording]) -> list[tuple[SpeechSettings, list[Recording]]]:
+    """Return `recordings` in groups that may run together."""
+    groups: list[tuple[SpeechSettings, list[Recording]]] = []
+    for recording in recordings:
+        for settings, group in groups:
+            if settings == recording.settings:
+                group.append(recording)
+                break
+        else:
+            groups.append((recording.settings, [recording]))
+    return groups
