@@ -50,7 +50,8 @@ def parse_s3_address(address: str) -> S3Address:
 
     The key is taken as it is written, as the AWS command line and s3fs take it: nothing is percent-decoded,
     and spaces, `?`, `#`, `%` and any unicode stand for themselves, so that `f"s3://{bucket}/{key}"` always
-    names the key. Only a last `?versionId=` is read as a version.
+    names the key. Only a last `?versionId=` is read as a version; a key that ends in one itself is written with
+    an empty one behind it, as in `s3://bucket/key?versionId=7?versionId=`.
 
     Raises:
         InvalidInput: permanent; no bucket, no key, or a key that is too long or holds a `.` or `..` segment.
@@ -58,7 +59,8 @@ def parse_s3_address(address: str) -> S3Address:
     where = address[len("s3://") :] if address[:5].lower() == "s3://" else ""
     bucket, _, key = where.partition("/")
     key, pinned, version_id = _split_version(key)
-    if not bucket or not key or (pinned and not version_id):
+    is_escaped = "?versionId=" in key
+    if not bucket or not key or (pinned and not version_id and not is_escaped):
         raise InvalidInput(
             f"{shown(address)} is incomplete; write s3://bucket/key or s3://bucket/key?versionId=ID"
         )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from handlers.errors import MediaUnavailable
 from handlers.media import Media
+from streams.media.content_coding import decoded
 from streams.media.fetch import Fetch
 
 _FIRST_PAUSE_S = 0.1
@@ -78,6 +79,7 @@ class Download:
         self._body = BytesIO()
         self._etag: str | None = None
         self._content_type: str | None = None
+        self._coding = ""
 
     @property
     def can_resume(self) -> bool:
@@ -109,6 +111,7 @@ class Download:
             self.start_over()
         self._etag = etag
         self._content_type = headers.get("content-type")
+        self._coding = headers.get("content-encoding", "")
         fetch.expect(total)
 
     def take(self, chunk: bytes) -> None:
@@ -131,15 +134,19 @@ class Download:
         self._fetch.check()
 
     def media(self) -> Media:
-        """Return the object.
+        """Return the object, without the Content-Encoding it is stored with.
 
         Raises:
             Interrupted: it is not complete.
+            MediaError: permanent; as `content_coding.decoded`.
         """
         fetch = self._fetch
         if fetch.total is not None and fetch.received != fetch.total:
             raise Interrupted(f"the body ended at byte {fetch.received} of {fetch.total}")
-        return Media(self._body.getvalue(), fetch.source, self._content_type)
+        content = self._body.getvalue()
+        if self._coding:
+            content = decoded(content, self._coding, fetch)
+        return Media(content, fetch.source, self._content_type)
 
     def start_over(self) -> None:
         """Forget what has come."""

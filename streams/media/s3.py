@@ -34,13 +34,28 @@ _TRY_AGAIN_STATUSES = frozenset({408, 429})
 _TRY_AGAIN_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "InternalError"})
 _OTHER_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 
+_LONGEST_REASON = 200
+
 _TOKEN = "no longer accepts the worker's session token; renew s3.session_token, or the role"
+_INVALID_ADDRESS_CODES = frozenset(
+    {
+        "InvalidArgument",
+        "InvalidBucketName",
+        "InvalidObjectName",
+        "InvalidURI",
+        "KeyTooLongError",
+        "XMinioInvalidObjectName",
+        "XMinioInvalidResourceName",
+    }
+)
+"""What stores answer to names that cannot be, whether or not there is such a thing."""
 _DENIALS = {
     "InvalidAccessKeyId": "does not know the access key; check s3.access_key",
     "SignatureDoesNotMatch": "refuses the signature; check s3.secret_key",
     "RequestTimeTooSkewed": "has another time than the worker; set the worker's clock",
     "ExpiredToken": _TOKEN,
     "InvalidToken": _TOKEN,
+    "InvalidTokenId": _TOKEN,
     "TokenRefreshRequired": _TOKEN,
     "InvalidObjectState": "has archived the object; restore it first",
 }
@@ -127,8 +142,11 @@ class S3Object:
             return MediaForbidden(f"{source}: the bucket is in another region ({code}); set s3.region to it")
         if status == 403 or code in _DENIALS:
             return MediaForbidden(f"{source}: {self._denial(code)}")
-        if code == "InvalidArgument":
-            return InvalidInput(f"{source}: the store refuses the key or the version id; check both")
+        if code in _INVALID_ADDRESS_CODES:
+            said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_REASON] or "no reason"
+            return InvalidInput(
+                f"{source}: {self._endpoint} refuses the bucket, the key or the version id: {code}: {said}"
+            )
         return MediaForbidden(f"{source}: {self._endpoint} answers {status} {code}; check how it is stored")
 
     def _denial(self, code: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import httpx
 
-from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaForbidden, MediaNotFound
+from handlers.errors import InferenceError, InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import shown
 from streams.media.download import Changed, Download, Interrupted
 from streams.media.http_get import Answer, HttpClient, Receiver, TransferFailed, proxy_for
@@ -98,7 +98,7 @@ class WebObject:
 
     def get(self, condition: Mapping[str, str], download: Download) -> None:
         try:
-            answer = self._store.get(self._url, condition, _AsItIs(download, self._source), self._source)
+            answer = self._store.get(self._url, condition, download, self._source)
         except TransferFailed as error:
             raise Interrupted(f"{error} ({self._url.host})") from None
         if not answer.is_success:
@@ -112,17 +112,3 @@ class WebObject:
             return Interrupted(f"{status} from {host}")
         error: type[InferenceError] = MediaNotFound if status in (404, 410) else MediaForbidden
         return error(f"{self._source}: {host} answers {status}; check the address, and its expiry if signed")
-
-
-class _AsItIs:
-    """Passes an answer on to its download, unless it comes compressed: nobody would undo that."""
-
-    def __init__(self, download: Download, source: str) -> None:
-        self.take, self.check = download.take, download.check
-        self._download = download
-        self._source = source
-
-    def begin(self, headers: Mapping[str, str]) -> None:
-        if headers.get("content-encoding", "identity") != "identity":
-            raise MediaCorrupt(f"{self._source} comes compressed though it was asked for as it is")
-        self._download.begin(headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import random
 import time
 import uuid
@@ -14,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local import LocalStack
-from handlers.errors import MediaForbidden, MediaNotFound, MediaTooLarge, MediaUnavailable
+from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaTooLarge, MediaUnavailable
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
@@ -98,6 +99,32 @@ def test_an_object_is_fetched_under_its_key_as_it_is_stored(connect: Connect, s3
     assert media.content == key.encode()
     assert media.content_type == "audio/wav"
     assert media.source == f"s3://media/fetcher/{key}"
+
+
+def test_an_object_stored_compressed_arrives_as_it_was(connect: Connect, s3: Any) -> None:
+    s3.put_object(
+        Bucket="media", Key="fetcher/packed.wav", Body=gzip.compress(b"sound" * 100), ContentEncoding="gzip"
+    )
+    assert connect().fetch("s3://media/fetcher/packed.wav").content == b"sound" * 100
+
+
+def test_a_key_that_reads_like_a_version_is_named_with_an_empty_version_behind_it(
+    connect: Connect, s3: Any
+) -> None:
+    s3.put_object(Bucket="media", Key="fetcher/a?versionId=7", Body=b"odd")
+    assert connect().fetch("s3://media/fetcher/a?versionId=7?versionId=").content == b"odd"
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://Media/a", "s3://me_dia/a", "s3://ab/a", "s3://a..b/a", f"s3://media/{'a' * 300}"]
+)
+def test_a_name_that_cannot_be_is_never_blamed_on_how_the_object_is_stored(
+    connect: Connect, address: str
+) -> None:
+    with pytest.raises(InferenceError) as refused:
+        connect().fetch(address)
+    assert refused.value.code in {"INVALID_INPUT", "MEDIA_NOT_FOUND", "MEDIA_FORBIDDEN"}
+    assert "check how it is stored" not in refused.value.message
 
 
 def test_a_large_and_an_empty_object_come_whole(connect: Connect, s3: Any) -> None:

@@ -31,6 +31,12 @@ def test_a_last_version_id_pins_the_version() -> None:
     assert parse_s3_address("s3://media/what?.wav?versionId=3L4k+/=") == S3Address(
         "media", "what?.wav", "3L4k+/="
     )
+    # A key that ends in what reads as a version has an empty version behind it.
+    assert parse_s3_address("s3://media/a?versionId=7?versionId=") == S3Address("media", "a?versionId=7")
+    assert parse_s3_address("s3://media/a?versionId=?versionId=") == S3Address("media", "a?versionId=")
+    assert parse_s3_address("s3://media/a?versionId=7?versionId=8") == S3Address(
+        "media", "a?versionId=7", "8"
+    )
     assert parse_s3_address("S3://media/a?versionId=null") == S3Address("media", "a", "null")
 
 

@@ -55,7 +55,12 @@ def in_turn(server: WebServer, *answers: Answer) -> Answer:
         (405, "MethodNotAllowed", MediaNotFound, "marks a deletion"),
         (404, "NoSuchVersion", MediaNotFound, "no such version"),
         (404, "NotFound", MediaNotFound, r"s3\.endpoint_url"),
-        (400, "InvalidArgument", InvalidInput, "version id"),
+        (403, "InvalidTokenId", MediaForbidden, r"renew s3\.session_token"),
+        (400, "InvalidArgument", InvalidInput, "the version id: InvalidArgument: said by a test"),
+        (400, "InvalidBucketName", InvalidInput, "InvalidBucketName: said by a test"),
+        (400, "XMinioInvalidObjectName", InvalidInput, "XMinioInvalidObjectName: said by a test"),
+        (400, "KeyTooLongError", InvalidInput, "KeyTooLongError: said by a test"),
+        (400, "InvalidURI", InvalidInput, "InvalidURI: said by a test"),
         (400, "InvalidRequest", MediaForbidden, "400 InvalidRequest"),
     ],
 )
