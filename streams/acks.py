@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -15,19 +15,50 @@ Place = tuple[str, int]
 """A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
 
 
+UNKNOWN_OFFSET = -1
+"""What the group has where a log was replaced: it is of the log before, and a commit may be on its way."""
+
+
+class PositionLost(RuntimeError):
+    """Raised where records that were fetched did not arrive: permanent, for a commit would pass them."""
+
+
 class _Partition:
-    """What one partition has in flight and acked in one generation, in the order of offsets."""
+    """What one partition has in flight and acked of one log in one generation, in the order of offsets."""
 
-    __slots__ = ("acked", "in_flight", "is_forgotten", "position", "unfinished")
+    __slots__ = (
+        "acked",
+        "committed",
+        "epoch",
+        "gaps",
+        "in_flight",
+        "is_forgotten",
+        "position",
+        "tracked_to",
+        "unfinished",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int, start: int, committed: int) -> None:
+        self.epoch = epoch
         self.in_flight: deque[Received] = deque()
         self.acked: deque[int] = deque()
         """Positions that acks led to and no commit has reached yet."""
-        self.position: int | None = None
+        self.position = start
+        """The offset before which all is done."""
+        self.committed = committed
+        """What the group has; the position is committed where it is another."""
+        self.tracked_to = start
+        """Where the next fetch has to begin."""
+        self.gaps: deque[tuple[int, int]] = deque()
+        """From where to where the log has no records behind those of a fetch, beyond the position."""
         self.unfinished = 0
         self.is_forgotten = False
-        """Whether nothing of it will ever be committed here, for it was handed out again."""
+        """Whether nothing of it will ever be committed here, for it was handed out again or its log is gone."""
+
+    def cross_gaps(self) -> None:
+        """Move the position over what the log does not have."""
+        while self.gaps and self.gaps[0][0] <= self.position:
+            self.position = max(self.position, self.gaps.popleft()[1])
 
 
 class Received(msgspec.Struct, eq=False):
@@ -41,20 +72,41 @@ class Received(msgspec.Struct, eq=False):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
-    generation: int = -1
-    """That of the consumer group in which it was handed to this worker; set by the consumer."""
     is_done: bool = False
     since: float = 0.0
     account: _Partition | None = None
     """Where it is in flight; set by the acker."""
 
 
+class Fetched(msgspec.Struct, eq=False):
+    """What one fetch brought of one partition: all that its log has from `start` up to `end`."""
+
+    topic: str
+    partition: int
+    generation: int
+    """Counts the assignments of this process; another has others, whatever the broker calls them."""
+    epoch: int
+    """Counts the logs that were begun: one for each partition of an assignment, and again where a log was replaced."""
+    start: int
+    end: int
+    """Above the last record's offset plus one where markers of transactions, aborted records or gaps follow it."""
+    records: Sequence[Received] = ()
+    begins: bool = False
+    """Whether it is the first of its epoch."""
+    committed: int | None = None
+    """What the group has for the partition, None for nothing; looked at where it begins."""
+
+    @property
+    def place(self) -> Place:
+        return (self.topic, self.partition)
+
+
 class OrderedAcker:
     """Knows of each partition the contiguous finished prefix, so that a commit never passes unfinished work.
 
     Owned by the event loop thread. Every tracked message must be marked done exactly once, after its result
-    or dead letter is on the broker. Messages of an earlier generation are counted until they are done, but
-    never move the position of a partition that was handed out again.
+    or dead letter is on the broker. Messages of an earlier epoch are counted until they are done, but never move
+    the position of a partition that was handed out again, or whose log was replaced.
 
     At most `window` messages of a partition are tracked and not committed: so many a crash repeats, and so far
     work runs ahead of a slow message. Where `window` messages are unfinished over all partitions, a partition may
@@ -74,24 +126,31 @@ class OrderedAcker:
         self._window = window
         self._commit_after = max(1, window // 2)
         self._clock = clock
-        self._partitions: dict[tuple[str, int, int], _Partition] = {}
+        self._partitions: dict[Place, _Partition] = {}
+        self._forgotten: list[_Partition] = []
+        """Those that have something in flight still."""
         self._held_back: set[Place] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, messages: Sequence[Received], start: int = 0) -> int:
-        """Remember that messages from `start` on are in flight, as many as there is room for; return how many.
+    def track(self, fetched: Fetched, start: int = 0) -> int:
+        """Remember that records from `start` on are in flight, as many as there is room for; return how many.
 
-        They are of one partition and generation, and come in the order of offsets, as the broker delivers them.
+        Fetches of a partition come in order, and each is tracked whole before the next.
+
+        Raises:
+            PositionLost: permanent; what was fetched before has not been tracked.
         """
-        first = messages[start]
-        key = (first.topic, first.partition, first.generation)
-        partition = self._partitions.get(key)
-        if partition is None:
-            partition = self._partitions[key] = _Partition()
+        partition = self._partitions.get(fetched.place)
+        if start == 0 and (
+            partition is None or partition.epoch != fetched.epoch or partition.tracked_to != fetched.start
+        ):
+            partition = self._begin(partition, fetched)
+        assert partition is not None
+        records = fetched.records
         room = self._window - len(partition.in_flight) - len(partition.acked)
         share = math.ceil(self._window / len(self._partitions))
         room = min(room, max(self._window - self.unfinished, share - partition.unfinished))
-        tracked = messages[start : start + max(0, room)]
+        tracked = records[start : start + max(0, room)]
         now = self._clock()
         for message in tracked:
             message.account = partition
@@ -101,6 +160,12 @@ class OrderedAcker:
         partition.unfinished += count
         self.unfinished += count
         self.in_flight += count
+        if start + count == len(records):
+            partition.tracked_to = end = fetched.end
+            behind = records[-1].offset + 1 if records else fetched.start
+            if behind < end:
+                partition.gaps.append((behind, end))
+                partition.cross_gaps()
         return count
 
     def done(self, message: Received) -> None:
@@ -122,6 +187,8 @@ class OrderedAcker:
             partition.acked.append(position)
             acked += 1
         if acked:
+            if partition.gaps:
+                partition.cross_gaps()
             self.in_flight -= acked
             self._acked += acked
             if partition.is_forgotten:
@@ -133,12 +200,24 @@ class OrderedAcker:
         if self._waiting:
             self._wake()
 
-    def committed(self, generation: int, positions: Iterable[tuple[Place, int]]) -> None:
-        """Note that the broker has these positions, which were among those of this generation."""
-        for (topic, number), position in positions:
-            partition = self._partitions.get((topic, number, generation))
-            if partition is not None:
-                self._settle(partition, position)
+    def committed(self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]) -> None:
+        """Note that the broker has these offsets, which were the positions of these epochs."""
+        for partition, offset in self._of_epochs(offsets, epochs):
+            partition.committed = offset
+            self._settle(partition, offset)
+        self._wake()
+
+    def discount(self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]) -> None:
+        """Let what leads to these positions take no room any more: the broker has no place for them at present."""
+        for partition, offset in self._of_epochs(offsets, epochs):
+            self._settle(partition, offset)
+        self._wake()
+
+    def give_up(self, places: Iterable[Place], epochs: Mapping[Place, int]) -> None:
+        """Note that nothing of these epochs will ever be committed: the log was replaced, or handed out again."""
+        for partition, _ in self._of_epochs(((place, 0) for place in places), epochs):
+            partition.is_forgotten = True
+            self._settle(partition)
         self._wake()
 
     @property
@@ -149,23 +228,25 @@ class OrderedAcker:
         """
         return self.in_flight + self._acked
 
-    def positions(self, generation: int) -> dict[Place, int]:
-        """Return for each partition of this generation the offset that may be committed: all before are done."""
+    def positions(self) -> dict[Place, int]:
+        """Return the offset of each partition that is to be committed, as all before is done and the group has another.
+
+        It is below the group's where the log was replaced.
+        """
         return {
-            (topic, number): partition.position
-            for (topic, number, its_generation), partition in self._partitions.items()
-            if its_generation == generation and partition.position is not None
+            place: partition.position
+            for place, partition in self._partitions.items()
+            if partition.position != partition.committed and not partition.is_forgotten
         }
 
-    def forget_all_but(self, generation: int) -> None:
-        """Drop the positions of other generations: their partitions are counted anew, or elsewhere."""
-        for key, partition in list(self._partitions.items()):
-            if key[2] == generation:
-                continue
-            partition.is_forgotten = True
-            self._settle(partition)
-            if not partition.in_flight:
-                del self._partitions[key]
+    def epochs(self) -> dict[Place, int]:
+        """Return the epoch of each partition that may be committed."""
+        return {place: partition.epoch for place, partition in self._partitions.items()}
+
+    def forget_all(self) -> None:
+        """Drop all positions: the partitions were handed out again, to this worker or another."""
+        for place in list(self._partitions):
+            self._forget(place)
         self._wake()
 
     def hold_back(self, place: Place) -> None:
@@ -195,8 +276,38 @@ class OrderedAcker:
 
     def oldest_age_s(self) -> float:
         """Return the seconds since the oldest unacked message arrived; 0 when nothing is in flight."""
-        firsts = [one.in_flight[0].since for one in self._partitions.values() if one.in_flight]
+        counted = (*self._partitions.values(), *self._forgotten)
+        firsts = [one.in_flight[0].since for one in counted if one.in_flight]
         return self._clock() - min(firsts) if firsts else 0.0
+
+    def _begin(self, before: _Partition | None, fetched: Fetched) -> _Partition:
+        """Return the account of a partition of which this is the first fetch in its epoch."""
+        if not fetched.begins or (before is not None and before.epoch >= fetched.epoch):
+            due = "nothing" if before is None else f"offset {before.tracked_to}"
+            raise PositionLost(
+                f"records of topic {fetched.topic} partition {fetched.partition} are missing: {due} was due and "
+                f"offset {fetched.start} came; the worker stops, and those behind the committed offset are "
+                "delivered again"
+            )
+        committed = fetched.start if fetched.committed is None else fetched.committed
+        if before is not None:
+            self._forget(fetched.place)
+        made = self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed)
+        return made
+
+    def _forget(self, place: Place) -> None:
+        partition = self._partitions.pop(place)
+        partition.is_forgotten = True
+        self._settle(partition)
+        self._forgotten = [one for one in (*self._forgotten, partition) if one.in_flight]
+
+    def _of_epochs(
+        self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]
+    ) -> Iterator[tuple[_Partition, int]]:
+        for place, offset in offsets:
+            partition = self._partitions.get(place)
+            if partition is not None and partition.epoch == epochs[place]:
+                yield partition, offset
 
     def _settle(self, partition: _Partition, position: float = math.inf) -> None:
         """Stop counting what is acked up to `position`: it is committed, or never will be."""

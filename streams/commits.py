@@ -21,7 +21,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-from streams.acks import OrderedAcker
+from streams.acks import OrderedAcker, Place
+from streams.record_source import RecordSource
 
 log = structlog.get_logger(__name__)
 
@@ -94,18 +95,22 @@ class CommittingConsumer(driver.Consumer):
         as committed even where the commit has failed, so that it is not committed until something newer is.
         """
         generation = self.app.consumer_generation_id
+        epochs = self.acker.epochs()
+        positions = self.acker.positions()  # asked for again: a log may have been replaced since
+        offsets = {tp: positions[tp] for tp in offsets if tp in positions}
         # Not by Faust's `call_thread`: two calls are all it runs at once, and a commit may wait for its coordinator.
-        asking = self._thread.commit_once(offsets, generation)
+        asking = self._thread.commit_once(offsets, epochs)
         answers = await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(asking, self._thread.thread_loop)
         )
-        committed = {tp: offset for tp, offset in offsets.items() if answers[tp] == 0}
-        self._committed_offset.update(committed)
+        committed = {tp: offset for tp, offset in offsets.items() if answers.get(tp) == 0}
         self.app.monitor.on_tp_commit(committed)
         for tp in committed:
             self._aside.pop(tp.topic, None)
-        gone = [(tp, offset) for tp, offset in offsets.items() if answers[tp] == _TOPIC_GONE]
-        self.acker.committed(generation, [*committed.items(), *gone])
+        gone = [(tp, offset) for tp, offset in offsets.items() if answers.get(tp) == _TOPIC_GONE]
+        self.acker.committed(committed.items(), epochs)
+        self.acker.discount(gone, epochs)
+        self.acker.give_up(offsets.keys() - answers.keys(), epochs)
         for topic, code in {tp.topic: code for tp, code in answers.items() if code in _ASIDE}.items():
             self._put_aside(topic, _ASIDE[code])
         if _NO_MEMBER & set(answers.values()):
@@ -119,33 +124,44 @@ class CommittingConsumer(driver.Consumer):
         log.warning("offsets_not_committed", topic=topic, reason=reason, next_try_s=pause_s)
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
-        """Return whether `offset` is news to the broker, and may be told now: faults are told at growing intervals."""
+        """Return whether `offset`, which is news to the broker, may be told now: faults are told at growing intervals.
+
+        It may be below the one before, where the log was replaced.
+        """
         if self.app.consumer_generation_id == self._lost_generation or tp not in self.assignment():
             return False
         aside = self._aside.get(tp.topic)
-        return (aside is None or time.monotonic() >= aside.until) and super()._should_commit(tp, offset)
+        return aside is None or time.monotonic() >= aside.until
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
-        for place in self.acker.positions(self.app.consumer_generation_id):
+        for place in self.acker.positions():
             if topics is None or place in topics or place[0] in topics:
                 yield TP(*place)
 
     def _new_offset(self, tp: TP) -> int | None:
-        return self.acker.positions(self.app.consumer_generation_id).get(tp)
+        return self.acker.positions().get(tp)
 
 
 class CommittingThread(driver.AIOKafkaConsumerThread):
     """The consumer's thread, which commits without repeating itself."""
 
-    async def commit_once(self, offsets: Mapping[TP, int], generation: int) -> dict[TP, int]:
-        """Commit as a member of this generation; return the broker's error code of each, 0 where it has the offset.
+    source: RecordSource
 
-        One that cannot be asked has the code of a time-out. Runs in this thread.
+    async def commit_once(self, offsets: Mapping[TP, int], epochs: Mapping[Place, int]) -> dict[TP, int]:
+        """Commit offsets of these epochs; return the broker's error code of each, 0 where it has the offset.
+
+        Those of an epoch that is over are not committed, and not returned. One that cannot be asked has the code of
+        a time-out. Runs in this thread.
 
         Raises:
             KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
         """
         coordinator = self._ensure_consumer()._coordinator
+        present = self.source.epochs(offsets.keys())
+        offsets = {tp: offset for tp, offset in offsets.items() if present.get(tp) == epochs[tp]}
+        if not offsets:
+            return {}
+        generation = self.source.member_generation
         if coordinator.generation != generation:
             return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
         by_topic = defaultdict(list)
@@ -169,7 +185,7 @@ class CommittingThread(driver.AIOKafkaConsumerThread):
         _react(coordinator, set(answers.values()))
         for tp, code in answers.items():
             _raise_if_permanent(tp, code)
-        return answers
+        return {tp: answers.get(tp, errors.RequestTimedOutError.errno) for tp in offsets}
 
 
 def _react(coordinator: Any, codes: set[int]) -> None:

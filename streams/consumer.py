@@ -11,24 +11,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiokafka
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.acks import OrderedAcker, Place, Received
-from streams.commits import CommittingConsumer, CommittingThread
-from streams.fetched_records import deliver_as_received
-from streams.header_names import forgive_header_names
+from streams.acks import Fetched, OrderedAcker, Place
+from streams.assigned_partitions import ConsumerClosing
+from streams.commits import CommittingConsumer
+from streams.consumer_thread import ConsumerThread, RebalanceListener
+from streams.settings import KafkaSettings
 
 _FETCH_TIMEOUT_S = 1.0
 _FETCH_BESIDE_HELD_BACK_S = 0.02
 """Time of an empty fetch that leaves out partitions held back, which nobody fetches until it ends."""
 _NOTHING_ASSIGNED_S = 0.2
-
-Fetched = Mapping[TP, Sequence[Received]]
 
 
 class BatchConsumer(CommittingConsumer):
@@ -36,50 +33,85 @@ class BatchConsumer(CommittingConsumer):
 
     Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition
     whose messages are held back is left out of its topic's fetches. One fetch lies in an agent's queue at most, as
-    a list for each partition: whoever takes it calls `make_room`, and the next fetch begins.
+    what it brought of each partition: whoever takes it calls `make_room`, and the next fetch begins.
+
+    A generation is opened once, after its assignment, and closed once, by the next rebalance or the stop. Only
+    for the one that is open is anything fetched. What comes of one that is closed is dropped, and delivered again
+    in the next: that begins at the committed offsets, and so does the next worker.
     """
+
+    RebalanceListener = RebalanceListener
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert isinstance(self.transport, BatchTransport)
         self.acker = self.transport.acker
         self._room: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._delivered: dict[Place, int] = {}
+        self._generation: int | None = None
+        """The one that is open."""
+        self._next_generation: int | None = None
+        self._is_open = asyncio.Event()
 
     def is_current(self, generation: int) -> bool:
         """Return whether what was fetched in `generation` is still this worker's to answer."""
-        return (
-            self.flow_active
-            and self.app.flow_control.is_active()
-            and generation == self.app.consumer_generation_id
-        )
+        return generation == self._generation
+
+    @property
+    def stopped_partitions(self) -> dict[Place, str]:
+        """Partitions of which no more is read until the worker starts again, as a batch cannot be read; with why."""
+        return dict(self._thread.source.stopped)
+
+    @property
+    def removed_unread(self) -> dict[Place, int]:
+        """How many offsets of each partition the broker had removed before they were read, since the start."""
+        return dict(self._thread.source.removed_unread)
 
     def make_room(self, topic: str) -> None:
-        """Say that the list in the queue of `topic` has been taken."""
+        """Say that what lay in the queue of `topic` has been taken."""
         self._room[topic].set()
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._close_generation()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._next_generation = generation_id
+        self.acker.forget_all()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Do nothing: positions were set in the consumer's thread, before anybody heard of the assignment."""
+
+    def stop_flow(self) -> None:
+        self._close_generation()
+        super().stop_flow()
+
     def resume_flow(self) -> None:
-        """Go on after a rebalance; the queues are empty and all partitions at their committed offsets."""
-        self.acker.forget_all_but(self.app.consumer_generation_id)
-        self._delivered.clear()
+        """Open the generation that was assigned, if no rebalance has begun since."""
+        if self._next_generation is not None:
+            self._generation, self._next_generation = self._next_generation, None
+            self._is_open.set()
         super().resume_flow()
-        for room in self._room.values():
-            room.set()
+
+    def _close_generation(self) -> None:
+        self._generation = self._next_generation = None
+        self._is_open.clear()
 
     async def _drain_messages(self, fetcher: Any) -> None:
         async with asyncio.TaskGroup() as following:
             topics: Any = self.app.topics
             for topic, channels in topics._topic_name_index.items():
                 [channel] = channels  # one agent each, so one queue
-                self.make_room(topic)
+                if channel.queue.empty():
+                    self.make_room(topic)
                 following.create_task(self._follow(topic, channel.queue), name=f"follow {topic}")
 
-    async def _follow(self, topic: str, queue: asyncio.Queue[list[list[Received]]]) -> None:
+    async def _follow(self, topic: str, queue: asyncio.Queue[list[Fetched]]) -> None:
         """Deliver what comes on `topic` for as long as this consumer runs."""
         while not self.should_stop:
             await self._room[topic].wait()
-            if not self.flow_active:
-                await self.wait(self.can_resume_flow.wait())
+            if self._generation is None:
+                await self.wait(self._is_open.wait())
                 continue
             assigned = {tp for tp in self._get_active_partitions() if tp.topic == topic}
             if not assigned:
@@ -91,66 +123,44 @@ class BatchConsumer(CommittingConsumer):
                 continue
             timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
             try:
-                generation, fetched = await self._fetch(partitions, timeout_s)
-            except self.consumer_stopped_errors:
+                await self._fetch(self._generation, topic, queue, partitions, timeout_s)
+            except ConsumerClosing:
                 if self.app.should_stop:
                     return
                 raise
-            # What was fetched before a rebalance is fetched again, by this worker or another.
-            if fetched and self.is_current(generation):
-                received = self._received(generation, fetched)
-                if received:
-                    self._room[topic].clear()
-                    queue.put_nowait(received)
 
-    async def _fetch(self, partitions: set[TP], timeout_s: float) -> tuple[int, Fetched]:
-        """Return what the consumer's thread has for `partitions`, or gets in time, and its generation."""
+    async def _fetch(
+        self,
+        generation: int,
+        topic: str,
+        queue: asyncio.Queue[list[Fetched]],
+        partitions: set[TP],
+        timeout_s: float,
+    ) -> None:
+        """Have delivered what the consumer's thread has for `partitions`, or gets in time."""
+        loop = asyncio.get_running_loop()
+
+        def deliver(fetched: list[Fetched]) -> None:
+            self._room[topic].clear()
+            queue.put_nowait(fetched)
+            # Else Faust takes a busy worker for one whose streams stand still, and says so.
+            now = time.monotonic()
+            self.app.monitor.stream_inbound_time.update({TP(*one.place): now for one in fetched})
+
+        def hand_over(fetched: list[Fetched]) -> None:
+            # Not as what the fetch returns, which would be lost where it is cancelled.
+            loop.call_soon_threadsafe(deliver, fetched)
+
         # Not by Faust's `call_thread`: two calls are all it runs at once, and commits have to get through.
-        fetching = self._thread.fetch(partitions, self.app.conf.broker_max_poll_records, timeout_s)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
+        fetching = self._thread.fetch(
+            generation, partitions, self.app.conf.broker_max_poll_records, timeout_s, hand_over
+        )
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self._thread.thread_loop))
 
-    def _received(self, generation: int, fetched: Fetched) -> list[list[Received]]:
-        """Return of each partition the messages that were not delivered in this generation yet."""
-        now = time.monotonic()
-        # Else Faust takes a busy worker for one whose streams stand still, and says so.
-        self.app.monitor.stream_inbound_time.update(dict.fromkeys(fetched, now))
-        received = []
-        for tp, messages in fetched.items():
-            # A fetch that overtakes the seek after a rebalance brings records twice.
-            delivered = self._delivered.get(tp, -1)
-            if new := [message for message in messages if message.offset > delivered]:
-                for message in new:
-                    message.generation = generation
-                received.append(new)
-                self._delivered[tp] = new[-1].offset
-        return received
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-    _thread: _ConsumerThread
-
-
-class _ConsumerThread(CommittingThread):
-    """Owns the aiokafka consumer, on an event loop in a thread of its own."""
-
-    async def fetch(
-        self, partitions: set[TP], max_records: int | None, timeout_s: float
-    ) -> tuple[int, Fetched]:
-        """Return the generation and the records of one fetch; runs in this thread."""
-        consumer = self._ensure_consumer()
-        fetched = await self._fetch_records(consumer, partitions, timeout=timeout_s, max_records=max_records)
-        # Asked for here, where no rebalance can come between: a fetch may outlast one.
-        return consumer._coordinator.generation, fetched
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        forgive_header_names()
-        consumer = super()._create_worker_consumer(transport)
-        assert isinstance(transport, BatchTransport)
-        deliver_as_received(consumer)
-        # A setting of ours; Faust hard-codes 1.5 s.
-        consumer._fetch_max_wait_ms = transport.fetch_max_wait_ms
-        return consumer
+    _thread: ConsumerThread
 
 
 class BatchTransport(driver.Transport):
@@ -158,7 +168,7 @@ class BatchTransport(driver.Transport):
 
     Consumer = BatchConsumer
 
-    def __init__(self, *args: Any, acker: OrderedAcker, fetch_max_wait_ms: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, acker: OrderedAcker, kafka: KafkaSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.acker = acker
-        self.fetch_max_wait_ms = fetch_max_wait_ms
+        self.kafka = kafka

@@ -9,13 +9,13 @@ import faust
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from streams.acks import OrderedAcker, Received
+from streams.acks import Fetched, OrderedAcker
 from streams.consumer import BatchConsumer, BatchTransport
 from streams.kafka import faust_credentials
 from streams.settings import Settings
 from streams.topics import Topics
 
-Take = Callable[[Sequence[Sequence[Received]], str], None]
+Take = Callable[[Sequence[Fetched], str], None]
 
 _NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
 _LARGEST_BATCH_BYTES = 256 * 1024
@@ -57,6 +57,13 @@ class InferenceApp(faust.App):
     def _on_rebalance_when_stopped(self) -> None:
         """Faust closes the consumer here, on another loop than its own; it is being stopped already."""
 
+    def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:
+        """Return a queue that keeps what lies in it: what is of an older generation is dropped behind the agent.
+
+        Faust empties queues when a rebalance begins, and whenever the flow goes on, which can come late.
+        """
+        return super().FlowControlQueue(maxsize, clear_on_resume=False)
+
     def _create_directories(self) -> None:
         pass
 
@@ -74,7 +81,9 @@ def build_app(settings: Settings, tasks: Iterable[str], take: Take, acker: Order
         broker=[f"kafka://{server.strip()}" for server in servers],
         broker_credentials=faust_credentials(kafka),
         consumer_group_instance_id=kafka.group_instance_id,
-        consumer_auto_offset_reset="earliest",
+        # Positions are set by streams/record_source.py alone; a reset of aiokafka's own would pass it by.
+        consumer_auto_offset_reset="none",
+        consumer_metadata_max_age_ms=int(kafka.metadata_max_age_s * 1000),
         processing_guarantee="at_least_once",
         # Faust's own tables, leader and topic creation stay off: they bring topics and an assignor we do not use.
         table_standby_replicas=0,
@@ -100,9 +109,7 @@ def build_app(settings: Settings, tasks: Iterable[str], take: Take, acker: Order
         producer_max_batch_size=min(_LARGEST_BATCH_BYTES, kafka.max_message_bytes),
         producer_request_timeout=kafka.producer_timeout_s,
     )
-    app.transport = BatchTransport(
-        app.conf.broker_consumer, app, acker=acker, fetch_max_wait_ms=kafka.fetch_max_wait_ms
-    )
+    app.transport = BatchTransport(app.conf.broker_consumer, app, acker=acker, kafka=kafka)
     topics = Topics(kafka.topic_prefix)
     for task in tasks:
         _add_agent(app, task, topics.requests(task), take)

@@ -15,7 +15,7 @@ from streams.acks import Received
 
 
 def deliver_as_received(consumer: aiokafka.AIOKafkaConsumer) -> None:
-    """Have all that `consumer`, which is not started yet, fetches delivered as `Received`, of no generation yet.
+    """Have all that `consumer`, which is not started yet, fetches delivered as `Received`.
 
     Other consumers of this process go on as they are.
     """

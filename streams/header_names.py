@@ -22,6 +22,10 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
+_OFFSET_TO_FORMAT = struct.Struct(">qiib")
+_LAST_OFFSET = struct.Struct(">qiibIhi")
+"""From the first offset to how far behind it the last one is."""
+_LATEST_FORMAT = 2
 _UNCOMPRESSED = {
     DefaultRecordBase.CODEC_NONE: bytes,
     DefaultRecordBase.CODEC_GZIP: codec.gzip_decode,
@@ -51,19 +55,45 @@ class ForgivingRecords:
         self._records = MemoryRecords(fetched)
         self._fetched = memoryview(fetched)
         self._start = 0
+        self._next_start = 0
         self.has_next = self._records.has_next
         self.size_in_bytes = self._records.size_in_bytes
 
     def next_batch(self) -> Any:
-        """Return the next batch, None where there is none."""
+        """Return the next batch, None where there is none.
+
+        Raises:
+            CorruptRecordException: its length or its format cannot be; what is behind it cannot be found.
+        """
+        start = self._start = self._next_start
         batch = self._records.next_batch()
         if batch is None:
             return None
-        start = self._start
-        _, length = _OFFSET_AND_LENGTH.unpack_from(self._fetched, start)
-        self._start += _OFFSET_AND_LENGTH.size + length
+        _, length, _, magic = _OFFSET_TO_FORMAT.unpack_from(self._fetched, start)
+        if not 0 <= magic <= _LATEST_FORMAT:
+            # aiokafka takes the first batch's format for that of all, and a later one for the latest it knows.
+            raise CorruptRecordException(f"format {magic} of record batches is not known")
+        self._next_start = start + _OFFSET_AND_LENGTH.size + length
         # Control batches are the broker's own, and have no headers.
-        return batch if batch.is_control_batch else _ForgivingBatch(batch, self._fetched[start : self._start])
+        return (
+            batch
+            if batch.is_control_batch
+            else _ForgivingBatch(batch, self._fetched[start : self._next_start])
+        )
+
+    @property
+    def behind_batch(self) -> int | None:
+        """The offset behind the batch that was returned last, or was to be; None where that cannot be told."""
+        try:
+            first, length = _OFFSET_AND_LENGTH.unpack_from(self._fetched, self._start)
+            following = self._start + _OFFSET_AND_LENGTH.size + length
+            if length > 0 and following + _OFFSET_AND_LENGTH.size <= len(self._fetched):
+                behind, _ = _OFFSET_AND_LENGTH.unpack_from(self._fetched, following)
+            else:
+                behind = first + 1 + _LAST_OFFSET.unpack_from(self._fetched, self._start)[-1]
+        except struct.error:
+            return None
+        return int(behind) if behind > first else None
 
 
 def _seeing(function: FunctionType, **names: Any) -> Any:

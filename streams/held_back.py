@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
 from engines.log_context import shared_task
-from streams.acks import OrderedAcker, Place, Received
+from streams.acks import Fetched, OrderedAcker, Place, Received
 from streams.faults import supervised
 from streams.quick_path import Admitted
 
 log = structlog.get_logger(__name__)
 
-Line = deque[tuple[Sequence[Received], int, str]]
-"""Messages in order, by fetches; how many of each fetch are started, and its task."""
+Line = deque[tuple[Fetched, int, str]]
+"""Fetches in order; how many messages of each are started, and its task."""
 
 Start = Callable[[Received, str, Admitted], None]
 
@@ -44,21 +44,22 @@ class HeldBack:
         self._lines: dict[Place, Line] = {}
         self._resuming: asyncio.Task[None] | None = None
 
-    def enter(self, messages: Sequence[Received], task: str, admitted: Admitted) -> None:
-        """Start work on messages of `task`, in order, as far as there is room, and on the others when there is.
+    def enter(self, fetched: Fetched, task: str, admitted: Admitted) -> None:
+        """Start work on the messages of a fetch, in order, as far as there is room, and on the others when there is.
 
-        They are of one partition and generation; those that are handed out again meanwhile are left to whoever
-        gets them.
+        Those that are handed out again meanwhile are left to whoever gets them.
         """
-        place = (messages[0].topic, messages[0].partition)
+        place = fetched.place
         line = self._lines.get(place)
-        started = self._begin(messages, 0, task, admitted) if line is None else 0
-        if started == len(messages):
-            return
         if line is None:
+            started = self._begin(fetched, 0, task, admitted)
+            if started == len(fetched.records):
+                return
             line = self._lines[place] = deque()
             self._acker.hold_back(place)
-        line.append((messages, started, task))
+        else:
+            started = 0
+        line.append((fetched, started, task))
         if self._resuming is None:
             self._resuming = supervised(shared_task(self._resume_all(), name="messages held back"))
 
@@ -85,19 +86,20 @@ class HeldBack:
 
     def _resume(self, place: Place, line: Line, admitted: Admitted) -> None:
         while line:
-            messages, started, task = line.popleft()
-            started = self._begin(messages, started, task, admitted)
-            if started < len(messages):
-                line.appendleft((messages, started, task))
+            fetched, started, task = line.popleft()
+            started = self._begin(fetched, started, task, admitted)
+            if started < len(fetched.records):
+                line.appendleft((fetched, started, task))
                 return
         del self._lines[place]
         self._acker.release(place)
 
-    def _begin(self, messages: Sequence[Received], started: int, task: str, admitted: Admitted) -> int:
+    def _begin(self, fetched: Fetched, started: int, task: str, admitted: Admitted) -> int:
         """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
-        if not self._is_current(messages[0].generation):
-            return len(messages)
-        count = self._acker.track(messages, started)
-        for message in messages[started : started + count]:
+        records = fetched.records
+        if not self._is_current(fetched.generation):
+            return len(records)
+        count = self._acker.track(fetched, started)
+        for message in records[started : started + count]:
             self._start(message, task, admitted)
         return started + count

@@ -16,7 +16,7 @@ from engines.outcomes import Outcomes
 from engines.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams import cloudevents
-from streams.acks import OrderedAcker, Received
+from streams.acks import Fetched, OrderedAcker, PositionLost, Received
 from streams.decoding import decode_request, known_fields
 from streams.faults import supervised
 from streams.held_back import HeldBack
@@ -63,14 +63,17 @@ class Intake:
         self._has_failed = False
         self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
-    def take(self, fetched: Sequence[Sequence[Received]], task: str) -> None:
+    def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
 
-        Each sequence is of one partition and generation.
+        Messages that are missing before them are fatal.
         """
         admitted: Admitted = {}
-        for messages in fetched:
-            self._held_back.enter(messages, task, admitted)
+        try:
+            for one in fetched:
+                self._held_back.enter(one, task, admitted)
+        except PositionLost as error:
+            self._on_fatal(error)
 
     @property
     def in_flight(self) -> int:

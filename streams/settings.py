@@ -102,6 +102,16 @@ class KafkaSettings(Section):
         le=30_000,
         description="How long a broker may hold an empty fetch; lower is busier.",
     )
+    isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
+        default="read_committed",
+        description="Whether records of transactions that are open or aborted are left out, or read like any other.",
+    )
+    metadata_max_age_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="Most time until a worker reads partitions that were added to its topics.",
+    )
     max_message_bytes: int = Field(
         default=1_000_000,
         ge=10_000,

@@ -46,6 +46,7 @@ class TopicReader:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
             metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+            isolation_level=self._kafka.isolation_level,
         )
         try:
             async with broker_answering(self._kafka):

@@ -19,7 +19,7 @@ from streams.outbox import Delivery, Outgoing
 from streams.pipeline import Pipeline
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult, QuickPath
-from tests.unit.streams.received_messages import message
+from tests.unit.streams.received_messages import Fetches, message
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
@@ -33,7 +33,7 @@ class Acker(OrderedAcker):
 
     def done(self, message: Received) -> None:
         super().done(message)
-        position = self.positions(message.generation).get((message.topic, message.partition))
+        position = self.positions().get((message.topic, message.partition))
         self.journal.append(f"position {position}")
 
 
@@ -59,6 +59,7 @@ class Rig:
         self.dead_letter_error: Exception | None = None
         self.generation = 1
         self.statistics = Statistics()
+        self.fetches = Fetches()
         self.acker = Acker(self.journal, max_in_flight)
         self.intake = Intake(
             pipeline=cast(Pipeline, self),
@@ -72,7 +73,7 @@ class Rig:
         )
 
     def commit(self) -> None:
-        self.acker.committed(self.generation, self.acker.positions(self.generation).items())
+        self.acker.committed(self.acker.positions().items(), self.acker.epochs())
 
     async def answer(self, request: Request, *, queue_s: float) -> dict[str, Any]:
         self.requests.append(request)
@@ -127,9 +128,10 @@ class Rig:
 
     def take_all(self, messages: list[Received]) -> None:
         """Take what one fetch brought: the messages of each partition in turn."""
-        for one in messages:
-            one.generation = self.generation
-        fetched = [list(of_partition) for _, of_partition in groupby(messages, key=lambda one: one.partition)]
+        fetched = [
+            self.fetches.of(list(of_partition), generation=self.generation)
+            for _, of_partition in groupby(messages, key=lambda one: one.partition)
+        ]
         self.intake.take(fetched, "asr")
 
     async def settle(self) -> None:

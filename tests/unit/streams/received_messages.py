@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from streams.acks import Received
+from streams.acks import Fetched, Place, Received
 
 TOPIC = "inference.requests.asr"
 
 
 def message(offset: int, value: bytes | None = None, **changes: Any) -> Received:
-    """Return a message of the first partition of `TOPIC`, of generation 1, but for `changes`."""
+    """Return a message of the first partition of `TOPIC`, but for `changes`."""
     fields: dict[str, Any] = {
         "topic": TOPIC,
         "partition": 0,
         "timestamp": 0,
         "key": None,
         "headers": (),
-        "generation": 1,
     }
     return Received(offset=offset, value=value, **(fields | changes))
+
+
+class Fetches:
+    """Makes of messages what one fetch after the other brings of their partition."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[Place, int], int] = {}
+
+    def of(
+        self,
+        messages: Sequence[Received],
+        *,
+        partition: int = 0,
+        generation: int = 1,
+        epoch: int | None = None,
+        end: int | None = None,
+        committed: int | None = None,
+    ) -> Fetched:
+        """Return what follows the fetch before of the same partition and epoch, up to `end`."""
+        topic = TOPIC
+        if messages:
+            topic, partition = messages[0].topic, messages[0].partition
+        epoch = generation if epoch is None else epoch
+        key = ((topic, partition), epoch)
+        start = self._ends.get(key, messages[0].offset if messages else 0)
+        if end is None:
+            end = messages[-1].offset + 1 if messages else start
+        begins = key not in self._ends
+        self._ends[key] = end
+        return Fetched(topic, partition, generation, epoch, start, end, messages, begins, committed)

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.acks import OrderedAcker, Received
-from tests.unit.streams.received_messages import TOPIC, message
+from streams.acks import UNKNOWN_OFFSET, Fetched, OrderedAcker, PositionLost, Received
+from tests.unit.streams.received_messages import TOPIC, Fetches, message
+
+PLACE = (TOPIC, 0)
 
 
-def received(count: int, *, first: int = 0, partition: int = 0, generation: int = 1) -> list[Received]:
-    return [
-        message(offset, partition=partition, generation=generation) for offset in range(first, first + count)
-    ]
+def received(count: int, *, first: int = 0, partition: int = 0) -> list[Received]:
+    return [message(offset, partition=partition) for offset in range(first, first + count)]
 
 
-def tracking(*messages: Received, window: int = 512) -> OrderedAcker:
-    acker = OrderedAcker(window=window)
+class Acker(OrderedAcker):
+    """An acker that is given messages, each list as one fetch."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.fetches = Fetches()
+
+    def take(self, messages: list[Received], **changes: Any) -> int:
+        """Track what one fetch brought; what finds no room is never offered again."""
+        return self.track(self.fetches.of(messages, **changes))
+
+    def commit(self, offsets: dict[tuple[str, int], int] | None = None) -> None:
+        self.committed((self.positions() if offsets is None else offsets).items(), self.epochs())
+
+
+def tracking(*messages: Received, window: int = 512) -> Acker:
+    acker = Acker(window=window)
     for one in messages:
-        acker.track([one])
+        acker.take([one])
     return acker
 
 
@@ -30,7 +46,7 @@ def test_nothing_may_be_committed_while_the_oldest_is_in_flight() -> None:
     acker = tracking(first, second, third)
     acker.done(third)
     acker.done(second)
-    assert acker.positions(1) == {}
+    assert acker.positions() == {}
     assert acker.in_flight == 3
 
 
@@ -40,7 +56,7 @@ def test_finishing_the_oldest_lets_everything_contiguous_be_committed() -> None:
     acker.done(made[1])
     acker.done(made[2])
     acker.done(made[0])
-    assert acker.positions(1) == {(TOPIC, 0): 3}
+    assert acker.positions() == {(TOPIC, 0): 3}
     assert acker.in_flight == 1
 
 
@@ -48,9 +64,9 @@ def test_a_gap_in_the_offsets_is_no_message_in_flight() -> None:
     before, after = received(1), received(1, first=7)
     acker = tracking(*before, *after)
     acker.done(before[0])
-    assert acker.positions(1) == {(TOPIC, 0): 1}
+    assert acker.positions() == {(TOPIC, 0): 1}
     acker.done(after[0])
-    assert acker.positions(1) == {(TOPIC, 0): 8}
+    assert acker.positions() == {(TOPIC, 0): 8}
 
 
 @given(st.permutations(range(12)))
@@ -62,7 +78,7 @@ def test_every_order_of_finishing_moves_the_position_to_the_first_unfinished(ord
         finished.add(index)
         acker.done(made[index])
         contiguous = next(n for n in range(13) if n not in finished)
-        assert acker.positions(1).get((TOPIC, 0), 0) == contiguous
+        assert acker.positions().get(PLACE, 0) == contiguous
     assert acker.in_flight == 0
 
 
@@ -70,29 +86,114 @@ def test_partitions_do_not_wait_for_each_other() -> None:
     (slow,), (quick,) = received(1, partition=0), received(1, partition=1)
     acker = tracking(slow, quick)
     acker.done(quick)
-    assert acker.positions(1) == {(TOPIC, 1): 1}
+    assert acker.positions() == {(TOPIC, 1): 1}
 
 
 def test_what_an_earlier_generation_finishes_moves_no_position_of_a_later_one() -> None:
-    old, new = received(3, generation=1), received(3, generation=2)
-    acker = tracking(*old, *new)
+    old, new = received(3), received(3)
+    acker = tracking(*old)
+    acker.forget_all()
+    acker.take(new, generation=2)
     for one in old:
         acker.done(one)
-    assert acker.positions(2) == {}
+    assert acker.positions() == {}
     assert acker.in_flight == 3
     acker.done(new[0])
-    assert acker.positions(2) == {(TOPIC, 0): 1}
+    assert acker.positions() == {PLACE: 1}
 
 
-def test_forgetting_other_generations_keeps_count_of_what_they_have_in_flight() -> None:
-    old, done = received(1, generation=1), received(1, partition=1, generation=1)
+def test_forgetting_generations_keeps_count_of_what_they_have_in_flight() -> None:
+    old, done = received(1), received(1, partition=1)
     acker = tracking(*old, *done)
     acker.done(done[0])
-    acker.forget_all_but(2)
-    assert acker.positions(1) == {}
+    acker.forget_all()
+    assert acker.positions() == {}
     assert acker.in_flight == 1
+    assert acker.oldest_age_s() > 0
     acker.done(old[0])
     assert acker.in_flight == 0
+
+
+def test_the_position_crosses_what_the_log_does_not_have_once_all_before_is_done() -> None:
+    """Markers of transactions, aborted records, what compaction removed: the lag ends at 0."""
+    acker = Acker()
+    before, behind = received(2), received(1, first=9)
+    acker.take(before, end=4)
+    acker.take([], end=9)
+    acker.take(behind)
+    acker.done(before[1])
+    assert acker.positions() == {}
+    acker.done(before[0])
+    assert acker.positions() == {PLACE: 9}
+    acker.done(behind[0])
+    assert acker.positions() == {PLACE: 10}
+
+
+def test_a_gap_that_comes_when_all_is_done_is_crossed_at_once() -> None:
+    acker = Acker()
+    acker.take([], end=1, committed=0)
+    assert acker.positions() == {PLACE: 1}
+
+
+def test_where_nothing_was_done_nothing_is_committed() -> None:
+    acker = Acker()
+    acker.take(received(1, first=5), committed=5)
+    acker.take(received(1, partition=1))
+    assert acker.positions() == {}
+
+
+def test_a_fetch_that_does_not_follow_the_one_before_is_refused_and_named() -> None:
+    acker = tracking(*received(3))
+    lost = Fetched(TOPIC, 0, 1, 1, start=5, end=6, records=received(1, first=5))
+    with pytest.raises(
+        PositionLost, match=rf"topic {TOPIC} partition 0 .* offset 3 was due and offset 5 came"
+    ):
+        acker.track(lost)
+    with pytest.raises(PositionLost):
+        acker.track(lost)
+    assert acker.in_flight == 3
+
+
+def test_the_first_fetch_of_an_epoch_has_to_be_the_one_that_begins_it() -> None:
+    acker = tracking(*received(1))
+    behind_the_first = Fetched(TOPIC, 0, 2, 7, start=1, end=2, records=received(1, first=1))
+    with pytest.raises(PositionLost):
+        acker.track(behind_the_first)
+    acker.forget_all()
+    with pytest.raises(PositionLost, match="nothing was due and offset 1 came"):
+        acker.track(behind_the_first)
+
+
+def test_what_waits_for_room_follows_all_the_same() -> None:
+    first, second, third = received(3)
+    acker = Acker(window=1)
+    fetched = acker.fetches.of([first, second])
+    assert acker.track(fetched) == 1
+    acker.done(first)
+    assert acker.track(fetched, 1) == 0
+    acker.commit()
+    assert acker.track(fetched, 1) == 1
+    acker.done(second)
+    acker.commit()
+    assert acker.take([third]) == 1
+
+
+def test_a_replaced_log_is_committed_from_its_start_whatever_the_old_one_finishes() -> None:
+    old, new = received(2, first=455), received(2)
+    acker = Acker()
+    acker.take(old, committed=455)
+    acker.done(old[0])
+    assert acker.positions() == {PLACE: 456}
+    late = acker.epochs()
+    acker.take(new, epoch=2, committed=UNKNOWN_OFFSET)
+    assert acker.positions() == {PLACE: 0}
+    acker.committed([(PLACE, 456)], late)  # a commit that was on its way
+    acker.done(old[1])
+    assert (acker.positions(), acker.in_flight) == ({PLACE: 0}, 2)
+    acker.commit()
+    assert acker.positions() == {}
+    acker.done(new[0])
+    assert acker.positions() == {PLACE: 1}
 
 
 def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
@@ -101,23 +202,23 @@ def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
     acker.done(made[1])
     acker.done(made[0])
     assert (acker.in_flight, acker.uncommitted) == (1, 3)
-    acker.committed(1, [((TOPIC, 0), 1)])
+    acker.commit({PLACE: 1})
     assert acker.uncommitted == 2
-    acker.committed(1, [((TOPIC, 0), 1)])
-    acker.committed(2, [((TOPIC, 0), 3)])
+    acker.commit({PLACE: 1})
+    acker.committed([(PLACE, 3)], {PLACE: 2})
     assert acker.uncommitted == 2
     acker.done(made[2])
-    acker.committed(1, [((TOPIC, 0), 3)])
+    acker.commit({PLACE: 3})
     assert (acker.in_flight, acker.uncommitted) == (0, 0)
 
 
 def test_what_was_acked_of_a_forgotten_generation_no_longer_counts() -> None:
-    acked, late = received(2, generation=1), received(2, partition=1, generation=1)
+    acked, late = received(2), received(2, partition=1)
     acker = tracking(*acked, *late)
     for one in (*acked, late[0]):
         acker.done(one)
     assert acker.uncommitted == 4
-    acker.forget_all_but(2)
+    acker.forget_all()
     assert acker.uncommitted == 1
     acker.done(late[1])
     assert acker.uncommitted == 0
@@ -130,7 +231,7 @@ def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
     assert not acker.commit_is_due.is_set()
     acker.done(made[1])
     assert acker.commit_is_due.is_set()
-    acker.committed(1, [((TOPIC, 0), 2)])
+    acker.commit({PLACE: 2})
     assert not acker.commit_is_due.is_set()
     acker.done(made[2])
     assert not acker.commit_is_due.is_set()
@@ -138,24 +239,23 @@ def test_a_commit_is_due_while_so_many_are_acked_and_not_committed() -> None:
 
 def test_a_partition_has_room_for_a_window_of_messages_that_are_not_committed() -> None:
     stuck, second, third = received(3)
-    acker = tracking(window=2)
-    assert acker.track([stuck])
-    assert acker.track([second])
+    acker = tracking(stuck, second, window=2)
     acker.done(second)
-    assert not acker.track([third])
+    last = acker.fetches.of([third])
+    assert not acker.track(last)
     acker.done(stuck)
-    assert not acker.track([third])
-    acker.committed(1, [((TOPIC, 0), 2)])
-    assert acker.track([third])
+    assert not acker.track(last)
+    acker.commit({PLACE: 2})
+    assert acker.track(last)
 
 
 def test_a_message_for_which_there_is_no_room_is_not_counted() -> None:
     first, second = received(2)
     acker = tracking(first, window=1)
-    assert not acker.track([second])
+    assert not acker.take([second])
     assert (acker.in_flight, acker.uncommitted, acker.unfinished) == (1, 1, 1)
     acker.done(first)
-    assert acker.positions(1) == {(TOPIC, 0): 1}
+    assert acker.positions() == {(TOPIC, 0): 1}
     with pytest.raises(ValueError, match="not in flight"):
         acker.done(second)
 
@@ -165,14 +265,14 @@ def test_what_is_finished_behind_a_stuck_message_takes_no_room_of_other_partitio
     acker = tracking(*behind_stuck, window=4)
     for one in behind_stuck[1:]:
         acker.done(one)
-    assert acker.track(others) == 3
+    assert acker.take(others) == 3
 
 
 def test_a_partition_that_fills_the_window_leaves_every_other_its_share() -> None:
     acker = tracking(*received(8), window=8)
     second, third = received(8, partition=1), received(8, partition=2)
-    assert acker.track(second) == 4
-    assert acker.track(third) == 3
+    assert acker.take(second) == 4
+    assert acker.take(third) == 3
     assert acker.unfinished == 15
 
 
@@ -184,14 +284,22 @@ STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=200)
 def test_whatever_comes_and_goes_less_than_two_windows_and_a_message_each_are_unfinished(
     window: int, steps: list[tuple[int, int]]
 ) -> None:
-    acker = OrderedAcker(window=window)
+    acker = Acker(window=window)
     running: list[Received] = []
+    waiting: dict[int, tuple[Fetched, int]] = {}
     for offset, (partition, count) in enumerate(steps):
         if not count and running:
             acker.done(running.pop(partition % len(running)))
         elif count:
-            messages = received(count, first=10 * offset, partition=partition)
-            running += messages[: acker.track(messages)]
+            if partition in waiting:
+                fetched, start = waiting.pop(partition)
+            else:
+                messages = received(count, first=10 * offset, partition=partition)
+                fetched, start = acker.fetches.of(messages), 0
+            tracked = start + acker.track(fetched, start)
+            running += fetched.records[start:tracked]
+            if tracked < len(fetched.records):
+                waiting[partition] = fetched, tracked
     assert acker.unfinished == len(running) <= 2 * window + 10
 
 
@@ -199,12 +307,21 @@ def test_whatever_comes_and_goes_less_than_two_windows_and_a_message_each_are_un
 def test_messages_find_the_same_room_together_as_one_after_the_other(
     window: int, steps: list[tuple[int, int]]
 ) -> None:
-    together, singly = OrderedAcker(window=window), OrderedAcker(window=window)
+    together, singly = Acker(window=window), Acker(window=window)
+    stuck: set[int] = set()
     for offset, (partition, count) in enumerate(steps):
+        if partition in stuck:
+            continue
         messages = received(count + 1, first=10 * offset, partition=partition)
         copies = received(count + 1, first=10 * offset, partition=partition)
-        tracked = together.track(messages)
-        assert [singly.track([one]) for one in copies] == [1] * tracked + [0] * (len(copies) - tracked)
+        tracked = together.take(messages)
+        found_room = []
+        for one in copies:
+            found_room.append(singly.take([one]))
+            if not found_room[-1]:
+                stuck.add(partition)
+                break
+        assert found_room == [1] * tracked + [0] * (partition in stuck)
         if tracked and not count:
             together.done(messages[0])
             singly.done(copies[0])
@@ -252,11 +369,11 @@ async def test_whoever_waits_goes_on_when_a_partition_is_released() -> None:
 
 def test_the_oldest_age_is_that_of_the_oldest_unacked_message() -> None:
     now = 100.0
-    acker = OrderedAcker(clock=lambda: now)
+    acker = Acker(clock=lambda: now)
     first, second = received(2)
-    acker.track([first])
+    acker.take([first])
     now = 130.0
-    acker.track([second])
+    acker.take([second])
     now = 150.0
     assert acker.oldest_age_s() == 50.0
     acker.done(first)

@@ -26,8 +26,8 @@ async def rig() -> Rig:
     made = Rig()
     made.thread.assigned = {PARTITION, OTHER}
     for one in (message(0), message(0, topic=OTHER_TOPIC)):
-        made.consumer.acker.track([one])
-        made.consumer.acker.done(one)
+        made.acker.track(made.fetches.of([one]))
+        made.acker.done(one)
     return made
 
 
@@ -108,13 +108,18 @@ class Coordinator:
         self.told.append("request_rejoin")
 
 
-async def commit(coordinator: Any, offsets: dict[TP, int]) -> dict[TP, int]:
+async def commit(
+    coordinator: Any, offsets: dict[TP, int], *, present: dict[TP, int] | None = None
+) -> dict[TP, int]:
+    """Commit into epochs of which those at `present` are not over."""
+    epochs = {PARTITION: 7, OTHER: 8}
     thread: Any = types.SimpleNamespace(
+        source=types.SimpleNamespace(epochs=lambda _: present or epochs, member_generation=1),
         _ensure_consumer=lambda: types.SimpleNamespace(_coordinator=coordinator),
         app=types.SimpleNamespace(conf=types.SimpleNamespace(broker_session_timeout=0.2)),
         tp_last_committed_at={},
     )
-    return await CommittingThread.commit_once(cast(CommittingThread, thread), offsets, 1)
+    return await CommittingThread.commit_once(cast(CommittingThread, thread), offsets, epochs)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +161,19 @@ async def test_offsets_of_an_earlier_generation_are_not_sent_in_a_later_one() ->
     coordinator = Coordinator({})
     coordinator.generation = 2
     assert await commit(coordinator, {PARTITION: 1}) == {PARTITION: errors.IllegalGenerationError.errno}
+
+
+async def test_offsets_of_a_log_that_was_replaced_are_neither_sent_nor_answered() -> None:
+    coordinator = Coordinator({TOPIC: 0, OTHER_TOPIC: 0})
+    sent = []
+    send = coordinator._send_req
+
+    async def note(request: Any) -> Any:
+        sent.append(request)
+        return await send(request)
+
+    coordinator._send_req = note  # type: ignore[method-assign]
+    answers = await commit(coordinator, {PARTITION: 456, OTHER: 1}, present={PARTITION: 9, OTHER: 8})
+    assert answers == {OTHER: 0}
+    [request] = sent
+    assert [topic for topic, _ in request._topics] == [OTHER_TOPIC]

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, cast
 
-import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, errors
 from faust.app.base import App
@@ -22,9 +21,12 @@ from faust.types import TP
 from mode import Service
 from mode.utils.queues import FlowControlEvent
 
-from streams.acks import OrderedAcker, Received
+from streams.acks import UNKNOWN_OFFSET, Fetched, OrderedAcker, Place, PositionLost
+from streams.assigned_partitions import ConsumerClosing
 from streams.consumer import BatchConsumer, BatchTransport
-from tests.unit.streams.received_messages import TOPIC, message
+from streams.faust_app import InferenceApp
+from streams.settings import KafkaSettings
+from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
 PARTITION = TP(TOPIC, 0)
 
@@ -34,16 +36,20 @@ class Thread(Service):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: list[tuple[int, dict[TP, list[Received]]]] = []
-        self.asked: list[set[TP]] = []
+        self.answers: list[list[Fetched] | Exception] = []
+        self.asked: list[set[Place]] = []
+        self.generations: list[int] = []
         self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
         self.committed: list[dict[TP, int]] = []
         self.refusals: dict[str, int] = {}
         """The broker's error code for commits of a topic."""
+        self.replaced = False
         self.assigned = {PARTITION}
 
-    async def commit_once(self, offsets: dict[TP, int], generation: int) -> dict[TP, int]:
+    async def commit_once(self, offsets: dict[TP, int], epochs: dict[Place, int]) -> dict[TP, int]:
+        if self.replaced:
+            return {}
         self.committed.append(offsets)
         return {tp: self.refusals.get(tp.topic, 0) for tp in offsets}
 
@@ -51,13 +57,23 @@ class Thread(Service):
         return self.assigned
 
     async def fetch(
-        self, partitions: set[TP], max_records: int | None, timeout_s: float
-    ) -> tuple[int, dict[TP, list[Received]]]:
+        self,
+        generation: int,
+        partitions: set[Place],
+        most: int,
+        timeout_s: float,
+        hand_over: Callable[[list[Fetched]], None],
+    ) -> None:
+        self.generations.append(generation)
         self.asked.append(set(partitions))
         self.timeouts.append(timeout_s)
         while not self.answers:
             await asyncio.sleep(0)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            hand_over(answer)
 
 
 class Consumer(BatchConsumer):
@@ -73,17 +89,28 @@ class Rig:
     """A consumer without a broker, following one topic; `queue` is that of the topic's agent."""
 
     def __init__(self) -> None:
-        self.app = faust.App("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
+        self.app = InferenceApp("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(window=4), fetch_max_wait_ms=20
+            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(window=4), kafka=KafkaSettings()
         )
         self.consumer = cast(Any, self.app.consumer)
+        self.acker = self.consumer.acker
         self.thread: Thread = self.consumer._thread
         self.consumer._active_partitions = {PARTITION}
-        self.queue: asyncio.Queue[list[list[Received]]] = asyncio.Queue(1)
-        self.app.consumer_generation_id = 1
+        self.queue: asyncio.Queue[list[Fetched]] = self.app.FlowControlQueue(1, clear_on_resume=True)
+        self.fetches = Fetches()
+        self.open(1)
+
+    def open(self, generation: int) -> None:
+        """Have Faust hear of an assignment, and go on."""
+        self.consumer._next_generation = generation
+        self.acker.forget_all()
         self.app.flow_control.resume()
         self.consumer.resume_flow()
+
+    def fetched(self, first: int, count: int, *, partition: int = 0, generation: int = 1) -> list[Fetched]:
+        messages = [message(first + n, partition=partition) for n in range(count)]
+        return [self.fetches.of(messages, generation=generation)]
 
     async def following(self) -> asyncio.Task[None]:
         self.consumer.make_room(TOPIC)
@@ -92,7 +119,19 @@ class Rig:
     async def offsets(self) -> list[int]:
         async with asyncio.timeout(10):
             fetched = await self.queue.get()
-        return [one.offset for messages in fetched for one in messages]
+        return [record.offset for one in fetched for record in one.records]
+
+    async def asked(self) -> None:
+        """Wait for the first fetch."""
+        while not self.thread.asked:
+            await asyncio.sleep(0)
+
+    def track(self, *offsets: int, partition: int = 0) -> list[Any]:
+        """Have messages taken, each of a fetch of its own."""
+        made = [message(offset, partition=partition) for offset in offsets]
+        for one in made:
+            self.acker.track(self.fetches.of([one]))
+        return made
 
 
 @pytest.fixture
@@ -104,32 +143,24 @@ async def rig() -> Any:
     await asyncio.wait([task])
 
 
-def fetched(first: int, count: int) -> dict[TP, list[Received]]:
-    return {PARTITION: [message(first + n, generation=-1) for n in range(count)]}
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
-async def test_what_a_fetch_brings_arrives_as_one_list(rig: Rig) -> None:
-    rig.thread.answers.append((1, fetched(5, 3)))
-    assert await rig.offsets() == [5, 6, 7]
-    assert rig.thread.asked[0] == {PARTITION}
-
-
-async def test_each_partition_of_a_fetch_arrives_as_a_list_of_its_own(rig: Rig) -> None:
-    other = TP(TOPIC, 1)
-    nothing_new = TP(TOPIC, 2)
-    rig.consumer._delivered[nothing_new] = 9
-    beside = {other: [message(1, partition=1)], nothing_new: [message(9, partition=2)]}
-    rig.thread.answers.append((1, fetched(5, 2) | beside))
+async def test_what_a_fetch_brings_arrives_in_one_list(rig: Rig) -> None:
+    other = rig.fetched(1, 1, partition=1)
+    rig.thread.answers.append(rig.fetched(5, 2) + other)
     async with asyncio.timeout(10):
         arrived = await rig.queue.get()
-    assert [[one.partition for one in messages] for messages in arrived] == [[0, 0], [1]]
+    assert [[one.offset for one in fetched.records] for fetched in arrived] == [[5, 6], [1]]
+    assert (rig.thread.asked[0], rig.thread.generations[0]) == ({PARTITION}, 1)
 
 
 async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
-    rig.thread.answers += [(1, fetched(0, 2)), (1, fetched(2, 2))]
+    rig.thread.answers += [rig.fetched(0, 2), rig.fetched(2, 2)]
     assert await rig.offsets() == [0, 1]
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await turns()
     assert len(rig.thread.asked) == 1
     rig.consumer.make_room(TOPIC)
     assert await rig.offsets() == [2, 3]
@@ -140,14 +171,13 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
 ) -> None:
     other = TP(TOPIC, 1)
     rig.consumer._active_partitions = {PARTITION, other}
-    while not rig.thread.asked:
-        await asyncio.sleep(0)
-    rig.consumer.acker.hold_back((TOPIC, 0))
-    rig.thread.answers += [(1, {}), (1, {})]
+    await rig.asked()
+    rig.acker.hold_back((TOPIC, 0))
+    rig.thread.answers += [[], []]
     while len(rig.thread.asked) < 3:
         await asyncio.sleep(0)
-    rig.consumer.acker.release((TOPIC, 0))
-    rig.thread.answers.append((1, fetched(5, 1)))
+    rig.acker.release((TOPIC, 0))
+    rig.thread.answers.append(rig.fetched(5, 1))
     assert await rig.offsets() == [5]
     rig.consumer.make_room(TOPIC)
     while len(rig.thread.asked) < 4:
@@ -159,83 +189,131 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
 async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at_the_first_release(
     rig: Rig,
 ) -> None:
-    while not rig.thread.asked:
-        await asyncio.sleep(0)
-    rig.consumer.acker.hold_back(PARTITION)
-    rig.thread.answers.append((1, {}))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await rig.asked()
+    rig.acker.hold_back(PARTITION)
+    rig.thread.answers.append([])
+    await turns()
     assert (rig.thread.answers, len(rig.thread.asked)) == ([], 1)
-    rig.consumer.acker.release(PARTITION)
-    rig.thread.answers.append((1, fetched(0, 2)))
+    rig.acker.release(PARTITION)
+    rig.thread.answers.append(rig.fetched(0, 2))
     assert await rig.offsets() == [0, 1]
 
 
-async def test_records_of_another_generation_are_dropped(rig: Rig) -> None:
-    rig.thread.answers += [(2, fetched(0, 2)), (1, fetched(7, 1))]
-    assert await rig.offsets() == [7]
-
-
-async def test_nothing_is_delivered_during_a_rebalance_and_the_topic_is_followed_afterwards(rig: Rig) -> None:
-    while not rig.thread.asked:
-        await asyncio.sleep(0)
+async def test_nothing_is_fetched_between_two_generations_and_the_topic_is_followed_in_the_next(
+    rig: Rig,
+) -> None:
+    await rig.asked()
     rig.consumer.stop_flow()
-    rig.thread.answers.append((1, fetched(0, 2)))
-    while rig.thread.answers:
-        await asyncio.sleep(0)
-    rig.app.consumer_generation_id = 2
-    rig.consumer.resume_flow()
-    rig.thread.answers.append((2, fetched(0, 3)))
+    rig.thread.answers.append([])
+    await turns()
+    assert (len(rig.thread.asked), rig.consumer.is_current(1)) == (1, False)
+    rig.open(2)
+    rig.thread.answers.append(rig.fetched(0, 3, generation=2))
     assert await rig.offsets() == [0, 1, 2]
+    assert rig.thread.generations == [1, 2]
+    assert rig.consumer.is_current(2)
 
 
-async def test_a_list_that_a_rebalance_cleared_from_the_queue_holds_nothing_up(rig: Rig) -> None:
-    rig.thread.answers.append((1, fetched(0, 2)))
+async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: Rig) -> None:
+    """Faust resumes late: after it has heard of the next rebalance, or twice for one assignment."""
+    await rig.asked()
+    rig.consumer.stop_flow()
+    rig.consumer.resume_flow()
+    rig.thread.answers.append([])
+    await turns()
+    assert (len(rig.thread.asked), rig.consumer.is_current(1)) == (1, False)
+
+
+async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Rig) -> None:
+    rig.thread.answers.append(rig.fetched(0, 2))
     while not rig.queue.full():
         await asyncio.sleep(0)
-    rig.queue.get_nowait()  # as Faust's flow control does, without telling
-    rig.consumer.stop_flow()
+    rig.app.flow_control.resume()
     rig.consumer.resume_flow()
-    rig.thread.answers.append((1, fetched(0, 2)))
+    assert rig.consumer.is_current(1)
     assert await rig.offsets() == [0, 1]
 
 
-async def test_records_that_come_twice_in_one_generation_are_delivered_once(rig: Rig) -> None:
-    rig.thread.answers += [(1, fetched(0, 3)), (1, fetched(1, 4))]
-    assert await rig.offsets() == [0, 1, 2]
+async def test_what_an_older_generation_left_in_the_queue_is_taken_first(rig: Rig) -> None:
+    rig.thread.answers.append(rig.fetched(0, 2))
+    while not rig.queue.full():
+        await asyncio.sleep(0)
+    rig.app.flow_control.suspend()
+    rig.app.flow_control.clear()
+    rig.consumer.stop_flow()
+    rig.open(2)
+    await turns()
+    assert len(rig.thread.asked) == 1
+    async with asyncio.timeout(10):
+        [left] = await rig.queue.get()
+    assert not rig.consumer.is_current(left.generation)
     rig.consumer.make_room(TOPIC)
-    assert await rig.offsets() == [3, 4]
+    rig.thread.answers.append(rig.fetched(0, 2, generation=2))
+    assert await rig.offsets() == [0, 1]
+
+
+async def test_a_fetch_that_is_cancelled_is_delivered_all_the_same(rig: Rig) -> None:
+    """Its records were taken, and are not fetched again in this generation."""
+    [one] = rig.fetched(0, 2)
+
+    async def fetch(*arguments: Any) -> None:
+        arguments[-1]([one])
+        await asyncio.sleep(3600)
+
+    rig.thread.fetch = fetch  # type: ignore[method-assign, assignment]
+    fetching = asyncio.create_task(rig.consumer._fetch(1, TOPIC, rig.queue, {PARTITION}, 1.0))
+    await asyncio.sleep(0)
+    fetching.cancel()
+    assert await rig.offsets() == [0, 1]
+
+
+async def test_a_consumer_that_is_closed_while_nobody_stops_ends_the_worker(rig: Rig) -> None:
+    following = await rig.following()
+    rig.thread.answers += [ConsumerClosing(), ConsumerClosing()]
+    with pytest.raises(ConsumerClosing):
+        await following
+
+
+async def test_a_lost_position_ends_the_worker(rig: Rig) -> None:
+    following = await rig.following()
+    rig.thread.answers += [PositionLost("offset 3 was due"), PositionLost("offset 3 was due")]
+    with pytest.raises(PositionLost):
+        await following
 
 
 async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committed(rig: Rig) -> None:
-    acker = rig.consumer.acker
-    first, second, third = (message(n) for n in (3, 4, 5))
-    for one in (first, second, third):
-        acker.track([one])
-    acker.done(third)
-    acker.done(second)
+    first, second, third = rig.track(3, 4, 5)
+    rig.acker.done(third)
+    rig.acker.done(second)
     assert list(rig.consumer._filter_tps_with_pending_acks()) == []
     assert rig.consumer._filter_committable_offsets([PARTITION]) == {}
-    acker.done(first)
+    rig.acker.done(first)
     assert list(rig.consumer._filter_tps_with_pending_acks()) == [PARTITION]
     assert rig.consumer._filter_committable_offsets([PARTITION]) == {PARTITION: 6}
-    rig.app.consumer_generation_id = 2
+    rig.open(2)
     assert list(rig.consumer._filter_tps_with_pending_acks()) == []
+
+
+async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_the_one_before(
+    rig: Rig,
+) -> None:
+    [old] = rig.track(456)
+    rig.acker.done(old)
+    await rig.consumer.commit()
+    rig.acker.track(rig.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
+    await rig.consumer.commit()
+    assert rig.thread.committed == [{PARTITION: 457}, {PARTITION: 0}]
 
 
 async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> None:
     committing = asyncio.create_task(rig.consumer._commit_when_due(rig.consumer))
-    acker = rig.consumer.acker
-    made = [message(n) for n in range(3)]
-    for one in made:
-        acker.track([one])
-    acker.done(made[0])
-    for _ in range(20):
-        await asyncio.sleep(0)
+    made = rig.track(0, 1, 2)
+    rig.acker.done(made[0])
+    await turns()
     assert rig.thread.committed == []
-    acker.done(made[1])
+    rig.acker.done(made[1])
     async with asyncio.timeout(10):
-        while acker.uncommitted > 1:
+        while rig.acker.uncommitted > 1:
             await asyncio.sleep(0)
     assert rig.thread.committed == [{PARTITION: 2}]
     committing.cancel()
@@ -243,34 +321,37 @@ async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> 
 
 async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) -> None:
     rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
-    acker = rig.consumer.acker
-    only = message(0)
-    acker.track([only])
-    acker.done(only)
+    [only] = rig.track(0)
+    rig.acker.done(only)
     assert not await rig.consumer.commit()
-    assert (rig.thread.committed, acker.uncommitted) == ([{PARTITION: 1}], 1)
+    assert (rig.thread.committed, rig.acker.uncommitted) == ([{PARTITION: 1}], 1)
 
 
 async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig: Rig) -> None:
-    acker = rig.consumer.acker
-    only = message(0)
-    acker.track([only])
-    acker.done(only)
+    [only] = rig.track(0)
+    rig.acker.done(only)
     rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
     await rig.consumer.commit()
     rig.thread.refusals.clear()
     assert await rig.consumer.commit()
-    assert acker.uncommitted == 0
+    assert rig.acker.uncommitted == 0
     assert not await rig.consumer.commit()  # there is nothing left to commit
     # By these Faust tells a stream that stands still.
     assert rig.app.monitor.tp_committed_offsets == {PARTITION: 1}
 
 
+async def test_whoever_stops_does_not_wait_for_commits_into_a_log_that_was_replaced(rig: Rig) -> None:
+    [only] = rig.track(0)
+    rig.acker.done(only)
+    rig.thread.replaced = True
+    async with asyncio.timeout(10):
+        await rig.consumer.commit_all()
+    assert (rig.thread.committed, rig.acker.uncommitted) == ([], 0)
+
+
 async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig) -> None:
-    acker = rig.consumer.acker
-    for one in (message(0), message(0, partition=1)):
-        acker.track([one])
-        acker.done(one)
+    for one in (*rig.track(0), *rig.track(0, partition=1)):
+        rig.acker.done(one)
     await rig.consumer.commit()
     assert rig.thread.committed == [{PARTITION: 1}]
 
@@ -301,7 +382,6 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         (base.Consumer._commit_offsets, "_commit_offsets"),
         # Relied on, in this order: flow stops, queues are cleared, work drains; positions are sought, flow resumes.
         (base.Consumer._commit_tps, "_commit_tps"),
-        (base.Consumer._should_commit, "_should_commit"),
         (base.Consumer.on_partitions_revoked, "on_partitions_revoked"),
         (base.Consumer.on_stop, "on_stop"),
         (App._on_partitions_revoked, "App._on_partitions_revoked"),
@@ -345,7 +425,6 @@ FINGERPRINTS: dict[str, str] = {
     "_filter_tps_with_pending_acks": "f6f923977423",
     "_new_offset": "1d2c7ea89a7a",
     "_commit_tps": "a20e230b05ae",
-    "_should_commit": "5ce941793947",
     "_commit_offsets": "1a6979904118",
     "on_partitions_revoked": "d04b7ae72c6f",
     "on_stop": "45b1d2210ce2",

@@ -73,7 +73,7 @@ async def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
     assert (first.topic, first.partition, first.offset, first.timestamp) == ("requests", 3, 0, 1000)
     assert (first.key, first.value, list(first.headers)) == (b"key", b"first", HEADERS)
     assert (second.key, second.value, list(second.headers)) == (None, None, [])
-    assert (first.generation, first.is_done, first.account) == (-1, False, None)
+    assert (first.is_done, first.account) == (False, None)
 
 
 async def test_what_lies_before_the_position_is_left_out_as_ever() -> None:

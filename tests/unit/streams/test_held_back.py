@@ -11,7 +11,7 @@ import pytest
 from streams.acks import OrderedAcker, Received
 from streams.held_back import HeldBack
 from streams.quick_path import Admitted
-from tests.unit.streams.received_messages import TOPIC
+from tests.unit.streams.received_messages import TOPIC, Fetches
 from tests.unit.streams.test_acks import received
 
 
@@ -21,6 +21,7 @@ class Rig:
     def __init__(self) -> None:
         self.acker = OrderedAcker(window=1)
         self.generation = 1
+        self.fetches = Fetches()
         self.started: list[Received] = []
         self.fatal: list[BaseException] = []
         self.held_back = HeldBack(
@@ -37,11 +38,12 @@ class Rig:
     def enter(self, *messages: Received) -> None:
         """Let messages of any partitions enter, as one fetch of each in turn."""
         for _, of_place in groupby(messages, key=lambda message: message.partition):
-            self.held_back.enter(list(of_place), "asr", {})
+            fetched = self.fetches.of(list(of_place), generation=self.generation)
+            self.held_back.enter(fetched, "asr", {})
 
     async def finish(self, message: Received) -> None:
         self.acker.done(message)
-        self.acker.committed(message.generation, self.acker.positions(message.generation).items())
+        self.acker.committed(self.acker.positions().items(), self.acker.epochs())
         await settled()
 
 
@@ -92,14 +94,25 @@ async def test_a_partition_without_room_holds_up_no_other(rig: Rig) -> None:
 
 
 async def test_messages_that_were_handed_out_again_are_let_go(rig: Rig) -> None:
-    old, new = received(3), received(1, generation=2)
+    old, new = received(3), received(1)
     rig.enter(*old)
     await settled()
     rig.generation = 2
-    rig.acker.forget_all_but(2)
+    rig.acker.forget_all()
     rig.enter(*new)
     await settled()
     assert rig.started == [old[0], *new]
+    assert not rig.acker.held_back
+
+
+async def test_a_gap_behind_messages_that_wait_is_crossed_behind_them(rig: Rig) -> None:
+    made = received(2)
+    rig.enter(*made)
+    rig.held_back.enter(rig.fetches.of([], end=5), "asr", {})
+    await settled()
+    await rig.finish(made[0])
+    rig.acker.done(made[1])
+    assert rig.acker.positions() == {(TOPIC, 0): 5}
     assert not rig.acker.held_back
 
 

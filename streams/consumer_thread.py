@@ -1,0 +1,85 @@
+"""The thread of the aiokafka consumer: it alone owns positions, fetches and commits, and hears of rebalances first."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, cast
+
+import aiokafka
+from aiokafka.errors import KafkaError
+from faust.transport.consumer import ensure_TPset
+from faust.transport.drivers import aiokafka as driver
+
+from streams.acks import Fetched, Place
+from streams.assigned_partitions import ConsumerClosing
+from streams.commits import CommittingThread
+from streams.fetched_records import deliver_as_received
+from streams.header_names import forgive_header_names
+from streams.record_source import RecordSource
+
+
+class ConsumerThread(CommittingThread):
+    """Owns the aiokafka consumer and the source of its records, on an event loop of its own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source = RecordSource(self.app.conf.id)
+
+    async def on_thread_stop(self) -> None:
+        await self.source.stop()
+        await super().on_thread_stop()
+
+    async def fetch(
+        self,
+        generation: int,
+        partitions: Collection[Place],
+        most: int,
+        timeout_s: float,
+        hand_over: Callable[[list[Fetched]], None],
+    ) -> None:
+        """Hand over what there is of `partitions`, or comes in time, if `generation` has not ended; in this thread.
+
+        Raises:
+            KafkaError: permanent.
+            PositionLost: permanent.
+            ConsumerClosing: the consumer is being stopped.
+        """
+        with self._ensure_consumer()._subscription.fetch_context():
+            await self.source.deliver(generation, partitions, most, timeout_s, hand_over)
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        forgive_header_names()
+        consumer = super()._create_worker_consumer(transport)
+        deliver_as_received(consumer)
+        kafka = cast(Any, transport).kafka
+        # Settings of ours; Faust hard-codes 1.5 s, and reads what is not committed.
+        consumer._fetch_max_wait_ms = kafka.fetch_max_wait_ms
+        consumer._isolation_level = kafka.isolation_level
+        self.source.attach(consumer)
+        return consumer
+
+
+class RebalanceListener(driver.ConsumerRebalanceListener):
+    """Ends and begins generations where aiokafka's rebalance stands still, before Faust hears of it."""
+
+    _thread: ConsumerThread
+
+    def on_partitions_revoked(self, revoked: Iterable[aiokafka.TopicPartition]) -> Awaitable[Any]:
+        self._thread.source.close()
+        return super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[aiokafka.TopicPartition]) -> None:
+        """Set all positions, then tell Faust of the assignment under a number of our own.
+
+        The broker's generation is no name for an assignment: it is -1 whenever the group has put the worker out.
+        """
+        thread = self._thread
+        try:
+            generation = await thread.source.begin()
+        except ConsumerClosing:
+            return
+        except KafkaError as error:
+            await thread.crash(error)
+            return
+        thread.app.consumer_generation_id = generation
+        await thread.on_partitions_assigned(ensure_TPset(assigned), generation)
