@@ -10,6 +10,7 @@ import pytest
 from aiokafka import errors
 from faust.types import TP
 
+from streams.acks import Place
 from streams.commits import CommittingThread
 from tests.unit.streams.received_messages import TOPIC, message
 from tests.unit.streams.test_consumer import PARTITION, Rig
@@ -112,7 +113,7 @@ async def commit(
     coordinator: Any, offsets: dict[TP, int], *, present: dict[TP, int] | None = None
 ) -> dict[TP, int]:
     """Commit into epochs of which those at `present` are not over."""
-    epochs = {PARTITION: 7, OTHER: 8}
+    epochs: dict[Place, int] = {PARTITION: 7, OTHER: 8}
     thread: Any = types.SimpleNamespace(
         source=types.SimpleNamespace(epochs=lambda _: present or epochs, member_generation=1),
         _ensure_consumer=lambda: types.SimpleNamespace(_coordinator=coordinator),
