@@ -42,9 +42,13 @@ class DocumentAnalysisHandler(BaseModelHandler):
         return {"pages": pages} if question is None else {"pages": pages, "question": question}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return pages [{number, width, height, text, regions [{text, box, score?}], finish_reason?}], each in
-        reading order, the answer where a question was asked, metadata. A page has a finish_reason (stop, length)
-        where the model wrote its text."""
+        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], the answer where a
+        question was asked, metadata.
+
+        text_source is text_layer, ocr or mixed. regions are in reading order: text, box, and score where it was read
+        from the picture, polygon where it is tilted, boxes where its last word goes on in the line below. A page has
+        a finish_reason (stop, length) where the model wrote its text.
+        """
         known = ("pages", "answer", "metadata")
         metadata = {name: value for name, value in result.items() if name not in known}
         output = {"pages": result["pages"]}

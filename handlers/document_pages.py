@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.option_spec import shown
@@ -17,28 +17,44 @@ _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
 class Word(TypedDict):
-    """A word of a text layer."""
+    """A word of a text layer; one that is broken at the end of its line is two, the first with its hyphen."""
 
     text: str
-    box: list[int]
+    box: Sequence[int]
     """Left, top, right, bottom in pixels of the page."""
+    polygon: NotRequired[list[list[int]]]
+    """Corners [x, y], clockwise from the top left of the text, where it does not run level to the right."""
 
 
 class Page(TypedDict):
-    """One page; `words` is None where the file has no text of it, and `image` where nobody needs a picture."""
+    """One page. A page with `words` is read from these; another one from its picture."""
 
     number: int
     """From 1."""
     width: int
     height: int
     """In pixels, whether or not there is a picture."""
+    dpi: float | None
+    """Pixels an inch, None where the file does not say."""
     image: Image.Image | None
+    """None where nobody needs a picture."""
     words: list[Word] | None
+    """The words of its text layer, None where the file has none or has only `layer`."""
+    layer: list[Word]
+    """The words of a text layer that is a small part of what is to be read: a stamp on a scan."""
 
 
-def page_image(number: int, image: Image.Image) -> Page:
+def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:
     """Return the page that is a picture only."""
-    return {"number": number, "width": image.width, "height": image.height, "image": image, "words": None}
+    return {
+        "number": number,
+        "width": image.width,
+        "height": image.height,
+        "dpi": dpi,
+        "image": image,
+        "words": None,
+        "layer": [],
+    }
 
 
 def page_budget(what: str, max_pixels: int) -> PixelBudget:

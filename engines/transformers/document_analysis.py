@@ -14,9 +14,9 @@ from engines.transformers.document_answers import AnswerFinder
 from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr_generation import TRANSCRIBE
 from engines.transformers.ocr_pages import PageReader, has_page_reader
-from engines.transformers.reading_order import lines_of, reading_order, text_of
+from engines.transformers.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
-from handlers.document_pages import Page, Word
+from handlers.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput
 
 _FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText"
@@ -46,8 +46,8 @@ class Parts:
 class DocumentAnalysisRunner(TaskRunner):
     """Reads the pages of documents and answers questions about them.
 
-    A page with a text layer is never read from its picture. Its lines and those that were read are in reading
-    order, each with its place.
+    A page with a text layer is not read from its picture, but where its text is a small part of a scan: then both
+    count. Lines are in reading order, each with its place.
     """
 
     kinds = (_FINDER, _WRITER)
@@ -94,9 +94,12 @@ class DocumentAnalysisRunner(TaskRunner):
             self.parts.asked.close()
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return pages [{number, width, height, text, regions [{text, box, score?}], finish_reason?}] for each
-        input, and answer (with answer_page and answer_score where the model finds it in the words) for a
-        question.
+        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}] for each input,
+        and answer (with answer_page and answer_score where the model finds it in the words) for a question.
+
+        text_source is text_layer, ocr (read from the picture) or mixed (both). A region is {text, box, score?},
+        with polygon where it is tilted, and with boxes where its last word goes on in the next line. Where the
+        model cannot read pictures, a page that has both has the text layer alone, and unread_pictures.
 
         Every page has its text, asked or not. Where an image-text-to-text model is the one that reads, that
         takes a text of its own for each page without words, each bound by the options as the answer is;
@@ -114,7 +117,7 @@ class DocumentAnalysisRunner(TaskRunner):
             refuse_options(options, takes=(), because=f"model {self.name} generates no text")
             if question is not None:
                 return self._found(pages, question)
-            return {"pages": [self._read(page) for page in pages]}
+            return {"pages": [self._read(page).result() for page in pages]}
         except InferenceError as error:
             return error
 
@@ -135,21 +138,11 @@ class DocumentAnalysisRunner(TaskRunner):
             if isinstance(outcome, InferenceError):
                 raise outcome
             told.append(outcome)
-        transcripts = {
-            page["number"]: {"text": said["generated_text"].strip(), "finish_reason": said["finish_reason"]}
-            for page, said in zip(unread, told[: len(unread)], strict=True)
-        }
-        read = [
-            {**_known(page), **transcripts[page["number"]], "regions": []}
-            if page["number"] in transcripts
-            else self._read(page)
-            for page in pages
-        ]
-        return (
-            {"pages": read}
-            if question is None
-            else {"pages": read, "answer": told[-1]["generated_text"].strip()}
-        )
+        transcripts = {page["number"]: one for page, one in zip(unread, told[: len(unread)], strict=True)}
+        read = [self._read(page, transcripts.get(page["number"])).result() for page in pages]
+        if question is None:
+            return {"pages": read}
+        return {"pages": read, "answer": told[-1]["generated_text"].strip()}
 
     def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
         """Return the pages, and the answer as it stands in them."""
@@ -159,54 +152,35 @@ class DocumentAnalysisRunner(TaskRunner):
                 "answering model or an image-text-to-text model, or leave the question out"
             )
         read = [self._read(page) for page in pages]
-        worded = [
-            page if page["words"] is not None else _with_words(page, done)
-            for page, done in zip(pages, read, strict=True)
-        ]
+        worded: list[Page] = [{**one.page, "words": one.words} for one in read]
         found = self.parts.finder.find(question, worded)
-        return {"pages": read, "answer": found.text, "answer_page": found.page, "answer_score": found.score}
+        return {
+            "pages": [one.result() for one in read],
+            "answer": found.text,
+            "answer_page": found.page,
+            "answer_score": found.score,
+        }
 
     def _is_readable(self, page: Page) -> bool:
         return page["words"] is not None or (self.parts.reader is not None and page["image"] is not None)
 
-    def _read(self, page: Page) -> dict[str, Any]:
-        """Return the text of a page from its text layer, or as the page reader reads its picture."""
+    def _read(self, page: Page, transcript: dict[str, Any] | None = None) -> ReadPage:
+        """Return the text of a page from its text layer, from its `transcript`, or as the page reader reads it."""
         if page["words"] is not None:
-            lines = lines_of(page["words"])
-            rows = reading_order([line.box for line in lines])
-            regions: list[dict[str, Any]] = [
-                {"text": lines[index].text, "box": lines[index].box} for row in rows for index in row
-            ]
-            return {**_known(page), "text": text_of([line.text for line in lines], rows), "regions": regions}
-        if self.parts.reader is None or page["image"] is None:
-            raise InvalidInput(
-                f"data.document has no text layer on page {page['number']}, and model {self.name} cannot read "
-                "pictures: send a PDF with text, or name a model with folders detection/ and recognition/"
-            )
-        read = self.parts.reader.read(page["image"])
-        return {**_known(page), "text": read.text, "regions": read.lines}
-
-
-def _known(page: Page) -> dict[str, Any]:
-    return {"number": page["number"], "width": page["width"], "height": page["height"]}
+            return read_from_layer(page, page["words"])
+        if transcript is not None:
+            return transcribed(page, transcript["generated_text"].strip(), transcript["finish_reason"])
+        if self.parts.reader is not None and page["image"] is not None:
+            return read_from_picture(page, self.parts.reader.read(page["image"]))
+        if page["layer"]:
+            return read_from_layer(page, page["layer"])
+        raise InvalidInput(
+            f"data.document has no text layer on page {page['number']}, and model {self.name} cannot read "
+            "pictures: send a PDF with text, or name a model with folders detection/ and recognition/"
+        )
 
 
 def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:
     """Return `question` about the pictures of `pages`, as vlm has it."""
     content = [*({"type": "image"} for _ in pages), {"type": "text", "text": question}]
     return {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}
-
-
-def _with_words(page: Page, read: dict[str, Any]) -> Page:
-    """Return `page` with the words that were read, each with its part of its line's box."""
-    words: list[Word] = []
-    for region in read["regions"]:
-        left, top, right, bottom = region["box"]
-        letter = (right - left) / max(len(region["text"]), 1)
-        at = 0
-        for text in region["text"].split():
-            at = region["text"].index(text, at)
-            box = [round(left + at * letter), top, round(left + (at + len(text)) * letter), bottom]
-            words.append({"text": text, "box": box})
-            at += len(text)
-    return {**page, "words": words}

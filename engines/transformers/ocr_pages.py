@@ -26,12 +26,16 @@ DETECTION, RECOGNITION = "detection", "recognition"
 _UPRIGHT = 1.5
 """Times its width that a region is high at least to be read turned as well."""
 
+_TILTED = math.radians(1.5)
+"""From here on a line is tilted; less is how the model draws its outline."""
+
 _TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
 
 
 @dataclass(frozen=True, slots=True)
 class PageText:
-    """The text of a page and its lines {text, box in pixels, score 0 to 1}, in reading order."""
+    """The text of a page and its lines {text, box in pixels, score 0 to 1}, in reading order; a tilted one has its
+    polygon, too: corners [x, y] clockwise from the top left."""
 
     text: str
     lines: list[dict[str, Any]]
@@ -64,12 +68,13 @@ class PageReader:
         regions = self._detector.find(image)
         read = self._read([region.cut_out(image) for region in regions])
         kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
-        rows = reading_order(_level([region for region, _ in kept]))
+        texts = [line.text for _, line in kept]
+        rows = reading_order(_level([region for region, _ in kept]), texts)
         lines = [
-            {"text": line.text, "box": region.box, "score": line.score}
+            {"text": line.text, "box": region.box, "score": line.score, **_tilt(region)}
             for region, line in (kept[index] for row in rows for index in row)
         ]
-        return PageText(text_of([line.text for _, line in kept], rows), lines)
+        return PageText(text_of(texts, rows), lines)
 
     def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
         """Return what each says; a high one may be a line that runs up or down: the surest reading counts."""
@@ -116,6 +121,14 @@ def image_settings(folder: ModelFolder) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ModelLoadFailed(f"model {folder.name}: {path.name} holds no object of settings")
     return settings
+
+
+def _tilt(region: TextRegion) -> dict[str, Any]:
+    """Return the polygon of a region that is tilted, and not just a little out of the pixels' rows."""
+    across, down = region.corners[1] - region.corners[0]
+    if abs(math.remainder(math.atan2(down, across), math.pi / 2)) < _TILTED:
+        return {}
+    return {"polygon": [[round(float(x)), round(float(y))] for x, y in region.corners]}
 
 
 def _level(regions: Sequence[TextRegion]) -> list[list[float]]:

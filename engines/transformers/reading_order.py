@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
+
+from engines.transformers.writing_direction import as_read, runs_to_the_left
 
 Box = Sequence[float]
 """Left, top, right, bottom, growing to the right and down."""
@@ -14,28 +14,21 @@ _COLUMN_WIDTH = 8
 """Times its height that a line of a column is wide at least, by the median; narrower lines are cells of a
 table or parts of a form, which are read row by row."""
 
-_SAME_LINE_GAP = 2
-"""Times its height that a word may be away from the word before it in the same line."""
-
 _SAME_ROW = 0.5
 """Part of the lower height by which the middles of two boxes in a row may differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of text, or as much of it as stands together, with its place on the page."""
+def reading_order(boxes: Sequence[Box], texts: Sequence[str] | None = None) -> list[list[int]]:
+    """Return the indices of `boxes` in rows from first to last, each row as it is read.
 
-    text: str
-    box: list[int]
-
-
-def reading_order(boxes: Sequence[Box]) -> list[list[int]]:
-    """Return the indices of `boxes` in rows from first to last, each row from left to right.
-
-    Columns are found by the gutters between them, which headings and footers may cross. Text runs from left
-    to right and down.
+    Columns are found by the gutters between them, which headings and footers may cross. `texts` tell whether the
+    page runs from right to left, and each row; without them all run from left to right.
     """
-    return list(_ordered(sorted(range(len(boxes)), key=lambda index: _middle(boxes[index])), boxes))
+    by_middle = sorted(range(len(boxes)), key=lambda index: _middle(boxes[index]))
+    rows = _ordered(by_middle, boxes, to_the_left=texts is not None and runs_to_the_left(texts))
+    if texts is None:
+        return list(rows)
+    return [[row[place] for place in as_read([texts[index] for index in row])] for row in rows]
 
 
 def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
@@ -43,20 +36,8 @@ def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
     return "\n".join(" ".join(texts[index] for index in row) for row in rows)
 
 
-def lines_of(words: Sequence[Any]) -> list[Line]:
-    """Return words of a text layer, each with `text` and `box`, as lines: words that follow each other closely."""
-    lines: list[Line] = []
-    for word in words:
-        if lines and _goes_on(lines[-1].box, word["box"]):
-            before = lines.pop()
-            lines.append(Line(f"{before.text} {word['text']}", _around(before.box, word["box"])))
-        else:
-            lines.append(Line(word["text"], list(word["box"])))
-    return lines
-
-
-def _ordered(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
-    """Yield the rows of `indices`, which come by the middles of their boxes from above."""
+def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool) -> Iterator[list[int]]:
+    """Yield the rows of `indices`, which come by the middles of their boxes from above, each from left to right."""
     gutter = _widest_use(indices, boxes)
     if gutter is None:
         yield from _rows(indices, boxes)
@@ -66,15 +47,14 @@ def _ordered(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]
         left = [index for index in band if boxes[index][2] <= gutter]
         right = [index for index in band if boxes[index][0] >= gutter]
         if _columns(left, right, boxes):
-            yield from _ordered(between, boxes)
-            yield from _ordered(left, boxes)
-            yield from _ordered(right, boxes)
+            for part in (between, right, left) if to_the_left else (between, left, right):
+                yield from _ordered(part, boxes, to_the_left=to_the_left)
             between = []
         else:
             between += band
         if crossing is not None:
             between.append(crossing)
-    yield from _ordered(between, boxes)
+    yield from _ordered(between, boxes, to_the_left=to_the_left)
 
 
 def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
@@ -129,7 +109,7 @@ def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) ->
 def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
     row: list[int] = []
     for index in indices:
-        if row and not _same_row(boxes[row[-1]], boxes[index]):
+        if row and not same_row(boxes[row[-1]], boxes[index]):
             yield sorted(row, key=lambda index: boxes[index][0])
             row = []
         row.append(index)
@@ -137,17 +117,9 @@ def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
         yield sorted(row, key=lambda index: boxes[index][0])
 
 
-def _goes_on(line: Box, word: Box) -> bool:
-    height = min(_height(line), _height(word))
-    return _same_row(line, word) and -height / 2 <= word[0] - line[2] <= _SAME_LINE_GAP * height
-
-
-def _same_row(one: Box, other: Box) -> bool:
+def same_row(one: Box, other: Box) -> bool:
+    """Tell whether two boxes lie side by side."""
     return abs(_middle(one) - _middle(other)) <= _SAME_ROW * min(_height(one), _height(other))
-
-
-def _around(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    return [*map(min, one[:2], other[:2]), *map(max, one[2:], other[2:])]
 
 
 def _middle(box: Box) -> float:

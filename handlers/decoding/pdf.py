@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from handlers.decoding.pdf_pictures import has_unread_pictures
 from handlers.document_pages import chosen_pages, fewer_pages, page_budget
 from handlers.document_words import words_of
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
@@ -113,7 +114,16 @@ def _with_words(pdf: PdfDocument, number: int, what: str, letters: _LetterBudget
         letters.spend(number, text.count_chars())
         width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
         words = words_of(page, text, width, height)
-    return {"number": number, "width": width, "height": height, "words": words, "stride": 0}
+        is_part = words is not None and has_unread_pictures(page, text, words, width, height)
+    return {
+        "number": number,
+        "width": width,
+        "height": height,
+        "dpi": float(PIXELS_PER_INCH),
+        "words": None if is_part else words,
+        "layer": words if is_part else [],
+        "stride": 0,
+    }
 
 
 def _with_picture(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -11,7 +11,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels, or in points on a PDF's page."""
+"""Left, top, right, bottom in pixels."""
+Point = tuple[float, float]
+Corners = tuple[Point, Point, Point, Point]
+"""Clockwise, from the top left of the text."""
 
 
 class Output(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -62,6 +65,8 @@ class Line(Part, kw_only=True):
     text: Text
     box: Box
     score: Share | UnsetType = UNSET
+    polygon: Corners | UnsetType = UNSET
+    boxes: Annotated[list[Box], Meta(min_length=2)] | UnsetType = UNSET
 
 
 class ReadText(Output, kw_only=True):
@@ -97,8 +102,11 @@ class Page(Part, kw_only=True):
     number: Annotated[int, Meta(ge=1)]
     width: Annotated[float, Meta(gt=0)]
     height: Annotated[float, Meta(gt=0)]
+    dpi: Annotated[float, Meta(gt=0)] | None
+    text_source: Literal["text_layer", "ocr", "mixed"]
     text: str
     regions: list[Line]
+    unread_pictures: bool | UnsetType = UNSET
     finish_reason: str | UnsetType = UNSET
 
 

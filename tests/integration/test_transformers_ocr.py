@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_a_page_comes_line_by_line_with_places_and_scores(reader: Any) -> None:
 def test_two_columns_with_level_lines_are_read_one_after_the_other(reader: Any) -> None:
     result = read(reader, picture(COLUMNS, size=(860, 380)))
     assert result["text"] == IN_ORDER
+    assert not any("polygon" in line for line in result["lines"])
     check_places(result["lines"], COLUMNS, within=8)
 
 
@@ -153,6 +155,9 @@ def test_a_page_that_lies_askew_is_read_as_well(reader: Any, degrees: float) -> 
         left, top, right, bottom = line["box"]
         assert 0 <= left < right <= askew.width
         assert 0 <= top < bottom <= askew.height
+        if degrees == 10:  # what is tilted less may come as level
+            (x, y), (to_x, to_y), *_ = line["polygon"]
+            assert math.degrees(math.atan2(to_y - y, to_x - x)) == pytest.approx(-degrees, abs=1)
 
 
 def test_a_page_as_a_bad_camera_sees_it_is_read_as_well(reader: Any) -> None:

@@ -43,15 +43,27 @@ def word(text: str, index: int) -> dict[str, Any]:
     return {"text": text, "box": [left, top, left + 30, top + 16]}
 
 
+def page(number: int, picture: Image.Image | None, words: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return {
+        "number": number,
+        "width": SIZE,
+        "height": SIZE,
+        "dpi": 150.0,
+        "image": picture,
+        "words": words,
+        "layer": [],
+    }
+
+
 def text_page(texts: list[str], number: int = 1, *, image: bool = False) -> dict[str, Any]:
     words = [word(text, index) for index, text in enumerate(texts)]
     picture = Image.new("RGB", (SIZE, SIZE), (200, 120, 40)) if image else None
-    return {"number": number, "width": SIZE, "height": SIZE, "image": picture, "words": words}
+    return page(number, picture, words)
 
 
 def scanned_page(number: int = 1) -> dict[str, Any]:
     picture = Image.new("RGB", (SIZE, SIZE), "white")
-    return {"number": number, "width": SIZE, "height": SIZE, "image": picture, "words": None}
+    return page(number, picture, None)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +196,19 @@ def test_pages_with_a_text_layer_are_never_read_from_their_picture(
     assert seen == [pages[1]["image"]]
     assert [page["text"] for page in result["pages"]] == ["a b", "", "c"]
     assert result["pages"][0]["regions"] == [{"text": "a b", "box": [10, 20, 78, 36]}]
+
+
+def test_a_scan_with_a_stamp_is_read_and_one_that_cannot_be_is_told_by_its_stamp(
+    reader: Any, layoutlm: Any, llava: Any
+) -> None:
+    stamped = {**scanned_page(), "layer": [word("stamp", 0)]}
+    [read] = ENGINE.infer(reader, {"pages": [stamped]}, {})["pages"]
+    assert (read["text_source"], read["text"], read["dpi"]) == ("mixed", "stamp", 150.0)
+    [told] = ENGINE.infer(llava, {"pages": [stamped]}, {"max_new_tokens": 5})["pages"]
+    assert told["text_source"] == "mixed"
+    assert told["text"].endswith("stamp")
+    [unread] = ENGINE.infer(layoutlm, {"pages": [stamped], "question": QUESTION}, {})["pages"]
+    assert (unread["text_source"], unread["unread_pictures"]) == ("text_layer", True)
 
 
 def test_a_question_to_a_model_that_only_reads_names_those_that_answer(reader: Any) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
-from engines.transformers.reading_order import lines_of, reading_order, text_of
+from engines.transformers.reading_order import reading_order, text_of
 
 LEFT, RIGHT = (50, 330), (370, 650)
 """Where two columns begin and end."""
@@ -103,33 +101,3 @@ def test_no_lines_have_no_order() -> None:
 
 def test_rows_become_lines_of_text() -> None:
     assert text_of(["b", "a", "c"], [[1, 0], [2]]) == "a b\nc"
-
-
-def words(*texts: str, left: int = 0, top: int = 0) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for text in texts:
-        found.append({"text": text, "box": [left, top, left + 10 * len(text), top + 20]})
-        left += 10 * len(text) + 6
-    return found
-
-
-def test_words_that_follow_each_other_closely_are_a_line() -> None:
-    lines = lines_of([*words("Hello", "World"), *words("next", top=30)])
-    assert [(line.text, line.box) for line in lines] == [
-        ("Hello World", [0, 0, 106, 20]),
-        ("next", [0, 30, 40, 50]),
-    ]
-
-
-@pytest.mark.parametrize(("gap", "count"), [(39, 1), (41, 2)])
-def test_words_far_apart_in_a_row_are_two_lines(gap: int, count: int) -> None:
-    assert len(lines_of([*words("one"), *words("two", left=30 + gap)])) == count
-
-
-def test_a_word_to_the_left_begins_a_new_line() -> None:
-    assert [line.text for line in lines_of([*words("right", left=300), *words("left")])] == ["right", "left"]
-
-
-def test_small_and_raised_letters_stay_in_their_line() -> None:
-    raised: list[dict[str, object]] = [{"text": "2", "box": [43, 0, 50, 12]}]
-    assert [line.text for line in lines_of([*words("E=mc", top=0), *raised])] == ["E=mc 2"]

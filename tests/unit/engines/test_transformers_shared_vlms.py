@@ -18,6 +18,7 @@ from PIL import Image
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.shared_vlms import SharedVlms
 from engines.transformers.vlm import VisionLanguageRunner
+from handlers.document_pages import page_image
 from handlers.errors import ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
@@ -42,9 +43,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "duration_s": 2.0,
         "prompt": "a b",
     },
-    "document-analysis": {
-        "pages": [{"number": 1, "width": 40, "height": 24, "image": PICTURE, "words": None}]
-    },
+    "document-analysis": {"pages": [page_image(1, PICTURE)]},
 }
 
 
