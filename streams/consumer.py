@@ -20,6 +20,7 @@ from streams.acks import Fetched, OrderedAcker, Place
 from streams.assigned_partitions import ConsumerClosing
 from streams.commits import CommittingConsumer
 from streams.consumer_thread import ConsumerThread, RebalanceListener
+from streams.membership import Membership
 from streams.settings import KafkaSettings
 
 _FETCH_TIMEOUT_S = 1.0
@@ -168,7 +169,10 @@ class BatchTransport(driver.Transport):
 
     Consumer = BatchConsumer
 
-    def __init__(self, *args: Any, acker: OrderedAcker, kafka: KafkaSettings, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, acker: OrderedAcker, kafka: KafkaSettings, membership: Membership, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.acker = acker
+        self.membership = membership
         self.kafka = kafka

@@ -12,18 +12,19 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.acks import Fetched, Place
 from streams.assigned_partitions import ConsumerClosing
-from streams.commits import CommittingThread
 from streams.fetched_records import deliver_as_received
 from streams.header_names import forgive_header_names
+from streams.membership import MemberThread
 from streams.record_source import RecordSource
 
 
-class ConsumerThread(CommittingThread):
+class ConsumerThread(MemberThread):
     """Owns the aiokafka consumer and the source of its records, on an event loop of its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.source = RecordSource(self.app.conf.id)
+        self.membership = cast(Any, self.transport).membership
 
     async def on_thread_stop(self) -> None:
         await self.source.stop()

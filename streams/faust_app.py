@@ -12,6 +12,7 @@ from faust.types import TP
 from streams.acks import Fetched, OrderedAcker
 from streams.consumer import BatchConsumer, BatchTransport
 from streams.kafka import faust_credentials
+from streams.membership import Membership
 from streams.settings import Settings
 from streams.topics import Topics
 
@@ -68,7 +69,9 @@ class InferenceApp(faust.App):
         pass
 
 
-def build_app(settings: Settings, tasks: Iterable[str], take: Take, acker: OrderedAcker) -> InferenceApp:
+def build_app(
+    settings: Settings, tasks: Iterable[str], take: Take, acker: OrderedAcker, membership: Membership
+) -> InferenceApp:
     """Return an app that consumes the request topics of `tasks` and gives what each fetch brings to `take`.
 
     Offsets are committed as far as `acker` vouches for them, and no other way: Faust sees no event that it
@@ -109,7 +112,9 @@ def build_app(settings: Settings, tasks: Iterable[str], take: Take, acker: Order
         producer_max_batch_size=min(_LARGEST_BATCH_BYTES, kafka.max_message_bytes),
         producer_request_timeout=kafka.producer_timeout_s,
     )
-    app.transport = BatchTransport(app.conf.broker_consumer, app, acker=acker, kafka=kafka)
+    app.transport = BatchTransport(
+        app.conf.broker_consumer, app, acker=acker, kafka=kafka, membership=membership
+    )
     topics = Topics(kafka.topic_prefix)
     for task in tasks:
         _add_agent(app, task, topics.requests(task), take)

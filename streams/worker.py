@@ -16,9 +16,11 @@ from streams.acks import OrderedAcker
 from streams.announcements import Announcements
 from streams.faults import tell_of_faults
 from streams.faust_app import InferenceApp, build_app
+from streams.group_refusals import GroupRefused
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.logs import tell_left_out
+from streams.membership import Membership
 from streams.outbox import Outbox
 from streams.plugins import tasks_of
 from streams.publishing import Publisher
@@ -41,6 +43,17 @@ class Worker:
         self._tasks = tasks_of(settings.worker)
         self._announcements = Announcements(settings.worker.name)
         self._about: dict[str, Any] = {}
+        loop = asyncio.get_running_loop()
+
+        def on_fatal(error: BaseException) -> None:
+            loop.call_soon_threadsafe(stopping.fail, error)
+
+        topics = Topics(settings.kafka.topic_prefix)
+        self.membership = Membership(
+            settings.kafka,
+            [topics.requests(task) for task in self._tasks],
+            on_fatal,
+        )
         self.gateway: Gateway | None = None
         self.app: InferenceApp | None = None
         self._intake: Intake | None = None
@@ -97,7 +110,9 @@ class Worker:
     def _build_app(self, runtime: Runtime, stack: AsyncExitStack) -> InferenceApp:
         settings = self._settings
         acker = OrderedAcker(window=settings.worker.max_in_flight)
-        app = build_app(settings, self._tasks, lambda fetched, task: intake.take(fetched, task), acker)
+        app = build_app(
+            settings, self._tasks, lambda fetched, task: intake.take(fetched, task), acker, self.membership
+        )
         self._publisher = _publisher(settings, app, runtime.manager.outcomes)
         self._intake = intake = Intake(
             pipeline=runtime.pipeline,
@@ -152,7 +167,8 @@ async def _run(settings: Settings) -> int:
                 raise
             failure = await stopping.requested()
             if failure is not None:
-                log.critical("worker_failed", error=str(failure), exc_info=failure)
+                is_explained = isinstance(failure, GroupRefused)
+                log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
                 tell_left_out()
                 # Draining would commit what comes after the message that could not be answered.
                 exit_now(EXIT_FAILED)

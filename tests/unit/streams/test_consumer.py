@@ -25,6 +25,7 @@ from streams.acks import UNKNOWN_OFFSET, Fetched, OrderedAcker, Place, PositionL
 from streams.assigned_partitions import ConsumerClosing
 from streams.consumer import BatchConsumer, BatchTransport
 from streams.faust_app import InferenceApp
+from streams.membership import Membership
 from streams.settings import KafkaSettings
 from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
@@ -91,7 +92,11 @@ class Rig:
     def __init__(self) -> None:
         self.app = InferenceApp("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer, self.app, acker=OrderedAcker(window=4), kafka=KafkaSettings()
+            self.app.conf.broker_consumer,
+            self.app,
+            acker=OrderedAcker(window=4),
+            kafka=KafkaSettings(),
+            membership=Membership(KafkaSettings(), [TOPIC], on_fatal=lambda error: None),
         )
         self.consumer = cast(Any, self.app.consumer)
         self.acker = self.consumer.acker

@@ -1,0 +1,263 @@
+"""A member and its group on Apache Kafka: why a broker does not take it, that it comes right, and who stops."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+
+from deploy.local import KafkaCluster, KafkaRelease
+from streams.group_refusals import GroupRefused
+from streams.group_supervisor import Supervisor
+from streams.membership import Membership
+from streams.settings import KafkaSettings
+
+PATIENCE_S = 90.0
+LIMITS = {
+    "group.max.size": "2",
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+}
+TOPIC, GROUP = 2, 3
+LITERAL, DENY = 3, 2
+READ = 3
+
+
+@pytest.fixture(scope="module")
+def kafka(
+    kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaCluster]:
+    """One broker that limits groups to two members and heeds access rules."""
+    if kafka_release is None:
+        pytest.skip("needs Apache Kafka: the embedded broker has neither rights nor limits")
+    with KafkaCluster(tmp_path_factory.mktemp("limits"), kafka_release, properties=LIMITS) as cluster:
+        yield cluster
+
+
+class Member:
+    """A consumer of a group as a worker has one, with what watches over it."""
+
+    def __init__(self, settings: KafkaSettings, topics: list[str], *, assignor: Any = None) -> None:
+        self.settings = settings
+        self.fatal: list[GroupRefused] = []
+        self.membership = Membership(settings, topics, on_fatal=self.fatal.append)
+        strategy = {"partition_assignment_strategy": [assignor]} if assignor else {}
+        self.consumer: Any = AIOKafkaConsumer(
+            bootstrap_servers=settings.bootstrap_servers,
+            group_id=settings.group_id,
+            group_instance_id=settings.group_instance_id,
+            enable_auto_commit=False,
+            session_timeout_ms=int(settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=int(settings.heartbeat_interval_s * 1000),
+            **strategy,
+        )
+
+    async def start(self) -> None:
+        await self.consumer.start()
+        self.supervisor = Supervisor(self.consumer, self.membership)
+        self.supervisor.attach()
+        self._watching = asyncio.create_task(self.supervisor.watch())
+        self.consumer.subscribe(sorted(self.membership.topics))
+
+    async def stop(self) -> None:
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
+        await self.supervisor.leave_while_joining()
+        await self.consumer.stop()
+
+
+class Place:
+    """A topic and a group of a test's own."""
+
+    def __init__(self, kafka: KafkaCluster) -> None:
+        self.name = f"t{uuid.uuid4().hex[:10]}"
+        self.servers = kafka.bootstrap_servers
+        self.members: list[Member] = []
+
+    async def topic(self, *, is_there: bool = True) -> None:
+        async with admin(self.servers) as client:
+            if is_there:
+                await client.create_topics([NewTopic(self.name, 2, 1)])
+            else:
+                await client.delete_topics([self.name])
+
+    async def deny(self, kind: int, *, is_denied: bool = True) -> None:
+        """Take the right to read a topic or group of this name from everybody, or give it back."""
+        request = CreateAclsRequest if is_denied else DeleteAclsRequest
+        async with admin(self.servers) as client:
+            rule = request(kind, self.name, LITERAL, "User:ANONYMOUS", "*", READ, DENY)
+            response = await client._send_to_controller(rule)
+        assert "error_code=0" in str(response), response
+
+    async def member(self, *, assignor: Any = None, **changes: Any) -> Member:
+        settings = KafkaSettings(
+            bootstrap_servers=self.servers,
+            group_id=self.name,
+            **{"session_timeout_s": 6, "heartbeat_interval_s": 0.5, **changes},
+        )
+        made = Member(settings, [self.name], assignor=assignor)
+        self.members.append(made)
+        await made.start()
+        return made
+
+
+@asynccontextmanager
+async def admin(servers: str) -> AsyncIterator[Any]:
+    client = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def place(kafka: KafkaCluster) -> AsyncIterator[Place]:
+    made = Place(kafka)
+    await made.topic()
+    yield made
+    await asyncio.gather(*(member.stop() for member in made.members))
+
+
+async def until(holds: Callable[[], object], what: str) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"it never came to this: {what}") from None
+
+
+async def joined(member: Member) -> None:
+    await until(lambda: member.membership.state == "joined", f"joined, now {vars(member.membership)}")
+
+
+async def refused(member: Member, *words: str) -> None:
+    await until(
+        lambda: (
+            member.membership.state == "refused" and all(word in member.membership.reason for word in words)
+        ),
+        f"refused with {words}",
+    )
+
+
+async def test_a_member_without_the_right_to_read_its_group_says_so_and_joins_when_it_is_granted(
+    place: Place,
+) -> None:
+    await place.deny(GROUP)
+    member = await place.member()
+    await refused(member, "no right to read group", place.name, "grant it READ")
+    await place.deny(GROUP, is_denied=False)
+    await joined(member)
+    assert member.membership.reason == ""
+    assert not member.fatal
+
+
+async def test_a_right_that_is_taken_away_later_is_told_as_well_and_works_again_when_it_is_back(
+    place: Place,
+) -> None:
+    member = await place.member()
+    await joined(member)
+    await place.deny(GROUP)
+    await refused(member, "no right to read group")
+    await place.deny(GROUP, is_denied=False)
+    await joined(member)
+    assert len(member.consumer.assignment()) == 2
+
+
+async def test_a_session_timeout_that_the_broker_does_not_allow_ends_the_worker_with_the_limits(
+    place: Place,
+) -> None:
+    member = await place.member(session_timeout_s=1, heartbeat_interval_s=0.3)
+    await until(lambda: member.fatal, "an end")
+    told = str(member.fatal[0])
+    assert "kafka.session_timeout_s=1" in told
+    assert "group.min.session.timeout.ms" in told
+
+
+async def test_a_full_group_is_told_and_joined_when_a_member_leaves(place: Place) -> None:
+    first, second = await place.member(), await place.member()
+    await joined(first)
+    await joined(second)
+    third = await place.member()
+    await refused(third, "group.max.size", "127.0.0.1")
+    await first.stop()
+    place.members.remove(first)
+    await joined(third)
+
+
+async def test_a_member_with_another_assignor_is_named_and_joined_after(place: Place) -> None:
+    other = await place.member(assignor=RangePartitionAssignor)
+    await joined(other)
+    member = await place.member()
+    await refused(member, "roundrobin", "members: ", "127.0.0.1")
+    await other.stop()
+    place.members.remove(other)
+    await joined(member)
+
+
+async def test_of_two_workers_with_one_instance_id_the_older_stops_and_names_the_other(place: Place) -> None:
+    older = await place.member(group_instance_id="one")
+    await joined(older)
+    newer = await place.member(group_instance_id="one")
+    await until(lambda: older.fatal, "the end of the older")
+    told = str(older.fatal[0])
+    assert "kafka.group_instance_id='one'" in told
+    assert f"{newer.consumer._coordinator.member_id} at 127.0.0.1" in told
+    await joined(newer)
+    assert not newer.fatal
+
+
+async def test_a_member_with_an_instance_id_that_was_only_silent_for_too_long_joins_again(
+    place: Place,
+) -> None:
+    member = await place.member(group_instance_id="one")
+    await joined(member)
+    coordinator = member.consumer._coordinator
+    before = coordinator.member_id
+    await coordinator._stop_heartbeat_task()  # as if it was frozen
+
+    async def forgotten() -> bool:
+        return await member.supervisor._holder() is None
+
+    async with asyncio.timeout(PATIENCE_S):
+        while not await forgotten():
+            await asyncio.sleep(0.2)
+    coordinator._start_heartbeat_task()
+    await until(lambda: coordinator.member_id not in ("", before), "a place of its own again")
+    await joined(member)
+    assert not member.fatal
+
+
+async def test_a_topic_that_is_deleted_is_missing_until_it_is_made_again(place: Place) -> None:
+    member = await place.member()
+    await joined(member)
+    await until(lambda: len(member.consumer.assignment()) == 2, "two partitions")
+    await place.topic(is_there=False)
+    await until(lambda: member.membership.missing_topics == {place.name}, "a missing topic")
+    await until(lambda: not member.consumer.assignment(), "no partitions")
+    await place.topic()
+    await until(lambda: len(member.consumer.assignment()) == 2, "two partitions again")
+    await until(lambda: not member.membership.missing_topics, "no missing topic")
+
+
+async def test_a_member_that_waits_for_others_leaves_at_once(place: Place) -> None:
+    """The other one does not rejoin, so that the coordinator answers no join before its rebalance time-out."""
+    slow = await place.member()
+    await joined(slow)
+    slow.consumer._coordinator.ensure_active_group = lambda *_: asyncio.sleep(3600)
+    member = await place.member()
+    await until(lambda: member.supervisor._is_joining, "a join")
+    async with asyncio.timeout(20):
+        await member.stop()
+    place.members.remove(member)
+    slow.consumer._coordinator._coordination_task.cancel()
+    slow.consumer._coordinator._closing.set_result(None)
