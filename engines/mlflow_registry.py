@@ -112,10 +112,29 @@ class MlflowRegistry:
         with self._translated():
             client.set_registered_model_alias(reference.name, alias, model.version)
 
+    def delete(self, reference: ModelReference) -> None:
+        """Delete a version, or a model with all its versions.
+
+        Raises:
+            InvalidRequest: permanent; `reference` is an alias.
+            UnknownModel: permanent; the server has no such model or version.
+            RegistryUnavailable: retryable.
+        """
+        if reference.alias is not None:
+            raise InvalidRequest(f"{reference} is an alias; name a version, or the model")
+        self.look_up(reference)
+        client = self.client()
+        with self._translated():
+            if reference.version is not None:
+                client.delete_model_version(reference.name, reference.version)
+            else:
+                client.delete_registered_model(reference.name)
+
     def upload(self, name: str, folder: Path) -> tuple[str, str]:
         """Store the files of `folder` on the server; return their address and the id of the stored model.
 
         Raises:
+            InvalidRequest: permanent; a file of the folder cannot be read, or is gone meanwhile.
             RegistryUnavailable: retryable.
         """
         client = self.client()
@@ -124,8 +143,10 @@ class MlflowRegistry:
             stored = client.create_logged_model(self._experiment_id(), name=name.replace(".", "_"))
             try:
                 client.log_model_artifacts(stored.model_id, str(folder))
-            except BaseException:
+            except BaseException as error:
                 client.finalize_logged_model(stored.model_id, "FAILED")
+                if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(folder):
+                    raise unreadable(error) from error
                 raise
             client.finalize_logged_model(stored.model_id, "READY")
             return str(stored.artifact_location), str(stored.model_id)
@@ -235,6 +256,13 @@ def _environment(settings: MlflowSettings) -> dict[str, str]:
     if settings.password is not None:
         environment["MLFLOW_TRACKING_PASSWORD"] = settings.password.get_secret_value()
     return environment
+
+
+def unreadable(error: OSError) -> InvalidRequest:
+    """Return the error for a file to register that is gone or not to be read."""
+    return InvalidRequest(
+        f"{error.filename} cannot be read ({error.strerror}); register the folder when nothing writes to it any more"
+    )
 
 
 def _short(error: BaseException) -> str:

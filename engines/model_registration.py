@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from engines.hub import pinned_revision, snapshot_in
 from engines.manifest import digest_of, files_in
-from engines.mlflow_registry import MlflowRegistry
+from engines.mlflow_registry import MlflowRegistry, unreadable
 from engines.ollama.names import is_valid_name
 from engines.resolved_model import ResolvedModel, is_model_name
 from handlers.errors import InvalidRequest
@@ -17,6 +17,11 @@ from handlers.errors import InvalidRequest
 ModelSource = Literal["huggingface", "ollama", "local"]
 
 _HUB_NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
+_ABOUT = re.compile(
+    r"readme.*|licen[cs]e.*|notice.*|copying.*|\.gitattributes|\.gitignore|.*\.(md|rst)", re.IGNORECASE
+)
+"""Files that say something about a model."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -77,7 +82,10 @@ def register(
 
 
 def _uploaded(registry: MlflowRegistry, model_name: str, folder: Path, tags: dict[str, str]) -> ResolvedModel:
-    tags["sha256"] = digest_of(folder)
+    try:
+        tags["sha256"] = digest_of(folder)
+    except OSError as error:
+        raise unreadable(error) from error
     newest = registry.newest(model_name)
     if newest is not None and dict(newest.tags) == tags:
         return newest
@@ -125,7 +133,36 @@ def _folder(model_source: str, model_path: str | Path | None) -> Path:
         raise InvalidRequest(
             f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}"
         )
+    _check_content(model_source, folder)
     return folder
+
+
+def _check_content(model_source: str, folder: Path) -> None:
+    """Refuse a folder that cannot be a model: no file but texts about it, or not in the layout of its source."""
+    names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    if all(_ABOUT.fullmatch(name.rpartition("/")[2]) for name in names):
+        raise InvalidRequest(
+            f"model_path {str(folder)!r} holds no model, only {shown}; give the folder with its weights"
+        )
+    kinds = {name.rpartition("/")[2] for name in names}  # a model of several parts has a folder for each
+    if model_source != "huggingface" or "MLmodel" in kinds:
+        return
+    if "adapter_config.json" in kinds and "config.json" not in kinds:
+        raise InvalidRequest(
+            f"model_path {str(folder)!r} holds a PEFT adapter, not a whole model; merge it into its base model "
+            "(model.merge_and_unload()), save that with save_pretrained, and register that folder"
+        )
+    if "config.json" not in kinds:
+        raise InvalidRequest(
+            f"model_path {str(folder)!r} has no config.json (it has {shown}); give the folder that save_pretrained "
+            "wrote, or register it with source local for an engine of your own"
+        )
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        raise InvalidRequest(
+            f"model_path {str(folder)!r} has no weights (it has {shown}); a model has files that end in "
+            f"{', '.join(_WEIGHTS)}"
+        )
 
 
 def _text_tags(tags: Mapping[str, str] | None) -> dict[str, str]:

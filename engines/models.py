@@ -184,6 +184,22 @@ class ModelManager:
         """
         return self._registry.registered()
 
+    def delete_model(self, model_name: str) -> None:
+        """Delete `name/version`, or `name` with all its versions; workers follow within `alias_poll_s`.
+
+        Files that were uploaded for it stay on the server until its own garbage collection removes them.
+
+        Raises:
+            InvalidRequest: permanent; neither of the two forms.
+            UnknownModel: permanent.
+            RegistryUnavailable: retryable.
+        """
+        reference = parse_model_name(model_name)
+        self._registry.delete(reference)
+        with self._lock:
+            for known in [known for known in self._known if known.name == reference.name]:
+                del self._known[known]
+
     def set_alias(self, model: ResolvedModel, alias: str) -> None:
         """Let `name@alias` stand for this version; workers follow within `alias_poll_s`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ COMMANDS = {
     "serve": "Answer requests over HTTP, without a broker.",
     "send": "Send one request and print its result.",
     "topics": "Create the topics, or check them.",
-    "models": "List the registered models, register one, or move an alias.",
+    "models": "List, show, register or delete models, or move an alias.",
     "options": "Show what a request may carry in options, by task and engine.",
     "config": "Show the settings in force, and where each comes from.",
     "doctor": "Check everything a worker needs, and say what to do.",
@@ -52,6 +53,7 @@ EXTRAS = {
 }
 """Which extra of the distribution brings which module."""
 
+_HELP_NAMES = ["-h", "--help"]
 _EXIT_FAILED = 1
 _EXIT_MISUSED = 2
 
@@ -70,6 +72,11 @@ class CommandGroup(TyperGroup):
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
         self.params += global_options()
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        _hide_types_of_flags(params)
+        return params
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
@@ -92,7 +99,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": _HELP_NAMES},
 )
 
 
@@ -145,6 +152,14 @@ def _add_options(command: Any) -> None:
             _add_options(inner)
     else:
         command.params += global_options()
+    _hide_types_of_flags(command.get_params(typer.Context(command, help_option_names=_HELP_NAMES)))
+
+
+def _hide_types_of_flags(params: Iterable[Any]) -> None:
+    """Show flags in --help without a type: nothing is written behind them."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
 
 
 def _explain(error: Exception) -> tuple[list[str], int] | None:

@@ -126,26 +126,24 @@ def _key(name: str) -> str:
 
 
 def _print_table(shown: list[ShownSetting]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    for heading in ("value", "from", "what it is"):
-        table.add_column(heading, overflow="fold")
+    from streams.cli.tables import show, table
+
+    rows, ends = [], []
     for _, members in groupby(shown, key=lambda one: one.path[0]):
         for one in members:
             given = one.origin != "default"
-            table.add_row(
-                Text(".".join(one.path), style="bold" if given else ""),
-                Text(_plain(one.value), style="green" if given else "cyan"),
-                Text(one.origin, style="" if given else "dim"),
-                Text(one.description, style="dim"),
+            rows.append(
+                (
+                    Text(".".join(one.path), style="bold" if given else ""),
+                    Text(_plain(one.value), style="green" if given else "cyan"),
+                    Text(one.origin, style="" if given else "dim"),
+                    Text(one.description, style="dim"),
+                )
             )
-        table.add_section()
-    Console().print(table)
+        ends.append(len(rows) - 1)
+    show(table(("setting", "value", "from", "what it is"), rows, sections=ends))
 
 
 def _plain(value: Any) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from engines.models import ModelManager
-from engines.resolved_model import RegisteredModel
+from engines.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
-from streams.cli import examples, load_settings
+from streams.cli import examples, load_settings, tables
 
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     no_args_is_help=True,
-    help="List the registered models, register one, or move an alias.",
-    epilog=examples("inferstream models list", "inferstream models register --help"),
+    help="List, show, register or delete models, or move an alias.",
+    epilog=examples(
+        "inferstream models list",
+        "inferstream models show whisper",
+        "inferstream models register --help",
+    ),
 )
 
 
@@ -36,6 +41,60 @@ def list_models(
         _print_table(found)
     else:
         typer.echo("no model is registered; see: inferstream models register --help", err=True)
+
+
+@app.command(
+    epilog=examples("inferstream models show whisper", "inferstream models show whisper@champion --json")
+)
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="name, name@alias or name/version.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show a model: the version that NAME stands for, its tags, and what else there is of it."""
+    settings = load_settings(ctx).settings
+    manager = ModelManager(settings.mlflow, settings.cache)
+    model = manager.resolve(name)
+    whole = next(one for one in manager.registered() if one.preferred.name == model.name)
+    described = _described(replace(whole, preferred=model))
+    if as_json:
+        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    tags = described.pop("tags")
+    for key in ("task", "engine"):
+        tags.pop(key, None)
+    rows = [(key, _shown(value)) for key, value in described.items()]
+    tables.show(tables.table(("", ""), [*rows, *((f"tag {key}", value) for key, value in tags.items())]))
+
+
+@app.command(
+    epilog=examples("inferstream models delete whisper/3", "inferstream models delete whisper --yes")
+)
+def delete(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="name/version; or name, for all its versions.", show_default=False)
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+) -> None:
+    """Delete a version of a model, or the model with all its versions; requests that name it fail from then on."""
+    settings = load_settings(ctx).settings
+    manager = ModelManager(settings.mlflow, settings.cache)
+    reference = parse_model_name(name)
+    if reference.alias is not None:
+        raise typer.BadParameter(
+            "an alias is moved, not deleted; name a version or the model", param_hint="NAME"
+        )
+    manager.resolve(name)  # says what there is, where there is no such model
+    what = (
+        f"version {reference.version} of {reference.name}"
+        if reference.version
+        else f"{name} with all its versions"
+    )
+    if not yes:
+        typer.confirm(f"Delete {what}?", abort=True)
+    manager.delete_model(name)
+    typer.echo(f"deleted {what}")
 
 
 @app.command(
@@ -139,20 +198,19 @@ def _described(one: RegisteredModel) -> dict[str, Any]:
     }
 
 
-def _print_table(found: list[RegisteredModel]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {one}" for key, one in sorted(value.items())) or "-"
+    return ", ".join(value) if isinstance(value, list) else value or "any"
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "versions", "aliases", "task", "engine", "source"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+
+def _print_table(found: list[RegisteredModel]) -> None:
+    rows = []
     for one in found:
         model = one.preferred
         aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(one.aliases.items()))
         versions = ", ".join(f"[{v}]" if v == model.version else v for v in one.versions)
         row = (model.name, versions, aliases or "-", model.task or "any", model.engine or "any", model.source)
-        table.add_row(*(Text(cell, style="bold" if cell is model.name else "") for cell in row))
-    Console().print(table)
+        rows.append(row)
+    tables.show(tables.table(("name", "versions", "aliases", "task", "engine", "source"), rows))
     typer.echo("[n] is the version that the plain name stands for")

@@ -49,23 +49,17 @@ def options(
 
 
 def _print_table(task: str | None, engine: str | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from streams.cli.tables import show, table
 
     shown = [
         spec
         for spec in (OPTIONS if task is None else options_of(task)).values()
         if engine is None or not spec.engines or engine in spec.engines
     ]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     hidden = set() if task is None else {"tasks"}
-    for heading in COLUMNS:
-        if heading not in hidden:
-            table.add_column(heading, overflow="fold", no_wrap=heading == "option")
+    rows = []
     for spec in shown:
         names = [spec.name, *(f"({engine}: {name})" for engine, name in spec.engine_names.items())]
         row = zip(COLUMNS, ("\n".join(names), *cells(spec)), strict=True)
-        table.add_row(*(Text(cell) for heading, cell in row if heading not in hidden))
-    Console().print(table)
+        rows.append([cell for heading, cell in row if heading not in hidden])
+    show(table([heading for heading in COLUMNS if heading not in hidden], rows))

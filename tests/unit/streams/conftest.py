@@ -41,7 +41,7 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored_loggi
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(app, list(arguments), prog_name="inferstream")
+    def run(*arguments: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), prog_name="inferstream", input=input)
 
     return run

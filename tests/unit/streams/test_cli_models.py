@@ -123,3 +123,43 @@ def test_a_model_may_serve_several_tasks(command_line: CommandLine, registry: tu
     )
     assert shown.exit_code == 0
     assert "nothing here serves" not in shown.stderr
+
+
+def test_a_model_is_shown_whole(command_line: CommandLine, registry: tuple[str, ...]) -> None:
+    ollama = ("models", "register", "llama", "--source", "ollama", "--task", "text-generation", *registry)
+    command_line(*ollama, "--path", "llama3.2:1b", "--alias", "champion")
+    command_line(*ollama, "--path", "llama3.2:3b", "--tag", "team=speech")
+    shown = json.loads(command_line("models", "show", "llama/2", "--json", *registry).stdout)
+    assert (shown["version"], shown["versions"], shown["aliases"]) == ("2", ["1", "2"], {"champion": "1"})
+    assert shown["tags"]["team"] == "speech"
+    table = command_line("models", "show", "llama@champion", *registry).stdout
+    for cell in ("llama3.2:1b", "champion = 1", "text-generation", "tag ollama_model_name"):
+        assert cell in table
+    unknown = command_line("models", "show", "lama", *registry)
+    assert unknown.exit_code == 1
+    assert "Traceback" not in unknown.output
+
+
+def test_a_version_or_a_whole_model_is_deleted(command_line: CommandLine, registry: tuple[str, ...]) -> None:
+    ollama = ("models", "register", "llama", "--source", "ollama", *registry)
+    for path in ("a:1", "a:2", "a:3"):
+        command_line(*ollama, "--path", path)
+    assert (
+        "deleted version 2 of llama" in command_line("models", "delete", "llama/2", "--yes", *registry).stdout
+    )
+    (model,) = json.loads(command_line("models", "list", "--json", *registry).stdout)
+    assert model["versions"] == ["1", "3"]
+    kept = command_line("models", "delete", "llama", *registry, input="n\n")
+    assert kept.exit_code == 1
+    assert "Delete llama with all its versions?" in kept.output
+    assert command_line("models", "delete", "llama", "--yes", *registry).exit_code == 0
+    assert json.loads(command_line("models", "list", "--json", *registry).stdout) == []
+    for name, said in (("llama", "llama"), ("llama@champion", "an alias is moved, not deleted")):
+        refused = command_line("models", "delete", name, "--yes", *registry)
+        assert refused.exit_code != 0
+        assert said in refused.output
+
+
+def test_help_shows_flags_without_a_type(command_line: CommandLine) -> None:
+    assert "bool" not in command_line("models", "list", "--help").output
+    assert "bool" not in command_line("--help").output
