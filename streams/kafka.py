@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
+from engines.configuration import ConfigurationError
+from streams.connection_problems import why_no_broker_answers
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streams.settings import KafkaSettings
 
 _CONNECT_TIMEOUT_S = 15.0
 
 
 class BrokerUnavailable(Exception):
-    """Raised when no broker answers; says which setting names it and how to start one."""
+    """Raised when no broker can be talked to; says why and what to do."""
 
 
 def is_passing(error: BaseException) -> bool:
@@ -38,22 +44,51 @@ async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[None]:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(
-            f"no broker answers at kafka.bootstrap_servers={kafka.bootstrap_servers!r} "
-            f"({type(error).__name__}: {error}); start one with `inferstream up`, or correct the setting"
-        ) from error
+        reason = await why_no_broker_answers(kafka, connection_options(kafka))
+        raise BrokerUnavailable(reason or _too_slow(kafka, error)) from error
+
+
+def _too_slow(kafka: KafkaSettings, error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        said = f"did not answer all that was asked within {_CONNECT_TIMEOUT_S:g} s"
+    else:
+        said = f"gave up: {error}"
+    return f"the broker at {kafka.bootstrap_servers} can be reached and {said}; try again, or look at its own log"
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """Return the TLS context that these settings ask for, None for a plain connection."""
+    """Return the TLS context that these settings ask for, None for a plain connection.
+
+    Raises:
+        ConfigurationError: permanent; a file is not there, or not what it must be.
+    """
     if "SSL" not in kafka.security_protocol:
         return None
-    context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    try:
+        context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    except OSError as error:  # of which SSLError is one
+        raise _unusable("ssl_cafile", kafka.ssl_cafile, "certificates in PEM form", error) from None
     if kafka.ssl_certfile:
-        context.load_cert_chain(
-            str(kafka.ssl_certfile), str(kafka.ssl_keyfile) if kafka.ssl_keyfile else None
-        )
+        keyfile = kafka.ssl_keyfile
+        try:
+            context.load_cert_chain(str(kafka.ssl_certfile), str(keyfile) if keyfile else None, _no_password)
+        except OSError as error:
+            for name, path in (("ssl_certfile", kafka.ssl_certfile), ("ssl_keyfile", keyfile)):
+                if path is not None and not os.access(path, os.R_OK):
+                    raise _unusable(name, path, "a file in PEM form", error) from None
+            wanted = "a certificate in PEM form that belongs to kafka.ssl_keyfile, which has no password"
+            raise _unusable("ssl_certfile", kafka.ssl_certfile, wanted, error) from None
     return context
+
+
+def _no_password() -> str:
+    """Else OpenSSL asks for one at the terminal."""
+    return ""
+
+
+def _unusable(name: str, path: Path | None, wanted: str, error: OSError) -> ConfigurationError:
+    reason = error.strerror or str(error)
+    return ConfigurationError([f"kafka.{name}={path} cannot be used: {reason}; it must be {wanted}"])
 
 
 def connection_options(kafka: KafkaSettings) -> dict[str, Any]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    KafkaError,
+    NotControllerError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 
-from streams.kafka import broker_answering, connection_options
+from streams.kafka import broker_answering, connection_options, is_passing
 from streams.settings import KafkaSettings
-from streams.topic_problems import TopicProblem, TopicsNotReady
+from streams.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.topics import Topics, TopicSpec, expected_topics
 
-__all__ = ["TopicProblem", "TopicsNotReady", "check_topics", "create_topics", "specs"]
+__all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_topics", "create_topics", "specs"]
 
-_TOPIC_ALREADY_EXISTS = 36
 _ADMIN_TIMEOUT_S = 15.0
+_SAYS_WHETHER_TO_CREATE = 4
+"""Version of the request for metadata from which on a topic that is asked for need not be made thereby."""
 
 
 def specs(kafka: KafkaSettings, tasks: Iterable[str]) -> dict[str, TopicSpec]:
@@ -34,7 +42,7 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
 
     Raises:
         BrokerUnavailable: retryable; no broker answered.
-        KafkaError: the broker refused, with its own reason.
+        TopicsRefused: the broker refuses; says why and what to do.
     """
     wanted = specs(kafka, tasks)
     async with _admin(kafka) as admin:
@@ -42,15 +50,11 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
         missing = [spec for spec in wanted.values() if spec.name not in found]
         short = [spec for spec in wanted.values() if found.get(spec.name, spec.partitions) < spec.partitions]
         if missing:
-            response = await admin.create_topics(
-                [NewTopic(spec.name, spec.partitions, spec.replication_factor) for spec in missing]
-            )
-            _raise_refusals(response.topic_errors, tolerated=_TOPIC_ALREADY_EXISTS)
+            new = [NewTopic(spec.name, spec.partitions, spec.replication_factor) for spec in missing]
+            await _ask_controller(admin, kafka, missing[0].name, lambda: admin.create_topics(new))
         if short:
-            response = await admin.create_partitions(
-                {spec.name: NewPartitions(spec.partitions) for spec in short}
-            )
-            _raise_refusals(response.topic_errors)
+            more = {spec.name: NewPartitions(spec.partitions) for spec in short}
+            await _ask_controller(admin, kafka, short[0].name, lambda: admin.create_partitions(more))
     return sorted(spec.name for spec in missing + short)
 
 
@@ -60,9 +64,14 @@ async def check_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[Topic
     Raises:
         BrokerUnavailable: retryable; no broker answered.
     """
+    wanted = specs(kafka, tasks)
     async with _admin(kafka) as admin:
         found = await _partition_counts(admin)
-    return _compare(found, specs(kafka, tasks))
+        hidden = await _hidden(admin, [name for name in wanted if name not in found])
+    return [
+        TopicProblem.not_allowed(problem.topic, kafka.sasl_username) if problem.topic in hidden else problem
+        for problem in _compare(found, wanted)
+    ]
 
 
 def _compare(found: Mapping[str, int], wanted: Mapping[str, TopicSpec]) -> list[TopicProblem]:
@@ -106,11 +115,41 @@ async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
     return {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
 
 
-def _raise_refusals(topic_errors: Iterable[tuple[object, ...]], tolerated: int = 0) -> None:
-    refusals = [
-        f"{entry[0]}: error {entry[1]} {entry[2] or ''}"
-        for entry in topic_errors
-        if entry[1] not in (0, tolerated)
+async def _hidden(admin: AIOKafkaAdminClient, names: list[str]) -> set[str]:
+    """Return those of `names` that are not in the list of all topics as the right to describe them is missing."""
+    if not names:
+        return set()
+    client = admin._client
+    request = MetadataRequest(names, allow_auto_topic_creation=False)
+    answer = await client.send(client.get_random_node(), request)
+    if answer.API_VERSION < _SAYS_WHETHER_TO_CREATE:
+        return set()
+    return {name for code, name, *_ in answer.topics if code == TopicAuthorizationFailedError.errno}
+
+
+async def _ask_controller(
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, topic: str, ask: Callable[[], Awaitable[Any]]
+) -> None:
+    """Have topics changed, of which `topic` is the first.
+
+    Raises:
+        TopicsRefused: permanent until somebody mends it; the cluster does not, and why.
+    """
+    errors: Iterable[tuple[Any, ...]]
+    try:
+        if admin._client.cluster.controller is None:
+            raise NotControllerError
+        errors = (await ask()).topic_errors
+    except KafkaError as error:
+        errors = [(topic, NotControllerError.errno if is_passing(error) else error.errno, str(error))]
+    refused = [entry for entry in errors if entry[1] not in (0, TopicAlreadyExistsError.errno)]
+    if not refused:
+        return
+    try:
+        brokers = len((await admin.describe_cluster())["brokers"])
+    except KafkaError:
+        brokers = 0
+    lines = [
+        refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused
     ]
-    if refusals:
-        raise KafkaError(f"the broker refused: {'; '.join(refusals)}")
+    raise TopicsRefused("\n".join(dict.fromkeys(lines)))

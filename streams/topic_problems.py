@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streams.settings import KafkaSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,51 @@ class TopicProblem:
         return f"topic {self.topic} {self.problem}; {self.cure}"
 
 
+class TopicsRefused(Exception):
+    """Raised where the broker refuses to make or change topics; one line for each says why and what to do."""
+
+
 class TopicsNotReady(Exception):
     """Raised when a worker must not start because topics are missing or have the wrong shape."""
 
     def __init__(self, problems: list[TopicProblem]) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+_INVALID_TOPIC, _TOPIC_RIGHT, _CLUSTER_RIGHT = 17, 29, 31
+_INVALID_REPLICATION_FACTOR, _NOT_CONTROLLER, _TIMED_OUT = 38, 41, 7
+
+
+def refusal_of(kafka: KafkaSettings, topic: str, code: int, message: str, brokers: int) -> str:
+    """Return why the broker does not make or change `topic`, and what to do; `brokers` is how many there are.
+
+    `code` is one of Kafka's protocol.
+    """
+    user = f"user {kafka.sasl_username}" if kafka.sasl_username else "a client without a login"
+    if code == _INVALID_TOPIC and "collide" in message:
+        return (
+            f"topic {topic} cannot be made: {message}; to Kafka, names that differ in '.' and '_' alone are the same: "
+            "choose another kafka.topic_prefix or task name, or delete the other topic"
+        )
+    if code == _INVALID_TOPIC:
+        reason = message or "its name is not allowed"
+        return f"topic {topic} cannot be made: {reason}; choose another kafka.topic_prefix"
+    if code in (_TOPIC_RIGHT, _CLUSTER_RIGHT):
+        return (
+            f"{user} may not make or change topics like {topic}; grant Create and Alter on topics with the prefix "
+            f"{kafka.topic_prefix} (kafka-acls.sh --add --resource-pattern-type prefixed), or have an administrator "
+            "run inferstream topics create"
+        )
+    if code == _INVALID_REPLICATION_FACTOR:
+        there = f"there are {brokers} brokers" if brokers != 1 else "there is one broker"
+        return (
+            f"kafka.replication_factor={kafka.replication_factor} asks for more copies than brokers, and {there}; "
+            f"set it to {max(1, brokers)} or less, or start more brokers"
+        )
+    if code in (_NOT_CONTROLLER, _TIMED_OUT):
+        return (
+            f"topic {topic} cannot be made or changed now: the cluster has no controller, as when most of its nodes "
+            "are down; start them, then try again"
+        )
+    return f"the broker refuses topic {topic}: error {code} {message}".rstrip()

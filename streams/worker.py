@@ -167,6 +167,8 @@ async def _run(settings: Settings) -> int:
                 raise
             failure = await stopping.requested()
             if failure is not None:
+                while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+                    failure = failure.exceptions[0]  # whose message says more than that of its group
                 is_explained = isinstance(failure, GroupRefused)
                 log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
                 tell_left_out()

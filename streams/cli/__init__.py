@@ -173,15 +173,20 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
     from deploy.local import StackError
     from engines.configuration import ConfigurationError
     from handlers.errors import InferenceError
+    from streams.client_errors import ClientError
     from streams.kafka import BrokerUnavailable
-    from streams.topic_admin import TopicsNotReady
+    from streams.topic_problems import TopicsNotReady, TopicsRefused
 
     if isinstance(error, ConfigurationError):
         return list(error.problems), _EXIT_MISUSED
     if isinstance(error, InferenceError):
         return [error.message], _EXIT_FAILED
-    if isinstance(error, BrokerUnavailable | StackError | TopicsNotReady):
+    if isinstance(error, BrokerUnavailable | ClientError | StackError | TopicsNotReady | TopicsRefused):
         return str(error).splitlines(), _EXIT_FAILED
+    if type(error).__module__ == "aiokafka.errors":
+        return [f"the broker refuses: {error}"], _EXIT_FAILED
+    if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        return _explain(error.exceptions[0])
     return None
 
 

@@ -73,7 +73,7 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
     kafka = settings.kafka
     try:
         problems = asyncio.run(check_topics(kafka, tasks))
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, ConfigurationError) as error:  # the latter of a file that the settings name
         reason, _, cure = str(error).partition("; ")
         return [Finding("broker", "error", reason, cure)]
     findings = [Finding("broker", "ok", f"{kafka.bootstrap_servers} answers")]

@@ -126,5 +126,5 @@ def test_a_missing_module_of_no_extra_is_a_fault_of_ours(
 def test_a_broker_that_is_away_is_told_in_a_line(command_line: CommandLine) -> None:
     shown = command_line("topics", "check", "--set", "kafka.bootstrap_servers=127.0.0.1:1")
     assert shown.exit_code == 1
-    assert "✗ no broker answers at kafka.bootstrap_servers='127.0.0.1:1'" in shown.stderr
+    assert "✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1: nothing listens there" in shown.stderr
     assert "Traceback" not in shown.output

@@ -1,0 +1,206 @@
+"""Finds out why no broker can be talked to, and says it in a sentence with the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.admin import SaslHandShakeRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+if TYPE_CHECKING:
+    from streams.settings import KafkaSettings
+
+_PATIENCE_S = 3.0
+_ILLEGAL_SASL_STATE = 34
+_MOST_SERVERS = 3
+_NO_ANSWER = (KafkaError, OSError, TimeoutError, EOFError, AssertionError)
+
+_CERTIFICATE_WRONG = (
+    ("hostname mismatch", "is not made out for that name; name the broker as its certificate does"),
+    ("ip address mismatch", "is not made out for that address; name the broker as its certificate does"),
+    ("expired", "has expired; renew it on the broker"),
+    ("not yet valid", "is not valid yet; look at the clocks"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """What a broker's port speaks."""
+
+    is_tls: bool
+    mechanisms: tuple[str, ...] | None
+    """How clients may log in; None where they do not, or it is not known."""
+
+    @property
+    def protocol(self) -> str:
+        """As kafka.security_protocol names it."""
+        return ("SASL_" if self.mechanisms is not None else "") + ("SSL" if self.is_tls else "PLAINTEXT")
+
+
+async def why_no_broker_answers(kafka: KafkaSettings, options: dict[str, Any]) -> str | None:
+    """Return what stands between this client and the brokers, None where nothing does; takes some seconds at most.
+
+    `options` are those of every aiokafka client.
+    """
+    servers = [server.rpartition(":") for server in kafka.bootstrap_servers.split(",")[:_MOST_SERVERS]]
+    looks = [_look(kafka, host, int(port), options) for host, _, port in servers]
+    found = await asyncio.gather(*looks)
+    if None in found:
+        return None
+    reasons = [reason for reason in found if reason is not None]
+    # A server that says why it refuses tells more than others that are not there.
+    return min(reasons, key=lambda reason: "nothing listens" in reason)
+
+
+async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, Any]) -> str | None:
+    where = f"{host}:{port}"
+    try:
+        connection = await _connect(host, port, options)
+    except socket.gaierror:
+        return f"{host} in kafka.bootstrap_servers is a name that has no address; correct it"
+    except ConnectionRefusedError:
+        return (
+            f"no broker answers at kafka.bootstrap_servers={kafka.bootstrap_servers}: nothing listens there; "
+            "start one with `inferstream up`, or correct the setting"
+        )
+    except ssl.SSLCertVerificationError as error:
+        return _certificate(kafka, where, error)
+    except UnsupportedSaslMechanismError:
+        listener = await _listener(host, port)
+        offered = ", ".join((listener and listener.mechanisms) or ()) or "others"
+        return (
+            f"the broker at {where} does not take kafka.sasl_mechanism={kafka.sasl_mechanism}; it takes {offered}: "
+            "set it to one of these"
+        )
+    except (SaslAuthenticationFailed, AuthenticationFailedError):
+        return (
+            f"the broker at {where} refuses user {kafka.sasl_username}: the name or the password is wrong; correct "
+            "kafka.sasl_username and kafka.sasl_password"
+        )
+    except _NO_ANSWER as error:
+        return await _other_protocol(kafka, host, port, error)
+    try:
+        metadata = await asyncio.wait_for(connection.send(MetadataRequest([])), _PATIENCE_S)
+    except _NO_ANSWER as error:
+        return await _other_protocol(kafka, host, port, error)
+    finally:
+        await _close(connection)
+    return await _advertised(where, metadata, options)
+
+
+async def _advertised(where: str, metadata: Any, options: dict[str, Any]) -> str | None:
+    """Return what is wrong with the addresses that a broker gives for all; None where one can be reached."""
+    reason = f"the broker at {where} knows of no broker that is up; look at the brokers' own logs"
+    for _, host, port, *_ in metadata.brokers:
+        try:
+            await _close(await _connect(host, port, options))
+            return None
+        except _NO_ANSWER as error:
+            reason = (
+                f"the broker at {where} answers, and the address it gives for itself, {host}:{port}, cannot be "
+                f"reached from here ({_named(error)}); correct advertised.listeners of the brokers"
+            )
+    return reason
+
+
+async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: BaseException) -> str:
+    """Return why a port that listens does not answer as it should."""
+    where, asked = f"{host}:{port}", kafka.security_protocol
+    listener = await _listener(host, port)
+    if listener is None:
+        return (
+            f"{where} takes connections and does not answer as a Kafka broker ({_named(error)}); is it frozen or still "
+            "starting, or is that the port of something else? Correct kafka.bootstrap_servers"
+        )
+    if listener.protocol != asked:
+        login = (
+            f", kafka.sasl_mechanism to one of {', '.join(listener.mechanisms)}, and user and password"
+            if listener.mechanisms and not asked.startswith("SASL")
+            else ""
+        )
+        return (
+            f"the broker at {where} speaks {listener.protocol} and kafka.security_protocol={asked}; set it to "
+            f"{listener.protocol}{login}"
+        )
+    if listener.is_tls and kafka.ssl_certfile is None:
+        return (
+            f"the broker at {where} ends the connection after the TLS handshake ({_named(error)}), as one does that "
+            "wants a certificate of its clients; set kafka.ssl_certfile and kafka.ssl_keyfile"
+        )
+    return f"the broker at {where} ends the connection ({_named(error)}); look at its own log, which says why"
+
+
+async def _listener(host: str, port: int) -> _Listener | None:
+    """Return what the port speaks, None where that is nothing of Kafka's."""
+    for is_tls in (True, False):
+        context: ssl.SSLContext | None = None
+        if is_tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    _, writer = await asyncio.open_connection(host, port, ssl=context)
+            except (OSError, TimeoutError):
+                continue
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), _PATIENCE_S)
+        plain = {"security_protocol": "SSL" if is_tls else "PLAINTEXT", "ssl_context": context}
+        try:
+            connection = await _connect(host, port, plain)
+        except _NO_ANSWER:
+            if is_tls:
+                return _Listener(True, None)
+            continue
+        try:
+            request = SaslHandShakeRequest("PLAIN")
+            answer = await asyncio.wait_for(connection.send(request), _PATIENCE_S)
+        except _NO_ANSWER:
+            return _Listener(is_tls, None)
+        finally:
+            await _close(connection)
+        if answer.error_code == _ILLEGAL_SASL_STATE:
+            return _Listener(is_tls, None)
+        return _Listener(is_tls, tuple(answer.enabled_mechanisms))
+    return None
+
+
+async def _connect(host: str, port: int, options: dict[str, Any]) -> AIOKafkaConnection:
+    known = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    async with asyncio.timeout(_PATIENCE_S):
+        return await create_conn(host, port, request_timeout_ms=int(_PATIENCE_S * 1000), **known)
+
+
+async def _close(connection: AIOKafkaConnection) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(connection.close()), _PATIENCE_S)
+
+
+def _certificate(kafka: KafkaSettings, where: str, error: ssl.SSLCertVerificationError) -> str:
+    text = error.verify_message or str(error)
+    for part, meaning in _CERTIFICATE_WRONG:
+        if part in text.lower():
+            return f"the certificate of the broker at {where} {meaning} ({text})"
+    trusted = f"kafka.ssl_cafile={kafka.ssl_cafile}" if kafka.ssl_cafile else "the system's certificates"
+    return (
+        f"the certificate of the broker at {where} is signed by nobody in {trusted} ({text}); set kafka.ssl_cafile to "
+        "the certificate of the authority that signed it"
+    )
+
+
+def _named(error: BaseException) -> str:
+    text = str(error).removeprefix(f"{type(error).__name__}: ")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
