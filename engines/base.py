@@ -65,6 +65,9 @@ class BaseEngine(ABC):
     needs_files: ClassVar[bool] = True
     """Whether the registry must bring the model's files to this machine before `load_model`."""
 
+    loads_by_task: ClassVar[bool] = True
+    """Whether what `load_model` gives depends on the task. Where not, it is loaded once for all tasks of a model."""
+
     settings_class: ClassVar[type[BaseModel] | None] = None
     """A pydantic model of what can be set for this engine, in section `engines` of the settings under its name.
     One of them, checked, is the `config` that `__init__` gets; without a class there is nothing to set."""
@@ -184,6 +187,11 @@ class BaseEngine(ABC):
         """Return what is equal for loaded models that are the same bytes in memory, as of one version loaded for
         two tasks: `model_bytes` of theirs count once. None where they are its own."""
         return None
+
+    def is_shared(self, model: Any) -> bool:
+        """Return whether another loaded model is the same bytes in memory, so that neither the load nor the unload of
+        this one changes what is there."""
+        return False
 
     def model_device(self, model: Any) -> str:
         """Return where those bytes are: `cuda:N`, or anything else for what is in RAM."""

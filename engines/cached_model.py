@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -19,6 +19,8 @@ class Loaded:
     """Where its weights lie; `cuda:0` and the like count against the budget of that GPU, all else as RAM."""
     shared: Hashable | None = None
     """Equal for models that are the same bytes in memory; None where it shares them with none."""
+    is_elsewhere: bool = False
+    """Whether a server of its own holds it: it takes no place here."""
 
 
 class State(Enum):
@@ -59,6 +61,19 @@ class Entry:
         """Whether it is in memory and nobody uses or holds it."""
         return self.state is State.READY and self.leases == 0
 
+    def described(self, now: float) -> dict[str, Any]:
+        """Return what `ModelCache.entries` tells of it."""
+        return {
+            "key": self.key,
+            "memory": id(self) if self.shared is None else self.shared,
+            "bytes": self.bytes,
+            "device": self.device,
+            "age_s": now - self.loaded_at,
+            "idle_s": 0.0 if self.leases else now - self.used_at,
+            "hits": self.hits,
+            "leases": self.leases,
+        }
+
     @property
     def memory(self) -> Hashable:
         """Equal for entries whose `bytes` are the same ones."""
@@ -90,3 +105,20 @@ class Lease:
         except RuntimeError:
             return
         self._release()
+
+
+def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for each model of `ModelCache.entries()`; those that are the same bytes in memory are one."""
+    rows: dict[Hashable, dict[str, Any]] = {}
+    for entry in sorted(entries, key=lambda one: -one["age_s"]):
+        key, numbers = entry["key"], {name: entry[name] for name in entry if name not in ("key", "memory")}
+        row = rows.get(entry["memory"])
+        if row is None:
+            names = {"engine": key.engine, "task": key.task, "tasks": [key.task]}
+            rows[entry["memory"]] = {**names, "model_name": key.name, "version": key.version, **numbers}
+            continue
+        row["tasks"].append(key.task)
+        row["idle_s"] = min(row["idle_s"], numbers["idle_s"])
+        row["hits"] += numbers["hits"]
+        row["leases"] += numbers["leases"]
+    return sorted(rows.values(), key=lambda row: -row["idle_s"])

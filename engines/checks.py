@@ -68,13 +68,15 @@ def check_engine(runner: BaseEngine, engine: str, task: str) -> None:
         raise InvalidRequest(f"engine {engine} does not run task {task}; it runs {runs}")
 
 
-def check_tags(model: ResolvedModel, *, task: str, engine: str) -> None:
+def check_tags(model: ResolvedModel, *, task: str | None, engine: str) -> None:
     """Check that the model's tags do not contradict the request; a tag that is not there contradicts nothing.
+
+    None as task stands for any.
 
     Raises:
         ModelMismatch: permanent; says which tag, what it says and what the request said.
     """
-    if model.tasks and task not in model.tasks:
+    if task is not None and model.tasks and task not in model.tasks:
         raise _mismatch(model, "task", model.tasks, task)
     if (its := model.engine) and engine != its:
         raise _mismatch(model, "engine", (its,), engine)

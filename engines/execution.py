@@ -58,7 +58,7 @@ class Execution:
         loading = self._loading(first)
         started = time.perf_counter()
         try:
-            with self._cache.lease(first.lane_key, loading.load, loading.unload) as model:
+            with self._cache.lease(loading.key, loading.load, loading.unload) as model:
                 running = time.perf_counter()
                 try:
                     outcomes = self._run(model, batch)
@@ -87,7 +87,7 @@ class Execution:
         loading = self._loading(prepared)
         lease: Lease | None = None
         try:
-            lease = self._cache.share(prepared.lane_key, loading.load, loading.unload)
+            lease = self._cache.share(loading.key, loading.load, loading.unload)
             running = time.perf_counter()
             prepared.waited(running - started)
             raw = prepared.runner.submit(
@@ -112,7 +112,7 @@ class Execution:
 
     def is_loaded(self, prepared: Prepared) -> bool:
         """Return whether the model of `prepared` is in memory, so that it can run without a load."""
-        return self._cache.is_loaded(prepared.lane_key)
+        return self._cache.is_loaded(self._loading(prepared).key)
 
     def _run(self, model: Any, batch: Sequence[Prepared]) -> list[Outcome]:
         """Run a batch; where the engine raises, rather than tell which request failed, find that out."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from engines.admission import Admission, Handlers
+from engines.cached_model import cached_models
 from engines.checks import check_engine
 from engines.direct_call import DirectCall
 from engines.execution import Execution
@@ -15,6 +16,7 @@ from engines.hub_files import WantedFiles
 from engines.media_values import FetchMedia, MediaValues
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import Lease, ModelCache
+from engines.model_key import ANY_TASK
 from engines.model_loading import ModelListener
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
@@ -184,30 +186,25 @@ class InferenceManager:
             "cache_hit_rate": hits / (hits + misses) if hits + misses else 0.0,
             "cache_hits": hits,
             "cache_misses": misses,
-            "cached_models": len(self.cache.entries()),
+            "cached_models": len(self.get_cached_models()),
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
-        """Return the models in memory: engine, task, model_name, version, device, bytes, hits, leases, and in
-        seconds age_s since the load and idle_s since the last use."""
-        return [
-            {
-                "engine": key.engine,
-                "task": key.task,
-                "model_name": key.name,
-                "version": key.version,
-                **about,
-            }
-            for key, about in ((entry.pop("key"), entry) for entry in self.cache.entries())
-        ]
+        """Return the models in memory: engine, task (that it was loaded for first; "*" for any), tasks, model_name,
+        version, device, bytes, hits, leases, and in seconds age_s since the load and idle_s since the last use."""
+        return cached_models(self.cache.entries())
 
-    def clear_cache(self) -> dict[str, Any]:
-        """Unload every model that nobody uses: {"cleared": how many, "in_use": [those that stay]}."""
-        cleared = self.cache.clear()
-        in_use = [
-            f"{row['model_name']}/{row['version']}" for row in self.get_cached_models() if row["leases"]
-        ]
-        return {"cleared": cleared, "in_use": in_use}
+    def clear_cache(self, *, include_warm: bool = False) -> dict[str, Any]:
+        """Unload every model that nobody uses, and those of `worker.warm` only where `include_warm` says so:
+        {"cleared": how many, "in_use": [those that stay so], "kept": [those that stay as they are warm]}."""
+        warm = set[VersionId]() if include_warm else self._swaps.warm_versions()
+        cleared = self.cache.clear(keep=lambda key: key.model in warm)
+        left = [(f"{row['model_name']}/{row['version']}", row["leases"]) for row in self.get_cached_models()]
+        return {
+            "cleared": cleared,
+            "in_use": [name for name, leases in left if leases],
+            "kept": [name for name, leases in left if not leases],
+        }
 
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""
@@ -218,5 +215,6 @@ class InferenceManager:
 
     def _load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
         runner = self.engines.get(engine)
-        check_engine(runner, engine, task)
+        if task != ANY_TASK:
+            check_engine(runner, engine, task)
         return self._execution.load(task, engine, model, runner)

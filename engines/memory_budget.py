@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +17,26 @@ log = structlog.get_logger(__name__)
 
 GPU_SHARE = 0.9
 """The share of a GPU's memory that models may take where no setting says otherwise; the rest is for running."""
+
+
+RAM_SHARE = 0.5
+"""The same of the machine's memory, of which requests, their media and everything else take the rest."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def ram_bytes(cgroups: Path = _CGROUPS) -> int:
+    """Return the memory that this process may use: the machine's, or what its container is bound to.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max); v1 has memory.limit_in_bytes
+    """
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in (cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"):
+        try:
+            found.append(int(limit.read_text()))
+        except (OSError, ValueError):  # no such file, or the word max
+            continue
+    return min(found)
 
 
 def gpu_bytes(device: str) -> int:
@@ -28,9 +50,12 @@ class MemoryBudget:
     """The most bytes of models on each device; asks a GPU for its size when a model first lies there."""
 
     def __init__(
-        self, max_bytes: int, max_gpu_bytes: int | None = None, size_of: Callable[[str], int] = gpu_bytes
+        self,
+        max_bytes: int | None,
+        max_gpu_bytes: int | None = None,
+        size_of: Callable[[str], int] = gpu_bytes,
     ) -> None:
-        self._max_bytes = max_bytes
+        self._max_bytes = int(ram_bytes() * RAM_SHARE) if max_bytes is None else max_bytes
         self._max_gpu_bytes = max_gpu_bytes
         self._size_of = size_of
         self._limits: dict[str, int] = {}
@@ -66,22 +91,27 @@ class MemoryBudget:
                 f"models together: raise cache.{setting} if there is as much memory, or name a smaller model"
             )
 
-    def excess(self, entries: Collection[Entry], max_models: int) -> tuple[list[Entry], bool]:
+    def excess(self, entries: Collection[Entry], max_models: int | None) -> tuple[list[Entry], bool]:
         """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
-        and whether they are exceeded without them as well."""
-        counted = [entry for entry in entries if entry.counts]
-        count, size = len(counted), self.taken(counted)
-        sharers = Counter(entry.memory for entry in counted)
+        and whether they are exceeded without them as well.
+
+        Those that are the same bytes in memory are one model: it goes, as a whole, by whoever used it last.
+        """
+        most = sys.maxsize if max_models is None else max_models
+        models: dict[Hashable, list[Entry]] = {}
+        for entry in entries:
+            if entry.counts:
+                models[entry.memory] = [*models.pop(entry.memory, ()), entry]
+        count, size = len(models), self.taken([entry for sharers in models.values() for entry in sharers])
         excess: list[Entry] = []
-        for entry in counted:
-            place = self.place(entry.device)
-            if (count > max_models or size[place] > self.limit(place)) and entry.is_idle:
-                excess.append(entry)
+        for sharers in models.values():
+            place = self.place(sharers[-1].device)
+            is_too_much = count > most or size[place] > self.limit(place)
+            if is_too_much and all(entry.is_idle for entry in sharers):
+                excess += sharers
                 count -= 1
-                sharers[entry.memory] -= 1
-                if not sharers[entry.memory]:
-                    size[place] -= entry.bytes
-        is_exceeded = count > max_models or any(taken > self.limit(place) for place, taken in size.items())
+                size[place] -= sharers[-1].bytes
+        is_exceeded = count > most or any(taken > self.limit(place) for place, taken in size.items())
         return excess, is_exceeded
 
     def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:

@@ -30,7 +30,7 @@ Unload = Callable[[Any], None]
 
 
 class ModelCache:
-    """Holds loaded models within a budget of count, and of bytes for each device.
+    """Holds loaded models within a budget of bytes for each device, and of count where there is one.
 
     Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load
     delays only those who asked for that model. A load that takes no memory yet, as its files are still on their
@@ -40,7 +40,7 @@ class ModelCache:
     """
 
     def __init__(
-        self, max_models: int, budget: MemoryBudget, *, clock: Callable[[], float] = time.monotonic
+        self, max_models: int | None, budget: MemoryBudget, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.max_models = max_models
         self._budget = budget
@@ -138,34 +138,24 @@ class ModelCache:
             entry = self._entries.get(key)
             return entry is not None and entry.state is State.READY
 
-    def clear(self) -> int:
-        """Unload every model that nobody uses and return how many; those in use stay and are logged."""
+    def clear(self, *, keep: Callable[[Any], bool] = lambda key: False) -> int:
+        """Unload every model that nobody uses, but those whose key is to `keep`, and return how many; those in use stay
+        and are logged."""
         with self._changed:
-            victims = [entry for entry in self._entries.values() if entry.is_idle]
+            victims = [entry for entry in self._entries.values() if entry.is_idle and not keep(entry.key)]
             in_use = [str(entry.key) for entry in self._entries.values() if entry.leases]
             self._mark_leaving(victims)
         self._unload(victims)
         if in_use:
             log.info("models_in_use_were_not_cleared", keys=in_use)
-        return len(victims)
+        return len({entry.memory for entry in victims})
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the loaded models, least recently used first: key, bytes, device, age_s, idle_s, hits, leases."""
+        """Return the loaded models, least recently used first: key, memory (equal where several are the same bytes in
+        memory), bytes, device, age_s, idle_s, hits, leases."""
         with self._changed:
             now = self._clock()
-            return [
-                {
-                    "key": entry.key,
-                    "bytes": entry.bytes,
-                    "device": entry.device,
-                    "age_s": now - entry.loaded_at,
-                    "idle_s": 0.0 if entry.leases else now - entry.used_at,
-                    "hits": entry.hits,
-                    "leases": entry.leases,
-                }
-                for entry in self._entries.values()
-                if entry.state is State.READY
-            ]
+            return [entry.described(now) for entry in self._ready()]
 
     @property
     def hits(self) -> int:
@@ -183,7 +173,7 @@ class ModelCache:
     def bytes(self) -> int:
         """Bytes of all models in memory, with those being unloaded, and being loaded where their size is known."""
         with self._changed:
-            return self._total_bytes()
+            return sum(self._budget.taken(self._entries.values()).values())
 
     def _enter(self, key: Hashable, load: Load, unload: Unload) -> Entry:
         """Return the entry of `key` with a lease counted on it and its model loaded."""
@@ -236,9 +226,11 @@ class ModelCache:
             raise
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
+            if loaded.shared is not None and any(one.shared == loaded.shared for one in self._ready()):
+                self._misses, self._hits = self._misses - 1, self._hits + 1  # another had loaded it
             entry.shared = loaded.shared
             entry.loaded_at = entry.used_at = self._clock()
-            entry.state, entry.takes_memory = State.READY, True
+            entry.state, entry.takes_memory = State.READY, not loaded.is_elsewhere
             self._may_exceed = True
         entry.settled.set()
         self._shrink()
@@ -277,6 +269,9 @@ class ModelCache:
                     or not self._budget.is_full(device, self._entries.values())
                 )
             )
+
+    def _ready(self) -> list[Entry]:
+        return [entry for entry in self._entries.values() if entry.state is State.READY]
 
     def _beside(self, entry: Entry) -> list[Entry]:
         return self._budget.beside(entry, self._entries.values())
@@ -348,6 +343,3 @@ class ModelCache:
     def _mark_leaving(self, victims: list[Entry]) -> None:
         for entry in victims:
             entry.state = State.LEAVING
-
-    def _total_bytes(self) -> int:
-        return sum(self._budget.taken(self._entries.values()).values())

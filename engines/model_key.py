@@ -11,8 +11,12 @@ Use = tuple[str, str]
 """What a model is loaded for: engine and task."""
 
 
+ANY_TASK = "*"
+"""In place of the task, where an engine's load does not depend on it."""
+
+
 class ModelKey(NamedTuple):
-    """The name of one loaded model in the cache, and of the lane in which its requests run.
+    """The name of one loaded model in the cache, and of the lane in which requests for one of its tasks run.
 
     Shown as `engine/task/name/version`.
     """

@@ -12,7 +12,7 @@ import structlog
 from engines.base import BaseEngine
 from engines.cached_model import Loaded
 from engines.model_cache import MakeRoom
-from engines.model_key import ModelKey, key_of
+from engines.model_key import ANY_TASK, ModelKey, key_of
 from engines.models import ModelManager
 from engines.resolved_model import ResolvedModel
 from handlers.errors import InferenceError, ModelLoadFailed
@@ -23,9 +23,10 @@ log = structlog.get_logger(__name__)
 ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
 """Called with what happened, the model, and details among which are always `engine` and `task`.
 
-`model_loaded` and `model_evicted` come with {seconds, bytes}; `model_swapped`, about the new version, with
-{name, previous_version, seconds}; `model_swap_failed`, about the version that did not load, with {name,
-current_version, error_code, error, retry_in_s}. `name` is the model_name that requests give.
+`model_loaded` and `model_evicted` come with {seconds, bytes}, once for weights that several tasks share;
+`model_swapped`, about the new version, with {name, previous_version, seconds}; `model_swap_failed`, about the version
+that did not load, with {name, current_version, error_code, error, retry_in_s}. `name` is the model_name that requests
+give.
 """
 
 
@@ -60,7 +61,7 @@ class ModelLoading:
     @property
     def key(self) -> ModelKey:
         """What the cache knows the model by."""
-        return key_of(self.engine, self.task, self.model.id)
+        return key_of(self.engine, self.task if self.runner.loads_by_task else ANY_TASK, self.model.id)
 
     def load(self, make_room: MakeRoom) -> Loaded:
         """Return the loaded model; its files count as in use from now until `unload`.
@@ -94,25 +95,32 @@ class ModelLoading:
             raise ModelLoadFailed(
                 f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error
-        self._tell("model_loaded", time.perf_counter() - started, loaded.bytes)
+        if not self.runner.is_shared(loaded.model):
+            self._tell("model_loaded", time.perf_counter() - started, loaded.bytes)
         return loaded
 
     def unload(self, loaded: Any) -> None:
         """Free the model's memory; its files are no longer in use."""
         started = time.perf_counter()
         try:
-            size = self._bytes_of(loaded)
+            size, is_shared = self._bytes_of(loaded), self.runner.is_shared(loaded)
             self.runner.unload_model(loaded)
         finally:
             self._release_files()
-        self._tell("model_evicted", time.perf_counter() - started, size)
+        if not is_shared:
+            self._tell("model_evicted", time.perf_counter() - started, size)
 
     def _measured(self, model: Any) -> Loaded:
         """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""
         runner = self.runner
         try:
+            size = runner.model_bytes(model)
             return Loaded(
-                model, runner.model_bytes(model), runner.model_device(model), runner.shared_memory(model)
+                model,
+                size,
+                runner.model_device(model),
+                runner.shared_memory(model),
+                is_elsewhere=not runner.needs_files and size == 0,
             )
         except BaseException:
             runner.unload_model(model)

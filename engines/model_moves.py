@@ -12,7 +12,7 @@ from engines.cached_model import Lease
 from engines.checks import check_tags
 from engines.departures import keys_of
 from engines.model_cache import ModelCache
-from engines.model_key import Use
+from engines.model_key import ANY_TASK, Use
 from engines.model_loading import ModelListener, tell
 from engines.model_service import Service
 from engines.resolved_model import ResolvedModel, VersionId
@@ -195,7 +195,7 @@ class ModelMoves:
 def _is_meant_for(model: ResolvedModel, use: Use) -> bool:
     engine, task = use
     try:
-        check_tags(model, engine=engine, task=task)
+        check_tags(model, engine=engine, task=None if task == ANY_TASK else task)
     except ModelMismatch:
         return False
     return True

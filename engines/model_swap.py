@@ -102,6 +102,11 @@ class ModelSwaps:
                 service.is_warm = True
             return InService(service.current, self._departures.claim(service.current.id))
 
+    def warm_versions(self) -> set[VersionId]:
+        """Return the versions that stay in memory without requests."""
+        with self._lock:
+            return {service.current.id for service in self._services.values() if service.is_warm}
+
     def tend(self) -> float:
         """Look up the names in memory, let go of what nobody needs; return the seconds until the next time.
 

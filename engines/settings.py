@@ -64,11 +64,17 @@ class MlflowSettings(Section):
 class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
-    max_models: int = Field(default=4, gt=0, description="Most models in memory at once.")
-    max_bytes: int = Field(
-        default=8 * 1024**3,
+    max_models: int | None = Field(
+        default=None,
         gt=0,
-        description="Most bytes of models in RAM; a model that alone takes more is refused.",
+        description="Most models in memory at once; default: as many as the bytes allow. What a server holds, as "
+        "Ollama does, and further tasks of a model do not count.",
+    )
+    max_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="Most bytes of models in RAM; a model that alone takes more is refused. Default: half of the "
+        "memory that the process may use.",
     )
     max_gpu_bytes: int | None = Field(
         default=None,

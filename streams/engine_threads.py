@@ -9,17 +9,20 @@ from typing import Self
 
 from engines.prepared import Prepared
 
+_MODELS = 16
+"""Models that are loaded, and half of those that run, at once where no setting bounds their number."""
+
 
 class EngineThreads:
     """Gives each engine threads for models in memory, and others for those that have to be loaded.
 
-    So engines never wait for each other, nor a model in memory for the loads of others. At most `max_models`
-    and two models of one engine are loaded at once, for a model in use may take memory beyond the budget. More
-    would wait for a thread. Lives on one event loop; threads are made where none is idle.
+    So engines never wait for each other, nor a model in memory for the loads of others. At most `max_models` (16
+    where None) and two models of one engine are loaded at once, for a model in use may take memory beyond the budget.
+    More would wait for a thread. Lives on one event loop; threads are made where none is idle.
     """
 
-    def __init__(self, max_models: int, is_loaded: Callable[[Prepared], bool]) -> None:
-        self._loads_at_once = max_models + 2
+    def __init__(self, max_models: int | None, is_loaded: Callable[[Prepared], bool]) -> None:
+        self._loads_at_once = (max_models or _MODELS) + 2
         self._is_loaded = is_loaded
         self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
 

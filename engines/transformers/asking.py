@@ -31,7 +31,7 @@ class AskingRunner(TaskRunner):
     @classmethod
     def load(cls, folder: ModelFolder) -> AskingRunner:
         """Return the runner over the image-text-to-text model in `folder`, which other tasks may ask already."""
-        asked, let_go = folder.vlms.take(folder.path, lambda: VisionLanguageRunner.load(folder))
+        asked, let_go = folder.shared.take(folder.path, lambda: VisionLanguageRunner.load(folder))
         try:
             return cls(asked, let_go)
         except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,10 +29,14 @@ class Parts:
     reader: PageReader | None = None
     finder: AnswerFinder | None = None
     asked: AskingRunner | None = None
+    let_go: Callable[[], None] = lambda: None
+    """Says that the page reader is not used any more by this task."""
 
     @property
     def models(self) -> Any:
         """All models as one, so that they are counted and freed together."""
+        if self.reader is not None and self.finder is None and self.asked is None:
+            return self.reader.models
         models = nn.ModuleDict()
         if self.reader is not None:
             models["reader"] = self.reader.models
@@ -76,12 +80,23 @@ class DocumentAnalysisRunner(TaskRunner):
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
         (`detection/` and `recognition/`), or of both in one folder."""
         kind = cls.kind_of(folder)
-        reader = PageReader.load(folder) if has_page_reader(folder.path) else None
+        if not has_page_reader(folder.path):
+            return cls(folder.name, cls._with_answers(Parts(), kind, folder))
+        reader, let_go = PageReader.take(folder)
+        try:
+            return cls(folder.name, cls._with_answers(Parts(reader, let_go=let_go), kind, folder))
+        except BaseException:
+            let_go()
+            raise
+
+    @staticmethod
+    def _with_answers(parts: Parts, kind: str | None, folder: ModelFolder) -> Parts:
+        """Return `parts` and what answers questions, where there is such a model."""
         if kind == _FINDER:
-            return cls(folder.name, Parts(reader, finder=AnswerFinder.load(folder)))
+            return dataclasses.replace(parts, finder=AnswerFinder.load(folder))
         if kind == _WRITER:
-            return cls(folder.name, Parts(reader, asked=AskingRunner.load(folder)))
-        return cls(folder.name, Parts(reader))
+            return dataclasses.replace(parts, asked=AskingRunner.load(folder))
+        return parts
 
     def configure(self, settings: TransformersSettings) -> None:
         """Let the model that is asked, where there is one, run by these settings."""
@@ -89,7 +104,8 @@ class DocumentAnalysisRunner(TaskRunner):
             self.parts.asked.configure(settings)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask and read no more."""
+        self.parts.let_go()
         if self.parts.asked is not None:
             self.parts.asked.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -28,7 +29,7 @@ from engines.transformers.device import (
 )
 from engines.transformers.process_state import loading
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
-from engines.transformers.shared_vlms import SharedVlms
+from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 from handlers.signals import is_of_a_signal
 
@@ -56,7 +57,9 @@ class TransformersEngine(BaseEngine):
         super().__init__(config or TransformersSettings())
         self._prepare_lock = threading.Lock()
         self._prepared = False
-        self._vlms = SharedVlms()
+        self._shared = SharedModels()
+        self._users = Counter[Hashable]()
+        """Runners in memory, by their weights."""
 
     def load_model(self, name: str, **kw: Any) -> TaskRunner:
         """Return the runner of the model in folder `path` for `task`.
@@ -69,6 +72,7 @@ class TransformersEngine(BaseEngine):
         try:
             runner = kind.load(folder)
             runner.configure(self.config)
+            self._count(runner, 1)
             return runner
         except InferenceError:
             raise
@@ -145,6 +149,7 @@ class TransformersEngine(BaseEngine):
         """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""
         if not hasattr(model, "model"):
             return False
+        self._count(model, -1)
         try:
             model.close()
         finally:
@@ -178,7 +183,7 @@ class TransformersEngine(BaseEngine):
             raise
         except BaseException as error:
             raise _did_not_load(name, error) from error
-        if self._vlms.holds(folder.path):
+        if self._shared.holds(folder.path):
             return 0, str(folder.device)
         size = bytes_in_memory(folder.path, folder.dtype.itemsize)
         return None if size is None else (size, str(folder.device))
@@ -191,6 +196,15 @@ class TransformersEngine(BaseEngine):
     def shared_memory(self, model: TaskRunner) -> Hashable:
         """Return what tells the weights in memory: tasks that ask one vision-language model share its."""
         return model.weights
+
+    def is_shared(self, model: TaskRunner) -> bool:
+        """Return whether another task has the same weights."""
+        return self._users[model.weights] > 1
+
+    def _count(self, runner: TaskRunner, change: int) -> None:
+        with self._prepare_lock:
+            self._users[runner.weights] += change
+            self._users += Counter()  # without those that are zero
 
     def model_device(self, model: TaskRunner) -> str:
         """Return the device of the model's weights."""
@@ -230,7 +244,7 @@ class TransformersEngine(BaseEngine):
             dtype=choose_dtype(self.config, device),
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
-            vlms=self._vlms,
+            shared=self._shared,
         )
         return kind, folder
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engines.transformers.process_state import loading
-from engines.transformers.shared_vlms import SharedVlms
+from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class ModelFolder:
     dtype: torch.dtype
     trust_remote_code: bool = False
     allow_pickle: bool = False
-    vlms: SharedVlms = field(default_factory=SharedVlms)
-    """The vision-language models that other tasks ask already."""
+    shared: SharedModels = field(default_factory=SharedModels)
+    """The models that other tasks use already."""
 
     def auto_class(self, *candidates: str, purpose: str) -> str:
         """Return the first of the Auto classes `candidates` that loads this model; its weights are not read.

@@ -33,7 +33,7 @@ class OcrRunner(TaskRunner):
         or an image-text-to-text model, which is asked."""
         auto_class = cls.kind_of(folder)
         if auto_class is None:
-            return ReadingRunner.of_pages(folder.name, PageReader.load(folder))
+            return ReadingRunner.of_pages(folder.name, *PageReader.take(folder))
         if auto_class == "AutoModelForTextRecognition":
             return ReadingRunner.of_lines(folder.name, recognizer_of(folder))
         from engines.transformers.ocr_generation import ImageToTextRunner, TranscriptionRunner
@@ -47,9 +47,17 @@ class OcrRunner(TaskRunner):
 class ReadingRunner(TaskRunner):
     """Reads pictures without generating: no option applies, and a page's text has no limit."""
 
-    def __init__(self, name: str, models: Any, read: Callable[[Image.Image], PageText]) -> None:
+    def __init__(
+        self,
+        name: str,
+        models: Any,
+        read: Callable[[Image.Image], PageText],
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`let_go` says that the models are not used any more by this task."""
         super().__init__(name, models)
         self._read = read
+        self._let_go = let_go
 
     @classmethod
     def load(cls, folder: ModelFolder) -> TaskRunner:
@@ -57,9 +65,9 @@ class ReadingRunner(TaskRunner):
         return OcrRunner.load(folder)
 
     @classmethod
-    def of_pages(cls, name: str, reader: PageReader) -> ReadingRunner:
+    def of_pages(cls, name: str, reader: PageReader, let_go: Callable[[], None]) -> ReadingRunner:
         """Return the runner that finds the lines of a page and reads them."""
-        return cls(name, reader.models, reader.read)
+        return cls(name, reader.models, reader.read, let_go)
 
     @classmethod
     def of_lines(cls, name: str, recognizer: TextRecognizer) -> ReadingRunner:
@@ -72,6 +80,10 @@ class ReadingRunner(TaskRunner):
             return PageText(line.text, found)
 
         return cls(name, recognizer.model, read)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._let_go()
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, lines [{text, box, score}], width and height for each input."""

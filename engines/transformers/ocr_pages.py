@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from engines.transformers.loading import ModelFolder
 from engines.transformers.reading_order import reading_order, text_of
+from engines.transformers.shared_vlms import PAGES
 from engines.transformers.text_detection import TextDetector, TextRegion
 from engines.transformers.text_recognition import ReadLine, TextRecognizer
 from handlers.errors import ModelLoadFailed
@@ -42,12 +44,22 @@ class PageText:
 
 
 class PageReader:
-    """Reads pictures of pages of any size, turned by some degrees too; not safe to share between threads."""
+    """Reads pictures of pages of any size, turned by some degrees too, one at a time; tasks share it."""
 
     def __init__(self, detector: TextDetector, recognizer: TextRecognizer) -> None:
         self._detector = detector
         self._recognizer = recognizer
+        self._reading = threading.Lock()
         self.models = nn.ModuleDict({DETECTION: detector.model, RECOGNITION: recognizer.model})
+
+    @classmethod
+    def take(cls, folder: ModelFolder) -> tuple[PageReader, Callable[[], None]]:
+        """Return the reader in `folder`, which other tasks may use already, and what lets go of it.
+
+        Raises:
+            ModelLoadFailed: permanent; as `load`.
+        """
+        return folder.shared.take(folder.path, lambda: cls.load(folder), part=PAGES)
 
     @classmethod
     def load(cls, folder: ModelFolder) -> PageReader:
@@ -65,6 +77,13 @@ class PageReader:
 
     def read(self, image: Image.Image) -> PageText:
         """Return the text of an RGB picture."""
+        with self._reading:
+            return self._page(image)
+
+    def close(self) -> None:
+        """Read no more; who shared it lets go of it by itself."""
+
+    def _page(self, image: Image.Image) -> PageText:
         regions = self._detector.find(image)
         read = self._read([region.cut_out(image) for region in regions])
         kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]

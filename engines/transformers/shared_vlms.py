@@ -1,4 +1,4 @@
-"""Vision-language models that several tasks ask: in memory once, until the last of those tasks lets go."""
+"""Models that several tasks use: in memory once, until the last of those tasks lets go."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from engines.transformers.vlm import VisionLanguageRunner
+PAGES = "pages"
+"""The part of a folder that reads pages."""
+
+
+class Closable(Protocol):
+    """What can be shared: it knows when nobody uses it any more."""
+
+    def close(self) -> None:
+        """Let go of threads and memory."""
+
+
+_Model = TypeVar("_Model", bound=Closable)
 
 
 @dataclass(slots=True, eq=False)
 class _Shared:
     loading: threading.Lock = field(default_factory=threading.Lock)
-    runner: VisionLanguageRunner | None = None
+    model: Any = None
     users: int = 0
 
 
-class SharedVlms:
-    """The vision-language models in memory, by the folder that each was loaded from. Thread-safe.
+class SharedModels:
+    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe.
 
     A model is loaded in the thread of who first asks for it; only those who ask for the same one wait.
     """
@@ -32,25 +42,27 @@ class SharedVlms:
     def holds(self, folder: Path) -> bool:
         """Return whether the model of `folder` is in memory, or on its way there."""
         with self._lock:
-            return _identity(folder) in self._shared
+            return any(_identity(folder, part) in self._shared for part in ("", PAGES))
 
     def take(
-        self, folder: Path, load: Callable[[], VisionLanguageRunner]
-    ) -> tuple[VisionLanguageRunner, Callable[[], None]]:
-        """Return the runner of the model in `folder`, loaded where nobody has, and what lets go of it.
+        self, folder: Path, load: Callable[[], _Model], *, part: str = ""
+    ) -> tuple[_Model, Callable[[], None]]:
+        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what lets go of it.
+
+        `part` tells apart what is loaded of one folder.
 
         Raises:
             Exception: whatever `load` raises; the next who asks tries again.
         """
-        identity = _identity(folder)
+        identity = _identity(folder, part)
         with self._lock:
             shared = self._shared.setdefault(identity, _Shared())
             shared.users += 1
         try:
             with shared.loading:
-                if shared.runner is None:
-                    shared.runner = load()
-                return shared.runner, lambda: self._let_go(identity, shared)
+                if shared.model is None:
+                    shared.model = load()
+                return shared.model, lambda: self._let_go(identity, shared)
         except BaseException:
             self._let_go(identity, shared)
             raise
@@ -61,12 +73,12 @@ class SharedVlms:
             if shared.users:
                 return
             del self._shared[identity]
-        if shared.runner is not None:
-            shared.runner.close()
-            shared.runner = None
+        if shared.model is not None:
+            shared.model.close()
+            shared.model = None
 
 
-def _identity(folder: Path) -> Hashable:
+def _identity(folder: Path, part: str) -> Hashable:
     """Return what tells the folder from another that took its place: a model may be registered anew."""
     stat = folder.stat()
-    return folder, stat.st_dev, stat.st_ino, stat.st_mtime_ns
+    return folder, part, stat.st_dev, stat.st_ino, stat.st_mtime_ns

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import structlog
@@ -115,7 +115,11 @@ class Gateway:
         return json_response(await self._in_thread(self._runtime.manager.get_stats))
 
     async def _delete_cache(self, http: web.Request) -> web.Response:
-        return json_response(await self._in_thread(self._runtime.manager.clear_cache))
+        include_warm = http.query.get("include_warm", "false")
+        if include_warm not in ("true", "false"):
+            raise InvalidRequest(f"include_warm is true or false; got {include_warm!r:.60}")
+        clear = partial(self._runtime.manager.clear_cache, include_warm=include_warm == "true")
+        return json_response(await self._in_thread(clear))
 
     async def _get_healthz(self, http: web.Request) -> web.Response:
         """Say that the event loop turns; nothing else is asked, so that nothing else can fail it."""

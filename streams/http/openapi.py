@@ -49,7 +49,12 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
                 "get": _get("listModels", "Models of the registry, and those in memory.", 503)
             },
             "/inference/stats": {"get": _get("getStats", "Counts and latencies since the start.")},
-            "/inference/cache": {"delete": _get("clearCache", "Unload every model that nobody uses.")},
+            "/inference/cache": {
+                "delete": {
+                    **_get("clearCache", "Unload every model that nobody uses."),
+                    "parameters": [_INCLUDE_WARM],
+                }
+            },
             "/healthz": {"get": _get("isAlive", "Whether the process is alive.")},
             "/readyz": {"get": _get("isReady", "Whether requests can be answered.", 503)},
             "/metrics": {
@@ -64,6 +69,14 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
         },
         "components": {"schemas": schemas},
     }
+
+
+_INCLUDE_WARM = {
+    "name": "include_warm",
+    "in": "query",
+    "description": "Whether models that worker.warm names leave as well.",
+    "schema": {"type": "boolean", "default": False},
+}
 
 
 def _infer(tasks: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from engines.cached_model import Loaded
 from engines.model_key import ModelKey
-from tests.unit.engines.parts import Bench
+from tests.unit.engines.parts import Bench, ShoutHandler
 
 
 @pytest.fixture
@@ -114,4 +114,27 @@ def test_clearing_the_cache_names_the_models_that_stay(bench: Bench) -> None:
     with bench.manager.cache.lease(
         ModelKey("shouter", "shout", "busy", "2", ""), lambda make_room: Loaded("m", 1), lambda model: None
     ):
-        assert bench.manager.clear_cache() == {"cleared": 1, "in_use": ["busy/2"]}
+        assert bench.manager.clear_cache() == {"cleared": 1, "in_use": ["busy/2"], "kept": []}
+
+
+def test_clearing_the_cache_keeps_what_was_warmed_unless_told_otherwise(bench: Bench) -> None:
+    bench.manager.warm("tagged")
+    bench.infer({"text": "hello"}, model_name="plain")
+    assert bench.manager.clear_cache() == {"cleared": 1, "in_use": [], "kept": ["tagged/3"]}
+    assert [row["model_name"] for row in bench.manager.get_cached_models()] == ["tagged"]
+    assert bench.manager.clear_cache(include_warm=True) == {"cleared": 1, "in_use": [], "kept": []}
+    bench.manager.close()
+
+
+def test_an_engine_whose_loads_do_not_depend_on_the_task_loads_a_model_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(bench.engine), "loads_by_task", False)
+    monkeypatch.setattr(type(bench.engine), "supported_tasks", frozenset())
+    bench.manager.handlers.register_handler_manually("call", "call", ShoutHandler)  # type: ignore[attr-defined]
+    for task in ("shout", "call", "shout"):
+        assert bench.infer({"text": "hello"}, model_name="plain", task=task)["success"]
+    assert len(bench.engine.loaded) == 1
+    (row,) = bench.manager.get_cached_models()
+    assert (row["task"], row["hits"]) == ("*", 2)
+    assert bench.manager.clear_cache()["cleared"] == 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from engines.cached_model import Entry, State
-from engines.memory_budget import MemoryBudget, gpu_bytes
+from engines.memory_budget import MemoryBudget, gpu_bytes, ram_bytes
 from handlers.errors import ModelLoadFailed
 
 
@@ -96,5 +97,31 @@ def test_bytes_that_models_share_count_once() -> None:
 def test_shared_bytes_are_free_when_the_last_who_shares_them_has_gone() -> None:
     a, b, c = entry("a", 100, shared="weights"), entry("b", 100, shared="weights"), entry("c", 30)
     assert MemoryBudget(100).excess([a, b, c], max_models=3) == ([a, b], False)
+    assert MemoryBudget(100).excess([a, c, b], max_models=3) == ([c], False), "b was used last"
     busy = entry("busy", 100, shared="weights", leases=1)
     assert MemoryBudget(90).excess([busy, c], max_models=3) == ([c], True)
+
+
+def test_models_that_are_the_same_bytes_count_as_one_model() -> None:
+    entries = [entry("a", 10, shared="weights"), entry("b", 10, shared="weights"), entry("c", 10)]
+    assert MemoryBudget(100).excess(entries, max_models=2) == ([], False)
+
+
+def test_without_a_bound_on_their_number_only_bytes_make_models_leave() -> None:
+    entries = [entry(str(number), 1) for number in range(100)]
+    assert MemoryBudget(100).excess(entries, max_models=None) == ([], False)
+    assert MemoryBudget(98).excess(entries, max_models=None) == (entries[:2], False)
+
+
+def test_half_of_the_memory_is_for_models_by_default(tmp_path: Path) -> None:
+    assert MemoryBudget(None).limit("cpu") == ram_bytes() // 2
+
+
+@pytest.mark.parametrize("limit", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_has_the_memory_that_it_is_bound_to(tmp_path: Path, limit: str) -> None:
+    of_the_machine = ram_bytes(tmp_path)
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("4096\n")
+    assert ram_bytes(tmp_path) == 4096 < of_the_machine
+    (tmp_path / limit).write_text("max\n")
+    assert ram_bytes(tmp_path) == of_the_machine

@@ -256,3 +256,24 @@ def test_a_load_without_memory_is_tried_again_once_models_on_their_way_out_are_g
         assert new.result(DEADLINE_S).key == "new"
         assert cleared.result(DEADLINE_S) == 1
     assert models.loads["new"] == 2
+
+
+def test_raising_the_bound_unloads_nothing() -> None:
+    models = Models(ModelCache(max_models=2, budget=MemoryBudget(100)))
+    for key in "ab":
+        models.use(key)
+    models.cache.max_models = 3
+    models.use("c")
+    models.cache.max_models = None
+    models.use("d")
+    assert keys(models.cache) == ["a", "b", "c", "d"]
+    assert not models.unloads
+
+
+def test_what_finds_its_memory_in_use_by_another_is_a_hit() -> None:
+    cache = ModelCache(None, MemoryBudget(100))
+    for key in ("a", "b"):
+        with cache.lease(key, lambda make_room: Loaded("model", 10, shared="weights"), lambda model: None):
+            pass
+    assert (cache.misses, cache.hits, cache.bytes) == (1, 1, 10)
+    assert cache.clear() == 1

@@ -15,13 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
+from engines.inference import InferenceManager
+from engines.resolved_model import ResolvedModel
+from engines.settings import EngineSettings
+from engines.transformers.device import choose_device
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.shared_vlms import SharedVlms
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.document_pages import page_image
 from handlers.errors import ModelLoadFailed
 from tests.device import on_this_machine
+from tests.unit.engines.parts import KnownModels
 from tests.unit.engines.tiny_models import save_llama
+from tests.unit.engines.tiny_readers import save_detector, save_recognizer
 from tests.unit.engines.tiny_vlms import save_llava
 
 TASKS = ("vlm", "ocr", "video-analysis", "document-analysis")
@@ -138,13 +144,13 @@ def test_a_task_that_needs_another_class_of_the_model_shares_nothing_and_leaves_
     folder = save_llama(tmp_path)
     with pytest.raises(ModelLoadFailed):
         load(engine, "vlm", folder)
-    assert not engine._vlms.holds(folder)
+    assert not engine._shared.holds(folder)
     text, again = load(engine, "text-generation", folder), load(engine, "text-generation", folder)
     assert engine.shared_memory(text) != engine.shared_memory(again)
 
 
 def test_what_did_not_load_is_tried_again_by_the_next_who_asks(tmp_path: Path) -> None:
-    vlms, loaded = SharedVlms(), object.__new__(VisionLanguageRunner)
+    vlms, loaded = SharedModels(), object.__new__(VisionLanguageRunner)
 
     def broken() -> VisionLanguageRunner:
         raise ModelLoadFailed("no weights")
@@ -154,3 +160,58 @@ def test_what_did_not_load_is_tried_again_by_the_next_who_asks(tmp_path: Path) -
     assert not vlms.holds(tmp_path)
     runner, _ = vlms.take(tmp_path, lambda: loaded)
     assert runner is loaded
+
+
+@pytest.fixture(scope="module")
+def page_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    save_detector(folder / "detection")
+    save_recognizer(folder / "recognition")
+    return folder
+
+
+def test_tasks_that_read_pages_with_one_model_have_it_in_memory_once(
+    engine: TransformersEngine, page_reader: Path
+) -> None:
+    reading = load(engine, "ocr", page_reader)
+    assert not engine.is_shared(reading)
+    assert engine.expected_size("pages", task="document-analysis", path=page_reader) == (
+        0,
+        str(choose_device(engine.config)),
+    )
+    analysing = load(engine, "document-analysis", page_reader)
+    assert engine.shared_memory(reading) == engine.shared_memory(analysing)
+    assert engine.is_shared(reading)
+    engine.unload_model(reading)
+    assert not engine.is_shared(analysing)
+    weights = weakref.ref(analysing.model)
+    assert engine.infer(analysing, INPUTS["document-analysis"], {})["pages"]
+    engine.unload_model(analysing)
+    del reading, analysing
+    gc.collect()
+    assert weights() is None
+
+
+def test_two_tasks_of_one_page_reader_are_one_load_and_one_row(page_reader: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    model = ResolvedModel("pages", "1", "s3://bucket/pages", {"engine": "transformers"})
+    models = KnownModels(tmp_path, model)
+    models.files = lambda model: page_reader  # type: ignore[method-assign]
+    models.release_files = lambda model: None  # type: ignore[method-assign]
+    manager = InferenceManager.from_settings(
+        EngineSettings(transformers=on_this_machine()),
+        models=models,
+        on_model=lambda kind, *_: told.append(kind),
+    )
+    data: dict[str, dict[str, Any]] = {"ocr": {"image": PICTURE}, "document-analysis": {"document": PICTURE}}
+    for _ in range(2):
+        for task, its in data.items():
+            result = manager.infer(task=task, engine="transformers", model_name="pages", data=its)
+            assert result["success"], result["error"]
+    assert told == ["model_loaded"]
+    (row,) = manager.get_cached_models()
+    assert row["tasks"] == ["ocr", "document-analysis"]
+    assert (manager.cache.misses, manager.cache.hits, row["hits"]) == (1, 3, 2)
+    assert manager.clear_cache() == {"cleared": 1, "in_use": [], "kept": []}
+    assert told == ["model_loaded", "model_evicted"]
+    manager.close()

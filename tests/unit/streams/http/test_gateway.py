@@ -45,7 +45,17 @@ async def test_statistics_and_the_cache_are_those_of_the_manager(tmp_path: Path)
         stats = (await site.client.get("/inference/stats")).json()
         assert stats == site.bench.manager.get_stats()
         assert (stats["total_inferences"], stats["success_rate"], stats["cached_models"]) == (2, 0.5, 1)
-        assert (await site.client.delete("/inference/cache")).json() == {"cleared": 1, "in_use": []}
+        site.bench.manager.warm("tagged")
+        refused = await site.client.delete("/inference/cache", params={"include_warm": "perhaps"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+        cleared = await site.client.delete("/inference/cache")
+        assert cleared.json() == {
+            "cleared": 0,
+            "in_use": [],
+            "kept": ["tagged/3"],
+        }
+        all_of_them = await site.client.delete("/inference/cache", params={"include_warm": "true"})
+        assert all_of_them.json() == {"cleared": 1, "in_use": [], "kept": []}
         assert (await site.client.get("/inference/stats")).json()["cached_models"] == 0
         assert site.bench.engine.unloaded == ["tagged"]
 
