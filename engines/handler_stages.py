@@ -39,6 +39,8 @@ def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
 def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the task's output for the engine's raw result.
 
+    Where the handler's inputs have `truncated`, which says what is missing of the media, so has the metadata.
+
     Raises:
         InternalError: permanent; the handler cannot read what the engine returned.
         InferenceFailed: permanent; the output holds NaN or an infinity.
@@ -64,7 +66,11 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
             f"handler of task {prepared.task} computed no finite number; try another input, or load the model in "
             "a wider number format (torch_dtype fp32)"
         )
-    return output
+    truncated = prepared.inputs.get("truncated")
+    if truncated and "truncated" not in (metadata or {}):
+        return {**output, "metadata": {**(metadata or {}), "truncated": truncated}}
+    checked: dict[str, Any] = output
+    return checked
 
 
 def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from handlers.audio_channels import mixed
+from handlers.audio_parts import MOST_PARTS, parts_of, with_known_size
 from handlers.audio_truncation import missing_end
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import misplaced
 from handlers.media import Media
 from handlers.option_spec import shown
 
 if TYPE_CHECKING:
-    from soundfile import LibsndfileError, SoundFile
+    from soundfile import SoundFile
+
+log = structlog.get_logger(__name__)
 
 Samples = NDArray[np.float32]
 
@@ -31,12 +38,27 @@ _BLOCK_SAMPLES = 1 << 20
 _CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
 
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What was read of a recording; `truncated` says what of it is missing, None where it is whole."""
+
+    samples: Samples
+    truncated: str | None = None
+
+
 def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Samples:
+    """Return the samples of `read_sound`."""
+    return read_sound(value, field=field, sampling_rate=sampling_rate, max_s=max_s).samples
+
+
+def read_sound(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Sound:
     """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
 
     `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or
     (samples, channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000).
-    Channels are averaged. Memory is bounded by the length at 16 kHz, whatever a header claims.
+    Channels are averaged, unless they cancel each other. Several files one behind the other are read to the end
+    of the last. A file that lost less than half, by its own header, is used. Memory is bounded by the length at
+    16 kHz, whatever a header claims.
 
     Raises:
         InvalidInput: permanent; no recording at all, or an array of the wrong kind.
@@ -49,7 +71,7 @@ def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: floa
         case bytes() | bytearray() | memoryview():
             return _decode(bytes(value), f"{field} (bytes)", max_s)
         case np.ndarray():
-            return _from_array(value, field, sampling_rate, max_s)
+            return Sound(_from_array(value, field, sampling_rate, max_s))
         case str():
             raise InvalidInput(
                 f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
@@ -60,47 +82,87 @@ def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: floa
             )
 
 
-def _decode(content: bytes, what: str, max_s: float) -> Samples:
-    import soundfile
-
+def _decode(content: bytes, what: str, max_s: float) -> Sound:
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
-    if missing := missing_end(content) or missing_end_of_container(content):
-        raise MediaCorrupt(f"{what} is cut short: {missing}; {_CURE}")
+    parts = parts_of(content)
+    if len(parts) == 1:
+        return _decode_one(content, what, max_s)
+    if len(parts) > MOST_PARTS:
+        raise MediaTooLarge(
+            f"{what} consists of more than {MOST_PARTS} files, one behind the other; send them in several requests"
+        )
+    sounds: list[Sound] = []
+    read = 0
+    for number, part in enumerate(parts, start=1):
+        named = f"{what}, file {number} of {len(parts)} in it,"
+        sounds.append(_decode_one(part, named, max_s - read / SAMPLE_RATE))
+        read += len(sounds[-1].samples)
+    missing = [
+        f"file {number}: {one.truncated}" for number, one in enumerate(sounds, start=1) if one.truncated
+    ]
+    return Sound(np.concatenate([one.samples for one in sounds]), "; ".join(missing) or None)
+
+
+def _decode_one(content: bytes, what: str, max_s: float) -> Sound:
+    """Decode one file of at most `max_s`."""
+    import soundfile
+
+    missing = missing_end(content) or missing_end_of_container(content)
+    if missing and not missing.is_little:
+        raise MediaCorrupt(f"{what} is cut short: {missing.text}; {_CURE}")
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with _opened(with_known_size(content)) as file:
             claimed_s = file.frames / file.samplerate if file.frames < 1 << 60 else None
             _check_header(what, file.samplerate, file.channels, claimed_s, max_s)
             mono = _resample(_mono_blocks(file), file.samplerate, what, max_s)
     except soundfile.LibsndfileError as error:
-        mono = _decode_container(content, what, max_s, unreadable=_reason(error))
+        log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
+        mono = _decode_container(content, what, max_s, is_cut=missing is not None)
     if not len(mono):
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
     if not np.isfinite(mono).all():
         raise MediaCorrupt(f"{what} holds samples that are no numbers (NaN or infinity); {_CURE}")
-    return np.clip(mono, -1.0, 1.0, out=mono)
+    truncated = f"{missing.text}; {len(mono) / SAMPLE_RATE:.1f} s are there" if missing else None
+    if truncated:
+        log.warning("sound_cut_short", sound=what, missing=truncated)
+    return Sound(np.clip(mono, -1.0, 1.0, out=mono), truncated)
 
 
-def _decode_container(content: bytes, what: str, max_s: float, *, unreadable: str) -> Samples:
-    """Decode what soundfile could not read, and for the reason `unreadable` cannot be read if it is no container."""
+def _opened(content: bytes) -> SoundFile:
+    import soundfile
+
+    if _is_raw_gsm(content):
+        return soundfile.SoundFile(
+            io.BytesIO(content), samplerate=8000, channels=1, format="RAW", subtype="GSM610"
+        )
+    return soundfile.SoundFile(io.BytesIO(content))
+
+
+def _is_raw_gsm(content: bytes) -> bool:
+    """Return whether `content` is GSM 06.10 without a header: frames of 33 bytes that begin with the bits 1101."""
+    return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
+
+
+def _decode_container(content: bytes, what: str, max_s: float, *, is_cut: bool) -> Samples:
+    """Decode what soundfile could not read."""
     from handlers.audio_containers import sound_track
 
-    with sound_track(content, what, unreadable=unreadable, cure=_CURE) as track:
+    told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
+    if told:
+        raise MediaCorrupt(f"{what} is {told}")
+    with sound_track(content, what, cure=_CURE, is_cut=is_cut) as track:
         _check_header(what, track.rate, track.channels, track.claimed_s, max_s)
         return _resample(track.blocks, track.rate, what, max_s)
-
-
-def _reason(error: LibsndfileError) -> str:
-    reason = str(error.error_string).strip().rstrip(".")
-    if reason.startswith("File does not exist"):  # what libsndfile says of an MP3 without a whole frame
-        return "Format not recognised"
-    return reason
 
 
 def _check_header(what: str, rate: int, channels: int, claimed_s: float | None, max_s: float) -> None:
     """Refuse what the header already shows to be wrong; next to nothing is decoded yet."""
     if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
-        raise MediaCorrupt(f"{what} claims {rate} Hz and {channels} channels; {_CURE}")
+        raise MediaCorrupt(
+            f"{what} claims {rate} Hz and {channels} channels; {_RATES.start} to {_RATES.stop - 1} Hz and 1 to "
+            f"{_MAX_CHANNELS} channels are read: convert it, or {_CURE}"
+        )
     if claimed_s is not None and claimed_s > max_s:
         raise MediaTooLarge(_too_long(what, f"{claimed_s:.0f} s", max_s))
 
@@ -108,7 +170,7 @@ def _check_header(what: str, rate: int, channels: int, claimed_s: float | None, 
 def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
     size = max(1, _BLOCK_SAMPLES // file.channels)
     while len(block := file.read(size, dtype="float32", always_2d=True)):
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        yield mixed(block)
 
 
 def _resample(blocks: Iterator[Samples], rate: int, what: str, max_s: float) -> Samples:
@@ -136,13 +198,16 @@ def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: floa
     if array.dtype not in (np.float32, np.float64, np.int16):
         raise InvalidInput(f"{field} is an array of {array.dtype}; it must be float32, float64 or int16")
     if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= _MAX_CHANNELS):
-        raise InvalidInput(f"{field} has shape {array.shape}; it must be (samples,) or (samples, channels)")
+        raise InvalidInput(
+            f"{field} has shape {array.shape}; it must be (samples,) or (samples, channels), "
+            f"with at most {_MAX_CHANNELS} channels"
+        )
     if not len(array):
         raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
     if len(array) > max_s * rate:
         raise MediaTooLarge(_too_long(field, f"{len(array) / rate:.0f} s", max_s))
-    mono = array.mean(axis=1) if array.ndim == 2 else array
-    mono = mono.astype(np.float32) / (32768.0 if array.dtype == np.int16 else 1.0)
+    floats = array.astype(np.float32) / np.float32(32768 if array.dtype == np.int16 else 1)
+    mono = mixed(floats) if array.ndim == 2 else floats
     if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
         raise InvalidInput(
             f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"

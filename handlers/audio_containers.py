@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers import containers
+from handlers.audio_channels import mixed
 from handlers.errors import MediaCorrupt
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
+    from av.audio.stream import AudioStream
+    from av.packet import Packet
 
 _FORMATS = (*containers.FORMATS, "aac", "caf", "amr", "ac3", "eac3")
 _COVER_PIXELS = 1 << 24
@@ -33,10 +36,10 @@ class SoundTrack:
 
 
 @contextmanager
-def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Iterator[SoundTrack]:
+def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -> Iterator[SoundTrack]:
     """Yield the best sound track of the container; nothing but its first frame is decoded yet.
 
-    `unreadable` is the reason to tell of bytes that are no container.
+    Of one that `is_cut`, what comes before the first damage is all there is.
 
     Raises:
         MediaCorrupt: permanent; no container, no sound in it, or (while blocks are read, too) a damaged one.
@@ -46,16 +49,19 @@ def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Ite
         what,
         formats=_FORMATS,
         max_pixels=_COVER_PIXELS,
-        unreadable=f"no readable recording: {unreadable}",
+        refusal=f"no readable recording; {cure}",
         cure=cure,
     ) as container:
         tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]
         if not tracks:
-            raise MediaCorrupt(f"{what} holds no sound, only {containers.kinds(container)}; {cure}")
+            raise MediaCorrupt(
+                f"{what} holds no sound, only {containers.kinds(container)}; send a video as data.video to task "
+                f"video-analysis, or {cure}"
+            )
         best = container.streams.best("audio")
         stream = next((track for track in tracks if track == best), tracks[0])
         packets = containers.packets(container, stream)
-        frames = (frame for packet in packets for frame in packet.decode())
+        frames = _frames_before_damage(packets) if is_cut else _frames(packets)
         first = next(frames, None)
         if first is None:
             raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")
@@ -67,14 +73,41 @@ def sound_track(content: bytes, what: str, *, unreadable: str, cure: str) -> Ite
         )
 
 
+def _frames(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+    return (frame for packet in packets for frame in packet.decode())
+
+
+def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+    import av
+
+    try:
+        yield from _frames(itertools.takewhile(lambda packet: not packet.is_corrupt, packets))
+    except av.FFmpegError:
+        return
+
+
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
+    """Yield about a second at a time, mixed: channels of less sound cannot be told to oppose each other."""
     converters: dict[tuple[str, str], AudioResampler] = {}
+    waiting: list[NDArray[np.float32]] = []
+    count = 0
     for frame in frames:
         if frame.sample_rate != rate:
             raise MediaCorrupt(
                 f"{what} changes from {rate} Hz to {frame.sample_rate} Hz in its middle; convert it to one rate"
             )
-        yield from map(_mono, _interleaved(frame, converters))
+        for plain in _interleaved(frame, converters):
+            block = _floats(plain)
+            if waiting and waiting[-1].shape[1] != block.shape[1]:
+                yield mixed(np.concatenate(waiting))
+                waiting, count = [], 0
+            waiting.append(block)
+            count += len(block)
+            if count >= rate:
+                yield mixed(np.concatenate(waiting))
+                waiting, count = [], 0
+    if waiting:
+        yield mixed(np.concatenate(waiting))
 
 
 def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
@@ -89,13 +122,13 @@ def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResam
     return converters[kind].resample(frame)
 
 
-def _mono(frame: AudioFrame) -> NDArray[np.float32]:
-    """Return the samples of an interleaved frame within -1..1, averaged over its channels, (samples,)."""
+def _floats(frame: AudioFrame) -> NDArray[np.float32]:
+    """Return the samples of an interleaved frame within -1..1, (samples, channels)."""
     samples: NDArray[Any] = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    mono: NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
     match samples.dtype:
         case np.uint8:
-            mono = (mono - 128) / 128
+            return ((samples.astype(np.float32) - 128) / 128).astype(np.float32)
         case np.int16 | np.int32 | np.int64:
-            mono = mono / -float(np.iinfo(samples.dtype).min)
-    return mono.astype(np.float32)
+            return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+        case _:
+            return samples.astype(np.float32)

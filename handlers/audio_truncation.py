@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+
+_ENOUGH = 0.5
+"""Of a file that tells how long it should be, more than this part must be there for it to be used."""
 
 _UNKNOWN_SIZE = 0x7FFF_0000
 """RIFF sizes from here on are what writers to a pipe put where they cannot go back: no claim at all."""
 
 
-def missing_end(content: bytes) -> str | None:
-    """Return what is missing of a wav, ogg or mp3 file that ends too early, else None.
+@dataclass(frozen=True, slots=True)
+class MissingEnd:
+    """What is missing of a file that ends too early, and which part of it is there, None where it does not tell."""
+
+    text: str
+    share: float | None = None
+
+    @classmethod
+    def of(cls, promised: int, came: int) -> MissingEnd:
+        """Return what is missing of a file by the size in its header, in bytes."""
+        return cls(f"its header promises {promised} bytes and {came} came", came / promised)
+
+    @property
+    def is_little(self) -> bool:
+        """Whether enough is there to be used."""
+        return self.share is not None and self.share > _ENOUGH
+
+
+def missing_end(content: bytes) -> MissingEnd | None:
+    """Return what is missing of a wav, aiff, au, ogg or mp3 file that ends too early, else None.
 
     Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF); RFC 3533 section 6 (Ogg);
         http://gabriel.mp3-tech.org/mp3infotag.html (the Xing tag of MP3).
@@ -17,25 +39,33 @@ def missing_end(content: bytes) -> str | None:
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         claimed = struct.unpack_from("<I", content, 4)[0] + 8
         if len(content) + 1 < claimed < _UNKNOWN_SIZE:
-            return f"its header promises {claimed} bytes and {len(content)} came"
+            return MissingEnd.of(claimed, len(content))
+    if content[:4] == b"FORM" and content[8:12] in (b"AIFF", b"AIFC"):
+        claimed = struct.unpack_from(">I", content, 4)[0] + 8
+        if len(content) + 1 < claimed < _UNKNOWN_SIZE:
+            return MissingEnd.of(claimed, len(content))
+    if content[:4] == b".snd" and len(content) >= 12:
+        start, size = struct.unpack_from(">II", content, 4)
+        if size < _UNKNOWN_SIZE and len(content) + 1 < start + size:
+            return MissingEnd.of(start + size, len(content))
     if content[:4] == b"OggS":
         return _missing_of_ogg(content)
     return _missing_of_mp3(content)
 
 
-def _missing_of_ogg(content: bytes) -> str | None:
+def _missing_of_ogg(content: bytes) -> MissingEnd | None:
     start = content.rfind(b"OggS")
     header_end = start + 27
     if len(content) < header_end:
-        return "its last page has no whole header"
+        return MissingEnd("its last page has no whole header")
     segments = content[header_end : header_end + content[header_end - 1]]
     page_end = header_end + content[header_end - 1] + sum(segments)
     if page_end > len(content):
-        return f"its last page promises {page_end} bytes and {len(content)} came"
+        return MissingEnd(f"its last page promises {page_end} bytes and {len(content)} came")
     return None
 
 
-def _missing_of_mp3(content: bytes) -> str | None:
+def _missing_of_mp3(content: bytes) -> MissingEnd | None:
     start = 0
     if content[:3] == b"ID3" and len(content) > 10:
         sizes = content[6:10]
@@ -51,5 +81,5 @@ def _missing_of_mp3(content: bytes) -> str | None:
     claimed = (size if has_frames else frames) if has_size else 0
     # Encoders disagree on whether the tag's own frame and the tags at the end count: allow a hundredth.
     if claimed * 0.99 > len(content) - start:
-        return f"its header promises {claimed} bytes and {len(content) - start} came"
+        return MissingEnd.of(claimed, len(content) - start)
     return None

@@ -39,6 +39,9 @@ class BaseModelHandler(ABC):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the model's inputs for `data`; `options` are validated and carry canonical names.
 
+        Where media were read in part, `truncated` among the inputs says what is missing: it comes into the
+        result's metadata.
+
         Raises:
             InvalidInput: permanent; a field is missing or of the wrong type.
             MediaCorrupt: permanent; media bytes that do not decode.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from handlers.audio_truncation import MissingEnd
+
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
-def missing_end_of_container(content: bytes) -> str | None:
+def missing_end_of_container(content: bytes) -> MissingEnd | None:
     """Return what is missing of an mp4, webm or avi file that ends too early, else None.
 
     Source: ISO/IEC 14496-12 section 4.2 (boxes of mp4); RFC 8794 section 4 (sizes in webm).
@@ -19,7 +21,7 @@ def missing_end_of_container(content: bytes) -> str | None:
     return None
 
 
-def _missing_of_mp4(content: bytes) -> str | None:
+def _missing_of_mp4(content: bytes) -> MissingEnd | None:
     start, kinds = 0, set()
     while start + 8 <= len(content):
         size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
@@ -33,14 +35,14 @@ def _missing_of_mp4(content: bytes) -> str | None:
         start += size
     if start > len(content):
         return _compared(start, content)
-    return None if b"moov" in kinds else "its index (moov) did not come"
+    return None if b"moov" in kinds else MissingEnd("its index (moov) did not come")
 
 
-def _missing_of_webm(content: bytes) -> str | None:
+def _missing_of_webm(content: bytes) -> MissingEnd | None:
     header_size, header_start = _size_at(content, 4)
     segment = header_start + (header_size or 0)
     if content[segment : segment + 4] != _SEGMENT:
-        return "its segment did not come"
+        return MissingEnd("its segment did not come")
     size, start = _size_at(content, segment + 4)
     return None if size is None else _compared(start + size, content)
 
@@ -53,7 +55,7 @@ def _size_at(content: bytes, position: int) -> tuple[int | None, int]:
     return (None if value == (1 << 7 * length) - 1 else value), position + length
 
 
-def _compared(promised: int, content: bytes) -> str | None:
+def _compared(promised: int, content: bytes) -> MissingEnd | None:
     if promised <= len(content):
         return None
-    return f"its header promises {promised} bytes and {len(content)} came"
+    return MissingEnd.of(promised, len(content))

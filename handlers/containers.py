@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
+
 from handlers.errors import MediaCorrupt
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
+
+log = structlog.get_logger(__name__)
 
 AnyStream = TypeVar("AnyStream", "AudioStream", "VideoStream")
 
@@ -23,12 +27,13 @@ FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
 
 @contextmanager
 def opened(
-    content: bytes, what: str, *, formats: tuple[str, ...], max_pixels: int, unreadable: str, cure: str
+    content: bytes, what: str, *, formats: tuple[str, ...], max_pixels: int, refusal: str, cure: str
 ) -> Iterator[InputContainer]:
     """Yield the container in `content`, with its headers read; closed on leaving.
 
     Whatever FFmpeg raises while it is open, on bytes that are damaged, comes out as MediaCorrupt; frames of
-    more than `max_pixels` are such an error. `unreadable` says of what is no container what it is instead.
+    more than `max_pixels` are such an error. `refusal` says of what is no container what it is instead, and what
+    to do.
 
     Raises:
         MediaCorrupt: permanent; no container of `formats`, one without its index, or a damaged one.
@@ -45,13 +50,13 @@ def opened(
     try:
         container = av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise MediaCorrupt(f"{what} is {unreadable}; {cure}") from error
+        raise MediaCorrupt(f"{what} is {refusal}") from error
     with container:
         try:
             yield container
         except av.FFmpegError as error:
-            reason = str(error.strerror or error).strip().rstrip(".")
-            raise MediaCorrupt(f"{what} does not decode: {reason}; {cure}") from error
+            log.info("media_damaged", media=what, error=str(error))
+            raise MediaCorrupt(f"{what} is damaged: it does not decode to its end; {cure}") from error
 
 
 def packets(container: InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:

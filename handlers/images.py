@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import misplaced
+from handlers.image_metadata import without_metadata
 from handlers.media import Media
 from handlers.option_spec import shown
 from handlers.pixel_budget import PixelBudget
@@ -34,6 +36,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes the image upright. Source: Exif 3.0 (CIPA DC-008), tag 0x0112."""
+
+_A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
 
 _CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
@@ -166,12 +170,15 @@ def _opened(content: bytes, what: str) -> Image.Image:
         factory, accepts = Image.OPEN[name]
         try:
             if accepts is None or accepts(content[:16]) is True:
-                return factory(io.BytesIO(content), "")
+                return factory(io.BytesIO(without_metadata(content)), "")
         except MemoryError:
             raise
         except Exception as error:  # decoders raise nearly anything on bytes that are damaged
-            raise MediaCorrupt(f"{what} is no readable {name} image: {_reason(error)}; {_CURE}") from error
-    raise MediaCorrupt(f"{what} is no image that is read here; {_CURE}")
+            log.info("image_header_unreadable", image=what, format=name, error=repr(error))
+            cause = "cut short" if _is_cut(error) else "damaged at its beginning"
+            raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
+    told = misplaced(content, wanted=("image",), cure=_CURE)
+    raise MediaCorrupt(f"{what} is {told or f'no image of a known format; {_CURE}'}")
 
 
 def _loaded(image: Image.Image, what: str) -> Image.Image:
@@ -182,7 +189,9 @@ def _loaded(image: Image.Image, what: str) -> Image.Image:
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # decoders raise nearly anything on bytes that are damaged
-        raise MediaCorrupt(f"{what} does not decode: {_reason(error)}; {_CURE}") from error
+        log.info("image_undecodable", image=what, error=repr(error))
+        cause = "cut short" if _is_cut(error) else "damaged: its pixels do not decode"
+        raise MediaCorrupt(f"{what} is {cause}; {_CURE}") from error
     plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
     return plain
 
@@ -241,6 +250,6 @@ def _from_array(array: NDArray[Any], field: str) -> Image.Image:
     return _rgb(Image.fromarray(np.ascontiguousarray(array)), field)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0].rstrip(".")
-    return text or type(error).__name__
+def _is_cut(error: Exception) -> bool:
+    """Return whether a decoder missed the end of its file; all of them say so in words only."""
+    return any(word in str(error).lower() for word in ("truncated", "not enough", "eof", "end of file"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.audio import SAMPLE_RATE, read_audio
+from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.base import BaseModelHandler
 from handlers.settings import MediaSettings
 
@@ -18,12 +18,15 @@ class RecordingHandler(BaseModelHandler):
         self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`."""
+        """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`, and
+        `truncated` where the end is missing."""
         self.validate_input(data, ["audio"])
-        samples = read_audio(
+        sound = read_sound(
             data["audio"],
             field="data.audio",
             sampling_rate=data.get("sampling_rate"),
             max_s=self.limits.max_audio_s,
         )
-        return {"audio": samples, "sampling_rate": SAMPLE_RATE, "duration_s": len(samples) / SAMPLE_RATE}
+        duration_s = len(sound.samples) / SAMPLE_RATE
+        inputs = {"audio": sound.samples, "sampling_rate": SAMPLE_RATE, "duration_s": duration_s}
+        return {**inputs, "truncated": sound.truncated} if sound.truncated else inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,11 @@ import structlog
 from numpy.typing import NDArray
 
 from handlers import containers
+from handlers.audio_parts import parts_of
+from handlers.audio_truncation import MissingEnd
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import misplaced
 from handlers.media import Media
 from handlers.option_spec import shown
 from handlers.settings import MediaSettings
@@ -50,6 +53,8 @@ class Video:
     frame_times_s: list[float]
     """When each is shown, in seconds since the first frame of the video, ascending."""
     duration_s: float
+    truncated: str | None = None
+    """What is missing of it, None where it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +131,38 @@ def _decode(content: bytes, what: str, limits: MediaSettings, sampling: Sampling
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, limits)
     _check_count(index.duration_s, what, limits, sampling)
+    lost = []
     if missing:
-        if claimed_s is not None and index.duration_s < _ENOUGH * claimed_s:
-            there = f"only {index.duration_s:.1f} s of {claimed_s:.1f} s are there"
-            raise MediaCorrupt(f"{what} is cut short: {missing}, {there}; {_CURE}")
-        log.warning("video_cut_short", video=what, missing=missing, duration_s=index.duration_s)
+        whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
+        there = f"{index.duration_s:.1f} s of {whole} are there"
+        if claimed_s is None or index.duration_s < _ENOUGH * claimed_s:
+            raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
+        lost.append(f"{missing.text}; {there}")
+    elif index.is_damaged:
+        lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
+    if (count := len(parts_of(content))) > 1:
+        lost.append(f"the file consists of {count} videos, one behind the other; only the first was read")
     wanted = index.at(sampling.moments(index.duration_s))
     _check_work(index, wanted, size, what)
     with _opened(content, what, limits, missing) as container:
-        return _frames(container, _picture_stream(container, what), what, limits, index, wanted)
+        video = _frames(container, _picture_stream(container, what), what, limits, index, wanted)
+    if len(video.frame_times_s) < len(wanted):
+        undecodable = len(wanted) - len(video.frame_times_s)
+        lost.append(f"{undecodable} of {len(wanted)} frames are damaged and do not decode")
+    if not lost:
+        return video
+    log.warning("video_read_in_part", video=what, missing=lost)
+    return replace(video, truncated="; ".join(lost))
 
 
-def _opened(content: bytes, what: str, limits: MediaSettings, missing: str | None) -> Any:
+def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> Any:
+    refusal = misplaced(content, wanted=("video",), cure=_CURE) or f"no readable video; {_CURE}"
     return containers.opened(
         content,
         what,
         formats=_FORMATS,
         max_pixels=limits.max_image_pixels,
-        unreadable=f"cut short: {missing}" if missing else "no readable video",
+        refusal=f"cut short: {missing.text}; {_CURE}" if missing else refusal,
         cure=_CURE,
     )
 
@@ -155,7 +174,12 @@ def _picture_stream(container: InputContainer, what: str) -> VideoStream:
     moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not moving:
         kinds = "a cover picture" if known else containers.kinds(container)
-        raise MediaCorrupt(f"{what} holds no video, only {kinds}; {_CURE}")
+        belongs = (
+            "; send it as data.audio to task asr or audio-classification, or "
+            if container.streams.audio
+            else "; "
+        )
+        raise MediaCorrupt(f"{what} holds no video, only {kinds}{belongs}{_CURE}")
     return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
 
 
@@ -187,7 +211,8 @@ def _frames(
         frames[len(times)] = picture
         times.append(round(index.seconds(time), 6))
     if frames is None or 2 * len(times) < len(wanted):
-        raise MediaCorrupt(f"{what} is damaged: only {len(times)} of {len(wanted)} frames decode; {_CURE}")
+        there = f"{len(times)} of {len(wanted)}" if times else "none"
+        raise MediaCorrupt(f"{what} is damaged: {there} of the frames asked for can be decoded; {_CURE}")
     order = sorted(range(len(times)), key=times.__getitem__)
     if order != list(range(len(wanted))):  # some did not come, or come late as their times are damaged
         frames = frames[order]

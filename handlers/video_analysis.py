@@ -46,11 +46,13 @@ class VideoAnalysisHandler(BaseModelHandler):
             every_s=every_s,
             frame_rate=data.get("frame_rate"),
         )
-        inputs = {
+        inputs: dict[str, Any] = {
             "frames": video.frames,
             "frame_times_s": video.frame_times_s,
             "duration_s": video.duration_s,
         }
+        if video.truncated:
+            inputs["truncated"] = video.truncated
         return inputs if prompt is None else {**inputs, "prompt": prompt}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

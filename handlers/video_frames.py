@@ -51,6 +51,8 @@ class FrameIndex:
     time_base: Fraction
     is_dated: bool
     """Whether frames come out of the decoder with their times; else the n-th of them is shown n-th."""
+    is_damaged: bool = False
+    """Whether packets are left out, as the container or they themselves are damaged."""
 
     @property
     def duration_s(self) -> float:
@@ -91,7 +93,8 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
     durations: list[int] = []
     starts: list[int] = []
     hidden: set[int] = set()
-    for position, packet in enumerate(_packets(container, stream)):
+    faults: list[str] = []
+    for position, packet in enumerate(_packets(container, stream, faults)):
         pts.append(packet.pts)
         dts.append(packet.dts)
         durations.append(packet.duration or 0)
@@ -118,6 +121,7 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
         end=max(ends.values(), default=0),
         time_base=time_base,
         is_dated=None not in pts and container.format.name not in _UNDATED,
+        is_damaged=bool(faults),
     )
 
 
@@ -152,16 +156,23 @@ def decode_frames(
                 yield time, frame
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Yield the whole packets of `stream`, to the end or to where the container is damaged."""
+def _packets(
+    container: InputContainer, stream: VideoStream, faults: list[str] | None = None
+) -> Iterator[Packet[VideoStream]]:
+    """Yield the whole packets of `stream`, to the end or to where the container is damaged; add to `faults` why
+    others do not come."""
     import av
 
+    faults = [] if faults is None else faults
     try:
         for packet in containers.packets(container, stream):
             if packet.size and not packet.is_corrupt:
                 yield packet
+            elif packet.size:
+                faults.append("a damaged packet")
     except av.FFmpegError as error:
         log.info("video_damaged", error=str(error))
+        faults.append(str(error))
 
 
 def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | None]:

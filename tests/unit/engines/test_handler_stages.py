@@ -85,3 +85,12 @@ def test_numbers_however_large_are_no_error(tmp_path: Path, output: dict[str, An
     returning = type("Returning", (ShoutHandler,), {"postprocess": lambda self, *_: output})
     result = Bench(tmp_path, handler=returning).infer({"text": "hello"})
     assert result["success"], result["error"]
+
+
+def test_what_is_missing_of_media_comes_into_the_metadata_whatever_the_engine(tmp_path: Path) -> None:
+    class Cut(ShoutHandler):
+        def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+            return {**super().preprocess(data, options), "truncated": "its end"}
+
+    result = Bench(tmp_path, handler=Cut).infer({"text": "hello"})
+    assert result["result"]["metadata"] == {"length": 5, "truncated": "its end"}

@@ -75,8 +75,18 @@ def test_what_16_khz_cannot_hold_is_filtered_out_rather_than_folded_back() -> No
 def test_channels_are_averaged() -> None:
     both = np.stack([tone(440), np.zeros(SAMPLE_RATE)], axis=1)
     assert np.allclose(read(encoded(both)), tone(440) / 2, atol=1e-3)
-    opposed = np.stack([tone(440), -tone(440)], axis=1)
-    assert np.abs(read(encoded(opposed))).max() < 1e-3
+    apart = np.stack([tone(440), tone(1000)], axis=1)
+    assert np.allclose(read(encoded(apart)), apart.mean(axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("louder", [1.0, 0.8])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_oppose_each_other_are_not_silence(louder: float, channels: int) -> None:
+    opposed = np.stack([tone(440), -louder * tone(440)] * (channels // 2), axis=1)
+    for value in (encoded(opposed), encoded(opposed, container="FLAC"), opposed.astype(np.float32)):
+        samples = read(value)
+        assert np.sqrt((samples**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+        assert strongest_frequency(samples) == pytest.approx(440, abs=2)
 
 
 def test_float_samples_beyond_full_scale_are_clipped() -> None:

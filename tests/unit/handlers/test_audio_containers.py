@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.audio import SAMPLE_RATE, read_audio
+from handlers.audio import SAMPLE_RATE, read_audio, read_sound
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
@@ -104,19 +104,34 @@ def test_a_video_without_sound_says_so() -> None:
     with pytest.raises(MediaCorrupt) as caught:
         read(encoded_video(np.zeros((5, 48, 64, 3), np.uint8)))
     assert caught.value.message == (
-        "data.audio (s3://clips/a) holds no sound, only video; send a whole wav, flac, ogg, mp3, m4a or webm file"
+        "data.audio (s3://clips/a) holds no sound, only video; send a video as data.video to task video-analysis, "
+        "or send a whole wav, flac, ogg, mp3, m4a or webm file"
     )
 
 
 @WITH_SIZES
-@pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
-def test_a_container_without_its_end_is_cut_short(container: str, codec: str, part: float) -> None:
+def test_a_container_that_lost_most_of_itself_is_cut_short(container: str, codec: str) -> None:
     content = encoded_sound(
         tone(440, rate=48_000, seconds=3), container=container, codec=codec, rate=48_000, index_first=True
     )
     assert missing_end_of_container(content) is None
     with pytest.raises(MediaCorrupt, match=r"data\.audio \(s3://clips/a\) is cut short: its header promises"):
-        read(content[: int(len(content) * part)])
+        read(content[: int(len(content) * 0.3)])
+
+
+@WITH_SIZES
+@pytest.mark.parametrize("part", [0.7, 0.9, 0.999])
+def test_of_a_container_that_lost_its_end_the_rest_is_read_and_told(
+    container: str, codec: str, part: float
+) -> None:
+    content = encoded_sound(
+        tone(440, rate=48_000, seconds=3), container=container, codec=codec, rate=48_000, index_first=True
+    )
+    cut = Media(content[: int(len(content) * part)], "s3://clips/a")
+    sound = read_sound(cut, field="data.audio", max_s=60.0)
+    assert len(sound.samples) / SAMPLE_RATE == pytest.approx(3 * part, abs=0.4)
+    assert "its header promises" in (sound.truncated or "")
+    assert "s are there" in (sound.truncated or "")
 
 
 def test_an_mp4_that_ends_before_its_index_is_cut_short() -> None:
@@ -139,7 +154,7 @@ def test_a_container_with_damage_in_its_middle_is_corrupt() -> None:
     )
     start = content.index(b"mdat") + 4
     content[start + 2000 : start + 30_000] = np.random.default_rng(0).bytes(28_000)
-    with pytest.raises(MediaCorrupt, match="does not decode"):
+    with pytest.raises(MediaCorrupt, match="is damaged: it does not decode to its end"):
         read(bytes(content))
 
 
@@ -164,5 +179,5 @@ def test_a_stream_that_claims_no_length_is_refused_while_it_is_decoded() -> None
     ],
 )
 def test_formats_that_name_other_files_are_not_read(content: bytes) -> None:
-    with pytest.raises(MediaCorrupt, match="is no readable recording"):
+    with pytest.raises(MediaCorrupt, match=r"is a (playlist|plain text), not a recording"):
         read(content)

@@ -1,0 +1,201 @@
+"""Recordings that are several files one behind the other, and headers that claim no samples.
+
+Source: RFC 3533 section 4 (chained Ogg); RFC 9639 section 8 (FLAC); Multimedia Programming Interface and Data
+    Specifications 1.0 (RIFF); http://gabriel.mp3-tech.org/mp3infotag.html (the Xing tag of MP3).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import struct
+from collections.abc import Iterator
+
+_XING = re.compile(rb"Xing|Info")
+_BEFORE_XING = (9, 11, 17, 19, 32, 34)
+"""Bytes between the header of a frame of MP3 and its Xing tag: by version and channels, with or without a checksum."""
+_BEGINNINGS: dict[bytes, re.Pattern[bytes]] = {
+    b"fLaC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    b".snd": re.compile(rb"\.snd\x00\x00[\x00-\x10].....\x00\x00\x00[\x01-\x1b]\x00", re.DOTALL),
+    b"RIFF": re.compile(rb"RIFF....WAVE(?:fmt |JUNK|bext|LIST)", re.DOTALL),
+    b"FORM": re.compile(rb"FORM....AIF[FC](?:COMM|FVER|NAME)", re.DOTALL),
+    b"caff": re.compile(rb"caff\x00\x01\x00\x00desc"),
+    b"#!AM": re.compile(rb"#!AMR(?:-WB)?\n"),
+    b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)", re.DOTALL),
+}
+MOST_PARTS = 1000
+"""Files that one recording may consist of."""
+
+
+def parts_of(content: bytes) -> list[bytes]:
+    """Return the files that `content` consists of, itself alone mostly, and never more than MOST_PARTS + 1."""
+    starts = list(itertools.islice(_starts(content), MOST_PARTS + 1))
+    if len(starts) < 2:
+        return [content]
+    return [content[start:end] for start, end in zip(starts, [*starts[1:], len(content)], strict=True)]
+
+
+def with_known_size(content: bytes) -> bytes:
+    """Return a wav or au whose header claims no data, as a writer to a pipe leaves it, with the size that it has."""
+    if content[:4] == b".snd" and content[8:12] == b"\0\0\0\0":
+        return content[:8] + b"\xff\xff\xff\xff" + content[12:]
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return content
+    start = 12
+    while start + 8 <= len(content):
+        name, size = content[start : start + 4], struct.unpack_from("<I", content, start + 4)[0]
+        if name == b"data":
+            rest = len(content) - start - 8
+            if size or not rest or _are_chunks(content, start + 8):
+                return content
+            sizes = struct.pack("<I", len(content) - 8), struct.pack("<I", rest)
+            return content[:4] + sizes[0] + content[8 : start + 4] + sizes[1] + content[start + 8 :]
+        start += 8 + size + size % 2
+    return content
+
+
+def _are_chunks(content: bytes, start: int) -> bool:
+    """Return whether what follows an empty data chunk is a list of chunks, and no samples."""
+    while start + 8 <= len(content):
+        name, size = content[start : start + 4], struct.unpack_from("<I", content, start + 4)[0]
+        if not name.isascii() or not name.decode("ascii").isprintable():
+            return False
+        start += 8 + size + size % 2
+    return start in (len(content), len(content) + 1)
+
+
+def _starts(content: bytes) -> Iterator[int]:
+    """Yield where each file begins, the first at 0."""
+    if content[:4] == b"OggS":
+        yield from _ogg_starts(content)
+    elif content[4:8] in (b"ftyp", b"styp"):
+        yield from _mp4_starts(content)
+    elif (pattern := _BEGINNINGS.get(content[:4])) is not None:
+        yield from _found(content, pattern)
+    elif content[:3] == b"ID3" or content[:1] == b"\xff":
+        yield from _mp3_starts(content)
+
+
+def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
+    """Yield where `pattern` is found outside the file before, as far as that tells its length."""
+    at = 0
+    while True:
+        yield at
+        after = at + max(4, _length(content, at))
+        found = pattern.search(content, after)
+        if found is None:
+            return
+        at = found.start()
+
+
+def _length(content: bytes, at: int) -> int:
+    """Return how many bytes the file at `at` claims, 0 where it claims nothing that is true."""
+    claimed = 0
+    match content[at : at + 4]:
+        case b"RIFF":
+            claimed = int.from_bytes(content[at + 4 : at + 8], "little") + 8
+        case b"FORM":
+            claimed = int.from_bytes(content[at + 4 : at + 8], "big") + 8
+        case b".snd" if at + 12 <= len(content):
+            claimed = sum(struct.unpack_from(">II", content, at + 4))
+    return claimed if at + claimed <= len(content) else 0
+
+
+def _ogg_starts(content: bytes) -> Iterator[int]:
+    """Yield the first page of each chain: one that begins a stream, behind one that does not."""
+    at, began = 0, False
+    while content.startswith(b"OggS", at) and at + 27 <= len(content):
+        begins = bool(content[at + 5] & 2)
+        if begins and not began:
+            yield at
+        began = begins
+        segments = content[at + 26]
+        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
+        if not content.startswith(b"OggS", at):  # bytes that belong to nothing, as tags do
+            at = content.find(b"OggS\0", at)
+            if at < 0:
+                return
+
+
+def _mp4_starts(content: bytes) -> Iterator[int]:
+    """Yield each box that tells a file's type and comes behind the index of the file before."""
+    at, has_index = 0, True
+    while at + 8 <= len(content):
+        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16], "big")
+        if kind == b"ftyp" and has_index:
+            yield at
+            has_index = False
+        has_index = has_index or kind == b"moov"
+        if size < 8:
+            return
+        at += size
+
+
+def _mp3_starts(content: bytes) -> Iterator[int]:
+    """Yield each frame with a Xing tag, or the ID3 tag in front of it, and what follows the bytes that it counts."""
+    at = 0
+    while True:
+        yield at
+        frame = _after_id3(content, at)
+        first = _XING.search(content, frame, frame + 64)
+        search_from = frame + 4
+        if first is not None and _frame_of(content, first.start()) == frame:
+            search_from = first.end()
+            flags, _, size = struct.unpack_from(
+                ">III", content[first.end() : first.end() + 12].ljust(12, b"\0")
+            )
+            if flags & 3 == 3 and size and frame + size + 1000 < len(content):
+                after = _next_frame(content, frame + size)
+                if after is not None:
+                    at = after
+                    continue
+        frames = (_frame_of(content, tag.start()) for tag in _XING.finditer(content, search_from))
+        following = next((frame for frame in frames if frame is not None), None)
+        if following is None:
+            return
+        tag = content.rfind(b"ID3", search_from, following)
+        at = tag if tag >= 0 and _after_id3(content, tag) == following else following
+
+
+def _frame_of(content: bytes, xing: int) -> int | None:
+    """Return where the frame of MP3 begins that has its Xing tag at `xing`, None where it is no tag of a frame."""
+    starts = (xing - between - 4 for between in _BEFORE_XING)
+    return next((start for start in starts if start >= 0 and _frame_size(content, start)), None)
+
+
+def _after_id3(content: bytes, at: int) -> int:
+    """Return where the sound begins behind the ID3 tags at `at`."""
+    while content.startswith(b"ID3", at) and at + 10 <= len(content):
+        sizes = content[at + 6 : at + 10]
+        at += 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
+    return at
+
+
+def _next_frame(content: bytes, at: int) -> int | None:
+    """Return where within the next kilobyte a tag or two frames of MP3 begin, None where there are none."""
+    for start in range(at, min(at + 1000, len(content) - 4)):
+        if content.startswith(b"ID3", start):
+            return start
+        size = _frame_size(content, start)
+        if size and _frame_size(content, start + size):
+            return start
+    return None
+
+
+_KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
+_KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
+_RATES = (44_100, 48_000, 32_000, 0)
+
+
+def _frame_size(content: bytes, at: int) -> int:
+    """Return the bytes of the layer-3 frame whose header is at `at`, 0 where there is none."""
+    if at + 4 > len(content) or content[at] != 0xFF or content[at + 1] & 0xE6 != 0xE2:
+        return 0
+    version = content[at + 1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
+    rate = _RATES[content[at + 2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 9)
+    kbits = (_KBITS_1 if version == 3 else _KBITS_2)[content[at + 2] >> 4]
+    if not rate or not kbits:
+        return 0
+    return (144 if version == 3 else 72) * kbits * 1000 // rate + (content[at + 2] >> 1 & 1)

@@ -1,0 +1,166 @@
+"""What a file is by its first bytes, whatever it was sent as, and which task takes it: for messages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["image", "sound", "video", "document", "other"]
+
+_TAKEN_BY: dict[Family, str] = {
+    "image": "send it as data.image to task vlm or ocr",
+    "sound": "send it as data.audio to task asr or audio-classification",
+    "video": "send it as data.video to task video-analysis",
+    "document": "send it as data.document to task document-analysis",
+}
+
+_LOOKED_AT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """A kind of file: what it is called, with its article, to which family it belongs, and what to do with it."""
+
+    name: str
+    family: Family
+    cure: str = ""
+
+
+_PACKED = "unpack it and send what is in it"
+_PAGE = "the address leads to a web page: give the address of the file itself"
+_OFFICE = "save it as PDF"
+_PICTURE = "convert it to PNG or JPEG"
+
+_STARTS: tuple[tuple[bytes, FileKind], ...] = (
+    (b"\x89PNG\r\n\x1a\n", FileKind("a PNG image", "image")),
+    (b"\xff\xd8\xff", FileKind("a JPEG image", "image")),
+    (b"GIF8", FileKind("a GIF image", "image")),
+    (b"BM", FileKind("a BMP image", "image")),
+    (b"II*\0", FileKind("a TIFF image", "image")),
+    (b"MM\0*", FileKind("a TIFF image", "image")),
+    (b"\0\0\x01\0", FileKind("an icon (ICO)", "other", _PICTURE)),
+    (b"8BPS", FileKind("a Photoshop file", "other", _PICTURE)),
+    (b"\xff\x0a", FileKind("a JPEG XL image", "other", _PICTURE)),
+    (b"\0\0\0\x0cJXL ", FileKind("a JPEG XL image", "other", _PICTURE)),
+    (b"\0\0\0\x0cjP  ", FileKind("a JPEG 2000 image", "other", _PICTURE)),
+    (b"fLaC", FileKind("a FLAC recording", "sound")),
+    (b"OggS", FileKind("an Ogg recording", "sound")),
+    (b"ID3", FileKind("an MP3 recording", "sound")),
+    (b".snd", FileKind("an AU recording", "sound")),
+    (b"caff", FileKind("a CAF recording", "sound")),
+    (b"#!AMR", FileKind("an AMR recording", "sound")),
+    (b"MThd", FileKind("a MIDI file, which holds notes and no sound", "other", "render it to wav or flac")),
+    (b"\x1a\x45\xdf\xa3", FileKind("a Matroska or WebM video", "video")),
+    (b"FLV\x01", FileKind("an FLV video", "video")),
+    (b"\0\0\x01\xba", FileKind("an MPEG video", "video")),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", FileKind("a WMV or WMA file", "video")),
+    (b"\xd0\xcf\x11\xe0", FileKind("an Office document of the old kind", "other", _OFFICE)),
+    (b"{\\rtf", FileKind("an RTF document", "other", _OFFICE)),
+    (b"%!PS", FileKind("a PostScript file", "other", _OFFICE)),
+    (b"\x1f\x8b", FileKind("a gzip archive", "other", _PACKED)),
+    (b"BZh", FileKind("a bzip2 archive", "other", _PACKED)),
+    (b"\xfd7zXZ\0", FileKind("an xz archive", "other", _PACKED)),
+    (b"\x28\xb5\x2f\xfd", FileKind("a zstd archive", "other", _PACKED)),
+    (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", "other", _PACKED)),
+    (b"Rar!", FileKind("a RAR archive", "other", _PACKED)),
+    (b"PAR1", FileKind("a Parquet file", "other", "send the media that its rows name")),
+    (b"\x7fELF", FileKind("a program", "other", "send a media file")),
+    (b"MZ", FileKind("a program", "other", "send a media file")),
+    (b"SQLite format 3", FileKind("an SQLite database", "other", "send a media file")),
+)
+
+_RIFF = {
+    b"WAVE": FileKind("a wav recording", "sound"),
+    b"AVI ": FileKind("an AVI video", "video"),
+    b"WEBP": FileKind("a WebP image", "image"),
+}
+_FORM = FileKind("an AIFF recording", "sound")
+_BRANDS = {
+    b"avif": FileKind("an AVIF image", "image"),
+    b"avis": FileKind("an AVIF image", "image"),
+    b"heic": FileKind("a HEIC image", "other", _PICTURE),
+    b"heix": FileKind("a HEIC image", "other", _PICTURE),
+    b"mif1": FileKind("a HEIF image", "other", _PICTURE),
+    b"M4A ": FileKind("an m4a recording", "sound"),
+    b"M4B ": FileKind("an m4a recording", "sound"),
+}
+_MP4 = FileKind("an mp4 or mov video", "video")
+
+
+def kind_of(content: bytes) -> FileKind | None:
+    """Return what `content` is by its first bytes, None where they tell nothing."""
+    head = content[:_LOOKED_AT]
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
+        return _RIFF[head[8:12]]
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _FORM
+    if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat"):
+        return _BRANDS.get(head[8:12], _MP4) if head[4:8] == b"ftyp" else _MP4
+    if b"%PDF-" in head[:1024]:
+        return FileKind("a PDF", "document")
+    if head.startswith(b"PK\x03\x04"):
+        return _of_zip(head)
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
+    if head[257:262] == b"ustar":
+        return FileKind("a tar archive", "other", _PACKED)
+    if head[:1] == b"\x47" and head[188:189] == b"\x47":
+        return FileKind("an MPEG transport stream", "video")
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return FileKind("an MP3 or AAC recording", "sound")
+    return _of_text(head)
+
+
+def misplaced(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str | None:
+    """Return what `content` is and where it belongs, where that is none of `wanted`: "a PDF, not an image; ...".
+
+    None where it is, or may be, what was wanted: then it is damaged.
+    """
+    kind = kind_of(content)
+    if kind is None or kind.family in wanted:
+        return None
+    article = "an" if wanted[0] == "image" else "a"
+    named = {"sound": "recording"}.get(wanted[0], wanted[0])
+    return f"{kind.name}, not {article} {named}; {kind.cure or _TAKEN_BY[kind.family]}, or {cure}"
+
+
+def _of_zip(head: bytes) -> FileKind:
+    for mark, name in ((b"word/", "a Word"), (b"xl/", "an Excel"), (b"ppt/", "a PowerPoint")):
+        if mark in head:
+            return FileKind(f"{name} document", "other", _OFFICE)
+    if b"mimetypeapplication/vnd.oasis" in head:
+        return FileKind("an OpenDocument file", "other", _OFFICE)
+    if b"mimetypeapplication/epub" in head:
+        return FileKind("an EPUB book", "other", _OFFICE)
+    return FileKind("a zip archive", "other", _PACKED)
+
+
+def _of_text(head: bytes) -> FileKind | None:
+    """Return what kind of text it is, None where it is none."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return FileKind("a UTF-16 text", "other", "send a media file")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if len(text) < 3 or re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", text):
+        return None
+    try:
+        text[: len(text) - 3].decode()
+    except UnicodeDecodeError:
+        return None
+    start = text[:512].lower()
+    if b"<svg" in start:
+        return FileKind("an SVG drawing", "other", _PICTURE)
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in start:
+        return FileKind("an HTML page", "other", _PAGE)
+    if start.startswith(b"<?xml") and b"<error>" in start:
+        return FileKind("an XML error of a store", "other", "look what it says, and give the file's address")
+    if start.startswith(b"<"):
+        return FileKind("an XML text", "other", "send a media file")
+    if start.startswith(b"#extm3u"):
+        return FileKind("a playlist", "other", "send the file that it names")
+    if start[:1] in b"{[":
+        return FileKind("a JSON text", "other", "send a media file")
+    if re.fullmatch(rb"[A-Za-z0-9+/=\s]{64,}", text):
+        return FileKind("base64 text", "other", "decode it, or send it as a data: URI")
+    return FileKind("a plain text", "other", "send a media file")
