@@ -265,6 +265,12 @@ class WorkerSettings(Section):
         le=60_000,
         description="How long a batch waits for requests that are being fetched or decoded, at most.",
     )
+    ready_without_broker_s: float | None = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="Time without any broker after which /readyz says 503; null: never. HTTP is answered anyway.",
+    )
     drain_timeout_s: float = Field(
         default=120.0,
         gt=0,

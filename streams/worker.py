@@ -14,6 +14,7 @@ import structlog
 from engines.outcomes import Outcomes
 from streams.acks import OrderedAcker
 from streams.announcements import Announcements
+from streams.broker_watch import watching
 from streams.faults import tell_of_faults
 from streams.faust_app import InferenceApp, build_app
 from streams.group_refusals import GroupRefused
@@ -28,6 +29,7 @@ from streams.quick_path import QuickPath
 from streams.runtime import Runtime, open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
+from streams.stream_state import StreamState
 from streams.topic_admin import TopicsNotReady, check_topics
 from streams.topics import Topics
 
@@ -81,7 +83,16 @@ class Worker:
         if settings.http.listens:
             self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
+        watch = await stack.enter_async_context(watching(settings.kafka))
         self.app = app = self._build_app(runtime, stack)
+        if self.gateway is not None:
+            self.gateway.stream = StreamState(
+                watch=watch,
+                membership=self.membership,
+                acker=app.batch_consumer.acker,
+                partitions=app.batch_consumer,
+                ready_without_broker_s=settings.worker.ready_without_broker_s,
+            )
         _tune_interpreter()
         await app.start()
         crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")

@@ -27,11 +27,15 @@ from streams.http.status import status_of
 from streams.http.writing import write_whole
 from streams.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
+from streams.stream_state import StreamState
 
 log = structlog.get_logger(__name__)
 
 _LAST_WRITES_S = 2.0
 """How long responses may still take to be written once nothing is in work any more."""
+
+_BAD = ("ok", "degraded", "error")
+"""What a status may be, the worst last."""
 
 _INFER = "/inference/infer"
 _THREADS = 4
@@ -47,6 +51,8 @@ class Gateway:
     def __init__(self, runtime: Runtime, settings: Settings, *, is_ready: bool = True) -> None:
         """`is_ready` is what /readyz starts from; set the attribute later."""
         self.is_ready = is_ready
+        self.stream: StreamState | None = None
+        """What is known of the worker's stream; None where this process has none."""
         self.url = ""
         self._runtime = runtime
         self._settings = settings
@@ -129,12 +135,20 @@ class Gateway:
         if self.admission.is_stopping:
             return json_response({"status": "stopping"}, status=503)
         if not self.is_ready:
-            return json_response({"status": "starting"}, status=503)
+            kafka = {} if self.stream is None else {"kafka": self.stream.report()}
+            return json_response({"status": "starting", "components": kafka}, status=503)
         report = await self._health()
+        if self.stream is not None:
+            stream = self.stream.report()
+            report = {
+                "status": max(report["status"], stream["status"], key=_BAD.index),
+                "components": {**report["components"], "kafka": stream},
+            }
         return json_response(report, status=503 if report["status"] == "error" else 200)
 
     async def _get_metrics(self, http: web.Request) -> web.Response:
-        text = await self._in_thread(self._metrics.text)
+        stream = None if self.stream is None else self.stream.report()  # here, for it lives on this loop
+        text = await self._in_thread(self._metrics.text, stream)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _get_openapi(self, http: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from engines.inference import InferenceManager
+from streams.stream_state import stream_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUCCESS = "OK"
@@ -73,9 +74,24 @@ class Metrics:
         self._requests.labels(task, engine, code).inc()
         self._seconds.labels(task, engine).observe(seconds)
 
-    def text(self) -> bytes:
-        """Return all metrics of this moment in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def text(self, stream: Mapping[str, Any] | None = None) -> bytes:
+        """Return all metrics of this moment in Prometheus' text format, with those of a `StreamState.report`."""
+        text = generate_latest(self._registry)
+        if stream is None:
+            return text
+        of_stream = CollectorRegistry()
+        of_stream.register(_OfStream(stream))
+        return text + generate_latest(of_stream)
+
+
+class _OfStream(Collector):
+    """Shows what is known of a worker's stream at one moment."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        return stream_metrics(self._report)
 
 
 class _OfManager(Collector):

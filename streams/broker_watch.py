@@ -1,0 +1,133 @@
+"""Asks the brokers every few seconds whether they are there: nobody need guess it from other failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from engines.log_context import shared_task
+from streams.kafka import connection_options
+from streams.logs import tell_left_out
+from streams.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
+
+EVERY_S = 5.0
+_PATIENCE_S = 4.0
+_FIRST_LINE_AFTER_S = 30.0
+_NO_ANSWER = (KafkaError, OSError, TimeoutError)
+
+
+class Ask(Protocol):
+    """How brokers are asked."""
+
+    async def __call__(self) -> tuple[int, int]:
+        """Return how many brokers are known, and how many of them answer; never raises for those that do not."""
+
+
+class BrokerWatch:
+    """What is known of the brokers; lives on one event loop.
+
+    Where none answers, one line says so, and one after 30 s, 60 s, 120 s and so on; then one that says they are back.
+    """
+
+    def __init__(self, servers: str, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
+        self._servers = servers
+        self._ask = ask
+        self._clock = clock
+        self.known = 0
+        """How many brokers the cluster names."""
+        self.answering = 0
+        """How many of them answered the last time."""
+        self._since: float | None = None
+        self._pause_s = _FIRST_LINE_AFTER_S
+        self._next_line = 0.0
+
+    @property
+    def away_s(self) -> float:
+        """Seconds since no broker answers; 0 where one does."""
+        return 0.0 if self._since is None else self._clock() - self._since
+
+    def report(self) -> dict[str, Any]:
+        """Return what is known, as JSON has it."""
+        present = "ok" if self.answering >= self.known else "degraded"
+        return {
+            "status": present if self._since is None else "away",
+            "known": self.known,
+            "answering": self.answering,
+            "away_s": round(self.away_s, 3),
+        }
+
+    async def look(self) -> None:
+        """Ask once."""
+        asked_at = self._clock()
+        self.known, self.answering = await self._ask()
+        if self.answering:
+            if self._since is not None:
+                log.info("broker_back", servers=self._servers, away_s=round(self.away_s, 1))
+                tell_left_out()
+            self._since = None
+            return
+        if self._since is None:
+            self._since, self._pause_s, self._next_line = asked_at, _FIRST_LINE_AFTER_S, asked_at
+        if self._clock() >= self._next_line:
+            log.warning("broker_away", servers=self._servers, away_s=round(self.away_s, 1))
+            self._next_line = self._since + self._pause_s
+            self._pause_s *= 2
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(EVERY_S)
+
+
+class _Brokers:
+    """A connection of its own to each broker: what others send and wait for on theirs does not hold it up."""
+
+    def __init__(self, client: AIOKafkaClient) -> None:
+        self._client = client
+
+    async def __call__(self) -> tuple[int, int]:
+        nodes = self._nodes()
+        answers = await asyncio.gather(*map(self._answers, nodes))
+        if not any(answers):  # or all have other addresses by now
+            with contextlib.suppress(*_NO_ANSWER):
+                await self._client.bootstrap()
+                nodes = self._nodes()
+                answers = await asyncio.gather(*map(self._answers, nodes))
+        return len(nodes), sum(answers)
+
+    def _nodes(self) -> list[int]:
+        return [broker.nodeId for broker in self._client.cluster.brokers()]
+
+    async def _answers(self, node: int) -> bool:
+        try:
+            await self._client.send(node, MetadataRequest([]))
+        except _NO_ANSWER:
+            return False
+        return True
+
+
+@contextlib.asynccontextmanager
+async def watching(kafka: KafkaSettings) -> AsyncIterator[BrokerWatch]:
+    """Watch the brokers during the block."""
+    client = AIOKafkaClient(
+        **connection_options(kafka), client_id="inferstream-watch", request_timeout_ms=int(_PATIENCE_S * 1000)
+    )
+    watch = BrokerWatch(kafka.bootstrap_servers, _Brokers(client))
+    task = shared_task(watch.run(), name="broker watch")
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await client.close()

@@ -1,0 +1,109 @@
+"""What an operator sees of a worker's stream: the brokers, its place in the group, and what is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for Kafka
+    from streams.acks import OrderedAcker, Place
+    from streams.broker_watch import BrokerWatch
+    from streams.membership import Membership
+
+
+class Partitions(Protocol):
+    """The part of the consumer that is shown."""
+
+    @property
+    def stopped_partitions(self) -> Mapping[Place, str]: ...
+    @property
+    def removed_unread(self) -> Mapping[Place, int]: ...
+
+
+class StreamState:
+    """Puts together what the parts of a worker know. Lives on their event loop."""
+
+    def __init__(
+        self,
+        *,
+        watch: BrokerWatch,
+        membership: Membership,
+        acker: OrderedAcker,
+        partitions: Partitions,
+        ready_without_broker_s: float | None,
+    ) -> None:
+        """Without a broker for longer than that its status is error; None: never."""
+        self._watch = watch
+        self._membership = membership
+        self._acker = acker
+        self._partitions = partitions
+        self._ready_without_broker_s = ready_without_broker_s
+
+    def report(self) -> dict[str, Any]:
+        """Return {"status": ok | degraded | error, broker, group, offsets}, as JSON has it."""
+        broker, group, acker = self._watch.report(), self._membership, self._acker
+        stopped, removed = self._partitions.stopped_partitions, self._partitions.removed_unread
+        limit_s = self._ready_without_broker_s
+        if limit_s is not None and broker["away_s"] > limit_s:
+            status = "error"
+        elif broker["status"] != "ok" or group.state != "joined" or group.missing_topics or stopped:
+            status = "degraded"
+        else:
+            status = "ok"
+        return {
+            "status": status,
+            "broker": broker,
+            "group": {
+                "state": group.state,
+                "reason": group.reason,
+                "missing_topics": sorted(group.missing_topics),
+            },
+            "offsets": {
+                "in_flight": acker.in_flight,
+                "unfinished": acker.unfinished,
+                "uncommitted": acker.uncommitted,
+                "oldest_age_s": round(acker.oldest_age_s(), 3),
+                "held_back": sorted(map(_named, acker.held_back)),
+                "stopped": {_named(place): why for place, why in stopped.items()},
+                "removed_unread": {_named(place): count for place, count in removed.items()},
+            },
+        }
+
+
+def stream_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield what Prometheus reads of a `StreamState.report`."""
+    broker, group, offsets = report["broker"], report["group"], report["offsets"]
+    for name, help_text, value in (
+        ("broker_up", "Whether any broker answers.", broker["status"] != "away"),
+        ("brokers_known", "Brokers that the cluster names.", broker["known"]),
+        ("brokers_answering", "Brokers that answer.", broker["answering"]),
+        ("broker_away_seconds", "Time since no broker answers; 0 where one does.", broker["away_s"]),
+        ("group_joined", "Whether this worker is a member of its group.", group["state"] == "joined"),
+        ("topics_missing", "Request topics that are not there.", len(group["missing_topics"])),
+        ("messages_in_flight", "Messages taken and not acked yet.", offsets["in_flight"]),
+        ("messages_unfinished", "Messages taken and not answered yet.", offsets["unfinished"]),
+        ("messages_uncommitted", "Messages that a crash now would repeat.", offsets["uncommitted"]),
+        ("oldest_message_age_seconds", "Age of the oldest message in flight.", offsets["oldest_age_s"]),
+        ("partitions_held_back", "Partitions whose next messages wait for room.", len(offsets["held_back"])),
+        ("partitions_stopped", "Partitions that cannot be read on.", len(offsets["stopped"])),
+    ):
+        yield GaugeMetricFamily(f"inferstream_{name}", help_text, value=float(value))
+    yield _by_partition(offsets["removed_unread"].items())
+
+
+def _by_partition(counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "inferstream_records_removed_unread",
+        "Offsets that the broker had removed before they were read.",
+        labels=("topic", "partition"),
+    )
+    for place, count in counts:
+        topic, _, partition = place.rpartition("/")
+        family.add_metric((topic, partition), count)
+    return family
+
+
+def _named(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"
