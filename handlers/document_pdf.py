@@ -7,8 +7,9 @@ from typing import Any
 
 from handlers.decoding import processes
 from handlers.decoding.processes import ChildEnded
+from handlers.decoding.refusals import refusal
 from handlers.document_pages import Page, fewer_pages
-from handlers.errors import InferenceError, MediaCorrupt, MediaTooLarge, OutOfMemory
+from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
 
 _FUNCTION = "handlers.decoding.pdf:read_pages"
@@ -37,14 +38,13 @@ def read_pdf(
         "max_letters": limits.max_document_letters,
         "with_images": with_images,
     }
-    allowed = processes.Limits(limits.pdf_processes, limits.pdf_memory_bytes, limits.pdf_timeout_s)
     count = 1
     try:
-        with closing(processes.pool.call(_FUNCTION, content, arguments, allowed)) as found:
+        with closing(processes.pool.call(_FUNCTION, content, arguments, limits.children)) as found:
             count, _ = next(found)
             return [_page(page, block) for page, block in found]
     except ChildEnded as ended:
-        raise _as_error(ended, what, limits, fewer_pages(count)) from ended
+        raise refusal(ended, what, limits.children, cure=fewer_pages(count)) from ended
 
 
 def _page(page: dict[str, Any], block: bytearray) -> Page:
@@ -62,26 +62,3 @@ def _is_cut_short(content: bytes) -> bool:
     """
     mark = content.rfind(b"%%EOF")
     return mark < 0 or b" obj" in content[mark:]
-
-
-def _as_error(ended: ChildEnded, what: str, limits: MediaSettings, cure: str) -> InferenceError:
-    match ended.reason:
-        case "time":
-            return MediaTooLarge(
-                f"{what} takes longer to read than media.pdf_timeout_s allows ({limits.pdf_timeout_s:g} s): {cure}"
-            )
-        case "memory":
-            return MediaTooLarge(
-                f"{what} takes more memory to read than media.pdf_memory_bytes allows "
-                f"({limits.pdf_memory_bytes} bytes): {cure}"
-            )
-        case "killed":
-            return OutOfMemory(
-                f"the process that read {what} was killed from outside, most likely as the machine has no memory "
-                "left; try again"
-            )
-        case "crash":
-            return MediaCorrupt(
-                f"{what} makes the PDF reader crash ({ended.detail}): it is damaged; save it anew from its program "
-                "(print it to PDF) and send that"
-            )

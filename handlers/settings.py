@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from handlers.decoding.limits import Limits
 from handlers.option_spec import Bounds
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -60,21 +61,22 @@ class MediaSettings(Section):
         gt=0,
         description="Most letters in the text layer of one document, on all pages read.",
     )
-    pdf_processes: int = Field(
+    decode_processes: int = Field(
         default=2,
         gt=0,
         le=64,
-        description="Child processes that read PDFs side by side, started when needed.",
+        description="Child processes that decode side by side what may crash, hang or take all memory: PDFs, "
+        "videos, and images that are large or of rare formats. Started when needed.",
     )
-    pdf_memory_bytes: int = Field(
+    decode_memory_bytes: int = Field(
         default=1024**3,
         ge=128 * 1024**2,
-        description="Private memory that the process reading a PDF may take, in bytes; beyond it the PDF is refused.",
+        description="Private memory, in bytes, that such a process may take; a file that takes more is refused.",
     )
-    pdf_timeout_s: float = Field(
+    decode_timeout_s: float = Field(
         default=60.0,
         gt=0,
-        description="Longest time that reading the pages of one PDF may take, in seconds; then it is refused.",
+        description="Longest time that such a process may take for one file, in seconds; then the file is refused.",
     )
     deadline_s: float = Field(
         default=60.0,
@@ -90,3 +92,8 @@ class MediaSettings(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Hosts from which https:// media is fetched."
     )
+
+    @property
+    def children(self) -> Limits:
+        """What holds for child processes that decode."""
+        return Limits(self.decode_processes, self.decode_memory_bytes, self.decode_timeout_s)

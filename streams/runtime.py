@@ -76,7 +76,7 @@ async def open_runtime(
         pools = Pools(
             registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
             decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
-            children=stack.enter_context(ThreadPoolExecutor(settings.media.pdf_processes, "children")),
+            children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
         threads = stack.enter_context(EngineThreads(settings.cache.max_models, manager.is_loaded))
         batcher: Batcher[Prepared] = Batcher(

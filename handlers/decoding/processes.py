@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from handlers import errors
+from handlers.decoding.limits import Limits
 from handlers.decoding.wire import LENGTHS, Block, Call, Done, Failure, Item, decode_answer, lengths_and_head
 
 log = structlog.get_logger(__name__)
@@ -39,15 +39,6 @@ class ChildEnded(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many children may work at the same time, and what one call may take."""
-
-    processes: int
-    memory_bytes: int
-    timeout_s: float
 
 
 class ChildPool:

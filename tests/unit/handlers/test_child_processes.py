@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from handlers.decoding.processes import ChildEnded, ChildPool, Limits
+from handlers.decoding.limits import Limits
+from handlers.decoding.processes import ChildEnded, ChildPool
 from handlers.errors import InternalError, InvalidInput
 
 LIMITS = Limits(processes=2, memory_bytes=512 << 20, timeout_s=60)
@@ -166,7 +167,8 @@ def test_a_forked_process_has_children_of_its_own(pool: ChildPool) -> None:
 
 SCRIPT = """
 import os, sys, threading, time
-from handlers.decoding.processes import Limits, pool
+from handlers.decoding.limits import Limits
+from handlers.decoding.processes import pool
 
 function = "tests.unit.handlers.child_functions:" + sys.argv[1]
 

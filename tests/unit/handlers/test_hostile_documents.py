@@ -17,8 +17,8 @@ from tests import hostile_documents as hostile
 from tests.documents import Line, text_pdf
 
 MEMORY_BYTES = 256 * 1024**2
-LIMITS = MediaSettings(pdf_memory_bytes=MEMORY_BYTES, pdf_timeout_s=120)
-SHORT = MediaSettings(pdf_memory_bytes=1024**3, pdf_timeout_s=2)
+LIMITS = MediaSettings(decode_memory_bytes=MEMORY_BYTES, decode_timeout_s=120)
+SHORT = MediaSettings(decode_memory_bytes=1024**3, decode_timeout_s=2)
 
 
 def read(content: bytes, limits: MediaSettings = LIMITS) -> list[Page]:
@@ -34,7 +34,7 @@ def read_well() -> None:
 def test_a_pdf_that_takes_all_memory_is_refused_with_the_limit(made: Callable[[], bytes]) -> None:
     with pytest.raises(
         MediaTooLarge,
-        match=rf"data\.document \(bytes\) takes more memory to read than media\.pdf_memory_bytes allows "
+        match=rf"data\.document \(bytes\) takes more memory to decode than media\.decode_memory_bytes allows "
         rf"\({MEMORY_BYTES} bytes\): save the file anew",
     ):
         read(made())
@@ -44,7 +44,8 @@ def test_a_pdf_that_takes_all_memory_is_refused_with_the_limit(made: Callable[[]
 @pytest.mark.parametrize("made", [hostile.endless_pattern, hostile.endless_shading, hostile.masking_itself])
 def test_a_pdf_that_takes_for_ever_is_refused_with_the_limit(made: Callable[[], bytes]) -> None:
     with pytest.raises(
-        MediaTooLarge, match=r"takes longer to read than media\.pdf_timeout_s allows \(2 s\): save the file"
+        MediaTooLarge,
+        match=r"takes longer to decode than media\.decode_timeout_s allows \(2 s\): save the file",
     ):
         read(made(), SHORT)
     read_well()
@@ -60,7 +61,7 @@ def test_a_pdf_of_several_pages_is_told_that_fewer_may_do() -> None:
 @pytest.mark.parametrize(
     ("reason", "detail", "kind", "message"),
     [
-        ("crash", "SIGSEGV", MediaCorrupt, r"makes the PDF reader crash \(SIGSEGV\): it is damaged; save it"),
+        ("crash", "SIGSEGV", MediaCorrupt, r"is damaged: it makes its decoder crash \(SIGSEGV\); save the"),
         (
             "killed",
             "SIGKILL",
@@ -85,7 +86,7 @@ def test_a_pdf_whose_reader_ends_says_how(
 
 def test_a_pdf_that_hangs_holds_up_no_other() -> None:
     """One child is busy to the end of the test; the other reads on."""
-    waiting = MediaSettings(pdf_timeout_s=3)
+    waiting = MediaSettings(decode_timeout_s=3)
     refused: list[Exception] = []
 
     def hang() -> None:
