@@ -75,6 +75,14 @@ def _not_there(kafka: KafkaSettings) -> str:
     )
 
 
+def _no_coordinator(kafka: KafkaSettings) -> str:
+    return (
+        f"the brokers have no coordinator for group {kafka.group_id!r}: they need the topic __consumer_offsets, "
+        "which they cannot make with fewer brokers than offsets.topic.replication.factor; start the missing brokers, "
+        "or lower it"
+    )
+
+
 def _fenced(kafka: KafkaSettings) -> str:
     return (
         f"another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}; "
@@ -83,6 +91,7 @@ def _fenced(kafka: KafkaSettings) -> str:
 
 
 _REASONS: dict[int, tuple[Callable[[KafkaSettings], str], bool]] = {
+    15: (_no_coordinator, True),
     23: (_other_kind, True),
     24: (_invalid_id, False),
     26: (_session_timeout, False),
@@ -92,5 +101,4 @@ _REASONS: dict[int, tuple[Callable[[KafkaSettings], str], bool]] = {
     82: (_fenced, False),
 }
 """Kafka's error codes; some of them are newer than aiokafka."""
-FENCED = 82
-INCONSISTENT_PROTOCOL, FULL = 23, 81
+NO_COORDINATOR, INCONSISTENT_PROTOCOL, NOT_AUTHORIZED, FULL, FENCED = 15, 23, 30, 81, 82

@@ -26,6 +26,7 @@ from streams.group_refusals import (
     FENCED,
     FULL,
     INCONSISTENT_PROTOCOL,
+    NO_COORDINATOR,
     GroupRefused,
     Refusal,
     refusal,
@@ -262,11 +263,7 @@ class Supervisor:
             async with asyncio.timeout(_ASK_S):
                 await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
         except errors.GroupCoordinatorNotAvailableError:
-            return (
-                f"the brokers have no coordinator for group {self._kafka.group_id!r}: they need the topic "
-                "__consumer_offsets, which they cannot make with fewer brokers than offsets.topic.replication.factor; "
-                "start the missing brokers, or lower it"
-            )
+            return refusal(NO_COORDINATOR, self._kafka).reason
         except (errors.KafkaError, OSError, TimeoutError) as error:
             return f"no coordinator of group {self._kafka.group_id!r} can be asked for: {error!r}"
         return (

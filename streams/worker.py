@@ -26,6 +26,7 @@ from streams.outbox import Outbox
 from streams.plugins import tasks_of
 from streams.publishing import Publisher
 from streams.quick_path import QuickPath
+from streams.rights import check_topic_rights
 from streams.runtime import Runtime, open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
@@ -70,7 +71,7 @@ class Worker:
 
         Raises:
             ConfigurationError: permanent; a plugin or an engine's setting is not usable, or the port is taken.
-            TopicsNotReady: topics are missing or have the wrong shape.
+            TopicsNotReady: topics are missing, have the wrong shape, or may not be read or written.
             BrokerUnavailable: no broker answers.
         """
         settings = self._settings
@@ -78,6 +79,8 @@ class Worker:
             open_runtime(settings, on_model=self._announcements.model, on_pull=self._announcements.pull)
         )
         problems = await check_topics(settings.kafka, self._tasks)
+        # A right to the group may be granted while this worker waits for it; the topics are needed at once.
+        problems = problems or await check_topic_rights(settings.kafka, self._tasks)
         if problems:
             raise TopicsNotReady(problems)
         if settings.http.listens:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.configuration import ConfigurationError
 from engines.health import HealthProbes
@@ -27,6 +27,9 @@ from streams.cli.model_checks import (
 )
 from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.rights import Rights
 
 LONGEST_S = 30.0
 """How long all checks together may take, in seconds."""
@@ -68,11 +71,13 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
     """Check that a broker answers and has every topic of `tasks` as the settings want it."""
     from streams.kafka import BrokerUnavailable
+    from streams.rights import check_rights
     from streams.topic_admin import check_topics, specs
 
     kafka = settings.kafka
     try:
         problems = asyncio.run(check_topics(kafka, tasks))
+        rights = asyncio.run(check_rights(kafka, tasks))
     except (BrokerUnavailable, ConfigurationError) as error:  # the latter of a file that the settings name
         reason, _, cure = str(error).partition("; ")
         return [Finding("broker", "error", reason, cure)]
@@ -87,7 +92,29 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
         count = len(specs(kafka, tasks))
         detail = f"all {count} are there, {kafka.partitions} partitions each, for {', '.join(tasks)}"
         findings.append(Finding("topics", "ok", detail))
-    return findings
+    known = {problem.topic for problem in problems}
+    return [*findings, *_rights(settings, rights, known)]
+
+
+def _rights(settings: Settings, rights: Rights, known: set[str]) -> list[Finding]:
+    """Return what a worker may not do, but for the topics that are `known` to be wrong already."""
+    findings = [
+        Finding("rights", "error", f"topic {one.topic} {one.problem}", one.cure)
+        for one in rights.topics
+        if one.topic not in known
+    ]
+    if rights.group:
+        reason, _, cure = rights.group.partition("; ")
+        findings.append(Finding("rights", "error", reason, cure))
+    if findings:
+        return findings
+    group, has_login = settings.kafka.group_id, settings.kafka.security_protocol != "PLAINTEXT"
+    if not rights.is_told:
+        detail = f"not checked: this broker does not tell what a client may do with topics and group {group}"
+        cure = "see that the login may read the group and the request topics, and write the others"
+        return [Finding("rights", "warning", detail, cure) if has_login else Finding("rights", "ok", detail)]
+    detail = f"this client may read group {group} and the request topics, and write the others"
+    return [Finding("rights", "ok", detail)]
 
 
 def check_s3(settings: Settings, bucket: str | None = None) -> list[Finding]:

@@ -86,7 +86,11 @@ def test_missing_topics_are_found_created_and_then_all_is_well(command: Command)
 def test_another_partition_count_is_an_error(settings: SettingsOfStack) -> None:
     asyncio.run(create_topics(settings().kafka, ["asr"]))
     found = check_broker(settings(kafka={"partitions": 3}), ["asr"])
-    assert [(finding.name, finding.status) for finding in found] == [("broker", "ok"), ("topics", "error")]
+    assert [(finding.name, finding.status) for finding in found] == [
+        ("broker", "ok"),
+        ("topics", "error"),
+        ("rights", "ok"),
+    ]
     assert "2 partitions, kafka.partitions asks for 3" in found[1].detail
 
 

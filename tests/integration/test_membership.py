@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -18,7 +18,11 @@ from deploy.local import KafkaCluster, KafkaRelease
 from streams.group_refusals import GroupRefused
 from streams.group_supervisor import Supervisor
 from streams.membership import Membership
+from streams.rights import Rights, check_rights
 from streams.settings import KafkaSettings
+from streams.topic_admin import check_topics, create_topics
+
+T = TypeVar("T")
 
 PATIENCE_S = 90.0
 LIMITS = {
@@ -27,8 +31,8 @@ LIMITS = {
     "allow.everyone.if.no.acl.found": "true",
 }
 TOPIC, GROUP = 2, 3
-LITERAL, DENY = 3, 2
-READ = 3
+LITERAL, DENY, ALLOW = 3, 2, 3
+READ, WRITE, DESCRIBE_CONFIGS = 3, 4, 10
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +94,17 @@ class Place:
                 await client.delete_topics([self.name])
 
     async def deny(self, kind: int, *, is_denied: bool = True) -> None:
-        """Take the right to read a topic or group of this name from everybody, or give it back."""
-        request = CreateAclsRequest if is_denied else DeleteAclsRequest
+        """Take the right to read the topic or group of this name from everybody, or give it back."""
+        await self._rule(kind, self.name, READ, DENY, is_new=is_denied)
+
+    async def allow_only(self, operation: int, topic: str) -> None:
+        """Leave everybody one right to a topic."""
+        await self._rule(TOPIC, topic, operation, ALLOW)
+
+    async def _rule(self, kind: int, name: str, operation: int, how: int, *, is_new: bool = True) -> None:
+        request = CreateAclsRequest if is_new else DeleteAclsRequest
         async with admin(self.servers) as client:
-            rule = request(kind, self.name, LITERAL, "User:ANONYMOUS", "*", READ, DENY)
+            rule = request(kind, name, LITERAL, "User:ANONYMOUS", "*", operation, how)
             response = await client._send_to_controller(rule)
         assert "error_code=0" in str(response), response
 
@@ -134,6 +145,14 @@ async def until(holds: Callable[[], object], what: str) -> None:
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"it never came to this: {what}") from None
+
+
+async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], object]) -> T:
+    """Return the first answer for which it holds: a broker heeds a new rule a moment after it has taken it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds(answer := await ask()):
+            await asyncio.sleep(0.1)
+    return answer
 
 
 async def joined(member: Member) -> None:
@@ -261,3 +280,36 @@ async def test_a_member_that_waits_for_others_leaves_at_once(place: Place) -> No
     place.members.remove(member)
     slow.consumer._coordinator._coordination_task.cancel()
     slow.consumer._coordinator._closing.set_result(None)
+
+
+async def test_what_a_worker_may_not_do_is_found_without_doing_it(place: Place) -> None:
+    """Rights are asked of topics that a task has: their names begin with the prefix."""
+    settings = KafkaSettings(
+        bootstrap_servers=place.servers, group_id=place.name, topic_prefix=place.name, partitions=2
+    )
+    await create_topics(settings, ["asr"])
+    assert await check_rights(settings, ["asr"]) == Rights(topics=(), group=None, is_told=True)
+    requests, results = f"{place.name}.requests.asr", f"{place.name}.results.asr"
+    await place.deny(GROUP)
+    await place.allow_only(WRITE, requests)
+    await place.allow_only(READ, results)
+    rights = await eventually(
+        lambda: check_rights(settings, ["asr"]), lambda found: found.group and len(found.topics) == 2
+    )
+    assert [one.topic for one in rights.topics] == [requests, results]
+    assert "may not be read by this client" in str(rights.topics[0])
+    assert "may not be written to by this client" in str(rights.topics[1])
+    assert rights.group is not None
+    assert "no right to read group" in rights.group
+    assert rights.is_told
+
+
+async def test_a_topic_that_may_not_be_seen_is_not_said_to_be_missing(place: Place) -> None:
+    settings = KafkaSettings(
+        bootstrap_servers=place.servers, group_id=place.name, topic_prefix=place.name, partitions=2
+    )
+    await create_topics(settings, ["asr"])
+    await place.allow_only(DESCRIBE_CONFIGS, f"{place.name}.requests.asr")
+    [problem] = await eventually(lambda: check_topics(settings, ["asr"]), bool)
+    assert "does not exist" not in str(problem)
+    assert "the right to describe it is missing" in str(problem)
