@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,15 @@ from engines.transformers.classification import ClassificationRunner, Features, 
 from engines.transformers.filter_banks import FilterBanks
 from engines.transformers.loading import ModelFolder
 
+_HOP_S = 0.01
+"""Seconds from one frame of an audio spectrogram transformer to the next."""
+
+_WINDOW_S = 30.0
+"""What models are given at once that would hear any length: their memory grows with its square."""
+
+_MOST_WINDOWS = 256
+"""Windows of one recording; with more, a long one would take minutes, and the scores would hardly change."""
+
 _SHORTEST_S = 0.1
 """Models look at windows of 25 ms and more; what is shorter is followed by silence."""
 
@@ -22,11 +32,13 @@ _SHORTEST_S = 0.1
 class AudioClassificationRunner(ClassificationRunner):
     """Labels float32 mono recordings within -1..1, resampled to the model's own rate.
 
-    Models that hear a fixed length hear the beginning of a longer recording.
+    A longer recording than the model hears at once is heard in windows at equal distances, from its beginning to
+    its end; its scores are their means.
     """
 
     kinds = ("AutoModelForAudioClassification",)
     purpose = "an audio classifier"
+    windows_at_once = 8
 
     def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
         super().__init__(name, model)
@@ -43,17 +55,47 @@ class AudioClassificationRunner(ClassificationRunner):
         """Return the features of each recording; filter banks are computed for several at once."""
         if self._filter_banks is None:
             return super().features_of_all(inputs)
-        banks = torch.from_numpy(self._filter_banks([self._samples(one) for one in inputs]))
+        heard = [self._windows(one) for one in inputs]
+        banks = torch.from_numpy(self._filter_banks([window for windows in heard for window in windows]))
+        rows = torch.split(banks, [len(windows) for windows in heard])
         return [
-            ({"input_values": bank[None]}, {"duration_s": one["duration_s"]})
-            for bank, one in zip(banks, inputs, strict=True)
+            ({"input_values": its}, self._besides(one, windows))
+            for its, one, windows in zip(rows, inputs, heard, strict=True)
         ]
 
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
-        """Return what the extractor makes of the recording, and duration_s."""
-        samples, rate = self._samples(inputs), self.extractor.sampling_rate
-        features = self.extractor(samples, sampling_rate=rate, return_tensors="pt")
-        return dict(features), {"duration_s": inputs["duration_s"]}
+        """Return what the extractor makes of each window of the recording, and how much of it they are."""
+        windows, rate = self._windows(inputs), self.extractor.sampling_rate
+        features = [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
+        joined = {name: torch.cat([one[name] for one in features]) for name in features[0]}
+        return joined, self._besides(inputs, windows)
+
+    def _besides(self, inputs: dict[str, Any], windows: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
+        heard_s = sum(map(len, windows)) / self.extractor.sampling_rate
+        duration_s: float = inputs["duration_s"]
+        return {
+            "duration_s": duration_s,
+            "windows": len(windows),
+            "heard_s": round(min(duration_s, heard_s), 3),
+        }
+
+    def _windows(self, inputs: dict[str, Any]) -> list[NDArray[np.float32]]:
+        """Return the windows of a recording, all of one length, at the model's own rate."""
+        samples, window = self._samples(inputs), self._window
+        count = min(_MOST_WINDOWS, math.ceil(len(samples) / window))
+        if count < 2:
+            return [samples]
+        starts = np.linspace(0, len(samples) - window, count).round().astype(int)
+        return [samples[start : start + window] for start in starts]
+
+    @property
+    def _window(self) -> int:
+        """The samples that the model hears at once."""
+        extractor = self.extractor
+        if (frames := getattr(extractor, "max_length", None)) and hasattr(extractor, "num_mel_bins"):
+            return int(frames) * int(_HOP_S * extractor.sampling_rate)
+        own = getattr(extractor, "n_samples", None)
+        return int(own or _WINDOW_S * extractor.sampling_rate)
 
     def _samples(self, inputs: dict[str, Any]) -> NDArray[np.float32]:
         """Return the recording at the model's own rate, not shorter than it can hear."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
+from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.transfer import to_model
@@ -28,9 +32,19 @@ class ClassificationRunner(TaskRunner):
     no result depends on which others were in its batch.
     """
 
+    windows_at_once: ClassVar[float] = math.inf
+    """Windows in one pass at most: bounds memory, however many an input has."""
+
+    def __init__(self, name: str, model: PreTrainedModel) -> None:
+        super().__init__(name, model)
+        self.windows = BatchBudget(name, of="windows", most_cost=self.windows_at_once)
+
     @abstractmethod
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
-        """Return what the model is given for one input, a batch of one, and what its result says besides labels.
+        """Return what the model is given for one input, and what its result says besides labels.
+
+        One row of a batch, or several where the model hears or sees one window of the input at a time: the
+        scores are the means over all of them then.
 
         Raises:
             InvalidInput: permanent; the model cannot be given this.
@@ -48,13 +62,15 @@ class ClassificationRunner(TaskRunner):
         alike: dict[tuple[object, ...], list[int]] = {}
         for position, one in enumerate(prepared):
             if not isinstance(one, InferenceError):
-                shapes = tuple((name, tensor.shape) for name, tensor in one[0].items())
+                shapes = tuple((name, tensor.shape[1:]) for name, tensor in one[0].items())
                 alike.setdefault(shapes, []).append(position)
         for positions in alike.values():
             group = [one for one in (prepared[position] for position in positions) if isinstance(one, tuple)]
-            scores = self._scores([features for features, _ in group])
-            for position, (_, besides), its_scores in zip(positions, group, scores, strict=True):
+            windows = [window for features, _ in group for window in _windows(features)]
+            scores = iter(self.windows.run(self._scores, windows, [1.0] * len(windows)))
+            for position, (features, besides) in zip(positions, group, strict=True):
                 top_k = options[position].get("top_k", DEFAULT_LABELS)
+                its_scores = torch.stack(list(itertools.islice(scores, _count(features)))).mean(0)
                 outcomes[position] = {"labels": self._labels(its_scores, top_k), **besides}
         return outcomes
 
@@ -64,15 +80,15 @@ class ClassificationRunner(TaskRunner):
         except InferenceError as error:
             return error
 
-    def _scores(self, features: Sequence[Features]) -> torch.Tensor:
-        """Return the scores of all labels, (inputs, labels)."""
+    def _scores(self, features: Sequence[Features]) -> list[torch.Tensor]:
+        """Return the scores of all labels, (labels,), of each window."""
         batch = {name: torch.cat([one[name] for one in features]) for name in features[0]}
         with torch.inference_mode():
             logits: torch.Tensor = self.model(**to_model(self.model, batch)).logits.float().cpu()
         # Several labels may be right at once, or else exactly one is.
         if self.model.config.problem_type == "multi_label_classification":
-            return logits.sigmoid()
-        return logits.softmax(-1)
+            return list(logits.sigmoid())
+        return list(logits.softmax(-1))
 
     def _labels(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
         """Return the `top_k` likeliest labels, all for 0."""
@@ -82,3 +98,14 @@ class ClassificationRunner(TaskRunner):
             {"label": names.get(index, str(index)), "score": score}
             for index, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+
+def _count(features: Features) -> int:
+    return len(next(iter(features.values())))
+
+
+def _windows(features: Features) -> list[Features]:
+    """Return the features of each window, a batch of one."""
+    return [
+        {name: tensor[row : row + 1] for name, tensor in features.items()} for row in range(_count(features))
+    ]

@@ -126,6 +126,23 @@ def scores(outcome: Any) -> dict[str, float]:
     return {one["label"]: one["score"] for one in outcome["labels"]}
 
 
+def test_a_long_recording_gives_the_mean_of_its_windows(
+    wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.transformers.audio_classification._WINDOW_S", 1.0)
+    runner: Any = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
+    whole = sound(3.0)
+    parts = [
+        {**whole, "audio": whole["audio"][start : start + 16_000], "duration_s": 1.0}
+        for start in range(0, 48_000, 16_000)
+    ]
+    together, *each = runner.run([whole, *parts], [{"top_k": 0}] * 4)
+    for kind in KINDS:
+        mean = np.mean([scores(one)[kind] for one in each])
+        assert scores(together)[kind] == pytest.approx(float(mean), abs=0.02)
+    assert (together["windows"], together["heard_s"]) == (3, 3.0)
+
+
 def test_recordings_are_resampled_to_the_rate_of_the_model(wav2vec2: Path) -> None:
     from transformers import pipeline
 
