@@ -12,6 +12,7 @@ from engines.direct_call import DirectCall
 from engines.execution import Execution
 from engines.handler_stages import postprocess, preprocess
 from engines.health import HealthProbes, health_report
+from engines.heap import give_back
 from engines.hub_files import WantedFiles
 from engines.media_values import FetchMedia, MediaValues
 from engines.memory_budget import MemoryBudget
@@ -199,6 +200,8 @@ class InferenceManager:
         {"cleared": how many, "in_use": [those that stay so], "kept": [those that stay as they are warm]}."""
         warm = set[VersionId]() if include_warm else self._swaps.warm_versions()
         cleared = self.cache.clear(keep=lambda key: key.model in warm)
+        if cleared:
+            give_back()
         left = [(f"{row['model_name']}/{row['version']}", row["leases"]) for row in self.get_cached_models()]
         return {
             "cleared": cleared,

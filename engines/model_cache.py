@@ -157,6 +157,11 @@ class ModelCache:
             now = self._clock()
             return [entry.described(now) for entry in self._ready()]
 
+    def is_in_use(self) -> bool:
+        """Return whether a model is leased or being loaded."""
+        with self._changed:
+            return any(entry.leases for entry in self._entries.values())
+
     @property
     def hits(self) -> int:
         """Leases that caused no load."""

@@ -1,7 +1,9 @@
-"""What the native libraries under numpy, torch and the tokenizers read once from the environment, on their import."""
+"""What native libraries are told once, before they are used: numpy's, torch's and the tokenizers' by the environment,
+the C library's heap by a call."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 _OF_TORCH = {
@@ -17,6 +19,11 @@ _OF_NUMPY = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
+ARENAS = 2
+"""Heaps that threads share. Left alone, glibc makes eight for each core, and each keeps what its threads have freed."""
+
+_M_ARENA_MAX = -8
+
 
 def set_torch_defaults() -> None:
     """Set what torch and the tokenizers should read, where it is not set yet; of use before they are imported."""
@@ -26,6 +33,24 @@ def set_torch_defaults() -> None:
 def set_native_defaults() -> None:
     """Set all that suits a process of ours; in somebody else's, numpy may have other work than ours."""
     _set(_OF_TORCH | _OF_NUMPY)
+    bound_arenas()
+
+
+def bound_arenas() -> None:
+    """Bound the heap's arenas, unless the environment says how many; of use before threads are started.
+
+    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html (M_ARENA_MAX)
+    """
+    if "MALLOC_ARENA_MAX" in os.environ or "arena_max" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(c_library(), "mallopt", None)
+    if mallopt is not None:  # other C libraries have no arenas
+        mallopt(_M_ARENA_MAX, ARENAS)
+
+
+def c_library() -> ctypes.CDLL:
+    """Return the C library that this process runs on."""
+    return ctypes.CDLL(None)
 
 
 def _set(defaults: dict[str, str]) -> None:

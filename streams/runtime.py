@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from engines.heap import HeapUpkeep
 from engines.inference import InferenceManager
 from engines.model_loading import ModelListener
 from engines.models import ModelManager
@@ -70,6 +71,9 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         manager = InferenceManager.from_settings(settings, models=models, on_model=on_model, on_pull=on_pull)
         stack.callback(manager.close)
+        heap = HeapUpkeep(manager.cache)
+        stack.callback(heap.close)
+        heap.start()
         manager.engines.check_settings()
         fetcher = MediaFetcher(settings.media, settings.s3)
         stack.callback(fetcher.close)

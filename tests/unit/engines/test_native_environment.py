@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import native_environment
 from engines.native_environment import set_native_defaults
 
 RUN_IN_PLACE_OF_A_WORKER = """
@@ -42,3 +43,32 @@ def test_a_process_that_runs_models_gives_numpy_one_thread(command: str, tmp_pat
         [sys.executable, "-c", code], env={}, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (shown.stdout.strip(), shown.stderr) == ("[1]", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_bound"),
+    [({}, True), ({"MALLOC_ARENA_MAX": "8"}, False), ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}, False)],
+)
+def test_arenas_are_bound_unless_the_environment_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], is_bound: bool
+) -> None:
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, option: int, value: int) -> int:
+            asked.append((option, value))
+            return 1
+
+    monkeypatch.setattr(native_environment, "c_library", Library)
+    native_environment.bound_arenas()
+    assert asked == ([(-8, native_environment.ARENAS)] if is_bound else [])
+
+
+def test_a_c_library_without_arenas_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    monkeypatch.setattr(native_environment, "c_library", object)
+    native_environment.bound_arenas()
