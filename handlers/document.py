@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
-
-from handlers.document_pages import Page, chosen_pages, page_budget, page_image
-from handlers.document_pdf import read_pdf, start_of_pdf
-from handlers.errors import InferenceError, InvalidInput, MediaCorrupt
+from handlers.decoding.images import TIFF_STARTS, dpi_of
+from handlers.document_pages import Page, chosen_pages, page_image
+from handlers.document_pdf import read_pdf, read_tiff, start_of_pdf
+from handlers.errors import InvalidInput, MediaCorrupt
+from handlers.file_kinds import misplaced
 from handlers.images import read_image
 from handlers.media import Media
 from handlers.option_spec import shown
 from handlers.settings import MediaSettings
 
-_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+_CURE = "send a whole PDF, TIFF or other image"
 
 
 def read_document(
@@ -47,10 +46,13 @@ def read_document(
             return _single(value, field, limits, pages)
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); send a whole PDF or image")
-    if content.startswith(_TIFF_STARTS):
-        return _read_tiff(content, what, limits, pages)
-    if (start := start_of_pdf(content)) is not None:
-        return read_pdf(content[start:], what, limits=limits, pages=pages, with_images=with_images)
+    if content.startswith(TIFF_STARTS):
+        return read_tiff(content, what, limits=limits, pages=pages)
+    if not content.startswith(_PICTURE_STARTS):  # in which a PDF may be embedded
+        if (start := start_of_pdf(content)) is not None:
+            return read_pdf(content[start:], what, limits=limits, pages=pages, with_images=with_images)
+        if told := misplaced(content, wanted=("document", "image"), cure=_CURE):
+            raise MediaCorrupt(f"{what} is {told}")
     try:
         return _single(value, field, limits, pages)
     except MediaCorrupt as error:
@@ -59,29 +61,6 @@ def read_document(
 
 def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[Page]:
     # Read first: of what is no image, nothing can be said about its pages.
-    image = read_image(value, field=field, max_pixels=limits.max_image_pixels)
+    image = read_image(value, field=field, max_pixels=limits.max_image_pixels, children=limits.children)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
-    return [page_image(1, image)]
-
-
-def _read_tiff(content: bytes, what: str, limits: MediaSettings, pages: Any) -> list[Page]:
-    try:
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(content)) as tiff:
-            numbers = chosen_pages(pages, tiff.n_frames, what=what, max_pages=limits.max_pages)
-            return _read_frames(tiff, numbers, what, limits)
-    except (InferenceError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise MediaCorrupt(f"{what} is no readable TIFF: {reason}; send a whole TIFF file") from error
-
-
-def _read_frames(tiff: Image.Image, numbers: Sequence[int], what: str, limits: MediaSettings) -> list[Page]:
-    found: list[Page] = []
-    budget = page_budget(what, limits.max_image_pixels)
-    for number in numbers:
-        tiff.seek(number - 1)
-        budget.spend(f"page {number}", tiff.width, tiff.height)
-        image = read_image(tiff, field=f"{what} page {number}", max_pixels=limits.max_image_pixels)
-        found.append(page_image(number, image))
-    return found
+    return [page_image(1, image, dpi_of(image))]

@@ -1,4 +1,4 @@
-"""PDF files as pages, read in child processes: what PDFium makes of a file can crash, hang or take all memory."""
+"""PDF and TIFF files as pages, read in child processes: some make their decoder crash, hang or take all memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from handlers.decoding.refusals import refusal
 from handlers.document_pages import Page, fewer_pages
 from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
-
-_FUNCTION = "handlers.decoding.pdf:read_pages"
 
 _MOST_JUNK = 16 * 1024
 """Bytes before the file that are passed over; what mail servers and scanners put there."""
@@ -30,17 +28,22 @@ def read_pdf(
     """Return the pages that `pages` names; see `handlers.document.read_document`. Safe from any thread."""
     if _is_cut_short(content):
         raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; send a whole PDF file")
-    arguments = {
-        "what": what,
-        "pages": pages,
-        "max_pages": limits.max_pages,
-        "max_pixels": limits.max_image_pixels,
-        "max_letters": limits.max_document_letters,
-        "with_images": with_images,
-    }
+    more = {"max_letters": limits.max_document_letters, "with_images": with_images}
+    return _pages("handlers.decoding.pdf:read_pages", content, what, limits, {"pages": pages, **more})
+
+
+def read_tiff(content: bytes, what: str, *, limits: MediaSettings, pages: Any) -> list[Page]:
+    """Return the pages that `pages` names; see `handlers.document.read_document`. Safe from any thread."""
+    return _pages("handlers.decoding.images:tiff_pages", content, what, limits, {"pages": pages})
+
+
+def _pages(
+    function: str, content: bytes, what: str, limits: MediaSettings, more: dict[str, Any]
+) -> list[Page]:
+    arguments = {"what": what, "max_pages": limits.max_pages, "max_pixels": limits.max_image_pixels, **more}
     count = 1
     try:
-        with closing(processes.pool.call(_FUNCTION, content, arguments, limits.children)) as found:
+        with closing(processes.pool.call(function, content, arguments, limits.children)) as found:
             count, _ = next(found)
             return [_page(page, block) for page, block in found]
     except ChildEnded as ended:

@@ -13,6 +13,8 @@ import structlog
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from handlers.decoding.images import dpi_of, is_quick, read_in_child
+from handlers.decoding.limits import Limits
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
 from handlers.image_metadata import without_metadata
@@ -54,7 +56,9 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
     if one is not None and several is not None:
         raise InvalidInput("data.image and data.images are both given; put every image in data.images")
     if one is not None:
-        return [read_image(one, field="data.image", max_pixels=limits.max_image_pixels)]
+        return [
+            read_image(one, field="data.image", max_pixels=limits.max_image_pixels, children=limits.children)
+        ]
     if several is None:
         came = ", ".join(sorted(map(str, data))) or "nothing"
         raise InvalidInput(f"data.image (one image) or data.images (a list) is required; got {came}")
@@ -66,7 +70,7 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
             "send several requests"
         )
     pictures = [
-        _picture(value, f"data.images[{index}]", limits.max_image_pixels)
+        _picture(value, f"data.images[{index}]", limits.max_image_pixels, limits.children)
         for index, value in enumerate(several)
     ]
     budget = PixelBudget(
@@ -79,19 +83,25 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
     return [picture.decode() for picture in pictures]
 
 
-def read_image(value: Any, *, field: str, max_pixels: int) -> Image.Image:
+def read_image(value: Any, *, field: str, max_pixels: int, children: Limits | None = None) -> Image.Image:
     """Return the image in `value` upright, in mode RGB; the caller owns it.
 
     `value` is a Media or bytes (an encoded file; of an animation its first frame), a PIL image, or a numpy
     array (height, width) or (height, width, 1, 3 or 4) of uint8, of uint16 (0..65535) or of floats within
-    0..1. What is transparent becomes white. The limit is checked before anything is decoded.
+    0..1. What is transparent becomes white. The limit is checked before anything is decoded. With `children`, files
+    that may take long or much memory are decoded in a child process, and refused beyond its limits.
 
     Raises:
         InvalidInput: permanent; no image at all, or an array of the wrong kind.
         MediaCorrupt: permanent; bytes that are empty, cut short or no image of `FORMATS`.
         MediaTooLarge: permanent; more than `max_pixels` pixels.
     """
-    return _picture(value, field, max_pixels).decode()
+    return _picture(value, field, max_pixels, children).decode()
+
+
+def decode_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
+    """Return the image in an encoded file as `read_image` does, decoded here and now; messages call it `what`."""
+    return _file(content, what, max_pixels, None).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +114,13 @@ class _Picture:
     decode: Callable[[], Image.Image]
 
 
-def _picture(value: Any, field: str, max_pixels: int) -> _Picture:
+def _picture(value: Any, field: str, max_pixels: int, children: Limits | None) -> _Picture:
     """Return the image in `value` by its header or shape; raises as `read_image` does."""
     match value:
         case Media(content=content, source=source):
-            return _file(content, f"{field} ({source})", max_pixels)
+            return _file(content, f"{field} ({source})", max_pixels, children)
         case bytes() | bytearray() | memoryview():
-            return _file(bytes(value), f"{field} (bytes)", max_pixels)
+            return _file(bytes(value), f"{field} (bytes)", max_pixels, children)
         case Image.Image():
             what = f"{field} (a PIL image)"
             return _sized(value.width, value.height, what, max_pixels, partial(_loaded, value, what))
@@ -139,7 +149,10 @@ def _sized(
     return _Picture(what, width, height, decode)
 
 
-def _file(content: bytes, what: str, max_pixels: int) -> _Picture:
+def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -> _Picture:
+    if children is not None and not is_quick(content):
+        decoded = read_in_child(content, what, max_pixels, children)
+        return _Picture(what, decoded.width, decoded.height, lambda: decoded)
     image = _opened(content, what)
 
     def decode() -> Image.Image:
@@ -192,7 +205,10 @@ def _loaded(image: Image.Image, what: str) -> Image.Image:
         log.info("image_undecodable", image=what, error=repr(error))
         cause = "cut short" if _is_cut(error) else "damaged: its pixels do not decode"
         raise MediaCorrupt(f"{what} is {cause}; {_CURE}") from error
+    dpi = dpi_of(image)
     plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
+    if dpi is not None:
+        plain.info["dpi"] = (dpi, dpi)
     return plain
 
 

@@ -25,7 +25,12 @@ class OcrHandler(BaseModelHandler):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `image` (PIL, RGB, upright), and `prompt` where it was given."""
         self.validate_input(data, ["image"])
-        image = read_image(data["image"], field="data.image", max_pixels=self.limits.max_image_pixels)
+        image = read_image(
+            data["image"],
+            field="data.image",
+            max_pixels=self.limits.max_image_pixels,
+            children=self.limits.children,
+        )
         prompt = data.get("prompt")
         if prompt is None:
             return {"image": image}

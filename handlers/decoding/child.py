@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main() -> None:
             signal_number, signal.SIG_IGN
         )  # they are for the parent, which may want to finish first
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")  # decoders warn of files that are damaged; who sent them hears of it
     output = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     calls: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()

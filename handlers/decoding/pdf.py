@@ -72,9 +72,12 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
         # A file without pages leaves the error of an earlier file standing.
         if error.err_code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY) and b"/Encrypt" in content:
             raise InvalidInput(
-                f"{what} is protected by a password; save it without one and send that"
+                f"{what} is a PDF that a password protects; save it without one and send that"
             ) from error
-        raise MediaCorrupt(f"{what} is no readable PDF, or has no pages; {CURE}") from error
+        raise MediaCorrupt(
+            f"{what} is a PDF that has no pages, or that is too damaged to find them; save it anew from its program "
+            "(print it to PDF) and send that"
+        ) from error
     with closing(pdf):
         pdf.init_forms()
         yield pdf

@@ -193,7 +193,7 @@ def test_a_text_layer_of_many_pages_needs_no_pixels() -> None:
 
 
 def test_a_document_locked_by_a_password_says_what_to_do() -> None:
-    with pytest.raises(InvalidInput, match="is protected by a password; save it without one"):
+    with pytest.raises(InvalidInput, match="is a PDF that a password protects; save it without one"):
         read(text_pdf(TWO_PAGES, password="secret"))
 
 
@@ -217,6 +217,21 @@ def test_junk_around_a_document_is_passed_over(before: int, behind: int) -> None
     assert [words(page)[0] for page in read(content)] == ["Invoice", "Second"]
 
 
+def test_a_picture_in_which_a_pdf_is_embedded_is_a_picture() -> None:
+    file = io.BytesIO()
+    picture("blue").save(file, "JPEG", comment=b"%PDF-1.4 in here")
+    [page] = read(file.getvalue())
+    assert (page["width"], page["words"]) == (60, None)
+
+
+@pytest.mark.parametrize(("kind", "dpi"), [("PNG", 300), ("JPEG", 200), ("TIFF", 96)])
+def test_pictures_tell_the_dpi_of_their_file(kind: str, dpi: int) -> None:
+    file = io.BytesIO()
+    picture().save(file, kind, dpi=(dpi, dpi))
+    assert read(file.getvalue())[0]["dpi"] == pytest.approx(dpi, abs=0.1)
+    assert read(picture())[0]["dpi"] is None
+
+
 def test_a_document_with_changes_that_lost_the_last_one_is_refused() -> None:
     changed = text_pdf(TWO_PAGES) + b"7 0 obj\n<< /Type /Annot >>\nendobj\nxref\n0 1\n000000"
     with pytest.raises(MediaCorrupt, match="is cut short"):
@@ -236,7 +251,7 @@ def test_one_page_that_is_too_large_is_not_told_to_leave_out_others() -> None:
 def test_a_document_without_pages_is_refused_even_after_a_locked_one(content: bytes) -> None:
     with pytest.raises(InvalidInput):
         read(text_pdf(TWO_PAGES, password="secret"))
-    with pytest.raises(MediaCorrupt, match="is no readable PDF, or has no pages"):
+    with pytest.raises(MediaCorrupt, match="is a PDF that has no pages, or that is too damaged to find"):
         read(content)
 
 
@@ -253,9 +268,15 @@ def test_a_broken_page_is_named_and_others_can_still_be_read() -> None:
     ("value", "message"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"plain text", "or a PDF$"),
+        (b"plain text", "is a plain text, not a document; .*, or send a whole PDF, TIFF or other image$"),
+        (
+            b"PK\x03\x04" + bytes(26) + b"word/document.xml",
+            "is a Word document, not a document; save it as PDF",
+        ),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "send it as data.audio to task asr or audio-classification"),
+        (b"\0\1\2\3 nothing known", "or a PDF$"),
         (tiff(picture(), picture())[:-60], "page 2 .* is cut short"),
-        (tiff(picture())[:20], "is no readable TIFF"),
+        (tiff(picture())[:20], "is a TIFF that is damaged; send a whole TIFF file"),
     ],
 )
 def test_bytes_that_are_no_document_are_refused(value: bytes, message: str) -> None:
