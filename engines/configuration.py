@@ -86,6 +86,31 @@ def load(
     return Loaded(settings, origins | {key: one.origin for key, one in own.items()}, file)
 
 
+def given_explicitly(
+    root: type[EngineSettings], config_file: Path | None, overrides: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Return, by section and name, what a file and a command line set: not the environment, nor a file by default.
+
+    For whoever writes settings for another process. The values are as they were written.
+
+    Raises:
+        ConfigurationError: permanent; as `load`.
+    """
+    load(root, config_file=config_file or os.devnull, overrides=overrides, environ={})
+    opened = {name for name, holder in sections(root).items() if is_open(holder)}
+    problems: list[str] = []  # there are none, or `load` would have told
+    given = {} if config_file is None else _canonical(_read_file(config_file, opened, problems), problems)
+    given |= _canonical(_read_overrides(overrides, problems), problems)
+    tree: dict[str, dict[str, Any]] = {}
+    for key, one in given.items():
+        section, _, name = key.partition(".")
+        if (names := _names_of(key, opened)) is not None:
+            tree.setdefault(section, {}).setdefault(names[1], {})[names[2]] = one.value
+        else:
+            tree.setdefault(section, {})[name] = one.value
+    return tree
+
+
 def _canonical(layer: dict[str, Given], problems: list[str]) -> dict[str, Given]:
     """Return the layer with each setting under its own name."""
     canonical = {SYNONYMS.get(key, key): one for key, one in layer.items()}

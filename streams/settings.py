@@ -199,6 +199,13 @@ class S3Settings(Section):
     )
     secret_key: SecretStr | None = Field(default=None, description="Secret of access_key.")
     session_token: SecretStr | None = Field(default=None, description="Token of temporary credentials.")
+    uploads: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+/?",
+        examples=["s3://media/uploads"],
+        description="Where inferstream upload puts files, and inferstream send what is too large for a message; the "
+        "keys must be allowed to write there. Unset: nowhere.",
+    )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=120, description="Longest wait for a connection.")
     read_timeout_s: float = Field(
         default=20.0, gt=0, le=600, description="Longest silence while an object is read."

@@ -1,4 +1,4 @@
-"""The S3 store of the local stack: SeaweedFS, one process, with an admin and a read-only identity."""
+"""The S3 store of the local stack: SeaweedFS, one process, with an admin and a user."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class S3(Part):
         return self._credentials("admin")
 
     @property
-    def reader(self) -> Credentials:
-        """May read and list the bucket `media`, nothing else."""
+    def user(self) -> Credentials:
+        """May read, write and list the bucket `media`, nothing else."""
         return self._credentials("reader")
 
     def prepare(self) -> None:
@@ -57,19 +57,21 @@ class S3(Part):
             if former.name != f"m{self.ports['master']}":
                 shutil.rmtree(former)
         self._sockets_path.write_text("\n".join(self._sockets()))
+        identities = [
+            _identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
+            _identity("reader", [f"Read:{BUCKET}", f"Write:{BUCKET}", f"List:{BUCKET}"]),
+        ]
         if self._identities_path.exists():
-            return
-        identities = {
-            "identities": [
-                _identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
-                _identity("reader", [f"Read:{BUCKET}", f"List:{BUCKET}"]),
-            ]
-        }
+            known = json.loads(self._identities_path.read_text())["identities"]
+            if [one["actions"] for one in known] == [one["actions"] for one in identities]:
+                return
+            for one, before in zip(identities, known, strict=True):  # the keys stay: settings may hold them
+                one["credentials"] = before["credentials"]
         unfinished = self._identities_path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump(identities, file, indent=2)
+            json.dump({"identities": identities}, file, indent=2)
         unfinished.rename(self._identities_path)
 
     def command(self) -> Sequence[str]:

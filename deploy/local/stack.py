@@ -31,7 +31,7 @@ class Endpoints:
     bootstrap_servers: str
     s3_endpoint: str
     s3_admin: Credentials
-    s3_reader: Credentials
+    s3_user: Credentials
     s3_bucket: str
     mlflow_uri: str
     ollama_base: str | None = None
@@ -106,14 +106,14 @@ class LocalStack:
             bootstrap_servers=self._broker.settings()["bootstrap_servers"],
             s3_endpoint=self._s3.url,
             s3_admin=self._s3.admin,
-            s3_reader=self._s3.reader,
+            s3_user=self._s3.user,
             s3_bucket=BUCKET,
             mlflow_uri=self._mlflow.url,
             ollama_base=None if self._ollama is None else self._ollama.url,
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings tree that points a worker at this stack, as its read-only S3 identity."""
+        """Return the settings tree that points a worker at this stack, as the S3 user of its one bucket."""
         endpoints = self.endpoints
         ollama = {} if endpoints.ollama_base is None else {"ollama": {"api_base": endpoints.ollama_base}}
         return {
@@ -121,8 +121,9 @@ class LocalStack:
             "kafka": self._broker.settings(),
             "s3": {
                 "endpoint_url": endpoints.s3_endpoint,
-                "access_key": endpoints.s3_reader.access_key,
-                "secret_key": endpoints.s3_reader.secret_key,
+                "access_key": endpoints.s3_user.access_key,
+                "secret_key": endpoints.s3_user.secret_key,
+                "uploads": f"s3://{endpoints.s3_bucket}/uploads",
             },
             "mlflow": {"tracking_uri": endpoints.mlflow_uri},
         }

@@ -19,6 +19,7 @@ COMMANDS = {
     "worker": "Consume requests, run models, publish results.",
     "serve": "Answer requests over HTTP, without a broker.",
     "send": "Send one request and print its result.",
+    "upload": "Put files on the object store, for requests to name.",
     "topics": "Create the topics, or check them.",
     "models": "List, show, register or delete models, or move an alias.",
     "options": "Show what a request may carry in options, by task and engine.",

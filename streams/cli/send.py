@@ -12,12 +12,16 @@ import typer
 
 from streams import interrupts
 from streams.cli import examples, load_settings
+from streams.cli.upload import upload_with_bar
 
 if TYPE_CHECKING:
     from streams.messages import Request, Result
     from streams.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+_ROOM_FOR_THE_REST = 4096
+"""Bytes of a message beside its media."""
 
 MAIN_INPUT = {
     "text-generation": "inputs",
@@ -94,7 +98,10 @@ def _request(
 
 
 def _media_address(value: str, settings: Settings) -> str:
-    """Return an address the worker can fetch: the one given, or the bytes of a file here as a data: URI."""
+    """Return an address the worker can fetch: the one given, or that of a file here.
+
+    Its bytes travel in a data: URI where they fit into a message; else it is put on the object store.
+    """
     if value.startswith(("s3://", "https://", "data:")):
         return value
     path = Path(value).expanduser()
@@ -102,15 +109,16 @@ def _media_address(value: str, settings: Settings) -> str:
         raise typer.BadParameter(
             f"{value} is neither a file here nor an s3://, https:// or data: address", param_hint="INPUT"
         )
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    uri = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    if len(uri) > settings.kafka.max_message_bytes - 4096:
+    if path.stat().st_size * 4 // 3 > settings.kafka.max_message_bytes - _ROOM_FOR_THE_REST:
+        if settings.s3.uploads is not None:
+            return upload_with_bar(path, settings.s3)
         raise typer.BadParameter(
-            f"{value} is too large for a message (kafka.max_message_bytes={settings.kafka.max_message_bytes}); "
-            "put it on S3 and send its s3:// address",
+            f"{value} is too large for a message (kafka.max_message_bytes={settings.kafka.max_message_bytes}); set "
+            "s3.uploads to a place to put it, such as s3://media/uploads, or send its s3:// address",
             param_hint="INPUT",
         )
-    return uri
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _option(text: str) -> tuple[str, Any]:

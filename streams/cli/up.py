@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streams.cli import examples
+from streams.cli.global_options import GlobalOptions
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from streams.local_platform import LocalPlatform
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -24,6 +25,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 _HTTP_EXAMPLE = (
     '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", '
     '"data": {"inputs": "What is the capital of France?"}}'
+)
+
+_DIRECTORY = Path(".local")
+
+_STARTED_HERE = (
+    "kafka.bootstrap_servers",
+    "s3.endpoint_url",
+    "s3.access_key",
+    "s3.secret_key",
+    "mlflow.tracking_uri",
 )
 
 DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
@@ -35,10 +46,12 @@ DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
         "inferstream up --model whisper-tiny.en --directory ./try",
         "inferstream up --no-models",
         "inferstream up --kafka-home ~/kafka_2.13-4.3.1 --brokers 3",
+        "inferstream up --set worker.batch_max_items=8 --config mine.yaml",
     )
 )
 def up(
-    directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = Path(".local"),
+    ctx: typer.Context,
+    directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = _DIRECTORY,
     model: Annotated[
         list[str] | None,
         typer.Option(help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."),
@@ -58,7 +71,10 @@ def up(
 
     Data stays in the folder and is there again at the next start; only the embedded broker forgets its topics. One
     broker's data and three brokers' are kept apart. While it runs, every other command in this folder finds it.
+    The worker listens on port 8080 where that is free. Settings of --config and --set are the worker's; the addresses
+    of the servers that are started here cannot be set.
     """
+    overrides = _overrides(ctx.ensure_object(GlobalOptions))
     if brokers is not None and kafka_home is None:
         raise typer.BadParameter(
             "the embedded broker is always one; name a release of Apache Kafka with --kafka-home DIR",
@@ -85,39 +101,77 @@ def up(
         with progress_bars(console) as report:
             folders = {name: prepare(name, progress=report) for name in names}
         models = [LocalModel.prepared(name, folder) for name, folder in folders.items()]
-        warm = {"worker": {"warm": names}}  # else the first request waits for torch to be imported
+        overrides["worker"].setdefault("warm", names)  # else the first request waits for torch to be imported
         with (
             StatusLines(console) as lines,
             LocalPlatform(
                 directory,
                 models=models,
-                overrides=warm,
+                overrides=overrides,
                 kafka=kafka,
                 brokers=brokers or 1,
                 on_status=lines.show,
             ) as platform,
         ):
-            lines.note(_how_to_send(platform, names))
+            lines.pause()
+            # Broken nowhere by us, so that each command is copied as a whole.
+            console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
             with contextlib.suppress(KeyboardInterrupt):
                 platform.wait()
             lines.note("stopping …")
+            lines.resume()
 
 
-def _how_to_send(platform: LocalPlatform, names: list[str]) -> RenderableType:
-    from rich.panel import Panel
+def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
+    """Return the settings of this command line, and a port where they name none.
 
-    lines = [f"Worker log: {platform.worker_log_path}", "", "In another terminal, in this folder:"]
+    Raises:
+        ConfigurationError: permanent; what is wrong with them, or that a server of ours has that address.
+    """
+    from deploy.local.ports import is_free
+    from engines.configuration import ConfigurationError, given_explicitly
+    from engines.settings_tree import leaves
+    from streams.settings import DEFAULT_HTTP_PORT, Settings
+
+    given = given_explicitly(Settings, options.config_file, options.overrides)
+    if options.verbose:
+        given.setdefault("logging", {})["level"] = "DEBUG"
+    variables = {key: leaf.env_name for key, leaf in leaves(Settings).items()}
+    problems = [
+        f"{key} cannot be set for inferstream up, which starts that server itself; leave it out, or run the parts that "
+        "you have and `inferstream worker`"
+        for key in _STARTED_HERE
+        if key.partition(".")[2] in given.get(key.partition(".")[0], {}) or variables[key] in os.environ
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    given.setdefault("http", {}).setdefault("port", DEFAULT_HTTP_PORT if is_free(DEFAULT_HTTP_PORT) else 0)
+    given.setdefault("worker", {})
+    return given
+
+
+def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> str:
+    # Commands look there by themselves for what runs in the usual folder.
+    is_found = directory == _DIRECTORY and not Path("inferstream.yaml").exists()
+    inferstream = (
+        "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
+    )
+    lines = ["[bold green]inferstream is up[/bold green]", f"Worker log: {platform.worker_log_path}", ""]
+    lines.append("In another terminal, in this folder:")
     if "smollm2-135m-instruct" in names:
         lines.append(
-            "  inferstream send text-generation smollm2-135m-instruct 'What is the capital of France?'"
+            f"  {inferstream} send text-generation smollm2-135m-instruct 'What is the capital of France?'"
         )
-    lines += [f"  inferstream send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")]
+    lines += [
+        f"  {inferstream} send asr {name} RECORDING.flac" for name in names if name.startswith("whisper")
+    ]
+    lines.append(f"  {inferstream} upload FILE    prints its s3:// address for requests")
     if "smollm2-135m-instruct" in names:
         lines.append(
             f"  curl -s {platform.http_url}/inference/infer -d '{_HTTP_EXAMPLE}'",
         )
-    lines += ["  inferstream models list", "  inferstream doctor", "", "Ctrl-C here stops everything."]
-    return Panel("\n".join(lines), title="inferstream is up", title_align="left", expand=False)
+    lines += [f"  {inferstream} models list", f"  {inferstream} doctor", "", "Ctrl-C here stops everything."]
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -61,18 +61,20 @@ async def test_the_broker_carries_keys_values_and_headers(local_stack: LocalStac
         await producer.stop()
 
 
-def test_the_reader_reads_media_and_may_do_nothing_else(local_stack: LocalStack) -> None:
+def test_the_user_has_the_bucket_media_and_may_do_nothing_else(local_stack: LocalStack) -> None:
     endpoints, key, secret_bucket = local_stack.endpoints, uuid.uuid4().hex, f"other-{uuid.uuid4().hex}"
-    with _client(local_stack) as admin, _client(local_stack, as_reader=True) as reader:
+    with _client(local_stack) as admin, _client(local_stack, as_user=True) as user:
         admin.put_object(Bucket=endpoints.s3_bucket, Key=key, Body=b"speech")
         admin.create_bucket(Bucket=secret_bucket)
         admin.put_object(Bucket=secret_bucket, Key=key, Body=b"private")
-        assert reader.get_object(Bucket=endpoints.s3_bucket, Key=key)["Body"].read() == b"speech"
-        assert key in _keys(reader, endpoints.s3_bucket)
+        assert user.get_object(Bucket=endpoints.s3_bucket, Key=key)["Body"].read() == b"speech"
+        assert key in _keys(user, endpoints.s3_bucket)
+        user.put_object(Bucket=endpoints.s3_bucket, Key=f"mine-{key}", Body=b"uploaded")
+        assert admin.get_object(Bucket=endpoints.s3_bucket, Key=f"mine-{key}")["Body"].read() == b"uploaded"
         with pytest.raises(ClientError, match="AccessDenied"):
-            reader.put_object(Bucket=endpoints.s3_bucket, Key="mine", Body=b"")
+            user.put_object(Bucket=secret_bucket, Key="mine", Body=b"")
         with pytest.raises(ClientError, match="AccessDenied"):
-            reader.get_object(Bucket=secret_bucket, Key=key)
+            user.get_object(Bucket=secret_bucket, Key=key)
 
 
 def test_mlflow_registers_a_model_and_serves_its_files(local_stack: LocalStack, tmp_path: Path) -> None:
@@ -115,10 +117,10 @@ def test_a_part_can_be_away_for_a_while_and_returns_at_the_same_address_with_its
         assert admin.get_object(Bucket=endpoints.s3_bucket, Key=key)["Body"].read() == b"kept"
 
 
-def test_the_settings_of_a_worker_point_at_the_stack_as_the_reader(local_stack: LocalStack) -> None:
+def test_the_settings_of_a_worker_point_at_the_stack_as_the_user(local_stack: LocalStack) -> None:
     endpoints, settings = local_stack.endpoints, local_stack.settings()
     assert settings["kafka"]["bootstrap_servers"] == endpoints.bootstrap_servers
-    assert settings["s3"]["access_key"] == endpoints.s3_reader.access_key
+    assert settings["s3"]["access_key"] == endpoints.s3_user.access_key
     assert settings["s3"]["endpoint_url"] == endpoints.s3_endpoint
     assert settings["mlflow"] == {"tracking_uri": endpoints.mlflow_uri}
 
@@ -127,7 +129,7 @@ def test_secrets_are_private_random_and_not_in_any_log(local_stack: LocalStack) 
     endpoints = local_stack.endpoints
     identities = local_stack.root / "s3" / "identities.json"
     assert stat.S_IMODE(identities.stat().st_mode) == 0o600
-    secrets = {endpoints.s3_admin.secret_key, endpoints.s3_reader.secret_key}
+    secrets = {endpoints.s3_admin.secret_key, endpoints.s3_user.secret_key}
     assert len(secrets) == 2
     for secret in secrets:
         assert secret not in repr(endpoints)
@@ -245,8 +247,8 @@ def _start_child(root: Path) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def _client(stack: LocalStack, *, as_reader: bool = False) -> Iterator[Any]:
-    client = stack.s3_client(stack.endpoints.s3_reader if as_reader else stack.endpoints.s3_admin)
+def _client(stack: LocalStack, *, as_user: bool = False) -> Iterator[Any]:
+    client = stack.s3_client(stack.endpoints.s3_user if as_user else stack.endpoints.s3_admin)
     try:
         yield client
     finally:

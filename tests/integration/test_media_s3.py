@@ -56,7 +56,7 @@ def connect(local_stack: LocalStack, s3: Any) -> Iterator[Connect]:
         *, admin: bool = False, port: int | None = None, media: dict[str, Any] | None = None, **s3: Any
     ) -> MediaFetcher:
         ends = local_stack.endpoints
-        who = ends.s3_admin if admin else ends.s3_reader
+        who = ends.s3_admin if admin else ends.s3_user
         settings = S3Settings.model_validate(
             {
                 "endpoint_url": ends.s3_endpoint if port is None else f"http://127.0.0.1:{port}",
