@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from deploy.local import StackError
+from deploy.local import KafkaRelease, StackError
 from engines.native_environment import set_native_defaults
 from examples.bench.running import list_benchmarks, run_benchmarks
 from examples.bench.suite import MODULES, load
 from streams.logs import configure_logging
 from streams.settings import LoggingSettings
 
+KAFKA_HOME = "INFERSTREAM_TEST_KAFKA_HOME"
 DIRECTORY = Path(".local/bench")
 _WIDTH_IN_FILES = 110
 
@@ -31,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument("--list", action="store_true", help="show the benchmarks and run none")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where JSON and plots go")
+    parser.add_argument(
+        "--kafka-home",
+        type=Path,
+        default=os.environ.get(KAFKA_HOME) or None,
+        metavar="DIR",
+        help=f"an unpacked release of Apache Kafka to run in place of the embedded broker; else ${KAFKA_HOME}",
+    )
     asked = parser.parse_args(arguments)
     unknown = [name for name in asked.names if name not in MODULES]
     if unknown:
@@ -50,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_quick=asked.quick,
             rounds=asked.rounds,
             is_strict=asked.strict,
+            kafka=KafkaRelease.find(asked.kafka_home) if asked.kafka_home else None,
         )
     except StackError as error:
         Console(stderr=True).print(f"[bold red]✗[/bold red] {error}", highlight=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deploy.local import LocalStack, PartStatus
+from deploy.local import KafkaRelease, LocalStack, PartStatus
 from deploy.models import CATALOGUE, prepare
 from engines.models import ModelManager
 from engines.settings import CacheSettings, MlflowSettings
@@ -29,12 +29,15 @@ class Bench:
         *,
         is_quick: bool = False,
         rounds: int | None = None,
+        kafka: KafkaRelease | None = None,
         on_status: Callable[[PartStatus], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         """Where servers and working folders are kept."""
         self.is_quick = is_quick
         self.rounds = rounds
+        self.kafka = kafka
+        """The release of Apache Kafka that runs in place of the embedded broker, where there is one."""
         self._on_status = on_status
         self._exit = ExitStack()
         self._stack: LocalStack | None = None
@@ -52,7 +55,7 @@ class Bench:
         """The running broker, S3 store and MLflow server."""
         if self._stack is None:
             self._stack = self._exit.enter_context(
-                LocalStack(self.directory / "servers", on_status=self._on_status)
+                LocalStack(self.directory / "servers", kafka=self.kafka, on_status=self._on_status)
             )
         return self._stack
 
@@ -81,6 +84,11 @@ class Context:
     def stack(self) -> LocalStack:
         """The broker, S3 store and MLflow server of this run."""
         return self._bench.stack
+
+    @property
+    def broker(self) -> str:
+        """What the broker is, in words."""
+        return "the embedded one" if self._bench.kafka is None else "Apache Kafka, one node"
 
     def scaled(self, count: int, *, quick: int) -> int:
         """Return `count`, or `quick` where only a short run is wanted."""

@@ -1,8 +1,9 @@
-"""The baseline of the stream benchmarks: aiokafka by itself, which consumes, sends each value on, and commits.
+"""The baselines of the stream benchmarks: aiokafka by itself, which consumes, sends values on or answers, and commits.
 
 A process of its own, as the worker is: `python -m examples.bench.raw_loop SETTINGS.json`. It reads its topic in
-its group, produces every value unchanged, waits for the broker's acknowledgement, and commits as often as the
-worker does: the least that any consumer does that loses nothing.
+its group, produces every value unchanged or, where it has a topic for events, the result and event that the worker
+sends; waits for the broker's acknowledgements, and commits as often as the worker does: the least that any consumer
+does that loses nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from examples.bench.same_work import answering, passing_on
 from streams.settings import KafkaSettings
 
 _STOP_TIMEOUT_S = 20.0
@@ -38,9 +40,13 @@ class RawLoop:
     fetch_max_wait_ms: int
     max_poll_records: int
     commit_interval_s: float
+    events: str | None = None
+    """Where events go of a loop that answers; None for one that sends values on."""
 
     @classmethod
-    def like(cls, kafka: KafkaSettings, *, group_id: str, source: str, target: str) -> RawLoop:
+    def like(
+        cls, kafka: KafkaSettings, *, group_id: str, source: str, target: str, events: str | None = None
+    ) -> RawLoop:
         """Return a loop with the settings that a worker has."""
         return cls(
             bootstrap_servers=kafka.bootstrap_servers,
@@ -52,6 +58,7 @@ class RawLoop:
             fetch_max_wait_ms=kafka.fetch_max_wait_ms,
             max_poll_records=kafka.max_poll_records,
             commit_interval_s=kafka.commit_interval_s,
+            events=events,
         )
 
     async def run(self) -> None:
@@ -67,15 +74,17 @@ class RawLoop:
             fetch_max_wait_ms=self.fetch_max_wait_ms,
         )
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap_servers, acks="all")
+        work = passing_on(self.target) if self.events is None else answering(self.target, self.events)
         async with producer, consumer:
             committed_at = time.monotonic()
             is_committed = True
             while True:
                 batches = await consumer.getmany(timeout_ms=100, max_records=self.max_poll_records)
                 sent = [
-                    await producer.send(self.target, record.value, record.key)
+                    await producer.send(one.topic, one.value, one.key, headers=one.headers)
                     for records in batches.values()
                     for record in records
+                    for one in work(record)
                 ]
                 if sent:
                     await asyncio.gather(*sent)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deploy.local import PartStatus
+from deploy.local import KafkaRelease, PartStatus
 from examples.bench.benchmark import Benchmark
 from examples.bench.context import Bench, Context
 from examples.bench.machine import describe_machine, one_line
@@ -32,8 +32,11 @@ def run_benchmarks(
     is_quick: bool = False,
     rounds: int | None = None,
     is_strict: bool = False,
+    kafka: KafkaRelease | None = None,
 ) -> int:
     """Run `benchmarks`, leave their files in `directory`, and return the exit status.
+
+    `kafka` runs Apache Kafka in place of the embedded broker.
 
     0: all ran, whether or not they reached their targets; 1: one could not be run, or fell short in a strict
     run. A quick run says whether they run at all; its figures mean little.
@@ -46,7 +49,11 @@ def run_benchmarks(
     runs: list[Done] = []
     broken: list[str] = []
     with Bench(
-        directory, is_quick=is_quick, rounds=rounds, on_status=lambda status: _show(console, status)
+        directory,
+        is_quick=is_quick,
+        rounds=rounds,
+        kafka=kafka,
+        on_status=lambda status: _show(console, status),
     ) as bench:
         for benchmark in benchmarks:
             console.rule(benchmark.name, align="left")

@@ -21,6 +21,7 @@ _MODULE = "examples.bench"
         "inferstream bench --list",
         "inferstream bench stream-share generation-burst",
         "inferstream bench --quick",
+        "inferstream bench stream-share --kafka-home ~/kafka_2.13-4.3.1",
     )
 )
 def bench(
@@ -34,6 +35,13 @@ def bench(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
     directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
+    kafka_home: Annotated[
+        Path | None,
+        typer.Option(
+            help="An unpacked release of Apache Kafka, to run in place of the embedded broker.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure speed and memory against baselines, in interleaved runs on servers of their own.
 
@@ -51,6 +59,8 @@ def bench(
     flags = [flag for flag, is_set in (("--quick", quick), ("--strict", strict), ("--list", show)) if is_set]
     if rounds is not None:
         flags += ["--rounds", str(rounds)]
+    if kafka_home is not None:
+        flags += ["--kafka-home", str(kafka_home)]
     main = importlib.import_module(f"{_MODULE}.__main__").main
     raise typer.Exit(main([*(name or []), *flags, "--directory", str(directory)]))
 

@@ -25,6 +25,8 @@ def test_arguments_reach_the_benchmarks_and_their_status_is_the_commands(
     assert shown.exit_code == 1
     directory = ["--directory", ".local/bench"]
     assert given == [["cache", "memory", "--quick", "--strict", "--rounds", "2", *directory]]
+    command_line("bench", "stream-share", "--kafka-home", "/opt/kafka")
+    assert given[1] == ["stream-share", "--kafka-home", "/opt/kafka", *directory]
 
 
 @pytest.mark.parametrize("is_package_there", [True, False])
