@@ -44,8 +44,13 @@ async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[None]:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             yield
     except (KafkaError, OSError, TimeoutError) as error:
-        reason = await why_no_broker_answers(kafka, connection_options(kafka))
-        raise BrokerUnavailable(reason or _too_slow(kafka, error)) from error
+        raise await unavailable(kafka, error) from error
+
+
+async def unavailable(kafka: KafkaSettings, error: BaseException) -> BrokerUnavailable:
+    """Return the error that says why `error` came up, for which it looks at the brokers again."""
+    reason = await why_no_broker_answers(kafka, connection_options(kafka))
+    return BrokerUnavailable(reason or _too_slow(kafka, error))
 
 
 def _too_slow(kafka: KafkaSettings, error: BaseException) -> str:

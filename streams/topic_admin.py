@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import (
@@ -15,14 +16,17 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from streams.kafka import broker_answering, connection_options, is_passing
+from streams.kafka import BrokerUnavailable, broker_answering, connection_options, is_passing, unavailable
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.topics import Topics, TopicSpec, expected_topics
 
 __all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_topics", "create_topics", "specs"]
 
+T = TypeVar("T")
+
 _ADMIN_TIMEOUT_S = 15.0
+_PAUSE_S = 0.3
 _SAYS_WHETHER_TO_CREATE = 4
 """Version of the request for metadata from which on a topic that is asked for need not be made thereby."""
 
@@ -46,7 +50,7 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
     """
     wanted = specs(kafka, tasks)
     async with _admin(kafka) as admin:
-        found = await _partition_counts(admin)
+        found = await _partition_counts(admin, kafka)
         missing = [spec for spec in wanted.values() if spec.name not in found]
         short = [spec for spec in wanted.values() if found.get(spec.name, spec.partitions) < spec.partitions]
         if missing:
@@ -66,8 +70,9 @@ async def check_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[Topic
     """
     wanted = specs(kafka, tasks)
     async with _admin(kafka) as admin:
-        found = await _partition_counts(admin)
-        hidden = await _hidden(admin, [name for name in wanted if name not in found])
+        found = await _partition_counts(admin, kafka)
+        unseen = [name for name in wanted if name not in found]
+        hidden = await _patiently(kafka, lambda: _hidden(admin, unseen))
     return [
         TopicProblem.not_allowed(problem.topic, kafka.sasl_username) if problem.topic in hidden else problem
         for problem in _compare(found, wanted)
@@ -110,9 +115,28 @@ async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> dict[str, int]:
     # Asking for all topics rather than for ours: a broker with auto-creation would create what it is asked for.
-    return {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics()}
+    topics = await _patiently(kafka, admin.describe_topics)
+    return {topic["topic"]: len(topic["partitions"]) for topic in topics}
+
+
+async def _patiently(kafka: KafkaSettings, ask: Callable[[], Awaitable[T]]) -> T:
+    """Return the answer of any broker: each time another may be asked, and some may be down.
+
+    Raises:
+        BrokerUnavailable: retryable; none has answered in time.
+    """
+    until = asyncio.get_running_loop().time() + _ADMIN_TIMEOUT_S
+    while True:
+        try:
+            return await ask()
+        except (KafkaError, TimeoutError) as error:
+            if not isinstance(error, TimeoutError) and not is_passing(error):
+                raise
+            if asyncio.get_running_loop().time() > until:
+                raise await unavailable(kafka, error) from error
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def _hidden(admin: AIOKafkaAdminClient, names: list[str]) -> set[str]:
@@ -140,14 +164,16 @@ async def _ask_controller(
         if admin._client.cluster.controller is None:
             raise NotControllerError
         errors = (await ask()).topic_errors
+    except TimeoutError:
+        errors = [(topic, NotControllerError.errno, "")]
     except KafkaError as error:
         errors = [(topic, NotControllerError.errno if is_passing(error) else error.errno, str(error))]
     refused = [entry for entry in errors if entry[1] not in (0, TopicAlreadyExistsError.errno)]
     if not refused:
         return
     try:
-        brokers = len((await admin.describe_cluster())["brokers"])
-    except KafkaError:
+        brokers = len((await _patiently(kafka, admin.describe_cluster))["brokers"])
+    except (KafkaError, BrokerUnavailable):
         brokers = 0
     lines = [
         refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused

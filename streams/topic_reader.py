@@ -18,8 +18,8 @@ _POLL_MS = 200
 _PAUSE_S = 0.5
 _TOPIC_APPEARS_S = 5.0
 """How long a topic may take to be known to the broker that is asked, when it was just made."""
-_METADATA_MAX_AGE_MS = 10_000
-"""Time in which a partition that was added is noticed; it is read from its start."""
+_METADATA_MAX_AGE_S = 10.0
+"""Most time in which a partition that was added is noticed."""
 
 
 class TopicReader:
@@ -45,7 +45,7 @@ class TopicReader:
             # Where an offset is gone: the end is looked up at the start alone.
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
-            metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+            metadata_max_age_ms=int(1000 * min(_METADATA_MAX_AGE_S, self._kafka.metadata_max_age_s)),
             isolation_level=self._kafka.isolation_level,
         )
         try:

@@ -28,7 +28,7 @@ from streams.client_errors import (
 )
 from streams.messages import Request, encode
 from streams.settings import KafkaSettings
-from streams.topic_admin import TopicsNotReady, create_topics
+from streams.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
 from streams.topics import Topics
 
 PATIENCE_S = 120.0
@@ -166,6 +166,16 @@ async def test_results_in_partitions_that_were_added_are_read_from_their_start(k
         finally:
             await producer.stop()
             await admin.close()
+
+
+async def test_a_cluster_without_a_controller_is_told(kafka: KafkaSettings, killable: KafkaCluster) -> None:
+    await asyncio.to_thread(killable.kill, 1, 2)
+    try:
+        assert await check_topics(kafka, ["echo"]) == []
+        with pytest.raises(TopicsRefused, match="the cluster has no controller"):
+            await create_topics(kafka, ["other"])
+    finally:
+        await asyncio.to_thread(killable.restart, 1, 2)
 
 
 async def test_a_timeout_says_what_was_waited_for(kafka: KafkaSettings) -> None:
