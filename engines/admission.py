@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from engines.checks import check_engine, check_names, check_tags
+from engines.checks import check_engine, check_names, check_tags, engine_of
 from engines.handler_stages import stage_failed
 from engines.model_key import key_of
 from engines.model_swap import ModelSwaps
@@ -57,7 +57,7 @@ class Admission:
         """Return the request with all that is to answer it, checked but for its inputs, the cheap checks first.
 
         Of `data` only options that stand there are looked at. Asks the registry where the name has not been
-        resolved lately.
+        resolved lately. An empty `engine` is the one that the model's tags name.
 
         Raises:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
@@ -66,6 +66,10 @@ class Admission:
         try:
             check_names(task, engine, model_name)
             handler = self._handlers.get(task)
+            found = None
+            if not engine:
+                found = self._swaps.resolve(model_name)
+                engine = engine_of(found.model)
             runner = self._engines.get(engine)
             check_engine(runner, engine, task)
             bounds = (
@@ -74,7 +78,7 @@ class Admission:
             checked = validate_options(options, task_options=handler.options, engine=engine, bounds=bounds)
             if handler.options_in_data:
                 checked = with_options_in_data(handler, checked, data, engine, bounds)
-            model, claim = self._swaps.resolve(model_name)
+            model, claim = found or self._swaps.resolve(model_name)
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)
             batch_key = (*key, runner.batch_key(checked))
@@ -89,4 +93,9 @@ class Admission:
 
     def admits_at_once(self, engine: str, model_name: str) -> bool:
         """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""
-        return self._engines.is_made(engine) and self._models.is_fresh(model_name)
+        if not self._models.is_fresh(model_name):
+            return False
+        if not engine:
+            known = self._models.known(model_name)
+            engine = (known and known.engine) or ""
+        return not engine or self._engines.is_made(engine)

@@ -10,13 +10,13 @@ from handlers.errors import InvalidInput, InvalidRequest, ModelMismatch
 
 
 def check_names(task: Any, engine: Any, model_name: Any) -> None:
-    """Check the types of a request's names.
+    """Check the types of a request's names; `engine` may be empty.
 
     Raises:
         InvalidRequest: permanent; names the field and what came.
     """
     for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or name == "engine"):
             raise InvalidRequest(
                 f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}"
             )
@@ -66,6 +66,20 @@ def check_engine(runner: BaseEngine, engine: str, task: str) -> None:
     if runner.supported_tasks and task not in runner.supported_tasks:
         runs = ", ".join(sorted(runner.supported_tasks))
         raise InvalidRequest(f"engine {engine} does not run task {task}; it runs {runs}")
+
+
+def engine_of(model: ResolvedModel) -> str:
+    """Return the engine of a request that names none.
+
+    Raises:
+        InvalidRequest: permanent; the model's tags name none either.
+    """
+    if not model.engine:
+        raise InvalidRequest(
+            f"engine is left out, and the tags of model {model.key} name none; write engine in the request, or "
+            "register the model with the tag engine"
+        )
+    return model.engine
 
 
 def check_tags(model: ResolvedModel, *, task: str | None, engine: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextvars
 import secrets
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from engines.admission import Admission
 from engines.checks import check_data, check_texts
+from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.execution import Execution
 from engines.handler_stages import postprocess, preprocess, stage_failed
 from engines.log_context import RequestName, working_on
 from engines.media_values import MediaValues
 from engines.outcomes import Outcomes
-from engines.prepared import Prepared
+from engines.prepared import Outcome, Prepared
 from engines.results import failed_in, failure_result, no_time, success_result
 from handlers.errors import InferenceError
 
@@ -34,7 +38,7 @@ class DirectCall:
         self,
         *,
         task: str,
-        engine: str,
+        engine: str = "",
         model_name: str,
         data: dict[str, Any],
         options: Mapping[str, Any] | None = None,
@@ -58,6 +62,9 @@ class DirectCall:
         options: Mapping[str, Any] | None,
         id: str | None,
         metadata: Mapping[str, Any] | None,
+        deadline: Deadline = None,
+        priority: int = USUAL_PRIORITY,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """Answer one request and return its result, `success` or not; count it."""
         started = time.perf_counter()
@@ -72,9 +79,14 @@ class DirectCall:
         failure: InferenceError | None = None
         timings, stage = no_time(), "resolve"
         try:
+            ends = ends_at(deadline, timeout)
+            urgency = urgency_of(priority, ends)
+            _check_time(ends)
             admitted = self._admit(
                 task=task, engine=engine, model_name=model_name, data=data, options=options
             )
+            admitted.urgency = urgency
+            about["engine"] = admitted.engine
             about["model_version"], timings, stage = admitted.model.version, admitted.timings, "fetch"
             admitted.request = RequestName(about["id"], about["task"], about["model_name"])
             with working_on(admitted.names):
@@ -82,7 +94,7 @@ class DirectCall:
                 stage = "preprocess"
                 preprocess(admitted, here)
                 stage = "wait"
-                raw = self._run(admitted)
+                raw = self._run(admitted, ends)
                 stage = "postprocess"
                 output = postprocess(admitted, raw)
         except InferenceError as error:
@@ -119,20 +131,67 @@ class DirectCall:
         admitted.timings["fetch"] = time.perf_counter() - started
         return here
 
-    def _run(self, prepared: Prepared) -> dict[str, Any]:
-        """Return the engine's raw result.
+    def _run(self, prepared: Prepared, ends: float | None) -> dict[str, Any]:
+        """Return the engine's raw result; `ends` is when it is of no use any more, in seconds since the epoch.
 
         Raises:
             InferenceError: why there is none.
         """
-        if prepared.is_continuous:
-            running = self._execution.start(prepared)
-            try:
-                outcome = running.result()
-            finally:
-                running.cancel()  # only an interrupt leaves it running
-        else:
-            [outcome] = self._execution.run([prepared])
+        _check_time(ends)
+        outcome = self._outcome(prepared) if ends is None else self._outcome_until(prepared, ends)
         if isinstance(outcome, InferenceError):
             raise outcome
         return outcome
+
+    def _outcome(
+        self, prepared: Prepared, started: Callable[[Future[Outcome]], None] | None = None
+    ) -> Outcome:
+        """Run the request; `started` hears of what can be cancelled, where the engine takes it as it comes."""
+        if not prepared.is_continuous:
+            [outcome] = self._execution.run([prepared])
+            return outcome
+        running = self._execution.start(prepared)
+        if started is not None:
+            started(running)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # only an interrupt, or a caller who has gone, leaves it running
+
+    def _outcome_until(self, prepared: Prepared, ends: float) -> Outcome:
+        """Run the request in a thread of its own, and leave it to itself where time runs out.
+
+        An engine that runs batches cannot be stopped within one: it goes on, and nobody hears what comes of it.
+        """
+        outcome: Future[Outcome] = Future()
+        is_late = threading.Event()
+        running: list[Future[Outcome]] = []
+
+        def started(future: Future[Outcome]) -> None:
+            running.append(future)
+            if is_late.is_set():
+                future.cancel()
+
+        def work() -> None:
+            try:
+                outcome.set_result(self._outcome(prepared, started))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits, if any does
+                outcome.set_exception(error)
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(work,), name=f"infer {prepared.task}", daemon=True).start()
+        try:
+            return outcome.result(max(0.0, ends - time.time()))
+        except TimeoutError:
+            if outcome.done():
+                return outcome.result()
+            is_late.set()
+            for future in running:
+                future.cancel()
+            raise expired() from None
+
+
+def _check_time(ends: float | None) -> None:
+    """Raise DeadlineExceeded where `ends`, in seconds since the epoch, has passed."""
+    if ends is not None and time.time() >= ends:
+        raise expired()

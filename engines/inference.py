@@ -8,6 +8,7 @@ from typing import Any, Self
 from engines.admission import Admission, Handlers
 from engines.cached_model import cached_models
 from engines.checks import check_engine
+from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.direct_call import DirectCall
 from engines.execution import Execution
 from engines.handler_stages import postprocess, preprocess
@@ -129,16 +130,21 @@ class InferenceManager:
         self,
         *,
         task: str,
-        engine: str,
+        engine: str = "",
         model_name: str,
         data: dict[str, Any],
         options: Mapping[str, Any] | None = None,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        deadline: Deadline = None,
+        priority: int = USUAL_PRIORITY,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """Answer one request and return its result: `success` with `result`, or not, with `error`.
 
-        Never raises for a failed inference. Works inside a running event loop as well, which it blocks.
+        Never raises for a failed inference. Works inside a running event loop as well, which it blocks. Without
+        `engine` the model's tags name it. `deadline` (RFC 3339 or seconds since the epoch) and `timeout` (seconds
+        from now) end the call with DEADLINE_EXCEEDED, whichever comes first; `priority` 9 goes before 0.
         """
         return self._infer(
             task=task,
@@ -148,6 +154,9 @@ class InferenceManager:
             options=options,
             id=id,
             metadata=metadata,
+            deadline=deadline,
+            priority=priority,
+            timeout=timeout,
         )
 
     def warm(self, model_name: str) -> None:

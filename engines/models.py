@@ -94,6 +94,14 @@ class ModelManager:
         known = self._known.get(reference)
         return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
 
+    def known(self, model_name: str) -> ResolvedModel | None:
+        """Return what `model_name` stood for when it was resolved last; None where it was not, or is no name."""
+        try:
+            known = self._known.get(parse_model_name(model_name))
+        except InvalidRequest:
+            return None
+        return None if known is None else known.model
+
     def resolve(self, model_name: str) -> ResolvedModel:
         """Return the version that `name`, `name@alias` or `name/version` stands for.
 

@@ -22,7 +22,7 @@ _REPEATED: dict[str, msgspec.json.Decoder[Any]] = {
 }
 """What a failure repeats of its request, or needs to find its caller."""
 _CONTAINERS = frozenset({dict, list})
-_OPTIONAL = frozenset({"options", "id", "deadline", "priority", "reply_to", "metadata"})
+_OPTIONAL = frozenset({"engine", "options", "id", "deadline", "priority", "reply_to", "metadata"})
 _NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 

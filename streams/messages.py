@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 import structlog
 
+from engines.deadlines import deadline_at
 from engines.results import failure_result
-from handlers.errors import InferenceError, InternalError, InvalidRequest
+from handlers.errors import InferenceError, InternalError
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,8 @@ class Request(
     """One inference request; immutable. `id` is empty until the transport that carried it gave it one."""
 
     task: Name
-    engine: Name
+    engine: Name = ""
+    """Empty where the model's tags are to name it."""
     model_name: Name
     data: dict[str, Any]
     options: dict[str, Any] = {}
@@ -42,17 +43,7 @@ class Request(
         Raises:
             InvalidRequest: permanent; a text that is no RFC 3339 time with an offset.
         """
-        if not isinstance(self.deadline, str):
-            return self.deadline
-        try:
-            moment = datetime.fromisoformat(self.deadline)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
-            raise InvalidRequest(
-                f"deadline {self.deadline!r} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
-            )
-        return moment.timestamp()
+        return deadline_at(self.deadline)
 
 
 class ResultError(msgspec.Struct, frozen=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from engines.base import Emit
+from engines.deadlines import urgency_of
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
 from engines.prepared import Outcome, Prepared
@@ -120,7 +120,7 @@ class Pipeline:
             outcome,
             id=request.id,
             task=request.task,
-            engine=request.engine,
+            engine=prepared.engine if prepared else request.engine,
             model_name=request.model_name,
             model_version=prepared.model.version if prepared else None,
             processing_s=processing_s,
@@ -164,8 +164,7 @@ class Pipeline:
         """Take a request through admission, fetch, preprocess, infer and postprocess."""
         under_way.prepared = prepared = await self._admit(request)
         prepared.request = RequestName(request.id, request.task, request.model_name)
-        deadline = request.deadline_at()
-        prepared.urgency = (-request.priority, math.inf if deadline is None else deadline)
+        prepared.urgency = urgency_of(request.priority, request.deadline_at())
         if prepared.handler.media_fields:
             raw = await self._run_with_media(request, under_way, prepared, emit)
         else:

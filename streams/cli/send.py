@@ -51,7 +51,12 @@ def send(
         str | None,
         typer.Argument(metavar="INPUT", help="Text, an s3:// or https:// address, or a file to send along."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Engine that runs it.")] = "transformers",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Engine that runs it. Default: the one that the model's tags name.", show_default=False
+        ),
+    ] = "",
     data: Annotated[str | None, typer.Option(help="Further inputs of the task, as a JSON object.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="One option; repeatable.")

@@ -87,7 +87,7 @@ def test_the_openapi_document_names_every_status_of_an_inference() -> None:
 
 def test_the_schemas_of_the_openapi_document_are_those_of_the_messages() -> None:
     schemas = OPENAPI["components"]["schemas"]
-    assert schemas["Request"]["required"] == ["task", "engine", "model_name", "data"]
+    assert schemas["Request"]["required"] == ["task", "model_name", "data"]
     assert "reply_to" not in schemas["Request"]["properties"]
     assert {"success", "result", "error", "timings"} <= schemas["Result"]["properties"].keys()
 

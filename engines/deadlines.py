@@ -1,0 +1,79 @@
+"""When a request has to be answered: what its deadline and priority mean, however it came."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from engines.base import Urgency
+from handlers.errors import DeadlineExceeded, InvalidRequest
+
+MOST_URGENT = 9
+USUAL_PRIORITY = 5
+
+Deadline = str | float | None
+"""An RFC 3339 time with an offset, or seconds since the epoch."""
+
+
+def deadline_at(deadline: Any) -> float | None:
+    """Return the deadline as seconds since the epoch, or None where there is none.
+
+    Raises:
+        InvalidRequest: permanent; neither a number nor an RFC 3339 time with an offset.
+    """
+    if deadline is None:
+        return None
+    if not isinstance(deadline, str):
+        if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not math.isfinite(deadline):
+            raise _no_deadline(deadline)
+        return float(deadline)
+    try:
+        moment = datetime.fromisoformat(deadline)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _no_deadline(deadline)
+    return moment.timestamp()
+
+
+def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
+    """Return whose turn it is before others': by priority, 9 first, then by deadline (seconds since the epoch).
+
+    Raises:
+        InvalidRequest: permanent; no whole number from 0 to 9.
+    """
+    if type(priority) is not int or not 0 <= priority <= MOST_URGENT:
+        raise InvalidRequest(
+            f"priority {priority!r} must be a whole number from 0 to {MOST_URGENT}; {MOST_URGENT} goes first"
+        )
+    return (-priority, math.inf if deadline_s is None else deadline_s)
+
+
+def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.time) -> float | None:
+    """Return when an answer is of no use any more, in seconds since the epoch: the earlier of both; None for never.
+
+    Raises:
+        InvalidRequest: permanent; a deadline that is none, or a timeout that is no positive number.
+    """
+    if timeout_s is not None and (
+        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0
+    ):
+        raise InvalidRequest(f"timeout {timeout_s!r} must be a number of seconds above 0")
+    ends = [deadline_at(deadline), None if timeout_s is None else clock() + timeout_s]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def expired() -> DeadlineExceeded:
+    """Return the error of a request that nobody waits for any more."""
+    return DeadlineExceeded(
+        "the deadline of this request has passed; send it with a later one, or ask for less"
+    )
+
+
+def _no_deadline(deadline: Any) -> InvalidRequest:
+    return InvalidRequest(
+        f"deadline {deadline!r} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+    )
