@@ -15,6 +15,7 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     UnknownTopicOrPartitionError,
 )
+from faust.transport.drivers import aiokafka as driver
 
 from streams import repeated_lines
 from streams.logs import configure_logging, tell_left_out
@@ -115,6 +116,8 @@ def test_lines_about_different_topics_are_different(heard: Heard) -> None:
 def test_faust_does_not_tell_people_that_a_task_hangs(heard: Heard) -> None:
     heard.say("Warning: Task timed out!", name="faust.app.base", level=logging.WARNING)
     heard.say("Please make sure it's hanging before restart.", name="faust.app.base", level=logging.WARNING)
+    heard.say(f"no events. {driver.SLOW_PROCESSING_CAUSE_AGENT}", name="faust.transport.drivers.aiokafka")
+    heard.say(f"no events. {driver.SLOW_PROCESSING_CAUSE_STREAM}", name="faust.transport.drivers.aiokafka")
     assert heard.lines == []
 
 
