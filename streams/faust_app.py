@@ -55,6 +55,9 @@ class InferenceApp(faust.App):
         if not self._is_draining:
             await super()._on_partitions_assigned(assigned, generation_id)
 
+    async def _producer_flush(self, logger: Any) -> None:
+        """Faust waits for its producer's buffer here, without end; what is sent by ours is awaited one by one."""
+
     def _on_rebalance_when_stopped(self) -> None:
         """Faust closes the consumer here, on another loop than its own; it is being stopped already."""
 

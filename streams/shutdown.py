@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 EXIT_FAILED = 1
 EXIT_INTERRUPTED_TWICE = 130
 
-_CLOSING_S = 4.0
+_CLOSING_S = 5.0
 """How long a process may still take to close what it has open once nothing is left to lose, in seconds."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -104,13 +104,15 @@ class Stopping:
             return
         doing.result()
 
-    async def courtesy(self, *works: Coroutine[Any, Any, object]) -> None:
-        """Do the works side by side, of which none matters any more, and leave those behind that take too long."""
-        doing = {asyncio.create_task(work) for work in works}
-        done, _ = await asyncio.wait(doing, timeout=min(self.remaining_s, _CLOSING_S) / 2)
-        for one in done:
-            if not one.cancelled() and (error := one.exception()) is not None:
-                log.warning("not_closed", error=repr(error))
+    async def courtesy(self, work: Coroutine[Any, Any, object], *, share: float) -> None:
+        """Do a work that does not matter any more, and leave it behind where it takes this share of what time is left.
+
+        It is not cancelled then: what swallows that would be waited for.
+        """
+        doing = asyncio.create_task(work)
+        await asyncio.wait({doing}, timeout=share * min(self.remaining_s, _CLOSING_S))
+        if doing.done() and not doing.cancelled() and (error := doing.exception()) is not None:
+            log.warning("not_closed", error=repr(error))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # It comes in the middle of anything, so it takes no lock: what is logged or started is by others.

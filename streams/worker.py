@@ -117,9 +117,9 @@ class Worker:
         """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
         if self._about:
             self._announcements.worker("worker_stopped", self._about)
-            await self._stopping.courtesy(self._announcements.flush())
+            await self._stopping.courtesy(self._announcements.flush(), share=0.25)
         if self.app is not None:
-            await self._stopping.courtesy(self.app.stop())
+            await self._stopping.courtesy(self.app.stop(), share=0.75)
 
     def _build_app(self, runtime: Runtime, stack: AsyncExitStack) -> InferenceApp:
         settings = self._settings

@@ -105,8 +105,9 @@ def test_where_nothing_is_left_to_lose_a_thread_that_hangs_is_left_behind() -> N
     assert "stuck" in written
 
 
-def test_courtesies_that_hang_are_left_behind() -> None:
-    body = "await stopping.requested(); stopping.settle(); await stopping.courtesy(asyncio.sleep(3600))"
+def test_a_courtesy_that_hangs_is_left_behind() -> None:
+    body = "await stopping.requested(); stopping.settle(); "
+    body += "await stopping.courtesy(asyncio.sleep(3600), share=0.1)"
     with process(body) as one:
         one.send_signal(signal.SIGTERM)
         status, written = ended(one)
