@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
@@ -54,9 +54,17 @@ class MemberThread(CommittingThread):
         """Leave the group and close the consumer, as far as the brokers answer."""
         if self._consumer is not None and self._consumer._coordinator is not None:
             await self._supervisor.leave_while_joining()
-        closing: asyncio.Task[Any] = asyncio.create_task(super().on_thread_stop())
+        closing = asyncio.create_task(self._close_consumer())
         await asyncio.wait({closing}, timeout=_LEAVE_S)
         if closing.done():
             closing.result()
         else:
             log.warning("group_not_left", group=self.membership.kafka.group_id, waited_s=_LEAVE_S)
+
+    async def _close_consumer(self) -> None:
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            # aiokafka's fetcher may raise what it has cancelled itself; the connections are open still.
+            if self._consumer is not None:
+                await self._consumer._client.close()
