@@ -106,8 +106,7 @@ def test_where_nothing_is_left_to_lose_a_thread_that_hangs_is_left_behind() -> N
 
 
 def test_a_courtesy_that_hangs_is_left_behind() -> None:
-    body = "await stopping.requested(); stopping.settle(); "
-    body += "await stopping.courtesy(asyncio.sleep(3600), share=0.1)"
+    body = "await stopping.requested(); await stopping.courtesy(asyncio.sleep(3600), share=0.01)"
     with process(body) as one:
         one.send_signal(signal.SIGTERM)
         status, written = ended(one)
