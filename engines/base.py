@@ -150,6 +150,14 @@ class BaseEngine(ABC):
         """
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 
+    def last_sign(self, model: Any) -> float | None:
+        """Return when, by time.monotonic, the model last gave something back for `submit`: a token, an answer, or
+        noticed a cancel. None, as here: what `emit` hears and futures that end tell. Never blocks.
+
+        A model that is silent for worker.infer_timeout_s counts as stuck.
+        """
+        return None
+
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
         """Return what one input takes of a batch, in a unit of the engine's own for the task: pixels, seconds of
         sound, frames, tokens. A batch takes its number of inputs times the largest cost among them."""

@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import structlog
+
+from handlers.signals import is_of_a_signal
+
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -53,6 +59,10 @@ class Entry:
     used_at: float = 0.0
     hits: int = 0
     leases: int = 0
+    is_abandoned: bool = False
+    """Whether a call on it hangs: nobody new gets it, and another takes its place."""
+    gone: Callable[[], None] | None = None
+    """Called when it was abandoned and is unloaded after all."""
     holds: int = 0
     """How many of the leases are of those who are about to replace the model."""
 
@@ -85,9 +95,35 @@ class Entry:
         replaced."""
         return self.takes_memory and self.state is not State.LEAVING and self.holds == 0
 
+    def let_go(self, model: Any) -> None:
+        """Unload the model; a failure is logged and no more."""
+        try:
+            self.unload(model)
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
+            # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
+            log.exception("unload_failed", key=str(self.key))
+
+    def drop(self) -> None:
+        """Unload a model that was abandoned, now that nobody uses it any more."""
+        self.let_go(self.model)
+        self.model = None
+        if self.gone is not None:
+            self.gone()
+
+
+def unload_in_a_thread(unload: Callable[[], None]) -> None:
+    """Begin to unload in a thread of its own: it may take long, and who releases may be what the model runs in."""
+    try:
+        threading.Thread(target=unload, name="unload models", daemon=True).start()
+    except (RuntimeError, MemoryError) as error:
+        # Whoever releases still has an answer to hand out; the next release or load unloads what is idle now.
+        log.warning("unload_put_off", error=repr(error))
+
 
 class Lease:
-    """The right to use one loaded model, shared with others who lease it; thread-safe.
+    """The right to use one loaded model, by itself or with others who lease it; thread-safe.
 
     The model stays in memory until `release`, which every holder calls once; a second call does nothing.
     """
@@ -98,13 +134,27 @@ class Lease:
         self._held = threading.Lock()
         self._held.acquire()
 
+    def __enter__(self) -> Any:
+        return self.model
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """End this use of the model; never blocks or raises, so it may be called from any thread."""
+        self.hand_over()()
+
+    def hand_over(self) -> Callable[[], None]:
+        """Return what ends this use of the model, for somebody else to call: `release` does nothing from now on."""
         try:
             self._held.release()
         except RuntimeError:
-            return
-        self._release()
+            return _nothing
+        return self._release
+
+
+def _nothing() -> None:
+    """End what has ended already."""
 
 
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -11,6 +12,7 @@ import structlog
 
 from engines.base import BaseEngine, Emit
 from engines.bisection import bisected
+from engines.guard import GivenUp, Guard
 from engines.log_context import RequestName, working_on
 from engines.model_cache import Lease, ModelCache
 from engines.model_loading import ModelListener, ModelLoading
@@ -22,6 +24,7 @@ from handlers.errors import (
     Cancelled,
     EngineUnavailable,
     InferenceError,
+    InferenceTimeout,
     InternalError,
     as_inference_error,
 )
@@ -36,8 +39,14 @@ class Execution:
     """
 
     def __init__(
-        self, cache: ModelCache, models: ModelManager, on_model: ModelListener | None = None
+        self,
+        cache: ModelCache,
+        models: ModelManager,
+        on_model: ModelListener | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """`guard` runs the calls of engines, so that one that never returns holds up nobody for long."""
+        self._guard = guard or Guard()
         self._cache = cache
         self._models = models
         self._on_model = on_model
@@ -58,10 +67,11 @@ class Execution:
         loading = self._loading(first)
         started = time.perf_counter()
         try:
-            with self._cache.lease(loading.key, loading.load, loading.unload) as model:
+            lease = self._cache.lease(loading.key, loading.load, loading.unload)
+            with lease:
                 running = time.perf_counter()
                 try:
-                    outcomes = self._run(model, batch)
+                    outcomes = self._run(lease, batch)
                 finally:
                     ended = time.perf_counter()
                     wait_s, infer_s = running - started, ended - running
@@ -90,16 +100,78 @@ class Execution:
             lease = self._cache.share(loading.key, loading.load, loading.unload)
             running = time.perf_counter()
             prepared.waited(running - started)
-            raw = prepared.runner.submit(
-                lease.model, prepared.inputs, prepared.options, emit, urgency=prepared.urgency
-            )
+            raw = self._submit(prepared, lease, emit)
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             if lease is not None:
                 lease.release()
             failed: Future[Outcome] = Future()
             failed.set_result(_as_failure(error, prepared))
             return failed
-        return _follow(raw, prepared, lease, running)
+        following = _Following(raw, prepared, lease, running)
+        self._watch(following)
+        return following.outcome
+
+    def _submit(self, prepared: Prepared, lease: Lease, emit: Emit | None) -> Future[Any]:
+        """Return the engine's future of a request; one that comes too late is cancelled."""
+        runner, key = prepared.runner, self._loading(prepared).key
+        late: list[Future[Any]] = []
+        heard = emit if _tells_signs(runner) else _heard(emit, lambda: self._guard.sign(key))
+
+        def submit() -> Future[Any]:
+            raw = runner.submit(
+                lease.model, prepared.inputs, prepared.options, heard, urgency=prepared.urgency
+            )
+            late.append(raw)
+            return raw
+
+        def undo() -> None:
+            for raw in late:
+                raw.cancel()
+            lease.release()
+
+        try:
+            return self._guard.call(str(key), self._patience(prepared), submit, holding=Lease(None, undo))
+        except GivenUp:
+            self._cache.abandon(key)
+            lease.hand_over()  # to `undo`
+            raise
+
+    def _watch(self, following: _Following) -> None:
+        """End a request whose model gives nothing back for too long, and with it the use of that model."""
+        prepared, guard = following.prepared, self._guard
+        key = self._loading(prepared).key
+
+        def give_up(error: InferenceTimeout) -> None:
+            self._cache.abandon(key, gone=lambda: guard.recovered(key))
+            following.end(error)
+
+        following.raw.add_done_callback(lambda _: guard.sign(key))
+        guard.follow(
+            following.outcome,
+            of=key,
+            what=str(key),
+            limit_s=self._patience(prepared),
+            alive_at=self._signs_of(prepared, following.lease.model),
+            give_up=give_up,
+            outlives_cancel=_tells_signs(prepared.runner),
+        )
+
+    def _signs_of(self, prepared: Prepared, model: Any) -> Callable[[], float]:
+        """Return what tells when there last was a sign of life of a model."""
+        runner, key, guard = prepared.runner, self._loading(prepared).key, self._guard
+
+        def alive_at() -> float:
+            try:
+                told = runner.last_sign(model)
+            except BaseException:
+                log.exception("last_sign_failed", engine=runner.name)
+                told = None
+            return max(guard.last_sign(key), told or 0.0)
+
+        return alive_at
+
+    def _patience(self, prepared: Prepared) -> float:
+        return self._guard.patience.of(prepared.task, prepared.model.name)
 
     def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
         """Load a model before anybody asks for it, and return a lease on it.
@@ -107,23 +179,41 @@ class Execution:
         Raises:
             InferenceError: what loading raises of that tree.
         """
-        loading = ModelLoading(engine, task, model, runner, self._models, self._on_model)
+        loading = ModelLoading(engine, task, model, runner, self._models, self._on_model, self._guard)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
     def is_loaded(self, prepared: Prepared) -> bool:
         """Return whether the model of `prepared` is in memory, so that it can run without a load."""
         return self._cache.is_loaded(self._loading(prepared).key)
 
-    def _run(self, model: Any, batch: Sequence[Prepared]) -> list[Outcome]:
-        """Run a batch; where the engine raises, rather than tell which request failed, find that out."""
-        runner = batch[0].runner
+    def _run(self, lease: Lease, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run a batch; where the engine raises, rather than tell which request failed, find that out.
+
+        Where it never comes back, another load takes the place of the model.
+        """
+        first, model = batch[0], lease.model
+        runner, key = first.runner, self._loading(first).key
+        what, limit_s = str(key), self._patience(first)
+        signs = self._signs_of(first, model) if _tells_signs(runner) else None
+        given_up: list[GivenUp] = []
 
         def run(some: Sequence[Prepared]) -> list[Outcome]:
+            if given_up:
+                return [*given_up] * len(some)
+            inputs, options = [one.inputs for one in some], [one.options for one in some]
             try:
                 with working_on(_names(some)):
-                    outcomes = runner.infer_batch(
-                        model, [one.inputs for one in some], [one.options for one in some]
+                    outcomes = self._guard.call(
+                        what,
+                        limit_s,
+                        lambda: runner.infer_batch(model, inputs, options),
+                        holding=lease,
+                        alive_at=signs,
                     )
+            except GivenUp as error:
+                self._cache.abandon(key)
+                given_up.append(error.with_traceback(None))
+                return [error] * len(some)
             except (EngineUnavailable, Busy) as error:
                 return [error] * len(some)  # no fault of any of them
             return _one_outcome_each(outcomes, some)
@@ -137,7 +227,13 @@ class Execution:
 
     def _loading(self, prepared: Prepared) -> ModelLoading:
         return ModelLoading(
-            prepared.engine, prepared.task, prepared.model, prepared.runner, self._models, self._on_model
+            prepared.engine,
+            prepared.task,
+            prepared.model,
+            prepared.runner,
+            self._models,
+            self._on_model,
+            self._guard,
         )
 
 
@@ -145,26 +241,59 @@ def _names(batch: Sequence[Prepared]) -> list[RequestName]:
     return [one.request for one in batch if one.request is not None]
 
 
-def _follow(raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> Future[Outcome]:
-    """Return a future of the outcome that passes its cancellation on, and lets go of the model in the end."""
-    outcome: Future[Outcome] = Future()
+def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
+    """Return an `emit` that takes every piece for a sign of life."""
 
-    def on_raw(done: Future[Any]) -> None:
-        lease.release()
+    def hear(piece: str) -> None:
+        sign()
+        if emit is not None:
+            emit(piece)
+
+    return hear
+
+
+class _Following:
+    """A request that its engine works on; its outcome passes its cancellation on, and lets go of the model."""
+
+    def __init__(self, raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> None:
+        self.raw = raw
+        self.prepared = prepared
+        self.lease = lease
+        self.outcome: Future[Outcome] = Future()
+        self._running = running
+        self._ending = threading.Lock()
+        raw.add_done_callback(self._on_raw)
+        self.outcome.add_done_callback(self._on_outcome)
+
+    def end(self, outcome: Outcome) -> None:
+        """End with `outcome`, whatever the engine still makes of the request."""
+        self._settle(lambda: outcome)
+        self.raw.cancel()
+        self.lease.release()
+
+    def _on_raw(self, done: Future[Any]) -> None:
+        self.lease.release()
+        prepared = self.prepared
         prepared.claim = None  # the two futures refer to each other, so the request may outlive its answer
-        prepared.timings["infer"] = time.perf_counter() - running
-        if outcome.set_running_or_notify_cancel():
-            with working_on(prepared.names):  # this is a thread of the engine's, which works for many
-                made = _outcome(done, prepared)
-            outcome.set_result(made)
+        self._settle(lambda: _outcome(done, prepared))
 
-    def on_outcome(done: Future[Outcome]) -> None:
+    def _on_outcome(self, done: Future[Outcome]) -> None:
         if done.cancelled():
-            raw.cancel()
+            self.raw.cancel()
 
-    raw.add_done_callback(on_raw)
-    outcome.add_done_callback(on_outcome)
-    return outcome
+    def _settle(self, outcome: Callable[[], Outcome]) -> None:
+        """Give the caller its outcome, unless it has one or has gone."""
+        with self._ending:
+            if self.outcome.done() or not self.outcome.set_running_or_notify_cancel():
+                return
+        self.prepared.timings["infer"] = time.perf_counter() - self._running
+        with working_on(self.prepared.names):  # this is a thread of the engine's, which works for many
+            made = outcome()
+        self.outcome.set_result(made)
+
+
+def _tells_signs(runner: BaseEngine) -> bool:
+    return type(runner).last_sign is not BaseEngine.last_sign
 
 
 def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -66,9 +66,16 @@ class HealthProbes:
 
 
 def health_report(
-    probes: HealthProbes, *, models: ModelManager, engines: EngineRegistry, cache: ModelCache
+    probes: HealthProbes,
+    *,
+    models: ModelManager,
+    engines: EngineRegistry,
+    cache: ModelCache,
+    stuck: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}}.
+    """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}}.
+
+    `stuck` are calls of engines and handlers that never came back in their time.
 
     Engines that were asked for, or have settings of their own, are asked; others are not made for this, since
     nobody may mean to use them. `error` means that no engine works, `degraded` that something is unwell.
@@ -84,6 +91,7 @@ def health_report(
         "engines": {"status": _worst(by_engine), "engines": by_engine},
         "cache": {"status": "ok", "models": len(cache.entries()), "bytes": cache.bytes},
         "disk": answers["disk"],
+        "calls": {"status": "error" if stuck else "ok", "stuck": list(stuck)},
     }
     if components["engines"]["status"] == "error":
         status = "error"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 from engines.admission import Admission, Handlers
+from engines.base import PullProgress
 from engines.cached_model import cached_models
 from engines.checks import check_engine
 from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.direct_call import DirectCall
 from engines.execution import Execution
+from engines.guard import Guard
 from engines.handler_stages import postprocess, preprocess
 from engines.health import HealthProbes, health_report
 from engines.heap import give_back
@@ -30,6 +32,8 @@ from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.errors import ModelMismatch
 from handlers.settings import LimitSettings, MediaSettings
+
+T = TypeVar("T")
 
 __all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
 
@@ -59,6 +63,7 @@ class InferenceManager:
         idle_unload_s: float | None = None,
         probes: HealthProbes | None = None,
         limits: LimitSettings | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """`trust_local_paths` is for callers in this very process: every path it can read is accepted.
 
@@ -71,7 +76,8 @@ class InferenceManager:
         self.statistics = Statistics()
         self.outcomes = Outcomes(self.statistics)
         self._probes = probes or HealthProbes()
-        self._execution = execution = Execution(cache, models, on_model)
+        self._guard = guard = guard or Guard()
+        self._execution = execution = Execution(cache, models, on_model, guard)
         self._swaps = ModelSwaps(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
@@ -99,11 +105,13 @@ class InferenceManager:
         trust_local_paths: bool = False,
         on_model: ModelListener | None = None,
         on_pull: PullListener | None = None,
+        guard: Guard | None = None,
     ) -> Self:
         """Return a new manager; without `handlers` it serves the tasks of `model_registry`, under these limits.
 
-        Nothing is connected to or loaded before the first request.
+        Nothing is connected to or loaded before the first request. `guard` says how long engines may be silent.
         """
+        guard = guard or Guard()
         if handlers is None:
             from handlers import model_registry
 
@@ -116,7 +124,7 @@ class InferenceManager:
                 settings.cache.max_models,
                 MemoryBudget(settings.cache.max_bytes, settings.cache.max_gpu_bytes),
             ),
-            engines=EngineRegistry(settings, on_pull),
+            engines=EngineRegistry(settings, _sign_of_life(guard, on_pull)),
             handlers=handlers,
             media=settings.media,
             fetch_media=fetch_media,
@@ -124,6 +132,7 @@ class InferenceManager:
             on_model=on_model,
             idle_unload_s=settings.cache.idle_unload_s,
             limits=settings.limits,
+            guard=guard,
         )
 
     def infer(
@@ -181,12 +190,14 @@ class InferenceManager:
             warmed = model.id
 
     def health_check(self) -> dict[str, Any]:
-        """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk}} within 2 s.
+        """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}} within 2 s.
 
         `error` means that no request can be answered; `degraded` that some cannot, or only those whose model
         is at hand.
         """
-        return health_report(self._probes, models=self.models, engines=self.engines, cache=self.cache)
+        return health_report(
+            self._probes, models=self.models, engines=self.engines, cache=self.cache, stuck=self.stuck
+        )
 
     def get_stats(self) -> dict[str, Any]:
         """Return the counts and latencies since the start; `cache_hit_rate` runs from 0 to 1."""
@@ -197,6 +208,8 @@ class InferenceManager:
             "cache_hits": hits,
             "cache_misses": misses,
             "cached_models": len(self.get_cached_models()),
+            "stuck_calls": self.stuck,
+            "given_up_calls": self._guard.timeouts,
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
@@ -218,15 +231,41 @@ class InferenceManager:
             "kept": [name for name, leases in left if not leases],
         }
 
+    @property
+    def stuck(self) -> list[str]:
+        """The calls of engines and handlers that never came back in their time, and have not since."""
+        return self._guard.stuck
+
+    def guarded(self, stage: str, prepared: Prepared, call: Callable[[], T]) -> T:
+        """Return what a stage of the handler returns, for callers whose thread must not be held up for ever.
+
+        Raises:
+            InferenceTimeout: retryable; it does not come back.
+        """
+        limit_s = self._guard.patience.of(prepared.task, prepared.model.name)
+        return self._guard.call(f"{stage} of task {prepared.task}", limit_s, call)
+
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""
         self.outcomes.tell_left_out()
         self._swaps.close()
         self.cache.clear()
         self.engines.unload()
+        self._guard.close()
 
     def _load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
         runner = self.engines.get(engine)
         if task != ANY_TASK:
             check_engine(runner, engine, task)
         return self._execution.load(task, engine, model, runner)
+
+
+def _sign_of_life(guard: Guard, listener: PullListener | None) -> PullListener:
+    """Return a listener that takes the progress of a download for a sign of life of the engine's server."""
+
+    def hear(engine: str, progress: PullProgress) -> None:
+        guard.sign(engine)
+        if listener is not None:
+            listener(engine, progress)
+
+    return hear

@@ -5,25 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
 import structlog
 
-from engines.cached_model import Entry, Lease, Loaded, State
+from engines.cached_model import Entry, Lease, Loaded, State, unload_in_a_thread
 from engines.memory_budget import MemoryBudget
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
-from handlers.signals import is_of_a_signal
 
 __all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 
 log = structlog.get_logger(__name__)
 
 MakeRoom = Callable[[int, str], None]
-"""Makes room for so many bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not
-even fit alone."""
+"""Makes room for bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not fit alone."""
 Load = Callable[[MakeRoom], Loaded]
 """Loads a model; has room made just before it takes memory here, and never where a server of its own holds it."""
 Unload = Callable[[Any], None]
@@ -49,30 +46,23 @@ class ModelCache:
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()  # least recently used first
         self._may_exceed = False
         """Whether something came, or counts again, since the budget was last seen to hold."""
-        self._hits = 0
-        self._misses = 0
+        self.hits = self.misses = 0
+        """Leases that caused no load, and those that did."""
 
-    @contextmanager
-    def lease(self, key: Hashable, load: Load, unload: Unload) -> Iterator[Any]:
-        """Yield the model of `key` for exclusive use, loading it first where nobody has.
+    def lease(self, key: Hashable, load: Load, unload: Unload) -> Lease:
+        """Return a lease on the model of `key` for exclusive use, loading it first where nobody has.
 
         `load` runs once however many threads wait; when it fails they all get its error, and the next lease
-        tries again. Where it runs out of memory, it is called once more after the idle models beside it have
-        left. Runs of one model never overlap: a second lease waits for the first to end, so a thread must not
-        lease a key that it already holds.
+        tries again. Out of memory, it is called once more after the idle models beside it have left. Runs of one
+        model never overlap: a second lease waits for the first to end, so a thread must not lease what it holds.
 
         Raises:
             ModelLoadFailed: permanent; the model alone takes more than the budget.
             EngineUnavailable: retryable; the thread that loaded the model was interrupted.
             Exception: whatever `load` raised.
         """
-        entry = self._enter(key, load, unload)
-        try:
-            with entry.running:
-                yield entry.model
-        finally:
-            if self._leave(entry):
-                self._shrink()
+        entry = self._enter_alone(key, load, unload)
+        return Lease(entry.model, lambda: self._release_alone(entry))
 
     def share(self, key: Hashable, load: Load, unload: Unload) -> Lease:
         """Return a lease on the model of `key` that overlaps with others, loading it first where nobody has.
@@ -101,6 +91,23 @@ class ModelCache:
             self._release(entry)
 
         return Lease(entry.model, release)
+
+    def abandon(self, key: Hashable, gone: Callable[[], None] | None = None) -> None:
+        """Let another load take the place of the model of `key`, since a call on it hangs.
+
+        Who waits for it gets the next one. It is unloaded, and `gone` called, when its last lease ends after all.
+        """
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is not None and entry.state is State.READY:
+                del self._entries[key]
+                entry.is_abandoned, entry.gone = True, gone
+                if entry.running.locked():
+                    entry.running.release()  # in the place of the call that hangs
+                self._changed.notify_all()
+                return
+        if gone is not None:
+            gone()
 
     def retire(self, key: Hashable) -> bool:
         """Unload the model of `key` where nobody uses it but its holders; return whether it is gone."""
@@ -139,8 +146,7 @@ class ModelCache:
             return entry is not None and entry.state is State.READY
 
     def clear(self, *, keep: Callable[[Any], bool] = lambda key: False) -> int:
-        """Unload every model that nobody uses, but those whose key is to `keep`, and return how many; those in use stay
-        and are logged."""
+        """Unload all models that nobody uses but those to `keep`; return how many. Those in use stay and are logged."""
         with self._changed:
             victims = [entry for entry in self._entries.values() if entry.is_idle and not keep(entry.key)]
             in_use = [str(entry.key) for entry in self._entries.values() if entry.leases]
@@ -154,25 +160,12 @@ class ModelCache:
         """Return the loaded models, least recently used first: key, memory (equal where several are the same bytes in
         memory), bytes, device, age_s, idle_s, hits, leases."""
         with self._changed:
-            now = self._clock()
-            return [entry.described(now) for entry in self._ready()]
+            return [entry.described(self._clock()) for entry in self._ready()]
 
     def is_in_use(self) -> bool:
         """Return whether a model is leased or being loaded."""
         with self._changed:
             return any(entry.leases for entry in self._entries.values())
-
-    @property
-    def hits(self) -> int:
-        """Leases that caused no load."""
-        with self._changed:
-            return self._hits
-
-    @property
-    def misses(self) -> int:
-        """Leases that caused a load."""
-        with self._changed:
-            return self._misses
 
     @property
     def bytes(self) -> int:
@@ -195,6 +188,20 @@ class ModelCache:
             raise
         return entry
 
+    def _enter_alone(self, key: Hashable, load: Load, unload: Unload) -> Entry:
+        """Return the entry of `key` as `_enter` does, once nobody else runs on it."""
+        while True:
+            entry = self._enter(key, load, unload)
+            try:
+                entry.running.acquire()
+            except BaseException:
+                self._leave(entry)
+                raise
+            if not entry.is_abandoned:
+                return entry
+            entry.running.release()  # for the next who waits
+            self._leave(entry)
+
     def _join(self, key: Hashable, unload: Unload) -> tuple[Entry, bool]:
         """Count a lease on the entry of `key`, and say whether the caller has to load it."""
         with self._changed:
@@ -206,9 +213,9 @@ class ModelCache:
             is_loader = entry is None
             if entry is None:
                 entry = self._entries[key] = Entry(key, unload)
-                self._misses += 1
+                self.misses += 1
             else:
-                self._hits += 1
+                self.hits += 1
                 entry.hits += 1
             entry.leases += 1
             self._entries.move_to_end(key)
@@ -232,7 +239,7 @@ class ModelCache:
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
             if loaded.shared is not None and any(one.shared == loaded.shared for one in self._ready()):
-                self._misses, self._hits = self._misses - 1, self._hits + 1  # another had loaded it
+                self.misses, self.hits = self.misses - 1, self.hits + 1  # another had loaded it
             entry.shared = loaded.shared
             entry.loaded_at = entry.used_at = self._clock()
             entry.state, entry.takes_memory = State.READY, not loaded.is_elsewhere
@@ -286,7 +293,7 @@ class ModelCache:
         try:
             self._budget.check(entry.key, loaded.bytes, loaded.device)
         except ModelLoadFailed:
-            self._let_go(entry, loaded.model)
+            entry.let_go(loaded.model)
             raise
 
     def _leave(self, entry: Entry) -> bool:
@@ -296,22 +303,24 @@ class ModelCache:
             entry.used_at = self._clock()
             if self._entries.get(entry.key) is entry:
                 self._entries.move_to_end(entry.key)
-            return self._may_exceed
+            is_left_over = entry.is_abandoned and entry.leases == 0
+        if is_left_over:
+            unload_in_a_thread(entry.drop)
+        return self._may_exceed
+
+    def _release_alone(self, entry: Entry) -> None:
+        with self._changed:
+            if not entry.is_abandoned:
+                entry.running.release()
+        if self._leave(entry):
+            self._shrink()
 
     def _release(self, entry: Entry) -> None:
-        if not self._leave(entry):
-            return
-        with self._changed:
-            victims, _ = self._budget.excess(self._entries.values(), self.max_models)
-        if not victims:
-            return
-        # Unloading may take long, and who releases may be the very thread that the model runs in.
-        shrinking = threading.Thread(target=self._shrink, name="unload models", daemon=True)
-        try:
-            shrinking.start()
-        except (RuntimeError, MemoryError) as error:
-            # Whoever releases still has an answer to hand out; the next release or load unloads what is idle now.
-            log.warning("unload_put_off", keys=[str(one.key) for one in victims], error=repr(error))
+        if self._leave(entry):
+            with self._changed:
+                victims, _ = self._budget.excess(self._entries.values(), self.max_models)
+            if victims:
+                unload_in_a_thread(self._shrink)
 
     def _shrink(self) -> None:
         """Unload idle models, least recently used first, until the budget holds or all others are in use."""
@@ -323,20 +332,11 @@ class ModelCache:
     def _unload(self, victims: list[Entry]) -> None:
         try:
             for entry in victims:
-                self._let_go(entry, entry.model)
+                entry.let_go(entry.model)
                 self._forget(entry)
         finally:
             for entry in victims:  # an interrupt must not leave one behind that others wait for
                 self._forget(entry)
-
-    def _let_go(self, entry: Entry, model: Any) -> None:
-        try:
-            entry.unload(model)
-        except BaseException as error:
-            if is_of_a_signal(error):
-                raise
-            # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
-            log.exception("unload_failed", key=str(entry.key))
 
     def _forget(self, entry: Entry) -> None:
         with self._changed:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
 from engines.base import BaseEngine
-from engines.cached_model import Loaded
+from engines.cached_model import Lease, Loaded
+from engines.guard import Guard
 from engines.model_cache import MakeRoom
 from engines.model_key import ANY_TASK, ModelKey, key_of
 from engines.models import ModelManager
@@ -19,6 +20,8 @@ from handlers.errors import InferenceError, ModelLoadFailed
 from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
 """Called with what happened, the model, and details among which are always `engine` and `task`.
@@ -57,6 +60,7 @@ class ModelLoading:
     runner: BaseEngine
     models: ModelManager
     on_model: ModelListener | None = None
+    guard: Guard = field(default_factory=Guard)
 
     @property
     def key(self) -> ModelKey:
@@ -70,8 +74,11 @@ class ModelLoading:
 
         Raises:
             InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
+            InferenceTimeout: retryable; the engine does not come back.
+            EngineUnavailable: retryable; so much hangs already that nothing is loaded any more.
             ModelLoadFailed: permanent; whatever else `load_model` raises.
         """
+        self.guard.check()
         started = time.perf_counter()
         details: dict[str, Any] = {
             "task": self.task,
@@ -80,15 +87,17 @@ class ModelLoading:
         }
         if self.runner.needs_files:
             details["path"] = self.models.files(self.model)
+        late: list[Loaded] = []
+        files = Lease(None, lambda: self._undo(late))
         try:
             expected = self.runner.expected_size(self.model.name, **details)
             if expected is None:
                 make_room(0, "")
             elif expected[0]:
                 make_room(*expected)
-            loaded = self._measured(self.runner.load_model(self.model.name, **details))
+            loaded = self._call("the load of", lambda: self._load(details, late), files)
         except BaseException as error:
-            self._release_files()
+            files.release()
             if isinstance(error, InferenceError) or is_of_a_signal(error):
                 raise
             log.exception("load_failed", engine=self.engine, model=self.model.key)
@@ -104,11 +113,34 @@ class ModelLoading:
         started = time.perf_counter()
         try:
             size, is_shared = self._bytes_of(loaded), self.runner.is_shared(loaded)
-            self.runner.unload_model(loaded)
+            self._call("the unload of", lambda: self.runner.unload_model(loaded))
         finally:
             self._release_files()
         if not is_shared:
             self._tell("model_evicted", time.perf_counter() - started, size)
+
+    def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
+        """Return what a call of the engine returns, if it ever does."""
+        return self.guard.call(
+            f"{what} {self.key}",
+            self.guard.patience.of(self.task, self.model.name),
+            call,
+            holding=holding,
+            alive_at=lambda: self.guard.last_sign(self.engine),
+        )
+
+    def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
+        loaded = self._measured(self.runner.load_model(self.model.name, **details))
+        late.append(loaded)
+        return loaded
+
+    def _undo(self, late: list[Loaded]) -> None:
+        """Let go of the files of a load that came to nothing, and of the model where it came after all."""
+        try:
+            for loaded in late:
+                self.runner.unload_model(loaded.model)
+        finally:
+            self._release_files()
 
     def _measured(self, model: Any) -> Loaded:
         """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""

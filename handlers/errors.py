@@ -20,6 +20,7 @@
     |-- ModelLoadFailed ....... MODEL_LOAD_FAILED      the files are there, the model is not usable
     |-- InferenceFailed ....... INFERENCE_FAILED       the model raised on this input
     |-- OutOfMemory ........... OUT_OF_MEMORY          this input does not fit the device now    (retryable)
+    |-- InferenceTimeout ...... INFERENCE_TIMEOUT      engine or handler gave nothing back in time   (retryable)
     |-- DeadlineExceeded ...... DEADLINE_EXCEEDED      the request's own deadline has passed
     |-- Cancelled ............. CANCELLED              the caller withdrew the request
     |-- Busy .................. BUSY                   more work is waiting than this worker takes (retryable)
@@ -126,6 +127,11 @@ class InferenceFailed(InferenceError):
 
 class OutOfMemory(InferenceError):
     code = "OUT_OF_MEMORY"
+    retryable = True
+
+
+class InferenceTimeout(InferenceError):
+    code = "INFERENCE_TIMEOUT"
     retryable = True
 
 

@@ -199,10 +199,11 @@ class Pipeline:
                 prepared.timings["fetch"] = fetched - started
                 under_way.stage = "preprocess"
                 preprocess = functools.partial(self._manager.preprocess, prepared, data)
-                await self._in(pool, preprocess)
+                guarded = functools.partial(self._manager.guarded, "preprocess", prepared, preprocess)
+                await self._in(pool, guarded)
                 for_a_thread = self._clock() - fetched - prepared.timings["preprocess"]
                 prepared.timings["wait"] += max(0.0, for_a_thread)
-                del data, preprocess  # what was fetched may go, now that it is decoded
+                del data, preprocess, guarded  # what was fetched may go, now that it is decoded
                 holding.settle(bytes_in(prepared.inputs))
             under_way.stage = "wait"
             return await self._dispatcher.run(prepared, emit)
@@ -230,7 +231,10 @@ class Pipeline:
                 return call(prepared, argument)
             finally:
                 self.pace.took(prepared.handler, stage, prepared.timings[stage])
-        return await self._in(self._pools.decode, functools.partial(call, prepared, argument))
+        there = functools.partial(call, prepared, argument)
+        return await self._in(
+            self._pools.decode, functools.partial(self._manager.guarded, stage, prepared, there)
+        )
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         # Along with the context, in which log lines find the request they are about.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from engines.guard import Guard
 from engines.heap import HeapUpkeep
 from engines.inference import InferenceManager
 from engines.model_loading import ModelListener
@@ -25,7 +26,7 @@ from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
-from streams.settings import Settings
+from streams.settings import Settings, WorkerSettings
 
 log = structlog.get_logger(__name__)
 
@@ -56,20 +57,25 @@ async def open_runtime(
     models: ModelManager | None = None,
     on_model: ModelListener | None = None,
     on_pull: PullListener | None = None,
+    on_too_many_stuck: Callable[[Exception], None] | None = None,
 ) -> AsyncIterator[Runtime]:
     """Build the parts and yield them; on the way out running batches finish and models are unloaded.
 
     Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
     before the first request. `models` is where models are looked up; by default the registry of the settings.
     `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
-    engine's server, each in the thread that did it.
+    engine's server, each in the thread that did it. `on_too_many_stuck` is called once, on the event loop, when more
+    calls hang than worker.max_stuck_calls allows.
 
     Raises:
         ConfigurationError: permanent; a plugin cannot be imported, or an engine of one's own not be set so.
     """
     import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:
-        manager = InferenceManager.from_settings(settings, models=models, on_model=on_model, on_pull=on_pull)
+        guard = _guard(settings.worker, on_too_many_stuck)
+        manager = InferenceManager.from_settings(
+            settings, models=models, on_model=on_model, on_pull=on_pull, guard=guard
+        )
         stack.callback(manager.close)
         heap = HeapUpkeep(manager.cache)
         stack.callback(heap.close)
@@ -101,3 +107,13 @@ async def open_runtime(
             worker=settings.worker.name,
         )
         yield Runtime(pipeline, manager, batcher)
+
+
+def _guard(worker: WorkerSettings, on_too_many: Callable[[Exception], None] | None) -> Guard:
+    loop = asyncio.get_running_loop()
+
+    def too_many(error: Exception) -> None:
+        if on_too_many is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(on_too_many, error)
+
+    return Guard(worker.patience, most_stuck=worker.max_stuck_calls, too_many=too_many)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from engines.settings import EngineSettings
 from handlers.settings import Section, UserPath
+from streams.worker_settings import WorkerSettings
+
+__all__ = [
+    "DEFAULT_HTTP_PORT",
+    "HttpSettings",
+    "KafkaSettings",
+    "LoggingSettings",
+    "S3Settings",
+    "Settings",
+    "WorkerSettings",
+]
 
 DEFAULT_HTTP_PORT = 8080
 
@@ -221,86 +229,6 @@ class S3Settings(Section):
             raise ValueError(f"s3.{given} is set and s3.{missing} is not; set both, or neither")
         if self.session_token is not None and self.access_key is None:
             raise ValueError("s3.session_token is set and s3.access_key is not; set the keys it belongs to")
-        return self
-
-
-class WorkerSettings(Section):
-    """What one worker takes on."""
-
-    name: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
-        min_length=1,
-        examples=["gpu-7-4711"],
-        description="Name of this worker in results, events and logs; default: host name and process id.",
-    )
-    tasks: tuple[str, ...] = Field(
-        default=(),
-        description="Tasks to consume from Kafka; empty takes every registered one. HTTP answers every task.",
-    )
-    plugins: tuple[str, ...] = Field(
-        default=(),
-        description="Python modules imported at start, which register handlers and engines of your own.",
-    )
-    warm: tuple[str, ...] = Field(
-        default=(), description="Models loaded before the first request: name, name@alias or name/version."
-    )
-    reply_topics: tuple[str, ...] = Field(
-        default=(),
-        description="Regular expressions of which reply_to must match one in full; empty refuses it.",
-    )
-    max_in_flight: int = Field(
-        default=512,
-        gt=0,
-        le=100_000,
-        description="Most requests of a partition that are taken and not committed, and so how far work runs ahead "
-        "of a slow one; of all partitions, how many are in work before each keeps to its share.",
-    )
-    max_in_flight_bytes: int = Field(
-        default=512 * 1024 * 1024,
-        gt=0,
-        description="Most bytes of media in memory, decoded; at least media.max_bytes.",
-    )
-    batch_max_items: int = Field(
-        default=64,
-        gt=0,
-        le=10_000,
-        description="Most requests run on a model together; what they cost limits a batch besides.",
-    )
-    batch_wait_ms: float = Field(
-        default=10.0,
-        ge=0,
-        le=60_000,
-        description="How long a batch waits for requests that are being fetched or decoded, at most.",
-    )
-    ready_without_broker_s: float | None = Field(
-        default=60.0,
-        ge=0,
-        le=86_400,
-        description="Time without any broker after which /readyz says 503; null: never. HTTP is answered anyway.",
-    )
-    drain_timeout_s: float = Field(
-        default=120.0,
-        gt=0,
-        description="Time to finish work after SIGTERM; beyond it the worker exits with 1.",
-    )
-
-    @field_validator("reply_topics")
-    @classmethod
-    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return patterns
-
-    @model_validator(mode="after")
-    def _a_batch_can_fill(self) -> WorkerSettings:
-        if self.batch_max_items > self.max_in_flight:
-            raise ValueError(
-                f"worker.batch_max_items={self.batch_max_items} can never be reached with "
-                f"worker.max_in_flight={self.max_in_flight}; lower the former or raise the latter"
-            )
         return self
 
 

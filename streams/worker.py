@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from engines.guard import TooManyStuck
 from engines.outcomes import Outcomes
 from streams.acks import OrderedAcker
 from streams.announcements import Announcements
@@ -21,6 +22,7 @@ from streams.group_refusals import GroupRefused
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.logs import tell_left_out
+from streams.loop_watch import watched_loop
 from streams.membership import Membership
 from streams.outbox import Outbox
 from streams.plugins import tasks_of
@@ -76,7 +78,12 @@ class Worker:
         """
         settings = self._settings
         runtime = await stack.enter_async_context(
-            open_runtime(settings, on_model=self._announcements.model, on_pull=self._announcements.pull)
+            open_runtime(
+                settings,
+                on_model=self._announcements.model,
+                on_pull=self._announcements.pull,
+                on_too_many_stuck=self._stopping.fail,
+            )
         )
         problems = await check_topics(settings.kafka, self._tasks)
         # A right to the group may be granted while this worker waits for it; the topics are needed at once.
@@ -170,7 +177,8 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    with Stopping(settings.worker.drain_timeout_s) as stopping:
+    patience_s = settings.worker.infer_timeout_s
+    with Stopping(settings.worker.drain_timeout_s) as stopping, watched_loop(patience_s):
         tell_of_faults(stopping.fail)
         async with AsyncExitStack() as stack:
             worker = Worker(settings, stopping)
@@ -185,15 +193,17 @@ async def _run(settings: Settings) -> int:
                     failure = failure.exceptions[0]  # whose message says more than that of its group
                 is_explained = isinstance(failure, GroupRefused)
                 log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
+            if failure is not None and not isinstance(failure, TooManyStuck):
                 tell_left_out()
                 # Draining would commit what comes after the message that could not be answered.
                 exit_now(EXIT_FAILED)
+            status = 0 if failure is None else EXIT_FAILED
             log.info("worker_draining", in_flight=worker.in_flight)
             await worker.drain()
-            stopping.settle()
+            stopping.settle(status)
             await worker.leave()
     log.info("worker_stopped")
-    return 0
+    return status
 
 
 def _tune_interpreter() -> None:

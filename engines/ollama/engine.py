@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from engines.ollama.names import short_name
 from engines.ollama.request import OllamaModel, Request, build
 from engines.ollama.server_models import ServerModels
 from engines.ollama.slots import Slots
-from engines.ollama.wire import Shown
+from engines.ollama.wire import AnswerChunk, Shown
 from engines.settings import OllamaSettings
 from handlers.errors import InferenceError, ModelLoadFailed
 
@@ -62,6 +63,7 @@ class OllamaEngine(BaseEngine):
         self._background = BackgroundLoop("ollama", clean_up=self._client.aclose)
         self._held: dict[str, set[OllamaModel]] = defaultdict(set)
         self._held_lock = threading.Lock()
+        self._heard_at = 0.0
 
     def load_model(self, name: str, **kw: Any) -> OllamaModel:
         """Return the model that the tag `ollama_model_name` names, else `name`, once the server holds it.
@@ -106,7 +108,9 @@ class OllamaEngine(BaseEngine):
 
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
-        return self._background.submit(self._answer(model, inputs, options, emit, urgency))
+        answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
+        answer.add_done_callback(self._note_sign)
+        return answer
 
     def infer(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input.
@@ -126,6 +130,10 @@ class OllamaEngine(BaseEngine):
         finally:
             for future in futures:
                 future.cancel()  # only an interrupt leaves any that still run
+
+    def last_sign(self, model: OllamaModel) -> float:
+        """Return when the server last sent something, for whatever model: one may have to wait for another there."""
+        return self._heard_at
 
     def unload_model(self, model: OllamaModel) -> bool:
         """Have the server drop the model when it is idle, unless another of ours is the same one there.
@@ -182,8 +190,13 @@ class OllamaEngine(BaseEngine):
         async with self._slots.held(urgency):
             request = await self._build(model, inputs, options)
             answer = Answer(emit)
+
+            def hear(chunk: AnswerChunk) -> None:
+                self._heard_at = time.monotonic()
+                answer.hear(chunk)
+
             ask = self._client.chat if request.is_chat else self._client.generate
-            last = await ask(request.body, model=model.name, hear=answer.hear)
+            last = await ask(request.body, model=model.name, hear=hear)
         if not last.done and not answer.repeats_itself:
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)
@@ -214,7 +227,11 @@ class OllamaEngine(BaseEngine):
         finally:
             future.cancel()  # only an interrupt leaves it running
 
+    def _note_sign(self, _: object) -> None:
+        self._heard_at = time.monotonic()
+
     def _tell(self, progress: PullProgress) -> None:
+        self._heard_at = time.monotonic()
         if self.on_progress is None:
             return
         try:

@@ -46,6 +46,10 @@ class AskingRunner(TaskRunner):
         """Ask no more; where no other task does, the model's loops end."""
         self._let_go()
 
+    def last_sign(self) -> float | None:
+        """Return when the model that is asked last got further, for whatever task."""
+        return self.asked.last_sign()
+
     def submit(
         self,
         inputs: dict[str, Any],

@@ -145,6 +145,10 @@ class TransformersEngine(BaseEngine):
         """Return the settings' limit for the task."""
         return most_cost_in(task, self.config)
 
+    def last_sign(self, model: TaskRunner) -> float | None:
+        """Return when texts that are written last got further; None where none are, or the model has gone."""
+        return model.last_sign() if hasattr(model, "model") else None
+
     def unload_model(self, model: TaskRunner) -> bool:
         """Free the model's memory, on the CUDA device too; the runner is empty afterwards."""
         if not hasattr(model, "model"):

@@ -70,6 +70,7 @@ class GenerationLoop(ABC):
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._alive_at = time.monotonic()
 
     def submit(
         self,
@@ -97,6 +98,10 @@ class GenerationLoop(ABC):
                 self._thread.start()
             self._changed.notify()
         return ticket.future
+
+    def last_sign(self) -> float:
+        """Return when the loop last ended a step, or noticed a cancel, by time.monotonic."""
+        return self._alive_at
 
     def close(self) -> None:
         """End the thread; whoever still waits is told Cancelled."""
@@ -157,6 +162,7 @@ class GenerationLoop(ABC):
     def _wait_for_work(self) -> bool:
         """Return once there is something to do; False when the loop is closed."""
         with self._changed:
+            self._alive_at = time.monotonic()
             self._changed.wait_for(lambda: self._closed or self._waiting or self._under_way())
             return not self._closed
 
@@ -176,6 +182,7 @@ class GenerationLoop(ABC):
 
     def tell(self, ticket: Ticket) -> None:
         """Let the caller hear what its answer has grown by."""
+        self._alive_at = time.monotonic()
         if ticket.emit is None:
             return
         row = ticket.row
@@ -193,6 +200,7 @@ class GenerationLoop(ABC):
 
     def follow(self, tickets: Iterable[Ticket]) -> None:
         """Tell callers of new text, give those whose rows are done their answers, and end rows nobody waits for."""
+        self._alive_at = time.monotonic()
         for ticket in tickets:
             if ticket.future.cancelled():
                 ticket.row.give_up()

@@ -121,6 +121,11 @@ class GenerationRunner(TaskRunner):
                 raise
         return [one if isinstance(one, InferenceError) else _outcome(one) for one in started]
 
+    def last_sign(self) -> float | None:
+        """Return when a loop last ended a step."""
+        opened = self._opened
+        return None if opened is None else max(opened.texts.last_sign(), opened.beams.last_sign())
+
     def close(self) -> None:
         """End the loops that were started; whoever still waits is told Cancelled."""
         with self._opening:

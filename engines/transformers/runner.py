@@ -97,6 +97,10 @@ class TaskRunner(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} runs in batches")
 
+    def last_sign(self) -> float | None:
+        """Return when a request that was started last got further, by time.monotonic; None where that is not known."""
+        return None
+
     @abstractmethod
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return one raw result per input, in order, or the error of an input that cannot be run.

@@ -120,6 +120,16 @@ class _OfManager(Collector):
             "inferstream_cached_models", "Models in memory.", value=stats["cached_models"]
         )
         yield GaugeMetricFamily(
+            "inferstream_stuck_calls",
+            "Calls of engines and handlers that gave nothing back in their time and have not come back since.",
+            value=len(stats["stuck_calls"]),
+        )
+        yield CounterMetricFamily(
+            "inferstream_given_up_calls",
+            "Calls of engines and handlers that were given up, those that came back later included.",
+            value=stats["given_up_calls"],
+        )
+        yield GaugeMetricFamily(
             "inferstream_cached_model_bytes", "Memory the models hold.", value=self._manager.cache.bytes
         )
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import structlog
 
+from engines.guard import TooManyStuck
 from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
+from streams.loop_watch import watched_loop
 from streams.runtime import open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
@@ -32,10 +34,11 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] = lambda url:
 
 async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
     drain_timeout_s = settings.worker.drain_timeout_s
-    with Stopping(drain_timeout_s + _MARGIN_S) as stopping:
+    patience_s = settings.worker.infer_timeout_s
+    with Stopping(drain_timeout_s + _MARGIN_S) as stopping, watched_loop(patience_s):
         tell_of_faults(stopping.fail)
         async with (
-            open_runtime(settings) as runtime,
+            open_runtime(settings, on_too_many_stuck=stopping.fail) as runtime,
             start_gateway(runtime, settings, is_ready=not settings.worker.warm) as gateway,
         ):
             on_listening(gateway.url)
@@ -44,9 +47,11 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
             failure = await stopping.requested()
             if failure is not None:
                 log.critical("serve_failed", error=str(failure), exc_info=failure)
+            if failure is not None and not isinstance(failure, TooManyStuck):
                 exit_now(EXIT_FAILED)
+            status = 0 if failure is None else EXIT_FAILED
             log.info("http_draining", in_work=gateway.admission.present)
             await gateway.drain(drain_timeout_s)
-            stopping.settle()
+            stopping.settle(status)
     log.info("http_stopped")
-    return 0
+    return status

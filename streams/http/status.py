@@ -31,6 +31,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "MODEL_LOAD_FAILED": 500,
         "INFERENCE_FAILED": 500,
         "OUT_OF_MEMORY": 503,
+        "INFERENCE_TIMEOUT": 503,
         "DEADLINE_EXCEEDED": 504,
         # A caller who withdrew has closed the connection; what is left is a worker that stops.
         "CANCELLED": 503,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, ClassVar
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
@@ -40,6 +42,7 @@ def misbehave(where: str, asked: dict[str, Any]) -> None:
     """Do what a request asks for at that place."""
     if where in asked.get("hangs", ()):
         FOREVER.wait()
+        return
     kind = asked.get("raises", {}).get(where)
     if kind is not None:
         raise KINDS[kind](f"{kind} in {where}")
@@ -77,15 +80,21 @@ class UnrulyEngine(BaseEngine):
 
     name = "unruly"
     needs_files = False
+    supported_tasks = frozenset({"unruly", "unruly-media", "unruly-texts"})
     continuous_tasks = frozenset({"unruly-texts"})
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.loads: list[str] = []
+        self.unloads: list[str] = []
         self.batches: list[list[Any]] = []
 
     def load_model(self, name: str, **kw: Any) -> str:
         self.loads.append(name)
+        if name == "load-hangs-once":
+            if self.loads.count(name) == 1:
+                FOREVER.wait()
+            return name
         _at(name, "load-")
         return name
 
@@ -96,6 +105,8 @@ class UnrulyEngine(BaseEngine):
     def infer_batch(self, model: str, inputs: Any, options: Any) -> list[Any]:
         """Run them one after the other, and let what one raises cost the whole batch."""
         self.batches.append([one["value"] for one in inputs])
+        if len(inputs) == 1:
+            misbehave("infer", {"hangs": inputs[0].get("hangs_alone", ())})
         return [self.infer(model, one, its) for one, its in zip(inputs, options, strict=True)]
 
     def submit(
@@ -111,6 +122,10 @@ class UnrulyEngine(BaseEngine):
         answer: Future[dict[str, Any]] = Future()
         if "future" in inputs.get("hangs", ()):
             return answer
+        if "pieces" in inputs:
+            growing = partial(_grow, answer, emit, inputs)
+            threading.Thread(target=growing, daemon=True).start()
+            return answer
         kind = inputs.get("raises", {}).get("future")
         if kind is not None:
             answer.set_exception(KINDS[kind](f"{kind} in future"))
@@ -120,7 +135,16 @@ class UnrulyEngine(BaseEngine):
 
     def unload_model(self, model: str) -> bool:
         _at(model, "unload-")
+        self.unloads.append(model)
         return True
+
+
+def _grow(answer: Future[dict[str, Any]], emit: Emit | None, inputs: dict[str, Any]) -> None:
+    for number in range(inputs["pieces"]):
+        time.sleep(inputs["pause_s"])
+        if emit is not None:
+            emit(str(number))
+    answer.set_result({"asked": inputs})
 
 
 def _at(model: str, place: str) -> None:
@@ -129,6 +153,7 @@ def _at(model: str, place: str) -> None:
         return
     if what == "hangs":
         FOREVER.wait()
+        return
     raise KINDS[what](f"{what} in {place}")
 
 

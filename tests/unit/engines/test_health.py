@@ -101,7 +101,7 @@ def test_everything_well_is_ok(bench: Bench) -> None:
     bench.infer({"text": "hello"})
     health = bench.manager.health_check()
     assert health["status"] == "ok"
-    assert set(health["components"]) == {"mlflow", "engines", "cache", "disk"}
+    assert set(health["components"]) == {"mlflow", "engines", "cache", "disk", "calls"}
     assert health["components"]["engines"]["engines"]["shouter"] == {"status": "ok"}
 
 

@@ -45,6 +45,8 @@ class UnrulySite:
         self.gateway = gateway
         self.client = client
         self.quick_path = QuickPath(runtime.pipeline, runtime.manager, runtime.batcher)
+        self.ended: list[Exception] = []
+        """Why the process would end by now."""
         self.faults: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
 
@@ -102,13 +104,17 @@ async def unruly_site(directory: Path, **worker: Any) -> AsyncIterator[UnrulySit
         cache=CacheSettings(directory=directory / "files"),
     )
     unruly.FOREVER.clear()
+    ended: list[Exception] = []
     try:
         async with (
-            open_runtime(settings, models=AnyModels(directory)) as runtime,
+            open_runtime(settings, models=AnyModels(directory), on_too_many_stuck=ended.append) as runtime,
             start_gateway(runtime, settings) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client,
         ):
-            yield UnrulySite(runtime, gateway, client)
+            site = UnrulySite(runtime, gateway, client)
+            site.ended = ended
+            yield site
+            unruly.FOREVER.set()  # what hangs holds up the end, as it does in a worker that drains
     finally:
         unruly.FOREVER.set()
 

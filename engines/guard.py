@@ -1,0 +1,340 @@
+"""Calls code that may never come back, and goes on without it after a time in which it gives nothing back."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from engines.cached_model import Lease
+from engines.patience import Patience
+from handlers.errors import EngineUnavailable, InferenceTimeout
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_IDLE_S = 60.0
+"""How long a thread waits for its next call before it ends."""
+
+_GRACE_S = 0.01
+_SOON_S = 5.0
+
+DEFAULT_MOST_STUCK = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[T]):
+    """One call on its way; `ended` is locked until it has come back."""
+
+    call: Callable[[], T]
+    context: contextvars.Context
+    thread_name: str
+    ended: threading.Lock = field(default_factory=threading.Lock)
+    result: T | None = None
+    error: BaseException | None = None
+    has_ended: bool = False
+    left: Callable[[], None] | None = None
+    """What follows its end where the caller has gone."""
+
+    def run(self) -> None:
+        threading.current_thread().name = self.thread_name
+        try:
+            self.result = self.context.run(self.call)
+        except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
+            self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """A started request, whose answer is awaited."""
+
+    of: Hashable
+    limit_s: float
+    alive_at: Callable[[], float]
+    give_up: Callable[[InferenceTimeout], None]
+    since: float
+    what: str
+    left_at: float = math.inf
+    """When its caller left; the next sign of life ends it."""
+
+
+class Guard:
+    """Gives code of engines and handlers threads that can be left behind; thread-safe.
+
+    A thread cannot be ended from outside. One whose call gives nothing back for its time is left behind with the
+    call, which counts as stuck until it comes back after all. The threads are daemons: they keep no process from
+    ending. `too_many` is told, once, when more than `most_stuck` calls are stuck; from then on `check` refuses.
+    """
+
+    def __init__(
+        self,
+        patience: Patience | None = None,
+        *,
+        most_stuck: int = DEFAULT_MOST_STUCK,
+        too_many: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._most_stuck = most_stuck
+        self._too_many = too_many
+        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Condition()
+        self._idle = 0
+        self._stuck: dict[object, str] = {}
+        self.timeouts = 0
+        """How many calls have been given up so far, those that came back later included."""
+        self._answers: set[_Answer] = set()
+        self._is_watching = False
+        self._looks_at = math.inf
+        self._signs: dict[Hashable, float] = {}
+        self._is_closed = False
+
+    @property
+    def stuck(self) -> list[str]:
+        """What has not come back in its time, and has not since: tasks and models."""
+        with self._lock:
+            return sorted(set(self._stuck.values()))
+
+    def check(self) -> None:
+        """Refuse to begin anything that takes memory where too much hangs already.
+
+        Raises:
+            EngineUnavailable: retryable, at another worker or after a restart.
+        """
+        with self._lock:
+            stuck = list(self._stuck.values())
+        if len(stuck) > self._most_stuck:
+            raise _exhausted(stuck)
+
+    def recovered(self, of: Hashable) -> None:
+        """Note that nothing of `of`, whose answers were given up, is left."""
+        with self._lock:
+            self._stuck.pop(of, None)
+
+    def close(self) -> None:
+        """Let the threads go that have nothing to do; further calls are answered all the same."""
+        with self._lock:
+            self._is_closed = True
+            for _ in range(self._idle):
+                self._calls.put(None)
+            self._idle = 0
+            self._lock.notify_all()
+
+    def sign(self, of: Hashable) -> None:
+        """Note that `of`, an engine or a model, gave something back just now."""
+        self._signs[of] = time.monotonic()
+
+    def last_sign(self, of: Hashable) -> float:
+        """Return when `of` last gave something back, by time.monotonic."""
+        return self._signs.get(of, 0.0)
+
+    def call(
+        self,
+        what: str,
+        limit_s: float,
+        call: Callable[[], T],
+        *,
+        holding: Lease | None = None,
+        alive_at: Callable[[], float] | None = None,
+    ) -> T:
+        """Return what `call` returns, which runs in another thread with the caller's context; raise what it raises.
+
+        Where its caller does not wait for the end, for it takes too long or there is an interrupt, `holding` is
+        released when the call ends, in its thread, and no sooner. `alive_at` tells when there last was a sign of life.
+
+        Raises:
+            GivenUp: retryable; it gave nothing back for `limit_s`.
+        """
+        under_way = _Call(call, contextvars.copy_context(), threading.current_thread().name)
+        under_way.ended.acquire()
+        since = time.monotonic()
+        try:
+            self._start(under_way)
+            while not under_way.ended.acquire(timeout=_bounded(since + limit_s - time.monotonic())):
+                since = max(since, alive_at() if alive_at is not None else 0.0)
+                if time.monotonic() - since >= limit_s:
+                    raise self._given_up(under_way, what, limit_s)
+        except BaseException:
+            self._leave(under_way, holding)
+            raise
+        if under_way.error is not None:
+            error, under_way.error = under_way.error, None
+            try:
+                raise error
+            finally:
+                del error  # else it and these frames hold on to each other
+        return under_way.result  # type: ignore[return-value]
+
+    def follow(
+        self,
+        answer: Future[Any],
+        *,
+        of: Hashable,
+        what: str,
+        limit_s: float,
+        alive_at: Callable[[], float],
+        give_up: Callable[[InferenceTimeout], None],
+        outlives_cancel: bool = False,
+    ) -> None:
+        """Call `give_up`, in a thread of this object, when there is no sign of life for too long; `answer` ends that.
+
+        `alive_at` tells when there last was one. The answers of one `of`, a model, are given up together, since it is
+        one loop that does not turn; it counts as stuck until `recovered`. `outlives_cancel`: where the caller cancels,
+        wait for the next sign of life all the same, for callers who never wait long must not hide a loop that is stuck.
+        """
+        one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
+        with self._lock:
+            self._answers.add(one)
+            if not self._is_watching:
+                self._is_watching = True
+                threading.Thread(target=self._watch, name="silence of engines", daemon=True).start()
+            elif one.since + limit_s < self._looks_at:
+                self._lock.notify_all()
+
+        def ended(_: object) -> None:
+            with self._lock:
+                if outlives_cancel and answer.cancelled() and one in self._answers:
+                    one.left_at = time.monotonic()
+                    self._lock.notify_all()
+                else:
+                    self._answers.discard(one)
+
+        answer.add_done_callback(ended)
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                self._looks_at = math.inf
+                if not self._answers and not self._is_closed:
+                    self._lock.wait(_IDLE_S)
+                if not self._answers:
+                    self._is_watching = False
+                    return
+                now = time.monotonic()
+                self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
+                silent = {one for one in self._answers if _silent_until(one) <= now}
+                of_silent = {one.of for one in silent}
+                given_up = [one for one in self._answers if one.of in of_silent]
+                self._answers.difference_update(given_up)
+                if not given_up:
+                    self._looks_at = min(map(_looks_at, self._answers), default=now) + _GRACE_S
+                    self._lock.wait(_bounded(self._looks_at - now))
+            for one in given_up:
+                _safely(partial(one.give_up, self._given_up(one.of, one.what, one.limit_s)))
+            del silent, given_up
+
+    def _start(self, call: _Call[Any]) -> None:
+        with self._lock:
+            has_thread = self._idle > 0
+            if has_thread:
+                self._idle -= 1
+        if has_thread:
+            self._calls.put(call)
+            return
+        try:
+            threading.Thread(target=self._work, args=(call,), daemon=True).start()
+        except (RuntimeError, MemoryError):
+            call.has_ended = True  # before it began
+            raise
+
+    def _work(self, call: _Call[Any] | None) -> None:
+        while call is not None:
+            call.run()
+            with self._lock:
+                left = call.left
+                call.has_ended = True
+                call.ended.release()
+                self._stuck.pop(call, None)
+                if left is None and self._is_closed:
+                    return
+                self._idle += left is None
+            if left is not None:
+                _safely(left)
+                with self._lock:
+                    self._idle += 1
+            del left
+            call = None
+            call = self._next()
+
+    def _next(self) -> _Call[Any] | None:
+        """Return the next call, None where this thread has waited long enough for one."""
+        while True:
+            try:
+                return self._calls.get(timeout=_IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle:  # else a call that counts on this thread is about to come
+                        self._idle -= 1
+                        return None
+
+    def _leave(self, call: _Call[Any], holding: Lease | None) -> None:
+        """Have `holding` released at the end of a call that its caller waits for no longer."""
+        left = _nothing if holding is None else holding.hand_over()
+        with self._lock:
+            if not call.has_ended:
+                call.left = left
+                return
+            self._stuck.pop(call, None)
+        _safely(left)
+
+    def _given_up(self, call: object, what: str, limit_s: float) -> GivenUp:
+        with self._lock:
+            self._stuck[call] = what
+            self.timeouts += 1
+            stuck = list(self._stuck.values())
+        log.error("call_stuck", what=what, seconds=limit_s, stuck=len(stuck), most_stuck=self._most_stuck)
+        if len(stuck) > self._most_stuck and self._too_many is not None:
+            too_many, self._too_many = self._too_many, None
+            too_many(TooManyStuck(str(_exhausted(stuck))))
+        return GivenUp(
+            f"{what} gave nothing back for {limit_s:g} s (worker.infer_timeout_s); send the request again, or raise "
+            "the setting where it takes that long"
+        )
+
+
+class GivenUp(InferenceTimeout):
+    """Raised in the place of a call that was left behind."""
+
+
+class TooManyStuck(Exception):
+    """Says that more calls hang in this process than it may leave behind."""
+
+
+def _exhausted(stuck: list[str]) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"{len(stuck)} calls hang in this process ({', '.join(sorted(set(stuck)))}), so it loads no more; start it "
+        "again, or send the request to another worker"
+    )
+
+
+def _safely(end: Callable[[], None]) -> None:
+    try:
+        end()
+    except BaseException:
+        log.exception("stuck_call_not_ended")
+
+
+def _silent_until(one: _Answer) -> float:
+    return max(one.since, one.alive_at()) + one.limit_s
+
+
+def _looks_at(one: _Answer) -> float:
+    soon = time.monotonic() + min(_SOON_S, one.limit_s / 4)
+    return _silent_until(one) if one.left_at == math.inf else min(_silent_until(one), soon)
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(0.0, seconds), threading.TIMEOUT_MAX)
+
+
+def _nothing() -> None:
+    """What follows a call that nobody waits for."""
