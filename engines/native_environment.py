@@ -19,10 +19,8 @@ _OF_NUMPY = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
-ARENAS = 2
-"""Heaps that threads share. Left alone, glibc makes eight for each core, and each keeps what its threads have freed."""
-
 _M_ARENA_MAX = -8
+_FEWEST_ARENAS = 2
 
 
 def set_torch_defaults() -> None:
@@ -37,7 +35,9 @@ def set_native_defaults() -> None:
 
 
 def bound_arenas() -> None:
-    """Bound the heap's arenas, unless the environment says how many; of use before threads are started.
+    """Have one arena of the heap for each core, unless the environment says how many; call it before threads start.
+
+    Left alone, glibc makes eight for each core, and each keeps what its threads have freed.
 
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html (M_ARENA_MAX)
     """
@@ -45,7 +45,7 @@ def bound_arenas() -> None:
         return
     mallopt = getattr(c_library(), "mallopt", None)
     if mallopt is not None:  # other C libraries have no arenas
-        mallopt(_M_ARENA_MAX, ARENAS)
+        mallopt(_M_ARENA_MAX, max(_FEWEST_ARENAS, len(os.sched_getaffinity(0))))
 
 
 def c_library() -> ctypes.CDLL:

@@ -46,6 +46,11 @@ class ServerProcess:
             os.killpg(self._process.pid, 9)  # LitServe's workers are processes of their own
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The process that listens."""
+        return self._process.pid
+
     async def listening(self) -> Self:
         """Return once the server takes connections.
 

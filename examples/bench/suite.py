@@ -20,6 +20,7 @@ MODULES = {
     "cache": "examples.bench.cache",
     "hot-swap": "examples.bench.hot_swap",
     "memory": "examples.bench.memory",
+    "memory-returned": "examples.bench.memory_returned",
 }
 """Benchmark -> the module that has it as BENCHMARK."""
 
