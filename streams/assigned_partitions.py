@@ -89,6 +89,15 @@ class AssignedPartitions:
         starts: Mapping[Place, int] = await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))
         return starts
 
+    def missing_topics(self) -> set[str]:
+        """Return the topics that are subscribed to and have no partitions, as far as is known."""
+        known = self._consumer.partitions_for_topic
+        return {topic for topic in self._consumer.subscription() if not known(topic)}
+
+    async def look_again(self) -> None:
+        """Ask a broker which topics and partitions there are; where that is news, a rebalance begins."""
+        await self._consumer._client.force_metadata_update()
+
     def position(self, partition: Place) -> int | None:
         """Return from where aiokafka fetches next, None where that is open."""
         return self._assignment.state_value(partition)._position  # type: ignore[no-any-return]

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -27,6 +28,7 @@ _READS_OF_DAMAGE = 3
 """How often a batch is fetched before its partition stops: it may have been damaged on its way."""
 _FIND_START_S = 5.0
 _FIND_START_AGAIN_S = 1.0
+_LOOK_FOR_TOPICS_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +112,8 @@ class RecordSource:
         without = [one for one in readings if one not in committed]
         for topic in {topic for topic, _ in without}:
             self._look_for_starts(assignment, [one for one in without if one[0] == topic])
+        if partitions.missing_topics():
+            self._run_beside(self._look_for_topics(partitions))
         partitions.wake()  # whoever waits for what the generation before would have brought
         return generation
 
@@ -254,9 +258,18 @@ class RecordSource:
     def _look_for_starts(self, assignment: _Assignment, partitions: Sequence[Place]) -> None:
         for one in partitions:
             assignment.readings[one].is_lost = True
-        looking = asyncio.create_task(self._find_starts(assignment, partitions), name="starts of logs")
+        self._run_beside(self._find_starts(assignment, partitions))
+
+    def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        looking = asyncio.create_task(work, name="look at logs")
         self._looking.add(looking)
         looking.add_done_callback(self._looking.discard)
+
+    async def _look_for_topics(self, partitions: AssignedPartitions) -> None:
+        """Have topics that are missing read as soon as they are made."""
+        while partitions.holds and partitions.missing_topics():
+            await asyncio.sleep(_LOOK_FOR_TOPICS_S)
+            await partitions.look_again()
 
     async def _find_starts(self, assignment: _Assignment, partitions: Sequence[Place]) -> None:
         """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""
