@@ -43,7 +43,7 @@ def _pages(
     arguments = {"what": what, "max_pages": limits.max_pages, "max_pixels": limits.max_image_pixels, **more}
     count = 1
     try:
-        with closing(processes.pool.call(function, content, arguments, limits.children)) as found:
+        with closing(processes.documents.call(function, content, arguments, limits.children)) as found:
             count, _ = next(found)
             return [_page(page, block) for page, block in found]
     except ChildEnded as ended:

@@ -65,8 +65,8 @@ class MediaSettings(Section):
         default=2,
         gt=0,
         le=64,
-        description="Child processes that decode side by side what may crash, hang or take all memory: PDFs, "
-        "videos, and images that are large or of rare formats. Started when needed.",
+        description="Child processes that decode side by side what may crash, hang or take all memory: so many for "
+        "documents, and so many for videos and for images that are large or of rare formats. Started when needed.",
     )
     decode_memory_bytes: int = Field(
         default=1024**3,

@@ -15,6 +15,7 @@ from handlers import containers
 from handlers.audio_parts import parts_of
 from handlers.audio_truncation import MissingEnd
 from handlers.container_truncation import missing_end_of_container
+from handlers.decoding.videos import decode_in_child
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
 from handlers.media import Media
@@ -84,6 +85,7 @@ def read_video(
     num_frames: int | None = None,
     every_s: float | None = None,
     frame_rate: Any = None,
+    in_child: bool = False,
 ) -> Video:
     """Return `num_frames` (default 16) frames of the video in `value`, or one for each `every_s` seconds.
 
@@ -91,7 +93,7 @@ def read_video(
     uint8 RGB, shown at `frame_rate` (Hz, default 25); of an array all frames are taken unless a number is
     asked for. A video of fewer frames gives all it has, each once. Frames that together have more than
     `limits.max_image_pixels` come scaled down. Of a file without its end, what is left is used if it is at
-    least half.
+    least half. `in_child` decodes files in a child process, within the limits that `limits` sets for these.
 
     Raises:
         InvalidInput: permanent; no video at all, or an array of the wrong kind.
@@ -99,11 +101,12 @@ def read_video(
         MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
     """
     sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
+    decode = decode_in_child if in_child else decode_file
     match value:
         case Media(content=content, source=source):
-            return _decode(content, f"{field} ({source})", limits, sampling)
+            return decode(content, f"{field} ({source})", limits, num_frames=num_frames, every_s=every_s)
         case bytes() | bytearray() | memoryview():
-            return _decode(bytes(value), f"{field} (bytes)", limits, sampling)
+            return decode(bytes(value), f"{field} (bytes)", limits, num_frames=num_frames, every_s=every_s)
         case np.ndarray():
             everything = num_frames is None and every_s is None
             return _from_array(value, field, limits, frame_rate, None if everything else sampling)
@@ -117,7 +120,11 @@ def read_video(
             )
 
 
-def _decode(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
+def decode_file(
+    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
+) -> Video:
+    """Return frames of an encoded video as `read_video` does, decoded here and now; messages call it `what`."""
+    sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
     missing = missing_end_of_container(content)
     with _opened(content, what, limits, missing) as container:
         stream = _picture_stream(container, what)

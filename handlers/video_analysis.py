@@ -45,6 +45,7 @@ class VideoAnalysisHandler(BaseModelHandler):
             num_frames=num_frames,
             every_s=every_s,
             frame_rate=data.get("frame_rate"),
+            in_child=True,
         )
         inputs: dict[str, Any] = {
             "frames": video.frames,

@@ -2,8 +2,9 @@
 
 `wire` is the protocol over the pipes, `child` what runs in a child, `processes` the pool in the parent. A call names a
 function, which yields (value, block of bytes) pairs; these come back one by one, so that neither side holds more
-than one page. `pdf` and the modules it uses run in the child only: PDFium is never loaded elsewhere.
+than one page. `pdf` runs in the child only: PDFium is never loaded elsewhere. `images` says which pictures are
+decoded where they are asked for.
 
-    handler -> processes.ChildPool.call -> wire -> child -> pdf.read_pages
-            <- pages, or why there are none <-
+    handler -> processes.ChildPool.call -> wire -> child -> pdf, images, videos
+            <- pages and pictures, or why there are none <-
 """

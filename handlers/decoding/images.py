@@ -48,7 +48,7 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
     """Return the image as `handlers.images.decode_file` does, from a child process."""
     arguments = {"what": what, "max_pixels": max_pixels}
     try:
-        with closing(processes.pool.call(f"{__name__}:decode", content, arguments, limits)) as answers:
+        with closing(processes.pictures.call(f"{__name__}:decode", content, arguments, limits)) as answers:
             [(about, block)] = answers
     except ChildEnded as ended:
         raise refusal(ended, what, limits, cure=_CURE) from ended

@@ -228,5 +228,6 @@ def _as_error(failure: Failure, call: Call) -> Exception:
     )
 
 
-pool = ChildPool()
-"""The children of this process."""
+documents = ChildPool()
+pictures = ChildPool()
+"""The children of this process; images and videos have their own, so that no document holds them up."""

@@ -168,7 +168,7 @@ def test_a_forked_process_has_children_of_its_own(pool: ChildPool) -> None:
 SCRIPT = """
 import os, sys, threading, time
 from handlers.decoding.limits import Limits
-from handlers.decoding.processes import pool
+from handlers.decoding.processes import documents as pool
 
 function = "tests.unit.handlers.child_functions:" + sys.argv[1]
 

@@ -78,7 +78,7 @@ def test_a_pdf_whose_reader_ends_says_how(
         raise processes.ChildEnded(reason, detail)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(processes.pool, "call", call)
+        patched.setattr(processes.documents, "call", call)
         with pytest.raises(kind, match=message):
             read(text_pdf([[Line(50, 60, "x")]]))
     read_well()

@@ -39,13 +39,13 @@ def encoded(kind: str, picture: Image.Image | None = None, **how: str) -> bytes:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is called in children, in this test."""
     made: list[str] = []
-    call = processes.pool.call
+    call = processes.pictures.call
 
     def watched(function: str, *more: object) -> object:
         made.append(function)
         return call(function, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(processes.pool, "call", watched)
+    monkeypatch.setattr(processes.pictures, "call", watched)
     return made
 
 
