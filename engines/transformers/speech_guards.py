@@ -28,6 +28,8 @@ class Evidence:
     """Probability that nobody speaks in the window, 0 to 1."""
     compression_ratio: float
     """Bytes of the text over bytes of the text compressed by zlib; 0 where there is no text."""
+    is_whole: bool = True
+    """Whether the model ended the text itself, rather than the room for it or a loop."""
 
     def measures(self) -> dict[str, float]:
         """Return what a segment says of itself, by the names that Whisper's own segments have."""
@@ -59,8 +61,16 @@ class Guards:
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 
     def is_repetitive(self, evidence: Evidence) -> bool:
-        """Return whether the text repeats itself more than speech does."""
-        return evidence.compression_ratio > self.compression_ratio_threshold
+        """Return whether the text repeats itself more than speech does.
+
+        People do repeat themselves: what a model is sure of and ended itself, where somebody surely speaks, was said.
+        """
+        is_said = (
+            evidence.is_whole
+            and evidence.avg_logprob > self.logprob_threshold * _HALF
+            and evidence.no_speech_prob < self.no_speech_threshold * _HALF
+        )
+        return evidence.compression_ratio > self.compression_ratio_threshold and not is_said
 
     def is_doubtful(self, evidence: Evidence) -> bool:
         """Return whether the window should be heard again, at a higher temperature."""

@@ -120,11 +120,13 @@ def hear(
         prompt = tokens.prompt_of(sequences[0])
         means = means_by_one_more_pass(model, encoded, sequences, end=tokens.end, prompt=prompt)
     heard = []
-    for parts, sequence, its_means, silent in zip(
-        of_windows, sequences, means, no_speech.probabilities, strict=True
-    ):
+    loops: list[bool] = listener.is_loop.tolist()
+    for row, (parts, sequence) in enumerate(zip(of_windows, sequences, strict=True)):
         text = tokens.text(sequence).strip()
-        heard.append(Heard(parts, sequence, text, Evidence(*its_means, silent, compression_ratio(text))))
+        is_whole = tokens.end in sequence[tokens.prompt_of(sequence) :] and not loops[row]
+        ratio = compression_ratio(text)
+        evidence = Evidence(*means[row], no_speech.probabilities[row], ratio, is_whole)
+        heard.append(Heard(parts, sequence, text, evidence))
     return heard
 
 

@@ -58,6 +58,7 @@ class PassListener(LogitsProcessor):
         self._sums = torch.zeros((len(draws), 2), device=device)
         self._counts = torch.zeros((len(draws), 2), device=device)
         self.is_over = torch.zeros(len(draws), dtype=torch.bool, device=device)
+        self.is_loop = torch.zeros(len(draws), dtype=torch.bool, device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores of the next tokens, (rows, vocabulary), to take the largest of."""
@@ -106,6 +107,7 @@ class LoopStop(StoppingCriteria):
             for row, tokens in enumerate(input_ids.tolist()):
                 found[row] = is_loop([token for token in tokens if token < self._end])
             self._listener.is_over |= found
+            self._listener.is_loop |= found
         return found
 
 

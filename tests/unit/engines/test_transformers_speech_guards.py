@@ -16,9 +16,14 @@ END = 4
 
 
 def evidence(
-    avg: float = -0.3, *, text: float | None = None, no_speech: float = 0.02, ratio: float = 1.0
+    avg: float = -0.3,
+    *,
+    text: float | None = None,
+    no_speech: float = 0.02,
+    ratio: float = 1.0,
+    is_whole: bool = True,
 ) -> Evidence:
-    return Evidence(avg, avg if text is None else text, no_speech, ratio)
+    return Evidence(avg, avg if text is None else text, no_speech, ratio, is_whole)
 
 
 def test_what_the_model_is_sure_of_was_said_even_where_it_is_quiet() -> None:
@@ -49,8 +54,15 @@ def test_a_doubtful_text_is_heard_again_and_dropped_only_where_silence_is_not_un
     assert GUARDS.is_silence_after_all(tone)
 
 
+def test_what_was_surely_said_may_repeat_itself_but_no_loop_and_nothing_unsure() -> None:
+    assert not GUARDS.is_doubtful(evidence(-0.2, ratio=4.0))
+    assert GUARDS.is_doubtful(evidence(-0.2, ratio=4.0, is_whole=False))
+    assert GUARDS.is_doubtful(evidence(-0.8, ratio=4.0))
+    assert GUARDS.is_doubtful(evidence(-0.2, ratio=4.0, no_speech=0.4))
+
+
 def test_the_attempt_to_rely_on_is_the_surest_that_does_not_repeat_itself() -> None:
-    loop, unsure, surer = evidence(-0.1, ratio=9.0), evidence(-1.5), evidence(-1.2)
+    loop, unsure, surer = evidence(-0.1, ratio=9.0, is_whole=False), evidence(-1.5), evidence(-1.2)
     assert max(loop, unsure, surer, key=GUARDS.rank) is surer
 
 
@@ -149,4 +161,4 @@ def test_a_row_that_loops_is_ended_and_its_neighbours_are_not() -> None:
     over = [stop(ids, None).tolist() for _ in range(16)]
     assert over[:15] == [[False, False]] * 15
     assert over[15] == [True, False]
-    assert listener.is_over.tolist() == [True, False]
+    assert listener.is_over.tolist() == listener.is_loop.tolist() == [True, False]
