@@ -9,7 +9,7 @@
     `-- ClientClosed .......... the client was closed before the result was here
 
 Opening a client raises `streams.kafka.BrokerUnavailable`, or `streams.topic_admin.TopicsNotReady` where a result topic
-is missing.
+is missing, or `engines.configuration.ConfigurationError` where a certificate file of the settings cannot be used.
 """
 
 from __future__ import annotations

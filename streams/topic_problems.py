@@ -52,10 +52,10 @@ _INVALID_TOPIC, _TOPIC_RIGHT, _CLUSTER_RIGHT = 17, 29, 31
 _INVALID_REPLICATION_FACTOR, _NOT_CONTROLLER, _TIMED_OUT = 38, 41, 7
 
 
-def refusal_of(kafka: KafkaSettings, topic: str, code: int, message: str, brokers: int) -> str:
+def refusal_of(kafka: KafkaSettings, topic: str, code: int | None, message: str, brokers: int) -> str:
     """Return why the broker does not make or change `topic`, and what to do; `brokers` is how many there are.
 
-    `code` is one of Kafka's protocol.
+    `code` is one of Kafka's protocol, None for an error of the client's own.
     """
     user = f"user {kafka.sasl_username}" if kafka.sasl_username else "a client without a login"
     if code == _INVALID_TOPIC and "collide" in message:
@@ -83,4 +83,4 @@ def refusal_of(kafka: KafkaSettings, topic: str, code: int, message: str, broker
             f"topic {topic} cannot be made or changed now: the cluster has no controller, as when most of its nodes "
             "are down; start them, then try again"
         )
-    return f"the broker refuses topic {topic}: error {code} {message}".rstrip()
+    return f"the broker refuses to make or change topic {topic}: {message or f'error {code}'}; look at its own log"
