@@ -167,7 +167,8 @@ async def _ask_controller(
     except TimeoutError:
         errors = [(topic, NotControllerError.errno, "")]
     except KafkaError as error:
-        errors = [(topic, NotControllerError.errno if is_passing(error) else error.errno, str(error))]
+        code = NotControllerError.errno if is_passing(error) else getattr(error, "errno", None)
+        errors = [(topic, code, str(error))]
     refused = [entry for entry in errors if entry[1] not in (0, TopicAlreadyExistsError.errno)]
     if not refused:
         return

@@ -35,7 +35,7 @@ def test_each_refusal_is_told_with_what_to_do(code: int | None, message: str, pa
 
 def test_the_codes_are_those_of_the_client() -> None:
     assert InvalidReplicationFactorError.errno == 38
-    assert not isinstance(IncompatibleBrokerVersion.errno, str)
+    assert getattr(IncompatibleBrokerVersion(), "errno", None) is None
 
 
 def test_a_hidden_topic_is_not_called_missing() -> None:
