@@ -23,6 +23,8 @@ EXIT_INTERRUPTED_TWICE = 130
 
 _CLOSING_S = 5.0
 """How long a process may still take to close what it has open once nothing is left to lose, in seconds."""
+_EXIT_S = 1.0
+"""How long the interpreter may then take to end, in seconds."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -89,6 +91,10 @@ class Stopping:
     def settle(self, status: int = 0) -> None:
         """Say that nothing is left to lose: the process ends with `status` in a few seconds, closed or not."""
         self._set(_Limit(time.monotonic() + _CLOSING_S, status, "closing_timed_out"))
+
+    def closed(self, status: int = 0) -> None:
+        """Say that all is closed: the process ends at once, whatever its threads wait for."""
+        self._set(_Limit(time.monotonic() + _EXIT_S, status, "threads_left_behind"))
 
     async def until_requested(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, or as much of it as is done when the process has to stop; raises what `work` raises."""
@@ -182,8 +188,9 @@ def _keep(limits: queue.SimpleQueue[_Limit | None]) -> None:
         try:
             latest = limits.get(timeout=max(0.0, limit.at - time.monotonic()))
         except queue.Empty:
-            tell = log.critical if limit.status else log.warning
-            tell(limit.event, threads=_waited_for())
+            if (threads := _waited_for()) or limit.status:
+                tell = log.critical if limit.status else log.warning
+                tell(limit.event, threads=threads)
             exit_now(limit.status)
 
 

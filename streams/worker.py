@@ -202,7 +202,8 @@ async def _run(settings: Settings) -> int:
             await worker.drain()
             stopping.settle(status)
             await worker.leave()
-    log.info("worker_stopped")
+        log.info("worker_stopped")
+        stopping.closed(status)
     return status
 
 

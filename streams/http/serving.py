@@ -53,5 +53,6 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
             log.info("http_draining", in_work=gateway.admission.present)
             await gateway.drain(drain_timeout_s)
             stopping.settle(status)
-    log.info("http_stopped")
+        log.info("http_stopped")
+        stopping.closed(status)
     return status

@@ -105,6 +105,18 @@ def test_where_nothing_is_left_to_lose_a_thread_that_hangs_is_left_behind() -> N
     assert "stuck" in written
 
 
+def test_once_all_is_closed_no_thread_is_waited_for() -> None:
+    body = (
+        "threading.Thread(target=hangs, name='stuck').start(); await stopping.requested(); stopping.closed()"
+    )
+    with process(body) as one:
+        said(one, "hangs")
+        one.send_signal(signal.SIGTERM)
+        status, written = ended(one)
+    assert status == 0
+    assert "threads_left_behind" in written
+
+
 def test_a_courtesy_that_hangs_is_left_behind() -> None:
     body = "await stopping.requested(); await stopping.courtesy(asyncio.sleep(3600), share=0.01)"
     with process(body) as one:
