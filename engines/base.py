@@ -152,7 +152,8 @@ class BaseEngine(ABC):
 
     def last_sign(self, model: Any) -> float | None:
         """Return when, by time.monotonic, the model last gave something back for `submit`: a token, an answer, or
-        noticed a cancel. None, as here: what `emit` hears and futures that end tell. Never blocks.
+        noticed a cancel; None where nothing is under way. Never blocks. Without it what `emit` hears, and futures
+        that end, tell.
 
         A model that is silent for worker.infer_timeout_s counts as stuck.
         """

@@ -102,7 +102,7 @@ class Execution:
             prepared.waited(running - started)
             raw = self._submit(prepared, lease, emit)
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
-            if lease is not None:
+            if lease is not None and not isinstance(error, GivenUp):
                 lease.release()
             failed: Future[Outcome] = Future()
             failed.set_result(_as_failure(error, prepared))
@@ -131,9 +131,8 @@ class Execution:
 
         try:
             return self._guard.call(str(key), self._patience(prepared), submit, holding=Lease(None, undo))
-        except GivenUp:
+        except GivenUp:  # its lease is for `undo` to end
             self._cache.abandon(key)
-            lease.hand_over()  # to `undo`
             raise
 
     def _watch(self, following: _Following) -> None:
@@ -145,19 +144,22 @@ class Execution:
             self._cache.abandon(key, gone=lambda: guard.recovered(key))
             following.end(error)
 
-        following.raw.add_done_callback(lambda _: guard.sign(key))
+        following.raw.add_done_callback(lambda done: None if done.cancelled() else guard.sign(key))
         guard.follow(
             following.outcome,
             of=key,
             what=str(key),
             limit_s=self._patience(prepared),
-            alive_at=self._signs_of(prepared, following.lease.model),
+            alive_at=self._signs_of(prepared, following.lease.model, is_followed=True),
             give_up=give_up,
             outlives_cancel=_tells_signs(prepared.runner),
         )
 
-    def _signs_of(self, prepared: Prepared, model: Any) -> Callable[[], float]:
-        """Return what tells when there last was a sign of life of a model."""
+    def _signs_of(self, prepared: Prepared, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
+        """Return what tells when there last was a sign of life of a model.
+
+        `is_followed`: an engine that tells by itself, and knows of none, has nothing under way.
+        """
         runner, key, guard = prepared.runner, self._loading(prepared).key, self._guard
 
         def alive_at() -> float:
@@ -166,6 +168,8 @@ class Execution:
             except BaseException:
                 log.exception("last_sign_failed", engine=runner.name)
                 told = None
+            if told is None and is_followed and _tells_signs(runner):
+                told = time.monotonic()
             return max(guard.last_sign(key), told or 0.0)
 
         return alive_at

@@ -64,6 +64,7 @@ class OllamaEngine(BaseEngine):
         self._held: dict[str, set[OllamaModel]] = defaultdict(set)
         self._held_lock = threading.Lock()
         self._heard_at = 0.0
+        self._under_way: set[Future[Any]] = set()
 
     def load_model(self, name: str, **kw: Any) -> OllamaModel:
         """Return the model that the tag `ollama_model_name` names, else `name`, once the server holds it.
@@ -109,7 +110,9 @@ class OllamaEngine(BaseEngine):
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
         answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
-        answer.add_done_callback(self._note_sign)
+        with self._held_lock:
+            self._under_way.add(answer)
+        answer.add_done_callback(self._ended)
         return answer
 
     def infer(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +136,7 @@ class OllamaEngine(BaseEngine):
 
     def last_sign(self, model: OllamaModel) -> float:
         """Return when the server last sent something, for whatever model: one may have to wait for another there."""
-        return self._heard_at
+        return self._heard_at if self._under_way else time.monotonic()
 
     def unload_model(self, model: OllamaModel) -> bool:
         """Have the server drop the model when it is idle, unless another of ours is the same one there.
@@ -227,8 +230,11 @@ class OllamaEngine(BaseEngine):
         finally:
             future.cancel()  # only an interrupt leaves it running
 
-    def _note_sign(self, _: object) -> None:
-        self._heard_at = time.monotonic()
+    def _ended(self, answer: Future[Any]) -> None:
+        with self._held_lock:
+            self._under_way.discard(answer)
+        if not answer.cancelled():
+            self._heard_at = time.monotonic()
 
     def _tell(self, progress: PullProgress) -> None:
         self._heard_at = time.monotonic()

@@ -54,7 +54,7 @@ async def test_a_load_that_raises_anything_is_a_failed_load(site: UnrulySite, do
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_unload_that_raises_anything_lets_the_model_go(site: UnrulySite, kind: str) -> None:
     assert (await site.ask("quick", {"value": 1}, model=f"unload-{kind}"))["success"]
-    assert (await site.client.delete("/inference/cache")).json() == {"cleared": 1, "in_use": []}
+    assert (await site.client.delete("/inference/cache")).json()["cleared"] == 1
     assert (await site.ask("quick", {"value": 2}, model=f"unload-{kind}"))["success"]
 
 

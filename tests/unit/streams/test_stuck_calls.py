@@ -101,6 +101,16 @@ async def test_a_model_that_was_replaced_is_unloaded_when_its_call_comes_back(tm
         await until(lambda: [row["leases"] for row in site.runtime.manager.get_cached_models()] == [0])
 
 
+@pytest.mark.parametrize("place", ["submit", "future"])
+async def test_so_is_one_whose_requests_come_one_by_one(tmp_path: Path, place: str) -> None:
+    async with unruly_site(tmp_path, **BRIEF) as site:
+        await site.ask("texts", {"value": 1, "hangs": [place]})
+        await answered(site, "texts", {"value": 2})
+        unruly.FOREVER.set()
+        await until(lambda: len(site.engine.unloads) == len(site.engine.loads) - 1)
+        await until(lambda: site.runtime.manager.stuck == [])
+
+
 async def test_a_load_that_comes_too_late_is_unloaded_again(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         failed = await site.ask("quick", {"value": 1}, model="load-hangs-once")

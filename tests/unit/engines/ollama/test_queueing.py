@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from engines.ollama.engine import OllamaEngine
 from tests.processes import wait_until
 from tests.unit.engines.ollama import fake_faults as faults
-from tests.unit.engines.ollama.engines import GENERATE, HELLO
+from tests.unit.engines.ollama.engines import GENERATE, HELLO, engine_for
 from tests.unit.engines.ollama.fake_faults import Fault
 from tests.unit.engines.ollama.fake_ollama import FakeOllama
 
@@ -90,3 +91,26 @@ def test_cancelling_at_once_leaves_nothing_behind(fake: FakeOllama, engine: Olla
                 future.result(20)
     assert engine.infer(model, HELLO, {})["generated_text"] == "You said: hello there"
     assert wait_until(lambda: fake.running == 0)
+
+
+def test_a_silent_server_gives_no_sign_of_life_until_it_is_asked_nothing_more(fake: FakeOllama) -> None:
+    with engine_for(fake.url) as engine:
+        model = engine.load_model("echo")
+        fake.fail(GENERATE, faults.silent)
+        answer = engine.submit(model, HELLO, {})
+        assert wait_until(lambda: fake.running == 1)
+        silent_since = engine.last_sign(model)
+        time.sleep(0.02)
+        assert engine.last_sign(model) == silent_since
+        answer.cancel()
+        assert engine.last_sign(model) > silent_since
+
+
+def test_every_piece_of_an_answer_is_a_sign_of_life(fake: FakeOllama) -> None:
+    signs: list[float] = []
+    with engine_for(fake.url) as engine:
+        model = engine.load_model("echo")
+        engine.submit(model, HELLO, {}, lambda text: signs.append(engine.last_sign(model))).result(20)
+    assert len(signs) > 1
+    assert signs == sorted(signs)
+    assert signs[0] < signs[-1]
