@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import queue
 import resource
@@ -45,7 +46,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # decoders warn of files that are damaged; who sent them hears of it
     output = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    # What native code prints about damaged files is no answer, and no line of the parent's log either.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
     calls: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(int(sys.argv[1]), calls), daemon=True).start()
     while True:
@@ -85,6 +90,7 @@ def _answer(call: Call, content: bytes, output: int) -> None:
         with _bounded(call.memory_bytes):
             module, _, name = call.function.partition(":")
             function = getattr(importlib.import_module(module), name)
+            _quiet_logs()
             for value, block in function(content, **call.arguments):
                 _write(output, lengths_and_head(Item(value), block))
                 _write(output, block)
@@ -94,6 +100,12 @@ def _answer(call: Call, content: bytes, output: int) -> None:
     except BaseException as error:  # noqa: BLE001 - the parent is told
         last = Failure(type(error).__name__, str(error), traceback.format_exc())
     _write(output, lengths_and_head(last))
+
+
+def _quiet_logs() -> None:
+    """Keep decoders from logging what the parent is told as an error anyway, and in another format than its own."""
+    if (structlog := sys.modules.get("structlog")) is not None and not structlog.is_configured():
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 @contextlib.contextmanager

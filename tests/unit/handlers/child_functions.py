@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
+
+import structlog
 
 from handlers.errors import InvalidInput
 
@@ -61,3 +64,12 @@ def fail(content: bytes) -> Pairs:
 def leave_by_exit(content: bytes) -> Pairs:
     yield "begun", content
     raise SystemExit(1)
+
+
+def chatter(content: bytes) -> Pairs:
+    os.write(1, b"from native code")
+    os.write(2, b"from native code")
+    print("from Python")  # noqa: T201
+    warnings.warn("of a damaged file", stacklevel=1)
+    structlog.get_logger().info("undecodable")
+    yield "said", content

@@ -129,6 +129,12 @@ def test_a_fault_is_an_internal_error_that_names_its_kind(pool: ChildPool, name:
         run(pool, name)
 
 
+def test_what_decoders_print_and_log_goes_nowhere(pool: ChildPool, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(pool, "chatter", b"x") == [("said", b"x")]
+    pool.close()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_child_that_keeps_much_memory_is_replaced(pool: ChildPool) -> None:
     [(pid, _)] = run(pool, "keep")
     assert run(pool, "echo")[0][0]["pid"] != pid
