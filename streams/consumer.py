@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from aiokafka.errors import TopicAuthorizationFailedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -47,6 +48,7 @@ class BatchConsumer(CommittingConsumer):
         super().__init__(*args, **kwargs)
         assert isinstance(self.transport, BatchTransport)
         self.acker = self.transport.acker
+        self.membership = self.transport.membership
         self._room: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._generation: int | None = None
         """The one that is open."""
@@ -109,6 +111,7 @@ class BatchConsumer(CommittingConsumer):
 
     async def _follow(self, topic: str, queue: asyncio.Queue[list[Fetched]]) -> None:
         """Deliver what comes on `topic` for as long as this consumer runs."""
+        membership = self.membership
         while not self.should_stop:
             await self._room[topic].wait()
             if self._generation is None:
@@ -125,6 +128,9 @@ class BatchConsumer(CommittingConsumer):
             timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
             try:
                 await self._fetch(self._generation, topic, queue, partitions, timeout_s)
+                membership.may_read(topic)
+            except TopicAuthorizationFailedError:
+                await self.sleep(membership.may_not_read(topic))
             except ConsumerClosing:
                 if self.app.should_stop:
                     return

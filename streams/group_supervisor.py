@@ -75,6 +75,7 @@ class Supervisor:
         self._say_at = self._since + _SAY_AFTER_S
         self._refresh_at = 0.0
         self._unseen: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
 
     def attach(self) -> None:
         """Take over what the coordinator does with a refusal, and look at what it asks and is answered."""
@@ -233,11 +234,12 @@ class Supervisor:
             topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic)
         )
         # What is new to the client is unseen until it has asked for it, so it takes two looks.
-        missing, self._unseen = unseen & self._unseen, unseen
-        before, self._membership.missing_topics = self._membership.missing_topics, missing
-        for topic in sorted(missing - before):
+        before, self._missing = self._missing, unseen & self._unseen
+        self._unseen = unseen
+        self._membership.missing_topics = self._missing | set(self._membership.unreadable)
+        for topic in sorted(self._missing - before):
             log.warning("request_topic_missing", topic=topic, cure="run: inferstream topics create")
-        for topic in sorted(before - missing):
+        for topic in sorted(before - self._missing):
             log.info("request_topic_back", topic=topic)
         if unseen and time.monotonic() >= self._refresh_at:
             self._refresh_at = time.monotonic() + _MISSING_REFRESH_S

@@ -12,11 +12,13 @@ from streams.commits import CommittingThread
 from streams.group_refusals import GroupRefused
 from streams.group_supervisor import Supervisor
 from streams.settings import KafkaSettings
+from streams.topic_problems import TopicProblem
 
 log = structlog.get_logger(__name__)
 
 State = Literal["connecting", "searching", "joining", "refused", "joined"]
 
+_LONGEST_PAUSE_S = 15.0
 _LEAVE_S = 1.5
 """How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""
 
@@ -36,6 +38,23 @@ class Membership:
         """Why it is not joined, as a sentence; empty where nothing is wrong."""
         self.missing_topics: frozenset[str] = frozenset()
         """Those of its topics that the brokers do not have, or do not let it read."""
+        self.unreadable: dict[str, float] = {}
+        """The topics that it may not read any more, with the pause before it tries again; set on the event loop."""
+
+    def may_read(self, topic: str) -> None:
+        """Note that a topic could be read."""
+        if self.unreadable.pop(topic, None) is not None:
+            log.info("request_topic_readable", topic=topic)
+
+    def may_not_read(self, topic: str) -> float:
+        """Tell that the right to read a topic was taken away; return after how many seconds to try again."""
+        before = self.unreadable.get(topic)
+        pause_s = 1.0 if before is None else min(2 * before, _LONGEST_PAUSE_S)
+        self.unreadable[topic] = pause_s
+        if pause_s != before:
+            problem = TopicProblem.lacking(topic, "read", self.kafka.sasl_username)
+            log.error("request_topic_unreadable", reason=str(problem), next_try_s=pause_s)
+        return pause_s
 
 
 class MemberThread(CommittingThread):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, CoordinationType
@@ -90,7 +90,8 @@ async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tu
             allowed = allows(topic["authorized_operations"], operation)
             is_told &= allowed is not None
             if allowed is False:
-                lacking.append(_lacking(name, operation, kafka.sasl_username))
+                verb: Literal["read", "write"] = "read" if operation == READ else "write"
+                lacking.append(TopicProblem.lacking(name, verb, kafka.sasl_username))
     return lacking, is_told
 
 
@@ -116,13 +117,3 @@ async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
         return refusal(group["error_code"], kafka).reason, True
     allowed = allows(group["authorized_operations"], READ)
     return (refusal(NOT_AUTHORIZED, kafka).reason if allowed is False else None), allowed is not None
-
-
-def _lacking(topic: str, operation: int, user: str | None) -> TopicProblem:
-    verb, name = ("read", "Read") if operation == READ else ("written to", "Write")
-    who, principal = (f"user {user}", f"User:{user}") if user else ("this client", "its principal")
-    return TopicProblem(
-        topic,
-        f"may not be {verb} by {who}",
-        f"grant {principal} the right {name} on it (kafka-acls.sh --add)",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from streams.settings import KafkaSettings
@@ -30,6 +30,17 @@ class TopicProblem:
             f"is not for {f'user {user}' if user else 'a client without a login'}: the right to describe it is missing",
             "grant Describe and what it needs of Read and Write on it (kafka-acls.sh --add), or log in as another user "
             "(kafka.sasl_username)",
+        )
+
+    @classmethod
+    def lacking(cls, topic: str, verb: Literal["read", "write"], user: str | None) -> TopicProblem:
+        """Return the problem of a topic that its user may see, and not read or write as a worker has to."""
+        who, principal = (f"user {user}", f"User:{user}") if user else ("this client", "its principal")
+        done = "read" if verb == "read" else "written to"
+        return cls(
+            topic,
+            f"may not be {done} by {who}",
+            f"grant {principal} the right {verb.capitalize()} on it (kafka-acls.sh --add)",
         )
 
     def __str__(self) -> str:

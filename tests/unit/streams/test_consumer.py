@@ -153,6 +153,18 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_topic_that_may_not_be_read_any_more_is_told_and_read_again_when_it_may(rig: Rig) -> None:
+    membership = rig.consumer.membership
+    rig.thread.answers.append(errors.TopicAuthorizationFailedError(TOPIC))
+    async with asyncio.timeout(60):
+        while not membership.unreadable:
+            await asyncio.sleep(0)
+        rig.thread.answers.append(rig.fetched(5, 2))
+        assert [one.offset for fetched in await rig.queue.get() for one in fetched.records] == [5, 6]
+        while membership.unreadable:
+            await asyncio.sleep(0)
+
+
 async def test_what_a_fetch_brings_arrives_in_one_list(rig: Rig) -> None:
     other = rig.fetched(1, 1, partition=1)
     rig.thread.answers.append(rig.fetched(5, 2) + other)
