@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from aiokafka.consumer.fetcher import FetchError
 from aiokafka.protocol.commit import OffsetFetchRequest
 
 from streams.acks import Place, PositionLost, Received
+from streams.topic_ids import topic_ids
 
 _RETRY_S = 0.1
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
@@ -52,8 +53,10 @@ class AssignedPartitions:
     def partitions(self) -> frozenset[Place]:
         return self._assignment.tps  # type: ignore[no-any-return]
 
-    async def committed(self) -> dict[Place, int]:
+    async def committed(self) -> dict[Place, tuple[int, str]]:
         """Return what the group has for these partitions, by one request; without those for which it has nothing.
+
+        Offsets, and what was noted with them.
 
         Asks again for as long as the coordinator cannot tell. aiokafka's own way asks for one partition after the
         other, and takes a coordinator that cannot tell for one that has nothing.
@@ -88,6 +91,17 @@ class AssignedPartitions:
         asked = [aiokafka.TopicPartition(*one) for one in partitions]
         starts: Mapping[Place, int] = await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))
         return starts
+
+    async def topic_ids(self) -> dict[str, str]:
+        """Return the ids of its topics, as far as brokers tell."""
+        return await topic_ids(self._consumer._client, {topic for topic, _ in self.partitions})
+
+    def on_metadata(self, listener: Callable[[Any], None]) -> None:
+        """Have `listener` called whenever a broker told of topics, which it does after errors of fetches too."""
+        self._consumer._client.cluster.add_listener(listener)
+
+    def off_metadata(self, listener: Callable[[Any], None]) -> None:
+        self._consumer._client.cluster.remove_listener(listener)
 
     def missing_topics(self) -> set[str]:
         """Return the topics that are subscribed to and have no partitions, as far as is known."""
@@ -187,7 +201,7 @@ class AssignedPartitions:
             self._fetcher._notify(waiter)
 
 
-def _offsets(response: Any) -> dict[Place, int]:
+def _offsets(response: Any) -> dict[Place, tuple[int, str]]:
     """Return the offsets of an answer.
 
     Raises:
@@ -197,12 +211,12 @@ def _offsets(response: Any) -> dict[Place, int]:
         _check(response.error_code)
     offsets = {}
     for topic, partitions in response.topics:
-        for number, offset, _, error_code in partitions:
+        for number, offset, metadata, error_code in partitions:
             if errors.for_code(error_code) is errors.UnknownTopicOrPartitionError:
                 continue
             _check(error_code)
             if offset >= 0:
-                offsets[(topic, number)] = offset
+                offsets[(topic, number)] = (offset, metadata or "")
     return offsets
 
 

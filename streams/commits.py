@@ -166,7 +166,7 @@ class CommittingThread(driver.AIOKafkaConsumerThread):
             return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
         by_topic = defaultdict(list)
         for tp, offset in offsets.items():
-            by_topic[tp.topic].append((tp.partition, offset, ""))
+            by_topic[tp.topic].append((tp.partition, offset, self.source.note(tp.topic)))
         request = OffsetCommitRequest(
             coordinator.group_id,
             generation,

@@ -12,7 +12,6 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -21,6 +20,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 
 from streams.acks import UNKNOWN_OFFSET, Fetched, Place, Received
 from streams.assigned_partitions import AssignedPartitions
+from streams.readings import Assignment, Reading, unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -31,41 +31,15 @@ _FIND_START_AGAIN_S = 1.0
 _LOOK_FOR_TOPICS_S = 2.0
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
-    """How far one partition is read."""
-
-    epoch: int
-    position: int | None
-    """Where the next record taken has to come from; None until it is known where the log begins."""
-    committed: int | None
-    begins: bool = True
-    """Whether nothing of this epoch was taken yet."""
-    is_lost: bool = False
-    """Whether it is being looked up where the log begins."""
-    damaged_at: tuple[int, int] = (-1, 0)
-    """The position of a batch that could not be read, and how often."""
-
-
-@dataclass(slots=True, eq=False)
-class _Assignment:
-    generation: int
-    partitions: AssignedPartitions
-    readings: dict[Place, _Reading]
-    due: list[Fetched] = field(default_factory=list)
-    """What has to be delivered though it holds no records."""
-    fault: BaseException | None = None
-    """What ended the search for the start of a log."""
-
-
 class RecordSource:
     """Positions of one aiokafka consumer, and what it fetched."""
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
         self._consumer: AIOKafkaConsumer | None = None
-        self._assignment: _Assignment | None = None
+        self._assignment: Assignment | None = None
         self._is_open = False
+        self._is_comparing = False
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
         self.stopped: dict[Place, str] = {}
@@ -100,22 +74,35 @@ class RecordSource:
         generation = next(self._numbers)
         partitions = AssignedPartitions(self._consumer)
         committed = await partitions.committed()
+        ids = await partitions.topic_ids()
         readings = {}
         for one in partitions.partitions:
-            offset = committed.get(one)
-            readings[one] = _Reading(next(self._numbers), offset, offset)
-            if offset is not None:
+            offset, noted = committed.get(one, (None, ""))
+            reading = readings[one] = Reading(next(self._numbers), offset, offset)
+            if noted and noted != ids.get(one[0], noted):
+                reading.is_replaced = True
+            elif offset is not None:
                 partitions.seek(one, offset)
-        assignment = self._assignment = _Assignment(generation, partitions, readings)
+        if self._assignment is not None:
+            self._assignment.partitions.off_metadata(self._compare_topics)
+        assignment = self._assignment = Assignment(generation, partitions, readings, ids)
         self._is_open = True
         self.stopped.clear()
-        without = [one for one in readings if one not in committed]
+        without = [
+            one for one, reading in readings.items() if reading.is_replaced or reading.position is None
+        ]
         for topic in {topic for topic, _ in without}:
             self._look_for_starts(assignment, [one for one in without if one[0] == topic])
+        if ids:
+            partitions.on_metadata(self._compare_topics)
         if partitions.missing_topics():
             self._run_beside(self._look_for_topics(partitions))
         partitions.wake()  # whoever waits for what the generation before would have brought
         return generation
+
+    def note(self, topic: str) -> str:
+        """Return what is to be noted with offsets of `topic`, so that they are not taken for those of another."""
+        return "" if self._assignment is None else self._assignment.topic_ids.get(topic, "")
 
     @property
     def member_generation(self) -> int | None:
@@ -156,7 +143,7 @@ class RecordSource:
                 return
             await assignment.partitions.arrival(left_s)
 
-    def _take(self, assignment: _Assignment, places: Collection[Place], most: int) -> list[Fetched]:
+    def _take(self, assignment: Assignment, places: Collection[Place], most: int) -> list[Fetched]:
         if not self._is_open or not assignment.partitions.is_present:
             return []
         if assignment.fault is not None:
@@ -182,7 +169,7 @@ class RecordSource:
         return taken
 
     def _take_of(
-        self, assignment: _Assignment, partition: Place, reading: _Reading, most: int
+        self, assignment: Assignment, partition: Place, reading: Reading, most: int
     ) -> Fetched | None:
         assert reading.position is not None
         start = reading.position
@@ -196,9 +183,9 @@ class RecordSource:
 
     def _fetched(
         self,
-        assignment: _Assignment,
+        assignment: Assignment,
         partition: Place,
-        reading: _Reading,
+        reading: Reading,
         start: int,
         records: Sequence[Received],
     ) -> Fetched:
@@ -216,7 +203,7 @@ class RecordSource:
             reading.committed,
         )
 
-    def _answer(self, assignment: _Assignment, partition: Place, error: Exception) -> bool:
+    def _answer(self, assignment: Assignment, partition: Place, error: Exception) -> bool:
         """Do what an error in place of records calls for; return False where that is not known."""
         if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
             self._look_for_starts(assignment, [partition])
@@ -228,9 +215,9 @@ class RecordSource:
 
     def _count_damage(
         self,
-        assignment: _Assignment,
+        assignment: Assignment,
         partition: Place,
-        reading: _Reading,
+        reading: Reading,
         damage: Exception,
         behind: int | None,
     ) -> None:
@@ -240,22 +227,15 @@ class RecordSource:
         if reads == _READS_OF_DAMAGE:
             self._stop(assignment, partition, f"{type(damage).__name__}: {damage}", behind)
 
-    def _stop(self, assignment: _Assignment, partition: Place, reason: str, behind: int | None) -> None:
+    def _stop(self, assignment: Assignment, partition: Place, reason: str, behind: int | None) -> None:
         """Read no more of a partition whose next batch cannot be read; all others go on."""
         assignment.partitions.pause(partition)
         topic, number = partition
         offset = assignment.readings[partition].position
-        to_offset = "the offset behind it" if behind is None else str(behind)
-        self.stopped[(topic, number)] = why = (
-            f"the batch at offset {offset} of topic {topic} partition {number} cannot be read ({reason}); what is "
-            "before it is answered, what is behind it waits, other partitions go on. To go on behind it stop the "
-            f"workers of group {self._group_id}, run kafka-consumer-groups.sh --bootstrap-server <broker> "
-            f"--group {self._group_id} --topic {topic}:{number} --reset-offsets --to-offset {to_offset} --execute, "
-            "and start them again"
-        )
+        self.stopped[topic, number] = why = unreadable(partition, offset, reason, behind, self._group_id)
         log.error("partition_stopped", topic=topic, partition=number, offset=offset, error=why)
 
-    def _look_for_starts(self, assignment: _Assignment, partitions: Sequence[Place]) -> None:
+    def _look_for_starts(self, assignment: Assignment, partitions: Sequence[Place]) -> None:
         for one in partitions:
             assignment.readings[one].is_lost = True
         self._run_beside(self._find_starts(assignment, partitions))
@@ -265,13 +245,38 @@ class RecordSource:
         self._looking.add(looking)
         looking.add_done_callback(self._looking.discard)
 
+    def _compare_topics(self, _: Any) -> None:
+        """Look whether a topic was made again: its positions say nothing of the new one, whatever its length."""
+        if self._assignment is not None and not self._is_comparing:
+            self._is_comparing = True
+            self._run_beside(self._compare_ids(self._assignment))
+
+    async def _compare_ids(self, assignment: Assignment) -> None:
+        try:
+            ids = await assignment.partitions.topic_ids()
+        finally:
+            self._is_comparing = False
+        for topic, topic_id in ids.items():
+            before = assignment.topic_ids.setdefault(topic, topic_id)
+            if before == topic_id or not assignment.partitions.holds:
+                continue
+            assignment.topic_ids[topic] = topic_id
+            replaced = [one for one in assignment.readings if one[0] == topic]
+            for one in replaced:
+                reading = assignment.readings[one]
+                reading.is_replaced = True
+                reading.epoch = next(
+                    self._numbers
+                )  # so that nothing of the log before is committed from now on
+            self._look_for_starts(assignment, replaced)
+
     async def _look_for_topics(self, partitions: AssignedPartitions) -> None:
         """Have topics that are missing read as soon as they are made."""
         while partitions.holds and partitions.missing_topics():
             await asyncio.sleep(_LOOK_FOR_TOPICS_S)
             await partitions.look_again()
 
-    async def _find_starts(self, assignment: _Assignment, partitions: Sequence[Place]) -> None:
+    async def _find_starts(self, assignment: Assignment, partitions: Sequence[Place]) -> None:
         """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""
         groups = [list(partitions)]
         try:
@@ -297,17 +302,18 @@ class RecordSource:
             assignment.fault = error
         assignment.partitions.wake()
 
-    def _go_on_at(self, assignment: _Assignment, partition: Place, start: int) -> None:
+    def _go_on_at(self, assignment: Assignment, partition: Place, start: int) -> None:
         """Read a partition from the start of its log on."""
         if not assignment.partitions.holds:
             return
         reading = assignment.readings[partition]
         before, reading.position, reading.is_lost = reading.position, start, False
+        is_replaced, reading.is_replaced = reading.is_replaced, False
         assignment.partitions.seek(partition, start)
-        if before is None:
+        if before is None and not is_replaced:
             return
         topic, number = partition
-        if start > before:
+        if before is not None and start > before and not is_replaced:
             self.removed_unread[(topic, number)] += start - before
             log.warning(
                 "unread_records_removed",
@@ -319,10 +325,13 @@ class RecordSource:
             )
             assignment.due.append(self._fetched(assignment, partition, reading, before, ()))
         else:
-            # It ended before the position: made again, cut off or restored. Nothing tells which of its records are
-            # new, so all are.
+            # Made again; or it ended before the position: cut off or restored. Nothing tells which of its records
+            # are new, so all are.
             reading.epoch = next(self._numbers)
             reading.begins = True
             reading.committed = UNKNOWN_OFFSET
-            log.warning("log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start)
+            if before != start:
+                log.warning(
+                    "log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start
+                )
             assignment.due.append(self._fetched(assignment, partition, reading, start, ()))

@@ -201,6 +201,8 @@ class Brokers:
             (topic, number): Log() for topic, count in partitions.items() for number in range(count)
         }
         self.committed: dict[Place, int] = {}
+        self.notes: dict[Place, str] = {}
+        self.topic_ids: dict[str, int] = {}
         self.group = Group()
         self.on_commit: Callable[[Place, int], None] = lambda place, offset: None
         self.refuse: dict[str, list[int]] = {}
@@ -227,12 +229,23 @@ class Brokers:
             ],
         )
 
+    async def ids(self, request: Any) -> Any:
+        return SimpleNamespace(
+            topics=[(0, topic, 0, self.topic_ids.get(topic, 0)) for _, _, topic, _ in request._topics]
+        )
+
     async def fetch_offsets(self, request: Any) -> Any:
         codes = self.refuse.get("fetch_offsets")
         if codes:
             return SimpleNamespace(API_VERSION=3, error_code=codes.pop(0), topics=[])
         topics = [
-            (topic, [(number, self.committed.get((topic, number), -1), "", 0) for number in numbers])
+            (
+                topic,
+                [
+                    (number, self.committed.get((topic, number), -1), self.notes.get((topic, number), ""), 0)
+                    for number in numbers
+                ],
+            )
             for topic, numbers in request._partitions
         ]
         return SimpleNamespace(API_VERSION=3, error_code=0, topics=topics)
@@ -244,8 +257,9 @@ class Brokers:
             error = REBALANCING
         topics = []
         for topic, parts in request._topics:
-            for number, offset, _ in parts:
+            for number, offset, note in parts:
                 if not error:
+                    self.notes[topic, number] = note
                     self.on_commit((topic, number), offset)
                     self.committed[topic, number] = offset
             topics.append((topic, [(number, error) for number, _, _ in parts]))
@@ -268,10 +282,12 @@ class Client:
     def __init__(self, brokers: Brokers) -> None:
         self.brokers = brokers
         self.is_dead = False
+        self.listeners: set[Callable[[Any], None]] = set()
         self._loop = asyncio.get_running_loop()
         self._metadata_max_age_ms = 30_000
         self.cluster = SimpleNamespace(
-            add_listener=lambda listener: None,
+            add_listener=self.listeners.add,
+            remove_listener=self.listeners.discard,
             topics=lambda *_: set(brokers.partitions),
             partitions_for_topic=lambda topic: set(range(brokers.partitions.get(topic, 0))),
             leader_for_partition=lambda partition: 0,
@@ -286,6 +302,7 @@ class Client:
             "OffsetCommitRequest": brokers.commit,
             "FetchRequest": brokers.fetch,
             "OffsetRequest": brokers.starts,
+            "_IdsRequest": brokers.ids,
         }
 
     async def send(self, node: int, request: Any, *, group: Any = None) -> Any:
@@ -302,6 +319,9 @@ class Client:
     async def bootstrap(self) -> None: ...
 
     async def close(self) -> None: ...
+
+    def get_random_node(self) -> int:
+        return 0
 
     async def ready(self, node: int, *, group: Any = None) -> bool:
         return True

@@ -115,7 +115,9 @@ async def commit(
     """Commit into epochs of which those at `present` are not over."""
     epochs: dict[Place, int] = {PARTITION: 7, OTHER: 8}
     thread: Any = types.SimpleNamespace(
-        source=types.SimpleNamespace(epochs=lambda _: present or epochs, member_generation=1),
+        source=types.SimpleNamespace(
+            epochs=lambda _: present or epochs, member_generation=1, note=lambda topic: ""
+        ),
         _ensure_consumer=lambda: types.SimpleNamespace(_coordinator=coordinator),
         app=types.SimpleNamespace(conf=types.SimpleNamespace(broker_session_timeout=0.2)),
         tp_last_committed_at={},

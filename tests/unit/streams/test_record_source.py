@@ -67,7 +67,11 @@ class Rig:
         return fetched
 
     async def offsets(self) -> list[int]:
-        return [record.offset for one in await self.next() for record in one.records]
+        """Return the offsets of the next records that come."""
+        while fetched := await self.next():
+            if offsets := [record.offset for one in fetched for record in one.records]:
+                return offsets
+        return []
 
     async def close(self) -> None:
         await self.source.stop()
@@ -300,3 +304,36 @@ async def test_a_topic_that_is_missing_is_looked_for_until_it_is_there(rig: Rig)
     rig.consumer._client.force_metadata_update = look_again
     await asyncio.sleep(60)
     assert asked == 3
+
+
+@with_rig
+async def test_a_topic_made_again_that_is_longer_than_before_is_noticed_by_its_id(rig: Rig) -> None:
+    rig.brokers.topic_ids[TOPIC] = 1
+    rig.log.append(3)
+    await rig.assign()
+    assert await rig.offsets() == [0, 1, 2]
+    old = rig.source.epochs([PLACE])
+    rig.log = rig.brokers.logs[PLACE] = type(rig.log)()
+    rig.log.append(10)
+    rig.brokers.topic_ids[TOPIC] = 2
+    for listener in rig.consumer._client.listeners:
+        listener(None)
+    await asyncio.sleep(1.0)
+    assert rig.source.epochs([PLACE]) != old
+    begun = [one for one in await rig.next() if one.place == PLACE]
+    assert [(one.begins, one.start, len(one.records)) for one in begun] == [(True, 0, 0), (False, 0, 10)]
+    assert rig.acker.positions()[PLACE] == 10
+
+
+@with_rig
+async def test_an_offset_that_was_committed_for_a_topic_of_that_name_before_is_not_gone_on_at(
+    rig: Rig,
+) -> None:
+    rig.brokers.topic_ids[TOPIC] = 2
+    rig.log.append(10)
+    rig.brokers.committed = {PLACE: 5}
+    rig.brokers.notes = {PLACE: f"{1:032x}"}
+    await rig.assign()
+    assert rig.source.note(TOPIC) == f"{2:032x}"
+    assert await rig.offsets() == list(range(10))
+    assert rig.acker.positions() == {PLACE: 10}
