@@ -11,6 +11,7 @@ import pytest
 from deploy.local import KafkaCluster
 from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
+from tests.integration.chaos.deliveries import send_all, sleepy
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
 
@@ -75,3 +76,23 @@ async def test_an_idle_worker_stops_in_time_while_all_brokers_are_away(
         await crew.join()
         (cluster.kill if how == "killed" else cluster.pause)(1, 2, 3)
         await crew.all_end_in_time()
+
+
+async def test_a_busy_worker_ends_in_time_while_all_brokers_are_away_and_a_later_one_answers(
+    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    site = await three_brokers.site(tmp_path, partitions=2)
+    async with Crew(site) as crew:
+        worker = await crew.join()
+        await send_all(site, [sleepy(f"r{number}", task="plain", seconds=0.05) for number in range(200)])
+        await site.read([site.topics.results("plain")], lambda records: len(records) >= 10)
+        cluster.kill(1, 2, 3)
+        # It cannot publish what it answers, and says so by its status.
+        crew.workers.remove(worker)
+        await crew.ends_in_time(worker, may_fail=True)
+        await asyncio.to_thread(cluster.restart, 1, 2, 3)
+        await crew.join()
+        found = await settled(site, "plain")
+        await crew.all_end_in_time()
+    found.check()
+    assert found.requests == 200
