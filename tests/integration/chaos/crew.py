@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -22,8 +23,10 @@ _STOP_MARGIN_S = 10.0
 class Crew:
     """The workers of a site that run, oldest first; all are killed at the end of the `async with` block."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, settings: Mapping[str, str] | None = None) -> None:
+        """`settings` are variables of the environment of each worker."""
         self.site = site
+        self._settings = settings
         self.workers: list[WorkerProcess] = []
         self._exit = ExitStack()
 
@@ -39,7 +42,7 @@ class Crew:
         """Start a worker and return it once it says that it consumes."""
         # From the end: at 200 requests a second their events are many.
         async with TopicReader(self.site.settings.kafka, [self.site.topics.events]) as reader:
-            worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}")
+            worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}", settings=self._settings)
             self._exit.enter_context(worker)
             self.workers.append(worker)
             hearing = asyncio.create_task(_hear_start(reader, worker.name))

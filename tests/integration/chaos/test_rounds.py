@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -44,3 +45,23 @@ async def test_joins_leaves_and_kills_under_load_lose_nothing(
     found.check()
     assert not found.unasked
     assert found.requests > rate_per_s * (ROUNDS or 2)
+
+
+@pytest.mark.timeout(300)
+async def test_delays_between_the_steps_of_rebalances_lose_nothing(place: Place, tmp_path: Path) -> None:
+    """Of 6 531 requests at 100 a second, 45 were lost so while Faust sought the positions."""
+    site = await place.site(tmp_path, partitions=8)
+    plugins = json.dumps(["tests.plugins.sleepy", "tests.plugins.slow_rebalances"])
+    settings = {"INFERSTREAM_WORKER__PLUGINS": plugins, "SLOW_REBALANCES": "11"}
+    async with Crew(site, settings=settings) as crew:
+        await crew.join()
+        async with SteadyLoad(site, "plain", rate_per_s=100):
+            for _ in range(2):
+                await crew.join()
+                await answers_grow(site, "plain", by=200)
+                await crew.leave()
+                await answers_grow(site, "plain", by=200)
+        found = await settled(site, "plain")
+        await crew.all_end_in_time()
+    found.check()
+    assert found.requests > 800
