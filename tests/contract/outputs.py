@@ -46,6 +46,9 @@ class Segment(Part, kw_only=True):
     start: Seconds
     end: Seconds
     text: str
+    avg_logprob: float | UnsetType = UNSET
+    no_speech_prob: Share | UnsetType = UNSET
+    compression_ratio: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
 
 
 class Word(Part, kw_only=True):

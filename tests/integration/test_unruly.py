@@ -40,7 +40,7 @@ def models(model_manager: ModelManager) -> list[str]:
 
 
 async def site_with(directory: Path, stack: LocalStack, **worker: Any) -> Site:
-    plugins = ["tests.plugins.unruly"]
+    plugins = ["tests.plugins.unruly_plugin"]
     site = Site(
         directory,
         stack.settings(),

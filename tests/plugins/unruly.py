@@ -15,9 +15,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
-from engines.registry import register_engine
 from handlers.base import BaseModelHandler
-from handlers.registry import model_registry
 
 
 class Panic(BaseException):
@@ -157,7 +155,5 @@ def _at(model: str, place: str) -> None:
     raise KINDS[what](f"{what} in {place}")
 
 
-model_registry.register_handler_manually("unruly", "unruly", UnrulyHandler)
-model_registry.register_handler_manually("unruly-media", "unruly-media", UnrulyMediaHandler)
-model_registry.register_handler_manually("unruly-texts", "unruly-texts", UnrulyTextsHandler)
-register_engine("unruly", UnrulyEngine)
+HANDLERS = {handler.task: handler for handler in (UnrulyHandler, UnrulyMediaHandler, UnrulyTextsHandler)}
+"""By task. Importing this module registers none: tests in this process are not to meet them unawares."""

@@ -11,8 +11,11 @@ from typing import Any, cast
 
 import httpx
 
+from engines import registry as engine_registry
+from engines.registry import register_engine
 from engines.resolved_model import ResolvedModel
 from engines.settings import CacheSettings
+from handlers import model_registry
 from streams.http.gateway import Gateway, start_gateway
 from streams.messages import Request
 from streams.quick_path import QuickPath
@@ -107,6 +110,7 @@ async def unruly_site(directory: Path, **worker: Any) -> AsyncIterator[UnrulySit
     ended: list[Exception] = []
     try:
         async with (
+            _registered(),
             open_runtime(settings, models=AnyModels(directory), on_too_many_stuck=ended.append) as runtime,
             start_gateway(runtime, settings) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client,
@@ -117,6 +121,21 @@ async def unruly_site(directory: Path, **worker: Any) -> AsyncIterator[UnrulySit
             unruly.FOREVER.set()  # what hangs holds up the end, as it does in a worker that drains
     finally:
         unruly.FOREVER.set()
+
+
+@asynccontextmanager
+async def _registered() -> AsyncIterator[None]:
+    """Have the unruly tasks and engine known in this process during the block, and not to other tests."""
+    for task, handler in unruly.HANDLERS.items():
+        model_registry.register_handler_manually(task, task, handler)
+    register_engine(unruly.UnrulyEngine.name, unruly.UnrulyEngine)
+    try:
+        yield
+    finally:
+        del engine_registry._by_plugins[unruly.UnrulyEngine.name]
+        for task in unruly.HANDLERS:
+            del model_registry._registered[task]
+            model_registry._handlers.pop(task, None)
 
 
 async def _in_a_thread(call: Any, fields: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ async def test_a_gateway_that_starts_is_alive_and_not_ready(tmp_path: Path) -> N
     async with http_site(tmp_path) as site:
         site.gateway.is_ready = False
         response = await site.client.get("/readyz")
-        assert (response.status_code, response.json()) == (503, {"status": "starting"})
+        assert (response.status_code, response.json()) == (503, {"status": "starting", "components": {}})
         assert (await site.client.get("/healthz")).status_code == 200
         site.gateway.is_ready = True
         assert (await site.client.get("/readyz")).status_code == 200
