@@ -158,14 +158,18 @@ def _nothing() -> None:
 
 
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for each model of `ModelCache.entries()`; those that are the same bytes in memory are one."""
+    """Return one row for each version of `ModelCache.entries()`: its tasks that use the same bytes in memory are one.
+
+    Versions of other names have rows of their own, also where they share those bytes.
+    """
     rows: dict[Hashable, dict[str, Any]] = {}
     for entry in sorted(entries, key=lambda one: -one["age_s"]):
         key, numbers = entry["key"], {name: entry[name] for name in entry if name not in ("key", "memory")}
-        row = rows.get(entry["memory"])
+        same = (entry["memory"], key.name, key.version)
+        row = rows.get(same)
         if row is None:
             names = {"engine": key.engine, "task": key.task, "tasks": [key.task]}
-            rows[entry["memory"]] = {**names, "model_name": key.name, "version": key.version, **numbers}
+            rows[same] = {**names, "model_name": key.name, "version": key.version, **numbers}
             continue
         row["tasks"].append(key.task)
         row["idle_s"] = min(row["idle_s"], numbers["idle_s"])
