@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from handlers.audio_channels import mixed
 from handlers.audio_parts import MOST_PARTS, parts_of, with_known_size
+from handlers.audio_samples import SAMPLE_RATE as SAMPLE_RATE
+from handlers.audio_samples import Gathering, Samples
 from handlers.audio_truncation import missing_end
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
@@ -25,15 +27,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Samples = NDArray[np.float32]
-
-SAMPLE_RATE = 16_000
-"""Samples a second of every recording handed to an engine."""
-
 _MAX_CHANNELS = 64
 _RATES = range(1_000, 768_001)
 _BLOCK_SAMPLES = 1 << 20
 """Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
+
+_UNTOLD_FRAMES = 1 << 60
+"""What libsndfile gives as the length, or more, where a header tells none."""
 
 _CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
@@ -51,25 +51,33 @@ def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: floa
     return read_sound(value, field=field, sampling_rate=sampling_rate, max_s=max_s).samples
 
 
-def read_sound(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Sound:
+def read_sound(
+    value: Any,
+    *,
+    field: str,
+    sampling_rate: Any = None,
+    max_s: float,
+    max_samples: int | None = None,
+) -> Sound:
     """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
 
     `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or
     (samples, channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000).
     Channels are averaged, unless they cancel each other. Several files one behind the other are read to the end
     of the last. A file that lost less than half, by its own header, is used. Memory is bounded by the length at
-    16 kHz, whatever a header claims.
+    16 kHz, and time by `max_samples` to decode, all channels together, whatever a header claims.
 
     Raises:
         InvalidInput: permanent; no recording at all, or an array of the wrong kind.
         MediaCorrupt: permanent; bytes that are empty, cut short or no recording.
-        MediaTooLarge: permanent; longer than `max_s` seconds, by the header before anything is decoded.
+        MediaTooLarge: permanent; longer than `max_s` seconds or `max_samples`, by the header before anything is
+            decoded.
     """
     match value:
         case Media(content=content, source=source):
-            return _decode(content, f"{field} ({source})", max_s)
+            return _decode(content, f"{field} ({source})", Gathering(max_s, max_samples))
         case bytes() | bytearray() | memoryview():
-            return _decode(bytes(value), f"{field} (bytes)", max_s)
+            return _decode(bytes(value), f"{field} (bytes)", Gathering(max_s, max_samples))
         case np.ndarray():
             return Sound(_from_array(value, field, sampling_rate, max_s))
         case str():
@@ -82,51 +90,49 @@ def read_sound(value: Any, *, field: str, sampling_rate: Any = None, max_s: floa
             )
 
 
-def _decode(content: bytes, what: str, max_s: float) -> Sound:
+def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
     parts = parts_of(content)
     if len(parts) == 1:
-        return _decode_one(content, what, max_s)
+        truncated = _decode_one(content, what, gathering)
+        return Sound(gathering.samples, truncated)
     if len(parts) > MOST_PARTS:
         raise MediaTooLarge(
             f"{what} consists of more than {MOST_PARTS} files, one behind the other; send them in several requests"
         )
-    sounds: list[Sound] = []
-    read = 0
+    missing = []
     for number, part in enumerate(parts, start=1):
-        named = f"{what}, file {number} of {len(parts)} in it,"
-        sounds.append(_decode_one(part, named, max_s - read / SAMPLE_RATE))
-        read += len(sounds[-1].samples)
-    missing = [
-        f"file {number}: {one.truncated}" for number, one in enumerate(sounds, start=1) if one.truncated
-    ]
-    return Sound(np.concatenate([one.samples for one in sounds]), "; ".join(missing) or None)
+        truncated = _decode_one(part, f"{what}, file {number} of {len(parts)} in it,", gathering)
+        if truncated:
+            missing.append(f"file {number}: {truncated}")
+    return Sound(gathering.samples, "; ".join(missing) or None)
 
 
-def _decode_one(content: bytes, what: str, max_s: float) -> Sound:
-    """Decode one file of at most `max_s`."""
+def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
+    """Gather one file; return what of it is missing."""
     import soundfile
 
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
         raise MediaCorrupt(f"{what} is cut short: {missing.text}; {_CURE}")
+    before_s = gathering.duration_s
     try:
         with _opened(with_known_size(content)) as file:
-            claimed_s = file.frames / file.samplerate if file.frames < 1 << 60 else None
-            _check_header(what, file.samplerate, file.channels, claimed_s, max_s)
-            mono = _resample(_mono_blocks(file), file.samplerate, what, max_s)
+            claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
+            _check_header(what, file.samplerate, file.channels, claimed, gathering)
+            gathering.add(_mono_blocks(file), rate=file.samplerate, channels=file.channels, what=what)
     except soundfile.LibsndfileError as error:
         log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
-        mono = _decode_container(content, what, max_s, is_cut=missing is not None)
-    if not len(mono):
+        gathering.back_to(before_s)
+        _decode_container(content, what, gathering, is_cut=missing is not None)
+    length_s = gathering.duration_s - before_s
+    if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
-    if not np.isfinite(mono).all():
-        raise MediaCorrupt(f"{what} holds samples that are no numbers (NaN or infinity); {_CURE}")
-    truncated = f"{missing.text}; {len(mono) / SAMPLE_RATE:.1f} s are there" if missing else None
+    truncated = f"{missing.text}; {length_s:.1f} s are there" if missing else None
     if truncated:
         log.warning("sound_cut_short", sound=what, missing=truncated)
-    return Sound(np.clip(mono, -1.0, 1.0, out=mono), truncated)
+    return truncated
 
 
 def _opened(content: bytes) -> SoundFile:
@@ -144,7 +150,7 @@ def _is_raw_gsm(content: bytes) -> bool:
     return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
 
 
-def _decode_container(content: bytes, what: str, max_s: float, *, is_cut: bool) -> Samples:
+def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut: bool) -> None:
     """Decode what soundfile could not read."""
     from handlers.audio_containers import sound_track
 
@@ -152,42 +158,31 @@ def _decode_container(content: bytes, what: str, max_s: float, *, is_cut: bool) 
     if told:
         raise MediaCorrupt(f"{what} is {told}")
     with sound_track(content, what, cure=_CURE, is_cut=is_cut) as track:
-        _check_header(what, track.rate, track.channels, track.claimed_s, max_s)
-        return _resample(track.blocks, track.rate, what, max_s)
+        claimed = None if track.claimed_s is None else track.claimed_s * track.rate
+        _check_header(what, track.rate, track.channels, claimed, gathering)
+        gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
 
 
-def _check_header(what: str, rate: int, channels: int, claimed_s: float | None, max_s: float) -> None:
+def _check_header(
+    what: str, rate: int, channels: int, claimed_frames: float | None, gathering: Gathering
+) -> None:
     """Refuse what the header already shows to be wrong; next to nothing is decoded yet."""
     if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
         raise MediaCorrupt(
             f"{what} claims {rate} Hz and {channels} channels; {_RATES.start} to {_RATES.stop - 1} Hz and 1 to "
             f"{_MAX_CHANNELS} channels are read: convert it, or {_CURE}"
         )
-    if claimed_s is not None and claimed_s > max_s:
-        raise MediaTooLarge(_too_long(what, f"{claimed_s:.0f} s", max_s))
+    if claimed_frames is not None:
+        gathering.check_claim(what, claimed_frames, rate, channels)
 
 
 def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
+    if file.frames >= _UNTOLD_FRAMES:
+        # soundfile seeks behind each block it has read, which fails in a FLAC that tells no length.
+        file.seekable = lambda: False
     size = max(1, _BLOCK_SAMPLES // file.channels)
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         yield mixed(block)
-
-
-def _resample(blocks: Iterator[Samples], rate: int, what: str, max_s: float) -> Samples:
-    """Return `blocks` joined at 16 kHz; stops with MediaTooLarge once they exceed `max_s`."""
-    import soxr
-
-    stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-    parts: list[Samples] = []
-    read = 0
-    for block in blocks:
-        read += len(block)
-        if read > max_s * rate:
-            raise MediaTooLarge(_too_long(what, f"more than {max_s:g} s", max_s))
-        parts.append(block if stream is None else stream.resample_chunk(block))
-    if stream is not None:
-        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: float) -> Samples:
@@ -204,16 +199,13 @@ def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: floa
         )
     if not len(array):
         raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
-    if len(array) > max_s * rate:
-        raise MediaTooLarge(_too_long(field, f"{len(array) / rate:.0f} s", max_s))
+    gathering = Gathering(max_s)
+    gathering.check_claim(field, len(array), rate, 1)
     floats = array.astype(np.float32) / np.float32(32768 if array.dtype == np.int16 else 1)
     mono = mixed(floats) if array.ndim == 2 else floats
     if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
         raise InvalidInput(
             f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"
         )
-    return np.clip(_resample(iter([mono]), rate, field, max_s), -1.0, 1.0)
-
-
-def _too_long(what: str, length: str, max_s: float) -> str:
-    return f"{what} is {length} long; media.max_audio_s allows {max_s:g} s: send it in parts"
+    gathering.add(iter([mono]), rate=rate, channels=1, what=field)
+    return gathering.samples

@@ -26,6 +26,7 @@ class RecordingHandler(BaseModelHandler):
             field="data.audio",
             sampling_rate=data.get("sampling_rate"),
             max_s=self.limits.max_audio_s,
+            max_samples=self.limits.max_audio_samples,
         )
         duration_s = len(sound.samples) / SAMPLE_RATE
         inputs = {"audio": sound.samples, "sampling_rate": SAMPLE_RATE, "duration_s": duration_s}

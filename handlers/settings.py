@@ -46,6 +46,12 @@ class MediaSettings(Section):
         "checked before and while reading.",
     )
     max_audio_s: float = Field(default=4 * 3600.0, gt=0, description="Longest recording in seconds.")
+    max_audio_samples: int = Field(
+        default=1_500_000_000,
+        gt=0,
+        description="Most samples decoded of one recording, all its channels together, at its own rate; 4 h of 48 kHz "
+        "in stereo are 1.4 thousand million.",
+    )
     max_image_pixels: int = Field(
         default=100_000_000,
         gt=0,

@@ -1,0 +1,93 @@
+"""The samples of one recording, gathered block by block at 16 kHz in one stretch of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.errors import MediaCorrupt, MediaTooLarge
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE = 16_000
+"""Samples a second of every recording handed to an engine."""
+
+
+class Gathering:
+    """What is decoded of a recording so far, of one file or several; lives in one thread.
+
+    Holds each sample once: the buffer grows where it lies, while joining blocks would take twice the memory.
+    """
+
+    def __init__(self, max_s: float, max_samples: int | None = None) -> None:
+        """`max_s` bounds the length, `max_samples` what is decoded for it, all channels together; None: nothing."""
+        self._max_s = max_s
+        self._max_samples = max_samples
+        self._decoded = 0
+        self._buffer = bytearray()
+
+    @property
+    def duration_s(self) -> float:
+        """The length of what was gathered, in seconds."""
+        return len(self._buffer) / 4 / SAMPLE_RATE
+
+    @property
+    def samples(self) -> Samples:
+        """Return what was gathered, without a copy; nothing can be added afterwards."""
+        return np.frombuffer(self._buffer, np.float32)
+
+    def back_to(self, duration_s: float) -> None:
+        """Forget what was gathered after the first `duration_s`, to decode it in another way."""
+        del self._buffer[round(duration_s * SAMPLE_RATE) * 4 :]
+
+    def check_claim(self, what: str, frames: float, rate: int, channels: int) -> None:
+        """Refuse a file that claims, by its header, more than may still come.
+
+        Raises:
+            MediaTooLarge: permanent; too long, or too much to decode.
+        """
+        left_s = self._max_s - self.duration_s
+        if frames / rate > left_s:
+            raise MediaTooLarge(_too_long(what, f"{frames / rate:.0f} s", left_s))
+        self._check_count(self._decoded + frames * channels, what)
+
+    def add(self, blocks: Iterator[Samples], *, rate: int, channels: int, what: str) -> None:
+        """Add the mono `blocks` of one file, clipped to -1..1.
+
+        Raises:
+            MediaTooLarge: permanent; longer than allowed, or more to decode: nothing is decoded after that.
+            MediaCorrupt: permanent; samples that are no numbers.
+        """
+        import soxr
+
+        stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        left_s, read = self._max_s - self.duration_s, 0
+        for block in blocks:
+            read += len(block)
+            self._decoded += len(block) * channels
+            if read > left_s * rate:
+                raise MediaTooLarge(_too_long(what, f"more than {left_s:g} s", left_s))
+            self._check_count(self._decoded, what)
+            self._append(block if stream is None else stream.resample_chunk(block), what)
+        if stream is not None:
+            self._append(stream.resample_chunk(np.zeros(0, np.float32), last=True), what)
+
+    def _append(self, block: Samples, what: str) -> None:
+        if not np.isfinite(block).all():
+            raise MediaCorrupt(
+                f"{what} holds samples that are no numbers (NaN or infinity); send it with finite samples"
+            )
+        self._buffer += np.clip(block, -1.0, 1.0).data.cast("B")
+
+    def _check_count(self, samples: float, what: str) -> None:
+        if self._max_samples is not None and samples > self._max_samples:
+            raise MediaTooLarge(
+                f"{what} has more than {self._max_samples} samples, all channels together, which is what "
+                "media.max_audio_samples allows: send it at a lower rate, with fewer channels or in parts"
+            )
+
+
+def _too_long(what: str, length: str, max_s: float) -> str:
+    return f"{what} is {length} long; media.max_audio_s allows {max_s:g} s: send it in parts"
