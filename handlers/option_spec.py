@@ -36,8 +36,8 @@ class OptionSpec:
     kind "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is
     what an engine calls it, where that differs; requests may use either name. `engine_values` are the whole
     numbers beyond the range that an engine takes besides. `bound` names the setting that holds the largest
-    value, below `maximum`. `neutral` is the value that changes nothing: an
-    engine without this option accepts it and does without.
+    value, below `maximum`. `longest` is the most characters of a string. `neutral` is the
+    value that changes nothing: an engine without this option accepts it and does without.
     """
 
     name: str
@@ -51,6 +51,7 @@ class OptionSpec:
     engine_names: Mapping[str, str] = field(default_factory=dict)
     engine_values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     bound: str = ""
+    longest: int | None = None
     neutral: Any = None
 
     @property
@@ -75,10 +76,10 @@ class OptionSpec:
             case "boolean":
                 return "true or false"
             case "string":
-                return "a non-empty string"
+                return f"a non-empty string{self._characters}"
             case "strings":
                 most = "" if self.maximum is None else f" of at most {self.maximum:g}"
-                return f"a non-empty string or a list{most} of them"
+                return f"a non-empty string or a list{most} of them{self._characters}"
             case "choice":
                 return "one of " + ", ".join(shown(choice) for choice in self.choices)
             case "duration":
@@ -123,12 +124,12 @@ class OptionSpec:
             case "boolean":
                 return isinstance(value, bool)
             case "string":
-                return isinstance(value, str) and bool(value.strip())
+                return isinstance(value, str) and bool(value.strip()) and self._is_short(value)
             case "strings":
                 strings = [value] if isinstance(value, str) else value
                 if not isinstance(strings, list | tuple) or not self._within(len(strings)):
                     return False
-                return all(isinstance(one, str) and one for one in strings)
+                return all(isinstance(one, str) and one and self._is_short(one) for one in strings)
             case "choice":
                 return any(_is_same(value, choice) for choice in self.choices)
             case "duration":
@@ -142,6 +143,7 @@ class OptionSpec:
         """Return the JSON Schema of the values that `check` accepts for `engine`."""
         limits = {"minimum": self.minimum, "maximum": self.maximum}
         bounds = {name: limit for name, limit in limits.items() if limit is not None}
+        longest = {} if self.longest is None else {"maxLength": self.longest}
         match self.kind:
             case "integer" | "number":
                 within = {"type": self.kind, **bounds}
@@ -150,9 +152,9 @@ class OptionSpec:
             case "boolean":
                 return {"type": "boolean"}
             case "string":
-                return {"type": "string", "pattern": r"\S"}
+                return {"type": "string", "pattern": r"\S", **longest}
             case "strings":
-                one = {"type": "string", "minLength": 1}
+                one = {"type": "string", "minLength": 1, **longest}
                 counts = {name.replace("imum", "Items"): limit for name, limit in bounds.items()}
                 return {"anyOf": [one, {"type": "array", "items": one, **counts}]}
             case "choice":
@@ -161,6 +163,9 @@ class OptionSpec:
                 return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^(?:{_GO_DURATION})$"}]}
             case "format":
                 return {"anyOf": [{"const": "json"}, {"type": "object", "minProperties": 1}]}
+
+    def _is_short(self, text: str) -> bool:
+        return self.longest is None or len(text) <= self.longest
 
     def _within(self, number: float) -> bool:
         low = self.minimum is None or number >= self.minimum
@@ -171,6 +176,10 @@ class OptionSpec:
         if engine in BUILT_IN_ENGINES:
             return self.engine_values.get(engine, ())
         return tuple(value for values in self.engine_values.values() for value in values)
+
+    @property
+    def _characters(self) -> str:
+        return "" if self.longest is None else f", with at most {self.longest} characters"
 
     @property
     def _also(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers.errors import InvalidOption
 from handlers.option_ollama import OLLAMA_OPTIONS
-from handlers.option_spec import MOST, NO_BOUNDS, Bounds, shown
+from handlers.option_spec import MOST, NO_BOUNDS, Bounds, over_bound, shown
 from handlers.option_spec import OptionSpec as OptionSpec
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
@@ -21,6 +21,9 @@ READING_TASKS = ("asr", "ocr")
 
 OLLAMA_TASKS = ("text-generation", "vlm")
 """Tasks that engine ollama runs."""
+
+_MOST_NAMED = 8
+"""Unknown options of one request that are told with a hint each; to look for the nearest name takes time."""
 
 WRITING_TASKS = (*ANSWERING_TASKS, *READING_TASKS)
 
@@ -76,7 +79,7 @@ _SAMPLING = (
     OptionSpec(
         "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
     ),
-    OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16),
+    OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16, longest=1000),
 )
 _TOP_K = (
     OptionSpec(
@@ -105,7 +108,12 @@ _BEAMS = (
     ),
 )
 _SPEECH = (
-    OptionSpec("language", "string", 'Language spoken, as "en" or "english"; without it, it is detected.'),
+    OptionSpec(
+        "language",
+        "string",
+        'Language spoken, as "en" or "english"; without it, it is detected.',
+        longest=100,
+    ),
     OptionSpec("translate", "boolean", "Translate the speech into English."),
     OptionSpec(
         "timestamps",
@@ -143,7 +151,7 @@ _SPEECH_GUARDS = (
         "temperature_increment_on_fallback",
         "number",
         "With Whisper, by how much the temperature grows, up to 1, each time a text is heard again; without it, "
-        "0.2; 0: no text is heard again.",
+        "0.2; 0: no text is heard again. At most ten times, however small it is.",
         0,
         1,
     ),
@@ -230,7 +238,18 @@ def validate_options(
                 f"{shown(checked[spec.name])} and {shown(value)}; give one of them"
             )
         checked[spec.name], written_as[spec.name] = value, written
+    _check_beam_tokens(checked, bounds)
     return checked
+
+
+def _check_beam_tokens(options: Mapping[str, Any], bounds: Bounds) -> None:
+    """Refuse a beam search that would hold its model for minutes: it runs alone, each beam to its end."""
+    beams, most = options.get("num_beams", 1), bounds.get("limits.max_beam_tokens")
+    length = "max_new_tokens" if "max_new_tokens" in options else "max_length"
+    if most is None or length not in options or not isinstance(beams, int) or beams < 2:
+        return
+    if (asked := beams * options[length]) > most:
+        raise over_bound(f"num_beams times options.{length}", asked, most, "limits.max_beam_tokens")
 
 
 def translate_options(options: Mapping[str, Any], engine: str) -> dict[str, Any]:
@@ -251,7 +270,7 @@ def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None
         return
     everywhere = _by_any_name(OPTIONS)
     hints = []
-    for name in map(str, unknown):
+    for name in map(str, unknown[:_MOST_NAMED]):
         if name in everywhere:
             hints.append(
                 f"options.{name} is an option of {', '.join(everywhere[name].tasks)} only; leave it out"
@@ -260,4 +279,6 @@ def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None
             hints.append(f"options.{name} is unknown; the nearest known option is {near[0]}")
         else:
             hints.append(f"options.{name} is unknown; this task takes {', '.join(sorted(known)) or 'none'}")
+    if len(unknown) > _MOST_NAMED:
+        hints.append(f"{len(unknown) - _MOST_NAMED} more are unknown")
     raise InvalidOption("; ".join(hints))

@@ -29,11 +29,21 @@ class LimitSettings(Section):
         description="Largest max_new_tokens and max_length; a model's own context may allow less.",
     )
     max_beams: int = Field(default=16, gt=0, le=1024, description="Largest num_beams.")
+    max_beam_tokens: int = Field(
+        default=8192,
+        gt=0,
+        description="Largest num_beams times max_new_tokens, else max_length, of one beam search, which holds its "
+        "model alone.",
+    )
 
     @property
     def bounds(self) -> Bounds:
         """The largest value of each option that a setting of this section bounds."""
-        return {"limits.max_tokens": self.max_tokens, "limits.max_beams": self.max_beams}
+        return {
+            "limits.max_tokens": self.max_tokens,
+            "limits.max_beams": self.max_beams,
+            "limits.max_beam_tokens": self.max_beam_tokens,
+        }
 
 
 class MediaSettings(Section):

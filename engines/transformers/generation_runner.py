@@ -104,6 +104,7 @@ class GenerationRunner(TaskRunner):
         if options.get("num_beams", 1) == 1:
             return self._loops().texts.submit(row, emit, urgency=urgency)
         beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
+        self._check_beams(row, beams["num_beams"])
         return self._loops().beams.submit(row, emit, beams, urgency=urgency)
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
@@ -202,6 +203,17 @@ class GenerationRunner(TaskRunner):
             stop=options.get("stop", ()),
             picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
         )
+
+    def _check_beams(self, row: Row, count: int) -> None:
+        """Refuse beams whose caches, each as long as prompt and answer, would not fit."""
+        need = count * self._sizes.of(len(row.prompt) + row.budget)
+        most = Limits.of(self._settings, self.model.device).max_bytes
+        if need > most:
+            raise InvalidOption(
+                f"options.num_beams is {count}: prompt and answer of each beam need {need} bytes of cache together, "
+                f"transformers.kv_cache_bytes allows {most} for model {self.name}; ask for fewer beams or tokens, "
+                "shorten the prompt, or raise it on the workers"
+            )
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse tokens without an embedding: on CUDA one of them would break the whole process."""

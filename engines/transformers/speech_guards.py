@@ -15,6 +15,9 @@ _LEAST_TAIL, _LONGEST_PERIOD = 96, 24
 
 _HALF = 0.5
 
+_MOST_FALLBACKS = 10
+"""Times that a window is heard again at a higher temperature; a smaller increment ends below 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -55,9 +58,9 @@ class Guards:
         return cls(**{name: options[name] for name in cls.__slots__ if name in options})
 
     def temperatures(self, first: float) -> tuple[float, ...]:
-        """Return the temperatures to try one after the other: from `first` to 1."""
+        """Return the temperatures to try one after the other: from `first` to 1, and not endlessly many."""
         step = self.temperature_increment_on_fallback
-        more = int((1.0 - first) / step + 1e-9) if step > 0 and first < 1.0 else 0
+        more = int(min((1.0 - first) / step + 1e-9, _MOST_FALLBACKS)) if step > 0 and first < 1.0 else 0
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 
     def is_repetitive(self, evidence: Evidence) -> bool:

@@ -82,6 +82,12 @@ def test_the_temperature_grows_to_one(
     assert Guards.of(options).temperatures(first) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("increment", [0.01, 1e-9, 5e-324])
+def test_however_small_the_increment_a_text_is_heard_again_ten_times_at_most(increment: float) -> None:
+    temperatures = Guards.of({"temperature_increment_on_fallback": increment}).temperatures(0.0)
+    assert len(temperatures) == 11
+
+
 def test_guards_at_their_extremes_take_every_text() -> None:
     off = Guards.of(
         {"no_speech_threshold": 1, "logprob_threshold": -100, "compression_ratio_threshold": 1000}

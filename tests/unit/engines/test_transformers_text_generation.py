@@ -166,6 +166,19 @@ def test_beam_search_and_sampling_together_are_refused(raw: Any) -> None:
     assert isinstance(refusal(raw, {"inputs": "a"}, num_beams=2, temperature=1.0), InvalidOption)
 
 
+def test_beams_whose_caches_would_not_fit_are_refused_with_the_setting(tmp_path: Path) -> None:
+    engine = TransformersEngine(on_this_machine(kv_cache_bytes=1024**2))
+    runner = engine.load_model("small", task="text-generation", path=save_llama(tmp_path, chat=False))
+    one = engine.infer(runner, {"inputs": "a"}, {"max_new_tokens": 2, "num_beams": 2})
+    assert one["completion_tokens"]
+    [outcome] = engine.infer_batch(
+        runner, [{"inputs": "a b c"}], [{"max_new_tokens": CONTEXT // 2, "num_beams": 1024}]
+    )
+    assert isinstance(outcome, InvalidOption)
+    assert "options.num_beams is 1024" in outcome.message
+    assert "transformers.kv_cache_bytes" in outcome.message
+
+
 def test_a_stop_string_ends_the_answer_and_is_cut_out(raw: Any) -> None:
     whole = answer(raw, {"inputs": PROMPTS[0]}, max_new_tokens=12)
     words = whole["generated_text"].split()

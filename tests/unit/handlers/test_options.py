@@ -302,6 +302,41 @@ def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(
         assert f"options.{option} is {value}; {setting} allows at most {most}" in caught.value.message
 
 
+@pytest.mark.parametrize("length", ["max_new_tokens", "max_length"])
+def test_beams_times_tokens_beyond_the_bound_name_the_bound_and_its_setting(length: str) -> None:
+    def asked(beams: int, tokens: int) -> dict[str, Any]:
+        return validate_options(
+            {"num_beams": beams, length: tokens},
+            task_options=TEXT,
+            engine="transformers",
+            bounds={**BOUNDS, "limits.max_beam_tokens": 120},
+        )
+
+    assert asked(1, 100)
+    assert asked(4, 30)
+    with pytest.raises(InvalidOption) as caught:
+        asked(4, 31)
+    told = f"options.num_beams times options.{length} is 124; limits.max_beam_tokens allows at most 120"
+    assert told in caught.value.message
+
+
+@pytest.mark.parametrize(("task", "option"), [("text-generation", "stop"), ("asr", "language")])
+def test_very_long_strings_are_refused(task: str, option: str) -> None:
+    longest = OPTIONS[option].longest
+    assert longest is not None
+    checked = validate_options({option: "a" * longest}, task_options=options_of(task), engine="transformers")
+    assert checked
+    with pytest.raises(InvalidOption, match=f"with at most {longest} characters"):
+        validate_options({option: "a" * (longest + 1)}, task_options=options_of(task), engine="transformers")
+
+
+def test_thousands_of_unknown_options_are_counted_and_not_looked_up_each() -> None:
+    with pytest.raises(InvalidOption) as caught:
+        accepted({f"option_{number}": 1 for number in range(50_000)})
+    assert "49992 more are unknown" in caught.value.message
+    assert len(caught.value.message) < 5000
+
+
 def test_as_many_tokens_as_there_are_means_as_many_as_the_bound_allows() -> None:
     for value in (-1, -2):
         checked = validate_options({"num_predict": value}, task_options=TEXT, engine="ollama", bounds=BOUNDS)
