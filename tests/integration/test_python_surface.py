@@ -165,7 +165,7 @@ def test_one_import_and_one_call_answer_also_inside_a_running_loop(
     assert set(health["components"]) == {"mlflow", "engines", "cache", "disk", "calls"}
     assert [row["model_name"] for row in cached] == ["smollm2-135m-instruct"]
     assert cached[0]["bytes"] > 500_000_000
-    assert cleared == {"cleared": 1, "in_use": []}
+    assert cleared == {"cleared": 1, "in_use": [], "kept": []}
     assert left == []
 
 
