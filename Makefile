@@ -40,8 +40,8 @@ check: install ## Run ruff, mypy --strict and the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-chaos: install ## Kill workers and brokers for many rounds, looking for a lost request
-	CHAOS_ROUNDS=20 $(BIN)/pytest tests/integration/chaos $(PYTEST_ARGS)
+chaos: install ## Kill workers and brokers for many rounds, send hostile files: nothing is lost
+	CHAOS_ROUNDS=20 $(BIN)/pytest tests/integration/chaos tests/integration/hostile $(PYTEST_ARGS)
 
 bench: install ## Measure speed and memory against baselines in interleaved runs
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'

@@ -41,6 +41,9 @@ _UPRIGHT = {
 
 _A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
 
+_MOST_ASPECT = 200
+"""How many times the other a side of a picture may be."""
+
 _CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
@@ -136,6 +139,19 @@ def _picture(value: Any, field: str, max_pixels: int, children: Limits | None) -
             )
 
 
+def check_shape(width: int, height: int, what: str) -> None:
+    """Refuse a picture of which models that scale the shorter side up make billions of pixels.
+
+    Raises:
+        MediaTooLarge: permanent; one side is more than 200 times the other.
+    """
+    if max(width, height) > _MOST_ASPECT * min(width, height):
+        raise MediaTooLarge(
+            f"{what} is {width} x {height} pixels; one side may be at most {_MOST_ASPECT} times the other: cut it into "
+            "pieces, or pad it"
+        )
+
+
 def _sized(
     width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
 ) -> _Picture:
@@ -146,6 +162,7 @@ def _sized(
         )
     if not width * height:
         raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
+    check_shape(width, height, what)
     return _Picture(what, width, height, decode)
 
 

@@ -18,6 +18,7 @@ from handlers.container_truncation import missing_end_of_container
 from handlers.decoding.videos import decode_in_child
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
+from handlers.images import check_shape
 from handlers.media import Media
 from handlers.option_spec import shown
 from handlers.settings import MediaSettings
@@ -283,6 +284,7 @@ def _check_size(width: int, height: int, what: str, limits: MediaSettings) -> No
             f"{what} has frames of {width} x {height} = {width * height} pixels; media.max_image_pixels "
             f"allows {limits.max_image_pixels}: scale it down"
         )
+    check_shape(width, height, f"a frame of {what}")
 
 
 def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:

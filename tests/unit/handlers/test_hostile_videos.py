@@ -67,3 +67,8 @@ def test_a_refusal_comes_through_as_it_is() -> None:
         read(b"nothing at all", in_child=True)
     with pytest.raises(MediaTooLarge, match=r"media\.max_video_s allows 0\.5 s"):
         read(encoded(40), in_child=True, limits=MediaSettings(max_video_s=0.5))
+
+
+def test_a_video_of_an_extreme_shape_is_refused() -> None:
+    with pytest.raises(MediaTooLarge, match=r"one side may be at most 200 times the other"):
+        read(encoded(2, width=4096, height=16), in_child=False)

@@ -373,3 +373,11 @@ def test_many_threads_may_read_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(read, [content] * 64))
     assert {image.tobytes() for image in images} == {picture().tobytes()}
+
+
+@pytest.mark.parametrize("size", [(201, 1), (1, 201), (1, 100_000)])
+def test_a_picture_of_an_extreme_shape_is_refused_and_a_long_one_is_not(size: tuple[int, int]) -> None:
+    for value in (encoded(Image.new("RGB", size)), Image.new("RGB", size)):
+        with pytest.raises(MediaTooLarge, match=r"one side may be at most 200 times the other"):
+            read(value)
+    assert read(encoded(Image.new("RGB", (200, 1)))).width == 200

@@ -1,0 +1,1 @@
+"""One running server against files and options that mean harm."""
