@@ -157,7 +157,7 @@ class RecordSource:
                 continue
             if error := assignment.partitions.error(partition):
                 if not self._answer(assignment, partition, error) and not taken:
-                    assignment.partitions.drop(partition)
+                    self._drop_alike(assignment, places, error)
                     raise error
                 continue
             fetched = self._take_of(assignment, partition, reading, most)
@@ -212,6 +212,12 @@ class RecordSource:
         else:
             return False
         return True
+
+    def _drop_alike(self, assignment: Assignment, places: Collection[Place], error: Exception) -> None:
+        """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""
+        for one in assignment.partitions.buffered():
+            if one in places and type(assignment.partitions.error(one)) is type(error):
+                assignment.partitions.drop(one)
 
     def _count_damage(
         self,

@@ -206,6 +206,7 @@ class Brokers:
         self.group = Group()
         self.on_commit: Callable[[Place, int], None] = lambda place, offset: None
         self.refuse: dict[str, list[int]] = {}
+        self.refuse_fetches = 0
         """Error codes that the next requests of a kind are answered with, as far as a test asks for some."""
 
     async def fetch(self, request: Any) -> Any:
@@ -215,7 +216,7 @@ class Brokers:
         topics = []
         for topic, number, offset in asked:
             log = self.logs[topic, number]
-            error = 0 if log.start <= offset <= log.end else OUT_OF_RANGE
+            error = self.refuse_fetches or (0 if log.start <= offset <= log.end else OUT_OF_RANGE)
             data = b"" if error else log.read(offset)
             topics.append((topic, [(number, error, log.end, log.end, None, data)]))
         return SimpleNamespace(API_VERSION=4, topics=topics)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer import fetcher
-from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBase
 
 from streams.acks import Fetched, OrderedAcker
@@ -25,6 +25,7 @@ TOPIC = "requests"
 PLACE, OTHER = (TOPIC, 0), (TOPIC, 1)
 LOADING = 14
 NOT_ALLOWED = 30
+TOPIC_NOT_ALLOWED = 29
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,20 @@ async def test_a_group_that_may_not_be_read_is_an_error(rig: Rig) -> None:
     rig.brokers.refuse["fetch_offsets"] = [NOT_ALLOWED] * 20
     with pytest.raises(GroupAuthorizationFailedError):
         await rig.source.begin()
+
+
+@with_rig
+async def test_a_topic_that_may_not_be_read_is_one_error_however_many_partitions_it_has(rig: Rig) -> None:
+    await rig.assign()
+    rig.brokers.refuse_fetches = TOPIC_NOT_ALLOWED
+    buffered = rig.consumer._fetcher._records
+    while len(buffered) < 2:
+        await asyncio.sleep(0.01)
+    with pytest.raises(TopicAuthorizationFailedError):
+        await rig.next()
+    rig.brokers.refuse_fetches = 0  # the right is granted again
+    rig.log.append(3)
+    assert await rig.offsets() == [0, 1, 2]
 
 
 @with_rig
