@@ -115,3 +115,18 @@ def test_refusals_come_through_as_they_are(content: bytes, message: str) -> None
 def test_more_pixels_than_allowed_are_refused_from_a_child_too() -> None:
     with pytest.raises(MediaTooLarge, match=r"is 40 x 30 = 1200 pixels; media\.max_image_pixels allows 1000"):
         read(encoded("TIFF"), MediaSettings(max_image_pixels=1000))
+
+
+@pytest.mark.parametrize(
+    "save", [{"lossless": True}, {"lossless": False}, {"save_all": True, "append": True}]
+)
+def test_a_webp_of_many_pixels_is_decoded_in_a_child(save: dict[str, bool]) -> None:
+    def webp(side: int) -> bytes:
+        file = io.BytesIO()
+        more = {"append_images": [Image.new("RGB", (side, side), "red")]} if save.get("append") else {}
+        kept = {name: value for name, value in save.items() if name != "append"}
+        Image.new("RGB", (side, side)).save(file, "WEBP", method=0, quality=0, **kept, **more)
+        return file.getvalue()
+
+    assert images.is_quick(webp(500))
+    assert not images.is_quick(webp(5001))
