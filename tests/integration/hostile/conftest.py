@@ -34,7 +34,7 @@ def victim(
         )
     directory: Path = tmp_path_factory.mktemp("hostile")
     sections = sections_of(
-        local_stack, directory, http={"request_timeout_s": 120}, transformers={"device": "cpu"}
+        local_stack, directory, http={"request_timeout_s": 75}, transformers={"device": "cpu"}
     )
     with ServeProcess(directory, sections) as process:
         victim = Victim(process)
