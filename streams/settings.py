@@ -63,7 +63,7 @@ class KafkaSettings(Section):
         default=8,
         gt=0,
         le=10_000,
-        description="Partitions of each topic: the most workers that can share one task.",
+        description="Least partitions of each topic: the most workers that can share one task.",
     )
     replication_factor: int = Field(
         default=1, gt=0, le=10, description="Copies of each topic; 3 in production."

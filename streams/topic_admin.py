@@ -63,7 +63,9 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
 
 
 async def check_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[TopicProblem]:
-    """Return what is wrong with the topics, empty when all are there with the expected partition count.
+    """Return what is wrong with the topics, empty when all are there with enough partitions.
+
+    More than kafka.partitions asks for is well: they may have been added to one topic, and cannot be taken away.
 
     Raises:
         BrokerUnavailable: retryable; no broker answered.
@@ -91,14 +93,6 @@ def _compare(found: Mapping[str, int], wanted: Mapping[str, TopicSpec]) -> list[
                     name,
                     f"has {count} partitions, kafka.partitions asks for {spec.partitions}",
                     f"run: inferstream topics create (adds partitions), or set kafka.partitions={count}",
-                )
-            )
-        elif count > spec.partitions:
-            problems.append(
-                TopicProblem(
-                    name,
-                    f"has {count} partitions, kafka.partitions says {spec.partitions}",
-                    f"set kafka.partitions={count} (Kafka cannot take partitions away)",
                 )
             )
     return problems

@@ -83,7 +83,7 @@ def test_missing_topics_are_found_created_and_then_all_is_well(command: Command)
     assert checks(after)["topics"]["status"] == "ok"
 
 
-def test_another_partition_count_is_an_error(settings: SettingsOfStack) -> None:
+def test_too_few_partitions_are_an_error_and_more_are_not(settings: SettingsOfStack) -> None:
     asyncio.run(create_topics(settings().kafka, ["asr"]))
     found = check_broker(settings(kafka={"partitions": 3}), ["asr"])
     assert [(finding.name, finding.status) for finding in found] == [
@@ -92,6 +92,7 @@ def test_another_partition_count_is_an_error(settings: SettingsOfStack) -> None:
         ("rights", "ok"),
     ]
     assert "2 partitions, kafka.partitions asks for 3" in found[1].detail
+    assert check_broker(settings(kafka={"partitions": 1}), ["asr"])[1].status == "ok"
 
 
 def test_wrong_s3_keys_are_an_error(settings: SettingsOfStack) -> None:
