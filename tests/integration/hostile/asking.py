@@ -36,12 +36,13 @@ class Question:
         if self.medium_field:
             sent = base64.b64encode(self.good() if content is None else content).decode()
             data[self.medium_field] = f"data:application/octet-stream;base64,{sent}"
+        usual = {name: value for name, value in self.options.items() if "max_length" not in options}
         return {
             "task": self.task,
             "engine": "transformers",
             "model_name": self.model,
             "data": data,
-            "options": {**self.options, **options},
+            "options": {**usual, **options},
         }
 
 
