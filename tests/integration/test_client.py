@@ -84,7 +84,10 @@ async def echo(
         auto_offset_reset="earliest",
         metadata_max_age_ms=1000,
     )
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, metadata_max_age_ms=1000)
+    # Of all replicas: an answer that the leader alone has is gone with it.
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap_servers, acks="all", metadata_max_age_ms=1000
+    )
     await consumer.start()
     await producer.start()
 
@@ -106,6 +109,8 @@ async def echo(
     try:
         yield
     finally:
+        if working.done():  # it answers for ever, so something is wrong with it, and not with the client
+            working.result()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         await consumer.stop()
