@@ -149,7 +149,7 @@ def test_option_values_out_of_range_or_of_the_wrong_type_are_refused(
             limit for limit in (None if spec.minimum is None else spec.minimum - 9,) if limit is not None
         ]
         wrong += [
-            limit for limit in (None if spec.maximum is None else spec.maximum * 2,) if limit is not None
+            limit for limit in (None if spec.maximum is None else spec.maximum * 2 + 1,) if limit is not None
         ]
         wrong += [float("nan"), float("inf")]
         for value in wrong:
