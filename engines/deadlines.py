@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.base import Urgency
 from handlers.errors import DeadlineExceeded, InvalidRequest
+from handlers.option_spec import shown
 
 MOST_URGENT = 9
 USUAL_PRIORITY = 5
@@ -27,9 +28,10 @@ def deadline_at(deadline: Any) -> float | None:
     if deadline is None:
         return None
     if not isinstance(deadline, str):
-        if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not math.isfinite(deadline):
+        seconds = _seconds(deadline)
+        if seconds is None or not math.isfinite(seconds):
             raise _no_deadline(deadline)
-        return float(deadline)
+        return seconds
     try:
         moment = datetime.fromisoformat(deadline)
     except ValueError:
@@ -47,7 +49,7 @@ def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
     """
     if type(priority) is not int or not 0 <= priority <= MOST_URGENT:
         raise InvalidRequest(
-            f"priority {priority!r} must be a whole number from 0 to {MOST_URGENT}; {MOST_URGENT} goes first"
+            f"priority {shown(priority)} must be a whole number from 0 to {MOST_URGENT}; {MOST_URGENT} goes first"
         )
     return (-priority, math.inf if deadline_s is None else deadline_s)
 
@@ -58,11 +60,10 @@ def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.tim
     Raises:
         InvalidRequest: permanent; a deadline that is none, or a timeout that is no positive number.
     """
-    if timeout_s is not None and (
-        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0
-    ):
-        raise InvalidRequest(f"timeout {timeout_s!r} must be a number of seconds above 0")
-    ends = [deadline_at(deadline), None if timeout_s is None else clock() + timeout_s]
+    allowed_s = None if timeout_s is None else _seconds(timeout_s)
+    if timeout_s is not None and (allowed_s is None or not allowed_s > 0):
+        raise InvalidRequest(f"timeout {shown(timeout_s)} must be a number of seconds above 0")
+    ends = [deadline_at(deadline), None if allowed_s is None else clock() + allowed_s]
     return min((end for end in ends if end is not None), default=None)
 
 
@@ -73,7 +74,18 @@ def expired() -> DeadlineExceeded:
     )
 
 
+def _seconds(value: Any) -> float | None:
+    """Return a number as seconds, infinity where it is larger than any float; None for what is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _no_deadline(deadline: Any) -> InvalidRequest:
+    written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
     return InvalidRequest(
-        f"deadline {deadline!r} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+        f"deadline {written} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
     )

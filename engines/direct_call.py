@@ -181,7 +181,7 @@ class DirectCall:
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(work,), name=f"infer {prepared.task}", daemon=True).start()
         try:
-            return outcome.result(max(0.0, ends - time.time()))
+            return outcome.result(min(max(0.0, ends - time.time()), threading.TIMEOUT_MAX))
         except TimeoutError:
             if outcome.done():
                 return outcome.result()

@@ -103,3 +103,19 @@ def test_a_model_whose_tags_name_no_engine_needs_one_in_the_request(bench: Bench
     assert "engine is left out, and the tags of model plain/1 name none" in error["message"]
     assert bench.error_of({"text": "x"}, engine="", model_name="other-task")["code"] == "MODEL_MISMATCH"
     assert bench.error_of({"text": "x"}, engine="", model_name="nobody")["code"] == "UNKNOWN_MODEL"
+
+
+@pytest.mark.parametrize(
+    "far", [{"timeout": math.inf}, {"timeout": 1e300}, {"timeout": 10**400}, {"deadline": 1e300}]
+)
+def test_a_time_beyond_what_a_thread_can_wait_is_no_bound(bench: Bench, far: dict[str, Any]) -> None:
+    assert bench.infer({"text": "x"}, **far)["result"]["text"] == "X"
+
+
+@pytest.mark.parametrize(
+    "huge", [{"deadline": 10**400}, {"deadline": 10**5000}, {"priority": 10**5000}, {"timeout": -(10**5000)}]
+)
+def test_a_number_beyond_all_floats_is_a_failed_result(bench: Bench, huge: dict[str, Any]) -> None:
+    error = bench.error_of({"text": "x"}, **huge)
+    assert error["code"] == "INVALID_REQUEST"
+    assert len(error["message"]) < 300
