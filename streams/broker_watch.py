@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engines.log_context import shared_task
-from streams.kafka import connection_options
+from streams.kafka.connection import connection_options
 from streams.logs import tell_left_out
 from streams.settings import KafkaSettings
 

@@ -24,7 +24,7 @@ from streams.client_errors import (
     TaskNotOpened,
 )
 from streams.cloudevents import REQUEST_TYPE, BinaryHeaders
-from streams.kafka import broker_answering, connection_options, is_passing
+from streams.kafka.connection import broker_answering, connection_options, is_passing
 from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
 from streams.topic_reader import TopicReader

@@ -11,7 +11,7 @@ from faust.types import TP
 
 from streams.acks import Fetched, OrderedAcker
 from streams.consumer import BatchConsumer, BatchTransport
-from streams.kafka import faust_credentials
+from streams.kafka.connection import faust_credentials
 from streams.membership import Membership
 from streams.settings import Settings
 from streams.topics import Topics

@@ -18,7 +18,7 @@ from engines.line_limit import LineLimit
 from engines.log_context import shared_task
 from streams.cloudevents import Headers
 from streams.faults import supervised
-from streams.kafka import is_passing
+from streams.kafka.connection import is_passing
 
 log = structlog.get_logger(__name__)
 

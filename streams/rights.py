@@ -13,7 +13,7 @@ from aiokafka.client import AIOKafkaClient, CoordinationType
 
 from streams.broker_requests import READ, WRITE, GroupDescription, TopicRights, allows, first_group
 from streams.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
-from streams.kafka import broker_answering, connection_options
+from streams.kafka.connection import broker_answering, connection_options
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem
 from streams.topics import Topics, expected_topics

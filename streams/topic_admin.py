@@ -16,7 +16,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from streams.kafka import BrokerUnavailable, broker_answering, connection_options, is_passing, unavailable
+from streams.kafka.connection import (
+    BrokerUnavailable,
+    broker_answering,
+    connection_options,
+    is_passing,
+    unavailable,
+)
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.topics import Topics, TopicSpec, expected_topics

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from streams.header_names import forgive_header_names_of
-from streams.kafka import broker_answering, connection_options, is_passing
+from streams.kafka.connection import broker_answering, connection_options, is_passing
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem, TopicsNotReady
 

@@ -175,7 +175,7 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
     from engines.configuration import ConfigurationError
     from handlers.errors import InferenceError
     from streams.client_errors import ClientError
-    from streams.kafka import BrokerUnavailable
+    from streams.kafka.connection import BrokerUnavailable
     from streams.topic_problems import TopicsNotReady, TopicsRefused
 
     if isinstance(error, ConfigurationError):

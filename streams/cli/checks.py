@@ -70,7 +70,7 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
 
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
     """Check that a broker answers and has every topic of `tasks` as the settings want it."""
-    from streams.kafka import BrokerUnavailable
+    from streams.kafka.connection import BrokerUnavailable
     from streams.rights import check_rights
     from streams.topic_admin import check_topics, specs
 

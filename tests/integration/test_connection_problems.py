@@ -16,7 +16,7 @@ from deploy.local import KafkaRelease
 from deploy.local.ports import HOST, free_ports
 from engines.configuration import ConfigurationError
 from streams.client import InferenceClient
-from streams.kafka import BrokerUnavailable
+from streams.kafka.connection import BrokerUnavailable
 from streams.settings import KafkaSettings
 from streams.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
 from tests.integration.secured_kafka import PASSWORD, SecuredKafka, secured_kafka

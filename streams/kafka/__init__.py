@@ -1,0 +1,1 @@
+"""Kafka, and what stands between it and the delivery of requests."""
