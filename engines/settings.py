@@ -111,10 +111,10 @@ class TransformersSettings(Section):
     threads: int | None = Field(
         default=None, gt=0, description="Threads of torch; default: cores - 1, at least 1."
     )
-    batching: Literal["in-flight", "continuous", "micro"] = Field(
+    batching: Literal["in-flight", "micro"] = Field(
         default="in-flight",
-        description="How text is generated: in-flight, requests join the running batch; continuous, by transformers' "
-        "own manager; micro, in small batches.",
+        description="How text is generated: in-flight, requests join the running batch; micro, in small "
+        "batches.",
     )
     max_rows: int | None = Field(
         default=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from engines.transformers.classification import ClassificationRunner, Features, FeaturesOrError
-from engines.transformers.filter_banks import FilterBanks
+from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
 
 _HOP_S = 0.01
@@ -43,7 +41,6 @@ class AudioClassificationRunner(ClassificationRunner):
     def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
         super().__init__(name, model)
         self.extractor = extractor
-        self._filter_banks = FilterBanks.of(extractor)
 
     @classmethod
     def load(cls, folder: ModelFolder) -> AudioClassificationRunner:
@@ -51,29 +48,14 @@ class AudioClassificationRunner(ClassificationRunner):
         model = folder.model(*cls.kinds, purpose=cls.purpose)
         return cls(folder.name, model, folder.feature_extractor())
 
-    def features_of_all(self, inputs: Sequence[dict[str, Any]]) -> list[FeaturesOrError]:
-        """Return the features of each recording; filter banks are computed for several at once."""
-        if self._filter_banks is None:
-            return super().features_of_all(inputs)
-        heard = [self._windows(one) for one in inputs]
-        banks = torch.from_numpy(self._filter_banks([window for windows in heard for window in windows]))
-        rows = torch.split(banks, [len(windows) for windows in heard])
-        return [
-            ({"input_values": its}, self._besides(one, windows))
-            for its, one, windows in zip(rows, inputs, heard, strict=True)
-        ]
-
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
         """Return what the extractor makes of each window of the recording, and how much of it they are."""
         windows, rate = self._windows(inputs), self.extractor.sampling_rate
         features = [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
         joined = {name: torch.cat([one[name] for one in features]) for name in features[0]}
-        return joined, self._besides(inputs, windows)
-
-    def _besides(self, inputs: dict[str, Any], windows: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
-        heard_s = sum(map(len, windows)) / self.extractor.sampling_rate
+        heard_s = sum(map(len, windows)) / rate
         duration_s: float = inputs["duration_s"]
-        return {
+        return joined, {
             "duration_s": duration_s,
             "windows": len(windows),
             "heard_s": round(min(duration_s, heard_s), 3),

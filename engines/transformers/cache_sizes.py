@@ -59,10 +59,7 @@ class CacheSizes:
 
 
 def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return how many bytes one token of one row takes where every layer keeps keys and values of all heads.
-
-    So transformers' own continuous batching lays out its cache. 1 where nothing attends.
-    """
+    """Return the bytes that a row's token takes if all layers keep all heads' keys and values, 1 if none attends."""
     text: Any = config.get_text_config(decoder=True)
     heads = getattr(text, "num_attention_heads", None)
     if not heads:

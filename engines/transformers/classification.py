@@ -21,9 +21,6 @@ DEFAULT_LABELS = 5
 
 Features = Mapping[str, torch.Tensor]
 
-FeaturesOrError = tuple[Features, dict[str, Any]] | InferenceError
-"""What the model is given for one input, and what its result says besides; or why it cannot be given this."""
-
 
 class ClassificationRunner(TaskRunner):
     """Gives labels and scores; a subclass says what the features of an input are.
@@ -50,14 +47,10 @@ class ClassificationRunner(TaskRunner):
             InvalidInput: permanent; the model cannot be given this.
         """
 
-    def features_of_all(self, inputs: Sequence[dict[str, Any]]) -> list[FeaturesOrError]:
-        """Return the features of each input; a subclass may make those of several together."""
-        return [self._features_or_error(one) for one in inputs]
-
     @running()
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
-        prepared = self.features_of_all(inputs)
+        prepared = [self._features_or_error(one) for one in inputs]
         outcomes: list[Outcome] = [one if isinstance(one, InferenceError) else {} for one in prepared]
         alike: dict[tuple[object, ...], list[int]] = {}
         for position, one in enumerate(prepared):
@@ -74,7 +67,7 @@ class ClassificationRunner(TaskRunner):
                 outcomes[position] = {"labels": self._labels(its_scores, top_k), **besides}
         return outcomes
 
-    def _features_or_error(self, inputs: dict[str, Any]) -> FeaturesOrError:
+    def _features_or_error(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]] | InferenceError:
         try:
             return self.features(inputs)
         except InferenceError as error:

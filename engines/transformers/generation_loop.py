@@ -9,7 +9,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,9 +55,6 @@ class GenerationLoop(ABC):
     `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
     `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
     """
-
-    gradients: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
-    """How torch is told that nothing is to be learned."""
 
     def __init__(self, name: str, result_of: ResultOf, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
@@ -130,7 +126,7 @@ class GenerationLoop(ABC):
         """Return the tickets taken off the queue and not yet settled."""
 
     def _run(self) -> None:
-        with self.gradients():
+        with torch.inference_mode():
             while self._wait_for_work():
                 ran_out = False
                 try:

@@ -17,7 +17,6 @@ from engines.base import NO_HURRY, Emit, Urgency
 from engines.settings import TransformersSettings
 from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
 from engines.transformers.cache_sizes import CacheSizes
-from engines.transformers.continuous import ContinuousLoop
 from engines.transformers.generation_loop import GenerationLoop
 from engines.transformers.limits import Limits
 from engines.transformers.micro_batches import MicroBatchLoop
@@ -147,23 +146,18 @@ class GenerationRunner(TaskRunner):
     def _open(self) -> _Loops:
         settings = self._settings
         limits = Limits.of(settings, self.model.device)
-        run: dict[str, Any] = {"generate": self._generate, "search": self._search}
-        # Only `generate` applies what a model's own configuration does to its scores.
-        is_plain = fits(self.model) and not changes_scores(self.model.generation_config)
-        batching = settings.batching if is_plain else "micro"
-        if batching == "continuous":
-            # Beams too: while the manager lives, the model's attention is the manager's.
-            continuous = ContinuousLoop(self.name, self.model, limits, self._result, **run)
-            return _Loops(continuous, continuous)
         micro_batches = MicroBatchLoop(
             self.name,
             limits.max_rows,
             limits.max_bytes,
             self._result,
             sizes=self._sizes,
-            **run,
+            generate=self._generate,
+            search=self._search,
         )
-        if batching == "micro":
+        # Only `generate` applies what a model's own configuration does to its scores.
+        can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
+        if settings.batching == "micro" or not can_roll:
             return _Loops(micro_batches, micro_batches)
         use_grouped_attention(self.model)
         return _Loops(

@@ -115,6 +115,12 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert "'x' (command line): write section.name=value" in text
 
 
+def test_a_way_of_batching_that_is_not_there_is_told_those_that_are() -> None:
+    (problem,) = problems_of(overrides=["transformers.batching=continuous"])
+    assert "transformers.batching='continuous' (command line): allowed: one of in-flight, micro. " in problem
+    assert "in-flight, requests join the running batch" in problem
+
+
 def test_a_name_from_another_section_is_pointed_to() -> None:
     (problem,) = problems_of(overrides=["worker.group_id=x"])
     assert "did you mean kafka.group_id?" in problem

@@ -10,7 +10,7 @@ from tests.unit.engines.rolling.parts import PATIENCE_S, load
 from tests.unit.engines.tiny_models import save_llama
 
 
-@pytest.mark.parametrize("batching", ["in-flight", "micro", "continuous"])
+@pytest.mark.parametrize("batching", ["in-flight", "micro"])
 def test_a_search_that_nobody_waits_for_any_more_ends_with_its_next_step(
     tmp_path: Path, batching: str
 ) -> None:
