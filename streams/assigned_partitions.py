@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -95,13 +95,6 @@ class AssignedPartitions:
     async def topic_ids(self) -> dict[str, str]:
         """Return the ids of its topics, as far as brokers tell."""
         return await topic_ids(self._consumer._client, {topic for topic, _ in self.partitions})
-
-    def on_metadata(self, listener: Callable[[Any], None]) -> None:
-        """Have `listener` called whenever a broker told of topics, which it does after errors of fetches too."""
-        self._consumer._client.cluster.add_listener(listener)
-
-    def off_metadata(self, listener: Callable[[Any], None]) -> None:
-        self._consumer._client.cluster.remove_listener(listener)
 
     def missing_topics(self) -> set[str]:
         """Return the topics that are subscribed to and have no partitions, as far as is known."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiokafka
-from aiokafka.errors import KafkaError
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 
@@ -65,9 +65,10 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
 
     _thread: ConsumerThread
 
-    def on_partitions_revoked(self, revoked: Iterable[aiokafka.TopicPartition]) -> Awaitable[Any]:
+    async def on_partitions_revoked(self, revoked: Iterable[aiokafka.TopicPartition]) -> None:
         self._thread.source.close()
-        return super().on_partitions_revoked(revoked)
+        async with _fatal_errors(self._thread):
+            await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: Iterable[aiokafka.TopicPartition]) -> None:
         """Set all positions, then tell Faust of the assignment under a number of our own.
@@ -75,12 +76,18 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
         The broker's generation is no name for an assignment: it is -1 whenever the group has put the worker out.
         """
         thread = self._thread
-        try:
+        async with _fatal_errors(thread):
             generation = await thread.source.begin()
-        except ConsumerClosing:
-            return
-        except KafkaError as error:
-            await thread.crash(error)
-            return
-        thread.app.consumer_generation_id = generation
-        await thread.on_partitions_assigned(ensure_TPset(assigned), generation)
+            thread.app.consumer_generation_id = generation
+            await thread.on_partitions_assigned(ensure_TPset(assigned), generation)
+
+
+@asynccontextmanager
+async def _fatal_errors(thread: ConsumerThread) -> AsyncIterator[None]:
+    """End the worker with what the body raises: aiokafka would log it and go on without a generation, for ever."""
+    try:
+        yield
+    except ConsumerClosing:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever it is, the worker ends with it
+        await thread.crash(error)

@@ -48,7 +48,10 @@ class RecordSource:
         """How many offsets the broker had removed before they were read; another thread may read a copy."""
 
     def attach(self, consumer: AIOKafkaConsumer) -> None:
+        """Serve this consumer, which is not started yet."""
         self._consumer = consumer
+        # Called whenever a broker told of topics, which it does after errors of fetches too.
+        consumer._client.cluster.add_listener(self._compare_topics)
 
     def close(self) -> None:
         """Let nothing be taken any more: a rebalance begins."""
@@ -74,17 +77,17 @@ class RecordSource:
         generation = next(self._numbers)
         partitions = AssignedPartitions(self._consumer)
         committed = await partitions.committed()
-        ids = await partitions.topic_ids()
+        noted_ids = {topic: noted for (topic, _), (_, noted) in committed.items() if noted}
+        # Where no broker tells at present, what was noted is compared as soon as one does.
+        ids = {**noted_ids, **await partitions.topic_ids()}
         readings = {}
         for one in partitions.partitions:
             offset, noted = committed.get(one, (None, ""))
             reading = readings[one] = Reading(next(self._numbers), offset, offset)
-            if noted and noted != ids.get(one[0], noted):
+            if noted and noted != ids[one[0]]:
                 reading.is_replaced = True
             elif offset is not None:
                 partitions.seek(one, offset)
-        if self._assignment is not None:
-            self._assignment.partitions.off_metadata(self._compare_topics)
         assignment = self._assignment = Assignment(generation, partitions, readings, ids)
         self._is_open = True
         self.stopped.clear()
@@ -93,8 +96,6 @@ class RecordSource:
         ]
         for topic in {topic for topic, _ in without}:
             self._look_for_starts(assignment, [one for one in without if one[0] == topic])
-        if ids:
-            partitions.on_metadata(self._compare_topics)
         if partitions.missing_topics():
             self._run_beside(self._look_for_topics(partitions))
         partitions.wake()  # whoever waits for what the generation before would have brought

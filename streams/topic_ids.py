@@ -5,6 +5,7 @@ Source: Metadata of Kafka's protocol, version 12; aiokafka speaks up to version 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,8 @@ from aiokafka.protocol.types import (
 log = structlog.get_logger(__name__)
 
 _API_KEY, _VERSION = 3, 12
+_ASK_S = 5.0
+"""How long a broker may take: a group waits for its members meanwhile."""
 _HALVES = (("high", Int64), ("low", Int64))
 
 
@@ -101,7 +104,8 @@ async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:
     if not wanted:
         return {}
     try:
-        answer = await client.send(client.get_random_node(), _IdsRequest(wanted))
+        async with asyncio.timeout(_ASK_S):
+            answer = await client.send(client.get_random_node(), _IdsRequest(wanted))
     except Exception as error:  # noqa: BLE001 - an older broker, or one that is away: offsets tell what they can
         log.debug("topic_ids_unknown", error=repr(error))
         return {}

@@ -65,3 +65,23 @@ async def test_delays_between_the_steps_of_rebalances_lose_nothing(place: Place,
         await crew.all_end_in_time()
     found.check()
     assert found.requests > 800
+
+
+async def test_a_worker_that_waits_without_partitions_takes_those_of_one_that_goes(
+    place: Place, tmp_path: Path
+) -> None:
+    site = await place.site(tmp_path, partitions=1)
+    async with Crew(site) as crew:
+        for _ in range(4):  # for two partitions in all
+            await crew.join()
+        async with SteadyLoad(site, "plain", rate_per_s=50):
+            for number in range(3):
+                await answers_grow(site, "plain", by=50)
+                if number % 2:
+                    crew.kill()
+                else:
+                    await crew.leave()
+            await answers_grow(site, "plain", by=50)
+        found = await settled(site, "plain")
+        await crew.all_end_in_time()
+    found.check()

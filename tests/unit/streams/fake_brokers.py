@@ -203,6 +203,7 @@ class Brokers:
         self.committed: dict[Place, int] = {}
         self.notes: dict[Place, str] = {}
         self.topic_ids: dict[str, int] = {}
+        self.is_silent_about_ids = False
         self.group = Group()
         self.on_commit: Callable[[Place, int], None] = lambda place, offset: None
         self.refuse: dict[str, list[int]] = {}
@@ -231,6 +232,8 @@ class Brokers:
         )
 
     async def ids(self, request: Any) -> Any:
+        if self.is_silent_about_ids:
+            await asyncio.sleep(3600)
         return SimpleNamespace(
             topics=[(0, topic, 0, self.topic_ids.get(topic, 0)) for _, _, topic, _ in request._topics]
         )
@@ -288,7 +291,6 @@ class Client:
         self._metadata_max_age_ms = 30_000
         self.cluster = SimpleNamespace(
             add_listener=self.listeners.add,
-            remove_listener=self.listeners.discard,
             topics=lambda *_: set(brokers.partitions),
             partitions_for_topic=lambda topic: set(range(brokers.partitions.get(topic, 0))),
             leader_for_partition=lambda partition: 0,

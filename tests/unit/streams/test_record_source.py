@@ -352,3 +352,20 @@ async def test_an_offset_that_was_committed_for_a_topic_of_that_name_before_is_n
     assert rig.source.note(TOPIC) == f"{2:032x}"
     assert await rig.offsets() == list(range(10))
     assert rig.acker.positions() == {PLACE: 10}
+
+
+@with_rig
+async def test_what_was_noted_is_compared_as_soon_as_a_broker_tells_ids(rig: Rig) -> None:
+    rig.brokers.topic_ids[TOPIC] = 2
+    rig.brokers.is_silent_about_ids = True  # a node that is frozen
+    rig.log.append(10)
+    rig.brokers.committed = {PLACE: 5}
+    rig.brokers.notes = {PLACE: f"{1:032x}"}
+    await rig.assign()
+    assert rig.source.note(TOPIC) == f"{1:032x}"
+    assert await rig.offsets() == list(range(5, 10))
+    rig.brokers.is_silent_about_ids = False
+    for listener in rig.consumer._client.listeners:
+        listener(None)
+    assert await rig.offsets() == list(range(10))
+    assert rig.source.note(TOPIC) == f"{2:032x}"
