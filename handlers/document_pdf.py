@@ -7,7 +7,6 @@ from typing import Any
 
 from handlers.decoding import processes
 from handlers.decoding.processes import ChildEnded
-from handlers.decoding.refusals import refusal
 from handlers.document_pages import Page, fewer_pages
 from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
@@ -34,7 +33,7 @@ def read_pdf(
 
 def read_tiff(content: bytes, what: str, *, limits: MediaSettings, pages: Any) -> list[Page]:
     """Return the pages that `pages` names; see `handlers.document.read_document`. Safe from any thread."""
-    return _pages("handlers.decoding.images:tiff_pages", content, what, limits, {"pages": pages})
+    return _pages("handlers.decoding.child_functions:tiff_pages", content, what, limits, {"pages": pages})
 
 
 def _pages(
@@ -47,7 +46,7 @@ def _pages(
             count, _ = next(found)
             return [_page(page, block) for page, block in found]
     except ChildEnded as ended:
-        raise refusal(ended, what, limits.children, cure=fewer_pages(count)) from ended
+        raise ended.refusal(what, limits.children, cure=fewer_pages(count)) from ended
 
 
 def _page(page: dict[str, Any], block: bytearray) -> Page:

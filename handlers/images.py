@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from handlers.decoding.images import dpi_of, is_quick, read_in_child
-from handlers.decoding.limits import Limits
+from handlers.decoding.processes import Limits
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
 from handlers.image_metadata import without_metadata

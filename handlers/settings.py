@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from handlers.decoding.limits import Limits
+from handlers.decoding.processes import Limits
 from handlers.option_spec import Bounds
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]

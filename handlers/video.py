@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from handlers import containers
 from handlers.audio_parts import parts_of
 from handlers.audio_truncation import MissingEnd
 from handlers.container_truncation import missing_end_of_container
-from handlers.decoding.videos import decode_in_child
+from handlers.decoding import processes
+from handlers.decoding.processes import ChildEnded
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
 from handlers.images import check_shape
@@ -37,6 +39,7 @@ DEFAULT_FRAMES = 16
 
 _FORMATS = (*containers.FORMATS, "gif", "apng")
 _CURE = "send a whole mp4, webm, mov, mkv, avi or gif file"
+_CURE_OF_A_CHILD = "send it shorter, smaller, or encoded anew (mp4) with more key frames"
 _RATES = (0.001, 1000.0)
 
 _ENOUGH = 0.5
@@ -102,7 +105,7 @@ def read_video(
         MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
     """
     sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
-    decode = decode_in_child if in_child else decode_file
+    decode = _decode_in_child if in_child else decode_file
     match value:
         case Media(content=content, source=source):
             return decode(content, f"{field} ({source})", limits, num_frames=num_frames, every_s=every_s)
@@ -161,6 +164,21 @@ def decode_file(
         return video
     log.warning("video_read_in_part", video=what, missing=lost)
     return replace(video, truncated="; ".join(lost))
+
+
+def _decode_in_child(
+    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
+) -> Video:
+    """Return what `decode_file` does, from a child process: a file of some kilobytes can ask for minutes of work."""
+    its = limits.model_dump(mode="json")
+    arguments = {"what": what, "limits": its, "num_frames": num_frames, "every_s": every_s}
+    function = "handlers.decoding.child_functions:video"
+    try:
+        with closing(processes.pictures.call(function, content, arguments, limits.children)) as found:
+            [(about, block)] = found
+    except ChildEnded as ended:
+        raise ended.refusal(what, limits.children, cure=_CURE_OF_A_CHILD) from ended
+    return Video(np.frombuffer(block, np.uint8).reshape(about.pop("shape")), **about)
 
 
 def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> Any:

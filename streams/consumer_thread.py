@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiokafka
+import structlog
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 
 from streams.acks import Fetched, Place
 from streams.assigned_partitions import ConsumerClosing
+from streams.commits import CommittingThread
 from streams.fetched_records import deliver_as_received
+from streams.group_supervisor import Supervisor
 from streams.header_names import forgive_header_names
-from streams.membership import MemberThread
+from streams.membership import Membership
 from streams.record_source import RecordSource
 
+log = structlog.get_logger(__name__)
 
-class ConsumerThread(MemberThread):
-    """Owns the aiokafka consumer and the source of its records, on an event loop of its own."""
+_LEAVE_S = 1.5
+"""How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""
+
+
+class ConsumerThread(CommittingThread):
+    """Owns the aiokafka consumer and the source of its records, on an event loop of its own.
+
+    It says why its group does not take it, and leaves the group in time.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.source = RecordSource(self.app.conf.id)
-        self.membership = cast(Any, self.transport).membership
+        self.membership: Membership = cast(Any, self.transport).membership
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        self._supervisor = Supervisor(self._ensure_consumer(), self.membership)
+        self._supervisor.attach()
+        self.add_future(self._supervisor.watch())
 
     async def on_thread_stop(self) -> None:
+        """Leave the group and close the consumer, as far as the brokers answer."""
         await self.source.stop()
-        await super().on_thread_stop()
+        if self._consumer is not None and self._consumer._coordinator is not None:
+            await self._supervisor.leave_while_joining()
+        closing = asyncio.create_task(self._close_consumer())
+        await asyncio.wait({closing}, timeout=_LEAVE_S)
+        if closing.done():
+            closing.result()
+        else:
+            log.warning("group_not_left", group=self.membership.kafka.group_id, waited_s=_LEAVE_S)
+
+    async def _close_consumer(self) -> None:
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            # aiokafka's fetcher may raise what it has cancelled itself; the connections are open still.
+            if self._consumer is not None:
+                await self._consumer._client.close()
 
     async def fetch(
         self,

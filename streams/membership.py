@@ -1,16 +1,13 @@
-"""A worker's place in its consumer group: what is known of it, and the consumer's thread that takes and leaves it."""
+"""What is known of a worker's place in its consumer group."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Literal
 
 import structlog
 
-from streams.commits import CommittingThread
 from streams.group_refusals import GroupRefused
-from streams.group_supervisor import Supervisor
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem
 
@@ -19,8 +16,6 @@ log = structlog.get_logger(__name__)
 State = Literal["connecting", "searching", "joining", "refused", "joined"]
 
 _LONGEST_PAUSE_S = 15.0
-_LEAVE_S = 1.5
-"""How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""
 
 
 class Membership:
@@ -55,35 +50,3 @@ class Membership:
             problem = TopicProblem.lacking(topic, "read", self.kafka.sasl_username)
             log.error("request_topic_unreadable", reason=str(problem), next_try_s=pause_s)
         return pause_s
-
-
-class MemberThread(CommittingThread):
-    """The consumer's thread, which says why its group does not take it, and leaves the group in time."""
-
-    membership: Membership
-    _supervisor: Supervisor
-
-    async def on_start(self) -> None:
-        await super().on_start()
-        self._supervisor = Supervisor(self._ensure_consumer(), self.membership)
-        self._supervisor.attach()
-        self.add_future(self._supervisor.watch())
-
-    async def on_thread_stop(self) -> None:
-        """Leave the group and close the consumer, as far as the brokers answer."""
-        if self._consumer is not None and self._consumer._coordinator is not None:
-            await self._supervisor.leave_while_joining()
-        closing = asyncio.create_task(self._close_consumer())
-        await asyncio.wait({closing}, timeout=_LEAVE_S)
-        if closing.done():
-            closing.result()
-        else:
-            log.warning("group_not_left", group=self.membership.kafka.group_id, waited_s=_LEAVE_S)
-
-    async def _close_consumer(self) -> None:
-        try:
-            await super().on_thread_stop()
-        except asyncio.CancelledError:
-            # aiokafka's fetcher may raise what it has cancelled itself; the connections are open still.
-            if self._consumer is not None:
-                await self._consumer._client.close()

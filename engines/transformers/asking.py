@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Self
 
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.settings import TransformersSettings
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.vlm import VisionLanguageRunner
 
 
@@ -19,8 +20,7 @@ class AskingRunner(TaskRunner):
     The texts of all tasks that ask one model grow in one running batch.
     """
 
-    kinds = ("AutoModelForImageTextToText",)
-    purpose = "a vision-language model"
+    kinds = VisionLanguageRunner.kinds
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         """`let_go` says that the model is not asked any more by this task."""
@@ -29,9 +29,9 @@ class AskingRunner(TaskRunner):
         self._let_go = let_go
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> AskingRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner over the image-text-to-text model in `folder`, which other tasks may ask already."""
-        asked, let_go = folder.shared.take(folder.path, lambda: VisionLanguageRunner.load(folder))
+        asked, let_go = shared.take(folder.path, lambda: VisionLanguageRunner.load(folder, shared))
         try:
             return cls(asked, let_go)
         except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import soxr
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
+from engines.transformers.shared_vlms import SharedModels
 
 _HOP_S = 0.01
 """Seconds from one frame of an audio spectrogram transformer to the next."""
@@ -35,7 +36,6 @@ class AudioClassificationRunner(ClassificationRunner):
     """
 
     kinds = ("AutoModelForAudioClassification",)
-    purpose = "an audio classifier"
     windows_at_once = 8
 
     def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
@@ -43,9 +43,9 @@ class AudioClassificationRunner(ClassificationRunner):
         self.extractor = extractor
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> AudioClassificationRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of an audio classifier and its feature extractor."""
-        model = folder.model(*cls.kinds, purpose=cls.purpose)
+        model = folder.model(*cls.kinds, needs="an audio classifier")
         return cls(folder.name, model, folder.feature_extractor())
 
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:

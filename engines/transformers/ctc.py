@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
-from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome, refuse_options
+from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech_segments import Segment, segments_at_pauses
 from engines.transformers.transfer import to_model
 from engines.transformers.windows import OverlappingWindow, split_with_overlap
@@ -45,13 +45,15 @@ class _Recording:
     tokens: dict[int, list[int]] = field(default_factory=dict)
 
 
-class CtcRunner(SpeechRecognitionRunner):
-    """Transcribes as the library's pipeline does with `chunk_length_s`, many recordings at once.
+class CtcRunner(TaskRunner):
+    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
 
-    Only windows of equal length share a pass, so that no padding changes what a model hears: several of these
-    models take no mask.
+    It does so as the library's pipeline with `chunk_length_s`, many recordings at once. Only windows of equal length
+    share a pass, so that no padding changes what a model hears: several of these models take no mask.
     Source: https://huggingface.co/blog/asr-chunking
     """
+
+    kinds = ("AutoModelForCTC",)
 
     def __init__(
         self,
@@ -73,9 +75,9 @@ class CtcRunner(SpeechRecognitionRunner):
         self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE * self.window)
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> CtcRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of a CTC model with its tokenizer and feature extractor."""
-        model = folder.model("AutoModelForCTC", purpose="a CTC speech model")
+        model = folder.model(*cls.kinds, needs="a CTC speech model")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
 
     @running()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from engines.transformers.ocr_generation import TRANSCRIBE
 from engines.transformers.ocr_pages import PageReader, has_page_reader
 from engines.transformers.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_vlms import SharedModels
 from handlers.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput
 
@@ -55,9 +56,6 @@ class DocumentAnalysisRunner(TaskRunner):
     """
 
     kinds = (_FINDER, _WRITER)
-    purpose = (
-        "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
-    )
 
     def __init__(self, name: str, parts: Parts) -> None:
         super().__init__(name, parts.models)
@@ -70,33 +68,28 @@ class DocumentAnalysisRunner(TaskRunner):
         return super().weights if asked is None or self.parts.reader is not None else asked.weights
 
     @classmethod
-    def kind_of(cls, folder: ModelFolder) -> str | None:
-        """Return the kind of the model that answers, None for a page reader without one."""
-        is_reader_alone = has_page_reader(folder.path) and not (folder.path / "config.json").is_file()
-        return None if is_reader_alone else super().kind_of(folder)
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether `folder` has a model that answers, or a page reader without one."""
+        return _is_reader_alone(folder) or super().takes(folder)
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> TaskRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
         (`detection/` and `recognition/`), or of both in one folder."""
-        kind = cls.kind_of(folder)
-        if not has_page_reader(folder.path):
-            return cls(folder.name, cls._with_answers(Parts(), kind, folder))
-        reader, let_go = PageReader.take(folder)
+        parts = Parts()
+        if has_page_reader(folder.path):
+            reader, let_go = PageReader.take(folder, shared)
+            parts = Parts(reader, let_go=let_go)
         try:
-            return cls(folder.name, cls._with_answers(Parts(reader, let_go=let_go), kind, folder))
+            kind = None if _is_reader_alone(folder) else folder.auto_class(*cls.kinds)
+            if kind == _FINDER:
+                parts = dataclasses.replace(parts, finder=AnswerFinder.load(folder))
+            elif kind == _WRITER:
+                parts = dataclasses.replace(parts, asked=AskingRunner.load(folder, shared))
+            return cls(folder.name, parts)
         except BaseException:
-            let_go()
+            parts.let_go()
             raise
-
-    @staticmethod
-    def _with_answers(parts: Parts, kind: str | None, folder: ModelFolder) -> Parts:
-        """Return `parts` and what answers questions, where there is such a model."""
-        if kind == _FINDER:
-            return dataclasses.replace(parts, finder=AnswerFinder.load(folder))
-        if kind == _WRITER:
-            return dataclasses.replace(parts, asked=AskingRunner.load(folder))
-        return parts
 
     def configure(self, settings: TransformersSettings) -> None:
         """Let the model that is asked, where there is one, run by these settings."""
@@ -194,6 +187,10 @@ class DocumentAnalysisRunner(TaskRunner):
             f"data.document has no text layer on page {page['number']}, and model {self.name} cannot read "
             "pictures: send a PDF with text, or name a model with folders detection/ and recognition/"
         )
+
+
+def _is_reader_alone(folder: ModelFolder) -> bool:
+    return has_page_reader(folder.path) and not (folder.path / "config.json").is_file()
 
 
 def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:

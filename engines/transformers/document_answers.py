@@ -62,8 +62,8 @@ class AnswerFinder:
         Raises:
             ModelLoadFailed: permanent; another kind of model, or an incomplete one.
         """
-        purpose = "a document question answering model"
-        model = folder.model("AutoModelForDocumentQuestionAnswering", purpose=purpose)
+        needs = "a document question answering model"
+        model = folder.model("AutoModelForDocumentQuestionAnswering", needs=needs)
         sees = getattr(model.config, "visual_embed", False)
         processor = folder.image_processor() if sees else None
         if processor is not None:

@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
 
 _Asked = tuple[dict[str, Any], dict[str, Any], Sequence[Named]]
 """An input, its options, and what log lines call it."""
-"""The inputs of one request, and its options."""
 
 
 class TransformersEngine(BaseEngine):
@@ -68,9 +67,9 @@ class TransformersEngine(BaseEngine):
             ModelLoadFailed: permanent; no task, no folder, or no usable model of that kind in it.
             OutOfMemory: retryable; the model does not fit now.
         """
-        kind, folder = self._runner_and_folder(name, kw)
+        folder = self._folder(name, kw)
         try:
-            runner = kind.load(folder)
+            runner = runner_of(kw["task"], folder).load(folder, self._shared)
             runner.configure(self.config)
             self._count(runner, 1)
             return runner
@@ -178,11 +177,11 @@ class TransformersEngine(BaseEngine):
         Raises:
             ModelLoadFailed: permanent; what `load_model` refuses before it reads any weights.
         """
-        kind, folder = self._runner_and_folder(name, kw)
+        folder = self._folder(name, kw)
         from engines.transformers.weight_sizes import bytes_in_memory
 
         try:
-            kind.kind_of(folder)
+            runner_of(kw["task"], folder)
         except InferenceError:
             raise
         except BaseException as error:
@@ -226,8 +225,8 @@ class TransformersEngine(BaseEngine):
             return {"status": "error", "error": error.message}
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
-    def _runner_and_folder(self, name: str, kw: Mapping[str, Any]) -> tuple[type[TaskRunner], ModelFolder]:
-        """Return who loads a model for `task`, and its folder `path` with how it may be loaded."""
+    def _folder(self, name: str, kw: Mapping[str, Any]) -> ModelFolder:
+        """Return the model's folder `path`, with how it may be loaded for `task`."""
         task, path = kw.get("task"), kw.get("path")
         if task not in RUNNERS:
             raise ModelLoadFailed(
@@ -237,20 +236,17 @@ class TransformersEngine(BaseEngine):
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
         with loading():  # which imports its parts as they are needed, too
             self._prepare()
-            kind = runner_of(task)
-        from engines.transformers.loading import ModelFolder
+            from engines.transformers.loading import ModelFolder
 
         device = choose_device(self.config)
-        folder = ModelFolder(
+        return ModelFolder(
             name=name,
             path=Path(path),
             device=device,
             dtype=choose_dtype(self.config, device),
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
-            shared=self._shared,
         )
-        return kind, folder
 
     def _prepare(self) -> None:
         with self._prepare_lock:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from engines.transformers.process_state import loading
-from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
@@ -45,38 +44,40 @@ class ModelFolder:
     dtype: torch.dtype
     trust_remote_code: bool = False
     allow_pickle: bool = False
-    shared: SharedModels = field(default_factory=SharedModels)
-    """The models that other tasks use already."""
 
-    def auto_class(self, *candidates: str, purpose: str) -> str:
+    def auto_class(self, *candidates: str) -> str | None:
         """Return the first of the Auto classes `candidates` that loads this model; its weights are not read.
 
         Raises:
-            ModelLoadFailed: permanent; it is none of them (the message calls them `purpose`), has code of its
-                own, or weights that are no safetensors.
+            ModelLoadFailed: permanent; it has code of its own, or weights that are no safetensors.
         """
         config = self._config()
-        for candidate in candidates:
-            if self._fits(config, candidate):
-                self._check_weights()
-                return candidate
+        found = next((one for one in candidates if self._fits(config, one)), None)
+        if found is not None:
+            self._check_weights()
+        return found
+
+    def refused(self, *candidates: str, needs: str) -> ModelLoadFailed:
+        """Return the error of a model that none of `candidates` loads, which are what `needs` says."""
+        config = self._config()
         kind = " or ".join(config.architectures or ()) or f"model of type {config.model_type}"
-        raise ModelLoadFailed(
-            f"model {self.name} is a {kind}; this task needs {purpose} ({' or '.join(candidates)})"
+        return ModelLoadFailed(
+            f"model {self.name} is a {kind}; this task needs {needs} ({' or '.join(dict.fromkeys(candidates))})"
         )
 
-    def model(self, auto_class: str, *, purpose: str) -> PreTrainedModel:
+    def model(self, auto_class: str, *, needs: str) -> PreTrainedModel:
         """Return the model on its device, in evaluation mode.
 
         Raises:
-            ModelLoadFailed: permanent; the model is no `auto_class` (the message calls it `purpose`), has
+            ModelLoadFailed: permanent; the model is no `auto_class` (the message calls it what `needs` says), has
                 code of its own, weights that are no safetensors, or weights that are missing.
         """
         import transformers
 
         from engines.transformers.packed_weights import pack_weights
 
-        self.auto_class(auto_class, purpose=purpose)
+        if self.auto_class(auto_class) is None:
+            raise self.refused(auto_class, needs=needs)
         with self._loading():
             model, missing = self._weights(getattr(transformers, auto_class))
             if missing:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
-from transformers import VisionEncoderDecoderModel
+from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from engines.transformers.asking import AskingRunner
 from engines.transformers.batch_generation import OnStep, run_batch, run_beams
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
-from engines.transformers.ocr import OcrRunner
 from engines.transformers.row import Row
-from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.runner import Outcome
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.transfer import to_model
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
 
@@ -28,6 +28,8 @@ _PIXELS = "pixel_values"
 
 class ImageToTextRunner(GenerationRunner):
     """Reads a picture, of one line mostly, as TrOCR does; the answer's row begins with the decoder's start."""
+
+    kinds = AskingRunner.kinds
 
     def __init__(self, name: str, model: VisionEncoderDecoderModel, processor: Any) -> None:
         super().__init__(name, model, processor.tokenizer)
@@ -45,9 +47,15 @@ class ImageToTextRunner(GenerationRunner):
         self._start = config.decoder_start_token_id = start
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> TaskRunner:
-        """Return the runner of the kind of model in `folder`."""
-        return OcrRunner.load(folder)
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether the model in `folder` is an image encoder with a text decoder."""
+        return super().takes(folder) and folder.model_type == VisionEncoderDecoderConfig.model_type
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of the model in `folder` and its processor."""
+        model: Any = folder.model(*cls.kinds, needs="an image-text-to-text model")
+        return cls(folder.name, model, folder.processor())
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the decoder's start token, with what the encoder sees."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from engines.transformers.loading import ModelFolder
 from engines.transformers.reading_order import reading_order, text_of
-from engines.transformers.shared_vlms import PAGES
+from engines.transformers.shared_vlms import PAGES, SharedModels
 from engines.transformers.text_detection import TextDetector, TextRegion
 from engines.transformers.text_recognition import ReadLine, TextRecognizer
 from handlers.errors import ModelLoadFailed
@@ -53,13 +53,13 @@ class PageReader:
         self.models = nn.ModuleDict({DETECTION: detector.model, RECOGNITION: recognizer.model})
 
     @classmethod
-    def take(cls, folder: ModelFolder) -> tuple[PageReader, Callable[[], None]]:
+    def take(cls, folder: ModelFolder, shared: SharedModels) -> tuple[PageReader, Callable[[], None]]:
         """Return the reader in `folder`, which other tasks may use already, and what lets go of it.
 
         Raises:
             ModelLoadFailed: permanent; as `load`.
         """
-        return folder.shared.take(folder.path, lambda: cls.load(folder), part=PAGES)
+        return shared.take(folder.path, lambda: cls.load(folder), part=PAGES)
 
     @classmethod
     def load(cls, folder: ModelFolder) -> PageReader:
@@ -69,7 +69,7 @@ class PageReader:
             ModelLoadFailed: permanent; one of them is of another kind, or incomplete.
         """
         detection, recognition = part_of(folder, DETECTION), part_of(folder, RECOGNITION)
-        detector = detection.model("AutoModelForObjectDetection", purpose="a text detection model")
+        detector = detection.model("AutoModelForObjectDetection", needs="a text detection model")
         return cls(
             TextDetector(detector, image_settings(detection)),
             recognizer_of(recognition),
@@ -122,7 +122,7 @@ def part_of(folder: ModelFolder, part: str) -> ModelFolder:
 
 def recognizer_of(folder: ModelFolder) -> TextRecognizer:
     """Return the text recognition model in `folder`."""
-    model = folder.model("AutoModelForTextRecognition", purpose="a text recognition model")
+    model = folder.model("AutoModelForTextRecognition", needs="a text recognition model")
     return TextRecognizer(folder.name, model, image_settings(folder))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from engines.base import NO_HURRY
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.process_state import loading
 from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
@@ -19,19 +21,58 @@ if TYPE_CHECKING:
     from engines.base import Emit, Urgency
     from engines.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
+    from engines.transformers.shared_vlms import SharedModels
 
 Outcome = dict[str, Any] | InferenceError
 
+
+@dataclass(frozen=True, slots=True)
+class Runners:
+    """The classes that run a task, "module:Class", in order: the first that takes a model runs it."""
+
+    needs: str
+    """What the task's models are called where another is refused."""
+    classes: tuple[str, ...]
+
+
 RUNNERS = {
-    "text-generation": "engines.transformers.text_generation:TextGenerationRunner",
-    "asr": "engines.transformers.asr:SpeechRecognitionRunner",
-    "audio-classification": "engines.transformers.audio_classification:AudioClassificationRunner",
-    "video-analysis": "engines.transformers.video_analysis:VideoAnalysisRunner",
-    "vlm": "engines.transformers.asking:AskingRunner",
-    "ocr": "engines.transformers.ocr:OcrRunner",
-    "document-analysis": "engines.transformers.document_analysis:DocumentAnalysisRunner",
+    "text-generation": Runners(
+        "a language model",
+        (
+            "engines.transformers.text_generation:TextGenerationRunner",
+            "engines.transformers.text_generation:Seq2SeqRunner",
+        ),
+    ),
+    "asr": Runners(
+        "a Whisper or CTC speech model",
+        ("engines.transformers.whisper:WhisperRunner", "engines.transformers.ctc:CtcRunner"),
+    ),
+    "audio-classification": Runners(
+        "an audio classifier", ("engines.transformers.audio_classification:AudioClassificationRunner",)
+    ),
+    "video-analysis": Runners(
+        "a video classifier or a vision-language model",
+        (
+            "engines.transformers.video_analysis:VideoClassificationRunner",
+            "engines.transformers.video_analysis:VideoDescriptionRunner",
+        ),
+    ),
+    "vlm": Runners("a vision-language model", ("engines.transformers.asking:AskingRunner",)),
+    "ocr": Runners(
+        "a text recognition or image-text-to-text model, or folders detection/ and recognition/",
+        (
+            "engines.transformers.ocr:PageRunner",
+            "engines.transformers.ocr:LineRunner",
+            "engines.transformers.ocr_generation:ImageToTextRunner",
+            "engines.transformers.ocr_generation:TranscriptionRunner",
+        ),
+    ),
+    "document-analysis": Runners(
+        "a document question answering or image-text-to-text model, or folders detection/ and recognition/",
+        ("engines.transformers.document_analysis:DocumentAnalysisRunner",),
+    ),
 }
-"""The runner of each task; a new task is one line here and one file."""
+"""Who runs each task; a new task is one entry here and one file."""
 
 
 class TaskRunner(ABC):
@@ -41,10 +82,7 @@ class TaskRunner(ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
-    """transformers' Auto classes of models that run the task, those that suit it best first."""
-
-    purpose: ClassVar[str] = ""
-    """What models of these kinds are called where another is refused."""
+    """transformers' Auto classes of models that it runs, those that suit it best first."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
@@ -58,20 +96,18 @@ class TaskRunner(ABC):
         return id(self.model)
 
     @classmethod
-    def kind_of(cls, folder: ModelFolder) -> str | None:
-        """Return by which of `kinds` the model in `folder` is loaded, None where it is no model but a folder of some.
-
-        No weights are read: what is refused here needs no room in memory.
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether it runs the model in `folder`; no weights are read.
 
         Raises:
-            ModelLoadFailed: permanent; by none of them, or not under the settings.
+            ModelLoadFailed: permanent; it would, but not under the settings.
         """
-        return folder.auto_class(*cls.kinds, purpose=cls.purpose)
+        return folder.auto_class(*cls.kinds) is not None
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: ModelFolder) -> TaskRunner:
-        """Return the runner of the model in `folder`.
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of the model in `folder`, which it takes; other tasks use those of `shared`.
 
         Raises:
             ModelLoadFailed: permanent; the model is of another kind, or incomplete.
@@ -125,8 +161,19 @@ def refuse_options(options: Mapping[str, Any], *, takes: Collection[str], becaus
         )
 
 
-def runner_of(task: str) -> type[TaskRunner]:
-    """Return the class that runs `task`, which must be in `RUNNERS`."""
-    module, _, name = RUNNERS[task].partition(":")
-    found: type[TaskRunner] = getattr(import_module(module), name)
-    return found
+def runner_of(task: str, folder: ModelFolder) -> type[TaskRunner]:
+    """Return the class that runs the model in `folder` for `task`, which must be in `RUNNERS`.
+
+    Raises:
+        ModelLoadFailed: permanent; the task is not for such a model, or the settings do not allow to load it.
+    """
+    runners = RUNNERS[task]
+    with loading():  # which imports its parts as they are needed, too
+        classes: list[type[TaskRunner]] = [
+            getattr(import_module(module), name)
+            for module, _, name in (one.partition(":") for one in runners.classes)
+        ]
+    for one in classes:
+        if one.takes(folder):
+            return one
+    raise folder.refused(*(kind for one in classes for kind in one.kinds), needs=runners.needs)

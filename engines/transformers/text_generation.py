@@ -1,32 +1,30 @@
-"""text-generation: which runner answers, by the kind of the model; and the one of causal language models."""
+"""text-generation by causal and by sequence-to-sequence language models."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Self
 
+import torch
 from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
-from handlers.errors import InvalidInput
+from engines.transformers.row import Row
+from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.stacking import SOURCE
+from handlers.errors import InvalidInput, ModelLoadFailed
 
 
 class TextGenerationRunner(GenerationRunner):
     """Answers prompts and conversations by going on where they end."""
 
-    kinds = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-    purpose = "a language model"
+    kinds: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> TextGenerationRunner:
-        """Return the runner of a causal or sequence-to-sequence language model and its tokenizer."""
-        auto_class = folder.auto_class(*cls.kinds, purpose=cls.purpose)
-        runner: type[TextGenerationRunner] = cls
-        if auto_class == "AutoModelForSeq2SeqLM":
-            from engines.transformers.seq2seq_generation import Seq2SeqRunner
-
-            runner = Seq2SeqRunner
-        return runner(folder.name, folder.model(auto_class, purpose=cls.purpose), folder.tokenizer())
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of the language model in `folder` and its tokenizer."""
+        return cls(folder.name, folder.model(*cls.kinds, needs="a language model"), folder.tokenizer())
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the prompt, through the chat template where the tokenizer has one."""
@@ -49,3 +47,37 @@ class TextGenerationRunner(GenerationRunner):
         if not tokens:
             raise InvalidInput(f"data.inputs has no token that model {self.name} knows; send some text")
         return Prompt(tokens)
+
+
+class Seq2SeqRunner(TextGenerationRunner):
+    """Answers prompts that an encoder reads whole, as T5's and BART's do.
+
+    The answer's row begins with the decoder's start token.
+    """
+
+    kinds = ("AutoModelForSeq2SeqLM",)
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name, model, tokenizer)
+        config: Any = model.generation_config
+        # A row's own budget ends it; this would end all of a batch by the longest budget among them.
+        config.forced_eos_token_id = None
+        start = config.decoder_start_token_id
+        if start is None:
+            start = config.bos_token_id
+        if not isinstance(start, int):
+            raise ModelLoadFailed(f"model {name} does not say its decoder_start_token_id; save it with one")
+        self._start = start
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the decoder's start token, with what the encoder reads."""
+        source = super().prompt(inputs).tokens
+        self._check_tokens(source)
+        if self.context is not None and len(source) > self.context:
+            raise InvalidInput(
+                f"the prompt has {len(source)} tokens; model {self.name} reads {self.context}: shorten it"
+            )
+        return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
+
+    def _result(self, row: Row) -> dict[str, Any]:
+        return {**super()._result(row), "prompt_tokens": row.extras[SOURCE].shape[1]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jinja2 import TemplateError
@@ -14,11 +14,10 @@ from engines.transformers.asking import AskingRunner
 from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.runner import Outcome
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput
-
-_CLASSIFIER, _WRITER = "AutoModelForVideoClassification", "AutoModelForImageTextToText"
 
 _ROOM_FOR_ANSWER = 0.25
 """The part of a model's context that frames leave free where the request does not say how long the answer is."""
@@ -26,22 +25,10 @@ _ROOM_FOR_ANSWER = 0.25
 _CLOCK_HZ = 1000
 
 
-class VideoAnalysisRunner(TaskRunner):
-    """Not itself a runner: `load` returns the one for the kind of model in the folder."""
-
-    kinds = (_CLASSIFIER, _WRITER)
-    purpose = "a video classifier or a vision-language model"
-
-    @classmethod
-    def load(cls, folder: ModelFolder) -> TaskRunner:
-        """Return a runner that classifies, or one that describes."""
-        is_classifier = cls.kind_of(folder) == _CLASSIFIER
-        runner = VideoClassificationRunner if is_classifier else VideoDescriptionRunner
-        return runner.load(folder)
-
-
 class VideoClassificationRunner(ClassificationRunner):
     """Labels videos by as many of their frames as the model takes, at equal distances."""
+
+    kinds = ("AutoModelForVideoClassification",)
 
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
         super().__init__(name, model)
@@ -50,9 +37,9 @@ class VideoClassificationRunner(ClassificationRunner):
         self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> VideoClassificationRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of a video classifier and its image processor."""
-        model = folder.model(_CLASSIFIER, purpose="a video classifier")
+        model = folder.model(*cls.kinds, needs="a video classifier")
         return cls(folder.name, model, folder.image_processor())
 
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:

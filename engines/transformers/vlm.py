@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from jinja2 import TemplateError
 from transformers import PreTrainedModel
@@ -12,6 +12,7 @@ from transformers.generation.utils import GenerationMixin
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.row import Row
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.transfer import to_model
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
@@ -23,6 +24,8 @@ _EXPAND = "_expand_inputs_for_generation"
 class VisionLanguageRunner(GenerationRunner):
     """Answers conversations about images; rows may have different numbers of images of any sizes."""
 
+    kinds = ("AutoModelForImageTextToText",)
+
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
         super().__init__(name, model, processor.tokenizer)
         self.processor = processor
@@ -32,9 +35,9 @@ class VisionLanguageRunner(GenerationRunner):
         self.placeholders = frozenset(token for token in tokens if isinstance(token, int))
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> VisionLanguageRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of an image-text-to-text model and its processor."""
-        model = folder.model("AutoModelForImageTextToText", purpose="a vision-language model")
+        model = folder.model(*cls.kinds, needs="a vision-language model")
         if model.config.is_encoder_decoder:
             raise ModelLoadFailed(
                 f"model {folder.name} is a {type(model).__name__}, an encoder-decoder; of those that write "

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
-from engines.transformers.asr import SpeechRecognitionRunner
 from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
 from engines.transformers.speech_pass import Heard, SpeechTokens, hear
 from engines.transformers.speech_scores import encoder_output
@@ -38,8 +38,13 @@ _MAX_PASSES = 6
 """Times one window is heard again from where the model stopped."""
 
 
-class WhisperRunner(SpeechRecognitionRunner):
-    """Transcribes in windows cut at pauses, each heard again from where the model stopped."""
+class WhisperRunner(TaskRunner):
+    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
+
+    They are cut at pauses into windows, each heard again from where the model stopped.
+    """
+
+    kinds = ("AutoModelForSpeechSeq2Seq",)
 
     model: WhisperForConditionalGeneration
 
@@ -59,10 +64,9 @@ class WhisperRunner(SpeechRecognitionRunner):
         self.tokens = SpeechTokens(tokenizer)
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> WhisperRunner:
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of a Whisper model with its tokenizer and feature extractor."""
-        purpose = "a sequence-to-sequence speech model"
-        model = folder.model("AutoModelForSpeechSeq2Seq", purpose=purpose)
+        model = folder.model(*cls.kinds, needs="a sequence-to-sequence speech model")
         if not isinstance(model, WhisperForConditionalGeneration):
             raise ModelLoadFailed(f"model {folder.name} is a {type(model).__name__}; asr runs Whisper models")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())

@@ -1,27 +1,17 @@
-"""Images that may take minutes or gigabytes to decode, and the pages of TIFF files: decoded in child processes.
+"""Images that may take minutes or gigabytes to decode: decoded in child processes.
 
 The others are decoded where they are asked for, in a fraction of the time that the way through a pipe takes.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from handlers.decoding import processes
-from handlers.decoding.limits import Limits
-from handlers.decoding.processes import ChildEnded
-from handlers.decoding.refusals import refusal
-from handlers.document_pages import chosen_pages, page_budget
-from handlers.errors import InferenceError, MediaCorrupt
-
-if TYPE_CHECKING:
-    from PIL.TiffImagePlugin import TiffImageFile
+from handlers.decoding.processes import ChildEnded, Limits
 
 TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -37,6 +27,7 @@ _MOST_SCANS = 50
 _WEBP_PIXELS = 25_000_000
 """Larger pictures of WebP take 16 bytes a pixel while they are decoded; others take half of that at most."""
 
+_DECODE = "handlers.decoding.child_functions:image"
 _CURE = "save it anew as an ordinary JPEG or PNG"
 
 
@@ -73,58 +64,14 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
     """Return the image as `handlers.images.decode_file` does, from a child process."""
     arguments = {"what": what, "max_pixels": max_pixels}
     try:
-        with closing(processes.pictures.call(f"{__name__}:decode", content, arguments, limits)) as answers:
+        with closing(processes.pictures.call(_DECODE, content, arguments, limits)) as answers:
             [(about, block)] = answers
     except ChildEnded as ended:
-        raise refusal(ended, what, limits, cure=_CURE) from ended
+        raise ended.refusal(what, limits, cure=_CURE) from ended
     image = Image.frombytes("RGB", tuple(about["size"]), block)
     if about["dpi"]:
         image.info["dpi"] = tuple(about["dpi"])
     return image
-
-
-def decode(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield size and dpi of an image, with its RGB pixels; runs in a child."""
-    from handlers.images import decode_file
-
-    image = decode_file(content, what, max_pixels)
-    yield {"size": image.size, "dpi": image.info.get("dpi")}, image.tobytes()
-
-
-def tiff_pages(
-    content: bytes, *, what: str, pages: Any, max_pages: int, max_pixels: int
-) -> Iterator[tuple[Any, bytes]]:
-    """Yield the number of pages that `pages` names, then each as `handlers.decoding.pdf.read_pages` does; runs in
-    a child.
-
-    Raises:
-        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.document.read_document`.
-    """
-    from PIL.TiffImagePlugin import TiffImageFile
-
-    try:
-        with TiffImageFile(io.BytesIO(content)) as tiff:
-            numbers = chosen_pages(pages, tiff.n_frames, what=what, max_pages=max_pages)
-            yield len(numbers), b""
-            yield from _frames(tiff, numbers, what, max_pixels)
-    except (InferenceError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
-        raise MediaCorrupt(f"{what} is a TIFF that is damaged; send a whole TIFF file") from error
-
-
-def _frames(
-    tiff: TiffImageFile, numbers: list[int], what: str, max_pixels: int
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    from handlers.images import read_image
-
-    budget = page_budget(what, max_pixels)
-    for number in numbers:
-        tiff.seek(number - 1)
-        budget.spend(f"page {number}", tiff.width, tiff.height)
-        image = read_image(tiff, field=f"{what} page {number}", max_pixels=max_pixels)
-        page = {"number": number, "width": image.width, "height": image.height, "dpi": dpi_of(image)}
-        yield {**page, "words": None, "layer": [], "stride": 3 * image.width}, image.tobytes()
 
 
 def dpi_of(image: Image.Image) -> float | None:

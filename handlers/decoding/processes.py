@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from handlers import errors
-from handlers.decoding.limits import Limits
 from handlers.decoding.wire import LENGTHS, Block, Call, Done, Failure, Item, decode_answer, lengths_and_head
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,15 @@ _MOST_KEPT_BYTES = 256 * 1024 * 1024
 """A child that keeps more memory than this behind a call is replaced."""
 
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many children may work at the same time, and what one call may take."""
+
+    processes: int
+    memory_bytes: int
+    timeout_s: float
 
 
 class ChildEnded(Exception):
@@ -39,6 +48,28 @@ class ChildEnded(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def refusal(self, what: str, limits: Limits, *, cure: str) -> errors.InferenceError:
+        """Return what the caller is told of `what`; `cure` is what to do, to follow a colon."""
+        match self.reason:
+            case "time":
+                return errors.MediaTooLarge(
+                    f"{what} takes longer to decode than media.decode_timeout_s allows ({limits.timeout_s:g} s): {cure}"
+                )
+            case "memory":
+                return errors.MediaTooLarge(
+                    f"{what} takes more memory to decode than media.decode_memory_bytes allows "
+                    f"({limits.memory_bytes} bytes): {cure}"
+                )
+            case "killed":
+                return errors.OutOfMemory(
+                    f"the process that decoded {what} was killed from outside, most likely as the machine has no "
+                    "memory left; try again"
+                )
+            case "crash":
+                return errors.MediaCorrupt(
+                    f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}"
+                )
 
 
 class ChildPool:

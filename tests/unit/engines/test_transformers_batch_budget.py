@@ -151,7 +151,7 @@ class Recorder(TaskRunner):
         self.ran: list[list[str]] = []
 
     @classmethod
-    def load(cls, folder: Any) -> TaskRunner:
+    def load(cls, folder: Any, shared: Any) -> Recorder:
         raise NotImplementedError
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:

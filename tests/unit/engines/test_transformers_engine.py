@@ -53,7 +53,7 @@ class Faulty(TaskRunner):
         self.batches: list[int] = []
 
     @classmethod
-    def load(cls, folder: Any) -> Faulty:
+    def load(cls, folder: Any, shared: Any) -> Faulty:
         raise NotImplementedError
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
@@ -294,7 +294,7 @@ def test_a_load_that_runs_out_of_memory_keeps_nothing_of_what_it_had_loaded(
 ) -> None:
     loaded: list[weakref.ref[torch.Tensor]] = []
 
-    def half(folder: Any) -> TaskRunner:
+    def half(folder: Any, shared: Any) -> TaskRunner:
         weights = torch.zeros(9)
         loaded.append(weakref.ref(weights))
         raise torch.OutOfMemoryError("no room")

@@ -110,9 +110,9 @@ def test_tasks_that_ask_at_once_cause_one_load(
     loads: list[Any] = []
     really = VisionLanguageRunner.load
 
-    def counted(folder: Any) -> VisionLanguageRunner:
+    def counted(folder: Any, shared: SharedModels) -> VisionLanguageRunner:
         loads.append(folder)
-        return really(folder)
+        return really(folder, shared)
 
     monkeypatch.setattr(VisionLanguageRunner, "load", counted)
     barrier = threading.Barrier(len(TASKS))

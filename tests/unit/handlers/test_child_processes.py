@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from handlers.decoding.limits import Limits
-from handlers.decoding.processes import ChildEnded, ChildPool
+from handlers.decoding.processes import ChildEnded, ChildPool, Limits
 from handlers.errors import InternalError, InvalidInput
 
 LIMITS = Limits(processes=2, memory_bytes=512 << 20, timeout_s=60)
@@ -44,9 +43,13 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether there is such a process; a zombie, which nobody has waited for yet, does not run."""
+    """Tell whether there is such a process; a zombie, which nobody has waited for yet, does not run.
+
+    While one of its threads is still on its way out, it cannot be waited for.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+        return state != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
         return False
 
@@ -173,8 +176,7 @@ def test_a_forked_process_has_children_of_its_own(pool: ChildPool) -> None:
 
 SCRIPT = """
 import os, sys, threading, time
-from handlers.decoding.limits import Limits
-from handlers.decoding.processes import documents as pool
+from handlers.decoding.processes import Limits, documents as pool
 
 function = "tests.unit.handlers.child_functions:" + sys.argv[1]
 

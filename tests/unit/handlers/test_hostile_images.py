@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from handlers.decoding import images, processes
+from handlers.decoding import child_functions, images, processes
 from handlers.document import read_document
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.images import read_image
@@ -90,7 +90,7 @@ def test_images_of_rare_formats_come_from_a_child_and_are_the_same(kind: str, ca
     content = encoded(kind, picture)
     found = read(content, MediaSettings())
     assert len(calls) == 1
-    here = images.decode(content, what="it", max_pixels=10_000)
+    here = child_functions.image(content, what="it", max_pixels=10_000)
     assert found.tobytes() == next(here)[1]
     assert (found.mode, found.size) == ("RGB", (40, 30))
 
