@@ -24,6 +24,7 @@ from pathlib import Path
 from handlers.decoding.wire import (
     LENGTHS,
     Answer,
+    Began,
     Block,
     Call,
     Done,
@@ -86,6 +87,7 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
 def _answer(call: Call, content: bytes, output: int) -> None:
     """Run a call, and write all that comes of it."""
     last: Answer
+    _write(output, lengths_and_head(Began()))
     try:
         with _bounded(call.memory_bytes):
             module, _, name = call.function.partition(":")

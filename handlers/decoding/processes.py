@@ -19,7 +19,18 @@ from typing import Any, Literal
 import structlog
 
 from handlers import errors
-from handlers.decoding.wire import LENGTHS, Block, Call, Done, Failure, Item, decode_answer, lengths_and_head
+from handlers.decoding.wire import (
+    LENGTHS,
+    Answer,
+    Began,
+    Block,
+    Call,
+    Done,
+    Failure,
+    Item,
+    decode_answer,
+    lengths_and_head,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -75,9 +86,9 @@ class ChildEnded(Exception):
 class ChildPool:
     """Runs functions in child processes, one call in each at a time. Safe from any thread; a call blocks.
 
-    A child serves many calls and ends with this process, however that ends; one that ends before its time
-    takes its call with it, and the next call gets a new one. After a fork the pool of the forked process is
-    empty.
+    A child serves many calls and ends with this process, however that ends. One that ends while it runs a call
+    takes that call with it; one that ended before it began is replaced, and the call runs in the new one. After a
+    fork the pool of the forked process is empty.
     """
 
     def __init__(self) -> None:
@@ -100,8 +111,8 @@ class ChildPool:
             InternalError: permanent; the function raised anything else, which is logged.
         """
         call = Call(function, arguments, limits.memory_bytes)
-        with self._borrowed(limits.processes) as child:
-            yield from child.answers(call, content, time.monotonic() + limits.timeout_s)
+        with self._begun(call, content, limits) as answers:
+            yield from answers
 
     def close(self) -> None:
         """End the children that are idle."""
@@ -111,19 +122,22 @@ class ChildPool:
             child.end()
 
     @contextlib.contextmanager
-    def _borrowed(self, most: int) -> Iterator[_Child]:
+    def _begun(self, call: Call, content: Block, limits: Limits) -> Iterator[Iterator[tuple[Any, bytearray]]]:
         with self._changed:
-            while self._busy >= most:
+            while self._busy >= limits.processes:
                 self._changed.wait()
             self._busy += 1
             child = self._idle.pop() if self._idle else None
+        until = time.monotonic() + limits.timeout_s
         try:
-            if child is not None and not child.is_alive():
-                child.end()
+            if child is not None and not child.begins(call, content, until):
+                child.end()  # what ended it while it was idle is no fault of this call
                 child = None
             if child is None:
                 child = _Child()
-            yield child
+                if not child.begins(call, content, until):
+                    raise child.ended()
+            yield child.answers(call, until)
         finally:
             is_fit = child is not None and child.is_fit
             if child is not None and not is_fit:
@@ -164,30 +178,36 @@ class _Child:
         self.is_fit = True
         """Whether it waits for its next call."""
 
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def begins(self, call: Call, content: Block, until: float) -> bool:
+        """Send a call, and tell whether the child began to run it; else it has ended.
 
-    def answers(self, call: Call, content: Block, until: float) -> Iterator[tuple[Any, bytearray]]:
-        """Send a call, and yield its items; see `ChildPool.call`."""
+        Raises:
+            ChildEnded: the time is over.
+        """
         self.is_fit = False  # unless all of its answer is read
         try:
             self._write(lengths_and_head(call, content), until)
             self._write(content, until)
-            while True:
-                head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
-                if head_size + block_size > call.memory_bytes:
-                    raise ChildEnded("memory", f"an answer of {head_size + block_size} bytes")
-                match decode_answer(self._read(head_size, until)):
-                    case Item(value):
-                        yield value, self._read(block_size, until)
-                    case Done(resident_bytes):
-                        self.is_fit = resident_bytes < _MOST_KEPT_BYTES
-                        return
-                    case Failure() as failure:
-                        self.is_fit = not failure.trace
-                        raise _as_error(failure, call)
+            return isinstance(self._answer(call, until)[0], Began)
         except (BrokenPipeError, EOFError):
-            raise self._ended() from None
+            return False
+
+    def answers(self, call: Call, until: float) -> Iterator[tuple[Any, bytearray]]:
+        """Yield the items of the call that the child began; see `ChildPool.call`."""
+        while True:
+            try:
+                answer, block = self._answer(call, until)
+            except EOFError:
+                raise self.ended() from None
+            match answer:
+                case Item(value):
+                    yield value, block
+                case Done(resident_bytes):
+                    self.is_fit = resident_bytes < _MOST_KEPT_BYTES
+                    return
+                case Failure() as failure:
+                    self.is_fit = not failure.trace
+                    raise _as_error(failure, call)
 
     def end(self) -> None:
         """End the process, and wait until it has ended."""
@@ -203,6 +223,12 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def _answer(self, call: Call, until: float) -> tuple[Answer, bytearray]:
+        head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
+        if head_size + block_size > call.memory_bytes:
+            raise ChildEnded("memory", f"an answer of {head_size + block_size} bytes")
+        return decode_answer(self._read(head_size, until)), self._read(block_size, until)
 
     def _write(self, block: Block, until: float) -> None:
         left = memoryview(block)
@@ -230,7 +256,7 @@ class _Child:
         if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
             raise ChildEnded("time", "no answer in time")
 
-    def _ended(self) -> ChildEnded:
+    def ended(self) -> ChildEnded:
         """Return why the process ended, which it does now or did before."""
         try:
             code = self._process.wait(timeout=5)

@@ -23,6 +23,10 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     """Private memory that the process may have while it runs the function."""
 
 
+class Began(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The function starts; a process that ends before it says so has not run the call."""
+
+
 class Item(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One pair that the function yielded; the block is its second part."""
 
@@ -46,7 +50,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Memory that the process has kept; 0 where the system does not tell."""
 
 
-Answer = Item | Failure | Done
+Answer = Began | Item | Failure | Done
 
 encode = msgspec.msgpack.Encoder().encode
 decode_call = msgspec.msgpack.Decoder(Call).decode

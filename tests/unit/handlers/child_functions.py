@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,7 +21,9 @@ def echo(content: bytes, **arguments: Any) -> Pairs:
         yield {"pid": os.getpid(), **arguments}, content
 
 
-def crash(content: bytes, *, by: int) -> Pairs:
+def crash(content: bytes, *, by: int, note: str = os.devnull) -> Pairs:
+    with Path(note).open("a", encoding="ascii") as ran:
+        ran.write("ran\n")
     yield "begun", content
     os.kill(os.getpid(), by)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,16 +44,23 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def is_running(pid: int) -> bool:
-    """Tell whether there is such a process; a zombie, which nobody has waited for yet, does not run.
+def state_of(stat: Path) -> str:
+    """Return the letter of the state that the kernel tells of a process or thread."""
+    return stat.read_text(encoding="ascii").rpartition(")")[2].split()[0]
 
-    While one of its threads is still on its way out, it cannot be waited for.
-    """
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process; a zombie, which nobody has waited for yet, does not run."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-        return state != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+        return state_of(Path(f"/proc/{pid}/stat")) != "Z"
     except OSError:
         return False
+
+
+def stop(pid: int) -> None:
+    """Freeze all threads of a process."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: {state_of(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")} == {"T"})
 
 
 @pytest.mark.parametrize("size", [0, 1, 5_000_000])
@@ -142,6 +151,49 @@ def test_a_child_that_keeps_much_memory_is_replaced(pool: ChildPool) -> None:
     [(pid, _)] = run(pool, "keep")
     assert run(pool, "echo")[0][0]["pid"] != pid
     assert not is_running(pid)
+
+
+@contextlib.contextmanager
+def sent_to_a_stopped_child(pool: ChildPool, name: str, content: bytes, **arguments: Any) -> Iterator[Any]:
+    """Make a call while the idle child stands still; yield its pid and the future of the answers."""
+    [(value, _)] = run(pool, "echo")
+    pid = value["pid"]
+    stop(pid)
+    with ThreadPoolExecutor(1) as threads:
+        answers = threads.submit(run, pool, name, content, **arguments)
+        pipe = os.open(f"/proc/{pid}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            wait_until(lambda: any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))))
+        finally:
+            os.close(pipe)
+        yield pid, answers
+
+
+@pytest.mark.parametrize("size", [4, 5_000_000])
+def test_a_call_whose_child_ends_before_it_begins_runs_in_a_new_one(pool: ChildPool, size: int) -> None:
+    content = os.urandom(size)
+    with sent_to_a_stopped_child(pool, "echo", content) as (pid, answers):
+        os.kill(pid, signal.SIGKILL)
+        [(value, block)] = answers.result(timeout=60)
+    assert block == content
+    assert value["pid"] != pid
+
+
+def test_a_call_that_began_is_not_run_again_when_its_child_ends(pool: ChildPool, tmp_path: Path) -> None:
+    run(pool, "echo")
+    ran = tmp_path / "ran"
+    with pytest.raises(ChildEnded, match="killed"):
+        run(pool, "crash", by=int(signal.SIGKILL), note=str(ran))
+    assert ran.read_text(encoding="ascii") == "ran\n"
+    assert run(pool, "echo", b"next")[0][1] == b"next"
+
+
+def test_a_new_child_that_cannot_begin_fails_the_call(
+    pool: ChildPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ChildEnded, match="crash: status 1"):
+        run(pool, "echo")
 
 
 def test_an_idle_child_that_is_killed_is_replaced(pool: ChildPool) -> None:
