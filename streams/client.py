@@ -24,7 +24,8 @@ from streams.client_errors import (
     TaskNotOpened,
 )
 from streams.cloudevents import REQUEST_TYPE, BinaryHeaders
-from streams.kafka.connection import broker_answering, connection_options, is_passing
+from streams.kafka.connection import broker_answering, connection_options, is_passing_for
+from streams.kafka.patient_connections import PatientConnections
 from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
 from streams.topic_reader import TopicReader
@@ -76,6 +77,7 @@ class InferenceClient:
             stack.push_async_callback(producer.stop)
             async with broker_answering(self._kafka):
                 await producer.start()
+            PatientConnections(producer.client)
             reader = await stack.enter_async_context(
                 TopicReader(self._kafka, [self._topics.results(task) for task in self._tasks])
             )
@@ -269,7 +271,7 @@ class InferenceClient:
                     f"{what} was not taken by topic {topic} within {waited_s:.1f} s: {reason}", request_id
                 ) from None
             except KafkaError as error:
-                if not is_passing(error):
+                if not await is_passing_for(self._producer, error):
                     raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
                 reason = str(error)
             await asyncio.sleep(min(_PAUSE_S, max(0.0, until - time.monotonic())))

@@ -21,6 +21,7 @@ from streams.acks import Fetched, OrderedAcker, Place
 from streams.assigned_partitions import ConsumerClosing
 from streams.commits import CommittingConsumer
 from streams.consumer_thread import ConsumerThread, RebalanceListener
+from streams.kafka.patient_connections import PatientConnections
 from streams.membership import Membership
 from streams.settings import KafkaSettings
 
@@ -170,10 +171,19 @@ class BatchConsumer(CommittingConsumer):
     _thread: ConsumerThread
 
 
+class PatientProducer(driver.Producer):
+    """Faust's producer, which does not try a broker that is away all the time."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        PatientConnections(self._ensure_producer().client)
+
+
 class BatchTransport(driver.Transport):
     """Faust's Kafka transport with our consumer."""
 
     Consumer = BatchConsumer
+    Producer = PatientProducer
 
     def __init__(
         self, *args: Any, acker: OrderedAcker, kafka: KafkaSettings, membership: Membership, **kwargs: Any

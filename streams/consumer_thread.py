@@ -18,6 +18,7 @@ from streams.commits import CommittingThread
 from streams.fetched_records import deliver_as_received
 from streams.group_supervisor import Supervisor
 from streams.header_names import forgive_header_names
+from streams.kafka.patient_connections import PatientConnections
 from streams.membership import Membership
 from streams.record_source import RecordSource
 
@@ -40,7 +41,9 @@ class ConsumerThread(CommittingThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        self._supervisor = Supervisor(self._ensure_consumer(), self.membership)
+        consumer = self._ensure_consumer()
+        PatientConnections(consumer._client)
+        self._supervisor = Supervisor(consumer, self.membership)
         self._supervisor.attach()
         self.add_future(self._supervisor.watch())
 

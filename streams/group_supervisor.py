@@ -31,6 +31,7 @@ from streams.group_refusals import (
     Refusal,
     refusal,
 )
+from streams.topic_problems import TopicProblem
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -75,7 +76,6 @@ class Supervisor:
         self._say_at = self._since + _SAY_AFTER_S
         self._refresh_at = 0.0
         self._unseen: frozenset[str] = frozenset()
-        self._missing: frozenset[str] = frozenset()
 
     def attach(self) -> None:
         """Take over what the coordinator does with a refusal, and look at what it asks and is answered."""
@@ -234,14 +234,18 @@ class Supervisor:
             topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic)
         )
         # What is new to the client is unseen until it has asked for it, so it takes two looks.
-        before, self._missing = self._missing, unseen & self._unseen
-        self._unseen = unseen
-        self._membership.missing_topics = self._missing | set(self._membership.unreadable)
-        for topic in sorted(self._missing - before):
+        unseen, self._unseen = unseen & self._unseen, unseen
+        hidden = unseen & cluster.unauthorized_topics
+        before = self._membership.missing_topics, self._membership.hidden_topics
+        self._membership.missing_topics, self._membership.hidden_topics = unseen - hidden, hidden
+        for topic in sorted(unseen - hidden - before[0]):
             log.warning("request_topic_missing", topic=topic, cure="run: inferstream topics create")
-        for topic in sorted(before - self._missing):
+        for topic in sorted(hidden - before[1]):
+            problem = TopicProblem.not_allowed(topic, self._kafka.sasl_username)
+            log.error("request_topic_unreadable", reason=str(problem))
+        for topic in sorted((before[0] | before[1]) - unseen):
             log.info("request_topic_back", topic=topic)
-        if unseen and time.monotonic() >= self._refresh_at:
+        if self._unseen and time.monotonic() >= self._refresh_at:
             self._refresh_at = time.monotonic() + _MISSING_REFRESH_S
             self._client.force_metadata_update()
 

@@ -32,9 +32,18 @@ class Membership:
         self.reason = ""
         """Why it is not joined, as a sentence; empty where nothing is wrong."""
         self.missing_topics: frozenset[str] = frozenset()
-        """Those of its topics that the brokers do not have, or do not let it read."""
+        """Those of its topics that the brokers do not have."""
+        self.hidden_topics: frozenset[str] = frozenset()
+        """Those that the brokers do not show to it for want of a right."""
         self.unreadable: dict[str, float] = {}
         """The topics that it may not read any more, with the pause before it tries again; set on the event loop."""
+
+    def unreadable_topics(self) -> dict[str, str]:
+        """Return the topics that it has no right to read, with the right that is missing as a sentence."""
+        user = self.kafka.sasl_username
+        problems = {topic: TopicProblem.lacking(topic, "read", user) for topic in list(self.unreadable)}
+        problems |= {topic: TopicProblem.not_allowed(topic, user) for topic in self.hidden_topics}
+        return {topic: str(problem) for topic, problem in sorted(problems.items())}
 
     def may_read(self, topic: str) -> None:
         """Note that a topic could be read."""

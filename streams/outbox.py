@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
@@ -18,7 +18,7 @@ from engines.line_limit import LineLimit
 from engines.log_context import shared_task
 from streams.cloudevents import Headers
 from streams.faults import supervised
-from streams.kafka.connection import is_passing
+from streams.kafka.connection import is_passing, is_passing_for
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +136,7 @@ class Outbox:
         while waiting := self._waiting[topic]:
             self._waiting[topic] = []
             try:
-                partitions = sorted(await self._producer().partitions_for(topic))
+                partitions = await self._partitions_of(topic, len(waiting))
                 by_partition = self._by_partition(waiting, partitions)
                 sends = [self._send(topic, number, records) for number, records in by_partition.items()]
                 for ended in await asyncio.gather(*sends, return_exceptions=True):
@@ -145,6 +145,20 @@ class Outbox:
             except Exception as error:  # noqa: BLE001 - it is for those who wait
                 _tell(waiting, error)
         del self._waiting[topic]
+
+    async def _partitions_of(self, topic: str, records: int) -> list[int]:
+        while True:
+            producer = self._producer()
+            try:
+                return sorted(await producer.partitions_for(topic))
+            except KafkaError as error:
+                if not await is_passing_for(producer, error):
+                    raise
+                self._tell_of_wait(error, topic=topic, records=records)
+
+    def _tell_of_wait(self, error: Exception, *, topic: str, **about: int) -> None:
+        if self._lines.allows(topic):
+            log.warning("records_wait_for_broker", topic=topic, **about, error=repr(error))
 
     def _by_partition(self, waiting: list[Outgoing], partitions: list[int]) -> dict[int, list[Outgoing]]:
         together = random.choice(partitions)
@@ -174,14 +188,7 @@ class Outbox:
                     await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
             except Exception as error:  # noqa: BLE001 - it is for those who wait
                 if is_passing(error):
-                    if self._lines.allows(topic):
-                        log.warning(
-                            "records_wait_for_broker",
-                            topic=topic,
-                            partition=partition,
-                            records=len(waiting) - sent,
-                            error=repr(error),
-                        )
+                    self._tell_of_wait(error, topic=topic, partition=partition, records=len(waiting) - sent)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue

@@ -44,11 +44,13 @@ class StreamState:
     def report(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, broker, group, offsets}, as JSON has it."""
         broker, group, acker = self._watch.report(), self._membership, self._acker
+        unreadable = group.unreadable_topics()
         stopped, removed = self._partitions.stopped_partitions, self._partitions.removed_unread
+        any_unread = bool(group.missing_topics or unreadable or stopped)
         limit_s = self._ready_without_broker_s
         if limit_s is not None and broker["away_s"] > limit_s:
             status = "error"
-        elif broker["status"] != "ok" or group.state != "joined" or group.missing_topics or stopped:
+        elif broker["status"] != "ok" or group.state != "joined" or any_unread:
             status = "degraded"
         else:
             status = "ok"
@@ -59,6 +61,7 @@ class StreamState:
                 "state": group.state,
                 "reason": group.reason,
                 "missing_topics": sorted(group.missing_topics),
+                "unreadable_topics": unreadable,
             },
             "offsets": {
                 "in_flight": acker.in_flight,
@@ -82,6 +85,11 @@ def stream_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
         ("broker_away_seconds", "Time since no broker answers; 0 where one does.", broker["away_s"]),
         ("group_joined", "Whether this worker is a member of its group.", group["state"] == "joined"),
         ("topics_missing", "Request topics that are not there.", len(group["missing_topics"])),
+        (
+            "topics_unreadable",
+            "Request topics that it has no right to read.",
+            len(group["unreadable_topics"]),
+        ),
         ("messages_in_flight", "Messages taken and not acked yet.", offsets["in_flight"]),
         ("messages_unfinished", "Messages taken and not answered yet.", offsets["unfinished"]),
         ("messages_uncommitted", "Messages that a crash now would repeat.", offsets["uncommitted"]),

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from streams.header_names import forgive_header_names_of
 from streams.kafka.connection import broker_answering, connection_options, is_passing
+from streams.kafka.patient_connections import PatientConnections
 from streams.settings import KafkaSettings
 from streams.topic_problems import TopicProblem, TopicsNotReady
 
@@ -51,6 +52,7 @@ class TopicReader:
         try:
             async with broker_answering(self._kafka):
                 await consumer.start()
+                PatientConnections(consumer._client)
                 forgive_header_names_of(consumer)
                 if self._topics:
                     await self._begin()

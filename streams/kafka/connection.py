@@ -17,9 +17,12 @@ from streams.connection_problems import why_no_broker_answers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aiokafka import AIOKafkaProducer
+
     from streams.settings import KafkaSettings
 
 _CONNECT_TIMEOUT_S = 15.0
+_METADATA_S = 5.0
 
 
 class BrokerUnavailable(Exception):
@@ -31,6 +34,16 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, UnknownTopicOrPartitionError):
         return False
     return isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
+
+
+async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bool:
+    """As `is_passing`; aiokafka takes a topic that no broker could be asked for as one that does not exist."""
+    if not isinstance(error, UnknownTopicOrPartitionError):
+        return is_passing(error)
+    try:
+        return not await asyncio.wait_for(producer.client.force_metadata_update(), _METADATA_S)
+    except TimeoutError:
+        return True
 
 
 @asynccontextmanager

@@ -145,6 +145,53 @@ async def test_calls_ride_out_the_death_of_a_broker(kafka: KafkaSettings, killab
     assert done >= 200
 
 
+_HOST = """
+import asyncio, sys
+from streams.client import InferenceClient
+from streams.messages import Request
+from streams.settings import KafkaSettings
+
+async def main():
+    kafka = KafkaSettings(bootstrap_servers=sys.argv[1], topic_prefix=sys.argv[2], producer_timeout_s=2)
+    request = Request(task="echo", engine="e", model_name="m", data={})
+    async with InferenceClient(kafka, tasks=["echo"]) as client:
+        print("opened", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await client.send(request, timeout_s=600)
+        print("sent", flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_brokers_that_are_away_are_a_few_lines_and_their_return_is_seen(
+    kafka: KafkaSettings, killable: KafkaCluster
+) -> None:
+    host = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", _HOST, kafka.bootstrap_servers, kafka.topic_prefix],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert host.stdin is not None
+    assert host.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            assert await host.stdout.readline() == b"opened\n"
+        await asyncio.to_thread(killable.kill, 1, 2, 3)
+        host.stdin.write(b"\n")  # it knows nothing of the topic it is to send to yet
+        await asyncio.sleep(15)  # as long as they are away, and longer than the client's own time-out
+        await asyncio.to_thread(killable.restart, 1, 2, 3)
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await host.communicate()
+    finally:
+        if host.returncode is None:
+            host.kill()
+            await host.wait()
+    assert out == b"sent\n", err.decode()
+    assert len(err.splitlines()) < 100, err.decode()
+
+
 async def test_results_in_partitions_that_were_added_are_read_from_their_start(
     kafka: KafkaSettings, killable: KafkaCluster
 ) -> None:

@@ -61,6 +61,7 @@ class Member:
             enable_auto_commit=False,
             session_timeout_ms=int(settings.session_timeout_s * 1000),
             heartbeat_interval_ms=int(settings.heartbeat_interval_s * 1000),
+            metadata_max_age_ms=1000,
             **strategy,
         )
 
@@ -266,6 +267,18 @@ async def test_a_topic_that_is_deleted_is_missing_until_it_is_made_again(place: 
     await place.topic()
     await until(lambda: len(member.consumer.assignment()) == 2, "two partitions again")
     await until(lambda: not member.membership.missing_topics, "no missing topic")
+
+
+async def test_a_topic_that_may_not_be_read_is_not_missing_and_says_what_to_grant(place: Place) -> None:
+    member = await place.member()
+    await joined(member)
+    await place.deny(TOPIC)
+    await until(member.membership.unreadable_topics, "a topic that may not be read")
+    assert "grant Describe and what it needs of Read" in member.membership.unreadable_topics()[place.name]
+    assert not member.membership.missing_topics
+    await place.deny(TOPIC, is_denied=False)
+    await until(lambda: not member.membership.unreadable_topics(), "a topic that may be read")
+    await until(lambda: len(member.consumer.assignment()) == 2, "two partitions again")
 
 
 async def test_a_member_that_waits_for_others_leaves_at_once(place: Place) -> None:

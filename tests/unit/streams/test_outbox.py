@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     NodeNotReadyError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -36,6 +38,7 @@ class Producer:
         self.gate.set()
         self.gates: dict[str, asyncio.Event] = {}
         self.refuse: Callable[[Sent], Exception | None] = lambda sent: None
+        self.client: SimpleNamespace
 
     def hold(self, topic: str) -> asyncio.Event:
         """Hold the batches of one topic until what is returned is set."""
@@ -236,6 +239,30 @@ async def test_a_topic_that_is_not_there_is_told_to_who_asked() -> None:
     producer.partitions_for = unknown  # type: ignore[method-assign]
     with pytest.raises(KafkaError, match="no such topic"):
         await outbox(producer).deliver(outgoing(b"1"))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_topic_is_gone_only_where_a_broker_says_so(answers: bool) -> None:
+    producer, asked = Producer(), 0
+
+    async def partitions_for(topic: str) -> set[int]:
+        if asked < 2:
+            raise UnknownTopicOrPartitionError
+        return {0}
+
+    async def force_metadata_update() -> bool:
+        nonlocal asked
+        asked += 1
+        return answers
+
+    producer.partitions_for = partitions_for  # type: ignore[method-assign]
+    producer.client = SimpleNamespace(force_metadata_update=force_metadata_update)
+    if answers:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await outbox(producer).deliver(outgoing(b"1"))
+    else:
+        await outbox(producer).deliver(outgoing(b"1"))
+        assert producer.sent == [("t", 0, [b"1"])]
 
 
 async def test_the_outbox_goes_on_after_a_failure() -> None:

@@ -67,7 +67,7 @@ async def test_the_figures_of_the_stream_are_in_readyz_and_metrics(tmp_path: Pat
     kafka = body["components"]["kafka"]
     assert (status, body["status"], kafka["status"]) == (200, "ok", "ok")
     assert kafka["broker"] == {"status": "ok", "known": 3, "answering": 3, "away_s": 0.0}
-    assert kafka["group"] == {"state": "joined", "reason": "", "missing_topics": []}
+    assert kafka["group"] == {"state": "joined", "reason": "", "missing_topics": [], "unreadable_topics": {}}
     assert kafka["offsets"] == {
         "in_flight": 2,
         "unfinished": 2,
@@ -108,6 +108,31 @@ async def test_no_broker_means_not_ready_after_a_grace_where_the_settings_say_so
         stream.answering = 1
         await stream.watch.look()
         assert (await ready(site))[1]["status"] == "degraded"  # one of three answers
+
+
+async def test_a_topic_without_the_right_to_read_it_is_told_apart_from_one_that_is_missing(
+    tmp_path: Path,
+) -> None:
+    stream = Stream()
+    stream.membership.missing_topics = frozenset({"gone"})
+    stream.membership.hidden_topics = frozenset({"hidden"})
+    stream.membership.may_not_read("t")
+    await stream.watch.look()
+    async with http_site(tmp_path) as site:
+        site.gateway.stream = stream.state
+        code, body = await ready(site)
+        text = (await site.client.get("/metrics")).text
+        stream.membership.missing_topics = stream.membership.hidden_topics = frozenset()
+        assert (await ready(site))[1]["components"]["kafka"]["status"] == "degraded"
+        stream.membership.may_read("t")
+        assert (await ready(site))[1]["components"]["kafka"]["status"] == "ok"
+    group = body["components"]["kafka"]["group"]
+    assert (code, group["missing_topics"]) == (200, ["gone"])
+    assert list(group["unreadable_topics"]) == ["hidden", "t"]
+    assert "grant Describe" in group["unreadable_topics"]["hidden"]
+    assert "the right Read" in group["unreadable_topics"]["t"]
+    for line in ("inferstream_topics_missing 1.0", "inferstream_topics_unreadable 2.0"):
+        assert f"\n{line}\n" in text
 
 
 @pytest.mark.parametrize("fault", ["a stopped partition", "a missing topic", "no place in the group"])
