@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from engines.admission import Admission
 from engines.checks import check_data, check_texts
 from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.execution import Execution
+from engines.guard import Guard
 from engines.handler_stages import postprocess, preprocess, stage_failed
 from engines.log_context import RequestName, working_on
 from engines.media_values import MediaValues
@@ -22,14 +24,23 @@ from engines.prepared import Outcome, Prepared
 from engines.results import failed_in, failure_result, no_time, success_result
 from handlers.errors import InferenceError
 
+T = TypeVar("T")
+
 
 class DirectCall:
     """Takes requests whose media may be bytes or addresses through all stages. Thread-safe; every call blocks."""
 
     def __init__(
-        self, admission: Admission, execution: Execution, media: MediaValues, outcomes: Outcomes
+        self,
+        admission: Admission,
+        execution: Execution,
+        media: MediaValues,
+        outcomes: Outcomes,
+        guard: Guard | None = None,
     ) -> None:
+        """`guard` runs the stages of handlers, so that one that never returns holds up no caller for long."""
         self._admission = admission
+        self._guard = guard or Guard()
         self._execution = execution
         self._media = media
         self._outcomes = outcomes
@@ -49,7 +60,7 @@ class DirectCall:
             InferenceError: any kind of handlers.errors but those of running a model; nothing else.
         """
         admitted = self._admit(task=task, engine=engine, model_name=model_name, data=data, options=options)
-        preprocess(admitted, self._here(admitted, data))
+        self._run_stage("preprocess", admitted, preprocess, self._here(admitted, data))
         return admitted
 
     def infer(
@@ -92,11 +103,11 @@ class DirectCall:
             with working_on(admitted.names):
                 here = self._here(admitted, data)
                 stage = "preprocess"
-                preprocess(admitted, here)
+                self._run_stage("preprocess", admitted, preprocess, here)
                 stage = "wait"
                 raw = self._run(admitted, ends)
                 stage = "postprocess"
-                output = postprocess(admitted, raw)
+                output = self._run_stage("postprocess", admitted, postprocess, raw)
         except InferenceError as error:
             failure = error
         about["processing_s"] = processing_s = time.perf_counter() - started
@@ -118,6 +129,17 @@ class DirectCall:
         return self._admission.admit(
             task=task, engine=engine, model_name=model_name, data=data, options=options
         )
+
+    def _run_stage(
+        self,
+        stage: str,
+        admitted: Prepared,
+        call: Callable[[Prepared, dict[str, Any]], T],
+        argument: dict[str, Any],
+    ) -> T:
+        what = f"{stage} of task {admitted.task}"
+        limit_s = self._guard.patience.of(admitted.task, admitted.model.name)
+        return self._guard.call(what, limit_s, partial(call, admitted, argument))
 
     def _here(self, admitted: Prepared, data: dict[str, Any]) -> dict[str, Any]:
         """Return `data` with its media brought here."""

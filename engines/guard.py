@@ -36,7 +36,7 @@ DEFAULT_MOST_STUCK = 3
 class _Call(Generic[T]):
     """One call on its way; `ended` is locked until it has come back."""
 
-    call: Callable[[], T]
+    call: Callable[[], Any]
     context: contextvars.Context
     thread_name: str
     ended: threading.Lock = field(default_factory=threading.Lock)
@@ -48,8 +48,9 @@ class _Call(Generic[T]):
 
     def run(self) -> None:
         threading.current_thread().name = self.thread_name
+        call, self.call = self.call, _nothing  # the thread may keep this longer than the caller does
         try:
-            self.result = self.context.run(self.call)
+            self.result = self.context.run(call)
         except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
             self.error = error
 
@@ -172,7 +173,8 @@ class Guard:
                 raise error
             finally:
                 del error  # else it and these frames hold on to each other
-        return under_way.result  # type: ignore[return-value]
+        result, under_way.result = under_way.result, None
+        return result  # type: ignore[return-value]
 
     def follow(
         self,
@@ -241,12 +243,13 @@ class Guard:
             self._calls.put(call)
             return
         try:
-            threading.Thread(target=self._work, args=(call,), daemon=True).start()
+            threading.Thread(target=self._work, args=([call],), daemon=True).start()
         except (RuntimeError, MemoryError):
             call.has_ended = True  # before it began
             raise
 
-    def _work(self, call: _Call[Any] | None) -> None:
+    def _work(self, first: list[_Call[Any]]) -> None:
+        call: _Call[Any] | None = first.pop()  # else the thread would keep it, and all that it holds
         while call is not None:
             call.run()
             with self._lock:

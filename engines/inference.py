@@ -89,7 +89,7 @@ class InferenceManager:
             bounds=(limits or LimitSettings()).bounds,
         )
         values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        direct = DirectCall(admission, execution, values, self.outcomes)
+        direct = DirectCall(admission, execution, values, self.outcomes, guard)
         self.admit, self.admits_at_once = admission.admit, admission.admits_at_once
         self.execute, self.start, self.is_loaded = execution.run, execution.start, execution.is_loaded
         self.prepare, self._infer = direct.prepare, direct.infer
@@ -236,14 +236,17 @@ class InferenceManager:
         """The calls of engines and handlers that never came back in their time, and have not since."""
         return self._guard.stuck
 
-    def guarded(self, stage: str, prepared: Prepared, call: Callable[[], T]) -> T:
-        """Return what a stage of the handler returns, for callers whose thread must not be held up for ever.
+    def guarded(
+        self, what: str, task: str, model_name: str, call: Callable[[], T], *, more_s: float = 0.0
+    ) -> T:
+        """Return what `call`, for requests of that task to that model, returns; for threads that must not be held up.
+
+        It may take `more_s` on top of what settings allow.
 
         Raises:
             InferenceTimeout: retryable; it does not come back.
         """
-        limit_s = self._guard.patience.of(prepared.task, prepared.model.name)
-        return self._guard.call(f"{stage} of task {prepared.task}", limit_s, call)
+        return self._guard.call(what, self._guard.patience.of(task, model_name) + more_s, call)
 
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""

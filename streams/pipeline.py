@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import time
@@ -25,10 +26,13 @@ from streams.faults import contained, was_cancelled
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget, bytes_in
 from streams.messages import Request
-from streams.pace import Pace
+from streams.pace import HeldUp, Pace
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
+
+_LOOK_UP_S = 60.0
+"""What the registry and the libraries of an engine may take on top of what engines and handlers may."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class Pools:
     """The threads that blocking stages run in, one pool a kind so that a slow kind starves no other."""
 
     registry: Executor
+    stages: Executor
+    """For stages of handlers without media that are slow, or hang."""
     decode: Executor
     children: Executor
     """For handlers that wait for child processes (`BaseModelHandler.waits_for_children`)."""
@@ -132,6 +138,13 @@ class Pipeline:
         self._manager.outcomes.finished(result)
         return result
 
+    async def finish(self, request: Request, prepared: Prepared, raw: dict[str, Any]) -> Outcome:
+        """Return the task's output for the engine's raw result, or why there is none."""
+        try:
+            return await self._run_stage(prepared, "postprocess", self._manager.finish, raw)
+        except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
+            return self.as_failure(request, error)
+
     def as_failure(self, request: Request, error: BaseException) -> InferenceError:
         """Return what the caller is told of `error`; one that nobody expected is logged."""
         if isinstance(error, InferenceError):
@@ -169,13 +182,13 @@ class Pipeline:
             raw = await self._run_with_media(request, under_way, prepared, emit)
         else:
             under_way.stage = "preprocess"
-            await self._quickly(prepared, "preprocess", self._manager.preprocess, request.data)
+            await self._run_stage(prepared, "preprocess", self._manager.preprocess, request.data)
             under_way.stage = "wait"
             raw = await self._dispatcher.run(prepared, emit)
         if isinstance(raw, InferenceError):
             return raw  # raised, it would hold on to these frames and all that they hold
         under_way.stage = "postprocess"
-        return await self._quickly(prepared, "postprocess", self._manager.finish, raw)
+        return await self._run_stage(prepared, "postprocess", self._manager.finish, raw)
 
     async def _run_with_media(
         self, request: Request, under_way: _UnderWay, prepared: Prepared, emit: Emit | None
@@ -199,7 +212,7 @@ class Pipeline:
                 prepared.timings["fetch"] = fetched - started
                 under_way.stage = "preprocess"
                 preprocess = functools.partial(self._manager.preprocess, prepared, data)
-                guarded = functools.partial(self._manager.guarded, "preprocess", prepared, preprocess)
+                guarded = self._guarded(prepared, "preprocess", preprocess)
                 await self._in(pool, guarded)
                 for_a_thread = self._clock() - fetched - prepared.timings["preprocess"]
                 prepared.timings["wait"] += max(0.0, for_a_thread)
@@ -219,22 +232,35 @@ class Pipeline:
             )
 
         if self._manager.admits_at_once(request.engine, request.model_name):
-            return admit()
-        return await self._in(self._pools.registry, admit)
+            with contextlib.suppress(HeldUp):
+                if self.pace.is_quick(request.task, "admit"):
+                    return self.pace.run(request.task, "admit", admit)
+        return await self._in(
+            self._pools.registry,
+            functools.partial(
+                self._manager.guarded,
+                f"admission to task {request.task}",
+                request.task,
+                request.model_name,
+                admit,
+                more_s=_LOOK_UP_S,
+            ),
+        )
 
-    async def _quickly(
+    async def _run_stage(
         self, prepared: Prepared, stage: str, call: Callable[[Prepared, Any], R], argument: Any
     ) -> R:
         """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
-        if self.pace.is_quick(prepared.handler, stage):
-            try:
-                return call(prepared, argument)
-            finally:
-                self.pace.took(prepared.handler, stage, prepared.timings[stage])
+        handler = type(prepared.handler)
+        if self.pace.is_quick(handler, stage):
+            with contextlib.suppress(HeldUp):
+                return self.pace.run(handler, stage, call, prepared, argument)
         there = functools.partial(call, prepared, argument)
-        return await self._in(
-            self._pools.decode, functools.partial(self._manager.guarded, stage, prepared, there)
-        )
+        return await self._in(self._pools.stages, self._guarded(prepared, stage, there))
+
+    def _guarded(self, prepared: Prepared, stage: str, call: Callable[[], R]) -> Callable[[], R]:
+        what, task, model_name = f"{stage} of task {prepared.task}", prepared.task, prepared.model.name
+        return functools.partial(self._manager.guarded, what, task, model_name, call)
 
     async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
         # Along with the context, in which log lines find the request they are about.

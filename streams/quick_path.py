@@ -11,12 +11,14 @@ import msgspec
 
 from engines.base import Urgency
 from engines.inference import InferenceManager
-from engines.log_context import RequestName, turn
+from engines.log_context import RequestName, shared_task, turn, working_on
 from engines.prepared import Outcome, Prepared
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from streams.batching import Batcher
+from streams.faults import supervised
 from streams.messages import Request
+from streams.pace import HeldUp
 from streams.pipeline import Pipeline
 
 OnResult = Callable[[dict[str, Any]], None]
@@ -65,12 +67,13 @@ class QuickPath:
                 return False
             prepared.request = RequestName(request.id, request.task, request.model_name)
             prepared.urgency = _URGENCIES[request.priority]
-            try:
-                self._manager.preprocess(prepared, request.data)
-            finally:
-                self._pace.took(prepared.handler, "preprocess", prepared.timings["preprocess"])
+            self._pace.run(
+                type(prepared.handler), "preprocess", self._manager.preprocess, prepared, request.data
+            )
             under_way = _UnderWay(self, request, prepared, started, queue_s, on_result)
             self._batcher.put(prepared, under_way.finish)
+        except HeldUp:
+            return False
         except BaseException as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             # In no variable of this frame, to which the error's traceback leads: that would be a circle.
             result = self.pipeline.result(
@@ -86,16 +89,17 @@ class QuickPath:
             turn.request = None
         return True
 
-    def postprocess(self, request: Request, prepared: Prepared, raw: dict[str, Any]) -> Outcome:
-        """Return the task's output for the engine's raw result, or why there is none."""
+    def postprocess(self, request: Request, prepared: Prepared, raw: dict[str, Any]) -> Outcome | None:
+        """Return the task's output for the engine's raw result, or why there is none; None where it takes too long."""
         turn.request = request
         try:
-            return self._manager.finish(prepared, raw)
+            return self._pace.run(type(prepared.handler), "postprocess", self._manager.finish, prepared, raw)
+        except HeldUp:
+            return None
         except BaseException as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
             return self.pipeline.as_failure(request, error)
         finally:
             turn.request = None
-            self._pace.took(prepared.handler, "postprocess", prepared.timings["postprocess"])
 
     def _admit(self, request: Request, admitted: Admitted) -> Prepared | None:
         """Return the request admitted, None where it may have to wait on its way."""
@@ -105,7 +109,12 @@ class QuickPath:
             return like.another() if self._is_quick(like.handler) else None
         if not self._manager.admits_at_once(request.engine, request.model_name):
             return None
-        prepared = self._manager.admit(
+        if not self._pace.is_quick(request.task, "admit"):
+            return None
+        prepared = self._pace.run(
+            request.task,
+            "admit",
+            self._manager.admit,
             task=request.task,
             engine=request.engine,
             model_name=request.model_name,
@@ -123,7 +132,7 @@ class QuickPath:
         return not handler.media_fields and not prepared.is_continuous and self._is_quick(handler)
 
     def _is_quick(self, handler: BaseModelHandler) -> bool:
-        return self._pace.is_quick(handler, "preprocess", "postprocess")
+        return self._pace.is_quick(type(handler), "preprocess", "postprocess")
 
 
 class _UnderWay(msgspec.Struct, eq=False):
@@ -140,7 +149,19 @@ class _UnderWay(msgspec.Struct, eq=False):
         """Take what the engine made of it to its result."""
         self.prepared.timings["wait"] += wait_s
         if not isinstance(outcome, InferenceError):
-            outcome = self.path.postprocess(self.request, self.prepared, outcome)
+            made = self.path.postprocess(self.request, self.prepared, outcome)
+            if made is None:
+                supervised(shared_task(self._finish_in_a_thread(outcome), name="postprocess"))
+                return
+            outcome = made
+        self._end(outcome)
+
+    async def _finish_in_a_thread(self, raw: dict[str, Any]) -> None:
+        path, request = self.path, self.request
+        with working_on((request,)):
+            self._end(await path.pipeline.finish(request, self.prepared, raw))
+
+    def _end(self, outcome: Outcome) -> None:
         result = self.path.pipeline.result(
             self.request, self.prepared, outcome, self.started, self.queue_s, stage="wait"
         )

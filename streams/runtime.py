@@ -31,6 +31,7 @@ from streams.settings import Settings, WorkerSettings
 log = structlog.get_logger(__name__)
 
 _REGISTRY_THREADS = 8
+_STAGE_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ async def open_runtime(
         stack.callback(fetcher.close)
         pools = Pools(
             registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
+            stages=stack.enter_context(ThreadPoolExecutor(_STAGE_THREADS, "stages")),
             decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
             children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
@@ -106,7 +108,8 @@ async def open_runtime(
             ),
             worker=settings.worker.name,
         )
-        yield Runtime(pipeline, manager, batcher)
+        with pipeline.pace.interrupting(settings.worker.infer_timeout_s):
+            yield Runtime(pipeline, manager, batcher)
 
 
 def _guard(worker: WorkerSettings, on_too_many: Callable[[Exception], None] | None) -> Guard:

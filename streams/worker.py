@@ -22,7 +22,7 @@ from streams.group_refusals import GroupRefused
 from streams.http.gateway import Gateway, start_gateway
 from streams.intake import Intake
 from streams.logs import tell_left_out
-from streams.loop_watch import watched_loop
+from streams.loop_watch import GRACE_S, watched_loop
 from streams.membership import Membership
 from streams.outbox import Outbox
 from streams.plugins import tasks_of
@@ -177,7 +177,7 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    patience_s = settings.worker.infer_timeout_s
+    patience_s = settings.worker.infer_timeout_s + GRACE_S
     with Stopping(settings.worker.drain_timeout_s) as stopping, watched_loop(patience_s):
         tell_of_faults(stopping.fail)
         async with AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ import structlog
 from engines.guard import TooManyStuck
 from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
-from streams.loop_watch import watched_loop
+from streams.loop_watch import GRACE_S, watched_loop
 from streams.runtime import open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
@@ -34,7 +34,7 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] = lambda url:
 
 async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
     drain_timeout_s = settings.worker.drain_timeout_s
-    patience_s = settings.worker.infer_timeout_s
+    patience_s = settings.worker.infer_timeout_s + GRACE_S
     with Stopping(drain_timeout_s + _MARGIN_S) as stopping, watched_loop(patience_s):
         tell_of_faults(stopping.fail)
         async with (

@@ -119,7 +119,7 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
             manager=manager,
             fetcher=fetcher,
             dispatcher=Dispatcher(manager, batcher, lambda _: threads),
-            pools=Pools(registry=threads, decode=threads, children=threads),
+            pools=Pools(registry=threads, stages=threads, decode=threads, children=threads),
             memory=ByteBudget(10**9),
             worker="contract",
         )

@@ -100,7 +100,7 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
     site = await site_with(
         tmp_path,
         local_stack,
-        infer_timeouts=["unruly=5", "load-hangs=5"],
+        infer_timeouts=["unruly=5", "load-hangs=5", "unruly-media=5", "unruly-texts=5"],
         max_in_flight=64,
         max_stuck_calls=20,
     )
@@ -109,6 +109,11 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
         unruly("load", model="load-hangs"),
         unruly("preprocess", "unruly-media", hangs=["preprocess"]),
         unruly("future", "unruly-texts", hangs=["future"]),
+        *(
+            unruly(f"{task}-{place}", task, model="unruly-two", hangs=[place])
+            for task in TASKS  # those without media begin on the event loop
+            for place in ("preprocess", "postprocess")
+        ),
     ]
     with WorkerProcess(site) as worker:
         await worker.started()
@@ -133,7 +138,8 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
         async with httpx.AsyncClient(base_url=url_of(worker)) as client:
             ready = (await client.get("/readyz")).json()
             assert ready["status"] == "degraded"
-            assert "unruly/unruly/unruly/1" in ready["components"]["calls"]["stuck"]
+            stuck = ready["components"]["calls"]["stuck"]
+            assert {"unruly/unruly/unruly/1", "postprocess of task unruly"} <= set(stuck)
         await send(site, [unruly("again")])
         assert (await site.results("unruly", ["again"]))["again"].success
         assert worker.terminate() == 0, "threads that hang keep no worker from stopping"

@@ -83,7 +83,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
             manager=bench.manager,
             fetcher=fetcher,
             dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
-            pools=Pools(registry=threads, decode=threads, children=children),
+            pools=Pools(registry=threads, stages=threads, decode=threads, children=children),
             memory=ByteBudget(10**9),
             worker="w1",
         )

@@ -80,7 +80,8 @@ class UnrulySite:
     async def _quickly(self, request: Request) -> dict[str, Any]:
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.runtime.manager.engines.get(request.engine)
-        assert self.quick_path.start(request, 0.0, {}, result.set_result)
+        if not self.quick_path.start(request, 0.0, {}, result.set_result):
+            return await self.runtime.pipeline.answer(request)  # as the intake does
         return await result
 
     async def _post(self, fields: dict[str, Any]) -> dict[str, Any]:

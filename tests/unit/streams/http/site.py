@@ -126,7 +126,7 @@ async def http_site(
             manager=bench.manager,
             fetcher=fetcher,
             dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
-            pools=Pools(registry=threads, decode=threads, children=threads),
+            pools=Pools(registry=threads, stages=threads, decode=threads, children=threads),
             memory=ByteBudget(10**9),
             worker=settings.worker.name,
         )
