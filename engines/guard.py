@@ -26,6 +26,9 @@ T = TypeVar("T")
 _IDLE_S = 60.0
 """How long a thread waits for its next call before it ends."""
 
+_WAKE_S = 1.0
+"""How long a caller waits before it looks up: Python may miss a Ctrl-C that comes just before it waits."""
+
 _GRACE_S = 0.01
 _SOON_S = 5.0
 
@@ -155,12 +158,14 @@ class Guard:
         Raises:
             GivenUp: retryable; it gave nothing back for `limit_s`.
         """
-        under_way = _Call(call, contextvars.copy_context(), threading.current_thread().name)
+        under_way: _Call[T] = _Call(call, contextvars.copy_context(), threading.current_thread().name)
         under_way.ended.acquire()
         since = time.monotonic()
         try:
             self._start(under_way)
-            while not under_way.ended.acquire(timeout=_bounded(since + limit_s - time.monotonic())):
+            while not under_way.ended.acquire(
+                timeout=_bounded(min(since + limit_s - time.monotonic(), _WAKE_S))
+            ):
                 since = max(since, alive_at() if alive_at is not None else 0.0)
                 if time.monotonic() - since >= limit_s:
                     raise self._given_up(under_way, what, limit_s)
