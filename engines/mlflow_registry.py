@@ -240,6 +240,14 @@ class MlflowRegistry:
             ) from error
 
 
+_UNREACHED = {
+    "Connection refused": "nothing listens there",
+    "Failed to resolve": "there is no such host",
+    "Read timed out": "it took too long to answer",
+    "Max retries exceeded": "it cannot be reached",
+}
+
+
 def _environment(settings: MlflowSettings) -> dict[str, str]:
     """Return the variables by which MLflow learns what its client takes no argument for.
 
@@ -266,5 +274,9 @@ def unreadable(error: OSError) -> InvalidRequest:
 
 
 def _short(error: BaseException) -> str:
+    """Return what failed in few words; its client's own are some lines long where nobody answers."""
+    for sign, words in _UNREACHED.items():
+        if sign in str(error):
+            return words
     text = mask_password_in_url(" ".join(str(error).split()))
     return text if len(text) <= 200 else text[:200] + "…"

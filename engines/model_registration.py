@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,12 +16,16 @@ from handlers.errors import InvalidRequest
 
 ModelSource = Literal["huggingface", "ollama", "local"]
 
-_HUB_NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)")
+_HUB_NAME = re.compile(r"(?:hf://)?(\w[\w.-]*/\w[\w.-]*)")
 _ABOUT = re.compile(
     r"readme.*|licen[cs]e.*|notice.*|copying.*|\.gitattributes|\.gitignore|.*\.(md|rst)", re.IGNORECASE
 )
 """Files that say something about a model."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+ADAPTER = (
+    "holds a PEFT adapter, not a whole model; merge it into its base model (model.merge_and_unload()), save that with "
+    "save_pretrained, and register that folder"
+)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -148,11 +152,8 @@ def _check_content(model_source: str, folder: Path) -> None:
     kinds = {name.rpartition("/")[2] for name in names}  # a model of several parts has a folder for each
     if model_source != "huggingface" or "MLmodel" in kinds:
         return
-    if "adapter_config.json" in kinds and "config.json" not in kinds:
-        raise InvalidRequest(
-            f"model_path {str(folder)!r} holds a PEFT adapter, not a whole model; merge it into its base model "
-            "(model.merge_and_unload()), save that with save_pretrained, and register that folder"
-        )
+    if is_adapter(kinds):
+        raise InvalidRequest(f"model_path {str(folder)!r} {ADAPTER}")
     if "config.json" not in kinds:
         raise InvalidRequest(
             f"model_path {str(folder)!r} has no config.json (it has {shown}); give the folder that save_pretrained "
@@ -163,6 +164,12 @@ def _check_content(model_source: str, folder: Path) -> None:
             f"model_path {str(folder)!r} has no weights (it has {shown}); a model has files that end in "
             f"{', '.join(_WEIGHTS)}"
         )
+
+
+def is_adapter(names: Collection[str]) -> bool:
+    """Return whether files of these names are a PEFT adapter, without the model that it adapts."""
+    weights = {name for name in names if name.endswith(_WEIGHTS)}
+    return "adapter_config.json" in names and all(name.startswith("adapter_") for name in weights)
 
 
 def _text_tags(tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -65,9 +65,9 @@ _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", "other", _PACKED)),
     (b"Rar!", FileKind("a RAR archive", "other", _PACKED)),
     (b"PAR1", FileKind("a Parquet file", "other", "send the media that its rows name")),
-    (b"\x7fELF", FileKind("a program", "other", "send a media file")),
-    (b"MZ", FileKind("a program", "other", "send a media file")),
-    (b"SQLite format 3", FileKind("an SQLite database", "other", "send a media file")),
+    (b"\x7fELF", FileKind("a program", "other")),
+    (b"MZ", FileKind("a program", "other")),
+    (b"SQLite format 3", FileKind("an SQLite database", "other")),
 )
 
 _RIFF = {
@@ -123,7 +123,8 @@ def misplaced(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str |
         return None
     article = "an" if wanted[0] == "image" else "a"
     named = {"sound": "recording"}.get(wanted[0], wanted[0])
-    return f"{kind.name}, not {article} {named}; {kind.cure or _TAKEN_BY[kind.family]}, or {cure}"
+    ways_out = [way for way in (kind.cure or _TAKEN_BY.get(kind.family), cure) if way]
+    return f"{kind.name}, not {article} {named}; {', or '.join(ways_out)}"
 
 
 def _of_zip(head: bytes) -> FileKind:
@@ -140,7 +141,7 @@ def _of_zip(head: bytes) -> FileKind:
 def _of_text(head: bytes) -> FileKind | None:
     """Return what kind of text it is, None where it is none."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return FileKind("a UTF-16 text", "other", "send a media file")
+        return FileKind("a UTF-16 text", "other")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if len(text) < 3 or re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", text):
         return None
@@ -156,11 +157,11 @@ def _of_text(head: bytes) -> FileKind | None:
     if start.startswith(b"<?xml") and b"<error>" in start:
         return FileKind("an XML error of a store", "other", "look what it says, and give the file's address")
     if start.startswith(b"<"):
-        return FileKind("an XML text", "other", "send a media file")
+        return FileKind("an XML text", "other")
     if start.startswith(b"#extm3u"):
         return FileKind("a playlist", "other", "send the file that it names")
     if start[:1] in b"{[":
-        return FileKind("a JSON text", "other", "send a media file")
+        return FileKind("a JSON text", "other")
     if re.fullmatch(rb"[A-Za-z0-9+/=\s]{64,}", text):
         return FileKind("base64 text", "other", "decode it, or send it as a data: URI")
-    return FileKind("a plain text", "other", "send a media file")
+    return FileKind("a plain text", "other")

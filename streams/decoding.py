@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
 from handlers.errors import InvalidRequest, Undecodable
+from handlers.options import OPTIONS
 from streams.messages import Id, Name, Request, encode
 
 MAX_METADATA_DEPTH = 200
@@ -56,8 +59,17 @@ def _decode_with_nulls(value: bytes) -> Request:
         return _request_decoder.decode(encode(given))
     except _NOT_READABLE as error:
         raise InvalidRequest(
-            f"the request is not valid: {error}; its fields are {', '.join(Request.__struct_fields__)}"
+            f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
         ) from None
+
+
+def _hint(given: Iterable[str]) -> str:
+    """Say what the first field that a request does not have was probably meant to be."""
+    strange = next((name for name in given if name not in Request.__struct_fields__), "")
+    if strange in OPTIONS or any(strange in spec.engine_names.values() for spec in OPTIONS.values()):
+        return f"put {strange} into options; "
+    near = get_close_matches(strange, Request.__struct_fields__, 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
@@ -74,7 +86,7 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Undecodable(
-            f"the message ({len(value)} bytes, starting {value[:24]!r}) is no JSON object: {error}; "
+            f"the message ({len(value)} bytes, starting {value[:24]!r}) is not a JSON object: {error}; "
             "send a UTF-8 JSON object with task, engine, model_name and data"
         ) from None
 

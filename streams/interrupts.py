@@ -30,8 +30,8 @@ def run(
             runner.get_loop()
         return runner.run(main)
     finally:
-        main.close()
         runner.close()
+        main.close()  # where it never started
 
 
 @contextmanager

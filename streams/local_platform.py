@@ -80,6 +80,7 @@ class LocalPlatform:
         self._on_status = on_status
         self._worker: GuardedProcess | None = None
         self._settings: Settings | None = None
+        self._has_config = False
 
     @property
     def settings(self) -> Settings:
@@ -196,7 +197,9 @@ class LocalPlatform:
             self.stop_worker()
         finally:
             self.stack.stop()
-            self.config_path.unlink(missing_ok=True)
+            if self._has_config:  # else it is that of another stack in this folder
+                self.config_path.unlink(missing_ok=True)
+                self._has_config = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -225,6 +228,7 @@ class LocalPlatform:
         for layer in (own, self._overrides):
             for section, values in layer.items():
                 tree[section] = {**tree.get(section, {}), **values}
+        self._has_config = True
         text = "# Written by the running local platform, removed when it stops.\n" + yaml.safe_dump(tree)
         with os.fdopen(os.open(self.config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)

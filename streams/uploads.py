@@ -64,8 +64,8 @@ def _address(path: Path, settings: S3Settings, to: str | None) -> str:
         return f"{to}{name}" if to.endswith("/") else to
     if settings.uploads is None:
         raise InvalidInput(
-            f"there is no place to put {path}: set s3.uploads to a folder such as s3://media/uploads, or name the "
-            "address"
+            f"there is no place to put {path}: start `inferstream up` here, set s3.uploads to a place such as "
+            "s3://media/uploads, or name the address"
         )
     try:
         with path.open("rb") as file:

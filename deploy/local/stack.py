@@ -191,7 +191,7 @@ class LocalStack:
                 if time.monotonic() > deadline:
                     os.close(descriptor)
                     raise StackError(
-                        f"another local stack uses {self.root}; stop it, or choose another folder"
+                        f"another local stack uses {self.root}; stop it, or choose another folder (up: --directory DIR)"
                     ) from None
                 time.sleep(0.05)
             else:

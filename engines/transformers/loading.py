@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engines.model_registration import ADAPTER, is_adapter
 from engines.transformers.process_state import loading
 from handlers.errors import ModelLoadFailed
 
@@ -164,6 +165,8 @@ class ModelFolder:
     def _config(self) -> PreTrainedConfig:
         from transformers import AutoConfig
 
+        if is_adapter({path.name for path in self.path.iterdir()}):
+            raise ModelLoadFailed(f"model {self.name} {ADAPTER}")
         if not (self.path / "config.json").is_file():
             raise ModelLoadFailed(
                 f"model {self.name} has no config.json; register a folder saved by save_pretrained"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Iterable
@@ -53,6 +54,15 @@ EXTRAS = {
     "uvloop": "worker",
 }
 """Which extra of the distribution brings which module."""
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space, or name a place on another disk",
+    errno.EDQUOT: "free some space, or name a place on another disk",
+    errno.EACCES: "name a place that this user may use",
+    errno.EPERM: "name a place that this user may use",
+    errno.EROFS: "name a place that can be written to",
+}
+"""What to do about a file or folder that the system refuses."""
 
 _HELP_NAMES = ["-h", "--help"]
 _EXIT_FAILED = 1
@@ -172,6 +182,7 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
         return None
     # Only now, since a command that works needs none of these.
     from deploy.local import StackError
+    from deploy.models import PreparationError
     from engines.configuration import ConfigurationError
     from handlers.errors import InferenceError
     from streams.client_errors import ClientError
@@ -186,6 +197,11 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
         return str(error).splitlines(), _EXIT_FAILED
     if type(error).__module__ == "aiokafka.errors":
         return [f"the broker refuses: {error}"], _EXIT_FAILED
+    if isinstance(error, PreparationError):
+        return [str(error)], _EXIT_FAILED
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        way_out = _WAYS_OUT.get(error.errno or 0, "check that path")
+        return [f"{error.filename}: {error.strerror}; {way_out}"], _EXIT_FAILED
     if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         return _explain(error.exceptions[0])
     return None

@@ -51,6 +51,7 @@ def config(
     format: Annotated[
         Format, typer.Option("--format", "-f", help="How to print them.", case_sensitive=False)
     ] = Format.TABLE,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     sample: Annotated[
         bool,
         typer.Option("--sample", help="Print a commented file of all settings with their defaults instead."),
@@ -65,7 +66,7 @@ def config(
         typer.echo(sample_yaml(Settings), nl=False)
         return
     shown = list(shown_settings(load_settings(ctx)))
-    if format is Format.JSON:
+    if as_json or format is Format.JSON:
         typer.echo(json.dumps(_tree(shown), indent=2, ensure_ascii=False, default=str))
     elif format is Format.YAML:
         typer.echo("\n".join(_yaml_lines(shown)))
@@ -128,7 +129,7 @@ def _key(name: str) -> str:
 def _print_table(shown: list[ShownSetting]) -> None:
     from rich.text import Text
 
-    from streams.cli.tables import show, table
+    from streams.cli.tables import show
 
     rows, ends = [], []
     for _, members in groupby(shown, key=lambda one: one.path[0]):
@@ -143,7 +144,7 @@ def _print_table(shown: list[ShownSetting]) -> None:
                 )
             )
         ends.append(len(rows) - 1)
-    show(table(("setting", "value", "from", "what it is"), rows, sections=ends))
+    show(("setting", "value", "from", "what it is"), rows, sections=ends)
 
 
 def _plain(value: Any) -> str:

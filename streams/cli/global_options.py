@@ -24,8 +24,11 @@ class GlobalOptions:
     verbose: bool = False
 
 
-def load_settings(ctx: typer.Context) -> Loaded[Settings]:
+def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]:
     """Return the settings for this command line, and send log lines to standard error as they say.
+
+    Unless `logs`, which is for commands that run on, only those are sent that --verbose or logging.level ask for: such
+    a command tells of its failure itself.
 
     Raises:
         ConfigurationError: permanent; `main` shows it and exits with 2.
@@ -37,7 +40,9 @@ def load_settings(ctx: typer.Context) -> Loaded[Settings]:
     options = ctx.ensure_object(GlobalOptions)
     overrides = ["logging.level=DEBUG"] if options.verbose else []
     loaded = load(Settings, config_file=options.config_file, overrides=[*overrides, *options.overrides])
-    configure_logging(loaded.settings.logging)
+    is_asked_for = logs or loaded.origins["logging.level"] != "default"
+    told = loaded.settings.logging
+    configure_logging(told if is_asked_for else told.model_copy(update={"level": "CRITICAL"}))
     return loaded
 
 

@@ -64,7 +64,7 @@ def show(
     for key in ("task", "engine"):
         tags.pop(key, None)
     rows = [(key, _shown(value)) for key, value in described.items()]
-    tables.show(tables.table(("", ""), [*rows, *((f"tag {key}", value) for key, value in tags.items())]))
+    tables.show(("", ""), [*rows, *((f"tag {key}", value) for key, value in tags.items())])
 
 
 @app.command(
@@ -99,9 +99,9 @@ def delete(
 
 @app.command(
     epilog=examples(
-        "inferstream models register smollm2 --source huggingface --path ./SmolLM2 --task text-generation",
-        "inferstream models register whisper --source huggingface --path hf://openai/whisper-base --task asr",
-        "inferstream models register llama --source ollama --path llama3.2:1b --task text-generation",
+        "inferstream models register ocr --task ocr --source huggingface --path ./ocr",
+        "inferstream models register mine --task asr --source local --path ./mine",
+        "inferstream models register llama --source ollama --path llama3.2:1b",
     )
 )
 def register(
@@ -212,5 +212,5 @@ def _print_table(found: list[RegisteredModel]) -> None:
         versions = ", ".join(f"[{v}]" if v == model.version else v for v in one.versions)
         row = (model.name, versions, aliases or "-", model.task or "any", model.engine or "any", model.source)
         rows.append(row)
-    tables.show(tables.table(("name", "versions", "aliases", "task", "engine", "source"), rows))
+    tables.show(("name", "versions", "aliases", "task", "engine", "source"), rows)
     typer.echo("[n] is the version that the plain name stands for")

@@ -49,7 +49,7 @@ def options(
 
 
 def _print_table(task: str | None, engine: str | None) -> None:
-    from streams.cli.tables import show, table
+    from streams.cli.tables import show
 
     shown = [
         spec
@@ -62,4 +62,4 @@ def _print_table(task: str | None, engine: str | None) -> None:
         names = [spec.name, *(f"({engine}: {name})" for engine, name in spec.engine_names.items())]
         row = zip(COLUMNS, ("\n".join(names), *cells(spec)), strict=True)
         rows.append([cell for heading, cell in row if heading not in hidden])
-    show(table([heading for heading in COLUMNS if heading not in hidden], rows))
+    show([heading for heading in COLUMNS if heading not in hidden], rows)

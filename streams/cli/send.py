@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,10 +39,11 @@ MAIN_INPUT = {
 
 @app.command(
     epilog=examples(
-        "inferstream send text-generation smollm2-135m-instruct 'What is the capital of France?'",
-        "inferstream send asr whisper-base s3://media/call.flac --option timestamps=word",
+        "inferstream send text-generation smollm2-135m-instruct 'Name a colour.'",
+        "git log -1 | inferstream send text-generation smollm2-135m-instruct -",
+        "inferstream send asr whisper-base call.flac --option timestamps=word",
         "inferstream send asr whisper-base recording.wav --json",
-        'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\' --option max_new_tokens=8',
+        'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\'',
     )
 )
 def send(
@@ -49,7 +52,10 @@ def send(
     model: Annotated[str, typer.Argument(help="Registered model: name, name@alias or name/version.")],
     main_input: Annotated[
         str | None,
-        typer.Argument(metavar="INPUT", help="Text, an s3:// or https:// address, or a file to send along."),
+        typer.Argument(
+            metavar="INPUT",
+            help="Text (- reads standard input), a file, or its s3:// or https:// address.",
+        ),
     ] = None,
     engine: Annotated[
         str,
@@ -91,7 +97,10 @@ def _request(
     inputs = _object(data, "--data") if data else {}
     if main_input is not None:
         field = MAIN_INPUT.get(task, "inputs")
-        inputs[field] = main_input if field == "inputs" else _media_address(main_input, settings)
+        if field != "inputs":
+            inputs[field] = _media_address(main_input, settings)
+        else:
+            inputs[field] = sys.stdin.read() if main_input == "-" else main_input
     return Request(
         task=task,
         engine=engine,
@@ -129,7 +138,7 @@ def _media_address(value: str, settings: Settings) -> str:
 def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--option")
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, as in max_new_tokens=8", param_hint="--option")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -140,7 +149,7 @@ def _object(text: str, hint: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"no JSON: {error}", param_hint=hint) from None
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=hint) from None
     if not isinstance(value, dict):
         raise typer.BadParameter('must be a JSON object, such as {"prompt": "..."}', param_hint=hint)
     return value
@@ -154,6 +163,14 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
     from streams.topic_admin import TopicsNotReady, check_topics
 
     problems = await check_topics(settings.kafka, [request.task])
+    if problems and request.task not in MAIN_INPUT:
+        near = get_close_matches(request.task, MAIN_INPUT, 1)
+        raise typer.BadParameter(
+            f"{request.task!r} has no topics here{f'; did you mean {near[0]}?' if near else ''} (known: "
+            f"{', '.join(sorted(MAIN_INPUT))}; for a task of your own, name its module in worker.plugins and run "
+            "inferstream topics create)",
+            param_hint="TASK",
+        )
     if problems:
         raise TopicsNotReady(problems)
     async with InferenceClient(settings.kafka, tasks=[request.task]) as client:

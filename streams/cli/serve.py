@@ -22,8 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
         "inferstream serve",
         "inferstream serve --host 0.0.0.0 --port 80 --config production.yaml",
         "inferstream serve --port 0 --set worker.warm=smollm2-135m-instruct",
-        "curl -F task=asr -F engine=transformers -F model_name=whisper-base -F audio=@call.flac "
-        "localhost:8080/inference/infer",
+        "curl localhost:8080/inference/tasks",
     )
 )
 def serve(
@@ -38,7 +37,7 @@ def serve(
 
     Exit status: 0 drained, 1 failed, 2 settings not usable.
     """
-    settings = _with_address(load_settings(ctx).settings, host=host, port=port)
+    settings = _with_address(load_settings(ctx, logs=True).settings, host=host, port=port)
     set_native_defaults()
     from streams.http.serving import run
 

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
 
+_UNBOUNDED = 10_000
 _LONGEST_WORD = 32
 """A longer one, such as an address, is broken where the terminal is narrow."""
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: Sequence[int] = ()) -> Table:
-    """Return a table of these rows, with a line behind each row whose number is in `sections`."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def show(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: Sequence[int] = ()) -> None:
+    """Print rows on standard output, with a line behind each row whose number is in `sections`.
+
+    A table, as wide as it needs where no terminal bounds it. In a terminal that is too narrow for its columns, one
+    block of lines for each row, so that nothing is cut off.
+    """
+    is_bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if is_bounded else _UNBOUNDED)
+    table = _table(headings, rows, sections)
+    if Measurement.get(console, console.options.update(width=_UNBOUNDED), table).minimum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        console.print(Text(str(row[0]), style="bold"), soft_wrap=True)
+        about = Table.grid(padding=(0, 2))
+        about.add_column(no_wrap=True)
+        about.add_column(overflow="fold")
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            about.add_row(Text(f"  {heading}", style="dim"), cell)
+        console.print(about)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], sections: Sequence[int]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(headings))
     for number, heading in enumerate(headings):
         cells = [str(row[number]) for row in rows]
         words = [word for cell in (heading, *cells) for word in re.split(r"\s+", cell)]
@@ -29,8 +54,3 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: 
             *(cell if isinstance(cell, Text) else Text(cell) for cell in row), end_section=number in sections
         )
     return made
-
-
-def show(what: Table) -> None:
-    """Print a table on standard output."""
-    Console().print(what)

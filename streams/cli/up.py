@@ -85,18 +85,24 @@ def up(
     from rich.console import Console
 
     from deploy.local import KafkaRelease
-    from deploy.models import prepare
+    from deploy.models import CATALOGUE, prepare
     from deploy.models.progress_bars import progress_bars
     from streams.local_models import LocalModel
     from streams.local_platform import LocalPlatform
     from streams.local_status import StatusLines
 
+    names = [] if no_models else model or DEFAULT_MODELS
+    if unknown := [name for name in names if name not in CATALOGUE]:
+        raise typer.BadParameter(
+            f"there is no recipe for {', '.join(unknown)}; there are {', '.join(CATALOGUE)}. Start without it, then "
+            "register a model of your own: inferstream models register",
+            param_hint="--model",
+        )
     # Before models are fetched, which may take minutes.
     kafka = None if kafka_home is None else KafkaRelease.find(kafka_home)
     # Its warnings, such as that a topic just made has no leader yet, would run into the lines of the parts.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console()
-    names = [] if no_models else model or DEFAULT_MODELS
     with _sigterm_like_ctrl_c():
         with progress_bars(console) as report:
             folders = {name: prepare(name, progress=report) for name in names}

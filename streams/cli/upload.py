@@ -25,7 +25,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 )
 def upload(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Files of this machine.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of this machine.", show_default=False)
+    ],
     to: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +60,8 @@ def upload_with_bar(file: Path, settings: S3Settings, *, to: str | None = None) 
     from streams.uploads import upload as put
 
     if not file.is_file():
-        raise typer.BadParameter(f"{file} is not a file of this machine", param_hint="FILE")
+        what = "a folder; name its files" if file.is_dir() else "not a file of this machine"
+        raise typer.BadParameter(f"{file} is {what}", param_hint="FILE")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(file.name, total=file.stat().st_size)

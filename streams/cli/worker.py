@@ -30,7 +30,7 @@ def worker(
 
     Exit status: 0 drained, 1 failed (unanswered requests stay on the broker), 2 settings not usable.
     """
-    settings = load_settings(ctx).settings
+    settings = load_settings(ctx, logs=True).settings
     if task:
         settings = settings.model_copy(
             update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}

@@ -21,7 +21,7 @@ def folder_of(tmp_path: Path, *names: str) -> Path:
     return folder
 
 
-def registered(folder: Path, source: str = "huggingface") -> Any:
+def registered(folder: Path | str, source: str = "huggingface") -> Any:
     registry = MagicMock()
     registry.newest.return_value = None
     registry.upload.return_value = ("s3://b/m", "id")
@@ -64,11 +64,26 @@ def test_a_folder_with_nothing_but_texts_about_a_model_is_refused(tmp_path: Path
             ("adapter_config.json", "adapter_model.safetensors"),
             "holds a PEFT adapter, not a whole model; merge it",
         ),
+        (
+            ("config.json", "adapter_config.json", "adapter_model.bin", "tokenizer.json"),
+            "holds a PEFT adapter",
+        ),
     ],
 )
 def test_a_folder_that_lacks_a_part_is_told_which(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         registered(folder_of(tmp_path, *names))
+
+
+def test_a_model_that_was_saved_beside_its_adapter_is_registered(tmp_path: Path) -> None:
+    names = ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors")
+    assert registered(folder_of(tmp_path, *names)) is not None
+
+
+@pytest.mark.parametrize("path", ["./whisper", "~/nowhere", "../no-such-model"])
+def test_a_folder_that_is_not_there_is_not_taken_for_a_model_of_the_hub(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no folder; give the folder"):
+        registered(path)
 
 
 def test_a_file_that_vanishes_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,16 @@ def test_a_folder_without_a_config_is_refused(engine: TransformersEngine, tmp_pa
     assert "has no config.json" in refusal(engine, tmp_path)
 
 
+@pytest.mark.parametrize("task", sorted(RUNNERS))
+def test_an_adapter_is_told_to_be_merged(engine: TransformersEngine, tmp_path: Path, task: str) -> None:
+    """It was saved by save_pretrained, so that advice would help nobody."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    told = refusal(engine, tmp_path, task=task)
+    assert "holds a PEFT adapter, not a whole model" in told
+    assert "merge_and_unload" in told
+
+
 def test_a_config_that_is_no_json_is_refused(engine: TransformersEngine, copied: Path) -> None:
     (copied / "config.json").write_text("{")
     assert refusal(engine, copied).startswith("model tiny did not load: ")

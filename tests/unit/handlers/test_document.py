@@ -268,7 +268,7 @@ def test_a_broken_page_is_named_and_others_can_still_be_read() -> None:
     ("value", "message"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"plain text", "is a plain text, not a document; .*, or send a whole PDF, TIFF or other image$"),
+        (b"plain text", "is a plain text, not a document; send a whole PDF, TIFF or other image$"),
         (
             b"PK\x03\x04" + bytes(26) + b"word/document.xml",
             "is a Word document, not a document; save it as PDF",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from streams.cli import COMMANDS
+from streams.cli.send import _request
+from streams.settings import Settings
+from streams.topic_problems import TopicProblem
 from tests.unit.streams.conftest import CommandLine
 
 HEAVY = ("torch", "transformers", "faust", "mlflow", "boto3", "numpy")
@@ -53,6 +59,22 @@ def test_the_help_of_every_command_has_examples_and_the_global_options(
         assert f"$ inferstream {name}" in shown.output
         assert "--config" in shown.output
         assert "--set" in shown.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([name] for name in COMMANDS),
+        *(["models", name] for name in ("list", "show", "register", "delete", "alias")),
+        *(["topics", name] for name in ("create", "check")),
+    ],
+)
+def test_examples_are_copied_whole_from_a_terminal_of_80_columns(
+    command: list[str], command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, shown = command_line(*command, "--help").output.partition("Examples")
+    assert [line for line in shown.splitlines() if line.strip() and not line.startswith(" $ ")] == []
 
 
 def test_sending_a_request_needs_only_the_core() -> None:
@@ -104,6 +126,63 @@ def test_wrong_settings_are_shown_one_a_line_without_a_stack_trace(command_line:
     assert len(lines) == 2
     assert lines[0] == "✗ kafka.grop_id='x' (command line): no such setting; did you mean kafka.group_id?"
     assert lines[1].startswith("✗ http.port='many' (command line): allowed: a whole number")
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("asrr", "did you mean asr?"), ("sums", "(known: asr, ")],
+)
+def test_a_task_without_topics_is_told_the_nearest(
+    task: str, said: str, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def missing(_kafka: object, tasks: list[str]) -> list[TopicProblem]:
+        return [TopicProblem.missing(f"inference.requests.{one}") for one in tasks]
+
+    monkeypatch.setattr("streams.topic_admin.check_topics", missing)
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = command_line("send", task, "m", "text")
+    assert shown.exit_code == 2
+    assert f"'{task}' has no topics here" in shown.stderr
+    assert said in shown.stderr
+    known = command_line("send", "asr", "m", "s3://b/k")
+    assert known.exit_code == 1
+    assert "inferstream topics create" in known.stderr
+
+
+def test_a_text_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Name a colour."))
+    request = _request("text-generation", "m", "-", "", None, [], "", Settings())
+    assert request.data == {"inputs": "Name a colour."}
+
+
+def test_a_command_tells_of_a_broker_that_is_away_in_one_line(command_line: CommandLine) -> None:
+    shown = command_line("topics", "check", "--set", "kafka.bootstrap_servers=127.0.0.1:1")
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1")
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_command_tells_of_a_registry_that_is_away_in_one_line(command_line: CommandLine) -> None:
+    away = ("--set", "mlflow.tracking_uri=http://127.0.0.1:1", "--set", "mlflow.max_retries=0")
+    shown = command_line("models", "show", "whisper", *away)
+    assert shown.exit_code == 1
+    assert "http://127.0.0.1:1" in shown.stderr
+    assert "nothing listens there" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_file_that_the_system_refuses_is_said_in_a_sentence(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/model.bin")
+
+    monkeypatch.setattr("streams.cli.config.shown_settings", full)
+    shown = command_line("config")
+    assert shown.exit_code == 1
+    assert shown.stderr == (
+        "✗ /data/model.bin: No space left on device; free some space, or name a place on another disk\n"
+    )
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:

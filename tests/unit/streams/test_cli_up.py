@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from pathlib import Path
 
@@ -101,3 +102,44 @@ def test_the_worker_listens_on_8080_where_that_is_free() -> None:
         except OSError:
             pass  # somebody else has it, which is the same to us
         assert overrides_of(GlobalOptions())["http"] == {"port": 0}
+
+
+def test_a_second_one_in_a_folder_leaves_the_first_ones_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.local.stack._LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("streams.local_platform._import_mlflow", lambda: None)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    settings = folder / "inferstream.yaml"
+    settings.write_text("http: {port: 8080}\n")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = up(folder=tmp_path)
+    assert done.exit_code == 1
+    assert "another local stack uses" in done.output
+    assert "--directory" in done.output
+    assert settings.exists()
+
+
+def test_a_model_without_a_recipe_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+    folder = str(tmp_path / "data")
+    command = ["up", "--model", "whisper-base", "--model", "whisper-bas", "--directory", folder]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200", "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert done.exit_code == 2
+    assert "whisper-bas" in done.output
+    assert "smollm2-135m-instruct, " in done.output
+    assert "models register" in done.output
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.local_platform._import_mlflow", lambda: None)
+    (tmp_path / "data").write_text("a file")
+    done = up(folder=tmp_path)
+    assert done.exit_code == 1
+    assert str(tmp_path / "data") in done.output
+    assert "File exists" in done.output
+    assert "Traceback" not in done.output

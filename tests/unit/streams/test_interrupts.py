@@ -64,6 +64,30 @@ def test_a_ctrl_c_while_it_runs_cancels_it() -> None:
     assert ended == ["cleanly"]
 
 
+def test_a_signal_that_raises_at_once_lets_it_end_as_well() -> None:
+    """As SIGTERM does where a command treats it as a Ctrl-C."""
+    ended: list[str] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    async def waits() -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            ended.append("cleanly")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.run(waits())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == ["cleanly"]
+
+
 def test_it_runs_in_other_threads_too() -> None:
     answers: list[int] = []
     thread = threading.Thread(target=lambda: answers.append(interrupts.run(answer())))
