@@ -88,7 +88,7 @@ class DirectCall:
         }
         output: dict[str, Any] | None = None
         failure: InferenceError | None = None
-        timings, stage = no_time(), "resolve"
+        timings, stage, admitted = no_time(), "resolve", None
         try:
             ends = ends_at(deadline, timeout)
             urgency = urgency_of(priority, ends)
@@ -111,10 +111,12 @@ class DirectCall:
         except InferenceError as error:
             failure = error
         about["processing_s"] = processing_s = time.perf_counter() - started
-        about["timings"] = timings if failure is None else failed_in(stage, timings, processing_s)
         if failure is not None:
+            running_s = admitted.running_s if admitted else 0.0
+            about["timings"] = failed_in(stage, timings, processing_s, running_s=running_s)
             result = failure_result(error=failure, **about)
         else:
+            about["timings"] = timings
             result = success_result(result=output or {}, **about)
         self._outcomes.finished(result)
         return result

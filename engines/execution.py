@@ -70,6 +70,8 @@ class Execution:
             lease = self._cache.lease(loading.key, loading.load, loading.unload)
             with lease:
                 running = time.perf_counter()
+                for one in batch:
+                    one.running_since = running
                 try:
                     outcomes = self._run(lease, batch)
                 finally:
@@ -98,7 +100,7 @@ class Execution:
         lease: Lease | None = None
         try:
             lease = self._cache.share(loading.key, loading.load, loading.unload)
-            running = time.perf_counter()
+            running = prepared.running_since = time.perf_counter()
             prepared.waited(running - started)
             raw = self._submit(prepared, lease, emit)
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ class Prepared(msgspec.Struct, eq=False):
     """The smallest goes first: most urgent priority, then earliest deadline."""
     cost: float = 0.0
     """What it takes of a batch, by `BaseEngine.cost`."""
+    running_since: float | None = None
+    """When the engine began with it, by `time.perf_counter`; None before."""
     request: RequestName | None = None
     """What log lines call it, in whichever thread it is worked on."""
 
@@ -55,6 +58,11 @@ class Prepared(msgspec.Struct, eq=False):
     def is_continuous(self) -> bool:
         """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
         return self.task in self.runner.continuous_tasks
+
+    @property
+    def running_s(self) -> float:
+        """How long ago the engine began with it, 0 where it has not."""
+        return 0.0 if self.running_since is None else time.perf_counter() - self.running_since
 
     @property
     def names(self) -> Sequence[RequestName]:

@@ -18,10 +18,18 @@ no_time = dict.fromkeys(STAGES, 0.0).copy
 """Returns new timings in which every stage took 0 seconds, as one does that is not reached."""
 
 
-def failed_in(stage: str, timings: Mapping[str, float], processing_s: float) -> dict[str, float]:
-    """Return the timings of a request that failed in `stage`: what no stage has counted so far is its time."""
-    counted = sum(timings.values()) - timings["queue"]
-    return {**timings, stage: timings[stage] + max(0.0, processing_s - counted)}
+def failed_in(
+    stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float = 0.0
+) -> dict[str, float]:
+    """Return the timings of a request that failed in `stage`: what no stage has counted so far is its time.
+
+    Where it failed while it waited for its engine, `running_s` is how long that has been at work on it.
+    """
+    left = max(0.0, processing_s - (sum(timings.values()) - timings["queue"]))
+    infer_s = min(left, running_s) if stage == "wait" and not timings["infer"] else 0.0
+    made = {**timings, "infer": timings["infer"] + infer_s}
+    made[stage] += left - infer_s
+    return made
 
 
 class _Asked(TypedDict):

@@ -126,8 +126,8 @@ _SPEECH_GUARDS = (
     OptionSpec(
         "no_speech_threshold",
         "number",
-        "With Whisper, a window is silent where the model gives silence this probability or more and is not sure "
-        "of its text; without it, 0.6; 1 switches that off.",
+        "With Whisper, a window is silent where the model gives silence a probability above this and is not sure of "
+        "its text; without it, 0.6; 1 switches that off.",
         0,
         1,
     ),

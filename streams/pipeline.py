@@ -44,6 +44,14 @@ class _UnderWay:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits for an answer, and what it is told then."""
+
+    seconds: float
+    told: InferenceError
+
+
+@dataclass(frozen=True, slots=True)
 class Pools:
     """The threads that blocking stages run in, one pool a kind so that a slow kind starves no other."""
 
@@ -86,17 +94,24 @@ class Pipeline:
         self._wall_clock = wall_clock
 
     async def answer(
-        self, request: Request, *, queue_s: float = 0.0, attempt: int = 1, emit: Emit | None = None
+        self,
+        request: Request,
+        *,
+        queue_s: float = 0.0,
+        attempt: int = 1,
+        emit: Emit | None = None,
+        patience: Patience | None = None,
     ) -> dict[str, Any]:
         """Return the result for `request`, in the shape of the spec, success or failure.
 
         `queue_s` is how long the request lay in its topic or socket before this call. `emit` hears the answer
         as it grows, in a thread of the engine, where the engine can tell; a cancelled call stops the work.
+        `patience` ends it as the request's own deadline does.
         """
         started = self._clock()
         under_way = _UnderWay()
         with working_on((request,)):
-            outcome = await self._outcome(request, under_way, emit)
+            outcome = await self._outcome(request, under_way, emit, patience)
         return self.result(
             request, under_way.prepared, outcome, started, queue_s, attempt, stage=under_way.stage
         )
@@ -120,7 +135,9 @@ class Pipeline:
         timings = prepared.timings if prepared else no_time()
         if isinstance(outcome, InferenceError):
             # A copy: where time ran out, the engine still works on the request, and counts.
-            timings = failed_in(stage, timings, processing_s)
+            timings = failed_in(
+                stage, timings, processing_s, running_s=prepared.running_s if prepared else 0.0
+            )
         timings["queue"] = queue_s
         result = result_of(
             outcome,
@@ -152,11 +169,13 @@ class Pipeline:
         log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
         return as_inference_error(error)
 
-    async def _outcome(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
+    async def _outcome(
+        self, request: Request, under_way: _UnderWay, emit: Emit | None, patience: Patience | None
+    ) -> Outcome:
         """Return the task's output, or why there is none."""
         try:
-            if request.deadline is None:
-                return await self._run(request, under_way, emit)
+            if patience is not None:
+                return await self._run_within(patience, request, under_way, emit)
             return await self._run_until(request, under_way, emit)
         except asyncio.CancelledError as error:
             if was_cancelled():
@@ -165,8 +184,22 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
             return self.as_failure(request, error)
 
+    async def _run_within(
+        self, patience: Patience, request: Request, under_way: _UnderWay, emit: Emit | None
+    ) -> Outcome:
+        """Run a request for a caller who waits only so long."""
+        try:
+            async with asyncio.timeout(patience.seconds) as limit:
+                return await self._run_until(request, under_way, emit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return patience.told  # returned, as it serves many requests and must hold on to nothing of one
+
     async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
-        """Run a request that has a deadline."""
+        """Run a request, until its deadline where it has one."""
+        if request.deadline is None:
+            return await self._run(request, under_way, emit)
         try:
             async with asyncio.timeout(self._seconds_left(request)) as limit:
                 return await self._run(request, under_way, emit)

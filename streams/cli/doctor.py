@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from streams.cli import examples, load_settings
-from streams.cli.findings import Finding
+from streams.cli.findings import Finding, as_not_running, nothing_runs
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -31,9 +31,10 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Check broker, topics, S3, MLflow, models, engines and disk, within 15 seconds.
+    """Check broker, topics, S3, MLflow, models, engines and disk, within 30 seconds.
 
-    Exit status: 0 all that is needed is there (a ! may remain), 1 something is not, 2 settings not usable.
+    Exit status: 0 all that is needed is there (a ! may remain), or nothing runs and no setting names a broker or
+    MLflow, as before `inferstream up`; 1 something is not there or wrong; 2 settings not usable.
     """
     from streams.cli.checks import examine
 
@@ -45,17 +46,20 @@ def doctor(
 
         with Console(stderr=True).status("checking"):
             findings = examine(loaded.settings, bucket=bucket)
+    is_running = not nothing_runs(findings, loaded.origins)
+    if not is_running:
+        findings = as_not_running(findings)
     origin = loaded.config_file or "no file; environment and defaults"
     findings.insert(0, Finding("settings", "ok", str(origin)))
     is_well = all(finding.status != "error" for finding in findings)
     if as_json:
         typer.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        _print(findings)
+        _print(findings, is_running=is_running)
     raise typer.Exit(0 if is_well else 1)
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -79,5 +83,7 @@ def _print(findings: Sequence[Finding]) -> None:
         console.print(
             f"[bold red]{errors} to mend[/bold red]" + (f", {warnings} to look at" if warnings else "")
         )
+    elif not is_running:
+        console.print("[bold yellow]nothing runs here[/bold yellow]; `inferstream up` starts everything")
     else:
         console.print("[bold green]ready[/bold green]" + (f", {warnings} to look at" if warnings else ""))

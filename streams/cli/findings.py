@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +17,21 @@ class Finding:
     status: Status
     detail: str
     cure: str = ""
+
+
+_SET_UP = {"broker": "kafka.bootstrap_servers", "mlflow": "mlflow.tracking_uri"}
+"""What always runs where anything does, and the setting that names it."""
+
+
+def nothing_runs(findings: Sequence[Finding], origins: Mapping[str, str]) -> bool:
+    """Return whether nothing is there that a worker needs, and no setting says that it should be."""
+    away = {one.name for one in findings if one.name in _SET_UP and one.status == "error"}
+    return away == set(_SET_UP) and all(origins[key] == "default" for key in _SET_UP.values())
+
+
+def as_not_running(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings of a machine on which nothing runs: what is away there is not wrong."""
+    return [only_warn(one, "no setting names one") if one.name in _SET_UP else one for one in findings]
 
 
 def only_warn(finding: Finding, reason: str) -> Finding:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engines.results import failure_result
+from engines.results import failure_result, no_time
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
 from streams.messages import encode
@@ -49,8 +49,11 @@ def result_response(result: dict[str, Any], body: bytes) -> web.Response:
     )
 
 
-def refused(error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the result of a request that was not taken; `known` is what could be read of it."""
+def refused(
+    error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None, queue_s: float = 0.0
+) -> dict[str, Any]:
+    """Return the result of a request that was not taken; `known` is what could be read of it, in `queue_s`."""
     about = {name: value for name, value in (known or {}).items() if name in _REPEATED}
     asked = {"id": uuid.uuid4().hex, "task": "", "engine": "", "model_name": ""}
-    return failure_result(error=error, processing_s=0.0, worker=worker, **{**asked, **about})
+    timings = no_time() | {"queue": queue_s}
+    return failure_result(error=error, processing_s=0.0, timings=timings, worker=worker, **{**asked, **about})

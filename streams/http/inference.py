@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +13,6 @@ import structlog
 from aiohttp import web
 
 from engines.base import Emit
-from engines.results import failure_result, no_time
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
 from streams.decoding import decode_request, known_fields
 from streams.faults import contained
@@ -25,6 +25,7 @@ from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
 from streams.messages import Request, encode_result
+from streams.pipeline import Patience
 from streams.runtime import Runtime
 from streams.settings import Settings
 
@@ -45,6 +46,13 @@ class InferenceRoute:
         self._worker = settings.worker.name
         self._admission = admission
         self._metrics = metrics
+        self._patience = Patience(
+            settings.http.request_timeout_s,
+            DeadlineExceeded(
+                f"no answer within http.request_timeout_s={settings.http.request_timeout_s:g}; ask for less, or send "
+                "long work through Kafka"
+            ),
+        )
         self._media_fields: dict[str, tuple[str, ...]] = {}
         # The largest body always has room, however little there is.
         self._budget = BodyBudget(max(settings.worker.max_in_flight_bytes, settings.http.max_body_bytes))
@@ -53,16 +61,17 @@ class InferenceRoute:
         """Answer one request; never raises for one that fails."""
         arrived = time.monotonic()
         known: dict[str, Any] = {}
+        error: InferenceError
+        headers: Mapping[str, str]
         try:
             with self._admission.entering(), held_body(http, self._http.max_body_bytes, self._budget) as body:
                 request = await self._read(body, known)
                 return await self._answer(http, request, arrived)
         except Refusal as refusal:
-            result = refused(refusal.error, worker=self._worker, known=known)
-            status, headers = refusal.status, refusal.headers
-        except InferenceError as error:
-            result = refused(error, worker=self._worker, known=known)
-            status, headers = status_of(error.code), {}
+            error, status, headers = refusal.error, refusal.status, refusal.headers
+        except InferenceError as refusal:
+            error, status, headers = refusal, status_of(refusal.code), {}
+        result = refused(error, worker=self._worker, known=known, queue_s=time.monotonic() - arrived)
         self._manager.outcomes.refused(result)
         self._metrics.answered(result, time.monotonic() - arrived)
         response = json_response(result, status=status, headers=headers)
@@ -73,39 +82,16 @@ class InferenceRoute:
     async def _answer(self, http: web.Request, request: Request, arrived: float) -> web.StreamResponse:
         async def answer(emit: Emit | None = None) -> dict[str, Any]:
             with self._admission.working():
-                result = await self._within_time(request, time.monotonic() - arrived, emit)
+                queue_s = time.monotonic() - arrived
+                result = await self._pipeline.answer(
+                    request, queue_s=queue_s, emit=emit, patience=self._patience
+                )
             self._metrics.answered(result, time.monotonic() - arrived)
             return result
 
         if accepts_events(http):
             return await stream_answer(http, answer, self._encode)
         return result_response(*self._encode(await answer()))
-
-    async def _within_time(self, request: Request, queue_s: float, emit: Emit | None) -> dict[str, Any]:
-        """Return the pipeline's answer, or a failure where it takes longer than this gateway allows."""
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._http.request_timeout_s):
-                return await self._pipeline.answer(request, queue_s=queue_s, emit=emit)
-        except TimeoutError:
-            processing_s = time.monotonic() - started
-        late = DeadlineExceeded(
-            f"no answer within http.request_timeout_s={self._http.request_timeout_s:g}; ask for less, or send "
-            "long work through Kafka"
-        )
-        result = failure_result(
-            error=late,
-            id=request.id,
-            task=request.task,
-            engine=request.engine,
-            model_name=request.model_name,
-            processing_s=processing_s,
-            timings=no_time() | {"queue": queue_s},
-            metadata=request.metadata,
-            worker=self._worker,
-        )
-        self._manager.outcomes.finished(result)
-        return result
 
     def _encode(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return what is sent of `result`, and its bytes."""

@@ -303,3 +303,37 @@ def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
     assert statuses["broker"] == statuses["s3"] == statuses["mlflow"] == "error"
     assert all(check["cure"] for check in report["checks"] if check["status"] != "ok")
     assert "hunter2" not in json.dumps(report) + lines.output
+
+
+BROKER_AWAY = Finding("broker", "error", "no broker answers", "start one with `inferstream up`")
+MLFLOW_AWAY = Finding("mlflow", "error", "no MLflow answers", "start one with `inferstream up`")
+
+
+@pytest.mark.parametrize(
+    ("found", "settings", "exit_code", "said"),
+    [
+        ([BROKER_AWAY, MLFLOW_AWAY], (), 0, "nothing runs here; `inferstream up` starts everything"),
+        ([BROKER_AWAY, MLFLOW_AWAY], ("kafka.bootstrap_servers=kafka:9092",), 1, "2 to mend"),
+        ([BROKER_AWAY, MLFLOW_AWAY], ("mlflow.tracking_uri=http://mlflow:5000",), 1, "2 to mend"),
+        ([BROKER_AWAY, Finding("mlflow", "ok", "MLflow answers")], (), 1, "1 to mend"),
+        ([Finding("broker", "ok", "answers"), MLFLOW_AWAY], (), 1, "1 to mend"),
+        ([BROKER_AWAY, MLFLOW_AWAY, Finding("disk", "error", "full", "free some")], (), 1, "1 to mend"),
+    ],
+    ids=["nothing set up", "broker named", "MLflow named", "MLflow runs", "broker runs", "disk full"],
+)
+def test_a_machine_on_which_nothing_was_set_up_has_nothing_to_mend(
+    found: list[Finding],
+    settings: tuple[str, ...],
+    exit_code: int,
+    said: str,
+    command_line: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "examine", lambda *_, **__: list(found))
+    given = [f"--set={one}" for one in settings]
+    lines = command_line("doctor", *given)
+    assert (lines.exit_code, said in lines.stdout) == (exit_code, True), lines.stdout
+    assert json.loads(command_line("doctor", "--json", *given).stdout)["ok"] is (exit_code == 0)
+    if exit_code == 0:
+        assert "! broker" in lines.stdout
+        assert "no broker answers (no setting names one)" in lines.stdout

@@ -38,13 +38,13 @@ async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_publi
 
     async with site_with(tmp_path, PlainHandler) as site:
         monkeypatch.setattr(site.bench.engine, "infer", infer)
-        result = await site.pipeline.answer(shout("hello", deadline=time.time() + 0.2))
+        result = await site.pipeline.answer(shout("hello", deadline=time.time() + 2))
         published = dict(result["timings"])
         gate.set()
         await site.pipeline.answer(shout("next"))  # by now the engine has ended with the one before
     assert result["error"]["code"] == "DEADLINE_EXCEEDED"
     assert result["timings"] == published
-    assert result["timings"]["wait"] > 0.1
+    assert result["timings"]["infer"] > 0
     assert sum(result["timings"].values()) >= result["processing_time"]
 
 

@@ -22,7 +22,7 @@ from streams.http.gateway import Gateway, start_gateway
 from streams.media import MediaFetcher
 from streams.memory import ByteBudget
 from streams.messages import Request
-from streams.pipeline import Pipeline, Pools
+from streams.pipeline import Patience, Pipeline, Pools
 from streams.runtime import Runtime
 from streams.settings import Settings
 from tests.unit.engines.parts import Bench
@@ -54,7 +54,13 @@ class ScriptedPipeline:
         self.reply: Callable[[Request], dict[str, Any] | InferenceError] = lambda request: {"text": "done"}
 
     async def answer(
-        self, request: Request, *, queue_s: float = 0.0, attempt: int = 1, emit: Emit | None = None
+        self,
+        request: Request,
+        *,
+        queue_s: float = 0.0,
+        attempt: int = 1,
+        emit: Emit | None = None,
+        patience: Patience | None = None,
     ) -> dict[str, Any]:
         self.requests.append(request)
         self.started.set()

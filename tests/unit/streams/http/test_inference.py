@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,36 @@ async def test_a_closed_connection_cancels_its_request_and_no_other(tmp_path: Pa
     assert site.gateway.admission.pending == 0
 
 
-async def test_work_that_takes_too_long_ends_with_504_and_is_counted(tmp_path: Path) -> None:
-    pipeline = ScriptedPipeline()
-    async with http_site(tmp_path, settings_with(request_timeout_s=0.1), pipeline=pipeline) as site:
-        error = assert_failure(await site.infer(id="x-1"), 504, "DEADLINE_EXCEEDED")
-        assert "http.request_timeout_s=0.1" in error["message"]
+async def test_work_that_takes_too_long_ends_with_504_and_says_how_far_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, gate = threading.Event(), threading.Event()
+
+    def infer(*_: Any) -> dict[str, Any]:
+        began.set()
+        assert gate.wait(60)
+        return {"shouted": "LATE"}
+
+    async with http_site(tmp_path, settings_with(request_timeout_s=3)) as site:
+        while (await site.infer()).status_code != 200:  # loads the model, which may take all of the time
+            pass
+        before = site.bench.manager.get_stats()
+        monkeypatch.setattr(site.bench.engine, "infer", infer)
+        try:
+            response = await site.infer(id="x-1")
+        finally:
+            gate.set()
         stats = site.bench.manager.get_stats()
-    assert pipeline.cancelled == ["x-1"]
-    assert (stats["total_inferences"], stats["failed_inferences"]) == (1, 1)
+    error = assert_failure(response, 504, "DEADLINE_EXCEEDED")
+    assert "http.request_timeout_s=3" in error["message"]
+    result = response.json()
+    assert result["model_version"] == "3"
+    assert began.is_set()
+    assert result["timings"]["resolve"] > 0
+    assert result["timings"]["infer"] > 0
+    assert sum(result["timings"].values()) >= result["processing_time"]
+    assert stats["total_inferences"] == before["total_inferences"] + 1
+    assert stats["failed_inferences"] == before["failed_inferences"] + 1
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
