@@ -11,6 +11,11 @@ _ENOUGH = 0.5
 _UNKNOWN_SIZE = 0x7FFF_0000
 """RIFF sizes from here on are what writers to a pipe put where they cannot go back: no claim at all."""
 
+_UNTOLD_SIZE = (1 << 64) - 1
+"""What a CAF has in the place of the size of its last chunk where that goes to the end."""
+
+_WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
+
 
 @dataclass(frozen=True, slots=True)
 class MissingEnd:
@@ -31,26 +36,50 @@ class MissingEnd:
 
 
 def missing_end(content: bytes) -> MissingEnd | None:
-    """Return what is missing of a wav, aiff, au, ogg or mp3 file that ends too early, else None.
+    """Return what is missing of a wav, rf64, w64, caf, aiff, au, ogg or mp3 file that ends too early, else None.
 
-    Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF); RFC 3533 section 6 (Ogg);
-        http://gabriel.mp3-tech.org/mp3infotag.html (the Xing tag of MP3).
+    Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF); EBU Tech 3306 (RF64); Sony Wave64;
+        Apple Core Audio Format 1.0; RFC 3533 section 6 (Ogg); http://gabriel.mp3-tech.org/mp3infotag.html (MP3).
     """
-    if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
-        claimed = struct.unpack_from("<I", content, 4)[0] + 8
-        if len(content) + 1 < claimed < _UNKNOWN_SIZE:
-            return MissingEnd.of(claimed, len(content))
-    if content[:4] == b"FORM" and content[8:12] in (b"AIFF", b"AIFC"):
-        claimed = struct.unpack_from(">I", content, 4)[0] + 8
-        if len(content) + 1 < claimed < _UNKNOWN_SIZE:
-            return MissingEnd.of(claimed, len(content))
-    if content[:4] == b".snd" and len(content) >= 12:
-        start, size = struct.unpack_from(">II", content, 4)
-        if size < _UNKNOWN_SIZE and len(content) + 1 < start + size:
-            return MissingEnd.of(start + size, len(content))
     if content[:4] == b"OggS":
         return _missing_of_ogg(content)
-    return _missing_of_mp3(content)
+    promised = _promised(content)
+    if promised is None:
+        return _missing_of_mp3(content)
+    return MissingEnd.of(promised, len(content)) if len(content) + 1 < promised else None
+
+
+def _promised(content: bytes) -> int | None:
+    """Return the bytes of the file by its header, 0 where that does not tell, None where it has no such header."""
+    head = content[:40].ljust(40, b"\0")
+    promised = 0
+    match head[:4], head[8:12]:
+        case b"RIFF", b"WAVE":
+            promised = _known(struct.unpack_from("<I", head, 4)[0]) + 8
+        case b"FORM", b"AIFF" | b"AIFC" | b"8SVX" | b"16SV":
+            promised = _known(struct.unpack_from(">I", head, 4)[0]) + 8
+        case b".snd", _:
+            start, size = struct.unpack_from(">II", head, 4)
+            promised = start + _known(size)
+        case ((b"RF64" | b"BW64"), b"WAVE") if head[12:16] == b"ds64":
+            promised = struct.unpack_from("<Q", head, 20)[0] + 8
+        case b"riff", _ if head[4:16] == _WAVE64:
+            promised = struct.unpack_from("<Q", head, 16)[0]
+        case b"caff", _:
+            promised = 8
+            while promised + 12 <= len(content):
+                size = int.from_bytes(content[promised + 4 : promised + 12], "big")
+                promised += 12 + (0 if size == _UNTOLD_SIZE else size)
+                if size == _UNTOLD_SIZE:
+                    break
+        case _:
+            return None
+    return promised
+
+
+def _known(size: int) -> int:
+    """Return a size that a header of 32 bits claims, 0 where that is no claim."""
+    return size if size < _UNKNOWN_SIZE else 0
 
 
 def _missing_of_ogg(content: bytes) -> MissingEnd | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from handlers.audio_truncation import MissingEnd
 
+_KIND = re.compile(rb"[ -~\xa9]{4}")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -29,7 +32,7 @@ def _missing_of_mp4(content: bytes) -> MissingEnd | None:
             size = int.from_bytes(content[start + 8 : start + 16], "big")
         elif size == 0:  # the last box, to the end of the file
             size = len(content) - start
-        if size < 8:
+        if size < 8 or not _KIND.fullmatch(kind):  # not a box, but bytes that somebody put behind them
             break
         kinds.add(kind)
         start += size

@@ -113,7 +113,7 @@ def test_of_a_wav_that_lost_its_end_the_rest_is_read_and_told_in_the_inputs() ->
     assert "truncated" not in AsrHandler().preprocess({"audio": Media(content, "a")}, {})
 
 
-@pytest.mark.parametrize("container", ["AIFF", "AU", "MP3"])
+@pytest.mark.parametrize("container", ["AIFF", "AU", "MP3", "RF64", "W64", "CAF", "SVX"])
 def test_of_other_files_that_lost_their_end_the_rest_is_read_and_told(container: str) -> None:
     subtype = "MPEG_LAYER_III" if container == "MP3" else "PCM_16"
     content = encoded(tone(440, seconds=5), container=container, subtype=subtype)
