@@ -115,7 +115,8 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
 
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
-        raise MediaCorrupt(f"{what} is cut short: {missing.text}; {_CURE}")
+        told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
+        raise MediaCorrupt(f"{what} is {told or f'cut short: {missing.text}; {_CURE}'}")
     before_s = gathering.duration_s
     try:
         with _opened(with_known_size(content)) as file:

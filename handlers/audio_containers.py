@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from handlers import containers
 from handlers.audio_channels import mixed
 from handlers.errors import MediaCorrupt
+from handlers.file_kinds import unread
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
@@ -49,7 +50,7 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
         what,
         formats=_FORMATS,
         max_pixels=_COVER_PIXELS,
-        refusal=f"no readable recording; {cure}",
+        refusal=unread(content, wanted=("sound", "video"), cure=cure),
         cure=cure,
     ) as container:
         tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]

@@ -8,13 +8,14 @@ from handlers.decoding.images import TIFF_STARTS, dpi_of
 from handlers.document_pages import Page, chosen_pages, page_image
 from handlers.document_pdf import read_pdf, read_tiff, start_of_pdf
 from handlers.errors import InvalidInput, MediaCorrupt
-from handlers.file_kinds import misplaced
+from handlers.file_kinds import Family, kind_of, misplaced, unread
 from handlers.images import read_image
 from handlers.media import Media
 from handlers.option_spec import shown
 from handlers.settings import MediaSettings
 
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+_WANTED: tuple[Family, ...] = ("document", "image")
 _CURE = "send a whole PDF, TIFF or other image"
 
 
@@ -51,8 +52,9 @@ def read_document(
     if not content.startswith(_PICTURE_STARTS):  # in which a PDF may be embedded
         if (start := start_of_pdf(content)) is not None:
             return read_pdf(content[start:], what, limits=limits, pages=pages, with_images=with_images)
-        if told := misplaced(content, wanted=("document", "image"), cure=_CURE):
-            raise MediaCorrupt(f"{what} is {told}")
+        told = misplaced(content, wanted=_WANTED, cure=_CURE)
+        if told or kind_of(content) is None:
+            raise MediaCorrupt(f"{what} is {told or unread(content, wanted=_WANTED, cure=_CURE)}")
     try:
         return _single(value, field, limits, pages)
     except MediaCorrupt as error:

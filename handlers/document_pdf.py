@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from handlers.decoding import processes
-from handlers.decoding.processes import ChildEnded
+from handlers.decoding.processes import ChildEnded, Limits
 from handlers.document_pages import Page, fewer_pages
 from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
@@ -28,25 +28,29 @@ def read_pdf(
     if _is_cut_short(content):
         raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; send a whole PDF file")
     more = {"max_letters": limits.max_document_letters, "with_images": with_images}
-    return _pages("handlers.decoding.pdf:read_pages", content, what, limits, {"pages": pages, **more})
+    function = "handlers.decoding.pdf:read_pages"
+    return _pages(function, content, what, limits, limits.document_children, {"pages": pages, **more})
 
 
 def read_tiff(content: bytes, what: str, *, limits: MediaSettings, pages: Any) -> list[Page]:
     """Return the pages that `pages` names; see `handlers.document.read_document`. Safe from any thread."""
-    return _pages("handlers.decoding.child_functions:tiff_pages", content, what, limits, {"pages": pages})
+    children = limits.document_children.for_images(limits.max_image_pixels)
+    return _pages(
+        "handlers.decoding.child_functions:tiff_pages", content, what, limits, children, {"pages": pages}
+    )
 
 
 def _pages(
-    function: str, content: bytes, what: str, limits: MediaSettings, more: dict[str, Any]
+    function: str, content: bytes, what: str, limits: MediaSettings, children: Limits, more: dict[str, Any]
 ) -> list[Page]:
     arguments = {"what": what, "max_pages": limits.max_pages, "max_pixels": limits.max_image_pixels, **more}
     count = 1
     try:
-        with closing(processes.documents.call(function, content, arguments, limits.children)) as found:
+        with closing(processes.documents.call(function, content, arguments, children)) as found:
             count, _ = next(found)
             return [_page(page, block) for page, block in found]
     except ChildEnded as ended:
-        raise ended.refusal(what, limits.children, cure=fewer_pages(count)) from ended
+        raise ended.refusal(what, children, cure=fewer_pages(count)) from ended
 
 
 def _page(page: dict[str, Any], block: bytearray) -> Page:

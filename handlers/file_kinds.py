@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,9 @@ _TAKEN_BY: dict[Family, str] = {
 
 _LOOKED_AT = 4096
 
+_LISTED_IN = 1 << 16
+"""Bytes at the end of a zip archive that name what is in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
@@ -31,6 +35,7 @@ _PACKED = "unpack it and send what is in it"
 _PAGE = "the address leads to a web page: give the address of the file itself"
 _OFFICE = "save it as PDF"
 _PICTURE = "convert it to PNG or JPEG"
+_SOUND = "convert it to wav or flac"
 
 _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"\x89PNG\r\n\x1a\n", FileKind("a PNG image", "image")),
@@ -39,25 +44,37 @@ _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"BM", FileKind("a BMP image", "image")),
     (b"II*\0", FileKind("a TIFF image", "image")),
     (b"MM\0*", FileKind("a TIFF image", "image")),
-    (b"\0\0\x01\0", FileKind("an icon (ICO)", "other", _PICTURE)),
-    (b"8BPS", FileKind("a Photoshop file", "other", _PICTURE)),
-    (b"\xff\x0a", FileKind("a JPEG XL image", "other", _PICTURE)),
-    (b"\0\0\0\x0cJXL ", FileKind("a JPEG XL image", "other", _PICTURE)),
-    (b"\0\0\0\x0cjP  ", FileKind("a JPEG 2000 image", "other", _PICTURE)),
+    (b"\0\0\x01\0", FileKind("an icon (ICO)", "image", _PICTURE)),
+    (b"8BPS", FileKind("a Photoshop file", "image", _PICTURE)),
+    (b"\xff\x0a", FileKind("a JPEG XL image", "image", _PICTURE)),
+    (b"\0\0\0\x0cJXL ", FileKind("a JPEG XL image", "image", _PICTURE)),
+    (b"\0\0\0\x0cjP  ", FileKind("a JPEG 2000 image", "image", _PICTURE)),
+    (b"II\xbc\1", FileKind("a JPEG XR image", "image", _PICTURE)),
+    (b"icns", FileKind("an Apple icon (ICNS)", "image", _PICTURE)),
+    (b"DDS ", FileKind("a DDS texture", "image", _PICTURE)),
+    (b"qoif", FileKind("a QOI image", "image", _PICTURE)),
+    (b"\x76\x2f\x31\1", FileKind("an OpenEXR image", "image", _PICTURE)),
     (b"fLaC", FileKind("a FLAC recording", "sound")),
     (b"OggS", FileKind("an Ogg recording", "sound")),
     (b"ID3", FileKind("an MP3 recording", "sound")),
     (b".snd", FileKind("an AU recording", "sound")),
     (b"caff", FileKind("a CAF recording", "sound")),
     (b"#!AMR", FileKind("an AMR recording", "sound")),
-    (b"MThd", FileKind("a MIDI file, which holds notes and no sound", "other", "render it to wav or flac")),
+    (b"wvpk", FileKind("a WavPack recording", "sound", _SOUND)),
+    (b"TTA1", FileKind("a TTA recording", "sound", _SOUND)),
+    (b"MAC ", FileKind("a Monkey's Audio recording", "sound", _SOUND)),
+    (b"DSD ", FileKind("a DSD recording", "sound", _SOUND)),
+    (b"MThd", FileKind("a MIDI file, which holds notes and no sound", "sound", "render it to wav or flac")),
     (b"\x1a\x45\xdf\xa3", FileKind("a Matroska or WebM video", "video")),
     (b"FLV\x01", FileKind("an FLV video", "video")),
     (b"\0\0\x01\xba", FileKind("an MPEG video", "video")),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", FileKind("a WMV or WMA file", "video")),
-    (b"\xd0\xcf\x11\xe0", FileKind("an Office document of the old kind", "other", _OFFICE)),
-    (b"{\\rtf", FileKind("an RTF document", "other", _OFFICE)),
-    (b"%!PS", FileKind("a PostScript file", "other", _OFFICE)),
+    (b"\xd0\xcf\x11\xe0", FileKind("an Office document of the old kind", "document", _OFFICE)),
+    (b"{\\rtf", FileKind("an RTF document", "document", _OFFICE)),
+    (b"%!PS", FileKind("a PostScript file", "document", _OFFICE)),
+    (b"AT&TFORM", FileKind("a DjVu document", "document", _OFFICE)),
+    (b"PK\x05\x06", FileKind("a zip archive with nothing in it", "other", "send what should be in it")),
+    (b"\x93NUMPY", FileKind("a NumPy file", "other", "from Python, send the array itself")),
     (b"\x1f\x8b", FileKind("a gzip archive", "other", _PACKED)),
     (b"BZh", FileKind("a bzip2 archive", "other", _PACKED)),
     (b"\xfd7zXZ\0", FileKind("an xz archive", "other", _PACKED)),
@@ -76,12 +93,12 @@ _RIFF = {
     b"WEBP": FileKind("a WebP image", "image"),
 }
 _FORM = FileKind("an AIFF recording", "sound")
+_HEVC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _BRANDS = {
-    b"avif": FileKind("an AVIF image", "image"),
-    b"avis": FileKind("an AVIF image", "image"),
-    b"heic": FileKind("a HEIC image", "other", _PICTURE),
-    b"heix": FileKind("a HEIC image", "other", _PICTURE),
-    b"mif1": FileKind("a HEIF image", "other", _PICTURE),
+    **dict.fromkeys((b"avif", b"avis"), FileKind("an AVIF image", "image")),
+    **dict.fromkeys(_HEVC_BRANDS, FileKind("a HEIC image", "image", _PICTURE)),
+    b"crx ": FileKind("a Canon raw image (CR3)", "image", _PICTURE),
+    **dict.fromkeys((b"mif1", b"msf1"), FileKind("a HEIF image", "image", _PICTURE)),
     b"M4A ": FileKind("an m4a recording", "sound"),
     b"M4B ": FileKind("an m4a recording", "sound"),
 }
@@ -95,15 +112,23 @@ def kind_of(content: bytes) -> FileKind | None:
         return _RIFF[head[8:12]]
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _FORM
-    if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat"):
-        return _BRANDS.get(head[8:12], _MP4) if head[4:8] == b"ftyp" else _MP4
+    if head[4:8] == b"ftyp":
+        return next((_BRANDS[brand] for brand in _brands(head) if brand in _BRANDS), _MP4)
+    if head[4:8] in (b"styp", b"moov", b"mdat"):
+        return _MP4
     if b"%PDF-" in head[:1024]:
         return FileKind("a PDF", "document")
     if head.startswith(b"PK\x03\x04"):
-        return _of_zip(head)
+        return _of_zip(head + content[-_LISTED_IN:])
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
+    if head[128:132] == b"DICM":
+        return FileKind("a DICOM image", "image", _PICTURE)
+    if re.match(rb"P[1-7fF]\s", head):
+        return FileKind("a PPM image", "image")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and (text := _of_utf_16(head)):
+        return text
     if head[257:262] == b"ustar":
         return FileKind("a tar archive", "other", _PACKED)
     if head[:1] == b"\x47" and head[188:189] == b"\x47":
@@ -114,34 +139,64 @@ def kind_of(content: bytes) -> FileKind | None:
 
 
 def misplaced(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str | None:
-    """Return what `content` is and where it belongs, where that is none of `wanted`: "a PDF, not an image; ...".
+    """Return what `content` is and where it belongs, where that is none of `wanted`: "a PDF, not an image; ..." or
+    "a HEIC image, which is not read; ...".
 
     None where it is, or may be, what was wanted: then it is damaged.
     """
     kind = kind_of(content)
-    if kind is None or kind.family in wanted:
+    if kind is None:
         return None
+    if kind.family in wanted:
+        return f"{kind.name}, which is not read; {kind.cure}, or {cure}" if kind.cure else None
     article = "an" if wanted[0] == "image" else "a"
-    named = {"sound": "recording"}.get(wanted[0], wanted[0])
     ways_out = [way for way in (kind.cure or _TAKEN_BY.get(kind.family), cure) if way]
-    return f"{kind.name}, not {article} {named}; {', or '.join(ways_out)}"
+    return f"{kind.name}, not {article} {_name(wanted)}; {', or '.join(ways_out)}"
+
+
+def unread(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str:
+    """Return why a decoder takes no `content`: what `misplaced` tells, else that it is damaged or of a rare kind."""
+    if told := misplaced(content, wanted=wanted, cure=cure):
+        return told
+    if (kind := kind_of(content)) is None:
+        return f"no {_name(wanted)} of a known format; {cure}"
+    return f"{kind.name} that is damaged, or encoded in a way that is not read; {cure}"
+
+
+def _name(wanted: tuple[Family, ...]) -> str:
+    return "recording" if wanted[0] == "sound" else wanted[0]
+
+
+def _brands(head: bytes) -> list[bytes]:
+    """Return what an mp4 file says that it is, in the order of how much that tells. Source: ISO/IEC 23008-12, 10."""
+    size = int.from_bytes(head[:4], "big")
+    brands = [head[at : at + 4] for at in (8, *range(16, min(size, 256), 4))]
+    return brands if brands[0] not in (b"mif1", b"msf1") else [*brands[1:], brands[0]]
 
 
 def _of_zip(head: bytes) -> FileKind:
     for mark, name in ((b"word/", "a Word"), (b"xl/", "an Excel"), (b"ppt/", "a PowerPoint")):
         if mark in head:
-            return FileKind(f"{name} document", "other", _OFFICE)
+            return FileKind(f"{name} document", "document", _OFFICE)
     if b"mimetypeapplication/vnd.oasis" in head:
-        return FileKind("an OpenDocument file", "other", _OFFICE)
+        return FileKind("an OpenDocument file", "document", _OFFICE)
     if b"mimetypeapplication/epub" in head:
-        return FileKind("an EPUB book", "other", _OFFICE)
+        return FileKind("an EPUB book", "document", _OFFICE)
     return FileKind("a zip archive", "other", _PACKED)
+
+
+def _of_utf_16(head: bytes) -> FileKind | None:
+    """Return that it is a text, None where it is not: frames of MP3 may begin with the same two bytes."""
+    for encoding, size in (("utf-32", 4), ("utf-16", 2)):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = head[: len(head) - len(head) % size].decode(encoding)
+            if sum(letter.isprintable() or letter.isspace() for letter in text) > 0.9 * len(text):
+                return FileKind(f"a text in {encoding.upper()}", "other", "send a media file")
+    return None
 
 
 def _of_text(head: bytes) -> FileKind | None:
     """Return what kind of text it is, None where it is none."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return FileKind("a UTF-16 text", "other")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if len(text) < 3 or re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", text):
         return None
@@ -160,6 +215,10 @@ def _of_text(head: bytes) -> FileKind | None:
         return FileKind("an XML text", "other")
     if start.startswith(b"#extm3u"):
         return FileKind("a playlist", "other", "send the file that it names")
+    if start.startswith(b"data:") and b";base64," in start:
+        return FileKind("a data: URI in a file", "other", "decode it, or put it into the request itself")
+    if start.startswith(b"version https://git-lfs"):
+        return FileKind("a pointer of Git LFS", "other", "fetch the file that it stands for (git lfs pull)")
     if start[:1] in b"{[":
         return FileKind("a JSON text", "other")
     if re.fullmatch(rb"[A-Za-z0-9+/=\s]{64,}", text):

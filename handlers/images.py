@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,14 +14,14 @@ import structlog
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from handlers.decoding.images import dpi_of, is_quick, read_in_child
+from handlers.decoding.images import are_few, dpi_of, is_quick, read_in_child
 from handlers.decoding.processes import Limits
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
-from handlers.file_kinds import misplaced
+from handlers.file_kinds import misplaced, unread
 from handlers.image_metadata import without_metadata
 from handlers.media import Media
 from handlers.option_spec import shown
-from handlers.pixel_budget import PixelBudget
+from handlers.pixel_budget import PixelBudget, check_shape
 from handlers.settings import MediaSettings
 
 log = structlog.get_logger(__name__)
@@ -40,9 +41,6 @@ _UPRIGHT = {
 """EXIF orientation -> what makes the image upright. Source: Exif 3.0 (CIPA DC-008), tag 0x0112."""
 
 _A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
-
-_MOST_ASPECT = 200
-"""How many times the other a side of a picture may be."""
 
 _CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
@@ -107,6 +105,12 @@ def decode_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
     return _file(content, what, max_pixels, None).decode()
 
 
+def decoded_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
+    """Return the image in an encoded file upright, in the mode that it has there; `as_rgb` makes RGB of it."""
+    image = _opened(content, what)
+    return _sized(image.width, image.height, what, max_pixels, partial(_upright, image, what)).decode()
+
+
 @dataclass(frozen=True, slots=True)
 class _Picture:
     """An image whose size is known and within the limit, and whose pixels are still to be read."""
@@ -139,19 +143,6 @@ def _picture(value: Any, field: str, max_pixels: int, children: Limits | None) -
             )
 
 
-def check_shape(width: int, height: int, what: str) -> None:
-    """Refuse a picture of which models that scale the shorter side up make billions of pixels.
-
-    Raises:
-        MediaTooLarge: permanent; one side is more than 200 times the other.
-    """
-    if max(width, height) > _MOST_ASPECT * min(width, height):
-        raise MediaTooLarge(
-            f"{what} is {width} x {height} pixels; one side may be at most {_MOST_ASPECT} times the other: cut it into "
-            "pieces, or pad it"
-        )
-
-
 def _sized(
     width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
 ) -> _Picture:
@@ -174,7 +165,9 @@ def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -
 
     def decode() -> Image.Image:
         with image:  # its own pixels are not kept beside those that are returned
-            return _loaded(image, what)
+            if children is None or are_few(image.width, image.height):
+                return _loaded(image, what)
+        return read_in_child(content, what, max_pixels, children)
 
     return _sized(image.width, image.height, what, max_pixels, decode)
 
@@ -205,28 +198,55 @@ def _opened(content: bytes, what: str) -> Image.Image:
             raise
         except Exception as error:  # decoders raise nearly anything on bytes that are damaged
             log.info("image_header_unreadable", image=what, format=name, error=repr(error))
-            cause = "cut short" if _is_cut(error) else "damaged at its beginning"
+            if told := misplaced(content, wanted=("image",), cure=_CURE):
+                raise MediaCorrupt(f"{what} is {told}") from error
+            cause = (
+                "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
+            )
             raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
-    told = misplaced(content, wanted=("image",), cure=_CURE)
-    raise MediaCorrupt(f"{what} is {told or f'no image of a known format; {_CURE}'}")
+    raise MediaCorrupt(f"{what} is {unread(content, wanted=('image',), cure=_CURE)}")
 
 
 def _loaded(image: Image.Image, what: str) -> Image.Image:
-    try:
+    plain = as_rgb(_upright(image, what), what)
+    dpi = dpi_of(image)
+    plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
+    if dpi is not None:
+        plain.info["dpi"] = (dpi, dpi)
+    return plain
+
+
+def _upright(image: Image.Image, what: str) -> Image.Image:
+    """Return `image` decoded and upright, of 8 bits a channel."""
+    with _decoding(what):
         image.load()
         upright = _turned(image, what)
-        plain = _rgb(upright, what)
+        if upright.mode != "F" and not upright.mode.startswith("I"):
+            return upright
+        grey = Image.fromarray(_eight_bits(np.asarray(upright), what))
+        grey.info["dpi"] = image.info.get("dpi")
+        return grey
+
+
+def as_rgb(image: Image.Image, what: str) -> Image.Image:
+    """Return a new image of mode RGB that looks like `image`, of 8 bits a channel, on white paper."""
+    with _decoding(what):
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    try:
+        yield
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # decoders raise nearly anything on bytes that are damaged
         log.info("image_undecodable", image=what, error=repr(error))
         cause = "cut short" if _is_cut(error) else "damaged: its pixels do not decode"
         raise MediaCorrupt(f"{what} is {cause}; {_CURE}") from error
-    dpi = dpi_of(image)
-    plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
-    if dpi is not None:
-        plain.info["dpi"] = (dpi, dpi)
-    return plain
 
 
 def _turned(image: Image.Image, what: str) -> Image.Image:
@@ -239,16 +259,6 @@ def _turned(image: Image.Image, what: str) -> Image.Image:
         return image
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
-
-
-def _rgb(image: Image.Image, what: str) -> Image.Image:
-    """Return a new image of mode RGB that looks like `image` on white paper."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image), what)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
@@ -280,7 +290,7 @@ def _from_array(array: NDArray[Any], field: str) -> Image.Image:
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InvalidInput(f"{field} is an array of {array.dtype}; it must be uint8, uint16 or float")
-    return _rgb(Image.fromarray(np.ascontiguousarray(array)), field)
+    return as_rgb(Image.fromarray(np.ascontiguousarray(array)), field)
 
 
 def _is_cut(error: Exception) -> bool:

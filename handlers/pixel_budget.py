@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from handlers.errors import MediaTooLarge
 
+_MOST_ASPECT = 200
+"""How many times the other a side of a picture may be."""
+
+
+def check_shape(width: int, height: int, what: str) -> None:
+    """Refuse a picture of which models that scale the shorter side up make billions of pixels.
+
+    Raises:
+        MediaTooLarge: permanent; one side is more than 200 times the other.
+    """
+    if max(width, height) > _MOST_ASPECT * min(width, height):
+        raise MediaTooLarge(
+            f"{what} is {width} x {height} pixels; one side may be at most {_MOST_ASPECT} times the other: cut it into "
+            "pieces, or pad it"
+        )
+
 
 class PixelBudget:
     """Counts pictures before they are decoded. For one thread.
@@ -22,8 +38,9 @@ class PixelBudget:
         """Count the picture at `place`.
 
         Raises:
-            MediaTooLarge: permanent; it does not fit beside those counted before.
+            MediaTooLarge: permanent; it does not fit beside those counted before, or is far too long.
         """
+        check_shape(width, height, f"{self._what}: {place}")
         if width * height > self._max_pixels:
             raise MediaTooLarge(
                 f"{self._what}: {place} is {width} x {height} = {width * height} pixels; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ class LimitSettings(Section):
     )
     max_beams: int = Field(default=16, gt=0, le=1024, description="Largest num_beams.")
     max_beam_tokens: int = Field(
-        default=8192,
+        default=4096,
         gt=0,
         description="Largest num_beams times max_new_tokens, else max_length, of one beam search, which holds its "
         "model alone.",
@@ -87,12 +88,19 @@ class MediaSettings(Section):
     decode_memory_bytes: int = Field(
         default=1024**3,
         ge=128 * 1024**2,
-        description="Private memory, in bytes, that such a process may take; a file that takes more is refused.",
+        description="Private memory, in bytes, that such a process may take; a file that takes more is refused. For an "
+        "image it may take 20 bytes for each pixel that max_image_pixels allows, where that is more.",
     )
     decode_timeout_s: float = Field(
         default=60.0,
         gt=0,
-        description="Longest time that such a process may take for one file, in seconds; then the file is refused.",
+        description="Most work of such a process for one image or video, in seconds of a processor; then the file is "
+        "refused. On a busy machine that may take four times as long by the clock.",
+    )
+    document_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="The same for one document, however many of its pages are read.",
     )
     deadline_s: float = Field(
         default=60.0,
@@ -111,5 +119,11 @@ class MediaSettings(Section):
 
     @property
     def children(self) -> Limits:
-        """What holds for child processes that decode."""
+        """What holds for child processes that decode images and videos."""
         return Limits(self.decode_processes, self.decode_memory_bytes, self.decode_timeout_s)
+
+    @property
+    def document_children(self) -> Limits:
+        """What holds for child processes that read documents."""
+        setting = "media.document_timeout_s"
+        return replace(self.children, timeout_s=self.document_timeout_s, timeout_setting=setting)

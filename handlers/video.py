@@ -19,10 +19,10 @@ from handlers.container_truncation import missing_end_of_container
 from handlers.decoding import processes
 from handlers.decoding.processes import ChildEnded
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
-from handlers.file_kinds import misplaced
-from handlers.images import check_shape
+from handlers.file_kinds import Family, misplaced, unread
 from handlers.media import Media
 from handlers.option_spec import shown
+from handlers.pixel_budget import check_shape
 from handlers.settings import MediaSettings
 from handlers.video_frames import FrameIndex, decode_frames, index_frames
 
@@ -182,13 +182,17 @@ def _decode_in_child(
 
 
 def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> Any:
-    refusal = misplaced(content, wanted=("video",), cure=_CURE) or f"no readable video; {_CURE}"
+    wanted: tuple[Family, ...] = ("video",)
+    cut = f"cut short: {missing.text}; {_CURE}" if missing else ""
+    refusal = (
+        misplaced(content, wanted=wanted, cure=_CURE) or cut or unread(content, wanted=wanted, cure=_CURE)
+    )
     return containers.opened(
         content,
         what,
         formats=_FORMATS,
         max_pixels=limits.max_image_pixels,
-        refusal=f"cut short: {missing.text}; {_CURE}" if missing else refusal,
+        refusal=refusal,
         cure=_CURE,
     )
 

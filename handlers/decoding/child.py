@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import queue
 import resource
@@ -16,6 +17,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -89,7 +91,7 @@ def _answer(call: Call, content: bytes, output: int) -> None:
     last: Answer
     _write(output, lengths_and_head(Began()))
     try:
-        with _bounded(call.memory_bytes):
+        with _bounded(call.memory_bytes, call.cpu_s):
             module, _, name = call.function.partition(":")
             function = getattr(importlib.import_module(module), name)
             _quiet_logs()
@@ -111,18 +113,23 @@ def _quiet_logs() -> None:
 
 
 @contextlib.contextmanager
-def _bounded(memory_bytes: int) -> Iterator[None]:
-    """Let the process have no more private memory than that; what it asks beyond fails or aborts it.
+def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
+    """Let the process have no more private memory than that, and take no more whole seconds of work.
 
-    Not the address space: what threads and allocators reserve there and never touch would count.
+    What it asks beyond that memory fails or aborts it; SIGXCPU ends it after that work. Not the address space: what
+    threads and allocators reserve there and never touch would count. Not the time by the clock: on a busy machine a
+    good file would be refused for good.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, most))
+    bounds = {resource.RLIMIT_DATA: memory_bytes, resource.RLIMIT_CPU: math.ceil(time.process_time() + cpu_s)}
+    usual = {which: resource.getrlimit(which) for which in bounds}
+    for which, bound in bounds.items():
+        _, most = usual[which]
+        resource.setrlimit(which, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        for which, before in usual.items():
+            resource.setrlimit(which, before)
 
 
 def _resident_bytes() -> int:

@@ -14,11 +14,19 @@ from handlers.document_pages import chosen_pages, page_budget
 from handlers.errors import InferenceError, MediaCorrupt
 from handlers.settings import MediaSettings
 
+_STRIP_PIXELS = 4_000_000
+"""Pixels that leave a child at a time."""
+
 
 def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield size and dpi of an image, with its RGB pixels."""
-    picture = images.decode_file(content, what, max_pixels)
-    yield {"size": picture.size, "dpi": picture.info.get("dpi")}, picture.tobytes()
+    """Yield size and dpi of an image, then its RGB pixels in strips of rows."""
+    picture = images.decoded_file(content, what, max_pixels)
+    dpi = dpi_of(picture)
+    yield {"size": picture.size, "dpi": None if dpi is None else (dpi, dpi)}, b""
+    rows = max(1, _STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        yield {}, images.as_rgb(strip, what).tobytes()
 
 
 def tiff_pages(

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import structlog
 
@@ -39,6 +39,11 @@ _MOST_KEPT_BYTES = 256 * 1024 * 1024
 
 _CHUNK = 1 << 20
 
+_MOST_WAIT = 4
+
+_BYTES_A_PIXEL, _BYTES_BESIDES = 20, 256 << 20
+"""What decoders of images take at most: WebP 16 bytes a pixel, and a process its libraries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -47,6 +52,18 @@ class Limits:
     processes: int
     memory_bytes: int
     timeout_s: float
+    """In seconds of work; a call that waits for a processor of a busy machine may take `_MOST_WAIT` times that."""
+    timeout_setting: str = "media.decode_timeout_s"
+    memory_settings: str = "media.decode_memory_bytes allows"
+    """What bounds `memory_bytes`, for a message."""
+
+    def for_images(self, max_pixels: int) -> Self:
+        """Return limits with at least the memory that an image of so many pixels takes, of any format."""
+        needed = _BYTES_A_PIXEL * max_pixels + _BYTES_BESIDES
+        if needed <= self.memory_bytes:
+            return self
+        settings = "media.decode_memory_bytes and media.max_image_pixels allow"
+        return replace(self, memory_bytes=needed, memory_settings=settings)
 
 
 class ChildEnded(Exception):
@@ -65,11 +82,12 @@ class ChildEnded(Exception):
         match self.reason:
             case "time":
                 return errors.MediaTooLarge(
-                    f"{what} takes longer to decode than media.decode_timeout_s allows ({limits.timeout_s:g} s): {cure}"
+                    f"{what} takes longer to decode than {limits.timeout_setting} allows "
+                    f"({limits.timeout_s:g} s): {cure}"
                 )
             case "memory":
                 return errors.MediaTooLarge(
-                    f"{what} takes more memory to decode than media.decode_memory_bytes allows "
+                    f"{what} takes more memory to decode than {limits.memory_settings} "
                     f"({limits.memory_bytes} bytes): {cure}"
                 )
             case "killed":
@@ -103,14 +121,14 @@ class ChildPool:
     ) -> Generator[tuple[Any, bytearray], None, None]:
         """Yield what `function` ("module:name") yields for `content` and `arguments`, one pair at a time.
 
-        Waits while `limits.processes` children are busy. The time counts from when a child is free.
+        Waits while `limits.processes` children are busy. The time is the child's own work, from when it is free.
 
         Raises:
             ChildEnded: the call took more than `limits`, or ended its process.
             InferenceError: what the function raised of that tree.
             InternalError: permanent; the function raised anything else, which is logged.
         """
-        call = Call(function, arguments, limits.memory_bytes)
+        call = Call(function, arguments, limits.memory_bytes, limits.timeout_s)
         with self._begun(call, content, limits) as answers:
             yield from answers
 
@@ -128,7 +146,7 @@ class ChildPool:
                 self._changed.wait()
             self._busy += 1
             child = self._idle.pop() if self._idle else None
-        until = time.monotonic() + limits.timeout_s
+        until = time.monotonic() + _MOST_WAIT * limits.timeout_s
         try:
             if child is not None and not child.begins(call, content, until):
                 child.end()  # what ended it while it was idle is no fault of this call
@@ -265,8 +283,9 @@ class _Child:
         if code >= 0:
             return ChildEnded("crash", f"status {code}")
         name = signal.Signals(-code).name
-        # What native code does that gets no memory, and the kernel where the machine has none left.
-        reasons: dict[int, Literal["memory", "killed"]] = {
+        # What the kernel does at the limit of time, native code that gets no memory, and the kernel without memory.
+        reasons: dict[int, Literal["time", "memory", "killed"]] = {
+            signal.SIGXCPU: "time",
             signal.SIGABRT: "memory",
             signal.SIGKILL: "killed",
         }

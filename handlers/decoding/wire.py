@@ -21,6 +21,8 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     arguments: dict[str, Any]
     memory_bytes: int
     """Private memory that the process may have while it runs the function."""
+    cpu_s: float
+    """Seconds of work that it may take, of all its threads together."""
 
 
 class Began(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -38,6 +38,17 @@ def hang(content: bytes) -> Pairs:
     threading.Event().wait()
 
 
+def wait(content: bytes, *, seconds: float) -> Pairs:
+    threading.Event().wait(seconds)
+    yield "waited", content
+
+
+def toil(content: bytes) -> Pairs:
+    yield os.getpid(), content
+    while True:
+        pass
+
+
 def grow(content: bytes) -> Pairs:
     kept = [content]
     while True:

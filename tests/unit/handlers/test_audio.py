@@ -126,7 +126,7 @@ def test_bytes_that_are_no_recording_are_corrupt(content: bytes) -> None:
 @WHOLE
 def test_a_recording_cut_in_half_is_corrupt(container: str, subtype: str) -> None:
     content = encoded(tone(440, seconds=5), container=container, subtype=subtype)
-    with pytest.raises(MediaCorrupt, match=r"cut short|no readable recording"):
+    with pytest.raises(MediaCorrupt, match=r"cut short|that is damaged, or encoded"):
         read(content[: len(content) // 2])
 
 

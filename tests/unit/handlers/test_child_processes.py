@@ -116,6 +116,15 @@ def test_a_call_that_takes_too_long_is_ended_and_its_process_too(pool: ChildPool
     assert run(pool, "echo", b"next")[0][1] == b"next"
 
 
+def test_the_time_is_work_and_not_waiting(pool: ChildPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.decoding.processes._MOST_WAIT", 600)
+    assert run(pool, "wait", limits=SHORT, seconds=1.5)[0][0] == "waited"
+    with pytest.raises(ChildEnded) as caught:
+        run(pool, "toil", limits=SHORT)
+    assert (caught.value.reason, caught.value.detail) == ("time", "SIGXCPU")
+    assert run(pool, "echo", b"next")[0][1] == b"next"
+
+
 def test_a_call_that_waits_for_a_child_gets_it_when_one_is_free(pool: ChildPool) -> None:
     one = Limits(processes=1, memory_bytes=512 << 20, timeout_s=60)
     with ThreadPoolExecutor(1) as threads:

@@ -271,10 +271,13 @@ def test_a_broken_page_is_named_and_others_can_still_be_read() -> None:
         (b"plain text", "is a plain text, not a document; send a whole PDF, TIFF or other image$"),
         (
             b"PK\x03\x04" + bytes(26) + b"word/document.xml",
-            "is a Word document, not a document; save it as PDF",
+            "is a Word document, which is not read; save it as PDF",
         ),
         (b"RIFF\x24\0\0\0WAVEfmt ", "send it as data.audio to task asr or audio-classification"),
-        (b"\0\1\2\3 nothing known", "or a PDF$"),
+        (
+            b"\0\1\2\3 nothing known",
+            "is no document of a known format; send a whole PDF, TIFF or other image$",
+        ),
         (tiff(picture(), picture())[:-60], "page 2 .* is cut short"),
         (tiff(picture())[:20], "is a TIFF that is damaged; send a whole TIFF file"),
     ],

@@ -44,10 +44,11 @@ def video(kind: str) -> bytes:
     return file.getvalue()
 
 
-def zipped(name: str) -> bytes:
+def zipped(*names: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(name, "x")
+        for name in names:
+            archive.writestr(name, "x")
     return file.getvalue()
 
 
@@ -60,6 +61,12 @@ OTHERS = {
     "a JSON text": b'{"audio": "s3://bucket/key"}',
     "a plain text": "Grüße, dies ist ein Brief.\n".encode(),
     "a gzip archive": b"\x1f\x8b\x08\0\0\0\0\0\0\3abc",
+    "a text in UTF-16": "Grüße, dies ist ein Brief.\n".encode("utf-16"),
+    "a text in UTF-32": "Grüße, dies ist ein Brief.\n".encode("utf-32"),
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a data: URI in a file": b"data:image/png;base64,iVBORw0KGgo=",
+    "a DjVu document": b"AT&TFORM\0\0\0\x40DJVUINFO" + bytes(100),
+    "a PowerPoint document": zipped(*(f"customXml/item{number}.xml" for number in range(200)), "ppt/p.xml"),
 }
 
 
@@ -103,6 +110,61 @@ def test_what_is_no_medium_of_the_field_hears_what_it_is(
 ) -> None:
     message = refusal(handler, field, OTHERS[name])
     assert f"data.{field} (s3://b/k) is {name}, not {wanted}; " in message
+    assert "send a whole" in message
+
+
+def ftyp(*brands: bytes) -> bytes:
+    body = brands[0] + bytes(4) + b"".join(brands[1:])
+    return (len(body) + 8).to_bytes(4, "big") + b"ftyp" + body + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("handler", "field", "content", "told"),
+    [
+        (OcrHandler, "image", ftyp(b"heic", b"mif1"), "a HEIC image, which is not read; convert it to PNG"),
+        (OcrHandler, "image", ftyp(b"mif1", b"heic"), "a HEIC image, which is not read; convert it to PNG"),
+        (OcrHandler, "image", ftyp(b"msf1", b"hevc"), "a HEIC image, which is not read; convert it to PNG"),
+        (AsrHandler, "audio", ftyp(b"heic", b"mif1"), "a HEIC image, not a recording; convert it to PNG"),
+        (VideoAnalysisHandler, "video", ftyp(b"heic"), "a HEIC image, not a video; convert it to PNG"),
+        (
+            OcrHandler,
+            "image",
+            bytes(128) + b"DICM" + bytes(9),
+            "a DICOM image, which is not read; convert it",
+        ),
+        (OcrHandler, "image", ftyp(b"crx ", b"isom"), "a Canon raw image (CR3), which is not read; convert"),
+        (
+            OcrHandler,
+            "image",
+            ftyp(b"avif", b"mif1"),
+            "an AVIF image that is damaged at its beginning, or of a",
+        ),
+        (
+            OcrHandler,
+            "image",
+            b"icns" + bytes(64),
+            "an Apple icon (ICNS), which is not read; convert it to PNG",
+        ),
+        (
+            AsrHandler,
+            "audio",
+            b"wvpk" + bytes(64),
+            "a WavPack recording, which is not read; convert it to wav",
+        ),
+        (
+            AsrHandler,
+            "audio",
+            sound("WAV")[:20] + b"\x61\1" + sound("WAV")[22:],
+            "a wav recording that is damaged, or",
+        ),
+        (VideoAnalysisHandler, "video", video("mp4")[:40], "cut short: its index"),
+    ],
+)
+def test_what_is_of_an_unread_kind_of_the_medium_hears_which(
+    handler: type, field: str, content: bytes, told: str
+) -> None:
+    message = refusal(handler, field, content)
+    assert f"data.{field} (s3://b/k) is {told}" in message
     assert "send a whole" in message
 
 

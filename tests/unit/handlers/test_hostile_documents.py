@@ -17,8 +17,8 @@ from tests import hostile_documents as hostile
 from tests.documents import Line, text_pdf
 
 MEMORY_BYTES = 256 * 1024**2
-LIMITS = MediaSettings(decode_memory_bytes=MEMORY_BYTES, decode_timeout_s=120)
-SHORT = MediaSettings(decode_memory_bytes=1024**3, decode_timeout_s=2)
+LIMITS = MediaSettings(decode_memory_bytes=MEMORY_BYTES, document_timeout_s=120)
+SHORT = MediaSettings(decode_memory_bytes=1024**3, document_timeout_s=2)
 
 
 def read(content: bytes, limits: MediaSettings = LIMITS) -> list[Page]:
@@ -45,7 +45,7 @@ def test_a_pdf_that_takes_all_memory_is_refused_with_the_limit(made: Callable[[]
 def test_a_pdf_that_takes_for_ever_is_refused_with_the_limit(made: Callable[[], bytes]) -> None:
     with pytest.raises(
         MediaTooLarge,
-        match=r"takes longer to decode than media\.decode_timeout_s allows \(2 s\): save the file",
+        match=r"takes longer to decode than media\.document_timeout_s allows \(2 s\): save the file",
     ):
         read(made(), SHORT)
     read_well()
@@ -86,7 +86,7 @@ def test_a_pdf_whose_reader_ends_says_how(
 
 def test_a_pdf_that_hangs_holds_up_no_other() -> None:
     """One child is busy to the end of the test; the other reads on."""
-    waiting = MediaSettings(decode_timeout_s=3)
+    waiting = MediaSettings(document_timeout_s=3)
     refused: list[Exception] = []
 
     def hang() -> None:
@@ -105,6 +105,13 @@ def test_a_pdf_that_hangs_holds_up_no_other() -> None:
     thread.join()
     assert refused
     assert reads > 1
+
+
+def test_a_page_as_thin_as_a_thread_is_refused_where_it_is_a_picture() -> None:
+    with pytest.raises(
+        MediaTooLarge, match=r"page 1 is 41667 x 21 pixels; one side may be at most 200 times"
+    ):
+        read(hostile.thin_page())
 
 
 def test_more_letters_than_allowed_are_refused() -> None:

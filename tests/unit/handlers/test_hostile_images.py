@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,13 +12,13 @@ from PIL import Image
 from handlers.decoding import child_functions, images, processes
 from handlers.document import read_document
 from handlers.errors import MediaCorrupt, MediaTooLarge
-from handlers.images import read_image
+from handlers.images import decode_file, read_image
 from handlers.media import Media
 from handlers.settings import MediaSettings
 from tests import hostile_images as hostile
 
-SHORT = MediaSettings(decode_timeout_s=2)
-TIGHT = MediaSettings(decode_memory_bytes=256 << 20, decode_timeout_s=120)
+SHORT = MediaSettings(decode_timeout_s=2, document_timeout_s=2)
+TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, decode_timeout_s=120)
 
 
 def read(content: bytes, limits: MediaSettings) -> Image.Image:
@@ -29,7 +30,7 @@ def read(content: bytes, limits: MediaSettings) -> Image.Image:
     )
 
 
-def encoded(kind: str, picture: Image.Image | None = None, **how: str) -> bytes:
+def encoded(kind: str, picture: Image.Image | None = None, **how: Any) -> bytes:
     file = io.BytesIO()
     (picture or Image.new("RGB", (40, 30), "red")).save(file, kind, **how)
     return file.getvalue()
@@ -69,12 +70,15 @@ def test_an_image_that_takes_minutes_is_refused_with_the_limit(made: Callable[[]
 
 
 def test_an_image_that_takes_much_memory_is_refused_with_the_limit() -> None:
-    with pytest.raises(MediaTooLarge, match=r"takes more memory to decode than media\.decode_memory_bytes"):
-        read(encoded("TIFF", Image.new("RGB", (9000, 9000)), compression="tiff_lzw"), TIGHT)
+    with pytest.raises(
+        MediaTooLarge,
+        match=r"takes more memory to decode than media\.decode_memory_bytes and media\.max_image_pixels allow",
+    ):
+        read(hostile.tiff_of_strips(1_000_000), TINY)
 
 
 def test_a_tiff_of_more_pages_than_can_be_counted_in_time_is_refused() -> None:
-    with pytest.raises(MediaTooLarge, match=r"takes longer to decode than media\.decode_timeout_s"):
+    with pytest.raises(MediaTooLarge, match=r"takes longer to decode than media\.document_timeout_s"):
         read_document(hostile.tiff_of_pages(300_000), field="data.document", limits=SHORT)
 
 
@@ -90,8 +94,9 @@ def test_images_of_rare_formats_come_from_a_child_and_are_the_same(kind: str, ca
     content = encoded(kind, picture)
     found = read(content, MediaSettings())
     assert len(calls) == 1
-    here = child_functions.image(content, what="it", max_pixels=10_000)
-    assert found.tobytes() == next(here)[1]
+    about, *strips = child_functions.image(content, what="it", max_pixels=10_000)
+    assert about[0]["size"] == (40, 30)
+    assert found.tobytes() == b"".join(strip for _, strip in strips)
     assert (found.mode, found.size) == ("RGB", (40, 30))
 
 
@@ -117,16 +122,38 @@ def test_more_pixels_than_allowed_are_refused_from_a_child_too() -> None:
         read(encoded("TIFF"), MediaSettings(max_image_pixels=1000))
 
 
-@pytest.mark.parametrize(
-    "save", [{"lossless": True}, {"lossless": False}, {"save_all": True, "append": True}]
-)
-def test_a_webp_of_many_pixels_is_decoded_in_a_child(save: dict[str, bool]) -> None:
-    def webp(side: int) -> bytes:
-        file = io.BytesIO()
-        more = {"append_images": [Image.new("RGB", (side, side), "red")]} if save.get("append") else {}
-        kept = {name: value for name, value in save.items() if name != "append"}
-        Image.new("RGB", (side, side)).save(file, "WEBP", method=0, quality=0, **kept, **more)
-        return file.getvalue()
+SIDE = 4000
+ALLOWED = MediaSettings(max_image_pixels=SIDE**2, decode_memory_bytes=128 << 20, decode_timeout_s=600)
 
-    assert images.is_quick(webp(500))
-    assert not images.is_quick(webp(5001))
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "how"),
+    [
+        ("PNG", "RGBA", {}),
+        ("WEBP", "RGB", {"lossless": True, "method": 0, "quality": 0}),
+        ("WEBP", "RGBA", {"lossless": True, "method": 0, "quality": 0}),
+        ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
+        ("TIFF", "F", {"compression": "tiff_lzw"}),
+        ("AVIF", "RGB", {"speed": 10}),
+        ("GIF", "P", {}),
+    ],
+)
+def test_what_the_limit_of_pixels_allows_is_decoded_in_a_child(
+    kind: str, mode: str, how: dict[str, Any], calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_QUICK_PIXELS", 0)
+    content = encoded(kind, Image.new(mode, (SIDE, SIDE)), **how)
+    assert read(content, ALLOWED).size == (SIDE, SIDE)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "F", "I;16"])
+def test_an_image_from_a_child_is_the_one_decoded_here(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.linear_gradient("L").resize((90, 700))
+    content = encoded("TIFF", picture.convert("F" if mode == "I;16" else mode).convert(mode))
+    monkeypatch.setattr(child_functions, "_STRIP_PIXELS", 5000)
+    here = decode_file(content, "it", 10**6)
+    _, *strips = child_functions.image(content, what="it", max_pixels=10**6)
+    assert len(strips) > 1
+    assert here.tobytes() == b"".join(strip for _, strip in strips)
+    assert read(content, MediaSettings()).tobytes() == here.tobytes()
