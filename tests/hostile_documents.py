@@ -129,3 +129,20 @@ def far_too_many_letters() -> bytes:
         resources=b"/Font<</F 5 0 R>>",
         more={5: b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"},
     )
+
+
+def thin_page() -> bytes:
+    """A page of a drawing, 41 667 times 21 pixels."""
+    return one_page(stream(b"0 0 100 10 re f"), box=b"0 0 20000 10")
+
+
+def lying_jbig2() -> bytes:
+    """A picture of some bytes that claims 40 000 times 40 000 pixels. Source: ITU-T T.88, 7.2 and 7.4."""
+    side = (40_000).to_bytes(4, "big") * 2
+    page = b"\0\0\0\0\x30\0\1\0\0\0\x13" + side + bytes(11)
+    region = b"\0\0\0\1\x26\0\1\0\0\0\x1a" + side + bytes(18)
+    about = b"/Type/XObject/Subtype/Image/Width 40000/Height 40000/BitsPerComponent 1/ColorSpace/DeviceGray"
+    picture = stream(page + region, about + b"/Filter/JBIG2Decode")
+    return one_page(
+        stream(b"q 612 0 0 792 0 0 cm /I Do Q"), resources=b"/XObject<</I 5 0 R>>", more={5: picture}
+    )

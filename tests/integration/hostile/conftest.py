@@ -34,7 +34,12 @@ def victim(
         )
     directory: Path = tmp_path_factory.mktemp("hostile")
     sections = sections_of(
-        local_stack, directory, http={"request_timeout_s": 75}, transformers={"device": "cpu"}
+        local_stack,
+        directory,
+        http={"request_timeout_s": 75},
+        # Four times that by the clock, on a busy machine, is still less than the time of a request.
+        media={"decode_timeout_s": 15, "document_timeout_s": 15},
+        transformers={"device": "cpu"},
     )
     with ServeProcess(directory, sections) as process:
         victim = Victim(process)

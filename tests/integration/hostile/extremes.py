@@ -11,11 +11,12 @@ from handlers.settings import LimitSettings, MediaSettings
 
 _BOUNDS = {**LimitSettings().bounds, "media.max_frames": MediaSettings().max_frames}
 _HUGE = 10**30
+_MOST = _BOUNDS["limits.max_beam_tokens"]
 
 COMBINATIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "text-generation": (
         {"num_beams": _BOUNDS["limits.max_beams"], "max_new_tokens": _BOUNDS["limits.max_tokens"]},
-        {"num_beams": 16, "max_new_tokens": 512, "early_stopping": "never", "length_penalty": 10},
+        {"num_beams": 16, "max_new_tokens": _MOST // 16, "early_stopping": "never", "length_penalty": 10},
         {"do_sample": True, "temperature": 2, "top_k": 10**6, "top_p": 1, "max_new_tokens": 1024, "seed": 1},
         {"do_sample": True, "temperature": 5e-324, "top_p": 0, "repetition_penalty": 0.1},
         {"stop": ["a" * 1000] * 16, "max_new_tokens": 512, "repetition_penalty": 10},
