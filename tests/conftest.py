@@ -25,7 +25,12 @@ from tests.recordings import Recording, librivox_recordings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run must be red for what changed, not by chance; --hypothesis-profile=default looks where none has looked yet.
-hypothesis.settings.register_profile("the same every time", derandomize=True)
+hypothesis.settings.register_profile(
+    "the same every time",
+    derandomize=True,
+    deadline=None,  # on a busy machine any example is slow
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("the same every time")
 
 
