@@ -20,7 +20,7 @@ from streams.group_supervisor import Supervisor
 from streams.header_names import forgive_header_names
 from streams.kafka.patient_connections import PatientConnections
 from streams.membership import Membership
-from streams.record_source import RecordSource
+from streams.record_source import PartitionReader
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class ConsumerThread(CommittingThread):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.source = RecordSource(self.app.conf.id)
+        self.source = PartitionReader(self.app.conf.id)
         self.membership: Membership = cast(Any, self.transport).membership
 
     async def on_start(self) -> None:

@@ -1,22 +1,20 @@
-"""The Faust app: its settings, and one thin agent per task that hands messages to the intake."""
+"""The Faust app: its settings, and one thin agent per task that hands what is fetched to the source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, cast
 
 import faust
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from streams.acks import Fetched, OrderedAcker
 from streams.consumer import BatchConsumer, BatchTransport
 from streams.kafka.connection import faust_credentials
+from streams.kafka.faust_source import FaustSource
 from streams.membership import Membership
 from streams.settings import Settings
 from streams.topics import Topics
-
-Take = Callable[[Sequence[Fetched], str], None]
 
 _NEVER_LEAVE_FOR_BEING_BUSY_S = 86_400.0
 _LARGEST_BATCH_BYTES = 256 * 1024
@@ -38,13 +36,9 @@ class InferenceApp(faust.App):
         return cast(Any, self.producer)._ensure_producer()
 
     async def drain(self) -> None:
-        """Take nothing more, and return once all that was taken is answered and committed.
-
-        What can never be committed here is left out: that of partitions that were handed on, or that are gone.
-        """
+        """Take nothing more, and return once all that was taken is answered and committed, as far as it can be."""
         self._is_draining = True
         await self._stop_consumer()
-        await self.batch_consumer.commit_all()
         self._is_drained = True
 
     async def _stop_consumer(self) -> None:
@@ -73,12 +67,12 @@ class InferenceApp(faust.App):
 
 
 def build_app(
-    settings: Settings, tasks: Iterable[str], take: Take, acker: OrderedAcker, membership: Membership
+    settings: Settings, tasks: Iterable[str], source: FaustSource, membership: Membership
 ) -> InferenceApp:
-    """Return an app that consumes the request topics of `tasks` and gives what each fetch brings to `take`.
+    """Return an app that consumes the request topics of `tasks` for `source`.
 
-    Offsets are committed as far as `acker` vouches for them, and no other way: Faust sees no event that it
-    could ack. `take` must not raise. The values are set out in docs/decisions/manual-in-order-acks.md.
+    Offsets are committed by the source, and no other way: Faust sees no event that it could ack. The values are set
+    out in docs/decisions/manual-in-order-acks.md.
     """
     kafka = settings.kafka
     servers = kafka.bootstrap_servers.split(",")
@@ -116,23 +110,22 @@ def build_app(
         producer_request_timeout=kafka.producer_timeout_s,
     )
     app.transport = BatchTransport(
-        app.conf.broker_consumer, app, acker=acker, kafka=kafka, membership=membership
+        app.conf.broker_consumer, app, source=source, kafka=kafka, membership=membership
     )
     topics = Topics(kafka.topic_prefix)
     for task in tasks:
-        _add_agent(app, task, topics.requests(task), take)
+        _add_agent(app, task, topics.requests(task), source)
     return app
 
 
-def _add_agent(app: InferenceApp, task: str, topic_name: str, take: Take) -> None:
+def _add_agent(app: InferenceApp, task: str, topic_name: str, source: FaustSource) -> None:
     topic = app.topic(
         topic_name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
     )
 
     async def agent(stream: Any) -> None:
         async for fetched in stream:
-            app.batch_consumer.make_room(topic_name)
-            take(fetched, task)
+            source.take(topic_name, fetched)
 
     # Faust derives names from import paths; ours stay the same wherever the code moves.
     app.agent(topic, name=f"inference.{task}", concurrency=1)(agent)

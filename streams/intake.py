@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -22,11 +23,22 @@ from streams.faults import supervised
 from streams.held_back import HeldBack
 from streams.messages import MAX_ID_CHARS, Request
 from streams.outbox import Delivery
-from streams.pipeline import Pipeline
 from streams.publishing import Publisher
-from streams.quick_path import Admitted, QuickPath
+from streams.quick_path import Admitted, OnResult
 
 log = structlog.get_logger(__name__)
+
+
+class Answering(Protocol):
+    """The part of the pipeline that is used here."""
+
+    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]: ...
+
+
+class QuickAnswering(Protocol):
+    """The part of the quick path that is used here."""
+
+    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool: ...
 
 
 class Intake:
@@ -40,8 +52,8 @@ class Intake:
     def __init__(
         self,
         *,
-        pipeline: Pipeline,
-        quick_path: QuickPath,
+        pipeline: Answering,
+        quick_path: QuickAnswering,
         publisher: Publisher,
         acker: OrderedAcker,
         is_current: Callable[[int], bool],
@@ -100,20 +112,21 @@ class Intake:
             if request.reply_to is not None or not self._quick_path.start(
                 request, queue_s, admitted, posting.post
             ):
-                answering = self._answer(message, task, incoming, request, queue_s)
-                self._see_through(message, task, answering)
+                answer = functools.partial(self._answer, message, task, incoming, request, queue_s)
+                self._see_through(message, task, answer)
         except InferenceError as error:
-            self._see_through(message, task, self._refuse(message, task, error))
+            self._see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
-            self._see_through(message, task, self._put_aside(message, task, "intake", error))
+            put_aside = functools.partial(self._put_aside, message, task, "intake", error)
+            self._see_through(message, task, put_aside)
 
-    def _see_through(self, message: Received, task: str, work: Coroutine[Any, Any, None]) -> None:
+    def _see_through(self, message: Received, task: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work, which ends with a published outcome, and ack the message then."""
 
         async def see_through() -> None:
             try:
                 try:
-                    await work
+                    await work()
                 except Exception as error:
                     if _takes_nothing(error):
                         raise
@@ -147,16 +160,23 @@ class Intake:
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
         """Publish a result of the quick path that cannot be posted."""
         message, task = posting.message, posting.task
-        publishing = self.publisher.result(
-            result, task=task, key=message.key, traceparent=posting.traceparent, reply_to=None
+        publish = functools.partial(
+            self.publisher.result,
+            result,
+            task=task,
+            key=message.key,
+            traceparent=posting.traceparent,
+            reply_to=None,
         )
-        self._see_through(message, task, publishing)
+        self._see_through(message, task, publish)
 
     def publish_refused(self, posting: _Posting) -> None:
         """Publish what the broker refused of a result of the quick path."""
         message, task = posting.message, posting.task
-        publishing = self.publisher.republish(posting.refused, task=task, traceparent=posting.traceparent)
-        self._see_through(message, task, publishing)
+        republish = functools.partial(
+            self.publisher.republish, posting.refused, task=task, traceparent=posting.traceparent
+        )
+        self._see_through(message, task, republish)
 
     async def _answer(
         self, message: Received, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.line_limit import LineLimit
 from engines.log_context import shared_task
 from streams.cloudevents import Headers
 from streams.faults import supervised
-from streams.kafka.connection import is_passing, is_passing_for
+from streams.kafka.connection import is_passing
+from streams.kafka.port import RecordSink
 
 log = structlog.get_logger(__name__)
 
@@ -88,17 +86,15 @@ class _Awaited(Delivery):
 class Outbox:
     """Gathers records by topic and sends each topic's as batches, one after the other.
 
-    aiokafka's own `send` makes two futures and finds a partition for every record; a batch of its needs that
-    once. While a batch is on its way the next one gathers, so batches grow with the load and a lone record
-    leaves at once. Lives on the event loop of its producer. Records with one key keep to one partition, that
-    of Kafka's default partitioner; those without a key take one at random, together.
+    While a batch is on its way the next one gathers, so batches grow with the load and a lone record leaves at
+    once. Lives on the event loop of its sink. Records with one key keep to one partition, that of Kafka's default
+    partitioner; those without a key take one at random, together.
 
     A broker that is away or slow is waited out, however long that takes: what it may not have is sent again.
     """
 
-    def __init__(self, producer: Callable[[], Any]) -> None:
-        """`producer` returns the started AIOKafkaProducer."""
-        self._producer = producer
+    def __init__(self, sink: RecordSink) -> None:
+        self._sink = sink
         self._waiting: dict[str, list[Outgoing]] = {}
         """What waits for each topic that is being sent to."""
         self._sending: set[asyncio.Task[None]] = set()
@@ -148,13 +144,13 @@ class Outbox:
 
     async def _partitions_of(self, topic: str, records: int) -> list[int]:
         while True:
-            producer = self._producer()
             try:
-                return sorted(await producer.partitions_for(topic))
+                return await self._sink.partitions(topic)
             except KafkaError as error:
-                if not await is_passing_for(producer, error):
+                if not is_passing(error):
                     raise
                 self._tell_of_wait(error, topic=topic, records=records)
+                await asyncio.sleep(_FIRST_PAUSE_S)
 
     def _tell_of_wait(self, error: Exception, *, topic: str, **about: int) -> None:
         if self._lines.allows(topic):
@@ -173,50 +169,28 @@ class Outbox:
 
     async def _send(self, topic: str, partition: int, waiting: list[Outgoing]) -> None:
         """Send the records of one partition in as few batches as they fit in."""
-        producer = self._producer()
         sent = 0
         pause_s = _FIRST_PAUSE_S
         while sent < len(waiting):
-            batch = producer.create_batch()
-            taken = _fill(batch, waiting[sent:] if sent else waiting)
-            try:
-                await (await producer.send_batch(batch, topic, partition=partition))
-            except MessageSizeTooLargeError as error:
-                if len(taken) == 1:
-                    _tell(taken, error)
-                else:  # none of them may be too large by itself
-                    await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
-            except Exception as error:  # noqa: BLE001 - it is for those who wait
-                if is_passing(error):
-                    self._tell_of_wait(error, topic=topic, partition=partition, records=len(waiting) - sent)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                    continue
-                _tell(taken, error)
-            else:
+            count, error = await self._sink.send(topic, partition, waiting[sent:] if sent else waiting)
+            taken = waiting if count == len(waiting) else waiting[sent : sent + count]
+            if error is None:
                 # The first comes last: whoever acks in order then acks them all in one go.
                 for record in reversed(taken):
                     if (delivery := record.delivery) is not None:
                         record.delivery = None
                         delivery.arrived()
-            sent += len(taken)
-
-
-def _fill(batch: BatchBuilder, records: list[Outgoing]) -> list[Outgoing]:
-    """Append to a new batch as many of `records` as it has room for, one at least, and return those.
-
-    As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
-    day, anew each time.
-    """
-    append = batch._builder.append
-    now_ms = int(time.time() * 1000)
-    count = 0
-    for record in records:
-        if append(count, now_ms, record.key, record.value, record.headers) is None:
-            break
-        count += 1
-    batch._relative_offset = count
-    return records[:count] if count < len(records) else records
+            elif is_passing(error):
+                self._tell_of_wait(error, topic=topic, partition=partition, records=len(waiting) - sent)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            elif isinstance(error, MessageSizeTooLargeError) and count > 1:
+                # None of them may be too large by itself.
+                await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
+            else:
+                _tell(taken, error)
+            sent += count
 
 
 def _tell(records: list[Outgoing], error: Exception) -> None:

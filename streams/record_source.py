@@ -31,7 +31,7 @@ _FIND_START_AGAIN_S = 1.0
 _LOOK_FOR_TOPICS_S = 2.0
 
 
-class RecordSource:
+class PartitionReader:
     """Positions of one aiokafka consumer, and what it fetched."""
 
     def __init__(self, group_id: str) -> None:

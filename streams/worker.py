@@ -12,19 +12,18 @@ from typing import Any
 import structlog
 
 from engines.guard import TooManyStuck
-from engines.outcomes import Outcomes
-from streams.acks import OrderedAcker
 from streams.announcements import Announcements
 from streams.broker_watch import watching
-from streams.faults import tell_of_faults
+from streams.faults import supervised, tell_of_faults
 from streams.faust_app import InferenceApp, build_app
 from streams.group_refusals import GroupRefused
 from streams.http.gateway import Gateway, start_gateway
-from streams.intake import Intake
+from streams.kafka.faust_source import FaustSource
+from streams.kafka.producer_sink import ProducerSink
+from streams.kafka.stream import Stream, build_stream
 from streams.logs import tell_left_out
 from streams.loop_watch import GRACE_S, watched_loop
 from streams.membership import Membership
-from streams.outbox import Outbox
 from streams.plugins import tasks_of
 from streams.publishing import Publisher
 from streams.quick_path import QuickPath
@@ -61,12 +60,12 @@ class Worker:
         )
         self.gateway: Gateway | None = None
         self.app: InferenceApp | None = None
-        self._intake: Intake | None = None
+        self._stream: Stream | None = None
 
     @property
     def in_flight(self) -> int:
         """How many messages are taken and not yet acked."""
-        return 0 if self._intake is None else self._intake.in_flight
+        return 0 if self._stream is None else self._stream.acker.in_flight
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Build the parts and start consuming; may be cancelled at any await.
@@ -94,13 +93,14 @@ class Worker:
             self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
         watch = await stack.enter_async_context(watching(settings.kafka))
-        self.app = app = self._build_app(runtime, stack)
+        app, stream, source = self._build_stream(runtime, stack)
+        self.app, self._stream = app, stream
         if self.gateway is not None:
             self.gateway.stream = StreamState(
                 watch=watch,
                 membership=self.membership,
-                acker=app.batch_consumer.acker,
-                partitions=app.batch_consumer,
+                acker=stream.acker,
+                partitions=source,
                 ready_without_broker_s=settings.worker.ready_without_broker_s,
             )
         _tune_interpreter()
@@ -108,17 +108,24 @@ class Worker:
         crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
         crashed.add_done_callback(lambda _: self._stopping.fail(_crash(app)))
         stack.callback(crashed.cancel)
+        delivering = supervised(asyncio.create_task(stream.run(), name="deliver requests"))
+        stack.callback(delivering.cancel)
         if self.gateway is not None:
             self.gateway.is_ready = True
-        self._announce()
+        self._announce(stream.publisher)
 
     async def drain(self) -> None:
         """Take nothing new, and return once all that was taken is answered and committed."""
         async with asyncio.TaskGroup() as draining:
-            if self.app is not None:
-                draining.create_task(self.app.drain())
+            if self.app is not None and self._stream is not None:
+                draining.create_task(self._drain_stream(self.app, self._stream))
             if self.gateway is not None:
                 draining.create_task(self.gateway.drain(self._stopping.remaining_s))
+
+    async def _drain_stream(self, app: InferenceApp, stream: Stream) -> None:
+        """Return once all is committed that can be: not that of partitions that were handed on, or that are gone."""
+        await app.drain()
+        await stream.committer.commit_all()
 
     async def leave(self) -> None:
         """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
@@ -128,35 +135,34 @@ class Worker:
         if self.app is not None:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
 
-    def _build_app(self, runtime: Runtime, stack: AsyncExitStack) -> InferenceApp:
-        settings = self._settings
-        acker = OrderedAcker(window=settings.worker.max_in_flight)
-        app = build_app(
-            settings, self._tasks, lambda fetched, task: intake.take(fetched, task), acker, self.membership
-        )
-        self._publisher = _publisher(settings, app, runtime.manager.outcomes)
-        self._intake = intake = Intake(
+    def _build_stream(
+        self, runtime: Runtime, stack: AsyncExitStack
+    ) -> tuple[InferenceApp, Stream, FaustSource]:
+        source = FaustSource(self.membership)
+        app = build_app(self._settings, self._tasks, source, self.membership)
+        stream = build_stream(
+            source,
+            ProducerSink(app.kafka_producer),
+            kafka=self._settings.kafka,
+            worker=self._settings.worker,
+            tasks=self._tasks,
             pipeline=runtime.pipeline,
             quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
-            publisher=self._publisher,
-            acker=acker,
-            is_current=lambda generation: app.batch_consumer.is_current(generation),
             outcomes=runtime.manager.outcomes,
-            worker=settings.worker.name,
             on_fatal=self._stopping.fail,
         )
-        stack.push_async_callback(intake.close)
+        stack.push_async_callback(stream.intake.close)
         stack.push_async_callback(self._announcements.close)
-        return app
+        return app, stream, source
 
-    def _announce(self) -> None:
+    def _announce(self, publisher: Publisher) -> None:
         self._about = {
             "tasks": self._tasks,
             "group": self._settings.kafka.group_id,
             "http": self.gateway.url if self.gateway else None,
             "pid": os.getpid(),
         }
-        self._announcements.publish_to(self._publisher)
+        self._announcements.publish_to(publisher)
         self._announcements.worker("worker_started", self._about)
         log.info("worker_started", name=self._settings.worker.name, **self._about)
 
@@ -215,18 +221,6 @@ def _tune_interpreter() -> None:
     gc.set_threshold(50_000, 20, 50)
     # Threads hand over many times a batch; each has to wait for this long where the loop is busy.
     sys.setswitchinterval(0.0005)
-
-
-def _publisher(settings: Settings, app: InferenceApp, outcomes: Outcomes) -> Publisher:
-    return Publisher(
-        Outbox(app.kafka_producer),
-        topics=Topics(settings.kafka.topic_prefix),
-        outcomes=outcomes,
-        worker=settings.worker.name,
-        group=settings.kafka.group_id,
-        max_message_bytes=settings.kafka.max_message_bytes,
-        reply_topics=settings.worker.reply_topics,
-    )
 
 
 def _crash(app: InferenceApp) -> BaseException:

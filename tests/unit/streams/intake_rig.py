@@ -16,9 +16,8 @@ from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
 from streams.messages import Request, encode
 from streams.outbox import Delivery, Outgoing
-from streams.pipeline import Pipeline
 from streams.publishing import Publisher
-from streams.quick_path import Admitted, OnResult, QuickPath
+from streams.quick_path import Admitted, OnResult
 from tests.unit.streams.received_messages import Fetches, message
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
@@ -62,8 +61,8 @@ class Rig:
         self.fetches = Fetches()
         self.acker = Acker(self.journal, max_in_flight)
         self.intake = Intake(
-            pipeline=cast(Pipeline, self),
-            quick_path=cast(QuickPath, self),
+            pipeline=self,
+            quick_path=self,
             publisher=cast(Publisher, self),
             acker=self.acker,
             is_current=lambda generation: generation == self.generation,
@@ -75,7 +74,7 @@ class Rig:
     def commit(self) -> None:
         self.acker.committed(self.acker.positions().items(), self.acker.epochs())
 
-    async def answer(self, request: Request, *, queue_s: float) -> dict[str, Any]:
+    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]:
         self.requests.append(request)
         self.queue_s.append(queue_s)
         if request.id in self.gates:

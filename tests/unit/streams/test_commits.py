@@ -10,10 +10,10 @@ import pytest
 from aiokafka import errors
 from faust.types import TP
 
-from streams.acks import Place
+from streams.acks import UNKNOWN_OFFSET, Place
 from streams.commits import CommittingThread
 from tests.unit.streams.received_messages import TOPIC, message
-from tests.unit.streams.test_consumer import PARTITION, Rig
+from tests.unit.streams.test_consumer import PARTITION, Rig, turns
 
 OTHER_TOPIC = "inference.requests.ocr"
 OTHER = TP(OTHER_TOPIC, 0)
@@ -25,32 +25,37 @@ PATIENCE_S = 60.0
 async def rig() -> Rig:
     """A consumer of two topics, of which one message each is answered and not committed."""
     made = Rig()
-    made.thread.assigned = {PARTITION, OTHER}
     for one in (message(0), message(0, topic=OTHER_TOPIC)):
         made.acker.track(made.fetches.of([one]))
         made.acker.done(one)
     return made
 
 
+@pytest.fixture
+async def idle() -> Rig:
+    """A consumer of one topic, of which nothing was fetched yet."""
+    return Rig()
+
+
 async def test_a_topic_that_is_gone_is_left_out_and_others_are_committed(rig: Rig) -> None:
     rig.thread.refusals[TOPIC] = GONE
     async with asyncio.timeout(PATIENCE_S):
-        await rig.consumer.commit_all()
-    assert rig.consumer.acker.uncommitted == 0
+        await rig.committer.commit_all()
+    assert rig.acker.uncommitted == 0
     assert rig.app.monitor.tp_committed_offsets == {OTHER: 1}
     rig.thread.committed.clear()
-    assert not await rig.consumer.commit()
+    assert not await rig.committer.commit()
     assert rig.thread.committed == []  # not before its pause has passed
 
 
 async def test_a_topic_that_is_back_is_committed_again(rig: Rig) -> None:
     rig.thread.refusals[TOPIC] = GONE
-    await rig.consumer.commit()
+    await rig.committer.commit()
     rig.thread.refusals.clear()
-    rig.consumer._aside[TOPIC].until = 0.0  # as if its pause had passed
-    assert await rig.consumer.commit()
+    rig.committer._aside[TOPIC].until = 0.0  # as if its pause had passed
+    assert await rig.committer.commit()
     assert rig.thread.committed[-1] == {PARTITION: 1}
-    assert rig.consumer._aside == {}
+    assert rig.committer._aside == {}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +66,9 @@ async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_p
 ) -> None:
     rig.thread.refusals = {TOPIC: error.errno, OTHER_TOPIC: error.errno}
     async with asyncio.timeout(PATIENCE_S):
-        await rig.consumer.commit_all()
-        await rig.consumer.commit_all()
-    assert rig.consumer.acker.uncommitted == 2
+        await rig.committer.commit_all()
+        await rig.committer.commit_all()
+    assert rig.acker.uncommitted == 2
     told = capsys.readouterr().out
     assert told.count("offsets_not_committed") == 2  # one for each topic
     assert "grant READ" in told
@@ -72,19 +77,87 @@ async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_p
 async def test_what_others_have_by_now_is_not_committed_again(rig: Rig) -> None:
     rig.thread.refusals = dict.fromkeys([TOPIC, OTHER_TOPIC], errors.UnknownMemberIdError.errno)
     async with asyncio.timeout(PATIENCE_S):
-        await rig.consumer.commit_all()
+        await rig.committer.commit_all()
     assert len(rig.thread.committed) == 1
 
 
 async def test_a_coordinator_that_is_away_is_waited_for(rig: Rig) -> None:
     rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
-    committing = asyncio.create_task(rig.consumer.commit_all())
+    committing = asyncio.create_task(rig.committer.commit_all())
     async with asyncio.timeout(PATIENCE_S):
         while len(rig.thread.committed) < 3:
             await asyncio.sleep(0)
         rig.thread.refusals.clear()
         await committing
-    assert rig.consumer.acker.uncommitted == 0
+    assert rig.acker.uncommitted == 0
+
+
+async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committed(idle: Rig) -> None:
+    first, second, third = idle.track(3, 4, 5)
+    idle.acker.done(third)
+    idle.acker.done(second)
+    assert not await idle.committer.commit()
+    idle.acker.done(first)
+    assert await idle.committer.commit()
+    idle.acker.done(*idle.track(6))
+    idle.open(2)
+    assert not await idle.committer.commit()
+    assert idle.thread.committed == [{PARTITION: 6}]
+
+
+async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_the_one_before(
+    idle: Rig,
+) -> None:
+    [old] = idle.track(456)
+    idle.acker.done(old)
+    await idle.committer.commit()
+    idle.acker.track(idle.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
+    await idle.committer.commit()
+    assert idle.thread.committed == [{PARTITION: 457}, {PARTITION: 0}]
+
+
+async def test_a_commit_that_is_due_does_not_wait_for_the_interval(idle: Rig) -> None:
+    committing = asyncio.create_task(idle.committer.run())
+    made = idle.track(0, 1, 2)
+    idle.acker.done(made[0])
+    await turns()
+    assert idle.thread.committed == []
+    idle.acker.done(made[1])
+    async with asyncio.timeout(10):
+        while idle.acker.uncommitted > 1:
+            await asyncio.sleep(0)
+    assert idle.thread.committed == [{PARTITION: 2}]
+    committing.cancel()
+
+
+async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(idle: Rig) -> None:
+    idle.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
+    [only] = idle.track(0)
+    idle.acker.done(only)
+    assert not await idle.committer.commit()
+    assert (idle.thread.committed, idle.acker.uncommitted) == ([{PARTITION: 1}], 1)
+
+
+async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(idle: Rig) -> None:
+    [only] = idle.track(0)
+    idle.acker.done(only)
+    idle.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
+    await idle.committer.commit()
+    idle.thread.refusals.clear()
+    assert await idle.committer.commit()
+    assert idle.acker.uncommitted == 0
+    assert not await idle.committer.commit()  # there is nothing left to commit
+    # By these Faust tells a stream that stands still.
+    assert idle.app.monitor.tp_committed_offsets == {PARTITION: 1}
+
+
+async def test_whoever_stops_does_not_wait_for_commits_into_a_log_that_was_replaced(idle: Rig) -> None:
+    [only] = idle.track(0)
+    idle.acker.done(only)
+    idle.thread.replaced = True
+    async with asyncio.timeout(10):
+        await idle.committer.commit_all()
+    assert (idle.thread.committed, idle.acker.uncommitted) == ([], 0)
 
 
 class Coordinator:
@@ -110,8 +183,8 @@ class Coordinator:
 
 
 async def commit(
-    coordinator: Any, offsets: dict[TP, int], *, present: dict[TP, int] | None = None
-) -> dict[TP, int]:
+    coordinator: Any, offsets: dict[Place, int], *, present: dict[Place, int] | None = None
+) -> dict[Place, int]:
     """Commit into epochs of which those at `present` are not over."""
     epochs: dict[Place, int] = {PARTITION: 7, OTHER: 8}
     thread: Any = types.SimpleNamespace(

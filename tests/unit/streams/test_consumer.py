@@ -7,7 +7,8 @@ import hashlib
 import importlib.metadata
 import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,11 +22,15 @@ from faust.types import TP
 from mode import Service
 from mode.utils.queues import FlowControlEvent
 
-from streams.acks import UNKNOWN_OFFSET, Fetched, OrderedAcker, Place, PositionLost
+from streams.acks import Fetched, OrderedAcker, Place, PositionLost
 from streams.assigned_partitions import ConsumerClosing
 from streams.consumer import BatchConsumer, BatchTransport
 from streams.faust_app import InferenceApp
+from streams.intake import Intake
+from streams.kafka.faust_source import FaustSource
+from streams.kafka.stream import Stream
 from streams.membership import Membership
+from streams.publishing import Publisher
 from streams.settings import KafkaSettings
 from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
@@ -42,20 +47,16 @@ class Thread(Service):
         self.generations: list[int] = []
         self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
-        self.committed: list[dict[TP, int]] = []
+        self.committed: list[dict[Place, int]] = []
         self.refusals: dict[str, int] = {}
         """The broker's error code for commits of a topic."""
         self.replaced = False
-        self.assigned = {PARTITION}
 
-    async def commit_once(self, offsets: dict[TP, int], epochs: dict[Place, int]) -> dict[TP, int]:
+    async def commit_once(self, offsets: dict[Place, int], epochs: dict[Place, int]) -> dict[Place, int]:
         if self.replaced:
             return {}
         self.committed.append(offsets)
-        return {tp: self.refusals.get(tp.topic, 0) for tp in offsets}
-
-    def assignment(self) -> set[TP]:
-        return self.assigned
+        return {place: self.refusals.get(place[0], 0) for place in offsets}
 
     async def fetch(
         self,
@@ -87,29 +88,41 @@ class Transport(BatchTransport):
 
 
 class Rig:
-    """A consumer without a broker, following one topic; `queue` is that of the topic's agent."""
+    """A stream and Faust's consumer without a broker, following one topic; `queue` is that of the topic's agent."""
 
     def __init__(self) -> None:
+        self.membership = Membership(KafkaSettings(), [TOPIC], on_fatal=lambda error: None)
+        self.source = FaustSource(self.membership)
         self.app = InferenceApp("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
             self.app.conf.broker_consumer,
             self.app,
-            acker=OrderedAcker(window=4),
+            source=self.source,
             kafka=KafkaSettings(),
-            membership=Membership(KafkaSettings(), [TOPIC], on_fatal=lambda error: None),
+            membership=self.membership,
         )
         self.consumer = cast(Any, self.app.consumer)
-        self.acker = self.consumer.acker
+        self.acker = OrderedAcker(window=4)
+        self.taken: list[Sequence[Fetched]] = []
+        self.stream = Stream(
+            self.source,
+            tasks={TOPIC: "asr"},
+            intake=cast(Intake, SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched))),
+            publisher=cast(Publisher, None),
+            acker=self.acker,
+            kafka=KafkaSettings(commit_interval_s=60.0),
+        )
+        self.committer = self.stream.committer
         self.thread: Thread = self.consumer._thread
         self.consumer._active_partitions = {PARTITION}
         self.queue: asyncio.Queue[list[Fetched]] = self.app.FlowControlQueue(1, clear_on_resume=True)
+        self.consumer.queue_of = lambda topic: self.queue
         self.fetches = Fetches()
         self.open(1)
 
     def open(self, generation: int) -> None:
         """Have Faust hear of an assignment, and go on."""
-        self.consumer._next_generation = generation
-        self.acker.forget_all()
+        self.source.assign(generation)
         self.app.flow_control.resume()
         self.consumer.resume_flow()
 
@@ -118,8 +131,14 @@ class Rig:
         return [self.fetches.of(messages, generation=generation)]
 
     async def following(self) -> asyncio.Task[None]:
-        self.consumer.make_room(TOPIC)
-        return asyncio.create_task(self.consumer._follow(TOPIC, self.queue))
+        return asyncio.create_task(self.stream._follow(TOPIC))
+
+    def take(self) -> None:
+        """Do what the agent does with what lay in its queue."""
+        self.source.take(TOPIC, [])
+
+    def is_current(self, generation: int) -> bool:
+        return self.source.generation == generation
 
     async def offsets(self) -> list[int]:
         async with asyncio.timeout(10):
@@ -154,7 +173,7 @@ async def turns() -> None:
 
 
 async def test_a_topic_that_may_not_be_read_any_more_is_told_and_read_again_when_it_may(rig: Rig) -> None:
-    membership = rig.consumer.membership
+    membership = rig.membership
     rig.thread.answers.append(errors.TopicAuthorizationFailedError(TOPIC))
     async with asyncio.timeout(60):
         while not membership.unreadable:
@@ -179,7 +198,7 @@ async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
     assert await rig.offsets() == [0, 1]
     await turns()
     assert len(rig.thread.asked) == 1
-    rig.consumer.make_room(TOPIC)
+    rig.take()
     assert await rig.offsets() == [2, 3]
 
 
@@ -196,7 +215,7 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
     rig.acker.release((TOPIC, 0))
     rig.thread.answers.append(rig.fetched(5, 1))
     assert await rig.offsets() == [5]
-    rig.consumer.make_room(TOPIC)
+    rig.take()
     while len(rig.thread.asked) < 4:
         await asyncio.sleep(0)
     assert rig.thread.asked[1:] == [{other}, {other}, {PARTITION, other}]
@@ -223,12 +242,12 @@ async def test_nothing_is_fetched_between_two_generations_and_the_topic_is_follo
     rig.consumer.stop_flow()
     rig.thread.answers.append([])
     await turns()
-    assert (len(rig.thread.asked), rig.consumer.is_current(1)) == (1, False)
+    assert (len(rig.thread.asked), rig.is_current(1)) == (1, False)
     rig.open(2)
     rig.thread.answers.append(rig.fetched(0, 3, generation=2))
     assert await rig.offsets() == [0, 1, 2]
     assert rig.thread.generations == [1, 2]
-    assert rig.consumer.is_current(2)
+    assert rig.is_current(2)
 
 
 async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: Rig) -> None:
@@ -238,7 +257,7 @@ async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: R
     rig.consumer.resume_flow()
     rig.thread.answers.append([])
     await turns()
-    assert (len(rig.thread.asked), rig.consumer.is_current(1)) == (1, False)
+    assert (len(rig.thread.asked), rig.is_current(1)) == (1, False)
 
 
 async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Rig) -> None:
@@ -247,7 +266,7 @@ async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Ri
         await asyncio.sleep(0)
     rig.app.flow_control.resume()
     rig.consumer.resume_flow()
-    assert rig.consumer.is_current(1)
+    assert rig.is_current(1)
     assert await rig.offsets() == [0, 1]
 
 
@@ -263,8 +282,8 @@ async def test_what_an_older_generation_left_in_the_queue_is_taken_first(rig: Ri
     assert len(rig.thread.asked) == 1
     async with asyncio.timeout(10):
         [left] = await rig.queue.get()
-    assert not rig.consumer.is_current(left.generation)
-    rig.consumer.make_room(TOPIC)
+    assert not rig.is_current(left.generation)
+    rig.take()
     rig.thread.answers.append(rig.fetched(0, 2, generation=2))
     assert await rig.offsets() == [0, 1]
 
@@ -278,7 +297,7 @@ async def test_a_fetch_that_is_cancelled_is_delivered_all_the_same(rig: Rig) -> 
         await asyncio.sleep(3600)
 
     rig.thread.fetch = fetch  # type: ignore[method-assign, assignment]
-    fetching = asyncio.create_task(rig.consumer._fetch(1, TOPIC, rig.queue, {PARTITION}, 1.0))
+    fetching = asyncio.create_task(rig.source.fetch(1, TOPIC, {PARTITION}, 10, 1.0))
     await asyncio.sleep(0)
     fetching.cancel()
     assert await rig.offsets() == [0, 1]
@@ -296,81 +315,6 @@ async def test_a_lost_position_ends_the_worker(rig: Rig) -> None:
     rig.thread.answers += [PositionLost("offset 3 was due"), PositionLost("offset 3 was due")]
     with pytest.raises(PositionLost):
         await following
-
-
-async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committed(rig: Rig) -> None:
-    first, second, third = rig.track(3, 4, 5)
-    rig.acker.done(third)
-    rig.acker.done(second)
-    assert list(rig.consumer._filter_tps_with_pending_acks()) == []
-    assert rig.consumer._filter_committable_offsets([PARTITION]) == {}
-    rig.acker.done(first)
-    assert list(rig.consumer._filter_tps_with_pending_acks()) == [PARTITION]
-    assert rig.consumer._filter_committable_offsets([PARTITION]) == {PARTITION: 6}
-    rig.open(2)
-    assert list(rig.consumer._filter_tps_with_pending_acks()) == []
-
-
-async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_the_one_before(
-    rig: Rig,
-) -> None:
-    [old] = rig.track(456)
-    rig.acker.done(old)
-    await rig.consumer.commit()
-    rig.acker.track(rig.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
-    await rig.consumer.commit()
-    assert rig.thread.committed == [{PARTITION: 457}, {PARTITION: 0}]
-
-
-async def test_a_commit_that_is_due_does_not_wait_for_the_interval(rig: Rig) -> None:
-    committing = asyncio.create_task(rig.consumer._commit_when_due(rig.consumer))
-    made = rig.track(0, 1, 2)
-    rig.acker.done(made[0])
-    await turns()
-    assert rig.thread.committed == []
-    rig.acker.done(made[1])
-    async with asyncio.timeout(10):
-        while rig.acker.uncommitted > 1:
-            await asyncio.sleep(0)
-    assert rig.thread.committed == [{PARTITION: 2}]
-    committing.cancel()
-
-
-async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(rig: Rig) -> None:
-    rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
-    [only] = rig.track(0)
-    rig.acker.done(only)
-    assert not await rig.consumer.commit()
-    assert (rig.thread.committed, rig.acker.uncommitted) == ([{PARTITION: 1}], 1)
-
-
-async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(rig: Rig) -> None:
-    [only] = rig.track(0)
-    rig.acker.done(only)
-    rig.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
-    await rig.consumer.commit()
-    rig.thread.refusals.clear()
-    assert await rig.consumer.commit()
-    assert rig.acker.uncommitted == 0
-    assert not await rig.consumer.commit()  # there is nothing left to commit
-    # By these Faust tells a stream that stands still.
-    assert rig.app.monitor.tp_committed_offsets == {PARTITION: 1}
-
-
-async def test_whoever_stops_does_not_wait_for_commits_into_a_log_that_was_replaced(rig: Rig) -> None:
-    [only] = rig.track(0)
-    rig.acker.done(only)
-    rig.thread.replaced = True
-    async with asyncio.timeout(10):
-        await rig.consumer.commit_all()
-    assert (rig.thread.committed, rig.acker.uncommitted) == ([], 0)
-
-
-async def test_partitions_that_are_no_longer_assigned_are_not_committed(rig: Rig) -> None:
-    for one in (*rig.track(0), *rig.track(0, partition=1)):
-        rig.acker.done(one)
-    await rig.consumer.commit()
-    assert rig.thread.committed == [{PARTITION: 1}]
 
 
 async def test_the_commit_of_stock_faust_would_pass_the_message_in_flight() -> None:
@@ -394,11 +338,7 @@ def test_this_is_the_version_of_faust_that_the_consumer_was_written_for() -> Non
         (base.Consumer._drain_messages, "_drain_messages"),
         (base.Consumer.getmany, "getmany"),
         (base.Consumer.wait_empty, "wait_empty"),
-        (base.Consumer._filter_tps_with_pending_acks, "_filter_tps_with_pending_acks"),
-        (base.Consumer._new_offset, "_new_offset"),
-        (base.Consumer._commit_offsets, "_commit_offsets"),
         # Relied on, in this order: flow stops, queues are cleared, work drains; positions are sought, flow resumes.
-        (base.Consumer._commit_tps, "_commit_tps"),
         (base.Consumer.on_partitions_revoked, "on_partitions_revoked"),
         (base.Consumer.on_stop, "on_stop"),
         (App._on_partitions_revoked, "App._on_partitions_revoked"),
@@ -439,10 +379,6 @@ FINGERPRINTS: dict[str, str] = {
     "_drain_messages": "44a2500309e8",
     "getmany": "4b168d84882a",
     "wait_empty": "e4662fe24f09",
-    "_filter_tps_with_pending_acks": "f6f923977423",
-    "_new_offset": "1d2c7ea89a7a",
-    "_commit_tps": "a20e230b05ae",
-    "_commit_offsets": "1a6979904118",
     "on_partitions_revoked": "d04b7ae72c6f",
     "on_stop": "45b1d2210ce2",
     "App._on_partitions_revoked": "d5c895bbe57d",

@@ -22,7 +22,8 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from streams.outbox import Delivery, Outbox, Outgoing, _fill
+from streams.kafka.producer_sink import ProducerSink, fill
+from streams.outbox import Delivery, Outbox, Outgoing
 
 Sent = tuple[str, int, list[bytes | None]]
 
@@ -82,7 +83,7 @@ async def settled() -> None:
 
 
 def outbox(producer: Producer) -> Outbox:
-    return Outbox(lambda: producer)
+    return Outbox(ProducerSink(lambda: producer))
 
 
 async def test_a_lone_record_leaves_at_once() -> None:
@@ -131,10 +132,10 @@ def test_a_batch_is_what_aiokafka_would_make_of_the_records_one_by_one(
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
     records = [Outgoing("t", b"k", b"v%d" % n, [("a", b"1"), ("b", b"")]) for n in range(300)]
     ours, theirs = BatchBuilder(4096, 0), BatchBuilder(4096, 0)
-    taken = _fill(ours, records)
+    taken = fill(ours, records)
     for record in records:
         theirs.append(timestamp=1_700_000_000_250, key=record.key, value=record.value, headers=record.headers)
-    assert len(taken) == ours.record_count() == theirs.record_count() < len(records)
+    assert taken == ours.record_count() == theirs.record_count() < len(records)
     assert bytes(ours._build()) == bytes(theirs._build())
 
 

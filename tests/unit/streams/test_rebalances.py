@@ -16,13 +16,12 @@ from typing import Any, cast
 
 import aiokafka.abc
 import pytest
-from faust.types import TP
 
 from streams.acks import Fetched, OrderedAcker, Place, PositionLost, Received
 from streams.assigned_partitions import ConsumerClosing
 from streams.commits import CommittingThread
 from streams.fetched_records import deliver_as_received
-from streams.record_source import RecordSource
+from streams.record_source import PartitionReader
 from tests.unit.streams.fake_brokers import SESSION_S, Brokers, consumer_of, virtual_time
 
 PARTITIONS = {"requests": 8, "others": 3}
@@ -37,7 +36,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         self.group = group
         self.pause = group.pause
         self.acker = OrderedAcker(window=40)
-        self.source = RecordSource("group")
+        self.source = PartitionReader("group")
         self.consumer = consumer_of(group.brokers)
         deliver_as_received(self.consumer)
         self.source.attach(self.consumer)
@@ -147,11 +146,11 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def commit(self) -> None:
         epochs = self.acker.epochs()
-        offsets = {TP(*place): offset for place, offset in self.acker.positions().items()}
+        offsets = self.acker.positions()
         if not offsets:
             return
         answers = await CommittingThread.commit_once(cast(CommittingThread, self.thread), offsets, epochs)
-        committed = [(tp, offset) for tp, offset in offsets.items() if answers.get(tp) == 0]
+        committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
         self.acker.committed(committed, epochs)
         self.acker.give_up(offsets.keys() - answers.keys(), epochs)
 

@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBase
 from streams.acks import Fetched, OrderedAcker
 from streams.fetched_records import deliver_as_received
 from streams.header_names import forgive_header_names
-from streams.record_source import RecordSource
+from streams.record_source import PartitionReader
 from tests.unit.streams.fake_brokers import Brokers, consumer_of, virtual_time
 from tests.unit.streams.test_header_names import sealed
 
@@ -44,7 +44,7 @@ class Rig:
 
         self.brokers = Brokers({TOPIC: 2}, no_pause)
         self.log = self.brokers.logs[PLACE]
-        self.source = RecordSource("group")
+        self.source = PartitionReader("group")
         self.acker = OrderedAcker()
 
     async def assign(self) -> None:

@@ -1,0 +1,99 @@
+"""The port between the delivery of requests and Kafka: where records come from, and where outcomes go.
+
+Two implementations ship: Faust's consumer and aiokafka's producer (`streams.kafka.faust_source`,
+`streams.kafka.producer_sink`), and a broker in memory (`streams.kafka.memory`). Errors are those of
+`aiokafka.errors`, and error codes the brokers' own, in both. All of it lives on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from streams.acks import Fetched, Place
+    from streams.outbox import Outgoing
+
+
+class RecordListener(Protocol):
+    """What a source calls: the delivery of requests."""
+
+    def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
+        """Take what one fetch brought of `topic`. Does not wait, and does not raise."""
+
+    def begin(self) -> None:
+        """Forget what was not committed: the partitions were handed out again. Called before a generation opens."""
+
+    async def drain(self) -> None:
+        """Return once all that was taken is answered and committed, as far as it can be.
+
+        Called after a generation was closed, before its partitions go to others.
+        """
+
+
+class RecordSource(Protocol):
+    """One member of a consumer group.
+
+    A generation is one assignment of partitions to this member, numbered by itself. It opens once and closes once.
+    What is fetched in a generation is handed over in order and without holes while it is open; the next one begins at
+    the committed offsets, so what is left is fetched again, here or elsewhere.
+    """
+
+    def attach(self, listener: RecordListener) -> None:
+        """Set who takes the records; before this member joins."""
+
+    @property
+    def generation(self) -> int | None:
+        """The open generation; None while there is none."""
+
+    async def opened(self) -> int:
+        """Return the open generation, as soon as there is one."""
+
+    def partitions(self, topic: str) -> AbstractSet[Place]:
+        """Return the partitions of `topic` that are assigned to this member."""
+
+    async def fetch(
+        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+    ) -> None:
+        """Have the listener take, in one call, up to `most` records of these partitions.
+
+        Returns when it has taken them, or after about `timeout_s` where there are none. Nothing is taken where
+        `generation` has ended. A partition that is not named is paused: nothing of it is taken.
+
+        Raises:
+            KafkaError: permanent.
+            PositionLost: permanent; records are missing between two fetches.
+        """
+
+    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+        """Ask once to commit `offsets`, which are positions of these epochs; return the broker's code for each.
+
+        0 where the broker has the offset. Those of an epoch that is over are neither committed nor returned. The code
+        is that of a time-out where the broker may or may not have it.
+
+        Raises:
+            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+        """
+
+
+class RecordSink(Protocol):
+    """Where outcomes are sent; each is on the broker, or refused."""
+
+    async def partitions(self, topic: str) -> list[int]:
+        """Return the partitions of `topic`, in order.
+
+        Raises:
+            KafkaError: the topic is not there, or may not be written.
+        """
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[Outgoing]
+    ) -> tuple[int, Exception | None]:
+        """Send as many of the first `records` as one batch holds, at least one.
+
+        Return how many those are, and None where the broker has them all, or why it may not have them.
+
+        Raises:
+            Exception: permanent; one of the records cannot be written.
+        """
