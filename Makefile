@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test check chaos bench lock clean
+.PHONY: help install demo test check chaos simulate bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ check: install ## Run ruff, mypy --strict and the import rules
 
 chaos: install ## Kill workers and brokers for many rounds, send hostile files: nothing is lost
 	CHAOS_ROUNDS=20 $(BIN)/pytest tests/integration/chaos tests/integration/hostile $(PYTEST_ARGS)
+
+simulate: install ## Run the delivery core on a broker in memory with RUNS=1000 seeds from FIRST=0
+	$(BIN)/python -m tests.simulation.run --runs $(or $(RUNS),1000) --first $(or $(FIRST),0)
 
 bench: install ## Measure speed and memory against baselines in interleaved runs
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'

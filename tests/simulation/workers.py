@@ -1,0 +1,191 @@
+"""A worker without its models: the delivery core, and what may go wrong around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import errors
+
+from engines.line_limit import LineLimit
+from engines.outcomes import Outcomes
+from engines.results import failure_result, success_result
+from engines.statistics import Statistics
+from handlers.errors import InferenceTimeout, InternalError
+from streams.acks import Fetched, PositionLost
+from streams.faults import supervised
+from streams.kafka.memory_client import MemorySink, MemorySource
+from streams.kafka.port import RecordListener
+from streams.kafka.stream import build_stream
+from streams.messages import Request
+from streams.outbox import Outgoing
+from streams.quick_path import Admitted, OnResult
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+GROUP = "group"
+PASSING = (
+    errors.NodeNotReadyError,
+    errors.KafkaConnectionError,
+    errors.RequestTimedOutError,
+    errors.KafkaTimeoutError,
+)
+DELAYS_S = (0.001, 0.02, 0.3, 2.0)
+INFER_TIMEOUT_S = 20.0
+DRAIN_TIMEOUT_S = 60.0
+
+
+class Listener:
+    """Stands before the delivery core and counts what it is given."""
+
+    def __init__(self, member: Member, listener: RecordListener) -> None:
+        self._member = member
+        self._listener = listener
+        self.drain = listener.drain
+
+    def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
+        for one in fetched:
+            self._member.world.delivered.update((one.place, record.offset) for record in one.records)
+        self._listener.take(topic, fetched)
+
+    def begin(self) -> None:
+        self._member.world.check_repeats(self._member)
+        self._listener.begin()
+
+
+class Source(MemorySource):
+    """A source whose listener is watched."""
+
+    member: Member
+
+    def attach(self, listener: RecordListener) -> None:
+        super().attach(Listener(self.member, listener))
+
+
+class Sink(MemorySink):
+    """A sink that notes what the broker may have although its answer says otherwise."""
+
+    member: Member
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[Outgoing]
+    ) -> tuple[int, Exception | None]:
+        count, error = await super().send(topic, partition, records)
+        if error is not None:
+            self.member.world.note_doubt(records[:count])
+        return count, error
+
+
+class Engine:
+    """Answers as the data of a request says, by the quick path and by the other; may end the process instead."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool:
+        if not request.data["quick"]:
+            return False
+        if not self._kills(request):
+            delay_s = request.data["takes_s"]
+            asyncio.get_running_loop().call_later(delay_s, on_result, self._result(request))
+        return True
+
+    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]:
+        if not self._kills(request):
+            await asyncio.sleep(request.data["takes_s"])
+        return self._result(request)
+
+    def _kills(self, request: Request) -> bool:
+        kills = self._member.world.may_kill(request)
+        if kills:
+            self._member.crash()
+        return kills
+
+    def _result(self, request: Request) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "id": request.id,
+            "task": request.task,
+            "engine": "simulated",
+            "model_name": request.model_name,
+            "processing_s": 0.0,
+            "worker": self._member.name,
+        }
+        if request.data["ends"] == "fails":
+            return failure_result(error=InternalError("it failed"), **about)
+        if request.data["ends"] == "hangs":
+            return failure_result(error=InferenceTimeout("it hung"), **about)
+        return success_result(result={}, **about)
+
+
+class Member:
+    """One worker of the group."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.is_dead = False
+        self.source = Source(world.broker, GROUP, world.request_topics, self.on_request)
+        self.source.member = self
+        self.sink = Sink(world.broker, self.on_request)
+        self.sink.member = self
+        engine = Engine(self)
+        self.stream = build_stream(
+            self.source,
+            self.sink,
+            kafka=world.kafka,
+            worker=world.worker,
+            tasks=world.tasks,
+            pipeline=engine,
+            quick_path=engine,
+            outcomes=Outcomes(Statistics(), LineLimit(10**9, 1.0)),  # beyond that a thread tells
+            on_fatal=self.on_fatal,
+            wall_clock=asyncio.get_running_loop().time,
+        )
+
+    async def start(self) -> None:
+        self._delivering = supervised(asyncio.create_task(self.stream.run(), name="deliver requests"))
+        await self.source.start()
+
+    async def leave(self) -> None:
+        """Drain and go; a worker that cannot drain in time ends all the same."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self.source.stop()
+        except TimeoutError:
+            pass
+        self.crash()
+
+    def crash(self) -> None:
+        """End at this very moment: nothing that this worker still does reaches the broker."""
+        if not self.is_dead:
+            self.is_dead = True
+            self.world.end(self)
+
+    def on_fatal(self, error: BaseException) -> None:
+        """Do as a worker does: exit, to have what is not acked delivered again."""
+        if self.is_dead:
+            return
+        if isinstance(error, PositionLost) or not isinstance(error, errors.TopicAuthorizationFailedError):
+            self.world.failed(f"{self.name} ended: {error!r}")
+        self.crash()
+
+    async def on_request(self, step: str) -> None:
+        """Let a request or its answer be late, or get lost."""
+        rng, plan = self.world.rng, self.world.plan
+        chance = rng.random()
+        if chance < 0.1:
+            await asyncio.sleep(rng.choice(DELAYS_S) * rng.random())
+        elif chance < 0.4:
+            await asyncio.sleep(0)
+        if not self.world.is_calm and rng.random() < plan.crash_rate:
+            self.crash()
+        if self.is_dead:
+            await asyncio.get_running_loop().create_future()
+        if self.world.is_calm:
+            return
+        if rng.random() < plan.error_rate:
+            raise rng.choice(PASSING)()
+        if step == "send" and rng.random() < plan.refusal_rate:
+            raise errors.TopicAuthorizationFailedError

@@ -1,0 +1,298 @@
+"""One run of the simulation: a broker, workers that come and go, requests, and what must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from streams.acks import Place
+from streams.kafka.memory import MemoryBroker
+from streams.messages import Request
+from streams.outbox import Outgoing
+from streams.settings import KafkaSettings, WorkerSettings
+from streams.topics import Topics, expected_topics
+from tests.simulation.loop import OWNER, SeededLoop, Stalled
+from tests.simulation.plan import Event, Plan
+from tests.simulation.workers import GROUP, INFER_TIMEOUT_S, Member
+
+SESSION_S = 6.0
+REBALANCE_S = 30.0
+PATIENCE_S = 900.0
+"""Until when all must be answered and committed once nothing goes wrong any more, in virtual seconds."""
+
+TOPICS = Topics()
+_KAFKA = KafkaSettings(session_timeout_s=SESSION_S, heartbeat_interval_s=2.0, commit_interval_s=2.0)
+_WORKER = WorkerSettings(reply_topics=("replies",))
+_DATA = {"quick": (True, True, False), "ends": ("answers",) * 8 + ("fails", "hangs", "kills")}
+
+
+class Broker(MemoryBroker):
+    """A broker that shows what it is about to take."""
+
+    world: World
+
+    def append(self, topic: str, partition: int, records: Sequence[Outgoing]) -> int:
+        first = super().append(topic, partition, records)
+        self.world.note_outcomes(records)
+        return first
+
+    def commit(self, group: str, member: str, generation: int, offsets: Mapping[Place, int]) -> int:
+        before = dict(self.group(group).committed)
+        code = super().commit(group, member, generation, offsets)
+        if not code:
+            self.world.check_commit(before, offsets)
+        return code
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rng = random.Random(plan.seed)
+        self.kafka = _KAFKA.model_copy(update={"max_poll_records": plan.most_fetched})
+        self.worker = _WORKER.model_copy(update={"max_in_flight": plan.window})
+        self.tasks = [f"task{number}" for number in range(plan.tasks)]
+        self.request_topics = [TOPICS.requests(task) for task in self.tasks]
+        specs = expected_topics(TOPICS, self.tasks, partitions=plan.partitions, replication_factor=1)
+        self.broker = Broker(
+            {name: spec.partitions for name, spec in specs.items()} | {"replies": 1},
+            session_s=SESSION_S,
+            rebalance_s=REBALANCE_S,
+            wall_clock=asyncio.get_running_loop().time,
+        )
+        self.broker.world = self
+        self.members: list[Member] = []
+        self.names = 0
+        self.asked: dict[tuple[Place, int], str] = {}
+        """What the outcome of each request is known by."""
+        self.kills: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.doubts: Counter[str] = Counter()
+        self.delivered: Counter[tuple[Place, int]] = Counter()
+        self.failures: list[str] = []
+        self.is_calm = False
+
+    async def run(self) -> None:
+        """Let everything happen; what must not is in `failures` then."""
+        for _ in range(self.plan.members):
+            self.join()
+        producing = asyncio.create_task(self.produce())
+        for event in self.plan.events:
+            await asyncio.sleep(event.after_s)
+            for _ in range(event.turns):
+                await asyncio.sleep(0)
+            self.happen(event)
+        await producing
+        self.is_calm = True
+        self.loop.frozen.clear()
+        self.join()
+        until = self.loop.now + PATIENCE_S
+        while not self.failures and (left := self.left()):
+            if self.loop.now > until:
+                self.failed(f"stuck: {left}")
+            if not self.members:
+                self.join()
+            await asyncio.sleep(1.0)
+        self.check_outcomes()
+
+    @property
+    def loop(self) -> SeededLoop:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        return loop
+
+    def join(self) -> None:
+        self.names += 1
+        name = f"worker{self.names}"
+        token = OWNER.set(name)
+        try:
+            member = Member(self, name)
+            self.members.append(member)
+            self.loop.create_task(member.start())
+        finally:
+            OWNER.reset(token)
+
+    def end(self, member: Member) -> None:
+        """Take a member away that has died or left."""
+        if member in self.members:
+            self.members.remove(member)
+        self.loop.frozen.discard(member.name)
+        for task in list(self.loop.tasks.get(member.name, ())):
+            task.cancel()
+
+    def happen(self, event: Event) -> None:
+        if event.kind == "join" or not self.members:
+            if len(self.members) < 4:
+                self.join()
+            return
+        member = self.members[event.which % len(self.members)]
+        if event.kind == "crash":
+            member.crash()
+        elif event.kind == "leave":
+            self.members.remove(member)
+            token = OWNER.set(member.name)
+            self.loop.create_task(member.leave())
+            OWNER.reset(token)
+        else:
+            self.loop.frozen.add(member.name)
+            self.loop.call_later(event.for_s, self.loop.frozen.discard, member.name)
+
+    async def produce(self) -> None:
+        """Send requests of every kind; some have no id, and some are none."""
+        for number in range(self.plan.requests):
+            topic = self.rng.choice(self.request_topics)
+            partition = self.rng.randrange(self.plan.partitions)
+            log = self.broker.logs[topic, partition]
+            if self.rng.random() < 0.1:
+                log.skip(self.rng.randint(1, 3))
+            by_offset = f"{topic}/{partition}/{log.end}"
+            kind = self.rng.choice(("named",) * 6 + ("unnamed", "not valid", "unreadable", "replied to"))
+            named = by_offset if kind in ("unnamed", "unreadable") else f"r{number}"
+            self.asked[(topic, partition), log.end] = named
+            record = Outgoing(topic, None, self.request(kind, named, topic), [])
+            self.broker.append(topic, partition, [record])
+            await asyncio.sleep(self.rng.choice((0.0, 0.0, 0.05, 1.0)) * self.rng.random())
+
+    def request(self, kind: str, named: str, topic: str) -> bytes:
+        if kind == "unreadable":
+            return b"no request"
+        data: dict[str, Any] = {name: self.rng.choice(values) for name, values in _DATA.items()}
+        slow_s = self.rng.choice((0.0, 0.01, 0.5, 3.0)) * self.rng.random()
+        data["takes_s"] = INFER_TIMEOUT_S if data["ends"] == "hangs" else slow_s
+        request: dict[str, Any] = {
+            "task": topic.rpartition(".")[2],
+            "engine": "simulated",
+            "model_name": "m",
+            "data": data,
+        }
+        if kind != "unnamed":
+            request["id"] = named
+        if kind == "not valid":
+            request["bogus"] = 1
+        if kind == "replied to":
+            request["reply_to"] = "replies"
+        return json.dumps(request).encode()
+
+    def may_kill(self, request: Request) -> bool:
+        """Return whether this request ends the process now; it does so twice."""
+        if request.data["ends"] != "kills" or self.kills[request.id] == 2:
+            return False
+        self.kills[request.id] += 1
+        return True
+
+    def note_outcomes(self, records: Sequence[Outgoing]) -> None:
+        self.outcomes.update(_outcomes(records))
+
+    def note_doubt(self, records: Sequence[Outgoing]) -> None:
+        """Note that these may be sent twice."""
+        self.doubts.update(_outcomes(records))
+
+    def check_commit(self, before: Mapping[Place, int], offsets: Mapping[Place, int]) -> None:
+        """Nothing is committed past a request without an outcome, and nothing backwards."""
+        for place, offset in offsets.items():
+            committed = before.get(place, 0)
+            if offset < committed:
+                self.failed(f"{place} was committed back from {committed} to {offset}")
+            for one in range(committed, offset):
+                named = self.asked.get((place, one))
+                if named is not None and not self.outcomes[named]:
+                    self.failed(f"{place} was committed to {offset}, past {one}, which has no outcome")
+
+    def check_repeats(self, member: Member) -> None:
+        """Whoever takes a partition over repeats at most one window of it."""
+        committed = self.broker.group(GROUP).committed
+        for place in {one for topic in self.request_topics for one in member.source.partitions(topic)}:
+            offsets = range(committed.get(place, 0), self.broker.logs[place].end)
+            repeated = [one for one in offsets if self.outcomes[self.asked.get((place, one), "")]]
+            if len(repeated) > self.plan.window:
+                self.failed(f"{place} has {len(repeated)} outcomes that are not committed: {repeated}")
+
+    def check_outcomes(self) -> None:
+        """Every request has an outcome, and not more than it was delivered, or the broker's answer was lost."""
+        for where, named in self.asked.items():
+            most = self.delivered[where] + self.doubts[named]
+            if not 1 <= self.outcomes[named] <= most and not self.failures:
+                self.failed(f"{named} at {where} has {self.outcomes[named]} outcomes, and {most} at most")
+        if unknown := set(self.outcomes) - set(self.asked.values()):
+            self.failed(f"outcomes that nobody asked for: {unknown}")
+
+    def left(self) -> dict[Place, tuple[int, int]]:
+        """Return what is committed of each partition, and where it ends, of those where that differs."""
+        committed = self.broker.group(GROUP).committed
+        places = [place for topic in self.request_topics for place in self.broker.partitions(topic)]
+        return {
+            place: (committed.get(place, 0), self.broker.logs[place].end)
+            for place in places
+            if committed.get(place, 0) != self.broker.logs[place].end
+        }
+
+    def failed(self, why: str) -> None:
+        self.failures.append(why)
+
+
+def simulate(plan: Plan) -> list[str]:
+    """Run a plan and return what went wrong."""
+    loop = SeededLoop(plan.seed)  # type: ignore[abstract]  # no sockets, processes and threads
+    made: list[World] = []
+
+    async def run() -> None:
+        world = World(plan)
+        made.append(world)
+        loop.on_fault = lambda owner, error: _fault(world, owner, error)
+        await world.run()
+
+    before = random.getstate()
+    random.seed(plan.seed)
+    try:
+        with quiet():
+            loop.run(run())
+    except Stalled as error:
+        return [*made[0].failures, str(error)]
+    finally:
+        random.setstate(before)
+    return made[0].failures
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Write no log lines."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), processors=[_drop]
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _drop(*_: object) -> Any:
+    raise structlog.DropEvent
+
+
+def _fault(world: World, owner: str, error: BaseException) -> None:
+    member = next((one for one in world.members if one.name == owner), None)
+    if member is not None:
+        member.on_fatal(error)
+
+
+def _outcomes(records: Sequence[Outgoing]) -> Iterator[str]:
+    """Yield by what name the request of each of these outcomes is known; events and requests have none."""
+    for record in records:
+        if ".events" in record.topic or ".requests." in record.topic:
+            continue
+        headers = dict(record.headers)
+        if ".dlq." in record.topic:
+            at = (headers[f"__dlq.errors.{name}"].decode() for name in ("topic", "partition", "offset"))
+            yield "/".join(at)
+        else:
+            yield headers["ce_id"].decode()
