@@ -258,6 +258,13 @@ class HttpSettings(Section):
     max_pending: int = Field(
         default=256, gt=0, le=100_000, description="Most inference requests in work; beyond it 429."
     )
+    max_connections: int = Field(
+        default=4096,
+        gt=0,
+        le=100_000,
+        description="Most open connections, at most half of the files that the process may open; beyond it those that "
+        "wait for a request or for the rest of one are closed.",
+    )
     request_timeout_s: float = Field(
         default=300.0, gt=0, le=86_400, description="Longest work on one request; beyond it 504."
     )

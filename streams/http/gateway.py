@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from engines.configuration import ConfigurationError
 from handlers import model_registry
@@ -19,6 +21,7 @@ from streams.faults import contained
 from streams.http.admission import Admission
 from streams.http.answers import json_response, refused
 from streams.http.asyncapi import asyncapi_document
+from streams.http.connections import Connections, connections_allowed
 from streams.http.inference import InferenceRoute
 from streams.http.listings import model_listing, task_listing
 from streams.http.metrics import CONTENT_TYPE, Metrics
@@ -37,6 +40,8 @@ _LAST_WRITES_S = 2.0
 _BAD = ("ok", "degraded", "error")
 """What a status may be, the worst last."""
 
+_BACKLOG = 1024
+
 _INFER = "/inference/infer"
 _THREADS = 4
 _REGISTRY_THREADS = 2
@@ -54,6 +59,8 @@ class Gateway:
         self.stream: StreamState | None = None
         """What is known of the worker's stream; None where this process has none."""
         self.url = ""
+        self.connections: Connections
+        """Set where it listens."""
         self._runtime = runtime
         self._settings = settings
         self._tasks = model_registry.tasks()
@@ -69,7 +76,10 @@ class Gateway:
         self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
         self._health_thread = ThreadPoolExecutor(1, "http-health")
         self._checking: asyncio.Future[dict[str, Any]] | None = None
-        self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics)
+        self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics, self._answering)
+
+    def _answering(self, http: web.Request) -> AbstractContextManager[None]:
+        return self.connections.answering(http)
 
     def application(self) -> web.Application:
         """Return a new application with all routes."""
@@ -187,8 +197,11 @@ class Gateway:
             headers: dict[str, str] = {}
             error: InferenceError
             try:
-                response = await handler(http)
-                await write_whole(http, response)
+                # Inference says itself when its body is here.
+                with nullcontext() if http.path == _INFER else self.connections.answering(http):
+                    response = await handler(http)
+                with self.connections.answering(http):
+                    await write_whole(http, response)
                 return response
             except InferenceError as failure:
                 error, status = failure, status_of(failure.code)
@@ -229,6 +242,8 @@ async def start_gateway(
         ConfigurationError: permanent; the address cannot be listened on.
     """
     gateway = Gateway(runtime, settings, is_ready=is_ready)
+    # Its tracebacks of what is not HTTP would fill the log.
+    logging.getLogger("aiohttp.server").addFilter(_shorten_what_is_not_http)
     runner = web.AppRunner(
         gateway.application(),
         handle_signals=False,
@@ -237,21 +252,37 @@ async def start_gateway(
         shutdown_timeout=_LAST_WRITES_S,
     )
     await runner.setup()
+    assert runner.server is not None
+    gateway.connections = Connections(runner.server, connections_allowed(settings.http.max_connections))
+    listening: asyncio.Server | None = None
     try:
-        gateway.url = await _listen(runner, settings)
+        listening = await _listen(gateway.connections, settings)
+        gateway.url = _url_of(listening)
         log.info("http_listening", url=gateway.url)
         yield gateway
         await gateway.drain(settings.worker.drain_timeout_s)
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
         gateway.close()
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+def _shorten_what_is_not_http(record: logging.LogRecord) -> bool:
+    """Make one line of what the server logs of a caller's bytes that it cannot read."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args, record.exc_info = "http_request_not_readable", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+async def _listen(connections: Connections, settings: Settings) -> asyncio.Server:
     host = settings.http.host
     port = DEFAULT_HTTP_PORT if settings.http.port is None else settings.http.port
     try:
-        await web.TCPSite(runner, host, port).start()
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(connections.accept, host, port, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             [
@@ -259,5 +290,8 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
                 "any), or http.host to an address of this machine"
             ]
         ) from None
-    bound_host, bound_port = runner.addresses[0][:2]
+
+
+def _url_of(listening: asyncio.Server) -> str:
+    bound_host, bound_port = listening.sockets[0].getsockname()[:2]
     return f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -38,7 +39,15 @@ class InferenceRoute:
     A caller who closes the connection cancels the work on its request and on no other.
     """
 
-    def __init__(self, runtime: Runtime, settings: Settings, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        admission: Admission,
+        metrics: Metrics,
+        answering: Callable[[web.Request], AbstractContextManager[None]],
+    ) -> None:
+        """The connection of a request stays open while the block of `answering` runs."""
         self._pipeline = runtime.pipeline
         self._manager = runtime.manager
         self._http = settings.http
@@ -46,6 +55,7 @@ class InferenceRoute:
         self._worker = settings.worker.name
         self._admission = admission
         self._metrics = metrics
+        self._answering = answering
         self._patience = Patience(
             settings.http.request_timeout_s,
             DeadlineExceeded(
@@ -66,7 +76,8 @@ class InferenceRoute:
         try:
             with self._admission.entering(), held_body(http, self._http.max_body_bytes, self._budget) as body:
                 request = await self._read(body, known)
-                return await self._answer(http, request, arrived)
+                with self._answering(http):
+                    return await self._answer(http, request, arrived)
         except Refusal as refusal:
             error, status, headers = refusal.error, refusal.status, refusal.headers
         except InferenceError as refusal:
