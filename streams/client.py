@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
+from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from streams.awaited_results import AwaitedResults
 from streams.client_errors import (
     ClientClosed,
     ClientError,
     NoAnswer,
+    OtherLoop,
     RequestNotSent,
     RequestsUnanswered,
     ResultsNotReadable,
@@ -26,12 +28,11 @@ from streams.client_errors import (
 from streams.cloudevents import REQUEST_TYPE, BinaryHeaders
 from streams.kafka.connection import broker_answering, connection_options, is_passing_for
 from streams.kafka.patient_connections import PatientConnections
+from streams.many_calls import outcomes
 from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
 from streams.topic_reader import TopicReader
 from streams.topics import Topics
-
-T = TypeVar("T")
 
 _PAUSE_S = 0.2
 """Time between attempts to send what the broker did not take."""
@@ -44,9 +45,10 @@ class InferenceClient:
             result = await client.infer(Request(task="asr", engine="transformers", ...))
 
     Reads the result topics of `tasks` from their current end, outside any consumer group, so clients never take
-    results from each other. Lives on one event loop; any number of its tasks may wait at once. A broker that dies, or
-    a partition that gets another leader, is ridden out as long as a call has time. A request may be sent twice then:
-    it has one id, and the first result counts. `streams.client_errors` has all that it raises.
+    results from each other. It is opened once and lives on the event loop that opens it: any number of tasks of that
+    loop may use it at once, other threads may not. A broker that dies, or a partition that gets another leader, is
+    ridden out as long as a call has time. A request may be sent twice then: its id is its name, and all who wait for
+    one id get the first result. `streams.client_errors` has all that it raises.
     """
 
     def __init__(
@@ -57,16 +59,33 @@ class InferenceClient:
         self._tasks = tuple(tasks)
         self._topics = Topics(kafka.topic_prefix)
         self._headers = BinaryHeaders(REQUEST_TYPE, source)
-        self._waiting: dict[str, list[asyncio.Future[Result]]] = {}
+        self._awaited: AwaitedResults | None = None
+        """None until it is open."""
+        self._was_opened = False
         self._seen: dict[str, float] = {}
         """When the latest result of each task came."""
-        self._failure: ClientError | None = None
-        """Why no result will come any more."""
-        self._ending: asyncio.Future[None]
-        """Done once there is such a reason."""
 
     async def __aenter__(self) -> Self:
-        self._ending = asyncio.get_running_loop().create_future()
+        """Connect, and read results from now on.
+
+        Raises:
+            ClientError: permanent; it is open already, or was closed.
+            BrokerUnavailable: retryable; says why no broker can be talked to.
+            TopicsNotReady: permanent; a result topic is missing, or a right to it.
+            ConfigurationError: permanent; a certificate file cannot be used.
+        """
+        if self._was_opened:
+            raise ClientError("a client is opened once; make another InferenceClient")
+        self._was_opened = True
+        try:
+            await self._open()
+        except BaseException:
+            self._was_opened = False
+            raise
+        return self
+
+    async def _open(self) -> None:
+        awaited = AwaitedResults()
         async with AsyncExitStack() as stack:
             producer = AIOKafkaProducer(
                 **connection_options(self._kafka),
@@ -81,18 +100,19 @@ class InferenceClient:
             reader = await stack.enter_async_context(
                 TopicReader(self._kafka, [self._topics.results(task) for task in self._tasks])
             )
-            reading = asyncio.create_task(self._read(reader), name="results")
+            reading = asyncio.create_task(self._read(reader, awaited), name="results")
             stack.push_async_callback(_end, reading)
             self._producer = producer
-            self._opened = time.monotonic()
+            self._awaited = awaited
             self._exit = stack.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; calls that wait end with ClientClosed, and what was sent is sent to the end."""
-        self._end_with(ClientClosed("the client was closed"))
+        if self._awaited is None:
+            return
+        self._awaited.end(ClientClosed("the client was closed"))
         await self._exit.aclose()
 
     async def send(
@@ -152,76 +172,69 @@ class InferenceClient:
             future.cancel()
 
     async def infer_many(
-        self, requests: Iterable[Request], *, timeout_s: float = 300.0, max_outstanding: int = 256
+        self,
+        requests: Iterable[Request] | AsyncIterable[Request],
+        *,
+        timeout_s: float = 300.0,
+        max_outstanding: int = 256,
     ) -> AsyncGenerator[Result]:
         """Send all `requests` and yield their results as they come, in no order: `Result.id` tells whose each is.
 
-        At most `max_outstanding` are under way, and `requests` is read as far as that allows. A request that a worker
-        fails is a result like any other. One without a result costs the others nothing: theirs are yielded first.
-        Leaving the loop early cancels the waiting, not the requests.
+        At most `max_outstanding` are under way or not taken yet, and `requests` is read one ahead of that, on the
+        client's loop. A request that a worker fails is a result like any other. One without a result costs the others
+        nothing: theirs are yielded first, and so they are where `requests` itself raises. Of two with one id, the
+        second is sent when the first has ended. Leaving the loop early cancels the waiting, not the requests.
 
         Raises:
             TaskNotOpened: permanent; at once, at the first request of a task that the client was not opened for.
             RequestsUnanswered: at the end; some requests have no result within `timeout_s` of being begun.
+            ValueError: permanent; `max_outstanding` is below 1.
         """
-        waiting: dict[asyncio.Task[Result], str] = {}
-        errors: dict[str, ClientError] = {}
-        sent = 0
-
-        async def some() -> list[Result]:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            results = []
-            for task in done:
-                identity = waiting.pop(task)
-                try:
-                    results.append(task.result())
-                except ClientError as error:
-                    errors[identity] = error
-            return results
-
-        try:
-            if isinstance(requests, list | tuple):
-                for request in requests:
-                    self._check_opened(request)
+        if max_outstanding < 1:
+            raise ValueError(f"max_outstanding={max_outstanding} lets no request begin; it must be 1 or more")
+        if isinstance(requests, list | tuple):
             for request in requests:
                 self._check_opened(request)
-                while len(waiting) >= max_outstanding:
-                    for result in await some():
-                        yield result
-                request = _with_id(request)
-                waiting[asyncio.create_task(self.infer(request, timeout_s=timeout_s))] = request.id
-                sent += 1
-            while waiting:
-                for result in await some():
-                    yield result
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        errors: list[tuple[str, ClientError]] = []
+        count = 0
+
+        def prepare(request: Request) -> Request:
+            self._check_opened(request)
+            return _with_id(request)
+
+        def infer(request: Request) -> Coroutine[Any, Any, Result]:
+            return self.infer(request, timeout_s=timeout_s)
+
+        async with aclosing(outcomes(requests, prepare, infer, most=max_outstanding)) as ended:
+            async for identity, outcome in ended:
+                count += 1
+                if isinstance(outcome, ClientError):
+                    errors.append((identity, outcome))
+                else:
+                    yield outcome
         if errors:
-            raise RequestsUnanswered(errors, sent)
+            raise RequestsUnanswered(errors, count)
 
     def expect(self, request_id: str) -> asyncio.Future[Result]:
         """Return a future of the result with that id; call before sending what will be answered.
 
         It ends with a ClientError where the client ends before. Each call has a future of its own, which may be
         cancelled.
-        """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if self._failure is not None:
-            future.set_exception(self._failure)
-            future.exception()  # whoever never looks at it is told by nobody else
-            return future
-        self._waiting.setdefault(request_id, []).append(future)
-        future.add_done_callback(lambda done: self._forget(request_id, done))
-        return future
 
-    def _forget(self, request_id: str, future: asyncio.Future[Result]) -> None:
-        waiting = self._waiting.get(request_id, [])
-        if future in waiting:
-            waiting.remove(future)
-        if not waiting:
-            self._waiting.pop(request_id, None)
+        Raises:
+            ClientClosed, OtherLoop: permanent; the client is not open, or on another loop.
+        """
+        return self._results().expect(request_id)
+
+    def _results(self) -> AwaitedResults:
+        if self._awaited is None:
+            raise ClientClosed("the client is not open; use it in `async with`")
+        if asyncio.get_running_loop() is not self._awaited.loop:
+            raise OtherLoop(
+                "this client lives on the event loop that opened it; open another InferenceClient here, or hand the "
+                "call over by asyncio.run_coroutine_threadsafe"
+            )
+        return self._awaited
 
     def _check_opened(self, request: Request) -> None:
         if request.task not in self._tasks:
@@ -240,9 +253,11 @@ class InferenceClient:
 
     async def _send(self, request: Request, key: bytes | None, until: float, timeout_s: float | None) -> None:
         headers = self._headers.of(request.id, time.time())
-        await self._produce(
-            request.task, encode(request), key, headers, until, f"request {request.id}", request.id
-        )
+        try:
+            value = encode(request)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RequestNotSent(f"request {request.id} cannot be written as JSON: {error}") from None
+        await self._produce(request.task, value, key, headers, until, f"request {request.id}", request.id)
 
     async def _produce(
         self,
@@ -255,13 +270,16 @@ class InferenceClient:
         request_id: str = "",
     ) -> str:
         """Produce to the request topic of `task`, again while a broker is away, and return where it lies."""
+        results = self._results()
+        if results.failure is not None:
+            raise results.failure
         topic = self._topics.requests(task)
         began = time.monotonic()
         reason = "no broker answered"
         while True:
             try:
                 async with asyncio.timeout(until - time.monotonic()):
-                    sent = await self._or_end(
+                    sent = await results.or_end(
                         self._producer.send_and_wait(topic, value, key=key, headers=headers)
                     )
                 return f"{sent.topic}/{sent.partition}/{sent.offset}"
@@ -275,21 +293,6 @@ class InferenceClient:
                     raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
                 reason = str(error)
             await asyncio.sleep(min(_PAUSE_S, max(0.0, until - time.monotonic())))
-
-    async def _or_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns, unless the client ends before."""
-        if self._failure is not None:
-            work.close()
-            raise self._failure
-        working = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait((working, self._ending), return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            assert self._failure is not None
-            raise self._failure
-        finally:
-            working.cancel()
 
     def _no_answer(self, request: Request, timeout_s: float) -> NoAnswer:
         topic = self._topics.results(request.task)
@@ -305,18 +308,7 @@ class InferenceClient:
             request.id,
         )
 
-    def _end_with(self, failure: ClientError) -> None:
-        """Tell everybody who waits that no result will come any more."""
-        if self._failure is None:
-            self._failure = failure
-            self._ending.set_result(None)
-        for futures in list(self._waiting.values()):
-            for future in list(futures):
-                if not future.done():
-                    future.set_exception(failure)
-                    future.exception()  # a future of `expect` may be nobody's any more
-
-    async def _read(self, reader: TopicReader) -> None:
+    async def _read(self, reader: TopicReader, awaited: AwaitedResults) -> None:
         tasks = {self._topics.results(task): task for task in self._tasks}
         try:
             async for record in reader.records():
@@ -325,13 +317,11 @@ class InferenceClient:
                     result = decode_result(record.value or b"")
                 except msgspec.MsgspecError:
                     continue  # somebody else's record, or a tombstone
-                for future in list(self._waiting.get(result.id, ())):
-                    if not future.done():
-                        future.set_result(result)
+                awaited.arrived(result)
         except Exception as error:  # noqa: BLE001 - whoever waits is told; nobody else would be
             failure = ResultsNotReadable(f"results cannot be read any more: {error}")
             failure.__cause__ = error
-            self._end_with(failure)
+            awaited.end(failure)
 
 
 def _with_id(request: Request) -> Request:

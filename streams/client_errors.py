@@ -2,11 +2,12 @@
 
     ClientError
     |-- TaskNotOpened ......... the client does not read the results of that task (a ValueError, too)
-    |-- RequestNotSent ........ the broker refuses the request: too large, no right, no such topic
+    |-- OtherLoop ............. the client lives on another event loop than the caller (a RuntimeError, too)
+    |-- RequestNotSent ........ the broker refuses the request (too large, no right, no such topic), or it is no JSON
     |-- NoAnswer .............. not sent, or not answered, in time (a TimeoutError, too)       (retryable)
     |-- RequestsUnanswered .... some requests of `infer_many` have no result; `errors` has why, by id
     |-- ResultsNotReadable .... the result topics cannot be read any more
-    `-- ClientClosed .......... the client was closed before the result was here
+    `-- ClientClosed .......... the client is not open, or was closed before the result was here
 
 Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or `streams.topic_admin.TopicsNotReady` where a
 result topic is missing, or `engines.configuration.ConfigurationError` where a certificate file of the settings cannot
@@ -15,7 +16,7 @@ be used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -29,8 +30,12 @@ class TaskNotOpened(ClientError, ValueError):
     """Raised for a request whose result this client would never see."""
 
 
+class OtherLoop(ClientError, RuntimeError):
+    """Raised where a client is used on another event loop than the one that opened it."""
+
+
 class RequestNotSent(ClientError):
-    """Raised where the broker refuses a request."""
+    """Raised where the broker refuses a request, and for one that cannot be written as JSON."""
 
 
 class NoAnswer(ClientError, TimeoutError):
@@ -46,8 +51,8 @@ class NoAnswer(ClientError, TimeoutError):
 class RequestsUnanswered(ClientError):
     """Raised at the end of `infer_many`; `errors` says by id why a request has no result."""
 
-    def __init__(self, errors: Mapping[str, ClientError], sent: int) -> None:
-        shown = "; ".join(str(error) for error in list(errors.values())[:3])
+    def __init__(self, errors: Sequence[tuple[str, ClientError]], sent: int) -> None:
+        shown = "; ".join(str(error) for _, error in errors[:3])
         super().__init__(f"{len(errors)} of {sent} requests have no result: {shown}")
         self.errors = dict(errors)
 
@@ -57,4 +62,4 @@ class ResultsNotReadable(ClientError):
 
 
 class ClientClosed(ClientError):
-    """Raised by calls that wait while the client is closed, and by calls of a closed client."""
+    """Raised by calls that wait while the client is closed, and by calls of one that is not open."""

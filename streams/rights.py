@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,13 @@ from streams.topics import Topics, expected_topics
 _ANSWER_S = 10.0
 _AGAIN_S = 0.2
 _GROUP_CODES = frozenset({NOT_AUTHORIZED, NO_COORDINATOR, errors.InvalidGroupIdError.errno})
+_NOT_READY = frozenset(
+    {
+        errors.GroupLoadInProgressError.errno,
+        errors.GroupCoordinatorNotAvailableError.errno,
+        errors.NotCoordinatorForGroupError.errno,
+    }
+)
 _UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
 """A broker that does not know a question, or its version, answers in one of these ways."""
 
@@ -100,16 +107,16 @@ async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
     code = NO_COORDINATOR
     try:
         async with asyncio.timeout(_ANSWER_S):
-            while True:
-                try:
+            while (
+                True
+            ):  # the first group of a cluster, or the first question after an election, takes a moment
+                with suppress(errors.GroupCoordinatorNotAvailableError):
                     node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
-                    break
-                except (
-                    errors.GroupCoordinatorNotAvailableError
-                ):  # the first group of a cluster takes a moment
-                    await asyncio.sleep(_AGAIN_S)
-            code = 0
-            group = first_group(await client.send(node, GroupDescription(kafka.group_id)))
+                    code = 0
+                    group = first_group(await client.send(node, GroupDescription(kafka.group_id)))
+                    if group["error_code"] not in _NOT_READY:
+                        break
+                await asyncio.sleep(_AGAIN_S)
     except _UNANSWERED as error:
         code = getattr(error, "errno", code)
         return (refusal(code, kafka).reason, True) if code in _GROUP_CODES else (None, False)

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +21,15 @@ from engines.results import success_result
 from streams.client import InferenceClient
 from streams.client_errors import (
     ClientClosed,
+    ClientError,
     NoAnswer,
+    OtherLoop,
     RequestNotSent,
     RequestsUnanswered,
     TaskNotOpened,
 )
-from streams.messages import Request, encode
+from streams.kafka.connection import BrokerUnavailable
+from streams.messages import Request, Result, encode
 from streams.settings import KafkaSettings
 from streams.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
 from streams.topics import Topics
@@ -297,6 +300,66 @@ async def test_closing_ends_calls_that_wait(kafka: KafkaSettings) -> None:
         await client.infer(ask(), timeout_s=PATIENCE_S)
 
 
+async def test_a_client_is_opened_once_and_says_so_and_may_be_closed_again(kafka: KafkaSettings) -> None:
+    client = InferenceClient(kafka, tasks=["echo"])
+    for use in (client.infer(ask()), client.send(ask()), client.send_bytes("echo", b"x")):
+        with pytest.raises(ClientClosed, match="not open"):
+            await use
+    with pytest.raises(ClientClosed, match="not open"):
+        client.expect("x")
+    await client.__aexit__(None, None, None)
+    away = InferenceClient(kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"}), tasks=["echo"])
+    for _ in range(2):  # what could not be opened may be tried again
+        with pytest.raises(BrokerUnavailable):
+            await away.__aenter__()
+    async with client:
+        with pytest.raises(ClientError, match="opened once"):
+            await client.__aenter__()
+        assert await client.send(ask("still open")) == "still open"
+    await client.__aexit__(None, None, None)
+    with pytest.raises(ClientError, match="opened once"):
+        await client.__aenter__()
+    for use in (client.infer(ask()), client.send(ask())):
+        with pytest.raises(ClientClosed, match="was closed"):
+            await use
+
+
+async def test_tasks_of_one_loop_share_a_client_and_other_threads_are_told(kafka: KafkaSettings) -> None:
+    async with InferenceClient(kafka, tasks=["echo"]) as client, echo(kafka):
+
+        async def call() -> Result:
+            return await client.infer(ask(), timeout_s=PATIENCE_S)
+
+        def elsewhere(use: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+            with pytest.raises(OtherLoop, match="event loop that opened it"):
+                asyncio.run(use())
+
+        async def expect() -> None:
+            client.expect("x")
+
+        for use in (call, lambda: client.send(ask()), expect):
+            await asyncio.to_thread(elsewhere, use)
+        loop = asyncio.get_running_loop()
+        handed_over = asyncio.to_thread(
+            lambda: asyncio.run_coroutine_threadsafe(call(), loop).result(PATIENCE_S)
+        )
+        results = await asyncio.gather(*(call() for _ in range(20)), handed_over)
+        assert all(result.success for result in results)
+        assert len({result.id for result in results}) == 21
+
+
+async def test_a_request_that_is_no_json_is_an_error_of_the_clients_own(kafka: KafkaSettings) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    async with InferenceClient(kafka, tasks=["echo"]) as client:
+        for value in (object(), "\ud800", deep):
+            with pytest.raises(RequestNotSent, match="cannot be written as JSON"):
+                await client.infer(ask("r", metadata={"x": value}))
+        await asyncio.sleep(0)  # what was cancelled is forgotten by the loop's next turn
+        assert not client._awaited
+
+
 async def test_a_call_that_is_cancelled_costs_another_with_its_id_nothing(kafka: KafkaSettings) -> None:
     gate = asyncio.Event()
     async with echo(kafka, lambda identity: gate.is_set()), InferenceClient(kafka, tasks=["echo"]) as client:
@@ -308,7 +371,7 @@ async def test_a_call_that_is_cancelled_costs_another_with_its_id_nothing(kafka:
         gate.set()
         await client.send(ask("same"))
         assert (await other).id == "same"
-    assert not client._waiting
+    assert not client._awaited
 
 
 async def test_a_foreign_record_on_a_result_topic_ends_nothing_and_two_clients_get_their_own(
@@ -355,7 +418,7 @@ async def test_many_requests_have_their_results_one_without_costs_the_others_not
         left = client.infer_many(requests(), timeout_s=PATIENCE_S, max_outstanding=5)
         await anext(left)
         await left.aclose()
-        assert not client._waiting
+        assert not client._awaited
     assert sorted(found) == sorted(f"r{number}" for number in range(40) if number != 3)
     assert isinstance(missing.value.errors["r3"], NoAnswer)
     assert most <= 7

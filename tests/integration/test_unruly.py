@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
         assert worker.terminate() == 0, "threads that hang keep no worker from stopping"
 
 
-async def test_with_too_many_calls_that_hang_the_worker_drains_and_ends_for_its_supervisor(
+async def test_with_too_many_calls_that_hang_the_worker_ends_and_the_next_does_not_repeat_them(
     local_stack: LocalStack, models: list[str], tmp_path: Path
 ) -> None:
     site = await site_with(tmp_path, local_stack, infer_timeout_s=4, max_stuck_calls=0)
@@ -161,3 +162,10 @@ async def test_with_too_many_calls_that_hang_the_worker_drains_and_ends_for_its_
     assert result.error is not None
     assert result.error.code == "INFERENCE_TIMEOUT"
     await until_committed(site, "unruly", 1)
+    with WorkerProcess(site) as successor:
+        await successor.started()
+        await send(site, [unruly("after")])
+        assert (await site.results("unruly", ["after"]))["after"].success
+        answered = await site.everything(site.topics.results("unruly"))
+        assert sorted(json.loads(one.value)["id"] for one in answered) == ["after", "stuck"]
+        assert successor.terminate() == 0

@@ -1,0 +1,77 @@
+"""Who waits for which result: futures by request id, which end together where no result will come any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from streams.client_errors import ClientError
+from streams.messages import Result
+
+T = TypeVar("T")
+
+
+class AwaitedResults:
+    """Hands results to those who wait for them, until it is ended. Lives on the event loop that it is made on."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.failure: ClientError | None = None
+        """Why no result will come any more."""
+        self._ending: asyncio.Future[None] = self.loop.create_future()
+        self._waiting: dict[str, list[asyncio.Future[Result]]] = {}
+
+    def __len__(self) -> int:
+        """Return of how many requests a result is waited for."""
+        return len(self._waiting)
+
+    def expect(self, request_id: str) -> asyncio.Future[Result]:
+        """Return a new future of the first result with that id from now on."""
+        future: asyncio.Future[Result] = self.loop.create_future()
+        if self.failure is not None:
+            _fail(future, self.failure)
+            return future
+        self._waiting.setdefault(request_id, []).append(future)
+        future.add_done_callback(lambda done: self._forget(request_id, done))
+        return future
+
+    def arrived(self, result: Result) -> None:
+        """Hand `result` to all who wait for it."""
+        for future in list(self._waiting.get(result.id, ())):
+            if not future.done():
+                future.set_result(result)
+
+    def end(self, failure: ClientError) -> None:
+        """Tell everybody who waits that no result will come any more; the first reason counts."""
+        if self.failure is None:
+            self.failure = failure
+            self._ending.set_result(None)
+        for futures in list(self._waiting.values()):
+            for future in list(futures):
+                if not future.done():
+                    _fail(future, failure)
+
+    async def or_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns, unless the end comes before."""
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((working, self._ending), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            assert self.failure is not None
+            raise self.failure
+        finally:
+            working.cancel()
+
+    def _forget(self, request_id: str, future: asyncio.Future[Result]) -> None:
+        waiting = self._waiting.get(request_id, [])
+        if future in waiting:
+            waiting.remove(future)
+        if not waiting:
+            self._waiting.pop(request_id, None)
+
+
+def _fail(future: asyncio.Future[Result], failure: ClientError) -> None:
+    future.set_exception(failure)
+    future.exception()  # it may be nobody's any more, and asyncio would tell of an error that nobody looked at
