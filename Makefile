@@ -15,10 +15,13 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test check chaos simulate bench lock clean
+# Each worker takes a run of files, whose tests share what they load, and at the end what others have left.
+PARALLEL := -n auto --dist worksteal
+
+.PHONY: help install demo fast test unit integration check chaos simulate bench lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36mmake %-11s\033[0m %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make the environment in .venv (every other target does it when needed)
 
@@ -31,8 +34,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## Start broker, S3, MLflow and a worker, send real requests, show the answers
 	$(BIN)/python -m examples.demo
 
-test: check ## Run lint, types and all tests (starts the servers it needs)
-	$(BIN)/pytest $(PYTEST_ARGS)
+fast: install ## Run the unit tests that need neither servers nor published weights
+	$(BIN)/pytest $(PARALLEL) -m "not weights" tests/unit $(PYTEST_ARGS)
+
+test: check ## Run lint, types and all tests, unit beside integration
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit integration
+
+unit: install ## Run all tests that need no servers
+	$(BIN)/pytest $(PARALLEL) --ignore=tests/integration $(PYTEST_ARGS)
+
+integration: install ## Run the tests that start a broker, a store, a registry and workers
+	$(BIN)/pytest tests/integration $(PYTEST_ARGS)
 
 check: install ## Run ruff, mypy --strict and the import rules
 	$(BIN)/ruff check .

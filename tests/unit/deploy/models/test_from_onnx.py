@@ -20,6 +20,8 @@ from deploy.models.from_onnx_weights import GraphWeights
 from deploy.models.wheels import fetch
 from tests.documents import Line, picture
 
+pytestmark = pytest.mark.weights
+
 RECIPE = CATALOGUE["pp-ocrv5-mobile"]
 
 

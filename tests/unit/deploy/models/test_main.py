@@ -9,6 +9,7 @@ import pytest
 from deploy.models.__main__ import main
 
 
+@pytest.mark.weights
 def test_it_prints_the_folder_of_each_model(
     whisper_tiny_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

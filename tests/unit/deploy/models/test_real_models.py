@@ -11,6 +11,8 @@ import soundfile
 from deploy.models import CATALOGUE, manifest, prepare
 from tests.recordings import Recording, encoded, normalized
 
+pytestmark = pytest.mark.weights
+
 
 def test_smollm2_knows_the_capital_of_france(smollm2_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
