@@ -17,12 +17,21 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from deploy.models import prepare
 from tests.recordings import Recording, librivox_recordings
 
 # Programs that tests start inherit it, and where the tests run in the background a shell may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The default is rich's rendering, with all local variables: half a second for a deep stack.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # A run must be red for what changed, not by chance; --hypothesis-profile=default looks where none has looked yet.
 hypothesis.settings.register_profile(

@@ -22,9 +22,10 @@ def restored_logging() -> Iterator[None]:
     """Undo what `configure_logging` did in the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    config = structlog.get_config()
     levels = {name: logging.getLogger(name).level for name in QUIET_LIBRARIES}
     yield
-    structlog.reset_defaults()
+    structlog.configure(**config)
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
