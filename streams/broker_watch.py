@@ -20,17 +20,22 @@ from streams.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 5.0
-_PATIENCE_S = 4.0
+EVERY_S = 2.0
+PATIENCE_S = 4.0
+"""What a broker may take to answer; so an outage is known within 6 s."""
+_AT_A_STOP_S = 0.5
 _FIRST_LINE_AFTER_S = 30.0
 _NO_ANSWER = (KafkaError, OSError, TimeoutError)
 
 
 class Ask(Protocol):
-    """How brokers are asked."""
+    """How brokers are asked; never raises for those that do not answer."""
 
     async def __call__(self) -> tuple[int, int]:
-        """Return how many brokers are known, and how many of them answer; never raises for those that do not."""
+        """Return how many brokers are known, and how many of them answer."""
+
+    async def any_answers(self, within_s: float) -> bool:
+        """Return whether one answers in time, as soon as it does."""
 
 
 class BrokerWatch:
@@ -66,6 +71,10 @@ class BrokerWatch:
             "away_s": round(self.away_s, 3),
         }
 
+    async def any_answers(self) -> bool:
+        """Return, within half a second, whether a broker answers right now."""
+        return await self._ask.any_answers(_AT_A_STOP_S)
+
     async def look(self) -> None:
         """Ask once."""
         asked_at = self._clock()
@@ -95,23 +104,37 @@ class _Brokers:
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
+        self._any_answered = False
 
     async def __call__(self) -> tuple[int, int]:
-        nodes = self._nodes()
-        answers = await asyncio.gather(*map(self._answers, nodes))
-        if not any(answers):  # or all have other addresses by now
+        if not self._any_answered:  # not yet, or all have other addresses by now
             with contextlib.suppress(*_NO_ANSWER):
-                await self._client.bootstrap()
-                nodes = self._nodes()
-                answers = await asyncio.gather(*map(self._answers, nodes))
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._client.bootstrap()
+        answers = await asyncio.gather(*map(self._answers, nodes := self._nodes()))
+        self._any_answered = any(answers)
         return len(nodes), sum(answers)
+
+    async def any_answers(self, within_s: float) -> bool:
+        asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
+        try:
+            for answered in asyncio.as_completed(asking, timeout=within_s):
+                if await answered:
+                    return True
+        except TimeoutError:
+            pass
+        finally:
+            for one in asking:
+                one.cancel()
+        return False
 
     def _nodes(self) -> list[int]:
         return [broker.nodeId for broker in self._client.cluster.brokers()]
 
     async def _answers(self, node: int) -> bool:
         try:
-            await self._client.send(node, MetadataRequest([]))
+            async with asyncio.timeout(PATIENCE_S):
+                await self._client.send(node, MetadataRequest([]))
         except _NO_ANSWER:
             return False
         return True
@@ -121,7 +144,7 @@ class _Brokers:
 async def watching(kafka: KafkaSettings) -> AsyncIterator[BrokerWatch]:
     """Watch the brokers during the block."""
     client = AIOKafkaClient(
-        **connection_options(kafka), client_id="inferstream-watch", request_timeout_ms=int(_PATIENCE_S * 1000)
+        **connection_options(kafka), client_id="inferstream-watch", request_timeout_ms=int(PATIENCE_S * 1000)
     )
     watch = BrokerWatch(kafka.bootstrap_servers, _Brokers(client))
     task = shared_task(watch.run(), name="broker watch")

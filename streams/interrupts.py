@@ -1,8 +1,9 @@
-"""Ctrl-C at any moment: also while an event loop is being made, which must not stop halfway."""
+"""Signals before an event loop runs: Ctrl-C while it is being made, SIGTERM while the process imports."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -32,6 +33,33 @@ def run(
     finally:
         runner.close()
         main.close()  # where it never started
+
+
+@contextmanager
+def ending_at_once(call_on_close: Callable[[Callable[[], object]], object]) -> Iterator[None]:
+    """Let SIGTERM end the process with 0 during the block: nothing has begun, so nothing is to be drained.
+
+    So it does afterwards until another handler takes over; `call_on_close` gets what leaves the signal as it was. A
+    thread hears of it, as an import that hangs in C keeps Python's own handlers from running. In the main thread only.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def hear() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGTERM:
+                os._exit(0)
+        os.close(reader)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+    fd_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=hear, name="hears SIGTERM", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        os.close(writer)
 
 
 @contextmanager

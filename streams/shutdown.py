@@ -25,6 +25,8 @@ _CLOSING_S = 5.0
 """How long a process may still take to close what it has open once nothing is left to lose, in seconds."""
 _EXIT_S = 1.0
 """How long the interpreter may then take to end, in seconds."""
+_START_S = 10.0
+"""How long a process may take to end that has not started yet, as code it starts with hangs, in seconds."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,6 +54,7 @@ class Stopping:
         self._requested: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._limits: queue.SimpleQueue[_Limit | None] = queue.SimpleQueue()
         self._limit: _Limit | None = None
+        self._is_starting = True
         self._handlers_before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -102,6 +105,9 @@ class Stopping:
         waiting = asyncio.create_task(self.requested())
         await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        self._is_starting = False
+        if self.is_requested:
+            self._set_drain_limit()
         if not doing.done():
             doing.cancel()
             await asyncio.wait({doing}, timeout=_CLOSING_S / 2)
@@ -139,7 +145,8 @@ class Stopping:
             self._requested.set_result(reason)
 
     def _set_drain_limit(self) -> None:
-        self._set(_Limit(time.monotonic() + self._drain_timeout_s, EXIT_FAILED, "drain_timed_out"))
+        limit_s = min(self._drain_timeout_s, _START_S) if self._is_starting else self._drain_timeout_s
+        self._set(_Limit(time.monotonic() + limit_s, EXIT_FAILED, "drain_timed_out"))
 
     def _set(self, limit: _Limit) -> None:
         self._limit = limit

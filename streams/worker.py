@@ -13,7 +13,7 @@ import structlog
 
 from engines.guard import TooManyStuck
 from streams.announcements import Announcements
-from streams.broker_watch import watching
+from streams.broker_watch import BrokerWatch, watching
 from streams.faults import supervised, tell_of_faults
 from streams.faust_app import InferenceApp, build_app
 from streams.group_refusals import GroupRefused
@@ -59,6 +59,9 @@ class Worker:
             on_fatal,
         )
         self.gateway: Gateway | None = None
+        self._watch: BrokerWatch | None = None
+        self.is_cut_off = False
+        """Whether no broker answered at the end, so that what waits for one is left behind."""
         self.app: InferenceApp | None = None
         self._stream: Stream | None = None
 
@@ -92,7 +95,7 @@ class Worker:
         if settings.http.listens:
             self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
-        watch = await stack.enter_async_context(watching(settings.kafka))
+        self._watch = watch = await stack.enter_async_context(watching(settings.kafka))
         app, stream, source = self._build_stream(runtime, stack)
         self.app, self._stream = app, stream
         if self.gateway is not None:
@@ -129,6 +132,10 @@ class Worker:
 
     async def leave(self) -> None:
         """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
+        if self._watch is not None and not await self._watch.any_answers():
+            log.warning("group_not_left", group=self._settings.kafka.group_id, reason="no broker answers")
+            self.is_cut_off = True
+            return
         if self._about:
             self._announcements.worker("worker_stopped", self._about)
             await self._stopping.courtesy(self._announcements.flush(), share=0.25)
@@ -209,6 +216,8 @@ async def _run(settings: Settings) -> int:
             stopping.settle(status)
             await worker.leave()
         log.info("worker_stopped")
+        if worker.is_cut_off:
+            exit_now(status)  # Faust and aiokafka would wait for a broker
         stopping.closed(status)
     return status
 

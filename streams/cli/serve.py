@@ -10,6 +10,7 @@ import typer
 
 from engines.native_environment import set_native_defaults
 from streams.cli import examples, load_settings
+from streams.interrupts import ending_at_once
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -37,10 +38,13 @@ def serve(
 
     Exit status: 0 drained, 1 failed, 2 settings not usable.
     """
-    settings = _with_address(load_settings(ctx, logs=True).settings, host=host, port=port)
-    set_native_defaults()
-    from streams.http.serving import run
+    with ending_at_once(ctx.call_on_close):
+        settings = _with_address(load_settings(ctx, logs=True).settings, host=host, port=port)
+        set_native_defaults()
+        from streams.http.serving import run
+        from streams.plugins import import_plugins
 
+        import_plugins(settings.worker.plugins)
     raise typer.Exit(run(settings, on_listening=_show))
 
 

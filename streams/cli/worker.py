@@ -8,6 +8,7 @@ import typer
 
 from engines.native_environment import set_native_defaults
 from streams.cli import examples, load_settings
+from streams.interrupts import ending_at_once
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -30,12 +31,15 @@ def worker(
 
     Exit status: 0 drained, 1 failed (unanswered requests stay on the broker), 2 settings not usable.
     """
-    settings = load_settings(ctx, logs=True).settings
-    if task:
-        settings = settings.model_copy(
-            update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}
-        )
-    set_native_defaults()
-    from streams.worker import run
+    with ending_at_once(ctx.call_on_close):
+        settings = load_settings(ctx, logs=True).settings
+        if task:
+            settings = settings.model_copy(
+                update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}
+            )
+        set_native_defaults()
+        from streams.plugins import import_plugins
+        from streams.worker import run
 
+        import_plugins(settings.worker.plugins)
     raise typer.Exit(run(settings))

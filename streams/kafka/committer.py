@@ -77,6 +77,11 @@ class Committer:
             if not await self.commit():
                 await asyncio.sleep(_NOT_COMMITTED_S)
 
+    async def commit_last(self) -> None:
+        """As `commit_all`, before partitions go: what was put aside is tried once more, for nobody tries it later."""
+        self._aside.clear()
+        await self.commit_all()
+
     async def commit(self) -> bool:
         """Commit what is due, and return whether there was something and the broker has all of it.
 

@@ -73,7 +73,7 @@ class Stream:
         await self.acker.drained()
         with suppress(TimeoutError):  # by then others have the partitions
             async with asyncio.timeout(self._session_s):
-                await self.committer.commit_all()
+                await self.committer.commit_last()
 
     async def _follow(self, topic: str) -> None:
         """Fetch what comes on `topic`."""

@@ -73,9 +73,10 @@ async def test_an_idle_worker_stops_in_time_while_all_brokers_are_away(
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=2)
     async with Crew(site) as crew:
-        await crew.join()
+        worker = await crew.join()
         (cluster.kill if how == "killed" else cluster.pause)(1, 2, 3)
         await crew.all_end_in_time()
+    assert '"reason": "no broker answers"' in worker.log  # so it asked none to let it go
 
 
 async def test_a_busy_worker_ends_in_time_while_all_brokers_are_away_and_a_later_one_answers(

@@ -74,6 +74,19 @@ async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_p
     assert "grant READ" in told
 
 
+async def test_what_was_put_aside_is_tried_once_more_before_a_stop(rig: Rig) -> None:
+    rig.thread.refusals = dict.fromkeys([TOPIC, OTHER_TOPIC], errors.GroupAuthorizationFailedError.errno)
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.committer.commit_all()
+        tried = len(rig.thread.committed)
+        await rig.committer.commit_last()
+        assert len(rig.thread.committed) == tried + 1
+        assert rig.acker.uncommitted == 2
+        rig.thread.refusals.clear()
+        await rig.committer.commit_last()
+    assert rig.acker.uncommitted == 0
+
+
 async def test_what_others_have_by_now_is_not_committed_again(rig: Rig) -> None:
     rig.thread.refusals = dict.fromkeys([TOPIC, OTHER_TOPIC], errors.UnknownMemberIdError.errno)
     async with asyncio.timeout(PATIENCE_S):

@@ -7,8 +7,11 @@ import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +97,29 @@ def test_it_runs_in_other_threads_too() -> None:
     thread.start()
     thread.join(30)
     assert answers == [42]
+
+
+@pytest.mark.parametrize(
+    "hangs", ["time.sleep(3600)", "os.system('exec sleep 20')"]
+)  # the second heeds no signal
+@pytest.mark.parametrize("command", ["worker", "serve"])
+def test_a_sigterm_while_a_plugin_is_imported_ends_with_0_for_nothing_has_begun(
+    tmp_path: Path, command: str, hangs: str
+) -> None:
+    (tmp_path / "slow_plugin.py").write_text(f"import os, time\nprint('importing', flush=True)\n{hangs}\n")
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "streams.cli", "--set", "worker.plugins=slow_plugin", command],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert starting.stdout is not None
+        assert any(line.strip() == "importing" for line in starting.stdout)
+        starting.terminate()
+        assert starting.wait(60) == 0
+    finally:
+        starting.kill()
+        starting.wait()
+        assert starting.stdout is not None
+        starting.stdout.close()

@@ -82,6 +82,15 @@ def test_a_loop_that_hangs_ends_with_the_drain_time_out() -> None:
     assert "drain_timed_out" in written
 
 
+def test_a_start_that_hangs_has_nothing_to_drain_and_ends_sooner() -> None:
+    with process("import streams.shutdown; streams.shutdown._START_S = 0.2; hangs()") as one:
+        said(one, "hangs")
+        one.send_signal(signal.SIGTERM)
+        status, written = ended(one)
+    assert status == 1
+    assert "drain_timed_out" in written
+
+
 def test_a_second_signal_ends_a_loop_that_hangs_at_once() -> None:
     with process("hangs()") as one:
         said(one, "hangs")

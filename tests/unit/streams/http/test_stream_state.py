@@ -23,7 +23,7 @@ class Stream:
     def __init__(self, ready_without_broker_s: float | None = 60.0) -> None:
         self.now = 0.0
         self.answering = 3
-        self.watch = BrokerWatch("a:1", self.ask, clock=lambda: self.now)
+        self.watch = BrokerWatch("a:1", self, clock=lambda: self.now)
         self.membership = Membership(KafkaSettings(), ["t"], lambda error: None)
         self.membership.state = "joined"
         self.acker = OrderedAcker(clock=lambda: self.now)
@@ -36,8 +36,11 @@ class Stream:
             ready_without_broker_s=ready_without_broker_s,
         )
 
-    async def ask(self) -> tuple[int, int]:
+    async def __call__(self) -> tuple[int, int]:
         return 3, self.answering
+
+    async def any_answers(self, within_s: float) -> bool:
+        return self.answering > 0
 
     async def lose_broker(self, seconds: float) -> None:
         self.answering = 0
