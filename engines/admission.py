@@ -8,16 +8,15 @@ from typing import Any, Protocol
 
 from engines.checks import check_engine, check_names, check_tags, engine_of
 from engines.handler_stages import stage_failed
-from engines.model_key import key_of
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
 from engines.prepared import Prepared
 from engines.registry import EngineRegistry
-from handlers.base import BaseModelHandler
+from engines.resolved_model import key_of
+from handlers.base import BaseModelHandler, with_options_in_data
 from handlers.errors import InferenceError
 from handlers.option_spec import NO_BOUNDS, Bounds
 from handlers.options import validate_options
-from handlers.options_in_data import with_options_in_data
 
 
 class Handlers(Protocol):

@@ -1,4 +1,4 @@
-"""The contract of an engine: load a model, run it on inputs, let it go."""
+"""The contract of an engine: load a model, run it on inputs, let it go; and how a batch finds what fails in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 from pydantic import BaseModel
@@ -212,3 +212,33 @@ class BaseEngine(ABC):
 
     def close(self) -> None:
         """Let go of threads and connections; called once, when no request is under way any more."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def bisected(
+    run: Callable[[Sequence[T]], list[R]],
+    items: Sequence[T],
+    *,
+    failed: Callable[[Sequence[T], BaseException], R],
+) -> list[R]:
+    """Return `run(items)`, or what comes of running the halves where that raises, down to single items.
+
+    One bad item among n costs its neighbours 2 log2(n) more runs. `failed` hears of every batch that raised,
+    before its halves run, and says what takes the place of the outcome of one that raises by itself. Whatever is
+    raised counts, a BaseException too; what `failed` raises ends it all.
+    """
+    try:
+        return run(items)
+    except BaseException as error:  # noqa: BLE001 - it is told by `failed`
+        outcome = failed(items, error)
+    # The exception is gone by now, and with it the frames that hold what the failed run had in memory.
+    if len(items) == 1:
+        return [outcome]
+    middle = len(items) // 2
+    return [
+        *bisected(run, items[:middle], failed=failed),
+        *bisected(run, items[middle:], failed=failed),
+    ]

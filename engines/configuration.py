@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from engines.neighbour_settings import read_neighbours
 from engines.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
 from engines.settings import ENV_PREFIX, EngineSettings, Given
 from engines.settings_tree import Leaf, is_open, leaves, sections
@@ -52,7 +51,7 @@ def load(
 ) -> Loaded[T]:
     """Return the tree that the file, the environment and `overrides` (later ones win) make of the defaults.
 
-    What `engines.neighbour_settings` finds in the environment are defaults below all of these.
+    What `engines.configuration` finds in the environment are defaults below all of these.
 
     `overrides` is {"kafka.group_id": "x"} or ["kafka.group_id=x"]. `config_file` wins over
     INFERSTREAM_CONFIG, and that over DEFAULT_FILES; INFERSTREAM_CONFIG=/dev/null reads no file at all.
@@ -231,3 +230,53 @@ def _nested_in_open(own: Mapping[str, Given], opened: Collection[str]) -> dict[s
             section, name, setting = names
             tree.setdefault(section, {}).setdefault(name, {})[setting] = one
     return tree
+
+
+_OLLAMA_PORT = {"http": "80", "https": "443"}
+_OLLAMA_OWN_PORT = "11434"
+
+
+def address_of_ollama_host(host: str) -> str:
+    """Return the address that OLLAMA_HOST means, which may lack scheme and port.
+
+    Source: https://github.com/ollama/ollama/blob/main/envconfig/config.go, Host. A server that listens on every
+    address is asked on this machine.
+    """
+    scheme, _, rest = host.strip().strip("\"'").rpartition("://")
+    authority, slash, path = rest.partition("/")
+    name, port = authority, ""
+    if not authority.endswith("]") and ":" in authority:
+        name, _, port = authority.rpartition(":")
+    name = "127.0.0.1" if name in ("", "0.0.0.0", "[::]") else name
+    port = port or _OLLAMA_PORT.get(scheme, _OLLAMA_OWN_PORT)
+    return f"{scheme or 'http'}://{name}:{port}{slash}{path}".rstrip("/")
+
+
+def _as_it_is(value: str) -> str:
+    return value
+
+
+NEIGHBOURS: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "KAFKA_BOOTSTRAP_SERVERS": ("kafka.bootstrap_servers", _as_it_is),
+    "MLFLOW_TRACKING_URI": ("mlflow.tracking_uri", _as_it_is),
+    "MLFLOW_TRACKING_USERNAME": ("mlflow.username", _as_it_is),
+    "MLFLOW_TRACKING_PASSWORD": ("mlflow.password", _as_it_is),
+    "OLLAMA_HOST": ("ollama.api_base", address_of_ollama_host),
+    "AWS_ENDPOINT_URL": ("s3.endpoint_url", _as_it_is),
+    "AWS_ENDPOINT_URL_S3": ("s3.endpoint_url", _as_it_is),
+    "AWS_DEFAULT_REGION": ("s3.region", _as_it_is),
+    "AWS_REGION": ("s3.region", _as_it_is),
+}
+"""Variable -> the setting it stands for, and how its value reads there; a later one goes before an earlier one.
+
+HF_HOME, NO_COLOR, OTEL_* and AWS credentials are read by the libraries that they are meant for.
+"""
+
+
+def read_neighbours(environ: Mapping[str, str]) -> dict[str, Given]:
+    """Return what these variables set, by the setting's key; an empty one sets nothing."""
+    return {
+        key: Given(read(environ[name]), f"env {name}")
+        for name, (key, read) in NEIGHBOURS.items()
+        if environ.get(name, "").strip()
+    }

@@ -1,10 +1,11 @@
-"""When a request has to be answered: what its deadline and priority mean, however it came."""
+"""When a request has to be answered, by its deadline and priority, and how long code may give nothing back."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -89,3 +90,19 @@ def _no_deadline(deadline: Any) -> InvalidRequest:
     return InvalidRequest(
         f"deadline {written} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
     )
+
+
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long code may give nothing back, by worker.infer_timeout_s and worker.infer_timeouts."""
+
+    default_s: float = DEFAULT_TIMEOUT_S
+    own_s: Mapping[str, float] = field(default_factory=dict)
+    """By the name of a model, or of a task; the model's goes first."""
+
+    def of(self, task: str, model_name: str) -> float:
+        """Return the seconds for requests of that task to that model."""
+        return self.own_s.get(model_name, self.own_s.get(task, self.default_s))

@@ -10,8 +10,7 @@ from weakref import WeakValueDictionary
 
 from engines.cached_model import Lease
 from engines.model_cache import ModelCache
-from engines.model_key import ModelKey
-from engines.resolved_model import VersionId
+from engines.resolved_model import ModelKey, VersionId
 
 STRAGGLERS_S = 60.0
 """How long a version waits in memory for requests that were resolved to it and do not run yet."""

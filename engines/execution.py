@@ -10,8 +10,7 @@ from typing import Any
 
 import structlog
 
-from engines.base import BaseEngine, Emit
-from engines.bisection import bisected
+from engines.base import BaseEngine, Emit, bisected
 from engines.guard import GivenUp, Guard
 from engines.log_context import RequestName, working_on
 from engines.model_cache import Lease, ModelCache

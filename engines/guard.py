@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from engines.cached_model import Lease
-from engines.patience import Patience
+from engines.deadlines import Patience
 from handlers.errors import EngineUnavailable, InferenceTimeout
 
 log = structlog.get_logger(__name__)

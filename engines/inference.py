@@ -16,18 +16,17 @@ from engines.guard import Guard
 from engines.handler_stages import postprocess, preprocess
 from engines.health import HealthProbes, health_report
 from engines.heap import give_back
-from engines.hub_files import WantedFiles
+from engines.hub import WantedFiles
 from engines.media_values import FetchMedia, MediaValues
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import Lease, ModelCache
-from engines.model_key import ANY_TASK
 from engines.model_loading import ModelListener
 from engines.model_swap import ModelSwaps
 from engines.models import ModelManager
 from engines.outcomes import Outcomes
 from engines.prepared import Outcome, Prepared
 from engines.registry import EngineRegistry, PullListener
-from engines.resolved_model import ResolvedModel, VersionId
+from engines.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.settings import EngineSettings
 from engines.statistics import Statistics
 from handlers.errors import ModelMismatch

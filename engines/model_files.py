@@ -18,10 +18,8 @@ from typing import Any
 
 import structlog
 
-from engines.hub import fetch_from_hub
-from engines.hub_files import WantedFiles
-from engines.manifest import digest_of, files_in
-from engines.model_flavours import flatten, refuse_logged
+from engines.hub import WantedFiles, fetch_from_hub
+from engines.model_flavours import digest_of, files_in, flatten, refuse_logged
 from engines.resolved_model import ResolvedModel
 from engines.settings import CacheSettings
 from handlers.errors import ModelLoadFailed, RegistryUnavailable

@@ -13,9 +13,8 @@ from engines.base import BaseEngine
 from engines.cached_model import Lease, Loaded
 from engines.guard import Guard
 from engines.model_cache import MakeRoom
-from engines.model_key import ANY_TASK, ModelKey, key_of
 from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel
+from engines.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
 from handlers.errors import InferenceError, ModelLoadFailed
 from handlers.signals import is_of_a_signal
 

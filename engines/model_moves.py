@@ -12,10 +12,9 @@ from engines.cached_model import Lease
 from engines.checks import check_tags
 from engines.departures import keys_of
 from engines.model_cache import ModelCache
-from engines.model_key import ANY_TASK, Use
 from engines.model_loading import ModelListener, tell
 from engines.model_service import Service
-from engines.resolved_model import ResolvedModel, VersionId
+from engines.resolved_model import ANY_TASK, ResolvedModel, Use, VersionId
 from handlers.errors import InferenceError, ModelMismatch, as_inference_error
 
 log = structlog.get_logger(__name__)

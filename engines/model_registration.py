@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from engines.hub import pinned_revision, snapshot_in
-from engines.manifest import digest_of, files_in
 from engines.mlflow_registry import MlflowRegistry, unreadable
-from engines.ollama.names import is_valid_name
+from engines.model_flavours import digest_of, files_in
+from engines.ollama.request import is_valid_name
 from engines.resolved_model import ResolvedModel, is_model_name
 from handlers.errors import InvalidRequest
 

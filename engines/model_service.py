@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.model_key import Use
-from engines.resolved_model import ResolvedModel, VersionId
+from engines.resolved_model import ResolvedModel, Use, VersionId
 
 RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 """Seconds until a version that did not load is tried again; they double with each failure."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from engines.hub_files import WantedFiles
+from engines.hub import WantedFiles
 from engines.last_good import LastGoodResolutions
 from engines.mlflow_registry import MlflowRegistry
 from engines.model_files import ModelFiles

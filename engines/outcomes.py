@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from engines.line_limit import LineLimit
+from engines.log_context import LineLimit
 from engines.statistics import Statistics
 from handlers.errors import InferenceError
 

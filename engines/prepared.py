@@ -11,8 +11,7 @@ import msgspec
 
 from engines.base import NO_HURRY, BaseEngine, Urgency
 from engines.log_context import RequestName
-from engines.model_key import ModelKey
-from engines.resolved_model import ResolvedModel
+from engines.resolved_model import ModelKey, ResolvedModel
 from engines.results import no_time
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError

@@ -14,11 +14,10 @@ from typing import Any
 import structlog
 
 from engines.base import BaseEngine, PullProgress
-from engines.engine_settings import settings_for
-from engines.setting_problems import ConfigurationError
+from engines.setting_problems import ConfigurationError, settings_for
 from engines.settings import EngineSettings
-from handlers.entry_points import BrokenEntryPoint, load_entry_point
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
+from handlers.registry import BrokenEntryPoint, load_entry_point
 from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)

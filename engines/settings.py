@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from handlers.option_spec import Bounds
 from handlers.settings import LimitSettings, MediaSettings, Section, UserPath
@@ -243,16 +242,14 @@ class OwnEngines(Section):
         return self.__pydantic_extra__.get(engine, {})
 
 
-class EngineSettings(BaseSettings):
+class EngineSettings(BaseModel):
     """The part of the tree that engines need; frozen, so any thread may share it.
 
     Built directly it holds the defaults and what it is given; `engines.configuration.load` reads files and
     the environment.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", validate_default=True, env_prefix=ENV_PREFIX
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     foreign_sections: ClassVar[frozenset[str]] = frozenset({"kafka", "s3", "worker", "http", "logging"})
     """Sections of the same files and environment that only streams understands; passed over here."""
@@ -264,15 +261,3 @@ class EngineSettings(BaseSettings):
     media: MediaSettings = Field(default_factory=MediaSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     engines: OwnEngines = Field(default_factory=OwnEngines, repr=False)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # Only what is passed: engines.configuration merges the layers, and knows where each value is from.
-        return (init_settings,)

@@ -6,7 +6,7 @@ import threading
 from functools import cache
 from importlib.metadata import entry_points
 
-from engines.hub_files import WantedFiles
+from engines.hub import WantedFiles
 from engines.inference import InferenceManager
 from engines.media_values import FetchMedia
 from engines.models import ModelManager

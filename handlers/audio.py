@@ -11,10 +11,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from handlers.audio_channels import mixed
 from handlers.audio_parts import MOST_PARTS, parts_of, with_known_size
 from handlers.audio_samples import SAMPLE_RATE as SAMPLE_RATE
-from handlers.audio_samples import Gathering, Samples
+from handlers.audio_samples import Gathering, Samples, mixed
 from handlers.audio_truncation import missing_end
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers import containers
-from handlers.audio_channels import mixed
+from handlers.audio_samples import mixed
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import unread
 

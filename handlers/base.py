@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, InvalidOption
+from handlers.option_spec import NO_BOUNDS, Bounds, shown
 from handlers.options import OptionSpec
 
 
@@ -65,3 +66,32 @@ class BaseModelHandler(ABC):
                 raise InvalidInput(
                     f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
                 )
+
+
+def with_options_in_data(
+    handler: BaseModelHandler,
+    options: Mapping[str, Any],
+    data: Mapping[str, Any],
+    engine: str,
+    bounds: Bounds = NO_BOUNDS,
+) -> dict[str, Any]:
+    """Return the validated `options` with those that stand in `data`, checked as they are; null is not given.
+
+    Raises:
+        InvalidInput: permanent; a value that the option does not take, and what it takes.
+        InvalidOption: permanent; it is given in both places, and not the same.
+    """
+    joined = dict(options)
+    for name in handler.options_in_data:
+        if (value := data.get(name)) is None:
+            continue
+        spec = (handler.options or {})[name]
+        try:
+            value = spec.check(value, written=name, engine=engine, bounds=bounds)
+        except InvalidOption as error:
+            raise InvalidInput(error.message.replace("options.", "data.", 1)) from None
+        if joined.setdefault(name, value) != value:
+            raise InvalidOption(
+                f"data.{name} is {shown(value)} and options.{name} is {shown(joined[name])}; give one of them"
+            )
+    return joined

@@ -1,4 +1,4 @@
-"""What tasks about one recording have in common: which field it is in, and what the model is given of it."""
+"""asr and audio-classification: a recording in, what was said or what kind of sound it is out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.base import BaseModelHandler
+from handlers.options import options_of
 from handlers.settings import MediaSettings
 
 
@@ -31,3 +32,44 @@ class RecordingHandler(BaseModelHandler):
         duration_s = len(sound.samples) / SAMPLE_RATE
         inputs = {"audio": sound.samples, "sampling_rate": SAMPLE_RATE, "duration_s": duration_s}
         return {**inputs, "truncated": sound.truncated} if sound.truncated else inputs
+
+
+class AsrHandler(RecordingHandler):
+    """Takes `audio`, as every `RecordingHandler` does."""
+
+    task = "asr"
+    options = options_of("asr")
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return text, language, segments [{start, end, text}] in s, words where asked for, metadata.
+
+        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio. The language is
+        None where the model tells none, or heard nobody.
+        """
+        output = {
+            "text": result["text"],
+            "language": result.get("language"),
+            "segments": result.get("segments", []),
+        }
+        if "words" in result:
+            output["words"] = result["words"]
+        known = (*output, "metadata")
+        metadata = {name: value for name, value in result.items() if name not in known}
+        output["metadata"] = {**metadata, **result.get("metadata", {})}
+        return output
+
+
+class AudioClassificationHandler(RecordingHandler):
+    """Takes `audio`, as every `RecordingHandler` does.
+
+    `top_k`, how many labels to return, is an option that may stand in the data.
+    """
+
+    task = "audio-classification"
+    options = options_of("audio-classification")
+    options_in_data = ("top_k",)
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return labels [{label, score}], the likeliest first, and metadata (duration_s)."""
+        metadata = {name: value for name, value in result.items() if name not in ("labels", "metadata")}
+        return {"labels": result["labels"], "metadata": {**metadata, **result.get("metadata", {})}}

@@ -8,23 +8,48 @@ import re
 import threading
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import structlog
 
 from handlers.base import BaseModelHandler
-from handlers.entry_points import BrokenEntryPoint, load_entry_point
 from handlers.errors import InferenceError, UnknownTask, as_inference_error
 from handlers.settings import MediaSettings
+from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)
+
+
+class BrokenEntryPoint(Exception):
+    """Raised for an entry point that does not load; says which it is, whose, why, and what to do."""
+
+
+def load_entry_point(point: EntryPoint) -> Any:
+    """Return the object that `point` names.
+
+    Raises:
+        BrokenEntryPoint: permanent; importing it raised, whatever that was.
+    """
+    try:
+        return point.load()
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
+        package = f"package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+        log.exception("entry_point_broken", group=point.group, name=point.name, value=point.value)
+        cure = "install what is missing" if isinstance(error, ImportError) else "mend or remove that package"
+        raise BrokenEntryPoint(
+            f"entry point {point.group} {point.name} = {point.value} of {package} does not load: "
+            f"{type(error).__name__}: {error}; {cure}"
+        ) from error
+
 
 ENTRY_POINT_GROUP = "inferstream.handlers"
 
 BUILT_IN_HANDLERS = {
     "text-generation": "handlers.text_generation:TextGenerationHandler",
-    "asr": "handlers.asr:AsrHandler",
-    "audio-classification": "handlers.audio_classification:AudioClassificationHandler",
+    "asr": "handlers.recording:AsrHandler",
+    "audio-classification": "handlers.recording:AudioClassificationHandler",
     "video-analysis": "handlers.video_analysis:VideoAnalysisHandler",
     "vlm": "handlers.vlm:VlmHandler",
     "ocr": "handlers.ocr:OcrHandler",

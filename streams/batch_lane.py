@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from engines.base import Urgency
-from engines.urgency_queue import UrgencyQueue
+from engines.priority_queue import PriorityQueue
 from handlers.errors import InferenceError
 
 
@@ -65,7 +65,7 @@ class Waiting(msgspec.Struct, Generic[T], eq=False):
 class _Group(Generic[T]):
     """Requests that may share a batch."""
 
-    waiting: UrgencyQueue[Waiting[T]] = field(default_factory=UrgencyQueue)
+    waiting: PriorityQueue[Waiting[T]] = field(default_factory=PriorityQueue)
     largest: float = 0.0
     """The largest cost that was ever among them."""
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -17,18 +18,37 @@ import yaml
 
 from deploy.local import KafkaRelease, LocalStack, PartStatus, StackError
 from deploy.local.process import GuardedProcess
-from deploy.models import models_directory
+from deploy.models import CATALOGUE, models_directory
 from engines.configuration import load
+from engines.model_registration import ModelSource
 from engines.models import ModelManager
 from handlers import model_registry
 from streams import interrupts
-from streams.local_models import LocalModel
 from streams.messages import decode_event
 from streams.plugins import import_plugins
 from streams.settings import Settings
 from streams.topic_admin import create_topics
 from streams.topic_reader import TopicReader
 from streams.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """One model; the fields are those of `ModelManager.register_model_to_mlflow`."""
+
+    name: str
+    source: ModelSource
+    tags: Mapping[str, str]
+    folder: Path | None = None
+
+    @classmethod
+    def prepared(cls, name: str, folder: Path) -> Self:
+        """Return the model `name` of the catalogue, which `prepare` put into `folder`.
+
+        It is registered by that place, so its files, hundreds of megabytes, are neither uploaded nor downloaded.
+        """
+        return cls(name, "local", {**CATALOGUE[name].tags, "physical_path": str(folder)})
+
 
 _WORKER_START_TIMEOUT_S = 90.0
 _WARMING_TIMEOUT_S = 240.0

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from engines.base import NO_HURRY, Urgency
-from engines.waiting_line import WaitingLine
+from engines.priority_queue import WaitingLine
 from handlers.media import Media
 
 

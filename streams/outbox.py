@@ -11,8 +11,7 @@ import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
-from engines.line_limit import LineLimit
-from engines.log_context import shared_task
+from engines.log_context import LineLimit, shared_task
 from streams.cloudevents import Headers
 from streams.faults import supervised
 from streams.kafka.connection import is_passing

@@ -8,8 +8,8 @@ import socket
 
 from pydantic import Field, field_validator, model_validator
 
+from engines.deadlines import DEFAULT_TIMEOUT_S, Patience
 from engines.guard import DEFAULT_MOST_STUCK
-from engines.patience import DEFAULT_TIMEOUT_S, Patience
 from handlers.settings import Section
 
 

@@ -12,9 +12,8 @@ from typing import Any, Self
 
 from deploy.local.kafka_probe import live_brokers
 from deploy.local.kafka_release import KafkaRelease
-from deploy.local.part import Part, PartStatus, StackError
+from deploy.local.part import Part, PartStatus, StackError, start_together
 from deploy.local.ports import HOST, free_ports
-from deploy.local.together import start_together
 
 _SIZES = (1, 3)
 _PORT_NAMES = ("main", "controller")

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from deploy.local.http_probe import http_get
 from deploy.local.part import Part
-from deploy.local.ports import HOST
+from deploy.local.ports import HOST, http_get
 
 
 class MlflowServer(Part):

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.local.http_probe import http_get
 from deploy.local.part import Part, StackError
+from deploy.local.ports import http_get
 
 RECIPE = "smollm2-135m-instruct-gguf"
 """What is served: a name in `deploy.models.CATALOGUE`."""

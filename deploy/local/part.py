@@ -1,4 +1,4 @@
-"""One server of the stack: started, waited for, restarted on its own ports, stopped."""
+"""One server of the stack: started, waited for, restarted on its own ports, stopped; and several side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, RLock
+from queue import SimpleQueue
+from threading import Event, RLock, Thread
 from typing import ClassVar, Literal
 
 from deploy.local.ports import HOST, free_ports, is_free
@@ -255,3 +256,29 @@ class Part(ABC):
         self._status = status
         elapsed_s = 0.0 if status == "stopped" else time.monotonic() - self._began
         self._on_status(PartStatus(self.name, status, self.address, elapsed_s, detail))
+
+
+def start_together(parts: Sequence[Part]) -> None:
+    """Start `parts`, each in a thread, and return when all are healthy; those already healthy stay as they are.
+
+    Raises:
+        StackError: permanent; one did not start, the first to say so. Others may be running or starting: stop
+            them.
+    """
+    outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+    for part in parts:
+        # A daemon, because a Ctrl-C may come at any point of starting it: were it to run unseen, the
+        # process could not end. It finds the start abandoned and starts nothing.
+        Thread(target=_start, args=(part, outcomes), name=f"start-{part.name}", daemon=True).start()
+    for _ in parts:
+        if (error := outcomes.get()) is not None:
+            raise error
+
+
+def _start(part: Part, outcomes: SimpleQueue[BaseException | None]) -> None:
+    try:
+        part.start()
+    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the outcome
+        outcomes.put(error)
+    else:
+        outcomes.put(None)

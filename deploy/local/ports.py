@@ -1,7 +1,8 @@
-"""Picks loopback ports that nobody listens on."""
+"""Loopback ports: picked where nobody listens, and asked over HTTP whether a server is up."""
 
 from __future__ import annotations
 
+import http.client
 import random
 import socket
 from pathlib import Path
@@ -58,3 +59,23 @@ def _first_ephemeral() -> int:
     except (OSError, ValueError, IndexError):
         first = 32_768
     return first if first > _LOWEST + 1_000 else 65_536
+
+
+_TIMEOUT_S = 2.0
+
+
+def http_get(port: int, path: str) -> tuple[int, bytes]:
+    """Return status and body of a GET on this machine, asked without any proxy.
+
+    Raises:
+        OSError: retryable; nobody answered, or not in HTTP.
+    """
+    connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"port {port} does not speak HTTP: {error}") from error
+    finally:
+        connection.close()

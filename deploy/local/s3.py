@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.local.http_probe import http_get
 from deploy.local.part import Part, StackError
-from deploy.local.ports import HOST
+from deploy.local.ports import HOST, http_get
 
 BUCKET = "media"
 

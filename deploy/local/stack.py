@@ -17,9 +17,8 @@ from deploy.local.kafka_cluster import KafkaCluster
 from deploy.local.kafka_release import KafkaRelease
 from deploy.local.mlflow_server import MlflowServer
 from deploy.local.ollama import Ollama
-from deploy.local.part import Part, PartStatus, StackError
+from deploy.local.part import Part, PartStatus, StackError, start_together
 from deploy.local.s3 import BUCKET, S3, Credentials
-from deploy.local.together import start_together
 
 _LOCK_TIMEOUT_S = 5.0
 

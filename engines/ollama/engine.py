@@ -17,11 +17,10 @@ from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
-from engines.ollama.names import short_name
-from engines.ollama.request import OllamaModel, Request, build
+from engines.ollama.request import OllamaModel, Request, build, short_name
 from engines.ollama.server_models import ServerModels
-from engines.ollama.slots import Slots
 from engines.ollama.wire import AnswerChunk, Shown
+from engines.priority_queue import PrioritySemaphore
 from engines.settings import OllamaSettings
 from handlers.errors import InferenceError, ModelLoadFailed
 
@@ -59,7 +58,7 @@ class OllamaEngine(BaseEngine):
         self.option_bounds = self.config.bounds
         self._client = OllamaClient(self.config)
         self._models = ServerModels(self._client, auto_pull=self.config.auto_pull, tell=self._tell)
-        self._slots = Slots(self.config.max_concurrent)
+        self._slots = PrioritySemaphore(self.config.max_concurrent)
         self._background = BackgroundLoop("ollama", clean_up=self._client.aclose)
         self._held: dict[str, set[OllamaModel]] = defaultdict(set)
         self._held_lock = threading.Lock()

@@ -1,15 +1,16 @@
-"""How much attention cache a row takes, told from what the layers of a model's cache really hold."""
+"""How much attention cache a row takes, as the layers of a model's cache tell, and how much a model's texts may."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import structlog
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from engines.settings import TransformersSettings
 from engines.transformers.process_state import running
 
 log = structlog.get_logger(__name__)
@@ -84,3 +85,37 @@ def _tensors(layer: Any, *names: str) -> Iterator[torch.Tensor]:
         # Keys are a tensor; the states of recurrent layers are several, by their numbers.
         parts = held.values() if isinstance(held, dict) else held if isinstance(held, list) else [held]
         yield from (part for part in parts if isinstance(part, torch.Tensor))
+
+
+_GPU_SHARE = 1 / 20
+"""How much of a GPU's memory the cache of one model's texts may take where no setting says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Rows, bytes of cache, tokens of prompts between two steps, and the share of those that may be padding.
+
+    A GPU takes about as long for a step of 256 rows as for one of 8, and for 4096 tokens of prompts as for 256: what
+    counts is how often it is asked. `docs/decisions/gpu.md` has the figures.
+    """
+
+    max_rows: int
+    max_bytes: int
+    prefill_tokens: int
+    padding_share: float = 0.25
+
+    @classmethod
+    def of(cls, settings: TransformersSettings, device: torch.device) -> Self:
+        """Return what the settings say for a model on `device`."""
+        own = _on_gpu(device) if device.type == "cuda" else cls(32, 2**30, 256)
+        return cls(
+            settings.max_rows or own.max_rows,
+            settings.kv_cache_bytes or own.max_bytes,
+            settings.prefill_tokens or own.prefill_tokens,
+            own.padding_share,
+        )
+
+
+def _on_gpu(device: torch.device) -> Limits:
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return Limits(256, max(2**30, int(memory * _GPU_SHARE)), 4096, padding_share=0.9)

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from engines.transformers.transfer import to_model
 from handlers.errors import InferenceError
 
 DEFAULT_LABELS = 5

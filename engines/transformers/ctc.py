@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech_segments import Segment, segments_at_pauses
-from engines.transformers.transfer import to_model
-from engines.transformers.windows import OverlappingWindow, split_with_overlap
+from engines.transformers.speech_windows import OverlappingWindow, split_with_overlap
 from handlers.errors import InferenceError, InvalidOption
 
 WINDOW_S = 30.0

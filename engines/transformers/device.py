@@ -1,11 +1,14 @@
-"""Torch set up once for this process: threads, device and number format, as the settings say."""
+"""Torch set up once for this process (threads, device, number format), and inputs brought to where their model is."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from engines.native_environment import set_torch_defaults
 from engines.settings import TransformersSettings
@@ -113,3 +116,25 @@ def as_run_error(error: BaseException, model: str) -> InferenceError:
     if is_of_a_signal(error):
         raise error
     return InferenceFailed(f"model {model} failed on this input: {type(error).__name__}: {error}")
+
+
+def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `inputs` on the model's device; what is no tensor, and numbers that are no floats, stay what they are.
+
+    `model` tells its `device` and `dtype`, as those of transformers do. A copy to a GPU is under way when this
+    returns: whatever that GPU does next waits for it, and this thread does not.
+    """
+    return {
+        name: _moved(value, model.device, model.dtype) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
+def _moved(tensor: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
+    # Converted first: it halves what has to be copied.
+    kept = dtype if tensor.is_floating_point() else tensor.dtype
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(kept).to(device)
+    pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True)
+    pinned.copy_(tensor)  # converts on the way: one pass over the numbers
+    return pinned.to(device, non_blocking=True)

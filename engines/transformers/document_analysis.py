@@ -9,7 +9,6 @@ from typing import Any, Self
 from torch import nn
 
 from engines.settings import TransformersSettings
-from engines.transformers.asking import AskingRunner
 from engines.transformers.document_answers import AnswerFinder
 from engines.transformers.loading import ModelFolder
 from engines.transformers.ocr_generation import TRANSCRIBE
@@ -17,6 +16,7 @@ from engines.transformers.ocr_pages import PageReader, has_page_reader
 from engines.transformers.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.vlm import AskingRunner
 from handlers.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
-from engines.transformers.transfer import to_model
 from handlers.document_pages import Page, Word
 from handlers.errors import InvalidInput, ModelLoadFailed
 

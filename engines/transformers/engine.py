@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
-from engines.bisection import bisected
+from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
 from engines.log_context import Named, requests_at_hand, working_on
 from engines.settings import TransformersSettings
-from engines.transformers.costs import cost_in, cost_of, most_cost_in
+from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.device import (
     as_run_error,
     choose_device,
@@ -178,7 +177,7 @@ class TransformersEngine(BaseEngine):
             ModelLoadFailed: permanent; what `load_model` refuses before it reads any weights.
         """
         folder = self._folder(name, kw)
-        from engines.transformers.weight_sizes import bytes_in_memory
+        from engines.transformers.loading import bytes_in_memory
 
         try:
             runner_of(kw["task"], folder)

@@ -16,9 +16,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.settings import TransformersSettings
 from engines.transformers.batch_generation import OnStep, generate_rows, search_beams
-from engines.transformers.cache_sizes import CacheSizes
+from engines.transformers.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation_loop import GenerationLoop
-from engines.transformers.limits import Limits
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.process_state import running
 from engines.transformers.rolling.attention import use_grouped_attention

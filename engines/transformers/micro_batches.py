@@ -10,12 +10,11 @@ from typing import Any
 
 import structlog
 
-from engines.transformers.batch_generation import OnStep
+from engines.transformers.batch_generation import SOURCE, OnStep
 from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
 from engines.transformers.row import Row
-from engines.transformers.stacking import SOURCE
 
 log = structlog.get_logger(__name__)
 

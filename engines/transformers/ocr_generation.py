@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
-from engines.transformers.asking import AskingRunner
 from engines.transformers.batch_generation import OnStep, run_batch, run_beams
+from engines.transformers.device import to_model
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.row import Row
 from engines.transformers.runner import Outcome
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.transfer import to_model
+from engines.transformers.vlm import AskingRunner
 from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
 
 TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."

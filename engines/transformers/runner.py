@@ -57,7 +57,7 @@ RUNNERS = {
             "engines.transformers.video_analysis:VideoDescriptionRunner",
         ),
     ),
-    "vlm": Runners("a vision-language model", ("engines.transformers.asking:AskingRunner",)),
+    "vlm": Runners("a vision-language model", ("engines.transformers.vlm:AskingRunner",)),
     "ocr": Runners(
         "a text recognition or image-text-to-text model, or folders detection/ and recognition/",
         (

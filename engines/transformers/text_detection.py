@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
+from engines.transformers.device import to_model
 from engines.transformers.process_state import running
 from engines.transformers.rectangles import around, connected_regions, grown
-from engines.transformers.transfer import to_model
 
 Corners = NDArray[np.float32]
 """Four points (x, y) from the top left on, clockwise, (4, 2)."""

@@ -8,11 +8,11 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from engines.transformers.batch_generation import SOURCE
 from engines.transformers.generation_runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.row import Row
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.stacking import SOURCE
 from handlers.errors import InvalidInput, ModelLoadFailed
 
 

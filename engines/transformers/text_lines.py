@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from engines.transformers.reading_order import same_row
-from engines.transformers.writing_direction import as_read
+from engines.transformers.reading_order import as_read, same_row
 from handlers.document_pages import Word
 
 _SAME_LINE_GAP = 2

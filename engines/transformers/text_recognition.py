@@ -20,8 +20,8 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
 from engines.transformers.process_state import running
-from engines.transformers.transfer import to_model
 from handlers.errors import ModelLoadFailed
 
 _HEIGHT, _NARROWEST, _WIDEST = 48, 320, 3200

@@ -10,13 +10,12 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import PreTrainedModel
 
-from engines.transformers.asking import AskingRunner
 from engines.transformers.classification import ClassificationRunner, Features
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.vlm import VisionLanguageRunner
+from engines.transformers.vlm import AskingRunner, VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput
 
 _ROOM_FOR_ANSWER = 0.25

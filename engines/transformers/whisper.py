@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
@@ -20,9 +21,7 @@ from engines.transformers.speech_options import SpeechSettings, WhisperLanguages
 from engines.transformers.speech_pass import Heard, SpeechTokens, hear
 from engines.transformers.speech_scores import encoder_output
 from engines.transformers.speech_segments import Segment, join_texts, words_of
-from engines.transformers.speech_windows import Recording, Window, alike, by_settings
-from engines.transformers.transfer import to_model
-from engines.transformers.windows import split_at_pauses
+from engines.transformers.speech_windows import Recording, Window, alike, by_settings, split_at_pauses
 from handlers.errors import InferenceError, ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8

@@ -23,9 +23,8 @@ from examples.bench.asr_share import clips
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Target
 from examples.bench.context import Context
 from examples.bench.tiny_models import AUDIO_TASK, AUDIO_WEIGHTS
-from handlers.asr import AsrHandler
-from handlers.audio_classification import AudioClassificationHandler
 from handlers.base import BaseModelHandler
+from handlers.recording import AsrHandler, AudioClassificationHandler
 from handlers.settings import MediaSettings
 from tests.models.audio.sounds import RATE, Sounds
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from handlers.option_schema import options_schema
-from handlers.option_table import COLUMNS, cells, options_page
-from handlers.options import OPTIONS, options_of
+from handlers.options import COLUMNS, OPTIONS, cells, options_of, options_page
 from streams.cli import examples
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")

@@ -87,8 +87,7 @@ def up(
     from deploy.local import KafkaRelease
     from deploy.models import CATALOGUE, prepare
     from deploy.models.progress_bars import progress_bars
-    from streams.local_models import LocalModel
-    from streams.local_platform import LocalPlatform
+    from streams.local_platform import LocalModel, LocalPlatform
     from streams.local_status import StatusLines
 
     names = [] if no_models else model or DEFAULT_MODELS

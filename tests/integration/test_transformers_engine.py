@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from engines.transformers.engine import TransformersEngine
-from handlers.asr import AsrHandler
 from handlers.errors import InvalidInput, InvalidOption
 from handlers.media import Media
+from handlers.recording import AsrHandler
 from tests.device import on_this_machine
 from tests.recordings import Recording, encoded, normalized
 

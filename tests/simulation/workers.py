@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
 
-from engines.line_limit import LineLimit
+from engines.log_context import LineLimit
 from engines.outcomes import Outcomes
 from engines.results import failure_result, success_result
 from engines.statistics import Statistics

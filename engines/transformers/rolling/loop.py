@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import structlog
 from transformers import PreTrainedModel
 
+from engines.transformers.cache_sizes import Limits
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation_loop import GenerationLoop, ResultOf, Ticket
-from engines.transformers.limits import Limits
-from engines.transformers.rolling.batch import RollingBatch
+from engines.transformers.rolling.batch import Growth, RollingBatch, most_tokens
 from engines.transformers.rolling.prefill import Prefill
-from engines.transformers.rolling.room import Growth, most_tokens
 from engines.transformers.row import Row
 from handlers.errors import InvalidInput
 

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from engines.transformers.engine import TransformersEngine
-from handlers.audio_classification import AudioClassificationHandler
 from handlers.errors import InferenceError, InvalidInput
+from handlers.recording import AudioClassificationHandler
 from tests.containers import encoded_sound
 from tests.device import on_this_machine
 from tests.models.audio import WEIGHTS

@@ -11,10 +11,9 @@ from typing import Any
 from engines.cached_model import Lease, Loaded
 from engines.memory_budget import MemoryBudget
 from engines.model_cache import MakeRoom, ModelCache
-from engines.model_key import key_of
 from engines.model_swap import InService, ModelSwaps
 from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel
+from engines.resolved_model import ResolvedModel, key_of
 from engines.settings import CacheSettings, MlflowSettings
 from handlers.errors import ModelLoadFailed, RegistryUnavailable, UnknownModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until

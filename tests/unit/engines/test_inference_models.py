@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.cached_model import Loaded
-from engines.model_key import ModelKey
+from engines.resolved_model import ModelKey
 from tests.unit.engines.parts import Bench, ShoutHandler
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.line_limit import LineLimit
+from engines.log_context import LineLimit
 
 
 def test_so_many_lines_of_a_kind_in_a_time_and_the_others_are_counted() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from engines.manifest import digest_of
+from engines.model_flavours import digest_of
 
 
 def make(folder: Path) -> Path:

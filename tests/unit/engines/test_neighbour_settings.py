@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.configuration import ConfigurationError, load
-from engines.neighbour_settings import NEIGHBOURS, address_of_ollama_host
+from engines.configuration import NEIGHBOURS, ConfigurationError, address_of_ollama_host, load
 from engines.settings import OllamaSettings
 from streams.settings import Settings
 

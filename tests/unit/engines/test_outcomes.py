@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from engines.line_limit import LineLimit
+from engines.log_context import LineLimit
 from engines.outcomes import LINES_PER_S, Outcomes
 from engines.results import failure_result, success_result
 from engines.statistics import Statistics

@@ -20,8 +20,8 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
+from engines.transformers.device import to_model
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.transfer import to_model
 from engines.transformers.video_analysis import (
     VideoDescriptionRunner,
     evenly,

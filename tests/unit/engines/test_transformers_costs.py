@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from engines.settings import TransformersSettings
-from engines.transformers.costs import cost_in, cost_of, most_cost_in
+from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.runner import RUNNERS
 

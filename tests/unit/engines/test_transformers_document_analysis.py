@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
+from engines.transformers.device import to_model
 from engines.transformers.document_answers import best_span
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.ocr_generation import TRANSCRIBE
-from engines.transformers.transfer import to_model
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engines.settings import TransformersSettings
-from engines.transformers.limits import Limits
+from engines.transformers.cache_sizes import Limits
 
 GB = 2**30
 

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from engines.transformers.batch_generation import OnStep
+from engines.transformers.batch_generation import SOURCE, OnStep
 from engines.transformers.cache_sizes import CacheSizes
 from engines.transformers.micro_batches import MicroBatchLoop
 from engines.transformers.row import Row
 from engines.transformers.sampling import Sampling, TokenPicker
-from engines.transformers.stacking import SOURCE
 from handlers.errors import Cancelled, InferenceFailed
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 

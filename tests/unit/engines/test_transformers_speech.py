@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.transformers.speech_segments import Segment, join_texts, segments_at_pauses, words_of
-from engines.transformers.windows import split_at_pauses, split_with_overlap
+from engines.transformers.speech_windows import split_at_pauses, split_with_overlap
 
 RATE = 1000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.transformers.transfer import to_model
+from engines.transformers.device import to_model
 
 
 class _Model(torch.nn.Module):

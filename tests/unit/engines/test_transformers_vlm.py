@@ -11,9 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.transformers.asking import AskingRunner
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.vlm import VisionLanguageRunner
+from engines.transformers.vlm import AskingRunner, VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama

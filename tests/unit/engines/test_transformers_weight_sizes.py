@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from engines.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.weight_sizes import bytes_in_memory
+from engines.transformers.loading import bytes_in_memory
 from tests.unit.engines.tiny_models import save_llama
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 
 from engines.base import NO_HURRY, Urgency
-from engines.waiting_line import WaitingLine
+from engines.priority_queue import WaitingLine
 
 
 class Line:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.asr import AsrHandler
 from handlers.audio import SAMPLE_RATE, read_audio
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
+from handlers.recording import AsrHandler
 
 FORMATS = [
     ("WAV", "PCM_16"),

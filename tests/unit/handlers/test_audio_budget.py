@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.asr import AsrHandler
 from handlers.audio import SAMPLE_RATE, read_audio
 from handlers.errors import MediaTooLarge
 from handlers.media import Media
+from handlers.recording import AsrHandler
 from handlers.settings import MediaSettings
 from tests.containers import encoded_sound
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.asr import AsrHandler
 from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.audio_parts import parts_of
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
+from handlers.recording import AsrHandler
 from tests.containers import encoded_sound
 from tests.unit.handlers.test_audio import encoded, strongest_frequency, tone
 

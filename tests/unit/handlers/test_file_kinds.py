@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from handlers.asr import AsrHandler
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import kind_of
 from handlers.images import FORMATS
 from handlers.media import Media
 from handlers.ocr import OcrHandler
+from handlers.recording import AsrHandler
 from handlers.video_analysis import VideoAnalysisHandler
 
 

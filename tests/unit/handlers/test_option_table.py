@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from handlers.option_table import options_page, options_table
-from handlers.options import OPTIONS
+from handlers.options import OPTIONS, options_page, options_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "options.md"
 

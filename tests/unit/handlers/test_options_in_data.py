@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from handlers.audio_classification import AudioClassificationHandler
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, with_options_in_data
 from handlers.errors import InvalidInput, InvalidOption
 from handlers.options import validate_options
-from handlers.options_in_data import with_options_in_data
+from handlers.recording import AudioClassificationHandler
 from handlers.video_analysis import VideoAnalysisHandler
 
 VIDEO, AUDIO = VideoAnalysisHandler(), AudioClassificationHandler()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handlers.asr import AsrHandler
 from handlers.audio import SAMPLE_RATE
-from handlers.audio_classification import AudioClassificationHandler
 from handlers.errors import InvalidInput, MediaTooLarge
-from handlers.recording import RecordingHandler
+from handlers.recording import AsrHandler, AudioClassificationHandler, RecordingHandler
 from handlers.settings import MediaSettings
 
 BOTH = pytest.mark.parametrize("kind", [AsrHandler, AudioClassificationHandler])

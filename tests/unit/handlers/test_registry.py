@@ -105,7 +105,7 @@ def test_a_task_whose_name_cannot_be_part_of_a_topic_is_refused(task: str) -> No
         HandlerRegistry().register_handler_manually(task, "echo", Echo)
 
 
-@pytest.mark.parametrize("wrong", [dict, "handlers.asr:AsrHandler", None])
+@pytest.mark.parametrize("wrong", [dict, "handlers.recording:AsrHandler", None])
 def test_what_is_no_handler_class_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"subclass of handlers\.BaseModelHandler"):
         HandlerRegistry().register_handler_manually("echo", "echo", wrong)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.audio_classification import AudioClassificationHandler
 from handlers.errors import InvalidInput, InvalidOption, MediaTooLarge
 from handlers.options import validate_options
+from handlers.recording import AudioClassificationHandler
 from handlers.settings import MediaSettings
 from handlers.video_analysis import VideoAnalysisHandler
 from tests.containers import encoded_video

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from handlers.option_schema import options_schema
-from handlers.option_table import options_page
+from handlers.options import options_page
 from streams.cli import app
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.models import CATALOGUE
-from streams.local_models import LocalModel
+from streams.local_platform import LocalModel
 
 
 def test_a_prepared_model_is_registered_by_its_place_with_the_tags_of_its_recipe() -> None:

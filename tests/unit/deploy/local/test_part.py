@@ -11,9 +11,8 @@ from threading import Event, Thread
 import pytest
 
 from deploy.local import part as part_module
-from deploy.local.http_probe import http_get
 from deploy.local.part import Part, PartStatus, StackError
-from deploy.local.ports import HOST, free_ports, is_free
+from deploy.local.ports import HOST, free_ports, http_get, is_free
 from tests.processes import all_gone, wait_until
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.hub import fetch_from_hub
-from engines.hub_files import WantedFiles
+from engines.hub import WantedFiles, fetch_from_hub
 from engines.resolved_model import ResolvedModel
 from handlers.errors import RegistryUnavailable
 

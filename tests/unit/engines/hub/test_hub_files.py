@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.hub_files import WantedFiles
+from engines.hub import WantedFiles
 from engines.model_files import STAMP, ModelFiles
 from engines.resolved_model import ResolvedModel
 from engines.settings import CacheSettings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engines.ollama.engine import UNTOLD_CONTEXT, OllamaEngine
-from engines.ollama.names import is_valid_name
+from engines.ollama.request import is_valid_name
 from engines.settings import OllamaSettings
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from handlers.options import options_of, validate_options

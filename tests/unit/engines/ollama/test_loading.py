@@ -14,7 +14,7 @@ from engines.memory_budget import MemoryBudget
 from engines.model_cache import MakeRoom, ModelCache
 from engines.model_loading import ModelLoading
 from engines.ollama.engine import OllamaEngine
-from engines.ollama.names import short_name
+from engines.ollama.request import short_name
 from engines.resolved_model import ResolvedModel
 from engines.settings import OllamaSettings
 from handlers.errors import InferenceError, ModelLoadFailed

@@ -12,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.transformers.asking import AskingRunner
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.rolling.loop import RollingLoop
-from engines.transformers.vlm import VisionLanguageRunner
+from engines.transformers.vlm import AskingRunner, VisionLanguageRunner
 from handlers.errors import OutOfMemory
 from tests.device import on_this_machine
 from tests.unit.engines.rolling.parts import PATIENCE_S, Watched, text

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from engines.transformers.rolling.room import Growth, most_tokens
+from engines.transformers.rolling.batch import Growth, most_tokens
 
 
 def widest_block(rows: list[Growth], ends: list[int]) -> int:

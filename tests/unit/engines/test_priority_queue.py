@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from engines.urgency_queue import UrgencyQueue
+from engines.priority_queue import PriorityQueue
 
 
-def queue_of(*urgencies: tuple[float, float]) -> UrgencyQueue[int]:
+def queue_of(*urgencies: tuple[float, float]) -> PriorityQueue[int]:
     """Return a queue of the places of these urgencies."""
-    queue: UrgencyQueue[int] = UrgencyQueue()
+    queue: PriorityQueue[int] = PriorityQueue()
     for place, urgency in enumerate(urgencies):
         queue.put(place, urgency)
     return queue
@@ -39,7 +39,7 @@ def test_what_is_put_back_is_the_first_again_also_where_it_was_the_last_of_its_u
 
 def test_any_mix_of_puts_and_takes_keeps_the_order() -> None:
     draw = random.Random(7)
-    queue: UrgencyQueue[int] = UrgencyQueue()
+    queue: PriorityQueue[int] = PriorityQueue()
     waiting: list[tuple[tuple[float, float], int]] = []
     for turn in range(2000):
         if waiting and draw.random() < 0.45:

@@ -6,14 +6,14 @@ import asyncio
 import math
 
 from engines.base import NO_HURRY, Urgency
-from engines.ollama.slots import Slots
+from engines.priority_queue import PrioritySemaphore
 
 
 class Queue:
     """Takes slots for names and notes in which order they were had; each is held until `let_go`."""
 
     def __init__(self, count: int) -> None:
-        self.slots = Slots(count)
+        self.slots = PrioritySemaphore(count)
         self.had: list[str] = []
         self._gates: dict[str, asyncio.Event] = {}
 

@@ -1,0 +1,114 @@
+"""Who is next: the most urgent, and among equals the first that came."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from engines.base import Urgency
+
+T = TypeVar("T")
+
+
+class PriorityQueue(Generic[T]):
+    """A queue whose first item is the most urgent; the smallest urgency goes first. Not thread-safe."""
+
+    __slots__ = ("_heap", "_newest", "_oldest")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Urgency, int, T]] = []
+        self._oldest = self._newest = 0
+        """Numbers that say who came first among equals; they differ, so that items are never compared."""
+
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return len(self._heap)
+
+    def put(self, item: T, urgency: Urgency) -> None:
+        """Add `item` behind all that are as urgent or more."""
+        self._newest += 1
+        heapq.heappush(self._heap, (urgency, self._newest, item))
+
+    def put_back(self, item: T, urgency: Urgency) -> None:
+        """Make `item`, which was the first when it was taken, the first again."""
+        self._oldest -= 1
+        heapq.heappush(self._heap, (urgency, self._oldest, item))
+
+    @property
+    def first_urgency(self) -> Urgency:
+        """The urgency of the first item; there must be one."""
+        return self._heap[0][0]
+
+    def first(self) -> T:
+        """Return the first item, which stays; there must be one."""
+        return self._heap[0][2]
+
+    def take(self) -> T:
+        """Remove the first item and return it; there must be one."""
+        return heapq.heappop(self._heap)[2]
+
+    def drain(self) -> list[T]:
+        """Remove all items and return them in order."""
+        return [self.take() for _ in range(len(self))]
+
+
+class WaitingLine:
+    """Waits in the order of urgency; whoever owns it calls the next when there is room. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: PriorityQueue[asyncio.Future[None]] = PriorityQueue()
+
+    def __bool__(self) -> bool:
+        """Return whether anybody is in line."""
+        self._drop_who_left()
+        return bool(self._waiting)
+
+    async def wait(self, urgency: Urgency, *, unused: Callable[[], None]) -> None:
+        """Return when called; `unused` takes back the room of a caller who is cancelled at that very moment."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.put(turn, urgency)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                unused()
+            raise
+
+    def call_next(self) -> bool:
+        """Have the next return from `wait`; False where nobody is in line."""
+        if not self:
+            return False
+        self._waiting.take().set_result(None)
+        return True
+
+    def _drop_who_left(self) -> None:
+        while self._waiting and self._waiting.first().done():
+            self._waiting.take()
+
+
+class PrioritySemaphore:
+    """A semaphore that lets the most urgent in first. Lives on one event loop."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._line = WaitingLine()
+
+    @asynccontextmanager
+    async def held(self, urgency: Urgency) -> AsyncIterator[None]:
+        """Wait for one of its places, and hold it during the body."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._line.wait(urgency, unused=self._give_back)
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Hand the place to whoever is next, or keep it free."""
+        if not self._line.call_next():
+            self._free += 1
