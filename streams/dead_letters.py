@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from handlers.errors import InferenceError
 from streams.acks import Received
 from streams.cloudevents import Headers
-from streams.outbox import Outgoing
+from streams.kafka.port import Outgoing
 
 _MESSAGE_CHARS = 1000
 _LEAST_VALUE_BYTES = 1024

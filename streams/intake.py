@@ -21,8 +21,8 @@ from streams.acks import Fetched, OrderedAcker, PositionLost, Received
 from streams.decoding import decode_request, known_fields
 from streams.faults import supervised
 from streams.held_back import HeldBack
+from streams.kafka.port import Delivery
 from streams.messages import MAX_ID_CHARS, Request
-from streams.outbox import Delivery
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult
 

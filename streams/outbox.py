@@ -12,60 +12,15 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
 from engines.log_context import LineLimit, shared_task
-from streams.cloudevents import Headers
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
-from streams.kafka.port import RecordSink
+from streams.kafka.port import Delivery, Outgoing, RecordSink
 
 log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _LINE_EVERY_S = 30.0
-
-
-class Delivery(msgspec.Struct, eq=False):
-    """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
-
-    missing: int = 0
-    """How many records are still on their way; kept by the outbox, as all here."""
-    error: Exception | None = None
-    """Why the broker does not take the first that it refused."""
-    refused: tuple[Outgoing, ...] = ()
-    """What the broker does not take; it may have all others."""
-
-    def ended(self, error: Exception | None) -> None:
-        """Hear that the broker has all the records, or why it does not take one; must not raise.
-
-        Nothing is on its way any more.
-        """
-        raise NotImplementedError
-
-    def arrived(self) -> None:
-        """Count one record that the broker has."""
-        self.missing -= 1
-        if not self.missing:
-            self.ended(self.error)
-
-    def failed(self, record: Outgoing, error: Exception) -> None:
-        """Note that the broker does not take `record`."""
-        if self.error is None:
-            self.error = error
-        self.refused += (record,)
-        self.missing -= 1
-        if not self.missing:
-            self.ended(self.error)
-
-
-class Outgoing(msgspec.Struct, eq=False):
-    """One record to send."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    delivery: Delivery | None = None
-    """Whose it is while it is on its way; set by the outbox."""
 
 
 class _Awaited(Delivery):

@@ -17,8 +17,8 @@ from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.acks import Received
 from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.dead_letters import ever_smaller_letters
+from streams.kafka.port import Delivery, Outgoing
 from streams.messages import MetricsEvent, encode, encode_result, failed_instead
-from streams.outbox import Delivery, Outgoing
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiokafka.errors import TopicAuthorizationFailedError
 from faust.types import TP
@@ -18,9 +18,22 @@ from streams.kafka.port import RecordListener
 from streams.membership import Membership
 
 if TYPE_CHECKING:
-    from streams.consumer import BatchConsumer
+    from streams.consumer_thread import ConsumerThread
 
 T = TypeVar("T")
+
+
+class FaustConsumer(Protocol):
+    """What a source needs of Faust's consumer."""
+
+    app: Any
+    _thread: ConsumerThread
+
+    def active_partitions(self) -> AbstractSet[TP]:
+        """Return the partitions that are assigned."""
+
+    def queue_of(self, topic: str) -> asyncio.Queue[list[Fetched]]:
+        """Return the queue of the topic's agent."""
 
 
 class FaustSource:
@@ -32,7 +45,7 @@ class FaustSource:
     """
 
     listener: RecordListener
-    consumer: BatchConsumer
+    consumer: FaustConsumer
     """Sets itself when Faust makes it."""
 
     def __init__(self, membership: Membership) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from aiokafka import errors
 
 from streams.acks import Place, Received
-from streams.outbox import Outgoing
+from streams.kafka.port import Outgoing
 
 OnRequest = Callable[[str], Awaitable[None]]
 """Hears `fetch` where such a request leaves a client, and `fetch answered` where its answer is on the way back."""

@@ -18,8 +18,7 @@ from streams.acks import Fetched, Place, Received
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
 from streams.kafka.memory import MEMBERSHIP_CODES, UNKNOWN_MEMBER, MemoryBroker, OnRequest
-from streams.kafka.port import RecordListener
-from streams.outbox import Outgoing
+from streams.kafka.port import Outgoing, RecordListener
 
 T = TypeVar("T")
 

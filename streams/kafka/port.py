@@ -11,9 +11,56 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
+from streams.cloudevents import Headers
+
 if TYPE_CHECKING:
     from streams.acks import Fetched, Place
-    from streams.outbox import Outgoing
+
+
+class Delivery(msgspec.Struct, eq=False):
+    """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
+
+    missing: int = 0
+    """How many records are still on their way; kept by the outbox, as all here."""
+    error: Exception | None = None
+    """Why the broker does not take the first that it refused."""
+    refused: tuple[Outgoing, ...] = ()
+    """What the broker does not take; it may have all others."""
+
+    def ended(self, error: Exception | None) -> None:
+        """Hear that the broker has all the records, or why it does not take one; must not raise.
+
+        Nothing is on its way any more.
+        """
+        raise NotImplementedError
+
+    def arrived(self) -> None:
+        """Count one record that the broker has."""
+        self.missing -= 1
+        if not self.missing:
+            self.ended(self.error)
+
+    def failed(self, record: Outgoing, error: Exception) -> None:
+        """Note that the broker does not take `record`."""
+        if self.error is None:
+            self.error = error
+        self.refused += (record,)
+        self.missing -= 1
+        if not self.missing:
+            self.ended(self.error)
+
+
+class Outgoing(msgspec.Struct, eq=False):
+    """One record to send."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    delivery: Delivery | None = None
+    """Whose it is while it is on its way; set by the outbox."""
 
 
 class RecordListener(Protocol):

@@ -13,7 +13,7 @@ from streams.kafka.connection import is_passing_for
 if TYPE_CHECKING:
     from aiokafka.producer.message_accumulator import BatchBuilder
 
-    from streams.outbox import Outgoing
+    from streams.kafka.port import Outgoing
 
 
 class ProducerSink:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from streams.acks import Fetched, OrderedAcker, Received
-from streams.outbox import Delivery, Outbox, Outgoing
+from streams.kafka.port import Delivery, Outgoing
+from streams.outbox import Outbox
 from tests.simulation.plan import Plan
 from tests.simulation.run import failing, shrink
 from tests.simulation.workers import Source

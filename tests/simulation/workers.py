@@ -16,10 +16,9 @@ from handlers.errors import InferenceTimeout, InternalError
 from streams.acks import Fetched, PositionLost
 from streams.faults import supervised
 from streams.kafka.memory_client import MemorySink, MemorySource
-from streams.kafka.port import RecordListener
+from streams.kafka.port import Outgoing, RecordListener
 from streams.kafka.stream import build_stream
 from streams.messages import Request
-from streams.outbox import Outgoing
 from streams.quick_path import Admitted, OnResult
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import structlog
 
 from streams.acks import Place
 from streams.kafka.memory import MemoryBroker
+from streams.kafka.port import Outgoing
 from streams.messages import Request
-from streams.outbox import Outgoing
 from streams.settings import KafkaSettings, WorkerSettings
 from streams.topics import Topics, expected_topics
 from tests.simulation.loop import OWNER, SeededLoop, Stalled

@@ -14,8 +14,8 @@ from engines.statistics import Statistics
 from handlers.errors import InferenceError
 from streams.acks import OrderedAcker, Received
 from streams.intake import Intake
+from streams.kafka.port import Delivery, Outgoing
 from streams.messages import Request, encode
-from streams.outbox import Delivery, Outgoing
 from streams.publishing import Publisher
 from streams.quick_path import Admitted, OnResult
 from tests.unit.streams.received_messages import Fetches, message

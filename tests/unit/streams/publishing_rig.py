@@ -16,8 +16,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from engines.outcomes import Outcomes
 from engines.results import success_result
 from engines.statistics import Statistics
+from streams.kafka.port import Delivery, Outgoing
 from streams.messages import decode_event
-from streams.outbox import Delivery, Outgoing
 from streams.publishing import Publisher
 from streams.topics import Topics
 

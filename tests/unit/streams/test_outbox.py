@@ -22,8 +22,9 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from streams.kafka.port import Delivery, Outgoing
 from streams.kafka.producer_sink import ProducerSink, fill
-from streams.outbox import Delivery, Outbox, Outgoing
+from streams.outbox import Outbox
 
 Sent = tuple[str, int, list[bytes | None]]
 

@@ -14,7 +14,7 @@ from engines.outcomes import Outcomes
 from engines.statistics import Statistics
 from handlers.errors import Undecodable
 from streams.acks import Received
-from streams.outbox import Outgoing
+from streams.kafka.port import Outgoing
 from streams.publishing import Out, Publisher
 from streams.topics import Topics
 from tests.unit.streams.publishing_rig import Broker, publisher
