@@ -111,7 +111,7 @@ async def unruly_site(directory: Path, **worker: Any) -> AsyncIterator[UnrulySit
     ended: list[Exception] = []
     try:
         async with (
-            _registered(),
+            registered(),
             open_runtime(settings, models=AnyModels(directory), on_too_many_stuck=ended.append) as runtime,
             start_gateway(runtime, settings) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client,
@@ -125,7 +125,7 @@ async def unruly_site(directory: Path, **worker: Any) -> AsyncIterator[UnrulySit
 
 
 @asynccontextmanager
-async def _registered() -> AsyncIterator[None]:
+async def registered() -> AsyncIterator[None]:
     """Have the unruly tasks and engine known in this process during the block, and not to other tests."""
     for task, handler in unruly.HANDLERS.items():
         model_registry.register_handler_manually(task, task, handler)
