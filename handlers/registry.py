@@ -72,6 +72,8 @@ class HandlerRegistry:
         self._registered: dict[str, type[BaseModelHandler]] = {}
         self._installed: dict[str, EntryPoint] | None = None
         self._handlers: dict[str, BaseModelHandler] = {}
+        self._making: dict[str, threading.RLock] = {}
+        """By task, so that a handler that hangs while it is made holds up no other task."""
 
     def configure(self, media: MediaSettings) -> None:
         """Give `media` as `limits` to every handler whose `__init__` takes it; handlers are made anew."""
@@ -102,17 +104,24 @@ class HandlerRegistry:
             UnknownTask: permanent; no handler of that name, or one whose libraries are not installed.
             InternalError: permanent; its class cannot be made.
         """
+        made = self._handlers.get(task)
+        if made is not None:
+            return made
         with self._lock:
-            if task not in self._handlers:
-                try:
-                    self._handlers[task] = self._make(task)
-                except InferenceError:
-                    raise
-                except BaseException as error:
-                    failure = as_inference_error(error)
-                    log.error("handler_not_made", task=task, exc_info=error)
-                    raise failure from error
-            return self._handlers[task]
+            making = self._making.setdefault(task, threading.RLock())
+        with making:
+            if (made := self._handlers.get(task)) is not None:  # made while this caller waited
+                return made
+            try:
+                handler = self._make(task)
+            except InferenceError:
+                raise
+            except BaseException as error:
+                failure = as_inference_error(error)
+                log.error("handler_not_made", task=task, exc_info=error)
+                raise failure from error
+            with self._lock:
+                return self._handlers.setdefault(task, handler)
 
     def tasks(self) -> list[str]:
         """Return the names of all tasks, in order."""

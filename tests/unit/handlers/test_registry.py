@@ -183,6 +183,27 @@ def test_many_threads_get_the_same_handler() -> None:
     assert len(made) == 1
 
 
+def test_a_handler_that_hangs_while_it_is_made_holds_up_no_other_task() -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    class Hangs(Echo):
+        def __init__(self) -> None:
+            entered.set()
+            gate.wait()
+
+    registry = HandlerRegistry()
+    registry.register_handler_manually("hangs", "hangs", Hangs)
+    registry.register_handler_manually("echo", "echo", Echo)
+    making = threading.Thread(target=registry.get, args=("hangs",), daemon=True)
+    making.start()
+    assert entered.wait(30)
+    assert isinstance(registry.get("echo"), Echo)
+    assert {"hangs", "echo"} <= set(registry.tasks())
+    gate.set()
+    making.join(30)
+    assert isinstance(registry.get("hangs"), Hangs)
+
+
 def test_importing_the_registry_brings_in_no_heavy_library() -> None:
     code = (
         "import sys; from handlers import model_registry, BaseModelHandler; model_registry.tasks(); "
