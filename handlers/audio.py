@@ -31,6 +31,13 @@ _RATES = range(1_000, 768_001)
 _BLOCK_SAMPLES = 1 << 20
 """Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
 
+_PLAIN_STARTS = (
+    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS"),
+    *(b".snd", b"dns.", b"caff", b"NIST_1A", b"ID3", b"\xff"),
+)
+"""What libsndfile gets to see: wav, w64, aiff, flac, ogg, au, caf, sphere, mp3. Its readers of other kinds take nearly
+anything, and that of MIDI dumps prints a line for each damaged sample."""
+
 _UNTOLD_FRAMES = 1 << 60
 """What libsndfile gives as the length, or more, where a header tells none."""
 
@@ -110,20 +117,12 @@ def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
 
 def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
     """Gather one file; return what of it is missing."""
-    import soundfile
-
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
         told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
         raise MediaCorrupt(f"{what} is {told or f'cut short: {missing.text}; {_CURE}'}")
     before_s = gathering.duration_s
-    try:
-        with _opened(with_known_size(content)) as file:
-            claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
-            _check_header(what, file.samplerate, file.channels, claimed, gathering)
-            gathering.add(_mono_blocks(file), rate=file.samplerate, channels=file.channels, what=what)
-    except soundfile.LibsndfileError as error:
-        log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
+    if not _decode_plain(content, what, gathering):
         gathering.back_to(before_s)
         _decode_container(content, what, gathering, is_cut=missing is not None)
     length_s = gathering.duration_s - before_s
@@ -133,6 +132,23 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
     if truncated:
         log.warning("sound_cut_short", sound=what, missing=truncated)
     return truncated
+
+
+def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
+    """Gather what libsndfile reads; return whether it could read it all."""
+    import soundfile
+
+    if not content.startswith(_PLAIN_STARTS) and not _is_raw_gsm(content):
+        return False
+    try:
+        with _opened(with_known_size(content)) as file:
+            claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
+            _check_header(what, file.samplerate, file.channels, claimed, gathering)
+            gathering.add(_mono_blocks(file), rate=file.samplerate, channels=file.channels, what=what)
+    except soundfile.LibsndfileError as error:
+        log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
+        return False
+    return True
 
 
 def _opened(content: bytes) -> SoundFile:

@@ -17,6 +17,9 @@ from tests.integration.test_serve import ServeProcess
 MOST_GROWTH = 1_500_000_000
 """Bytes that the server may take beyond what it took with all its models loaded."""
 
+_PATIENCE_S = 600.0
+"""How long a plain request may take on a busy machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -79,7 +82,7 @@ class Victim:
     def warm(self) -> None:
         """Have every model loaded, and note the memory that this takes."""
         for question in QUESTIONS:
-            self.ask_plain(question, within_s=600.0)
+            self.ask_plain(question, within_s=_PATIENCE_S)
         self._at_start = self.resident_bytes("VmRSS")
 
     def ask(self, request: dict[str, Any], what: str) -> str:
@@ -102,7 +105,9 @@ class Victim:
 
     def _timed(self, question: Question) -> float:
         started = time.monotonic()
-        outcome = self.ask(question.request(), f"the plain request of {question.task}")
+        outcome = "DEADLINE_EXCEEDED"
+        while outcome == "DEADLINE_EXCEEDED" and time.monotonic() - started < _PATIENCE_S:
+            outcome = self.ask(question.request(), f"the plain request of {question.task}")
         assert outcome == "ok", (question.task, outcome)
         return time.monotonic() - started
 

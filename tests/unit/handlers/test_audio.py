@@ -251,3 +251,17 @@ def test_the_handler_returns_text_language_segments_and_words_where_asked() -> N
     }
     words = [{"word": "hi", "start": 0.0, "end": 1.0}]
     assert AsrHandler().postprocess({**raw, "words": words}, {})["words"] == words
+
+
+@pytest.mark.parametrize("container", ["SDS", "MAT5", "PAF", "XI", "VOC"])
+def test_formats_that_nobody_sends_are_not_given_to_their_readers(
+    container: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The reader of SDS prints a line to the output of the process for each sample that is damaged."""
+    content = bytearray(
+        encoded(tone(440, seconds=1), container=container, subtype=soundfile.default_subtype(container))
+    )
+    content[200:4000:7] = b"\xff" * len(range(200, 4000, 7))
+    with pytest.raises(MediaCorrupt, match="no recording of a known format; send a whole wav"):
+        read(bytes(content))
+    assert capfd.readouterr().out == ""
