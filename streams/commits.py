@@ -19,6 +19,7 @@ from faust.types import TP
 from streams.acks import Place
 from streams.kafka.committer import ASIDE, NO_MEMBER
 from streams.record_source import PartitionReader
+from streams.repeated_lines import FAUST_LOG
 
 _NO_COORDINATOR = frozenset(
     {
@@ -32,6 +33,7 @@ _NO_COORDINATOR = frozenset(
 class CommittingThread(driver.AIOKafkaConsumerThread):
     """The consumer's thread, which commits without repeating itself."""
 
+    logger = FAUST_LOG
     source: PartitionReader
 
     async def commit_once(

@@ -21,6 +21,7 @@ from streams.consumer_thread import ConsumerThread, RebalanceListener
 from streams.kafka.faust_source import FaustSource
 from streams.kafka.patient_connections import PatientConnections
 from streams.membership import Membership
+from streams.repeated_lines import FAUST_LOG
 from streams.settings import KafkaSettings
 
 
@@ -28,6 +29,7 @@ class BatchConsumer(driver.Consumer):
     """Tells its source when a generation begins and ends; Faust fetches and commits nothing by itself."""
 
     RebalanceListener = RebalanceListener
+    logger = FAUST_LOG
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from streams.consumer import BatchConsumer, BatchTransport
 from streams.kafka.connection import faust_credentials
 from streams.kafka.faust_source import FaustSource
 from streams.membership import Membership
+from streams.repeated_lines import FAUST_LOG
 from streams.settings import Settings
 from streams.topics import Topics
 
@@ -23,6 +24,7 @@ _LARGEST_BATCH_BYTES = 256 * 1024
 class InferenceApp(faust.App):
     """Faust with our consumer, and without the folders it keeps for tables, of which we have none."""
 
+    logger = FAUST_LOG
     _is_draining = False
     _is_drained = False
 

@@ -17,6 +17,9 @@ LONGEST_PAUSE_S = 600.0
 LIBRARIES = ("aiokafka", "faust", "mode")
 """Loggers that repeat themselves for as long as a broker is away: up to 150 lines a second."""
 
+FAUST_LOG = logging.getLogger("faust")
+"""What Faust says in our subclasses of its services goes here: else it would bear the names of our own modules."""
+
 NOT_TOLD = (
     "Warning: Task timed out!",
     "Please make sure it's hanging before restart.",

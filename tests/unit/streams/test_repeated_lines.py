@@ -18,6 +18,9 @@ from aiokafka.errors import (
 from faust.transport.drivers import aiokafka as driver
 
 from streams import repeated_lines
+from streams.consumer import BatchConsumer
+from streams.consumer_thread import ConsumerThread
+from streams.faust_app import InferenceApp
 from streams.logs import configure_logging, tell_left_out
 from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings
@@ -119,6 +122,11 @@ def test_faust_does_not_tell_people_that_a_task_hangs(heard: Heard) -> None:
     heard.say(f"no events. {driver.SLOW_PROCESSING_CAUSE_AGENT}", name="faust.transport.drivers.aiokafka")
     heard.say(f"no events. {driver.SLOW_PROCESSING_CAUSE_STREAM}", name="faust.transport.drivers.aiokafka")
     assert heard.lines == []
+
+
+@pytest.mark.parametrize("service", [InferenceApp, BatchConsumer, ConsumerThread])
+def test_what_faust_says_in_our_subclasses_is_not_taken_for_our_own_lines(service: Any) -> None:
+    assert service.logger.name == "faust"
 
 
 def test_our_own_lines_and_those_of_other_libraries_always_pass(heard: Heard) -> None:
