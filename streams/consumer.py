@@ -88,6 +88,8 @@ class BatchConsumer(driver.Consumer):
 class PatientProducer(driver.Producer):
     """Faust's producer, which does not try a broker that is away all the time."""
 
+    logger = FAUST_LOG
+
     async def on_start(self) -> None:
         await super().on_start()
         PatientConnections(self._ensure_producer().client)

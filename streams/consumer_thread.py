@@ -90,7 +90,9 @@ class ConsumerThread(CommittingThread):
         consumer = super()._create_worker_consumer(transport)
         deliver_as_received(consumer)
         kafka = cast(Any, transport).kafka
-        # Settings of ours; Faust hard-codes 1.5 s, and reads what is not committed.
+        # Settings of ours; Faust hard-codes 1.5 s, and reads what is not committed. Its one limit for all requests
+        # would have to be above the time of a join: a connection that is silent would hold a partition for minutes.
+        consumer._client._request_timeout_ms = int(kafka.request_timeout_s * 1000)
         consumer._fetch_max_wait_ms = kafka.fetch_max_wait_ms
         consumer._isolation_level = kafka.isolation_level
         self.source.attach(consumer)

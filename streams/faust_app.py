@@ -103,7 +103,8 @@ def build_app(
         broker_session_timeout=kafka.session_timeout_s,
         broker_heartbeat_interval=kafka.heartbeat_interval_s,
         broker_rebalance_timeout=kafka.rebalance_timeout_s,
-        broker_request_timeout=kafka.request_timeout_s,
+        # Faust wants it above that of a session; streams/consumer_thread.py sets what counts.
+        broker_request_timeout=kafka.session_timeout_s + kafka.request_timeout_s,
         stream_processing_timeout=900.0,
         broker_commit_livelock_soft_timeout=900.0,
         producer_acks=-1,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import errors
-from aiokafka.client import CoordinationType
+from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.group import (
     HeartbeatRequest,
     JoinGroupRequest,
@@ -113,6 +113,7 @@ class Supervisor:
             await self._look_at_group()
 
     async def _observe(self, request: Any) -> Any:
+        await self._set_limit(request)
         if isinstance(request, JoinGroupRequest):
             response = await self._join(request)
         else:
@@ -123,6 +124,25 @@ class Supervisor:
             if self._membership.state != "joined":
                 self._joined()
         return response
+
+    async def _set_limit(self, request: Any) -> None:
+        """Set how long the coordinator may take to answer before its connection counts as broken and is made anew.
+
+        aiokafka has one limit for all requests. A join, and what is sent behind it, waits for other members.
+
+        Raises:
+            NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked for again.
+        """
+        node = self._coordinator.coordinator_id
+        if node is None:
+            return
+        if not await self._client.ready(node, group=ConnectionGroup.COORDINATION):
+            self._coordinator.coordinator_dead()
+            raise errors.NodeNotReadyError(f"coordinator {node} of the group cannot be reached")
+        limit_s = min(self._kafka.request_timeout_s, self._kafka.session_timeout_s / 2)
+        if self._is_joining or isinstance(request, JoinGroupRequest | SyncGroupRequest):
+            limit_s = self._kafka.rebalance_timeout_s + self._kafka.request_timeout_s
+        self._client._conns[node, ConnectionGroup.COORDINATION]._request_timeout = limit_s
 
     async def _join(self, request: Any) -> Any:
         if self._membership.state != "refused":
@@ -260,9 +280,23 @@ class Supervisor:
             return
         waited_s = time.monotonic() - self._since
         self._say_at = time.monotonic() + 2 * waited_s
+        if state == "joining":
+            await self._look_whether_coordinator_moved()
         reason = await self._why_no_coordinator() if state == "searching" else self._why_waiting()
         self._membership.reason = reason
         log.warning("group_keeps_waiting", reason=reason, waited_s=round(waited_s))
+
+    async def _look_whether_coordinator_moved(self) -> None:
+        """Break off a join at a broker that is the coordinator no more: where it fell silent, it answers none."""
+        node = self._coordinator.coordinator_id
+        try:
+            async with asyncio.timeout(_ASK_S):
+                present = await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
+        except (errors.KafkaError, OSError, TimeoutError):
+            return  # the next look may ask another broker
+        connection = self._client._conns.get((node, ConnectionGroup.COORDINATION))
+        if present != node and connection is not None:
+            connection.close()
 
     async def _why_no_coordinator(self) -> str:
         try:

@@ -171,7 +171,10 @@ async def partitions_of(site: Site, topic: str) -> list[TopicPartition]:
 
 
 async def read_whole(site: Site, topic: str, *, isolation: Isolation = "read_uncommitted") -> list[Record]:
-    """Return all that `topic` holds now, partition by partition in order."""
+    """Return all that `topic` holds now, partition by partition in order.
+
+    Fails the test where nothing comes for `PATIENCE_S`.
+    """
     partitions = await partitions_of(site, topic)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=site.settings.kafka.bootstrap_servers,
@@ -185,11 +188,14 @@ async def read_whole(site: Site, topic: str, *, isolation: Isolation = "read_unc
         consumer.assign(partitions)
         records: dict[TopicPartition, list[Record]] = {one: [] for one in partitions}
         unread = set(partitions)
-        async with asyncio.timeout(PATIENCE_S):
-            while unread:  # the broker tells where a partition ends with every fetch, not when asked for it
-                for partition, fetched in (await consumer.getmany(timeout_ms=200)).items():
-                    records[partition] += fetched
+        late = time.monotonic() + PATIENCE_S
+        while unread:  # the broker tells where a partition ends with every fetch, not when asked for it
+            for partition, fetched in (await consumer.getmany(timeout_ms=200)).items():
+                records[partition] += fetched
+                late = time.monotonic() + PATIENCE_S
+            async with asyncio.timeout(PATIENCE_S):
                 unread = {one for one in unread if not await _is_read(consumer, one, isolation)}
+            assert time.monotonic() < late, f"{topic} is not read to its end: {unread}"
         return [record for one in partitions for record in records[one]]
     finally:
         await consumer.stop()

@@ -18,7 +18,7 @@ from aiokafka.errors import (
 from faust.transport.drivers import aiokafka as driver
 
 from streams import repeated_lines
-from streams.consumer import BatchConsumer
+from streams.consumer import BatchConsumer, PatientProducer
 from streams.consumer_thread import ConsumerThread
 from streams.faust_app import InferenceApp
 from streams.logs import configure_logging, tell_left_out
@@ -124,7 +124,7 @@ def test_faust_does_not_tell_people_that_a_task_hangs(heard: Heard) -> None:
     assert heard.lines == []
 
 
-@pytest.mark.parametrize("service", [InferenceApp, BatchConsumer, ConsumerThread])
+@pytest.mark.parametrize("service", [InferenceApp, BatchConsumer, ConsumerThread, PatientProducer])
 def test_what_faust_says_in_our_subclasses_is_not_taken_for_our_own_lines(service: Any) -> None:
     assert service.logger.name == "faust"
 

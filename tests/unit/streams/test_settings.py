@@ -86,14 +86,9 @@ def test_a_heartbeat_must_fit_three_times_into_a_session() -> None:
     assert KafkaSettings(session_timeout_s=6, heartbeat_interval_s=2).session_timeout_s == 6
 
 
-def test_a_session_must_fit_into_a_request() -> None:
-    said = refusal_of(KafkaSettings, session_timeout_s=300)
-    assert "kafka.session_timeout_s=300 is above kafka.request_timeout_s=240" in said
-
-
-def test_a_rebalance_must_fit_into_a_request() -> None:
-    said = refusal_of(KafkaSettings, rebalance_timeout_s=240)
-    assert "set kafka.request_timeout_s to 300" in said
+def test_an_empty_fetch_must_fit_into_a_request() -> None:
+    said = refusal_of(KafkaSettings, request_timeout_s=5, fetch_max_wait_ms=5000)
+    assert "kafka.fetch_max_wait_ms=5000 is not below kafka.request_timeout_s=5" in said
 
 
 def test_a_login_needs_its_mechanism_user_and_password() -> None:
