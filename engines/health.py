@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ import structlog
 from engines.model_cache import ModelCache
 from engines.models import ModelManager
 from engines.registry import EngineRegistry
+from engines.single_flight import SingleFlight
 from handlers.errors import EngineUnavailable
 from handlers.signals import is_of_a_signal
 
@@ -34,13 +33,12 @@ class HealthProbes:
 
     def __init__(self, timeout_s: float = LONGEST_S) -> None:
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._running: dict[str, Future[dict[str, Any]]] = {}
+        self._probes: SingleFlight[str, dict[str, Any]] = SingleFlight("health")
 
     def probe(self, probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
         """Return each probe's {"status": ok | error, ...}; one that raises or does not return is an error."""
         until = time.monotonic() + self._timeout_s
-        asked = {name: self._start(name, probe) for name, probe in probes.items()}
+        asked = {name: self._probes.start(name, probe) for name, probe in probes.items()}
         answers: dict[str, dict[str, Any]] = {}
         for name, future in asked.items():
             try:
@@ -53,16 +51,6 @@ class HealthProbes:
                 log.warning("probe_failed", component=name, exc_info=True)
                 answers[name] = {"status": "error", "error": f"{type(error).__name__}: {error}"}
         return answers
-
-    def _start(self, name: str, probe: Probe) -> Future[dict[str, Any]]:
-        with self._lock:
-            running = self._running.get(name)
-            if running is not None and not running.done():
-                return running
-            future: Future[dict[str, Any]] = Future()
-            self._running[name] = future
-        threading.Thread(target=_run, args=(probe, future), name=f"health-{name}", daemon=True).start()
-        return future
 
 
 def health_report(
@@ -111,10 +99,3 @@ def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
     """Return ok where all are, error where none is, degraded in between."""
     well = [answer["status"] == "ok" for answer in answers.values()]
     return "ok" if all(well) else "degraded" if any(well) else "error"
-
-
-def _run(probe: Probe, future: Future[dict[str, Any]]) -> None:
-    try:
-        future.set_result(probe())
-    except BaseException as error:  # noqa: BLE001 - it goes to the caller, who logs it
-        future.set_exception(error)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engines.model_files import ModelFiles
 from engines.model_registration import register
 from engines.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
 from engines.settings import CacheSettings, MlflowSettings
+from engines.single_flight import SingleFlight
 from handlers.errors import (
     InferenceError,
     InvalidRequest,
@@ -69,7 +71,7 @@ class ModelManager:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[ModelReference, _Known] = {}
-        self._lookups: dict[ModelReference, Future[ResolvedModel]] = {}
+        self._lookups: SingleFlight[ModelReference, ResolvedModel] = SingleFlight("resolve")
         self._is_away = False
 
     def connect(self) -> None:
@@ -228,45 +230,28 @@ class ModelManager:
     def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
         """Return the question to the server about `reference`, asking it where nobody does."""
         self.connect()  # which must not count as waiting for the server
-        with self._lock:
-            under_way = self._lookups.get(reference)
-            if under_way is not None:
-                return under_way
-            known = self._known.get(reference)
-            lookup: Future[ResolvedModel] = Future()
-            if known is not None and self._clock() + still_s < known.fresh_until:
-                # Answered since the caller looked.
-                lookup.set_result(known.model)
-                return lookup
-            self._lookups[reference] = lookup
-        # A thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
-        threading.Thread(
-            target=self._ask, args=(reference, lookup), name=f"resolve-{reference}", daemon=True
-        ).start()
-        return lookup
+        # In a thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
+        return self._lookups.start(reference, partial(self._ask, reference, still_s))
 
-    def _ask(self, reference: ModelReference, lookup: Future[ResolvedModel]) -> None:
-        answer: ResolvedModel | None = None
-        error: InferenceError | None = None
+    def _ask(self, reference: ModelReference, still_s: float) -> ResolvedModel:
+        known = self._known.get(reference)
+        if known is not None and self._clock() + still_s < known.fresh_until:
+            return known.model  # answered since the caller looked
         try:
             answer = self._registry.look_up(reference)
             self._learn(reference, answer)
-        except InferenceError as raised:
-            error = raised
         except BaseException as raised:
-            log.exception("look_up_failed", model=str(reference))
+            if not isinstance(raised, InferenceError):
+                log.exception("look_up_failed", model=str(reference))
             error = as_inference_error(raised)
-        with self._lock:
-            del self._lookups[reference]
             if isinstance(error, UnknownModel):
-                self._known.pop(reference, None)
-        if isinstance(error, UnknownModel):
-            self._last_good.forget(reference)
-        self._note_away(isinstance(error, RegistryUnavailable), error)
-        if answer is not None:
-            lookup.set_result(answer)
-        else:
-            lookup.set_exception(error)
+                with self._lock:
+                    self._known.pop(reference, None)
+                self._last_good.forget(reference)
+            self._note_away(isinstance(error, RegistryUnavailable), error)
+            raise error from None
+        self._note_away(False, None)
+        return answer
 
     def _learn(self, reference: ModelReference, model: ResolvedModel) -> None:
         with self._lock:

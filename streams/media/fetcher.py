@@ -69,12 +69,6 @@ class MediaFetcher:
         wait([one.answer for one in fetches], timeout=fetches[0].remaining_s())
         return self._collect(fetches)[0]
 
-    async def afetch(self, address: str, *, deadline_s: float | None = None) -> Media:
-        """Return the media at `address`, as `fetch` does, without blocking the event loop."""
-        fetches = self._start([(None, address)], deadline_s)
-        await _wait_async(fetches)
-        return self._collect(fetches)[0]
-
     def resolve(
         self, data: Mapping[str, Any], fields: Sequence[str], *, deadline_s: float | None = None
     ) -> dict[str, Any]:

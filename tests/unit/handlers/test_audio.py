@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.audio import SAMPLE_RATE, read_audio
+from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.recording import AsrHandler
@@ -43,7 +43,7 @@ def encoded(
 def read(value: Any, *, max_s: float = 60.0, **more: Any) -> Any:
     if isinstance(value, bytes):
         value = Media(value, "s3://clips/a.wav")
-    return read_audio(value, field="data.audio", max_s=max_s, **more)
+    return read_sound(value, field="data.audio", max_s=max_s, **more).samples
 
 
 def strongest_frequency(samples: Any) -> float:

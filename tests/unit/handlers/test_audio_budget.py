@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.audio import SAMPLE_RATE, read_audio
+from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.errors import MediaTooLarge
 from handlers.media import Media
 from handlers.recording import AsrHandler
@@ -36,7 +36,7 @@ def test_memory_holds_a_long_recording_once(files: int, rate: int) -> None:
     content = flac_of_silence(1200 // files, rate=rate) * files
     tracemalloc.start()
     try:
-        samples = read_audio(content, field="data.audio", max_s=3600)
+        samples = read_sound(content, field="data.audio", max_s=3600).samples
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -48,7 +48,7 @@ def test_a_flac_written_to_a_pipe_is_read_to_its_end() -> None:
     tone = 0.5 * np.sin(0.1 * np.arange(30 * SAMPLE_RATE))
     file = io.BytesIO()
     soundfile.write(file, np.stack([tone] * 4, axis=1), SAMPLE_RATE, format="FLAC")
-    samples = read_audio(without_length(file.getvalue()), field="data.audio", max_s=3600)
+    samples = read_sound(without_length(file.getvalue()), field="data.audio", max_s=3600).samples
     assert np.allclose(samples, tone, atol=1e-3)
 
 

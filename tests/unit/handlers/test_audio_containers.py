@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from handlers.audio import SAMPLE_RATE, read_audio, read_sound
+from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.container_truncation import missing_end_of_container
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
@@ -38,7 +38,7 @@ WITH_SIZES = pytest.mark.parametrize(
 
 
 def read(content: bytes, *, max_s: float = 60.0) -> Any:
-    return read_audio(Media(content, "s3://clips/a"), field="data.audio", max_s=max_s)
+    return read_sound(Media(content, "s3://clips/a"), field="data.audio", max_s=max_s).samples
 
 
 def speech(recording: Recording) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.audio import read_audio
+from handlers.audio import read_sound
 from handlers.errors import MediaError
 from handlers.settings import MediaSettings
 from handlers.video import read_video
@@ -73,6 +73,6 @@ def _read_video(content: bytes) -> None:
 
 
 def _read_audio(content: bytes) -> None:
-    samples = read_audio(content, field="data.media", max_s=3600)
+    samples = read_sound(content, field="data.media", max_s=3600).samples
     assert np.isfinite(samples).all()
     assert len(samples) > 0

@@ -94,10 +94,15 @@ def test_plain_http_is_refused_even_at_an_allowed_host(server: WebServer) -> Non
     assert server.requests == []
 
 
+async def afetch(fetcher: MediaFetcher, address: str, **more: Any) -> Any:
+    """Return the media at one address, fetched for a request."""
+    return (await fetcher.aresolve({"audio": address}, ["audio"], **more))["audio"]
+
+
 async def test_the_async_twin_gives_the_same(fetcher: MediaFetcher) -> None:
-    assert (await fetcher.afetch(SOUND)).content == b"sound"
+    assert (await afetch(fetcher, SOUND)).content == b"sound"
     with pytest.raises(InvalidInput):
-        await fetcher.afetch("nonsense")
+        await afetch(fetcher, "nonsense")
 
 
 DATA: dict[str, Any] = {"prompt": "s3://not/touched", "frames": 3, "empty": None, "raw": b"bytes", "none": []}
@@ -161,7 +166,7 @@ async def test_a_silent_server_ends_at_the_smaller_deadline(silent: str) -> None
         with pytest.raises(
             MediaUnavailable, match=r"within 0\.1 s \(what the request's own deadline leaves\)"
         ):
-            await fetcher.afetch(f"http://{silent}/a", deadline_s=0.1)
+            await afetch(fetcher, f"http://{silent}/a", deadline_s=0.1)
         with pytest.raises(MediaUnavailable, match=r"data\.audio: .*within 0 s"):
             fetcher.resolve({"audio": f"http://{silent}/a"}, ["audio"], deadline_s=-5)
 
@@ -199,7 +204,7 @@ def test_bytes_that_trickle_in_end_at_the_deadline_and_free_the_thread(server: W
 
 async def test_close_ends_what_waits_and_refuses_what_comes(silent: str) -> None:
     fetcher = web_fetcher(silent, deadline_s=200, threads=1)
-    waiting = [asyncio.create_task(fetcher.afetch(f"http://{silent}/{number}")) for number in range(3)]
+    waiting = [asyncio.create_task(afetch(fetcher, f"http://{silent}/{number}")) for number in range(3)]
     blocked = asyncio.create_task(asyncio.to_thread(fetcher.fetch, f"http://{silent}/x"))
     await under_way(fetcher, 4)
     fetcher.close()
