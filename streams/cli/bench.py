@@ -26,7 +26,8 @@ _MODULE = "examples.bench"
 )
 def bench(
     name: Annotated[
-        list[str] | None, typer.Argument(help="Benchmarks to run. Default: all.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Benchmarks to run. Default: all.", show_default=False),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs that only show that all works.")] = False,
     rounds: Annotated[

@@ -124,7 +124,11 @@ def register(
     ] = None,
     alias: Annotated[
         list[str] | None,
-        typer.Option(help="An alias for the new version, such as champion; repeatable.", show_default=False),
+        typer.Option(
+            metavar="ALIAS",
+            help="An alias for the new version, such as champion; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None,

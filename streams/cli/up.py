@@ -54,7 +54,9 @@ def up(
     directory: Annotated[Path, typer.Option(help="Where data and logs live.")] = _DIRECTORY,
     model: Annotated[
         list[str] | None,
-        typer.Option(help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."),
+        typer.Option(
+            metavar="MODEL", help=f"Model to register; repeatable. Default: {', '.join(DEFAULT_MODELS)}."
+        ),
     ] = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Register no model.")] = False,
     kafka_home: Annotated[

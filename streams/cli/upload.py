@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 def upload(
     ctx: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Files of this machine.", show_default=False)
+        list[Path], typer.Argument(metavar="FILE", help="Files of this machine.", show_default=False)
     ],
     to: Annotated[
         str | None,

@@ -112,9 +112,9 @@ def with_files(request: Request, form: Form, media_fields: Iterable[str]) -> Req
     data = dict(request.data)
     for name, media in form.files.items():
         if name not in fields:
-            takes = ", ".join(fields) or "none"
+            takes = f"send it as {' or '.join(fields)}" if fields else "this task takes no files"
             raise InvalidInput(
-                f"the form has a file for data.{name}; task {request.task} takes media in: {takes}"
+                f"the form has a file named {name}, which is not a media field of task {request.task}; {takes}"
             )
         if data.get(name) is not None:
             raise InvalidInput(f"data.{name} is given both as a file and in data; give one of them")

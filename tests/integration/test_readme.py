@@ -21,7 +21,7 @@ from tests.recordings import librivox_recordings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 
 
 def blocks(language: str) -> list[str]:

@@ -80,7 +80,7 @@ async def test_a_field_given_several_times_is_a_list_in_order(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fields", "files", "code", "says"),
     [
-        (FIELDS, {"text": ("a", b"x")}, "INVALID_INPUT", "takes media in: media, more"),
+        (FIELDS, {"text": ("a", b"x")}, "INVALID_INPUT", "send it as media or more"),
         (FIELDS | {"data": '{"media": "s3://b/k"}'}, {"media": ("a", b"x")}, "INVALID_INPUT", "both"),
         (FIELDS | {"data": "{"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
         (FIELDS | {"data": DEEP}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
