@@ -10,9 +10,9 @@ from typing import Any
 from engines.models import ModelManager
 from streams.kafka.memory import MemoryBroker
 from streams.kafka.memory_client import MemorySink, MemorySource
+from streams.kafka.port import Outgoing
 from streams.kafka.stream import build_stream
 from streams.messages import Result, decode_result, encode
-from streams.outbox import Outgoing
 from streams.plugins import tasks_of
 from streams.quick_path import QuickPath
 from streams.runtime import open_runtime

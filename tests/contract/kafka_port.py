@@ -11,8 +11,7 @@ import pytest
 from aiokafka import errors
 
 from streams.acks import Fetched, Place, Received
-from streams.kafka.port import RecordSink, RecordSource
-from streams.outbox import Outgoing
+from streams.kafka.port import Outgoing, RecordSink, RecordSource
 
 PATIENCE_S = 240.0
 """Longest wait for anything that must happen; reached only when a test is about to fail."""
