@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -93,7 +94,11 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
     if not headers:
         return Incoming(value, None, None)
-    attributes = {name.lower(): (content or b"").decode("utf-8", "replace") for name, content in headers}
+    attributes = {}
+    for name, content in headers:
+        # What is no text is left out: an id that was made readable would be that of others too.
+        with contextlib.suppress(UnicodeDecodeError):
+            attributes[name.lower()] = (content or b"").decode()
     content_type = attributes.get("content-type", "").lower()
     if content_type.startswith(_BATCHED):
         raise Undecodable(f"content-type {_BATCHED} does not exist on Kafka; send one event a message")

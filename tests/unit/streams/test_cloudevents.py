@@ -24,6 +24,11 @@ def test_binary_mode_gives_id_and_traceparent_from_the_headers() -> None:
     assert receive(BODY, headers) == Incoming(BODY, "e1", "00-ab-cd-01")
 
 
+def test_an_id_that_is_no_text_is_none() -> None:
+    headers = [("ce_id", b"\xff"), ("traceparent", b"\xfe")]
+    assert receive(BODY, headers) == Incoming(BODY, None, None)
+
+
 def test_a_header_without_a_value_is_an_empty_one() -> None:
     nothing: Any = None
     assert receive(BODY, [("traceparent", nothing)]) == Incoming(BODY, None, "")
