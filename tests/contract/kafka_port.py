@@ -22,6 +22,7 @@ class Site(Protocol):
     """A topic of `PARTITIONS` partitions that nobody else uses, and a group."""
 
     topic: str
+    bounds_records: bool
 
     @property
     def sink(self) -> RecordSink: ...
@@ -196,21 +197,22 @@ class PortContract:
                 assert len(first.taken) == taken
                 assert await first.commit() == {}
 
-    async def test_records_are_on_the_broker_once_they_are_sent_and_those_too_large_are_refused(
-        self, site: Site
-    ) -> None:
+    async def test_records_are_on_the_broker_once_they_are_sent(self, site: Site) -> None:
         assert await site.sink.partitions(site.topic) == [*range(PARTITIONS)]
-        small, large = (
-            Outgoing(site.topic, b"k", value, [("a", b"1")]) for value in (b"v", b"v" * 5_000_000)
-        )
-        assert await site.sink.send(site.topic, 0, [small, small]) == (2, None)
-        count, error = await site.sink.send(site.topic, 1, [large])
-        assert (count, type(error)) == (1, errors.MessageSizeTooLargeError)
+        record = Outgoing(site.topic, b"k", b"v", [("a", b"1")])
+        assert await site.sink.send(site.topic, 0, [record, record]) == (2, None)
         member = Member(site)
         async with site.joined(member.source):
             await member.fetch_all(2)
             seen = [(one.partition, one.key, one.value, list(one.headers)) for one in member.records]
             assert seen == [(0, b"k", b"v", [("a", b"1")])] * 2
+
+    async def test_a_record_that_is_too_large_for_the_broker_is_refused(self, site: Site) -> None:
+        if not site.bounds_records:
+            pytest.skip("the embedded broker takes records of any size")
+        large = Outgoing(site.topic, b"k", b"v" * 5_000_000, [])
+        count, error = await site.sink.send(site.topic, 1, [large])
+        assert (count, type(error)) == (1, errors.MessageSizeTooLargeError)
 
 
 async def send(site: Site, partition: int, numbers: Sequence[int]) -> None:

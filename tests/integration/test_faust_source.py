@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from deploy.local import LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from streams.faust_app import build_app
 from streams.kafka.connection import connection_options
 from streams.kafka.faust_source import FaustSource
 from streams.kafka.port import RecordSource
 from streams.kafka.producer_sink import ProducerSink
 from streams.membership import Membership
-from tests.contract.kafka_port import PortContract
+from tests.contract import kafka_port as contract
 from tests.integration.worker_process import Site
 from tests.plugins import slow_steps
 
@@ -26,6 +26,8 @@ SOON = {"session_timeout_s": 12.0, "heartbeat_interval_s": 1.0}
 
 class FaustSite:
     """Topics of its own on the local stack; each member is a Faust app with a consumer's thread."""
+
+    bounds_records: bool
 
     def __init__(self, site: Site, producer: AIOKafkaProducer) -> None:
         self._settings = site.settings
@@ -52,17 +54,22 @@ class FaustSite:
             await app.stop()
 
 
-class TestFaust(PortContract):
+class TestFaust(contract.PortContract):
     """The contract on Kafka."""
 
     @pytest.fixture
     async def site(
-        self, local_stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        local_stack: LocalStack,
+        kafka_release: KafkaRelease | None,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> AsyncIterator[FaustSite]:
         slow_steps.install(monkeypatch.setattr, seed=0)
         site = Site(tmp_path, local_stack.settings(), kafka=SOON)
         await site.create_topics(["asr"])
         async with AIOKafkaProducer(**connection_options(site.settings.kafka), acks="all") as producer:
             made = FaustSite(site, producer)
+            made.bounds_records = kafka_release is not None
             yield made
             assert made.fatal == []

@@ -19,6 +19,7 @@ class MemorySite:
     """A broker with one topic."""
 
     topic = "inference.requests.asr"
+    bounds_records = True
 
     def __init__(self, session_s: float = 30.0) -> None:
         self.broker = MemoryBroker({self.topic: PARTITIONS}, session_s=session_s)
