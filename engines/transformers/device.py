@@ -8,8 +8,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from engines.native_environment import set_torch_defaults
 from engines.settings import TransformersSettings
 from engines.transformers.process_state import guard_transformers
@@ -124,6 +122,8 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
     `model` tells its `device` and `dtype`, as those of transformers do. A copy to a GPU is under way when this
     returns: whatever that GPU does next waits for it, and this thread does not.
     """
+    import torch
+
     return {
         name: _moved(value, model.device, model.dtype) if isinstance(value, torch.Tensor) else value
         for name, value in inputs.items()
@@ -131,6 +131,8 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 def _moved(tensor: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
+    import torch
+
     # Converted first: it halves what has to be copied.
     kept = dtype if tensor.is_floating_point() else tensor.dtype
     if device.type != "cuda" or tensor.device.type != "cpu":
