@@ -283,12 +283,9 @@ class OrderedAcker:
     def _begin(self, before: _Partition | None, fetched: Fetched) -> _Partition:
         """Return the account of a partition of which this is the first fetch in its epoch."""
         if not fetched.begins or (before is not None and before.epoch >= fetched.epoch):
-            due = "nothing" if before is None else f"offset {before.tracked_to}"
-            raise PositionLost(
-                f"records of topic {fetched.topic} partition {fetched.partition} are missing: {due} was due and "
-                f"offset {fetched.start} came; the worker stops, and those behind the committed offset are "
-                "delivered again"
-            )
+            raise _lost(fetched, "nothing" if before is None else f"offset {before.tracked_to}")
+        if fetched.committed not in (None, UNKNOWN_OFFSET, fetched.start):
+            raise _lost(fetched, f"offset {fetched.committed}")
         committed = fetched.start if fetched.committed is None else fetched.committed
         if before is not None:
             self._forget(fetched.place)
@@ -324,3 +321,10 @@ class OrderedAcker:
         for one in waiting:
             if not one.done():
                 one.set_result(None)
+
+
+def _lost(fetched: Fetched, due: str) -> PositionLost:
+    return PositionLost(
+        f"records of topic {fetched.topic} partition {fetched.partition} are missing: {due} was due and offset "
+        f"{fetched.start} came; the worker stops, and those behind the committed offset are delivered again"
+    )

@@ -164,6 +164,12 @@ def test_the_first_fetch_of_an_epoch_has_to_be_the_one_that_begins_it() -> None:
         acker.track(behind_the_first)
 
 
+def test_an_epoch_begins_at_the_committed_offset() -> None:
+    behind = Fetched(TOPIC, 0, 1, 1, 5, 6, received(1, first=5), begins=True, committed=3)
+    with pytest.raises(PositionLost, match="offset 3 was due and offset 5 came"):
+        Acker().track(behind)
+
+
 def test_what_waits_for_room_follows_all_the_same() -> None:
     first, second, third = received(3)
     acker = Acker(window=1)
