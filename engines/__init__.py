@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engines.base import BaseEngine as BaseEngine
     from engines.inference import InferenceManager
-    from engines.models import ModelManager
+    from engines.models.model_manager import ModelManager
 
     inference_manager: InferenceManager
     model_manager: ModelManager

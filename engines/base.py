@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from engines.log_context import working_on_number
 from handlers.errors import InferenceError, InferenceFailed
-from handlers.option_spec import NO_BOUNDS, Bounds
+from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal
 
 log = structlog.get_logger(__name__)

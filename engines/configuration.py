@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from engines.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
-from engines.settings import ENV_PREFIX, EngineSettings, Given
-from engines.settings_tree import Leaf, is_open, leaves, sections
+from engines.config.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
+from engines.config.settings import ENV_PREFIX, EngineSettings, Given
+from engines.config.settings_tree import Leaf, is_open, leaves, sections
 
 __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
-from engines.admission import Admission, Handlers
 from engines.base import PullProgress
-from engines.cached_model import cached_models
-from engines.checks import check_engine
-from engines.deadlines import USUAL_PRIORITY, Deadline
-from engines.direct_call import DirectCall
-from engines.execution import Execution
+from engines.cache.cached_model import cached_models
+from engines.cache.heap import give_back
+from engines.cache.loader import ModelListener
+from engines.cache.memory_budget import MemoryBudget
+from engines.cache.model_cache import Lease, ModelCache
+from engines.config.settings import EngineSettings
 from engines.guard import Guard
-from engines.handler_stages import postprocess, preprocess
-from engines.health import HealthProbes, health_report
-from engines.heap import give_back
-from engines.hub import WantedFiles
-from engines.media_values import FetchMedia, MediaValues
-from engines.memory_budget import MemoryBudget
-from engines.model_cache import Lease, ModelCache
-from engines.model_loading import ModelListener
-from engines.model_swap import ModelSwaps
-from engines.models import ModelManager
-from engines.outcomes import Outcomes
-from engines.prepared import Outcome, Prepared
+from engines.models.hub import WantedFiles
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
-from engines.resolved_model import ANY_TASK, ResolvedModel, VersionId
-from engines.settings import EngineSettings
-from engines.statistics import Statistics
+from engines.run.checks import check_engine
+from engines.run.deadlines import USUAL_PRIORITY, Deadline
+from engines.run.direct_call import DirectCall
+from engines.run.executor import Execution
+from engines.run.health import HealthProbes, health_report
+from engines.run.media_values import FetchMedia, MediaValues
+from engines.run.outcomes import Outcomes
+from engines.run.prepared import Outcome, Prepared
+from engines.run.resolve import Admission, Handlers
+from engines.run.stages import postprocess, preprocess
+from engines.run.statistics import Statistics
+from engines.versions.model_swap import ModelSwaps
 from handlers.errors import ModelMismatch
 from handlers.settings import LimitSettings, MediaSettings
 

@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from engines.base import BaseEngine, PullProgress
-from engines.setting_problems import ConfigurationError, settings_for
-from engines.settings import EngineSettings
+from engines.config.setting_problems import ConfigurationError, settings_for
+from engines.config.settings import EngineSettings
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
 from handlers.registry import BrokenEntryPoint, load_entry_point
 from handlers.signals import is_of_a_signal

@@ -9,11 +9,11 @@ from importlib.metadata import entry_points
 
 import structlog
 
-from engines.hub import WantedFiles
+from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
-from engines.media_values import FetchMedia
-from engines.models import ModelManager
-from engines.settings import EngineSettings
+from engines.models.hub import WantedFiles
+from engines.models.model_manager import ModelManager
+from engines.run.media_values import FetchMedia
 from handlers.errors import InvalidInput
 from handlers.media import Media
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from handlers.errors import InvalidInput, InvalidOption
-from handlers.option_spec import NO_BOUNDS, Bounds, shown
-from handlers.options import OptionSpec
+from handlers.options.options import OptionSpec
+from handlers.options.spec import NO_BOUNDS, Bounds, shown
 
 
 class BaseModelHandler(ABC):

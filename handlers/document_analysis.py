@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from handlers.base import BaseModelHandler
-from handlers.document import read_document
+from handlers.decoding.document import read_document
 from handlers.errors import InvalidInput
-from handlers.option_spec import shown
-from handlers.options import options_of
+from handlers.options.options import options_of
+from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
 
@@ -24,7 +24,7 @@ class DocumentAnalysisHandler(BaseModelHandler):
         self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return `pages` (see `handlers.document_pages.Page`), and `question` where it was given.
+        """Return `pages` (see `handlers.decoding.document_pages.Page`), and `question` where it was given.
 
         With a question, pages that have a text layer get a picture too: some models look for the answer.
         """

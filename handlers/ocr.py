@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from handlers.base import BaseModelHandler
+from handlers.decoding.images import read_image
 from handlers.errors import InvalidInput
-from handlers.images import read_image
-from handlers.option_spec import shown
-from handlers.options import options_of
+from handlers.options.options import options_of
+from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.audio import SAMPLE_RATE, read_sound
 from handlers.base import BaseModelHandler
-from handlers.options import options_of
+from handlers.decoding.audio import SAMPLE_RATE, read_sound
+from handlers.options.options import options_of
 from handlers.settings import MediaSettings
 
 

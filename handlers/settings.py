@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from handlers.decoding.processes import Limits
-from handlers.option_spec import Bounds
+from handlers.decoding.children.processes import Limits
+from handlers.options.spec import Bounds
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path in which ~ stands for the user's home folder."""

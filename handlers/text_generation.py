@@ -6,8 +6,8 @@ from typing import Any
 
 from handlers.base import BaseModelHandler
 from handlers.errors import InvalidInput
-from handlers.option_spec import shown
-from handlers.options import options_of
+from handlers.options.options import options_of
+from handlers.options.spec import shown
 
 ROLES = ("system", "user", "assistant", "tool")
 

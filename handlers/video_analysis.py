@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from handlers.base import BaseModelHandler
+from handlers.decoding.video import read_video
 from handlers.errors import InvalidInput, InvalidOption
-from handlers.option_spec import over_bound, shown
-from handlers.options import options_of
+from handlers.options.options import options_of
+from handlers.options.spec import over_bound, shown
 from handlers.settings import MediaSettings
-from handlers.video import read_video
 
 
 class VideoAnalysisHandler(BaseModelHandler):

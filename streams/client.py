@@ -25,14 +25,14 @@ from streams.client_errors import (
     ResultsNotReadable,
     TaskNotOpened,
 )
-from streams.cloudevents import REQUEST_TYPE, BinaryHeaders
+from streams.kafka.cloudevents import REQUEST_TYPE, BinaryHeaders
 from streams.kafka.connection import broker_answering, connection_options, is_passing_for
 from streams.kafka.patient_connections import PatientConnections
+from streams.kafka.topic_reader import TopicReader
+from streams.kafka.topics import Topics
 from streams.many_calls import outcomes
 from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
-from streams.topic_reader import TopicReader
-from streams.topics import Topics
 
 _PAUSE_S = 0.2
 """Time between attempts to send what the broker did not take."""

@@ -9,9 +9,9 @@
     |-- ResultsNotReadable .... the result topics cannot be read any more
     `-- ClientClosed .......... the client is not open, or was closed before the result was here
 
-Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or `streams.topic_admin.TopicsNotReady` where a
-result topic is missing, or `engines.configuration.ConfigurationError` where a certificate file of the settings cannot
-be used.
+Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or
+`streams.kafka.topic_admin.TopicsNotReady` where a result topic is missing, or
+`engines.configuration.ConfigurationError` where a certificate file of the settings cannot be used.
 """
 
 from __future__ import annotations

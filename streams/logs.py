@@ -11,8 +11,8 @@ import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from engines.config.setting_problems import MASK, mask_password_in_url
 from engines.log_context import requests_at_hand
-from engines.setting_problems import MASK, mask_password_in_url
 from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import structlog
 
-from engines.deadlines import deadline_at
-from engines.results import failure_result
+from engines.run.deadlines import deadline_at
+from engines.run.results import failure_result
 from handlers.errors import InferenceError, InternalError
 
 log = structlog.get_logger(__name__)

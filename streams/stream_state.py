@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for Kafka
-    from streams.acks import OrderedAcker, Place
-    from streams.broker_watch import BrokerWatch
-    from streams.membership import Membership
+    from streams.delivery.offsets import OrderedAcker, Place
+    from streams.faust.membership import Membership
+    from streams.kafka.broker_watch import BrokerWatch
 
 
 class Partitions(Protocol):

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from engines.models import ModelManager
-from streams.kafka.memory import MemoryBroker
-from streams.kafka.memory_client import MemorySink, MemorySource
-from streams.kafka.port import Outgoing
-from streams.kafka.stream import build_stream
+from engines.models.model_manager import ModelManager
+from streams.delivery.memory_broker import MemoryBroker
+from streams.delivery.memory_client import MemorySink, MemorySource
+from streams.delivery.port import Outgoing
+from streams.delivery.stream import build_stream
+from streams.kafka.topics import Topics, expected_topics
 from streams.messages import Result, decode_result, encode
+from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.runtime import open_runtime
 from streams.plugins import tasks_of
-from streams.quick_path import QuickPath
-from streams.runtime import open_runtime
 from streams.settings import Settings
-from streams.topics import Topics, expected_topics
 
 
 class MemoryWorker:

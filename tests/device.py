@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.settings import TransformersSettings
+from engines.config.settings import TransformersSettings
 
 
 def on_this_machine(**settings: Any) -> TransformersSettings:

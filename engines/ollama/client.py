@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from engines.config.settings import OllamaSettings
 from engines.ollama.failures import Failures, Refused
 from engines.ollama.wire import (
     AnswerChunk,
@@ -21,7 +22,6 @@ from engines.ollama.wire import (
     Shown,
     Version,
 )
-from engines.settings import OllamaSettings
 
 CONNECT_TIMEOUT_S = 5.0
 QUESTION_TIMEOUT_S = 30.0

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
+from engines.config.settings import OllamaSettings
 from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
@@ -21,7 +22,6 @@ from engines.ollama.request import OllamaModel, Request, build, short_name
 from engines.ollama.server_models import ServerModels
 from engines.ollama.wire import AnswerChunk, Shown
 from engines.priority_queue import PrioritySemaphore
-from engines.settings import OllamaSettings
 from handlers.errors import InferenceError, ModelLoadFailed
 
 log = structlog.get_logger(__name__)

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from handlers.errors import InvalidInput
-from handlers.option_spec import over_bound
-from handlers.options import translate_options
+from handlers.options.options import translate_options
+from handlers.options.spec import over_bound
 
 if TYPE_CHECKING:
     from PIL.Image import Image

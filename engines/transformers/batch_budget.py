@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from engines.settings import TransformersSettings
+from engines.config.settings import TransformersSettings
 from engines.transformers.device import free_memory, is_out_of_memory, out_of_memory
 
 log = structlog.get_logger(__name__)

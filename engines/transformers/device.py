@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engines.config.settings import TransformersSettings
 from engines.native_environment import set_torch_defaults
-from engines.settings import TransformersSettings
 from engines.transformers.process_state import guard_transformers
 from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
 from handlers.signals import is_of_a_signal

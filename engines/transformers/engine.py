@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
+from engines.config.settings import TransformersSettings
 from engines.log_context import Named, requests_at_hand, working_on
-from engines.settings import TransformersSettings
 from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.device import (
     as_run_error,
@@ -163,7 +163,7 @@ class TransformersEngine(BaseEngine):
         """Return the options that must agree within a batch: those no runner keeps for each row by itself."""
         if not options:
             return "{}"
-        from engines.transformers.sampling import ROW_OPTIONS
+        from engines.transformers.generation.sampling import ROW_OPTIONS
 
         return json.dumps(
             {name: options[name] for name in sorted(options) if name not in ROW_OPTIONS}, default=str

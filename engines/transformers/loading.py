@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from engines.model_registration import ADAPTER, is_adapter
+from engines.models.registration import ADAPTER, is_adapter
 from engines.transformers.process_state import loading
 from handlers.errors import ModelLoadFailed
 

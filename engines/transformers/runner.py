@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engines.base import Emit, Urgency
-    from engines.settings import TransformersSettings
+    from engines.config.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
     from engines.transformers.shared_vlms import SharedModels
 
@@ -39,13 +39,13 @@ RUNNERS = {
     "text-generation": Runners(
         "a language model",
         (
-            "engines.transformers.text_generation:TextGenerationRunner",
-            "engines.transformers.text_generation:Seq2SeqRunner",
+            "engines.transformers.text.text_generation:TextGenerationRunner",
+            "engines.transformers.text.text_generation:Seq2SeqRunner",
         ),
     ),
     "asr": Runners(
         "a Whisper or CTC speech model",
-        ("engines.transformers.whisper:WhisperRunner", "engines.transformers.ctc:CtcRunner"),
+        ("engines.transformers.speech.whisper:WhisperRunner", "engines.transformers.speech.ctc:CtcRunner"),
     ),
     "audio-classification": Runners(
         "an audio classifier", ("engines.transformers.audio_classification:AudioClassificationRunner",)
@@ -53,23 +53,23 @@ RUNNERS = {
     "video-analysis": Runners(
         "a video classifier or a vision-language model",
         (
-            "engines.transformers.video_analysis:VideoClassificationRunner",
-            "engines.transformers.video_analysis:VideoDescriptionRunner",
+            "engines.transformers.text.video_analysis:VideoClassificationRunner",
+            "engines.transformers.text.video_analysis:VideoDescriptionRunner",
         ),
     ),
-    "vlm": Runners("a vision-language model", ("engines.transformers.vlm:AskingRunner",)),
+    "vlm": Runners("a vision-language model", ("engines.transformers.text.vlm:AskingRunner",)),
     "ocr": Runners(
         "a text recognition or image-text-to-text model, or folders detection/ and recognition/",
         (
-            "engines.transformers.ocr:PageRunner",
-            "engines.transformers.ocr:LineRunner",
-            "engines.transformers.ocr_generation:ImageToTextRunner",
-            "engines.transformers.ocr_generation:TranscriptionRunner",
+            "engines.transformers.documents.ocr:PageRunner",
+            "engines.transformers.documents.ocr:LineRunner",
+            "engines.transformers.documents.ocr_generation:ImageToTextRunner",
+            "engines.transformers.documents.ocr_generation:TranscriptionRunner",
         ),
     ),
     "document-analysis": Runners(
         "a document question answering or image-text-to-text model, or folders detection/ and recognition/",
-        ("engines.transformers.document_analysis:DocumentAnalysisRunner",),
+        ("engines.transformers.documents.document_analysis:DocumentAnalysisRunner",),
     ),
 }
 """Who runs each task; a new task is one entry here and one file."""

@@ -24,8 +24,8 @@ from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Targ
 from examples.bench.context import Context
 from examples.bench.media_store import upload
 from streams.messages import Request
-from streams.pipeline import Pipeline
-from streams.runtime import open_runtime
+from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.runtime import open_runtime
 from tests.recordings import librivox_recordings, normalized
 
 MODEL = "whisper-base"

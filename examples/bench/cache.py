@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
-from engines.resolved_model import ResolvedModel
-from engines.settings import EngineSettings
+from engines.models.resolved_model import ResolvedModel
 from engines.transformers.engine import TransformersEngine
 from examples.bench.asr_share import clips
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Target

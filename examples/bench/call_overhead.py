@@ -7,8 +7,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
-from engines.settings import EngineSettings
 from examples.bench import noop
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Target
 from examples.bench.context import Context

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from deploy.local import KafkaRelease, LocalStack, PartStatus
 from deploy.models import CATALOGUE, prepare
-from engines.models import ModelManager
-from engines.settings import CacheSettings, MlflowSettings
+from engines.config.settings import CacheSettings, MlflowSettings
+from engines.models.model_manager import ModelManager
 from tests.integration.worker_process import Site
 
 Report = Callable[[str, float], None]

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engines.transformers.device import prepare_torch
 from examples.bench.context import Context
 from streams.messages import Request
-from streams.pipeline import Pipeline
-from streams.runtime import open_runtime
+from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.runtime import open_runtime
 
 MODEL = "smollm2-135m-instruct"
 COUNT, SEED = 30, 5

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
 from examples.bench import timed
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Target
 from examples.bench.context import Context

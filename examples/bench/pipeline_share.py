@@ -33,8 +33,8 @@ from examples.bench.tiny_models import (
     video_files,
 )
 from streams.messages import Request
-from streams.pipeline import Pipeline
-from streams.runtime import open_runtime
+from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.runtime import open_runtime
 
 ITEMS, ROUNDS, IN_FLIGHT = 500, 7, 64
 PIPELINE, LOOP = "pipeline, from S3", "bare loop, local files"

@@ -12,8 +12,8 @@ from typing import Self
 
 from aiokafka import AIOKafkaProducer
 
+from streams.kafka.topic_reader import TopicReader
 from streams.settings import KafkaSettings
-from streams.topic_reader import TopicReader
 
 PATIENCE_S = 90.0
 

@@ -22,8 +22,8 @@ from examples.demo.report import show
 from examples.demo.sending import outcomes_of
 from handlers.errors import InferenceError
 from streams import interrupts
-from streams.local_platform import LocalPlatform
-from streams.local_status import StatusLines
+from streams.local.platform import LocalPlatform
+from streams.local.status import StatusLines
 
 _PLAIN_WIDTH = 100
 """Columns where the output is no terminal."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from deploy.local.ollama import MODEL
 from deploy.models import prepare
 from deploy.models.progress_bars import progress_bars
-from streams.local_platform import LocalModel
+from streams.local.platform import LocalModel
 from tests.models import audio, video, vlm
 
 TEXT = "smollm2-135m-instruct"

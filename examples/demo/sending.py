@@ -13,10 +13,10 @@ import msgspec
 
 from examples.demo.cases import Case, answer_of
 from streams.client import InferenceClient
-from streams.local_platform import LocalPlatform
+from streams.kafka.topic_reader import TopicReader
+from streams.kafka.topics import Topics
+from streams.local.platform import LocalPlatform
 from streams.messages import encode
-from streams.topic_reader import TopicReader
-from streams.topics import Topics
 
 PATIENCE_S = 240.0
 """Longest wait for all answers; one that has not come by then counts as lost."""

@@ -1,72 +1,299 @@
-"""Images that may take minutes or gigabytes to decode: decoded in child processes.
-
-The others are decoded where they are asked for, in a fraction of the time that the way through a pipe takes.
-"""
+"""Images of any common format, depth and orientation as upright RGB."""
 
 from __future__ import annotations
 
-import math
-from contextlib import closing
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from PIL import Image
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
-from handlers.decoding import processes
-from handlers.decoding.processes import ChildEnded, Limits
+from handlers.decoding.children.images import are_few, dpi_of, is_quick, read_in_child
+from handlers.decoding.children.processes import Limits
+from handlers.decoding.image_metadata import without_metadata
+from handlers.decoding.pixel_budget import PixelBudget, check_shape
+from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import misplaced, unread
+from handlers.media import Media
+from handlers.options.spec import shown
+from handlers.settings import MediaSettings
 
-TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+log = structlog.get_logger(__name__)
 
-_QUICK_STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
-"""JPEG, PNG, WebP, GIF, BMP: up to the limit of pixels they take seconds at most."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
+"""What is read, by Pillow's own decoders; formats that start other programs or fetch files are not."""
 
-_QUICK_BYTES = 8 << 20
-"""Larger files may hold hundreds of thousands of parts, each of which takes time."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright. Source: Exif 3.0 (CIPA DC-008), tag 0x0112."""
 
-_MOST_SCANS = 50
-"""Scans that a JPEG takes one by one over all its pixels; progressive ones have about ten."""
+_A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
 
-_QUICK_PIXELS = 25_000_000
-"""Larger pictures take seconds, and up to 16 bytes a pixel."""
-
-_DECODE = "handlers.decoding.child_functions:image"
-_CURE = "save it anew as an ordinary JPEG or PNG"
-
-
-def is_quick(content: bytes) -> bool:
-    """Tell whether an image of few pixels is surely decoded in seconds."""
-    if len(content) > _QUICK_BYTES or not content.startswith(_QUICK_STARTS):
-        return False
-    return not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= _MOST_SCANS
-
-
-def are_few(width: int, height: int) -> bool:
-    """Tell whether so many pixels are decoded in seconds and in some hundred megabytes."""
-    return width * height <= _QUICK_PIXELS
+_CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
-def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) -> Image.Image:
-    """Return the image as `handlers.images.decode_file` does, from a child process."""
-    arguments = {"what": what, "max_pixels": max_pixels}
-    limits = limits.for_images(max_pixels)
+def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image]:
+    """Return the images in `data`, one in `image` or several in `images`, each as `read_image` does.
+
+    Raises:
+        InvalidInput: permanent; none, both fields at once, or more than `limits.max_images`.
+        MediaCorrupt, MediaTooLarge: permanent; as `read_image`, or all together have more than
+            `limits.max_image_pixels` pixels; found before any is decoded.
+    """
+    one, several = data.get("image"), data.get("images")
+    if one is not None and several is not None:
+        raise InvalidInput("data.image and data.images are both given; put every image in data.images")
+    if one is not None:
+        return [
+            read_image(one, field="data.image", max_pixels=limits.max_image_pixels, children=limits.children)
+        ]
+    if several is None:
+        came = ", ".join(sorted(map(str, data))) or "nothing"
+        raise InvalidInput(f"data.image (one image) or data.images (a list) is required; got {came}")
+    if not isinstance(several, list | tuple) or not several:
+        raise InvalidInput(f"data.images is {shown(several)}; it must be a list of at least one image")
+    if len(several) > limits.max_images:
+        raise InvalidInput(
+            f"data.images holds {len(several)} images; media.max_images allows {limits.max_images}: "
+            "send several requests"
+        )
+    pictures = [
+        _picture(value, f"data.images[{index}]", limits.max_image_pixels, limits.children)
+        for index, value in enumerate(several)
+    ]
+    budget = PixelBudget(
+        "data.images",
+        limits.max_image_pixels,
+        cure="send fewer of them in one request, or scale them down",
+    )
+    for picture in pictures:
+        budget.spend(picture.what, picture.width, picture.height)
+    return [picture.decode() for picture in pictures]
+
+
+def read_image(value: Any, *, field: str, max_pixels: int, children: Limits | None = None) -> Image.Image:
+    """Return the image in `value` upright, in mode RGB; the caller owns it.
+
+    `value` is a Media or bytes (an encoded file; of an animation its first frame), a PIL image, or a numpy
+    array (height, width) or (height, width, 1, 3 or 4) of uint8, of uint16 (0..65535) or of floats within
+    0..1. What is transparent becomes white. The limit is checked before anything is decoded. With `children`, files
+    that may take long or much memory are decoded in a child process, and refused beyond its limits.
+
+    Raises:
+        InvalidInput: permanent; no image at all, or an array of the wrong kind.
+        MediaCorrupt: permanent; bytes that are empty, cut short or no image of `FORMATS`.
+        MediaTooLarge: permanent; more than `max_pixels` pixels.
+    """
+    return _picture(value, field, max_pixels, children).decode()
+
+
+def decode_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
+    """Return the image in an encoded file as `read_image` does, decoded here and now; messages call it `what`."""
+    return _file(content, what, max_pixels, None).decode()
+
+
+def decoded_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
+    """Return the image in an encoded file upright, in the mode that it has there; `as_rgb` makes RGB of it."""
+    image = _opened(content, what)
+    return _sized(image.width, image.height, what, max_pixels, partial(_upright, image, what)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """An image whose size is known and within the limit, and whose pixels are still to be read."""
+
+    what: str
+    width: int
+    height: int
+    decode: Callable[[], Image.Image]
+
+
+def _picture(value: Any, field: str, max_pixels: int, children: Limits | None) -> _Picture:
+    """Return the image in `value` by its header or shape; raises as `read_image` does."""
+    match value:
+        case Media(content=content, source=source):
+            return _file(content, f"{field} ({source})", max_pixels, children)
+        case bytes() | bytearray() | memoryview():
+            return _file(bytes(value), f"{field} (bytes)", max_pixels, children)
+        case Image.Image():
+            what = f"{field} (a PIL image)"
+            return _sized(value.width, value.height, what, max_pixels, partial(_loaded, value, what))
+        case np.ndarray():
+            return _array(value, field, max_pixels)
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+        case _:
+            raise InvalidInput(
+                f"{field} is a {type(value).__name__}; it must be an address, bytes, a PIL image or a numpy array"
+            )
+
+
+def _sized(
+    width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
+) -> _Picture:
+    if width * height > max_pixels:
+        raise MediaTooLarge(
+            f"{what} is {width} x {height} = {width * height} pixels; media.max_image_pixels allows "
+            f"{max_pixels}: scale it down"
+        )
+    if not width * height:
+        raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
+    check_shape(width, height, what)
+    return _Picture(what, width, height, decode)
+
+
+def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -> _Picture:
+    if children is not None and not is_quick(content):
+        decoded = read_in_child(content, what, max_pixels, children)
+        return _Picture(what, decoded.width, decoded.height, lambda: decoded)
+    image = _opened(content, what)
+
+    def decode() -> Image.Image:
+        with image:  # its own pixels are not kept beside those that are returned
+            if children is None or are_few(image.width, image.height):
+                return _loaded(image, what)
+        return read_in_child(content, what, max_pixels, children)
+
+    return _sized(image.width, image.height, what, max_pixels, decode)
+
+
+def _array(array: NDArray[Any], field: str, max_pixels: int) -> _Picture:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise InvalidInput(
+            f"{field} has shape {array.shape}; it must be (height, width) or (height, width, 1, 3 or 4)"
+        )
+    height, width = array.shape[:2]
+    return _sized(width, height, field, max_pixels, partial(_from_array, array, field))
+
+
+def _opened(content: bytes, what: str) -> Image.Image:
+    """Return the image with its header read and its pixels not.
+
+    Image.open would do, but it has a limit on pixels of its own, which is one number for the whole process.
+    """
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
+    Image.init()
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is None or accepts(content[:16]) is True:
+                return factory(io.BytesIO(without_metadata(content)), "")
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+            log.info("image_header_unreadable", image=what, format=name, error=repr(error))
+            if told := misplaced(content, wanted=("image",), cure=_CURE):
+                raise MediaCorrupt(f"{what} is {told}") from error
+            cause = (
+                "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
+            )
+            raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
+    raise MediaCorrupt(f"{what} is {unread(content, wanted=('image',), cure=_CURE)}")
+
+
+def _loaded(image: Image.Image, what: str) -> Image.Image:
+    plain = as_rgb(_upright(image, what), what)
+    dpi = dpi_of(image)
+    plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
+    if dpi is not None:
+        plain.info["dpi"] = (dpi, dpi)
+    return plain
+
+
+def _upright(image: Image.Image, what: str) -> Image.Image:
+    """Return `image` decoded and upright, of 8 bits a channel."""
+    with _decoding(what):
+        image.load()
+        upright = _turned(image, what)
+        if upright.mode != "F" and not upright.mode.startswith("I"):
+            return upright
+        grey = Image.fromarray(_eight_bits(np.asarray(upright), what))
+        grey.info["dpi"] = image.info.get("dpi")
+        return grey
+
+
+def as_rgb(image: Image.Image, what: str) -> Image.Image:
+    """Return a new image of mode RGB that looks like `image`, of 8 bits a channel, on white paper."""
+    with _decoding(what):
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
     try:
-        with closing(processes.pictures.call(_DECODE, content, arguments, limits)) as answers:
-            about, _ = next(answers)
-            image, top = Image.new("RGB", tuple(about["size"])), 0
-            for _, block in answers:
-                rows = len(block) // (3 * image.width)
-                image.paste(Image.frombytes("RGB", (image.width, rows), block), (0, top))
-                top += rows
-    except ChildEnded as ended:
-        raise ended.refusal(what, limits, cure=_CURE) from ended
-    if about["dpi"]:
-        image.info["dpi"] = tuple(about["dpi"])
-    return image
+        yield
+    except (InferenceError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+        log.info("image_undecodable", image=what, error=repr(error))
+        cause = "cut short" if _is_cut(error) else "damaged: its pixels do not decode"
+        raise MediaCorrupt(f"{what} is {cause}; {_CURE}") from error
 
 
-def dpi_of(image: Image.Image) -> float | None:
-    """Return the pixels an inch that the file tells of an image, None where it does not, or tells nonsense."""
-    told = image.info.get("dpi")
+def _turned(image: Image.Image, what: str) -> Image.Image:
     try:
-        dpi = float(told[0]) if isinstance(told, tuple) else math.nan
-    except (TypeError, ValueError, ZeroDivisionError, IndexError):
-        return None
-    return dpi if 1 <= dpi <= 100_000 else None
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the pixels are whole; viewers show such images as they lie
+        log.warning("image_exif_unreadable", image=what, error=repr(error))
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    """Return grey values of more than 8 bits as 0..255.
+
+    Integers count from 0 to 65535, floats from 0 to 1 or to 255; a range beyond is stretched to fit.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
+        raise MediaCorrupt(f"{what} holds pixels that are no numbers (NaN or infinity); {_CURE}")
+    whites = (65535.0,) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
+    white = next((white for white in whites if high <= white), None)
+    if low >= 0 and white is not None:
+        low, high = 0.0, white
+    scaled = pixels.astype(np.float32)
+    scaled -= np.float32(low)  # in place: of 100 megapixels, each copy takes 400 MB
+    scaled *= np.float32(255.0 / ((high - low) or 1.0))
+    return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+
+
+def _from_array(array: NDArray[Any], field: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.uint16:
+        array = np.rint(array / np.float32(257)).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise InvalidInput(f"{field} has values from {low:g} to {high:g}; floats must lie within 0..1")
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InvalidInput(f"{field} is an array of {array.dtype}; it must be uint8, uint16 or float")
+    return as_rgb(Image.fromarray(np.ascontiguousarray(array)), field)
+
+
+def _is_cut(error: Exception) -> bool:
+    """Return whether a decoder missed the end of its file; all of them say so in words only."""
+    return any(word in str(error).lower() for word in ("truncated", "not enough", "eof", "end of file"))

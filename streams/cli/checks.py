@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.configuration import ConfigurationError
-from engines.health import HealthProbes
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
+from engines.run.health import HealthProbes
 from handlers import model_registry
 from streams.cli.findings import Finding, Status, only_warn
 from streams.cli.model_checks import (
@@ -29,7 +29,7 @@ from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.rights import Rights
+    from streams.kafka.rights import Rights
 
 LONGEST_S = 30.0
 """How long all checks together may take, in seconds."""
@@ -71,8 +71,8 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
     """Check that a broker answers and has every topic of `tasks` as the settings want it."""
     from streams.kafka.connection import BrokerUnavailable
-    from streams.rights import check_rights
-    from streams.topic_admin import check_topics, specs
+    from streams.kafka.rights import check_rights
+    from streams.kafka.topic_admin import check_topics, specs
 
     kafka = settings.kafka
     try:

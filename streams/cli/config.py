@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
+from engines.config.settings_tree import leaves
 from engines.configuration import Loaded
-from engines.setting_problems import MASK, mask_password_in_url, may_be_secret
-from engines.settings_tree import leaves
 from streams.cli import examples, load_settings
 from streams.cli.sample import sample_yaml
 from streams.settings import Settings

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
-from engines.resolved_model import ResolvedModel
 from handlers import model_registry
 from handlers.errors import InferenceError
 from streams.cli.findings import Finding

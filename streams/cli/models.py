@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from engines.models import ModelManager
-from engines.resolved_model import RegisteredModel, parse_model_name
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
 from streams.cli import examples, load_settings, tables
 

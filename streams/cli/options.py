@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from handlers.option_schema import options_schema
-from handlers.options import COLUMNS, OPTIONS, cells, options_of, options_page
+from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
+from handlers.options.schema import options_schema
 from streams.cli import examples
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")

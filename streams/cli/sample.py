@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engines.settings_tree import Leaf, leaves, sections
+from engines.config.settings_tree import Leaf, leaves, sections
 
 _WIDTH = 110
 _HEAD = """\

@@ -160,7 +160,7 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
 
     from streams.client import InferenceClient
     from streams.client_errors import NoAnswer
-    from streams.topic_admin import TopicsNotReady, check_topics
+    from streams.kafka.topic_admin import TopicsNotReady, check_topics
 
     problems = await check_topics(settings.kafka, [request.task])
     if problems and request.task not in MAIN_INPUT:

@@ -36,7 +36,7 @@ def create(ctx: typer.Context, task: Tasks = None) -> None:
     """Create missing topics and add partitions where there are too few."""
     from rich.console import Console
 
-    from streams.topic_admin import create_topics
+    from streams.kafka.topic_admin import create_topics
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
@@ -53,7 +53,7 @@ def check(ctx: typer.Context, task: Tasks = None) -> None:
     """Check every topic; exit with 1 and say what to do where one is missing or has the wrong shape."""
     from rich.console import Console
 
-    from streams.topic_admin import check_topics, specs
+    from streams.kafka.topic_admin import check_topics, specs
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)

@@ -18,7 +18,7 @@ from streams.cli import examples
 from streams.cli.global_options import GlobalOptions
 
 if TYPE_CHECKING:
-    from streams.local_platform import LocalPlatform
+    from streams.local.platform import LocalPlatform
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -89,8 +89,8 @@ def up(
     from deploy.local import KafkaRelease
     from deploy.models import CATALOGUE, prepare
     from deploy.models.progress_bars import progress_bars
-    from streams.local_platform import LocalModel, LocalPlatform
-    from streams.local_status import StatusLines
+    from streams.local.platform import LocalModel, LocalPlatform
+    from streams.local.status import StatusLines
 
     names = [] if no_models else model or DEFAULT_MODELS
     if unknown := [name for name in names if name not in CATALOGUE]:
@@ -136,8 +136,8 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
         ConfigurationError: permanent; what is wrong with them, or that a server of ours has that address.
     """
     from deploy.local.ports import is_free
+    from engines.config.settings_tree import leaves
     from engines.configuration import ConfigurationError, given_explicitly
-    from engines.settings_tree import leaves
     from streams.settings import DEFAULT_HTTP_PORT, Settings
 
     given = given_explicitly(Settings, options.config_file, options.overrides)

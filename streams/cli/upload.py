@@ -52,12 +52,12 @@ def upload_with_bar(file: Path, settings: S3Settings, *, to: str | None = None) 
 
     Raises:
         typer.BadParameter: it is not a file.
-        InferenceError: as `streams.uploads.upload`.
+        InferenceError: as `streams.media.uploads.upload`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from streams.uploads import upload as put
+    from streams.media.uploads import upload as put
 
     if not file.is_file():
         what = "a folder; name its files" if file.is_dir() else "not a file of this machine"

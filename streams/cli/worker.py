@@ -41,7 +41,7 @@ def worker(
             )
         set_native_defaults()
         from streams.plugins import import_plugins
-        from streams.worker import run
+        from streams.worker.worker import run
 
         import_plugins(settings.worker.plugins)
     raise typer.Exit(run(settings))

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engines.results import failure_result, no_time
+from engines.run.results import failure_result, no_time
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
 from streams.messages import encode

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from streams.http.message_schemas import message_schemas, reference
+from streams.kafka.topics import Topics
 from streams.messages import MetricsEvent, Request, Result
-from streams.topics import Topics
 
 
 def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]:

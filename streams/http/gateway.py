@@ -28,7 +28,7 @@ from streams.http.metrics import CONTENT_TYPE, Metrics
 from streams.http.openapi import openapi_document
 from streams.http.status import status_of
 from streams.http.writing import write_whole
-from streams.runtime import Runtime
+from streams.pipeline.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
 from streams.stream_state import StreamState
 

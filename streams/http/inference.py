@@ -15,7 +15,6 @@ from aiohttp import web
 
 from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
-from streams.decoding import decode_request, known_fields
 from streams.faults import contained
 from streams.http.admission import Admission
 from streams.http.answers import Refusal, json_response, refused, result_response
@@ -26,8 +25,9 @@ from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
 from streams.messages import Request, encode_result
-from streams.pipeline import Patience
-from streams.runtime import Runtime
+from streams.pipeline.decoding import decode_request, known_fields
+from streams.pipeline.pipeline import Patience
+from streams.pipeline.runtime import Runtime
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -8,9 +8,9 @@ from typing import Any
 from engines.inference import InferenceManager
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
-from handlers.option_schema import schema_of
-from handlers.option_spec import OptionSpec
-from handlers.options import OPTIONS
+from handlers.options.options import OPTIONS
+from handlers.options.schema import schema_of
+from handlers.options.spec import OptionSpec
 
 
 def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _NULL = {"type": "null"}
 def message_schemas(*messages: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the schema of each of `messages`, and of what they refer to, by name.
 
-    Of a request they accept what `streams.decoding.decode_request` does, but for two things that a schema does
+    Of a request they accept what `streams.pipeline.decoding.decode_request` does, but for two things that a schema does
     not tell: a deadline written as text must be an RFC 3339 time, as `format` says, which not every validator
     checks, and a priority is written without a point.
     """

@@ -10,7 +10,7 @@ from engines.guard import TooManyStuck
 from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
 from streams.loop_watch import GRACE_S, watched_loop
-from streams.runtime import open_runtime
+from streams.pipeline.runtime import open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from engines.configuration import ConfigurationError
-from streams.connection_problems import why_no_broker_answers
+from streams.kafka.connection_problems import why_no_broker_answers
 
 if TYPE_CHECKING:
     from pathlib import Path

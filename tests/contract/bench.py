@@ -11,18 +11,18 @@ from typing import Any
 
 import msgspec
 
+from engines.cache.loader import ModelLoading
+from engines.config.settings import CacheSettings, EngineSettings, OllamaSettings
 from engines.inference import InferenceManager, Prepared
-from engines.model_loading import ModelLoading
-from engines.resolved_model import ResolvedModel
-from engines.results import STAGES
-from engines.settings import CacheSettings, EngineSettings, OllamaSettings
+from engines.models.resolved_model import ResolvedModel
+from engines.run.results import STAGES
 from handlers import errors
-from streams.batching import Batcher
-from streams.dispatch import Dispatcher
 from streams.media import MediaFetcher
-from streams.memory import ByteBudget
 from streams.messages import decode_result, encode
-from streams.pipeline import Pipeline, Pools
+from streams.pipeline.batcher import Batcher
+from streams.pipeline.byte_budget import ByteBudget
+from streams.pipeline.dispatcher import Dispatcher
+from streams.pipeline.pipeline import Pipeline, Pools
 from streams.settings import S3Settings
 from tests.contract.cases import Case
 from tests.contract.outputs import OUTPUTS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.models import prepare
-from engines.resolved_model import ResolvedModel
+from engines.models.resolved_model import ResolvedModel
 from tests.contract import samples
 from tests.models.audio import WEIGHTS as AUDIO_WEIGHTS
 from tests.models.video import WEIGHTS as VIDEO_WEIGHTS

@@ -10,8 +10,8 @@ from typing import Protocol
 import pytest
 from aiokafka import errors
 
-from streams.acks import Fetched, Place, Received
-from streams.kafka.port import Outgoing, RecordSink, RecordSource
+from streams.delivery.offsets import Fetched, Place, Received
+from streams.delivery.port import Outgoing, RecordSink, RecordSource
 
 PATIENCE_S = 240.0
 """Longest wait for anything that must happen; reached only when a test is about to fail."""

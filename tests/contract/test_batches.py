@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
 from engines.registry import EngineRegistry
-from engines.settings import EngineSettings
 from handlers.errors import InferenceError
 from streams.messages import Request
 from tests.contract.bench import BAD_MEDIA, assert_answered, assert_readable, assert_refused, pipeline_over

@@ -12,7 +12,7 @@ from PIL import Image
 
 from handlers.base import BaseModelHandler
 from handlers.errors import InvalidInput
-from handlers.options import validate_options
+from handlers.options.options import validate_options
 from handlers.registry import HandlerRegistry
 from tests.contract.cases import CASES, Case
 

@@ -11,7 +11,7 @@ import pytest
 from engines.inference import InferenceManager
 from handlers.errors import InvalidInput, MediaTooLarge
 from handlers.media import Media
-from handlers.option_spec import OptionSpec
+from handlers.options.spec import OptionSpec
 from handlers.registry import HandlerRegistry
 from handlers.settings import MediaSettings
 from tests.contract.bench import BAD_MEDIA, assert_answered, assert_refused

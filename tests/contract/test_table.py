@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from engines.config.settings import EngineSettings
 from engines.registry import EngineRegistry
-from engines.settings import EngineSettings
 from handlers.registry import HandlerRegistry
 from tests.contract.cases import CASES, Case
 from tests.contract.outputs import OUTPUTS

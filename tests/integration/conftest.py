@@ -14,8 +14,8 @@ import pytest
 from deploy.local import KafkaRelease, LocalStack
 from deploy.local.ollama import Ollama
 from deploy.models import CATALOGUE
-from engines.models import ModelManager
-from engines.settings import CacheSettings, MlflowSettings
+from engines.config.settings import CacheSettings, MlflowSettings
+from engines.models.model_manager import ModelManager
 from tests.integration.worker_process import Site, WorkerProcess
 
 KAFKA_HOME = "INFERSTREAM_TEST_KAFKA_HOME"

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import KafkaError
 
 from deploy.local import KafkaCluster, KafkaRelease, LocalStack
-from engines.results import success_result
+from engines.run.results import success_result
 from streams.client import InferenceClient
 from streams.client_errors import (
     ClientClosed,
@@ -29,10 +29,10 @@ from streams.client_errors import (
     TaskNotOpened,
 )
 from streams.kafka.connection import BrokerUnavailable
+from streams.kafka.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
+from streams.kafka.topics import Topics
 from streams.messages import Request, Result, encode
 from streams.settings import KafkaSettings
-from streams.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
-from streams.topics import Topics
 
 PATIENCE_S = 120.0
 

@@ -17,8 +17,8 @@ from deploy.local.ports import HOST, free_ports
 from engines.configuration import ConfigurationError
 from streams.client import InferenceClient
 from streams.kafka.connection import BrokerUnavailable
+from streams.kafka.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
 from streams.settings import KafkaSettings
-from streams.topic_admin import TopicsNotReady, TopicsRefused, check_topics, create_topics
 from tests.integration.secured_kafka import PASSWORD, SecuredKafka, secured_kafka
 
 # aiokafka does not wait for the end of a connection that fails at its start, and the test's loop ends first.

@@ -141,7 +141,7 @@ SCORED = """
 import sys
 from engines.configuration import load
 from engines.registry import EngineRegistry
-from engines.settings import EngineSettings
+from engines.config.settings import EngineSettings
 
 from inferstream_langid.profiles import Profiles
 

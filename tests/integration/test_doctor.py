@@ -17,8 +17,8 @@ import yaml
 from deploy.local import LocalStack
 from deploy.local.ollama import Ollama
 from streams.cli.checks import check_broker, check_s3
+from streams.kafka.topic_admin import create_topics
 from streams.settings import Settings
-from streams.topic_admin import create_topics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 SettingsOfStack = Callable[..., Settings]

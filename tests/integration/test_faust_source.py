@@ -10,12 +10,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from deploy.local import KafkaRelease, LocalStack
-from streams.faust_app import build_app
+from streams.delivery.port import RecordSource
+from streams.faust.app import build_app
+from streams.faust.membership import Membership
+from streams.faust.producer_sink import ProducerSink
+from streams.faust.source import FaustSource
 from streams.kafka.connection import connection_options
-from streams.kafka.faust_source import FaustSource
-from streams.kafka.port import RecordSource
-from streams.kafka.producer_sink import ProducerSink
-from streams.membership import Membership
 from tests.contract import kafka_port as contract
 from tests.integration.worker_process import Site
 from tests.plugins import slow_steps

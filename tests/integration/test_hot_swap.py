@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
 from streams.client import InferenceClient
+from streams.kafka.topic_reader import TopicReader
 from streams.messages import MetricsEvent, Request, Result, decode_event
-from streams.topic_reader import TopicReader
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
 CALLERS = 8

@@ -15,12 +15,12 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
 from deploy.local import KafkaCluster, KafkaRelease
-from streams.group_refusals import GroupRefused
-from streams.group_supervisor import Supervisor
-from streams.membership import Membership
-from streams.rights import Rights, check_rights
+from streams.faust.group_supervisor import Supervisor
+from streams.faust.membership import Membership
+from streams.kafka.group_refusals import GroupRefused
+from streams.kafka.rights import Rights, check_rights
+from streams.kafka.topic_admin import check_topics, create_topics
 from streams.settings import KafkaSettings
-from streams.topic_admin import check_topics, create_topics
 
 T = TypeVar("T")
 

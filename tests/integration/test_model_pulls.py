@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from streams.client import InferenceClient
 from streams.messages import MetricsEvent, Request, decode_event
 from tests.integration.worker_process import Record, Site, WorkerProcess

@@ -17,11 +17,11 @@ import pytest
 
 from deploy.local import LocalStack
 from deploy.local.ollama import MODEL, Ollama
+from engines.config.settings import CacheSettings, EngineSettings, MlflowSettings, OllamaSettings
 from engines.configuration import address_of_ollama_host
 from engines.inference import InferenceManager
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from engines.ollama.engine import OllamaEngine
-from engines.settings import CacheSettings, EngineSettings, MlflowSettings, OllamaSettings
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 QUESTION = {"inputs": "Name three colours."}

@@ -15,9 +15,9 @@ from deploy.local import LocalStack
 from deploy.local.ollama import MODEL as OLLAMA_MODEL
 from deploy.local.ollama import Ollama
 from deploy.models import prepare
+from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
-from engines.models import ModelManager
-from engines.settings import EngineSettings
+from engines.models.model_manager import ModelManager
 from handlers.registry import HandlerRegistry
 from streams.client import InferenceClient
 from streams.media import MediaFetcher

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from deploy.local import LocalStack
+from engines.config.settings import CacheSettings, EngineSettings, MlflowSettings
 from engines.inference import InferenceManager
-from engines.settings import CacheSettings, EngineSettings, MlflowSettings
 from engines.transformers.engine import TransformersEngine
 from handlers.document_analysis import DocumentAnalysisHandler
 from handlers.errors import InvalidInput

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from streams.client import InferenceClient
 from streams.messages import Request
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess

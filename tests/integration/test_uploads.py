@@ -12,8 +12,8 @@ from deploy.local import LocalStack
 from handlers.errors import InvalidInput, MediaForbidden, MediaUnavailable
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
+from streams.media.uploads import upload
 from streams.settings import S3Settings
-from streams.uploads import upload
 
 
 @pytest.fixture

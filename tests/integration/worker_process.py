@@ -18,11 +18,11 @@ import yaml
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engines.configuration import load
+from streams.kafka.topic_admin import create_topics
+from streams.kafka.topic_reader import TopicReader
+from streams.kafka.topics import Topics
 from streams.messages import Result, decode_event, decode_result
 from streams.settings import Settings
-from streams.topic_admin import create_topics
-from streams.topic_reader import TopicReader
-from streams.topics import Topics
 
 Record = Any
 """A ConsumerRecord; aiokafka has no types."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streams.acks import Fetched, OrderedAcker, Received
-from streams.kafka.port import Delivery, Outgoing
-from streams.outbox import Outbox
+from streams.delivery.offsets import Fetched, OrderedAcker, Received
+from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.producer import Outbox
 from tests.simulation.plan import Plan
 from tests.simulation.run import failing, shrink
 from tests.simulation.workers import Source
@@ -80,10 +80,10 @@ class NoLimit(OrderedAcker):
 
 FAULTS = [
     ("tests.simulation.workers.Source", OvertakenByASeek),
-    ("streams.kafka.stream.OrderedAcker", PastTheUnfinished),
-    ("streams.kafka.stream.Outbox", BeforeTheBrokerHasIt),
-    ("streams.kafka.stream.OrderedAcker", WaitsTooLate),
-    ("streams.kafka.stream.OrderedAcker", NoLimit),
+    ("streams.delivery.stream.OrderedAcker", PastTheUnfinished),
+    ("streams.delivery.stream.Outbox", BeforeTheBrokerHasIt),
+    ("streams.delivery.stream.OrderedAcker", WaitsTooLate),
+    ("streams.delivery.stream.OrderedAcker", NoLimit),
 ]
 
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import errors
 
 from engines.log_context import LineLimit
-from engines.outcomes import Outcomes
-from engines.results import failure_result, success_result
-from engines.statistics import Statistics
+from engines.run.outcomes import Outcomes
+from engines.run.results import failure_result, success_result
+from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
-from streams.acks import Fetched, PositionLost
+from streams.delivery.memory_client import MemorySink, MemorySource
+from streams.delivery.offsets import Fetched, PositionLost
+from streams.delivery.port import Outgoing, RecordListener
+from streams.delivery.stream import build_stream
 from streams.faults import supervised
-from streams.kafka.memory_client import MemorySink, MemorySource
-from streams.kafka.port import Outgoing, RecordListener
-from streams.kafka.stream import build_stream
 from streams.messages import Request
-from streams.quick_path import Admitted, OnResult
+from streams.pipeline.fast_lane import Admitted, OnResult
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 
-from streams.acks import Place
-from streams.kafka.memory import MemoryBroker
-from streams.kafka.port import Outgoing
+from streams.delivery.memory_broker import MemoryBroker
+from streams.delivery.offsets import Place
+from streams.delivery.port import Outgoing
+from streams.kafka.topics import Topics, expected_topics
 from streams.messages import Request
 from streams.settings import KafkaSettings, WorkerSettings
-from streams.topics import Topics, expected_topics
 from tests.simulation.loop import OWNER, SeededLoop, Stalled
 from tests.simulation.plan import Event, Plan
 from tests.simulation.workers import GROUP, INFER_TIMEOUT_S, Member

@@ -40,7 +40,7 @@ def test_every_package_says_that_it_is_typed() -> None:
 
 
 def test_messages_and_client_bring_in_nothing_heavy() -> None:
-    for module in ("streams.messages", "streams.client", "streams.topics", "streams.cloudevents"):
+    for module in ("streams.messages", "streams.client", "streams.kafka.topics", "streams.kafka.cloudevents"):
         loaded = in_clean_interpreter(
             f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
         )

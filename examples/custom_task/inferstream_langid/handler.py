@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from handlers import BaseModelHandler
 from handlers.errors import InvalidInput
-from handlers.options import OptionSpec
+from handlers.options.options import OptionSpec
 
 
 class LanguageHandler(BaseModelHandler):

@@ -12,8 +12,8 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer
 
+from streams.kafka.topic_reader import TopicReader
 from streams.messages import decode_event
-from streams.topic_reader import TopicReader
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
 _STOP_MARGIN_S = 10.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from tests.integration.hostile.asking import Victim
 from tests.integration.test_serve import ServeProcess, sections_of
 from tests.models.audio import WEIGHTS as AUDIO_WEIGHTS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from handlers.option_spec import MOST, OptionSpec
-from handlers.options import options_of
+from handlers.options.options import options_of
+from handlers.options.spec import MOST, OptionSpec
 from handlers.settings import LimitSettings, MediaSettings
 
 _BOUNDS = {**LimitSettings().bounds, "media.max_frames": MediaSettings().max_frames}

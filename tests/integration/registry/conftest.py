@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
-from engines.settings import CacheSettings, MlflowSettings
+from engines.config.settings import CacheSettings, MlflowSettings
+from engines.models.model_manager import ModelManager
 from tests.integration.registry.folders import Make, model_folder
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.model_files import STAMP
-from engines.models import ModelManager
+from engines.models.model_files import STAMP
+from engines.models.model_manager import ModelManager
 
 Make = Callable[..., ModelManager]
 

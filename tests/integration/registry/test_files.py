@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from deploy.local import LocalStack
-from engines.model_files import STAMP
-from engines.models import ModelManager
+from engines.models.model_files import STAMP
+from engines.models.model_manager import ModelManager
 from handlers.errors import ModelLoadFailed, RegistryUnavailable
 from tests.integration.registry.folders import Make, content, model_folder
 
@@ -47,8 +47,8 @@ def test_files_are_downloaded_once_however_many_processes_ask(
 ) -> None:
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     script = (
-        "import sys; from engines.models import ModelManager; "
-        "from engines.settings import CacheSettings, MlflowSettings; "
+        "import sys; from engines.models.model_manager import ModelManager; "
+        "from engines.config.settings import CacheSettings, MlflowSettings; "
         "models = ModelManager(MlflowSettings(tracking_uri=sys.argv[1]), CacheSettings(directory=sys.argv[2])); "
         "path = models.files(models.resolve(sys.argv[3])); "
         "print(sorted(file.name for file in path.rglob('*') if file.is_file()))"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed
 from tests.device import on_this_machine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from handlers.errors import InvalidRequest, ModelLoadFailed
 from tests.integration.registry.folders import content, model_folder
 

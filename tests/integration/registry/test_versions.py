@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.local import LocalStack
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
 from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 from tests.integration.registry.folders import Make, content
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engines.cached_model import Loaded
-from engines.model_cache import MakeRoom, ModelCache
+from engines.cache.cached_model import Loaded
+from engines.cache.model_cache import MakeRoom, ModelCache
 
 DEADLINE_S = 20.0
 

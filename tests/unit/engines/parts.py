@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from engines.base import BaseEngine
-from engines.health import HealthProbes
+from engines.cache.memory_budget import MemoryBudget
+from engines.cache.model_cache import ModelCache
+from engines.config.settings import CacheSettings, MlflowSettings
 from engines.inference import InferenceManager, Prepared
-from engines.memory_budget import MemoryBudget
-from engines.model_cache import ModelCache
-from engines.models import ModelManager
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
-from engines.resolved_model import ResolvedModel
-from engines.settings import CacheSettings, MlflowSettings
+from engines.run.health import HealthProbes
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InvalidInput, UnknownModel
 from handlers.media import Media

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.cached_model import Lease, Loaded
-from engines.memory_budget import MemoryBudget
-from engines.model_cache import MakeRoom, ModelCache
-from engines.model_swap import InService, ModelSwaps
-from engines.models import ModelManager
-from engines.resolved_model import ResolvedModel, key_of
-from engines.settings import CacheSettings, MlflowSettings
+from engines.cache.cached_model import Lease, Loaded
+from engines.cache.memory_budget import MemoryBudget
+from engines.cache.model_cache import MakeRoom, ModelCache
+from engines.config.settings import CacheSettings, MlflowSettings
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel, key_of
+from engines.versions.model_swap import InService, ModelSwaps
 from handlers.errors import ModelLoadFailed, RegistryUnavailable, UnknownModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 

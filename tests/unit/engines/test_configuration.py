@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from engines.config.settings import EngineSettings
 from engines.configuration import ConfigurationError, load, mask_password_in_url
-from engines.settings import EngineSettings
 from streams.settings import Settings
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from engines.cached_model import Lease
-from engines.deadlines import Patience
+from engines.cache.cached_model import Lease
 from engines.guard import GivenUp, Guard, TooManyStuck
+from engines.run.deadlines import Patience
 from handlers.errors import EngineUnavailable
 from tests.processes import wait_until
 

@@ -8,7 +8,7 @@ import sys
 
 def test_importing_the_managers_brings_in_no_heavy_library() -> None:
     script = (
-        "import sys; import engines.inference, engines.models; "
+        "import sys; import engines.inference, engines.models.model_manager; "
         "from engines import inference_manager; assert inference_manager.get_stats()['total_inferences'] == 0; "
         "print(sorted({'torch', 'transformers', 'mlflow', 'faust', 'boto3'} & set(sys.modules)))"
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.cached_model import Loaded
-from engines.resolved_model import ModelKey
+from engines.cache.cached_model import Loaded
+from engines.models.resolved_model import ModelKey
 from tests.unit.engines.parts import Bench, ShoutHandler
 
 

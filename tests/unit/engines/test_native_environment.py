@@ -22,7 +22,7 @@ def run(settings, **_):
     print([pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"])
     return 0
 
-for name in ("streams.worker", "streams.http.serving"):
+for name in ("streams.worker.worker", "streams.http.serving"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].run = run
 app(["{command}"])

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, SecretStr
 
 from engines import registry as registry_module
 from engines.base import BaseEngine
+from engines.config.settings import EngineSettings, OllamaSettings
 from engines.configuration import ConfigurationError
 from engines.registry import EngineRegistry
-from engines.settings import EngineSettings, OllamaSettings
 from handlers.errors import EngineUnavailable, UnknownEngine
 from tests.unit.engines.parts import ShoutEngine
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.resolved_model import ResolvedModel
+from engines.models.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed
 from tests.unit.engines.parts import Bench, ShoutEngine
 

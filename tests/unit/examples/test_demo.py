@@ -13,8 +13,8 @@ from examples.demo.media import drawings, letter, recordings
 from examples.demo.report import shortened, show
 from examples.demo.sending import Outcome
 from handlers import model_registry
-from streams.decoding import decode_request
 from streams.messages import Request
+from streams.pipeline.decoding import decode_request
 
 
 def case(task: str, expected: str = "", refusal: str = "") -> Case:

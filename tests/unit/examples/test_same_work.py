@@ -9,7 +9,7 @@ import msgspec
 
 from examples.bench import noop
 from examples.bench.same_work import answering, passing_on
-from streams.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
+from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.messages import decode_event, decode_result
 
 

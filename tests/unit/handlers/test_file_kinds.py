@@ -11,9 +11,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+from handlers.decoding.images import FORMATS
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import kind_of
-from handlers.images import FORMATS
 from handlers.media import Media
 from handlers.ocr import OcrHandler
 from handlers.recording import AsrHandler

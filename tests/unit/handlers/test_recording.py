@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handlers.audio import SAMPLE_RATE
+from handlers.decoding.audio import SAMPLE_RATE
 from handlers.errors import InvalidInput, MediaTooLarge
 from handlers.recording import AsrHandler, AudioClassificationHandler, RecordingHandler
 from handlers.settings import MediaSettings

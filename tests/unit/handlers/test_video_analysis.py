@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handlers.errors import InvalidInput, InvalidOption, MediaTooLarge
-from handlers.options import validate_options
+from handlers.options.options import validate_options
 from handlers.recording import AudioClassificationHandler
 from handlers.settings import MediaSettings
 from handlers.video_analysis import VideoAnalysisHandler

@@ -19,8 +19,8 @@ import aiokafka
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.errors import KafkaConnectionError
 
-from streams.acks import Place
-from tests.unit.streams.test_header_names import PLAIN, batch, sealed
+from streams.delivery.offsets import Place
+from tests.unit.streams.kafka.test_header_names import PLAIN, batch, sealed
 
 OUT_OF_RANGE, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING = 1, 22, 25, 27
 SESSION_S = 3.0

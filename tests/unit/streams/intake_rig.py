@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, cast
 
-from engines.outcomes import Outcomes
-from engines.results import success_result
-from engines.statistics import Statistics
+from engines.run.outcomes import Outcomes
+from engines.run.results import success_result
+from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
-from streams.acks import OrderedAcker, Received
-from streams.intake import Intake
-from streams.kafka.port import Delivery, Outgoing
+from streams.delivery.offsets import OrderedAcker, Received
+from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.publisher import Publisher
+from streams.delivery.request_consumer import Intake
 from streams.messages import Request, encode
-from streams.publishing import Publisher
-from streams.quick_path import Admitted, OnResult
+from streams.pipeline.fast_lane import Admitted, OnResult
 from tests.unit.streams.received_messages import Fetches, message
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}

@@ -13,13 +13,13 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from engines.outcomes import Outcomes
-from engines.results import success_result
-from engines.statistics import Statistics
-from streams.kafka.port import Delivery, Outgoing
+from engines.run.outcomes import Outcomes
+from engines.run.results import success_result
+from engines.run.statistics import Statistics
+from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.publisher import Publisher
+from streams.kafka.topics import Topics
 from streams.messages import decode_event
-from streams.publishing import Publisher
-from streams.topics import Topics
 
 
 @dataclass

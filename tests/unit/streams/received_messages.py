@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streams.acks import Fetched, Place, Received
+from streams.delivery.offsets import Fetched, Place, Received
 
 TOPIC = "inference.requests.asr"
 

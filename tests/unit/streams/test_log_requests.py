@@ -18,7 +18,7 @@ from streams.logs import configure_logging
 from streams.messages import Request
 from streams.settings import LoggingSettings
 from tests.unit.engines.parts import ShoutHandler
-from tests.unit.streams.test_quick_path import PlainHandler, Site, site_with
+from tests.unit.streams.pipeline.test_fast_lane import PlainHandler, Site, site_with
 
 log = structlog.get_logger("test")
 

@@ -12,8 +12,8 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
+from engines.config.settings_tree import leaves
 from engines.log_context import shared_task, turn, working_on
-from engines.settings_tree import leaves
 from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging
 from streams.messages import Request
 from streams.settings import LoggingSettings, S3Settings, Settings

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.results import success_result
+from engines.run.results import success_result
 from streams.messages import encode_result
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from engines.configuration import ConfigurationError
 from handlers import model_registry
+from streams.pipeline.runtime import open_runtime
 from streams.plugins import import_plugins, tasks_of
-from streams.runtime import open_runtime
 from streams.settings import Settings, WorkerSettings
-from streams.worker import run
+from streams.worker.worker import run
 from tests.unit.streams.conftest import CommandLine
 
 PLUGIN = """
@@ -86,8 +86,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         tasks.append(set(of))
         return []
 
-    monkeypatch.setattr("streams.topic_admin.create_topics", remember)
-    monkeypatch.setattr("streams.topic_admin.check_topics", remember)
+    monkeypatch.setattr("streams.kafka.topic_admin.create_topics", remember)
+    monkeypatch.setattr("streams.kafka.topic_admin.check_topics", remember)
     return tasks
 
 

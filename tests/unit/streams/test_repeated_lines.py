@@ -18,9 +18,9 @@ from aiokafka.errors import (
 from faust.transport.drivers import aiokafka as driver
 
 from streams import repeated_lines
-from streams.consumer import BatchConsumer, PatientProducer
-from streams.consumer_thread import ConsumerThread
-from streams.faust_app import InferenceApp
+from streams.faust.app import InferenceApp
+from streams.faust.consumer import BatchConsumer, PatientProducer
+from streams.faust.consumer_thread import ConsumerThread
 from streams.logs import configure_logging, tell_left_out
 from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings
@@ -130,7 +130,7 @@ def test_what_faust_says_in_our_subclasses_is_not_taken_for_our_own_lines(servic
 
 
 def test_our_own_lines_and_those_of_other_libraries_always_pass(heard: Heard) -> None:
-    for name in ("streams.worker", "urllib3"):
+    for name in ("streams.worker.worker", "urllib3"):
         for _ in range(3):
             heard.say("the same", name=name)
     assert len(heard.lines) == 6

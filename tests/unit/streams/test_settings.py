@@ -10,9 +10,9 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from engines.config.settings import EngineSettings
+from engines.config.settings_tree import leaves
 from engines.configuration import load
-from engines.settings import EngineSettings
-from engines.settings_tree import leaves
 from streams.cli.sample import sample_yaml
 from streams.settings import KafkaSettings, S3Settings, Settings, WorkerSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from engines.settings import CacheSettings
+from engines.config.settings import CacheSettings
 from streams.messages import decode_event
 from streams.settings import KafkaSettings, Settings, WorkerSettings
 from streams.testing import worker_in_memory

@@ -12,14 +12,14 @@ from typing import Any, cast
 import httpx
 
 from engines import registry as engine_registry
+from engines.config.settings import CacheSettings
+from engines.models.resolved_model import ResolvedModel
 from engines.registry import register_engine
-from engines.resolved_model import ResolvedModel
-from engines.settings import CacheSettings
 from handlers import model_registry
 from streams.http.gateway import Gateway, start_gateway
 from streams.messages import Request
-from streams.quick_path import QuickPath
-from streams.runtime import Runtime, open_runtime
+from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.runtime import Runtime, open_runtime
 from streams.settings import HttpSettings, Settings, WorkerSettings
 from tests.plugins import unruly
 from tests.unit.engines.parts import KnownModels

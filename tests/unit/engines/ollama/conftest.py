@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from engines.config.settings import OllamaSettings
 from engines.ollama.engine import OllamaEngine
-from engines.settings import OllamaSettings
 from tests.unit.engines.ollama.fake_ollama import FakeOllama
 
 

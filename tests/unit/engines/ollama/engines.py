@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from engines.config.settings import OllamaSettings
 from engines.ollama.engine import OllamaEngine
-from engines.settings import OllamaSettings
 
 GENERATE, CHAT, PULL = "/api/generate", "/api/chat", "/api/pull"
 HELLO = {"inputs": "hello there"}

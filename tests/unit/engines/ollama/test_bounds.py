@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from engines.config.settings import OllamaSettings
 from engines.ollama.engine import UNTOLD_CONTEXT, OllamaEngine
 from engines.ollama.request import is_valid_name
-from engines.settings import OllamaSettings
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
-from handlers.options import options_of, validate_options
+from handlers.options.options import options_of, validate_options
 from tests.unit.engines.ollama.engines import GENERATE, engine_for
 from tests.unit.engines.ollama.fake_models import FakeModel
 from tests.unit.engines.ollama.fake_ollama import FakeOllama

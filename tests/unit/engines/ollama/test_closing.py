@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engines.config.settings import OllamaSettings
 from engines.ollama.engine import OllamaEngine
-from engines.settings import OllamaSettings
 from handlers.errors import EngineUnavailable
 from tests.processes import wait_until
 from tests.unit.engines.ollama import fake_faults as faults
@@ -74,7 +74,7 @@ def test_a_process_that_forgets_to_close_ends_quietly(fake: FakeOllama) -> None:
     script = (
         "import sys\n"
         "from engines.ollama.engine import OllamaEngine\n"
-        "from engines.settings import OllamaSettings\n"
+        "from engines.config.settings import OllamaSettings\n"
         "engine = OllamaEngine(OllamaSettings(api_base=sys.argv[1]))\n"
         "model = engine.load_model('echo')\n"
         "print(engine.infer(model, {'inputs': 'bye'}, {})['generated_text'])\n"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from engines.config.settings import EngineSettings, OllamaSettings
 from engines.ollama.engine import OllamaEngine
 from engines.registry import EngineRegistry
-from engines.settings import EngineSettings, OllamaSettings
 from handlers.errors import InferenceError, InternalError
 from tests.unit.engines.ollama import fake_faults as faults
 from tests.unit.engines.ollama.engines import GENERATE, HELLO, engine_for

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from engines.base import PullProgress
-from engines.cached_model import Loaded
-from engines.memory_budget import MemoryBudget
-from engines.model_cache import MakeRoom, ModelCache
-from engines.model_loading import ModelLoading
+from engines.cache.cached_model import Loaded
+from engines.cache.loader import ModelLoading
+from engines.cache.memory_budget import MemoryBudget
+from engines.cache.model_cache import MakeRoom, ModelCache
+from engines.config.settings import OllamaSettings
+from engines.models.resolved_model import ResolvedModel
 from engines.ollama.engine import OllamaEngine
 from engines.ollama.request import short_name
-from engines.resolved_model import ResolvedModel
-from engines.settings import OllamaSettings
 from handlers.errors import InferenceError, ModelLoadFailed
 from tests.processes import wait_until
 from tests.unit.engines.ollama import fake_faults as faults

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engines.ollama.request import OllamaModel, build
 from handlers.errors import InvalidInput, InvalidOption
-from handlers.options import options_of, validate_options
+from handlers.options.options import options_of, validate_options
 
 MODEL = OllamaModel("smollm2:135m")
 

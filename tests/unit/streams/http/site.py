@@ -13,17 +13,17 @@ from typing import Any, cast
 import httpx
 
 from engines.base import Emit
-from engines.prepared import Prepared
-from engines.results import failure_result, success_result
+from engines.run.prepared import Prepared
+from engines.run.results import failure_result, success_result
 from handlers.errors import InferenceError
-from streams.batching import Batcher
-from streams.dispatch import Dispatcher
 from streams.http.gateway import Gateway, start_gateway
 from streams.media import MediaFetcher
-from streams.memory import ByteBudget
 from streams.messages import Request
-from streams.pipeline import Patience, Pipeline, Pools
-from streams.runtime import Runtime
+from streams.pipeline.batcher import Batcher
+from streams.pipeline.byte_budget import ByteBudget
+from streams.pipeline.dispatcher import Dispatcher
+from streams.pipeline.pipeline import Patience, Pipeline, Pools
+from streams.pipeline.runtime import Runtime
 from streams.settings import Settings
 from tests.unit.engines.parts import Bench
 

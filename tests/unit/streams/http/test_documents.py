@@ -13,7 +13,7 @@ from handlers import model_registry
 from streams.http.asyncapi import asyncapi_document
 from streams.http.openapi import openapi_document
 from streams.http.status import STATUS
-from streams.topics import Topics, expected_topics
+from streams.kafka.topics import Topics, expected_topics
 from tests.unit.streams.http.site import http_site
 
 TASKS = ["asr", "text-generation"]

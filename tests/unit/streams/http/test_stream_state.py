@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streams.acks import OrderedAcker
-from streams.broker_watch import BrokerWatch
-from streams.membership import Membership
+from streams.delivery.offsets import OrderedAcker
+from streams.faust.membership import Membership
+from streams.kafka.broker_watch import BrokerWatch
 from streams.settings import KafkaSettings, WorkerSettings
 from streams.stream_state import StreamState
 from tests.unit.streams.http.site import HttpSite, http_site

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka.errors import UnknownTopicOrPartitionError
 
-from streams.kafka.memory import MemoryBroker
-from streams.kafka.memory_client import MemorySink, MemorySource
-from streams.kafka.port import RecordSource
+from streams.delivery.memory_broker import MemoryBroker
+from streams.delivery.memory_client import MemorySink, MemorySource
+from streams.delivery.port import RecordSource
 from tests.contract.kafka_port import PARTITIONS, Member, PortContract, send
 
 

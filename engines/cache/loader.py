@@ -1,0 +1,175 @@
+"""Brings one model into memory and lets it go again, for the cache; tells whoever wants to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from engines.base import BaseEngine
+from engines.cache.cached_model import Lease, Loaded
+from engines.cache.model_cache import MakeRoom
+from engines.guard import Guard
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
+from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.signals import is_of_a_signal
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
+"""Called with what happened, the model, and details among which are always `engine` and `task`.
+
+`model_loaded` and `model_evicted` come with {seconds, bytes}, once for weights that several tasks share;
+`model_swapped`, about the new version, with {name, previous_version, seconds}; `model_swap_failed`, about the version
+that did not load, with {name, current_version, error_code, error, retry_in_s}. `name` is the model_name that requests
+give.
+"""
+
+
+def tell(
+    listener: ModelListener | None, kind: str, model: ResolvedModel, *, engine: str, task: str, **more: Any
+) -> None:
+    """Log what happened to a model, and let the listener know, where there is one; never raises."""
+    write = log.error if "error" in more else log.info
+    write(kind, model=model.key, engine=engine, task=task, **more)
+    if listener is None:
+        return
+    try:
+        listener(kind, model, {"engine": engine, "task": task, **more})
+    except BaseException as error:
+        if is_of_a_signal(error):
+            raise
+        # What happened has happened, whatever becomes of the news.
+        log.exception("model_listener_failed", kind=kind, model=model.key)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """How one model is loaded for one task. The cache keeps it as long as the model, so it holds no request."""
+
+    engine: str
+    task: str
+    model: ResolvedModel
+    runner: BaseEngine
+    models: ModelManager
+    on_model: ModelListener | None = None
+    guard: Guard = field(default_factory=Guard)
+
+    @property
+    def key(self) -> ModelKey:
+        """What the cache knows the model by."""
+        return key_of(self.engine, self.task if self.runner.loads_by_task else ANY_TASK, self.model.id)
+
+    def load(self, make_room: MakeRoom) -> Loaded:
+        """Return the loaded model; its files count as in use from now until `unload`.
+
+        Room is made for it as soon as its files are here, unless a server of the engine's own holds it.
+
+        Raises:
+            InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
+            InferenceTimeout: retryable; the engine does not come back.
+            EngineUnavailable: retryable; so much hangs already that nothing is loaded any more.
+            ModelLoadFailed: permanent; whatever else `load_model` raises.
+        """
+        self.guard.check()
+        started = time.perf_counter()
+        details: dict[str, Any] = {
+            "task": self.task,
+            "version": self.model.version,
+            "tags": dict(self.model.tags),
+        }
+        if self.runner.needs_files:
+            details["path"] = self.models.files(self.model)
+        late: list[Loaded] = []
+        files = Lease(None, lambda: self._undo(late))
+        try:
+            expected = self.runner.expected_size(self.model.name, **details)
+            if expected is None:
+                make_room(0, "")
+            elif expected[0]:
+                make_room(*expected)
+            loaded = self._call("the load of", lambda: self._load(details, late), files)
+        except BaseException as error:
+            files.release()
+            if isinstance(error, InferenceError) or is_of_a_signal(error):
+                raise
+            log.exception("load_failed", engine=self.engine, model=self.model.key)
+            raise ModelLoadFailed(
+                f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
+            ) from error
+        if not self.runner.is_shared(loaded.model):
+            self._tell("model_loaded", time.perf_counter() - started, loaded.bytes)
+        return loaded
+
+    def unload(self, loaded: Any) -> None:
+        """Free the model's memory; its files are no longer in use."""
+        started = time.perf_counter()
+        try:
+            size, is_shared = self._bytes_of(loaded), self.runner.is_shared(loaded)
+            self._call("the unload of", lambda: self.runner.unload_model(loaded))
+        finally:
+            self._release_files()
+        if not is_shared:
+            self._tell("model_evicted", time.perf_counter() - started, size)
+
+    def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
+        """Return what a call of the engine returns, if it ever does."""
+        return self.guard.call(
+            f"{what} {self.key}",
+            self.guard.patience.of(self.task, self.model.name),
+            call,
+            holding=holding,
+            alive_at=lambda: self.guard.last_sign(self.engine),
+        )
+
+    def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
+        loaded = self._measured(self.runner.load_model(self.model.name, **details))
+        late.append(loaded)
+        return loaded
+
+    def _undo(self, late: list[Loaded]) -> None:
+        """Let go of the files of a load that came to nothing, and of the model where it came after all."""
+        try:
+            for loaded in late:
+                self.runner.unload_model(loaded.model)
+        finally:
+            self._release_files()
+
+    def _measured(self, model: Any) -> Loaded:
+        """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""
+        runner = self.runner
+        try:
+            size = runner.model_bytes(model)
+            return Loaded(
+                model,
+                size,
+                runner.model_device(model),
+                runner.shared_memory(model),
+                is_elsewhere=not runner.needs_files and size == 0,
+            )
+        except BaseException:
+            runner.unload_model(model)
+            raise
+
+    def _bytes_of(self, model: Any) -> int:
+        """Return what a model that leaves takes, 0 where that cannot be told any more: it must leave all the same."""
+        try:
+            return self.runner.model_bytes(model)
+        except BaseException as error:
+            if is_of_a_signal(error):
+                raise
+            log.exception("model_not_measured", engine=self.engine, model=self.model.key)
+            return 0
+
+    def _release_files(self) -> None:
+        if self.runner.needs_files:
+            self.models.release_files(self.model)
+
+    def _tell(self, kind: str, seconds: float, size: int) -> None:
+        tell(self.on_model, kind, self.model, engine=self.engine, task=self.task, seconds=seconds, bytes=size)

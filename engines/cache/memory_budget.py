@@ -1,0 +1,147 @@
+"""How many models may be in memory, and how many bytes of them where: one limit for RAM, one for each GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
+from pathlib import Path
+
+import structlog
+
+from engines.cache.cached_model import Entry
+from handlers.errors import ModelLoadFailed
+
+log = structlog.get_logger(__name__)
+
+GPU_SHARE = 0.9
+"""The share of a GPU's memory that models may take where no setting says otherwise; the rest is for running."""
+
+
+RAM_SHARE = 0.5
+"""The same of the machine's memory, of which requests, their media and everything else take the rest."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def ram_bytes(cgroups: Path = _CGROUPS) -> int:
+    """Return the memory that this process may use: the machine's, or what its container is bound to.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max); v1 has memory.limit_in_bytes
+    """
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in (cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"):
+        try:
+            found.append(int(limit.read_text()))
+        except (OSError, ValueError):  # no such file, or the word max
+            continue
+    return min(found)
+
+
+def gpu_bytes(device: str) -> int:
+    """Return the memory of a CUDA device such as `cuda:0`, in bytes; only for devices that hold a model."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+
+
+class MemoryBudget:
+    """The most bytes of models on each device; asks a GPU for its size when a model first lies there."""
+
+    def __init__(
+        self,
+        max_bytes: int | None,
+        max_gpu_bytes: int | None = None,
+        size_of: Callable[[str], int] = gpu_bytes,
+    ) -> None:
+        self._max_bytes = int(ram_bytes() * RAM_SHARE) if max_bytes is None else max_bytes
+        self._max_gpu_bytes = max_gpu_bytes
+        self._size_of = size_of
+        self._limits: dict[str, int] = {}
+
+    @staticmethod
+    def place(device: str) -> str:
+        """Return what `device` counts as: the GPU by its number, else `cpu`, as other devices share the RAM."""
+        if device == "cuda":
+            return "cuda:0"
+        return device if device.startswith("cuda:") else "cpu"
+
+    def limit(self, place: str) -> int:
+        """Return the most bytes of models at `place`."""
+        if place == "cpu":
+            return self._max_bytes
+        if self._max_gpu_bytes is not None:
+            return self._max_gpu_bytes
+        if place not in self._limits:
+            self._limits[place] = self._share_of(place)
+        return self._limits[place]
+
+    def check(self, key: Hashable, size: int, device: str) -> None:
+        """Refuse a model of `size` bytes on `device` that would not fit were it the only one there.
+
+        Raises:
+            ModelLoadFailed: permanent; it takes more than the limit.
+        """
+        place = self.place(device)
+        if size > self.limit(place):
+            setting, where = ("max_bytes", "of RAM") if place == "cpu" else ("max_gpu_bytes", f"on {place}")
+            raise ModelLoadFailed(
+                f"model {key} takes {size} bytes {where}; cache.{setting} allows {self.limit(place)} for all "
+                f"models together: raise cache.{setting} if there is as much memory, or name a smaller model"
+            )
+
+    def excess(self, entries: Collection[Entry], max_models: int | None) -> tuple[list[Entry], bool]:
+        """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
+        and whether they are exceeded without them as well.
+
+        Those that are the same bytes in memory are one model: it goes, as a whole, by whoever used it last.
+        """
+        most = sys.maxsize if max_models is None else max_models
+        models: dict[Hashable, list[Entry]] = {}
+        for entry in entries:
+            if entry.counts:
+                models[entry.memory] = [*models.pop(entry.memory, ()), entry]
+        count, size = len(models), self.taken([entry for sharers in models.values() for entry in sharers])
+        excess: list[Entry] = []
+        for sharers in models.values():
+            place = self.place(sharers[-1].device)
+            is_too_much = count > most or size[place] > self.limit(place)
+            if is_too_much and all(entry.is_idle for entry in sharers):
+                excess += sharers
+                count -= 1
+                size[place] -= sharers[-1].bytes
+        is_exceeded = count > most or any(taken > self.limit(place) for place, taken in size.items())
+        return excess, is_exceeded
+
+    def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
+        """Return those of `others` that have memory which `entry` could use: they lie where it will.
+
+        Where nobody knows yet where that is, it may be anywhere; what a server of its own holds never is there.
+        """
+        places = {self.place(other.device) for other in (others if not entry.device else [entry])}
+        return [
+            other
+            for other in others
+            if other is not entry and other.bytes > 0 and self.place(other.device) in places
+        ]
+
+    def is_full(self, device: str, entries: Collection[Entry]) -> bool:
+        """Return whether `entries`, those that leave included, take more than the limit where `device` is."""
+        place = self.place(device)
+        return self.taken(entries)[place] > self.limit(place)
+
+    def taken(self, entries: Collection[Entry]) -> Counter[str]:
+        """Return the bytes that `entries` take at each place; those that they share count once."""
+        size = Counter[str]()
+        for entry in {one.memory: one for one in entries}.values():
+            size[self.place(entry.device)] += entry.bytes
+        return size
+
+    def _share_of(self, place: str) -> int:
+        try:
+            return int(self._size_of(place) * GPU_SHARE)
+        except Exception:
+            # An engine may run on a GPU that torch does not see, or without torch: then only the count bounds it.
+            log.warning("gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True)
+            return sys.maxsize

@@ -1,0 +1,227 @@
+"""Models of the Hugging Face Hub: which files are of use, fetched by `hf://org/name` or found in its cache."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import structlog
+
+from engines.config.settings import TransformersSettings
+from engines.models.resolved_model import ResolvedModel
+from handlers.errors import InvalidRequest, ModelLoadFailed, RegistryUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+_SAFE_WEIGHTS = "*.safetensors"
+_WORDS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "merges*", "vocab*")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_CODE = ("*.py",)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFiles:
+    """What the settings of engine transformers allow to load; of a model for another engine all is wanted."""
+
+    pickle: bool = False
+    code: bool = False
+
+    @classmethod
+    def by(cls, settings: TransformersSettings) -> WantedFiles:
+        """Return what `settings` allow."""
+        return cls(pickle=settings.allow_pickle, code=settings.trust_remote_code)
+
+    @property
+    def extras(self) -> list[str]:
+        """What is fetched beyond what is safe: names that a later run compares with its own."""
+        return [name for name, is_wanted in (("code", self.code), ("pickle", self.pickle)) if is_wanted]
+
+    def of(self, model: ResolvedModel, names: Iterable[str]) -> list[str]:
+        """Return those of the files `names` of `model` that are wanted; pickles only where there is nothing safer.
+
+        Raises:
+            ModelLoadFailed: permanent; its weights are none that may be loaded.
+        """
+        there = sorted(names)
+        if model.engine not in (None, "transformers"):
+            return there
+        patterns = [*_WORDS, *(_CODE if self.code else ())]
+        weights = [name for name in there if fnmatch(name, _SAFE_WEIGHTS)]
+        if not weights:
+            pickles = [name for name in there if _is_one_of(name, _PICKLES)]
+            if pickles and not self.pickle:
+                raise ModelLoadFailed(
+                    f"model {model.key} has no *.safetensors weights at {model.source}, only "
+                    f"{', '.join(pickles[:3])}; name a revision that has them (tag revision), or set "
+                    "transformers.allow_pickle if you trust whoever wrote it"
+                )
+            weights = pickles
+        return sorted({*weights, *(name for name in there if _is_one_of(name, patterns))})
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)
+
+
+_WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".gguf"})
+_PIN_TIMEOUT_S = 5.0
+
+
+def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, max_bytes: int) -> Path:
+    """Bring the files that `hf://org/name` names into `folder`, at the revision its tag `revision` asks for.
+
+    Only what is `wanted`, at most `max_bytes`: known before a byte of it is fetched. Where the hub cannot be
+    asked, the files are taken from the cache of its client on this machine, if that holds configuration and
+    weights whole.
+
+    Raises:
+        ModelLoadFailed: permanent; the hub has no such model or revision, or keeps it behind a gate; it is too
+            large, or has no weights that may be loaded.
+        RegistryUnavailable: retryable; the hub did not answer, and the cache has no whole copy.
+    """
+    repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
+    try:
+        import httpx
+        from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import RevisionNotFoundError as RevisionNotFound
+    except ImportError as error:
+        raise ModelLoadFailed(
+            f"model {model.key} is registered by reference, {model.source}; fetching it needs "
+            "huggingface-hub, which is not installed: pip install 'inferstream[torch]'"
+        ) from error
+    at = revision or "main"
+    try:
+        found = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
+        names = wanted.of(model, sizes)
+        _check_size(model, at, [sizes[name] for name in names], max_bytes)
+        exactly = [glob.escape(name) for name in names]
+        snapshot_download(repo_id, revision=found.sha or revision, local_dir=folder, allow_patterns=exactly)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on its download
+        return folder
+    except (RepositoryNotFoundError, RevisionNotFound, GatedRepoError, ValueError) as error:
+        raise ModelLoadFailed(
+            f"model {model.key}: the hub has no model {repo_id} at revision {at}, or it needs a token; "
+            "register it again, or set HF_TOKEN"
+        ) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        lacks = _copy_from_cache(model, folder, wanted)
+        if lacks is None:
+            log.info("files_from_hub_cache", model=model.key, repo_id=repo_id, revision=at)
+            return folder
+        raise RegistryUnavailable(
+            f"model {model.key}: the hub cannot be asked for {repo_id} ({type(error).__name__}), and its cache "
+            f"on this machine ({constants.HF_HUB_CACHE}, under HF_HOME) {lacks} at revision {at}; point HF_HOME "
+            f"at a cache that has it (hf download {repo_id} --revision {at}), allow the way to the hub, or "
+            "register its folder so that MLflow keeps the files"
+        ) from error
+
+
+def _check_size(model: ResolvedModel, at: str, sizes: list[int], max_bytes: int) -> None:
+    if sum(sizes) > max_bytes:
+        raise ModelLoadFailed(
+            f"model {model.key}: {model.source} at revision {at} has {sum(sizes)} bytes to fetch in {len(sizes)} "
+            f"files; cache.directory_max_bytes allows {max_bytes}: raise it, or name a smaller model"
+        )
+
+
+def pinned_revision(repo_id: str, revision: str | None) -> str | None:
+    """Return the commit that `revision` (default: main) of a model stands for now, None where that is not known.
+
+    Asks the hub, else the cache of its client on this machine; never waits long.
+    """
+    try:
+        import httpx
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        return None
+    try:
+        return HfApi().model_info(repo_id, revision=revision, timeout=_PIN_TIMEOUT_S).sha
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        log.info("hub_not_asked", repo_id=repo_id, reason=type(error).__name__)
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    return _commit(cached, revision or "main")
+
+
+def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:
+    """Return the model that a folder of the client's cache, `models--org--name`, holds, with its tags.
+
+    None where `folder` is no such folder, and is the model itself.
+
+    Raises:
+        InvalidRequest: permanent; it holds several, and does not say which is that of the main branch.
+    """
+    kind, *names = folder.name.split("--")
+    snapshots = {path.name: path for path in (folder / "snapshots").glob("*/")}
+    if kind != "models" or not names or not snapshots:
+        return None
+    commit = _commit(folder, "main")
+    if commit not in snapshots:
+        if len(snapshots) > 1:
+            raise InvalidRequest(
+                f"model_path {folder} holds {len(snapshots)} snapshots, none of them of branch main; give the "
+                f"folder of one: {folder / 'snapshots' / min(snapshots)}, ..."
+            )
+        (commit,) = snapshots
+    return snapshots[commit], {"repo_id": "/".join(names), "revision": commit}
+
+
+def _commit(cached: Path, revision: str) -> str | None:
+    """Return the commit that a branch or tag stands for in a cached repository."""
+    try:
+        return (cached / "refs" / revision).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _copy_from_cache(model: ResolvedModel, folder: Path, wanted: WantedFiles) -> str | None:
+    """Copy a model out of the client's cache; return what the cache lacks where that cannot be done."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
+    try:
+        snapshot = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return "does not have it"
+    missing = sorted(_missing(snapshot))
+    if missing:
+        return f"has only a part of it (without {', '.join(missing[:3])})"
+    files = (path for path in snapshot.rglob("*") if path.is_file())
+    for name in wanted.of(model, [path.relative_to(snapshot).as_posix() for path in files]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(snapshot / name, folder / name)
+    return None
+
+
+def _missing(snapshot: Path) -> Iterator[str]:
+    """Yield what a cached model lacks: the client itself does not know whether a snapshot is whole."""
+    if any((snapshot.parent.parent / "blobs").glob("*.incomplete")):
+        yield "files whose download broke off"
+    files = [path for path in snapshot.rglob("*") if path.is_symlink() or path.is_file()]
+    yield from (path.name for path in files if not path.exists())
+    if not (snapshot / "config.json").is_file():
+        yield "config.json"
+    if not any(path.suffix in _WEIGHTS for path in files):
+        yield "weights"
+    for index in snapshot.glob("*.index.json"):
+        shards = set(json.loads(index.read_bytes()).get("weight_map", {}).values())
+        yield from (shard for shard in shards if not (snapshot / shard).is_file())
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Share the bytes where the disk can: files of the cache, and ours, are never changed in place."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)

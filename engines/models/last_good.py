@@ -1,0 +1,67 @@
+"""Remembers on disk what model names last stood for, so that a worker can start while MLflow is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+
+from engines.models.resolved_model import ModelReference, ResolvedModel
+
+log = structlog.get_logger(__name__)
+
+
+class LastGoodResolutions:
+    """One small file per name, replaced atomically; any number of threads and processes share a folder.
+
+    What another server said does not count. A disk that fails costs the memory of a resolution, never a
+    request: it is logged.
+    """
+
+    def __init__(self, folder: Path, tracking_uri: str) -> None:
+        self._folder = folder
+        self._tracking_uri = tracking_uri
+
+    def load(self, reference: ModelReference) -> ResolvedModel | None:
+        """Return what `reference` last stood for on this server, None where that is not known."""
+        try:
+            saved = json.loads(self._file(reference).read_bytes())
+            if saved["tracking_uri"] != self._tracking_uri:
+                return None
+            return ResolvedModel(saved["name"], saved["version"], saved["source"], saved["tags"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("last_resolution_unreadable", file=str(self._file(reference)), exc_info=True)
+            return None
+
+    def save(self, reference: ModelReference, model: ResolvedModel) -> None:
+        """Remember that `reference` stands for `model`."""
+        saved = {
+            "tracking_uri": self._tracking_uri,
+            "name": model.name,
+            "version": model.version,
+            "source": model.source,
+            "tags": dict(model.tags),
+        }
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
+                json.dump(saved, file, indent=1)
+            os.replace(file.name, self._file(reference))  # noqa: PTH105 - replaces, as Path.rename may not
+        except OSError:
+            log.warning("last_resolution_not_saved", model=str(reference), exc_info=True)
+
+    def forget(self, reference: ModelReference) -> None:
+        """Forget `reference`: the server said that there is no such model."""
+        try:
+            self._file(reference).unlink(missing_ok=True)
+        except OSError:
+            log.warning("last_resolution_not_forgotten", model=str(reference), exc_info=True)
+
+    def _file(self, reference: ModelReference) -> Path:
+        return self._folder / f"{quote(str(reference), safe='@')}.json"

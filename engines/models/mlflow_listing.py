@@ -1,0 +1,111 @@
+"""What an MLflow server has: its models with their versions and aliases, and what is nearest to a wrong name."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel
+
+_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+_NAMES_SHOWN = 8
+_PAGE = 1000
+"""How many models or versions one question asks for."""
+
+
+def resolved(version: Any) -> ResolvedModel:
+    """Return MLflow's `version` as ours; its number is a text from a server and a number from a database."""
+    return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
+
+
+def newest_version(client: Any, name: str) -> Any:
+    """Return MLflow's newest version of `name`, None where there is no such model or it has no version."""
+    found = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=1)
+    return found[0] if found else None
+
+
+def preferred_models(client: Any, default_alias: str) -> list[ResolvedModel]:
+    """Return, for every registered model, the version its plain name stands for, in order of names."""
+    return [resolved(version) for _, version in _preferred(client, default_alias)]
+
+
+def registered_models(client: Any, default_alias: str) -> list[RegisteredModel]:
+    """Return every registered model with all its versions and aliases, in order of names."""
+    versions = defaultdict[str, list[int]](list)
+    for one in _every(client.search_model_versions):
+        versions[one.name].append(int(one.version))
+    return [
+        RegisteredModel(
+            resolved(version),
+            tuple(map(str, sorted(versions[model.name]))),
+            {alias: str(number) for alias, number in model.aliases.items()},
+        )
+        for model, version in _preferred(client, default_alias)
+    ]
+
+
+def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
+    """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest."""
+    registered = unless_missing(client.get_registered_model, reference.name)
+    if registered is None:
+        names = [one.name for one in client.search_registered_models(max_results=_PAGE)]
+        near = difflib.get_close_matches(reference.name, names, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else _some_of(names)
+        return f"model_name {str(reference)!r}: no such model is registered at {server}; {hint}"
+    if reference.alias is not None:
+        aliases = ", ".join(sorted(registered.aliases)) or "none"
+        return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
+    newest = newest_version(client, reference.name)
+    if newest is None:
+        return f"model {reference.name} is registered, but has no version yet; register one"
+    return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
+
+
+def unless_missing(call: Any, *arguments: str) -> Any:
+    """Return what `call` returns, or None where the server answers that there is no such thing."""
+    return unless(_MISSING, call, *arguments)
+
+
+def unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
+    """Return what `call` returns, or None where the server answers with one of `codes`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*arguments)
+    except MlflowException as error:
+        if error.error_code in codes:
+            return None
+        raise
+
+
+def _preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
+    """Return every registered model that has a version, with the one its plain name stands for, as MLflow's."""
+    found = []
+    for model in _every(client.search_registered_models):
+        aliased = model.aliases.get(default_alias)
+        version = max(model.latest_versions, key=lambda one: int(one.version), default=None)
+        if aliased is not None and (version is None or str(version.version) != str(aliased)):
+            version = unless_missing(client.get_model_version, model.name, str(aliased)) or version
+        if version is not None:
+            found.append((model, version))
+    return sorted(found, key=lambda pair: str(pair[0].name))
+
+
+def _every(search: Any) -> Iterator[Any]:
+    """Yield what all pages of one of MLflow's searches hold."""
+    page = None
+    while True:
+        answer = search(max_results=_PAGE, page_token=page)
+        yield from answer
+        page = answer.token
+        if not page:
+            return
+
+
+def _some_of(names: list[str]) -> str:
+    if not names:
+        return "nor is any other; register it with `inferstream models register`"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"there are {', '.join(names[:_NAMES_SHOWN])}{more}"

@@ -1,0 +1,282 @@
+"""The client of MLflow: looks versions up, creates them, moves their files, and says in our words what failed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engines.config.setting_problems import mask_password_in_url
+from engines.config.settings import MlflowSettings
+from engines.models.mlflow_listing import (
+    newest_version,
+    preferred_models,
+    registered_models,
+    resolved,
+    unless,
+    unless_missing,
+    what_there_is,
+)
+from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
+from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
+
+EXPERIMENT = "inferstream-models"
+"""MLflow keeps every uploaded model in an experiment; ours go into this one."""
+
+_EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS"})
+
+
+class MlflowRegistry:
+    """A client of one MLflow server. Thread-safe; every method blocks, up to the retries of the settings.
+
+    MLflow takes its timeouts and credentials from the environment of the process alone, so making a registry
+    sets them there.
+    """
+
+    def __init__(self, settings: MlflowSettings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._made: Any = None
+        os.environ.update(_environment(settings))
+
+    def look_up(self, reference: ModelReference) -> ResolvedModel:
+        """Return the version that `reference` stands for now.
+
+        Raises:
+            UnknownModel: permanent; the server answered that there is none, with what it has instead.
+            RegistryUnavailable: retryable; the server did not answer, or not usefully.
+        """
+        client = self.client()
+        with self._translated():
+            if reference.version is not None:
+                found = unless_missing(client.get_model_version, reference.name, reference.version)
+            elif reference.alias is not None:
+                found = unless_missing(client.get_model_version_by_alias, reference.name, reference.alias)
+            else:
+                found = unless_missing(
+                    client.get_model_version_by_alias, reference.name, self.settings.default_alias
+                ) or newest_version(client, reference.name)
+            if found is None:
+                raise UnknownModel(what_there_is(client, reference, self.settings.shown_uri))
+            return resolved(found)
+
+    def newest(self, name: str) -> ResolvedModel | None:
+        """Return the newest version of `name`, None where there is no such model or it has no version.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        client = self.client()
+        with self._translated():
+            found = newest_version(client, name)
+            return None if found is None else resolved(found)
+
+    def all_models(self) -> list[ResolvedModel]:
+        """Return, for every registered model, the version its plain name stands for, in order of names.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        client = self.client()
+        with self._translated():
+            return preferred_models(client, self.settings.default_alias)
+
+    def registered(self) -> list[RegisteredModel]:
+        """Return every registered model with all its versions and aliases, in order of names.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        client = self.client()
+        with self._translated():
+            return registered_models(client, self.settings.default_alias)
+
+    def set_alias(self, model: ResolvedModel, alias: str) -> None:
+        """Let `name@alias` stand for this version from now on.
+
+        Raises:
+            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            RegistryUnavailable: retryable.
+        """
+        reference = parse_model_name(f"{model.name}@{alias}")
+        if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+            raise InvalidRequest(
+                f"alias {alias!r} is kept by MLflow for itself; take a word such as champion"
+            )
+        client = self.client()
+        with self._translated():
+            client.set_registered_model_alias(reference.name, alias, model.version)
+
+    def delete(self, reference: ModelReference) -> None:
+        """Delete a version, or a model with all its versions.
+
+        Raises:
+            InvalidRequest: permanent; `reference` is an alias.
+            UnknownModel: permanent; the server has no such model or version.
+            RegistryUnavailable: retryable.
+        """
+        if reference.alias is not None:
+            raise InvalidRequest(f"{reference} is an alias; name a version, or the model")
+        self.look_up(reference)
+        client = self.client()
+        with self._translated():
+            if reference.version is not None:
+                client.delete_model_version(reference.name, reference.version)
+            else:
+                client.delete_registered_model(reference.name)
+
+    def upload(self, name: str, folder: Path) -> tuple[str, str]:
+        """Store the files of `folder` on the server; return their address and the id of the stored model.
+
+        Raises:
+            InvalidRequest: permanent; a file of the folder cannot be read, or is gone meanwhile.
+            RegistryUnavailable: retryable.
+        """
+        client = self.client()
+        with self._translated():
+            # Stored models take fewer characters in their names than registered ones do.
+            stored = client.create_logged_model(self._experiment_id(), name=name.replace(".", "_"))
+            try:
+                client.log_model_artifacts(stored.model_id, str(folder))
+            except BaseException as error:
+                client.finalize_logged_model(stored.model_id, "FAILED")
+                if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(folder):
+                    raise unreadable(error) from error
+                raise
+            client.finalize_logged_model(stored.model_id, "READY")
+            return str(stored.artifact_location), str(stored.model_id)
+
+    def create_version(
+        self, name: str, source: str, tags: Mapping[str, str], *, model_id: str | None = None
+    ) -> ResolvedModel:
+        """Create the next version of `name`, and the registered model itself where it is new.
+
+        Raises:
+            RegistryUnavailable: retryable; nothing stays behind, unless the server went away half-way.
+        """
+        client = self.client()
+        with self._translated():
+            is_new = unless(_EXISTS, client.create_registered_model, name) is not None
+            try:
+                made = client.create_model_version(
+                    name, source, tags=dict(tags), model_id=model_id, await_creation_for=0
+                )
+            except BaseException:
+                if is_new:
+                    client.delete_registered_model(name)
+                raise
+            return resolved(made)
+
+    def download(self, source: str, folder: Path) -> Path:
+        """Bring the files at `source` into `folder`, and return where exactly they lie in it.
+
+        Raises:
+            RegistryUnavailable: retryable; the files did not arrive whole.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        with self._translated():
+            return Path(
+                download_artifacts(
+                    artifact_uri=source, dst_path=str(folder), tracking_uri=self.settings.tracking_uri
+                )
+            )
+
+    def ping(self) -> dict[str, Any]:
+        """Return {"status": ok | error, ...} by one short question to the server; never raises."""
+        import httpx
+
+        uri = self.settings.tracking_uri
+        answer = {"status": "ok", "tracking_uri": self.settings.shown_uri}
+        try:
+            if uri.startswith(("http://", "https://")):
+                httpx.get(f"{uri.rstrip('/')}/health", timeout=1.5).raise_for_status()
+            else:
+                self.client().search_registered_models(max_results=1)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to the question
+            reason = mask_password_in_url(f"{type(error).__name__}: {error}")
+            return {**answer, "status": "error", "error": reason[:300]}
+        return answer
+
+    def client(self) -> Any:
+        """Return MLflow's client, made by the first call; importing MLflow takes seconds."""
+        with self._lock:
+            if self._made is None:
+                try:
+                    from mlflow import MlflowClient
+                except ImportError as error:
+                    raise RegistryUnavailable(
+                        f"asking the model registry needs MLflow's client ({error}); pip install "
+                        "'inferstream[registry]'"
+                    ) from error
+                uri = self.settings.tracking_uri
+                self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            return self._made
+
+    def _experiment_id(self) -> str:
+        client = self.client()
+        unless(_EXISTS, client.create_experiment, EXPERIMENT)
+        return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn MLflow's errors into ours; a definite answer was handled before it gets here."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+                raise InvalidRequest(f"the model registry refuses this: {_short(error)}") from error
+            raise RegistryUnavailable(
+                f"the model registry at {self.settings.shown_uri} did not serve this: {_short(error)}; check that "
+                "MLflow runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "
+                "then try again"
+            ) from error
+
+
+_UNREACHED = {
+    "Connection refused": "nothing listens there",
+    "Failed to resolve": "there is no such host",
+    "Read timed out": "it took too long to answer",
+    "Max retries exceeded": "it cannot be reached",
+}
+
+
+def _environment(settings: MlflowSettings) -> dict[str, str]:
+    """Return the variables by which MLflow learns what its client takes no argument for.
+
+    Its own defaults keep a caller waiting for minutes where nobody listens.
+    """
+    environment = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(settings.timeout_s)),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(settings.max_retries),
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    if settings.username is not None:
+        environment["MLFLOW_TRACKING_USERNAME"] = settings.username
+    if settings.password is not None:
+        environment["MLFLOW_TRACKING_PASSWORD"] = settings.password.get_secret_value()
+    return environment
+
+
+def unreadable(error: OSError) -> InvalidRequest:
+    """Return the error for a file to register that is gone or not to be read."""
+    return InvalidRequest(
+        f"{error.filename} cannot be read ({error.strerror}); register the folder when nothing writes to it any more"
+    )
+
+
+def _short(error: BaseException) -> str:
+    """Return what failed in few words; its client's own are some lines long where nobody answers."""
+    for sign, words in _UNREACHED.items():
+        if sign in str(error):
+            return words
+    text = mask_password_in_url(" ".join(str(error).split()))
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,0 +1,286 @@
+"""Answers which registered model a name stands for, and brings its files to this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from engines.config.settings import CacheSettings, MlflowSettings
+from engines.models.hub import WantedFiles
+from engines.models.last_good import LastGoodResolutions
+from engines.models.mlflow_registry import MlflowRegistry
+from engines.models.model_files import ModelFiles
+from engines.models.registration import register
+from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
+from engines.single_flight import SingleFlight
+from handlers.errors import (
+    InferenceError,
+    InvalidRequest,
+    RegistryUnavailable,
+    UnknownModel,
+    as_inference_error,
+)
+
+__all__ = ["ModelManager", "ResolvedModel"]
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 1.0
+"""How long a caller waits for news of a name whose last answer is at hand, in seconds."""
+
+
+_STILL_FRESH_S = 0.1
+"""What must be left of an answer's time for `is_fresh` to promise that it lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    model: ResolvedModel
+    fresh_until: float
+
+
+class ModelManager:
+    """The models of one MLflow server, and their files on this machine.
+
+    Thread-safe; methods block, so an event loop calls them from worker threads. An answer is used for
+    `alias_poll_s` before the server is asked again; one question per name is under way however many callers
+    wait, and never delays those of another name. While the server is away, the last good answer goes on.
+    """
+
+    def __init__(
+        self,
+        mlflow: MlflowSettings,
+        cache: CacheSettings,
+        *,
+        wanted: WantedFiles | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`wanted` says which files of models on the hub are fetched; None: those that are safe to load."""
+        self._settings = mlflow
+        self._registry = MlflowRegistry(mlflow)
+        self._files = ModelFiles(cache, mlflow.physical_roots, self._registry.download, wanted)
+        self._last_good = LastGoodResolutions(cache.directory / ".resolutions", mlflow.tracking_uri)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[ModelReference, _Known] = {}
+        self._lookups: SingleFlight[ModelReference, ResolvedModel] = SingleFlight("resolve")
+        self._is_away = False
+
+    def connect(self) -> None:
+        """Make what speaks to the server, which takes seconds the first time; the server is not asked yet.
+
+        Raises:
+            RegistryUnavailable: retryable; MLflow's client is not installed.
+        """
+        self._registry.client()
+
+    @property
+    def alias_poll_s(self) -> float:
+        """How long an answer about a name is used before the server is asked again, in seconds."""
+        return self._settings.alias_poll_s
+
+    def is_fresh(self, model_name: str) -> bool:
+        """Return whether `resolve` answers at once: from what the server said a moment ago."""
+        try:
+            reference = parse_model_name(model_name)
+        except InvalidRequest:
+            return True
+        known = self._known.get(reference)
+        return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
+
+    def known(self, model_name: str) -> ResolvedModel | None:
+        """Return what `model_name` stood for when it was resolved last; None where it was not, or is no name."""
+        try:
+            known = self._known.get(parse_model_name(model_name))
+        except InvalidRequest:
+            return None
+        return None if known is None else known.model
+
+    def resolve(self, model_name: str) -> ResolvedModel:
+        """Return the version that `name`, `name@alias` or `name/version` stands for.
+
+        A plain name is the version under the default alias where there is one, else the newest. Waits for at
+        most `timeout_s`, and only a moment where an earlier answer can be used instead.
+
+        Raises:
+            InvalidRequest: permanent; `model_name` has none of the three forms.
+            UnknownModel: permanent; the server knows no such model, version or alias.
+            RegistryUnavailable: retryable; the server is away, and never told about this name.
+        """
+        return self._resolve(model_name, still_s=0.0)
+
+    def renew(self, model_name: str) -> ResolvedModel:
+        """As `resolve`, but an answer in the second half of its time is asked for again.
+
+        Done often enough for a name in use, it spares requests the wait for the server.
+        """
+        return self._resolve(model_name, still_s=self._settings.alias_poll_s / 2)
+
+    def _resolve(self, model_name: str, still_s: float) -> ResolvedModel:
+        """Answer from what is known where that is fresh for `still_s` more, else ask the server."""
+        reference = parse_model_name(model_name)
+        with self._lock:
+            known = self._known.get(reference)
+        if known is not None and self._clock() + still_s < known.fresh_until:
+            return known.model
+        last = known.model if known is not None else self._last_good.load(reference)
+        lookup = self._look_up(reference, still_s)
+        try:
+            return lookup.result(self._settings.timeout_s if last is None else PATIENCE_S)
+        except TimeoutError:
+            if last is None:
+                raise RegistryUnavailable(
+                    f"the model registry did not say within {self._settings.timeout_s:g} s what {model_name} "
+                    f"is; check that MLflow runs at mlflow.tracking_uri ({self._settings.shown_uri}), "
+                    "then try again"
+                ) from None
+            return self._go_on_with(reference, last, known)
+        except RegistryUnavailable as error:
+            if last is None:
+                raise RegistryUnavailable(
+                    f"model_name {model_name} is not known here, and {error.message}"
+                ) from error
+            return self._go_on_with(reference, last, known)
+
+    def files(self, model: ResolvedModel) -> Path:
+        """Return the folder with the model's files, downloading them where they are not here yet.
+
+        They stay until `release_files` was called as often as this.
+
+        Raises:
+            ModelLoadFailed: permanent; the files cannot be used, and why.
+            RegistryUnavailable: retryable; the download did not arrive whole.
+        """
+        return self._files.acquire(model)
+
+    def release_files(self, model: ResolvedModel) -> None:
+        """Say that the folder `files` returned is no longer in use: it may go when room is needed."""
+        self._files.release(model)
+
+    def register_model_to_mlflow(
+        self,
+        *,
+        model_name: str,
+        model_source: str,
+        model_path: str | Path | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> ResolvedModel:
+        """Register a model, and return its new version; see `engines.models.registration.register`."""
+        return register(
+            self._registry, model_name=model_name, model_source=model_source, model_path=model_path, tags=tags
+        )
+
+    def list_models(self) -> list[ResolvedModel]:
+        """Return, for every registered model, the version its plain name stands for.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        return self._registry.all_models()
+
+    def registered(self) -> list[RegisteredModel]:
+        """Return every registered model with all its versions and aliases.
+
+        Raises:
+            RegistryUnavailable: retryable.
+        """
+        return self._registry.registered()
+
+    def delete_model(self, model_name: str) -> None:
+        """Delete `name/version`, or `name` with all its versions; workers follow within `alias_poll_s`.
+
+        Files that were uploaded for it stay on the server until its own garbage collection removes them.
+
+        Raises:
+            InvalidRequest: permanent; neither of the two forms.
+            UnknownModel: permanent.
+            RegistryUnavailable: retryable.
+        """
+        reference = parse_model_name(model_name)
+        self._registry.delete(reference)
+        with self._lock:
+            for known in [known for known in self._known if known.name == reference.name]:
+                del self._known[known]
+
+    def set_alias(self, model: ResolvedModel, alias: str) -> None:
+        """Let `name@alias` stand for this version; workers follow within `alias_poll_s`.
+
+        Raises:
+            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            RegistryUnavailable: retryable.
+        """
+        self._registry.set_alias(model, alias)
+
+    def health(self) -> dict[str, Any]:
+        """Return {"status": ok | error, "tracking_uri", "error"?} by asking the server; never raises."""
+        return self._registry.ping()
+
+    def disk_health(self) -> dict[str, Any]:
+        """Return {"status": ok | error, "free_bytes", ...} of the disk that keeps the files; never raises."""
+        return self._files.health()
+
+    def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
+        """Return the question to the server about `reference`, asking it where nobody does."""
+        self.connect()  # which must not count as waiting for the server
+        # In a thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
+        return self._lookups.start(reference, partial(self._ask, reference, still_s))
+
+    def _ask(self, reference: ModelReference, still_s: float) -> ResolvedModel:
+        known = self._known.get(reference)
+        if known is not None and self._clock() + still_s < known.fresh_until:
+            return known.model  # answered since the caller looked
+        try:
+            answer = self._registry.look_up(reference)
+            self._learn(reference, answer)
+        except BaseException as raised:
+            if not isinstance(raised, InferenceError):
+                log.exception("look_up_failed", model=str(reference))
+            error = as_inference_error(raised)
+            if isinstance(error, UnknownModel):
+                with self._lock:
+                    self._known.pop(reference, None)
+                self._last_good.forget(reference)
+            self._note_away(isinstance(error, RegistryUnavailable), error)
+            raise error from None
+        self._note_away(False, None)
+        return answer
+
+    def _learn(self, reference: ModelReference, model: ResolvedModel) -> None:
+        with self._lock:
+            before = self._known.get(reference)
+            self._known[reference] = _Known(model, self._clock() + self._settings.alias_poll_s)
+        if before is None or before.model != model:
+            if before is not None:
+                log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)
+            self._last_good.save(reference, model)
+
+    def _go_on_with(
+        self, reference: ModelReference, last: ResolvedModel, known: _Known | None
+    ) -> ResolvedModel:
+        """Use `last` until the next poll, so that callers need not wait out each other's patience.
+
+        `known` is what the caller found before it asked: what took its place meanwhile is newer than `last`.
+        """
+        with self._lock:
+            now = self._known.get(reference)
+            if now is known:
+                self._known[reference] = _Known(last, self._clock() + self._settings.alias_poll_s)
+                return last
+        return last if now is None else now.model
+
+    def _note_away(self, is_away: bool, error: InferenceError | None) -> None:
+        """Log that the server went away, or came back: once each."""
+        with self._lock:
+            changed, self._is_away = self._is_away != is_away, is_away
+        if changed and is_away:
+            log.warning("registry_away", reason=str(error), meanwhile="known names keep their last version")
+        elif changed:
+            log.info("registry_back", tracking_uri=self._settings.shown_uri)

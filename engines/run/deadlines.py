@@ -1,0 +1,108 @@
+"""When a request has to be answered, by its deadline and priority, and how long code may give nothing back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from engines.base import Urgency
+from handlers.errors import DeadlineExceeded, InvalidRequest
+from handlers.options.spec import shown
+
+MOST_URGENT = 9
+USUAL_PRIORITY = 5
+
+Deadline = str | float | None
+"""An RFC 3339 time with an offset, or seconds since the epoch."""
+
+
+def deadline_at(deadline: Any) -> float | None:
+    """Return the deadline as seconds since the epoch, or None where there is none.
+
+    Raises:
+        InvalidRequest: permanent; neither a number nor an RFC 3339 time with an offset.
+    """
+    if deadline is None:
+        return None
+    if not isinstance(deadline, str):
+        seconds = _seconds(deadline)
+        if seconds is None or not math.isfinite(seconds):
+            raise _no_deadline(deadline)
+        return seconds
+    try:
+        moment = datetime.fromisoformat(deadline)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _no_deadline(deadline)
+    return moment.timestamp()
+
+
+def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
+    """Return whose turn it is before others': by priority, 9 first, then by deadline (seconds since the epoch).
+
+    Raises:
+        InvalidRequest: permanent; no whole number from 0 to 9.
+    """
+    if type(priority) is not int or not 0 <= priority <= MOST_URGENT:
+        raise InvalidRequest(
+            f"priority {shown(priority)} must be a whole number from 0 to {MOST_URGENT}; {MOST_URGENT} goes first"
+        )
+    return (-priority, math.inf if deadline_s is None else deadline_s)
+
+
+def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.time) -> float | None:
+    """Return when an answer is of no use any more, in seconds since the epoch: the earlier of both; None for never.
+
+    Raises:
+        InvalidRequest: permanent; a deadline that is none, or a timeout that is no positive number.
+    """
+    allowed_s = None if timeout_s is None else _seconds(timeout_s)
+    if timeout_s is not None and (allowed_s is None or not allowed_s > 0):
+        raise InvalidRequest(f"timeout {shown(timeout_s)} must be a number of seconds above 0")
+    ends = [deadline_at(deadline), None if allowed_s is None else clock() + allowed_s]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def expired() -> DeadlineExceeded:
+    """Return the error of a request that nobody waits for any more."""
+    return DeadlineExceeded(
+        "the deadline of this request has passed; send it with a later one, or ask for less"
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a number as seconds, infinity where it is larger than any float; None for what is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _no_deadline(deadline: Any) -> InvalidRequest:
+    written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
+    return InvalidRequest(
+        f"deadline {written} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+    )
+
+
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long code may give nothing back, by worker.infer_timeout_s and worker.infer_timeouts."""
+
+    default_s: float = DEFAULT_TIMEOUT_S
+    own_s: Mapping[str, float] = field(default_factory=dict)
+    """By the name of a model, or of a task; the model's goes first."""
+
+    def of(self, task: str, model_name: str) -> float:
+        """Return the seconds for requests of that task to that model."""
+        return self.own_s.get(model_name, self.own_s.get(task, self.default_s))

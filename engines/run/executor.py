@@ -1,0 +1,341 @@
+"""Runs prepared requests on their leased model: a batch at once, or one by one as they come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import structlog
+
+from engines.base import BaseEngine, Emit, bisected
+from engines.cache.loader import ModelListener, ModelLoading
+from engines.cache.model_cache import Lease, ModelCache
+from engines.guard import GivenUp, Guard
+from engines.log_context import RequestName, working_on
+from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel
+from engines.run.prepared import Outcome, Prepared
+from handlers.errors import (
+    Busy,
+    Cancelled,
+    EngineUnavailable,
+    InferenceError,
+    InferenceTimeout,
+    InternalError,
+    as_inference_error,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Execution:
+    """Loads what a request needs, leases it for as long as the engine works, and tells what came of it.
+
+    Thread-safe; both ways block while a model is loaded, and neither ever raises for a request that fails.
+    """
+
+    def __init__(
+        self,
+        cache: ModelCache,
+        models: ModelManager,
+        on_model: ModelListener | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        """`guard` runs the calls of engines, so that one that never returns holds up nobody for long."""
+        self._guard = guard or Guard()
+        self._cache = cache
+        self._models = models
+        self._on_model = on_model
+
+    def run(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run requests of one `batch_key` together and return one outcome per request, in order.
+
+        The model is loaded where it is not in memory, and stays leased until the engine is done; nothing else
+        runs on it meanwhile.
+        """
+        if not batch:
+            return []
+        with working_on(_names(batch)):
+            return self._run_named(batch)
+
+    def _run_named(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        first = batch[0]
+        loading = self._loading(first)
+        started = time.perf_counter()
+        try:
+            lease = self._cache.lease(loading.key, loading.load, loading.unload)
+            with lease:
+                running = time.perf_counter()
+                for one in batch:
+                    one.running_since = running
+                try:
+                    outcomes = self._run(lease, batch)
+                finally:
+                    ended = time.perf_counter()
+                    wait_s, infer_s = running - started, ended - running
+                    for one in batch:
+                        timings = one.timings
+                        timings["wait"] += wait_s
+                        timings["infer"] = infer_s
+            return outcomes
+        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
+            return [_as_failure(error, first)] * len(batch)
+
+    def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
+        """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
+
+        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
+        the answer piece by piece, in a thread of the engine.
+        """
+        with working_on(prepared.names):
+            return self._start_named(prepared, emit)
+
+    def _start_named(self, prepared: Prepared, emit: Emit | None) -> Future[Outcome]:
+        started = time.perf_counter()
+        loading = self._loading(prepared)
+        lease: Lease | None = None
+        try:
+            lease = self._cache.share(loading.key, loading.load, loading.unload)
+            running = prepared.running_since = time.perf_counter()
+            prepared.waited(running - started)
+            raw = self._submit(prepared, lease, emit)
+        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
+            if lease is not None and not isinstance(error, GivenUp):
+                lease.release()
+            failed: Future[Outcome] = Future()
+            failed.set_result(_as_failure(error, prepared))
+            return failed
+        following = _Following(raw, prepared, lease, running)
+        self._watch(following)
+        return following.outcome
+
+    def _submit(self, prepared: Prepared, lease: Lease, emit: Emit | None) -> Future[Any]:
+        """Return the engine's future of a request; one that comes too late is cancelled."""
+        runner, key = prepared.runner, self._loading(prepared).key
+        late: list[Future[Any]] = []
+        heard = emit if _tells_signs(runner) else _heard(emit, lambda: self._guard.sign(key))
+
+        def submit() -> Future[Any]:
+            raw = runner.submit(
+                lease.model, prepared.inputs, prepared.options, heard, urgency=prepared.urgency
+            )
+            late.append(raw)
+            return raw
+
+        def undo() -> None:
+            for raw in late:
+                raw.cancel()
+            lease.release()
+
+        try:
+            return self._guard.call(str(key), self._patience(prepared), submit, holding=Lease(None, undo))
+        except GivenUp:  # its lease is for `undo` to end
+            self._cache.abandon(key)
+            raise
+
+    def _watch(self, following: _Following) -> None:
+        """End a request whose model gives nothing back for too long, and with it the use of that model."""
+        prepared, guard = following.prepared, self._guard
+        key = self._loading(prepared).key
+
+        def give_up(error: InferenceTimeout) -> None:
+            self._cache.abandon(key, gone=lambda: guard.recovered(key))
+            following.end(error)
+
+        following.raw.add_done_callback(lambda done: None if done.cancelled() else guard.sign(key))
+        guard.follow(
+            following.outcome,
+            of=key,
+            what=str(key),
+            limit_s=self._patience(prepared),
+            alive_at=self._signs_of(prepared, following.lease.model, is_followed=True),
+            give_up=give_up,
+            outlives_cancel=_tells_signs(prepared.runner),
+        )
+
+    def _signs_of(self, prepared: Prepared, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
+        """Return what tells when there last was a sign of life of a model.
+
+        `is_followed`: an engine that tells by itself, and knows of none, has nothing under way.
+        """
+        runner, key, guard = prepared.runner, self._loading(prepared).key, self._guard
+
+        def alive_at() -> float:
+            try:
+                told = runner.last_sign(model)
+            except BaseException:
+                log.exception("last_sign_failed", engine=runner.name)
+                told = None
+            if told is None and is_followed and _tells_signs(runner):
+                told = time.monotonic()
+            return max(guard.last_sign(key), told or 0.0)
+
+        return alive_at
+
+    def _patience(self, prepared: Prepared) -> float:
+        return self._guard.patience.of(prepared.task, prepared.model.name)
+
+    def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
+        """Load a model before anybody asks for it, and return a lease on it.
+
+        Raises:
+            InferenceError: what loading raises of that tree.
+        """
+        loading = ModelLoading(engine, task, model, runner, self._models, self._on_model, self._guard)
+        return self._cache.share(loading.key, loading.load, loading.unload)
+
+    def is_loaded(self, prepared: Prepared) -> bool:
+        """Return whether the model of `prepared` is in memory, so that it can run without a load."""
+        return self._cache.is_loaded(self._loading(prepared).key)
+
+    def _run(self, lease: Lease, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Run a batch; where the engine raises, rather than tell which request failed, find that out.
+
+        Where it never comes back, another load takes the place of the model.
+        """
+        first, model = batch[0], lease.model
+        runner, key = first.runner, self._loading(first).key
+        what, limit_s = str(key), self._patience(first)
+        signs = self._signs_of(first, model) if _tells_signs(runner) else None
+        given_up: list[GivenUp] = []
+
+        def run(some: Sequence[Prepared]) -> list[Outcome]:
+            if given_up:
+                return [*given_up] * len(some)
+            inputs, options = [one.inputs for one in some], [one.options for one in some]
+            try:
+                with working_on(_names(some)):
+                    outcomes = self._guard.call(
+                        what,
+                        limit_s,
+                        lambda: runner.infer_batch(model, inputs, options),
+                        holding=lease,
+                        alive_at=signs,
+                    )
+            except GivenUp as error:
+                self._cache.abandon(key)
+                given_up.append(error.with_traceback(None))
+                return [error] * len(some)
+            except (EngineUnavailable, Busy) as error:
+                return [error] * len(some)  # no fault of any of them
+            return _one_outcome_each(outcomes, some)
+
+        def failed(some: Sequence[Prepared], error: BaseException) -> Outcome:
+            if len(some) > 1:
+                log.warning("batch_failed", model=some[0].model.key, items=len(some), error=repr(error))
+            return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
+
+        return bisected(run, batch, failed=failed)
+
+    def _loading(self, prepared: Prepared) -> ModelLoading:
+        return ModelLoading(
+            prepared.engine,
+            prepared.task,
+            prepared.model,
+            prepared.runner,
+            self._models,
+            self._on_model,
+            self._guard,
+        )
+
+
+def _names(batch: Sequence[Prepared]) -> list[RequestName]:
+    return [one.request for one in batch if one.request is not None]
+
+
+def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
+    """Return an `emit` that takes every piece for a sign of life."""
+
+    def hear(piece: str) -> None:
+        sign()
+        if emit is not None:
+            emit(piece)
+
+    return hear
+
+
+class _Following:
+    """A request that its engine works on; its outcome passes its cancellation on, and lets go of the model."""
+
+    def __init__(self, raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> None:
+        self.raw = raw
+        self.prepared = prepared
+        self.lease = lease
+        self.outcome: Future[Outcome] = Future()
+        self._running = running
+        self._ending = threading.Lock()
+        raw.add_done_callback(self._on_raw)
+        self.outcome.add_done_callback(self._on_outcome)
+
+    def end(self, outcome: Outcome) -> None:
+        """End with `outcome`, whatever the engine still makes of the request."""
+        self._settle(lambda: outcome)
+        self.raw.cancel()
+        self.lease.release()
+
+    def _on_raw(self, done: Future[Any]) -> None:
+        self.lease.release()
+        prepared = self.prepared
+        prepared.claim = None  # the two futures refer to each other, so the request may outlive its answer
+        self._settle(lambda: _outcome(done, prepared))
+
+    def _on_outcome(self, done: Future[Outcome]) -> None:
+        if done.cancelled():
+            self.raw.cancel()
+
+    def _settle(self, outcome: Callable[[], Outcome]) -> None:
+        """Give the caller its outcome, unless it has one or has gone."""
+        with self._ending:
+            if self.outcome.done() or not self.outcome.set_running_or_notify_cancel():
+                return
+        self.prepared.timings["infer"] = time.perf_counter() - self._running
+        with working_on(self.prepared.names):  # this is a thread of the engine's, which works for many
+            made = outcome()
+        self.outcome.set_result(made)
+
+
+def _tells_signs(runner: BaseEngine) -> bool:
+    return type(runner).last_sign is not BaseEngine.last_sign
+
+
+def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:
+    try:
+        found = done.result()
+    except CancelledError:
+        return Cancelled(f"engine {prepared.engine} dropped the request; send it again")
+    except BaseException as error:  # noqa: BLE001 - logged, and the caller is told
+        return _as_failure(error, prepared)
+    return _checked(found, prepared.engine)
+
+
+def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> list[Outcome]:
+    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
+    engine = batch[0].engine
+    if len(outcomes) != len(batch):
+        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
+        return [wrong] * len(batch)
+    return [_checked(outcome, engine) for outcome in outcomes]
+
+
+def _checked(outcome: Any, engine: str) -> Outcome:
+    if isinstance(outcome, (dict, InferenceError)):
+        return outcome
+    return InternalError(
+        f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"
+    )
+
+
+def _as_failure(error: BaseException, prepared: Prepared) -> InferenceError:
+    failure = as_inference_error(error)
+    if failure is not error:
+        log.error(
+            "execute_failed",
+            task=prepared.task,
+            engine=prepared.engine,
+            model=prepared.model.key,
+            exc_info=error,
+        )
+    return failure

@@ -1,0 +1,101 @@
+"""Asks several components how they are, without ever waiting long for one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from engines.cache.model_cache import ModelCache
+from engines.models.model_manager import ModelManager
+from engines.registry import EngineRegistry
+from engines.single_flight import SingleFlight
+from handlers.errors import EngineUnavailable
+from handlers.signals import is_of_a_signal
+
+log = structlog.get_logger(__name__)
+
+Probe = Callable[[], dict[str, Any]]
+
+LONGEST_S = 1.8
+"""How long all probes together may take, in seconds; the promise to callers is 2."""
+
+
+class HealthProbes:
+    """Runs each probe in a thread of its own and answers for those that do not; thread-safe.
+
+    A probe that hangs keeps its one thread: it is not started again before it has returned, so asking often
+    costs no more than asking once.
+    """
+
+    def __init__(self, timeout_s: float = LONGEST_S) -> None:
+        self._timeout_s = timeout_s
+        self._probes: SingleFlight[str, dict[str, Any]] = SingleFlight("health")
+
+    def probe(self, probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+        """Return each probe's {"status": ok | error, ...}; one that raises or does not return is an error."""
+        until = time.monotonic() + self._timeout_s
+        asked = {name: self._probes.start(name, probe) for name, probe in probes.items()}
+        answers: dict[str, dict[str, Any]] = {}
+        for name, future in asked.items():
+            try:
+                answers[name] = future.result(max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                answers[name] = {"status": "error", "error": f"no answer within {self._timeout_s:g} s"}
+            except BaseException as error:
+                if is_of_a_signal(error):
+                    raise
+                log.warning("probe_failed", component=name, exc_info=True)
+                answers[name] = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        return answers
+
+
+def health_report(
+    probes: HealthProbes,
+    *,
+    models: ModelManager,
+    engines: EngineRegistry,
+    cache: ModelCache,
+    stuck: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}}.
+
+    `stuck` are calls of engines and handlers that never came back in their time.
+
+    Engines that were asked for, or have settings of their own, are asked; others are not made for this, since
+    nobody may mean to use them. `error` means that no engine works, `degraded` that something is unwell.
+    """
+    asked = {*engines.made(), *engines.configured()}
+    by_name = {f"engines.{name}": partial(_engine_health, engines, name) for name in asked}
+    answers = probes.probe({"mlflow": models.health, "disk": models.disk_health, **by_name})
+    by_engine = {
+        name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
+    }
+    components: dict[str, dict[str, Any]] = {
+        "mlflow": answers["mlflow"],
+        "engines": {"status": _worst(by_engine), "engines": by_engine},
+        "cache": {"status": "ok", "models": len(cache.entries()), "bytes": cache.bytes},
+        "disk": answers["disk"],
+        "calls": {"status": "error" if stuck else "ok", "stuck": list(stuck)},
+    }
+    if components["engines"]["status"] == "error":
+        status = "error"
+    else:
+        status = "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
+    return {"status": status, "components": components}
+
+
+def _engine_health(engines: EngineRegistry, name: str) -> dict[str, Any]:
+    try:
+        return engines.get(name).health()
+    except EngineUnavailable as error:
+        return {"status": "error", "error": error.message}
+
+
+def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return ok where all are, error where none is, degraded in between."""
+    well = [answer["status"] == "ok" for answer in answers.values()]
+    return "ok" if all(well) else "degraded" if any(well) else "error"

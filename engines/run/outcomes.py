@@ -1,0 +1,104 @@
+"""The one place that counts how requests ended and tells of those that failed, whatever door they came through."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from engines.log_context import LineLimit
+from engines.run.statistics import Statistics
+from handlers.errors import InferenceError
+
+log = structlog.get_logger(__name__)
+
+LINES_PER_S = 5
+"""Most log lines about one error code in a second; the others are counted, and told a second later."""
+
+_MOST_CHARS = 500
+
+
+class Outcomes:
+    """Hears of every outcome once; thread-safe.
+
+    A failed request leaves one WARNING `request_failed`, a message that was kept as a dead letter one
+    `request_dead_lettered`; where there are too many of a code, one `requests_failed` counts the rest.
+    """
+
+    def __init__(self, statistics: Statistics, lines: LineLimit | None = None) -> None:
+        self._statistics = statistics
+        self._lines = lines or LineLimit(LINES_PER_S, 1.0)
+        self._telling = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def finished(self, result: Mapping[str, Any]) -> None:
+        """Count the result of a request that was let in, success or failure."""
+        error = result["error"]
+        self._statistics.record(
+            result["task"],
+            result["model_name"],
+            result["engine"],
+            error is None,
+            result["processing_time"],
+            result["timings"],
+            "" if error is None else error["code"],
+        )
+        if error is not None:
+            self._tell(result, error)
+
+    def refused(self, result: Mapping[str, Any]) -> None:
+        """Count the failed result of a request that was not let in."""
+        self._statistics.refuse(result["task"], result["error"]["code"])
+        self._tell(result, result["error"])
+
+    def replaced(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Correct the count of a result in whose place another is sent, as it is too large or has no JSON form."""
+        if before["success"] and not now["success"]:
+            self._statistics.replace(now["task"], now["model_name"], now["engine"], now["error"]["code"])
+            self._tell(now, now["error"])
+
+    def dead_lettered(
+        self, *, task: str, topic: str, partition: int, offset: int, stage: str, error: InferenceError
+    ) -> None:
+        """Count a message that is kept as a dead letter."""
+        self._statistics.dead_letter(task, error.code)
+        if self._may_tell(error.code):
+            log.warning(
+                "request_dead_lettered",
+                topic=topic,
+                partition=partition,
+                offset=offset,
+                stage=stage,
+                code=error.code,
+                error=error.message[:_MOST_CHARS],
+            )
+
+    def _tell(self, result: Mapping[str, Any], error: Mapping[str, Any]) -> None:
+        if self._may_tell(error["code"]):
+            log.warning(
+                "request_failed",
+                request_id=result["id"],
+                task=result["task"],
+                model=result["model_name"],
+                code=error["code"],
+                error=error["message"][:_MOST_CHARS],
+            )
+
+    def _may_tell(self, code: str) -> bool:
+        if self._lines.allows(code):
+            return True
+        with self._telling:
+            if self._timer is None:
+                self._timer = threading.Timer(1.0, self.tell_left_out)
+                self._timer.daemon = True
+                self._timer.start()
+        return False
+
+    def tell_left_out(self) -> None:
+        """Tell how many lines were left out and not told of yet."""
+        with self._telling:
+            self._timer = None
+        for code, count in self._lines.take_left_out().items():
+            log.warning("requests_failed", code=code, more=count)

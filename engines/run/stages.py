@@ -1,0 +1,169 @@
+"""The stages of a request that its handler does: inputs from data, and the output from the engine's raw result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from engines.run.checks import check_data
+from engines.run.prepared import Prepared
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
+
+log = structlog.get_logger(__name__)
+
+
+def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
+    """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
+
+    Raises:
+        InferenceError: any kind of handlers.errors about the data; nothing else.
+    """
+    started = time.perf_counter()
+    try:
+        check_data(data)
+        prepared.inputs = _inputs(prepared.handler, prepared.task, data, prepared.options)
+        # Of people's own engines it may be anything, and what is no number would stop the batches of all.
+        prepared.cost = float(prepared.runner.cost(prepared.task, prepared.inputs, prepared.options))
+    except InferenceError:
+        raise
+    except BaseException as error:
+        raise stage_failed("preprocess", prepared.task, error) from error
+    finally:
+        prepared.timings["preprocess"] = time.perf_counter() - started
+
+
+def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's output for the engine's raw result.
+
+    Where the handler's inputs have `truncated`, which says what is missing of the media, so has the metadata.
+
+    Raises:
+        InternalError: permanent; the handler cannot read what the engine returned.
+        InferenceFailed: permanent; the output holds NaN or an infinity.
+        InferenceError: whatever else the handler raises of that tree.
+    """
+    started = time.perf_counter()
+    try:
+        output: Any = prepared.handler.postprocess(raw, prepared.options)
+    except InferenceError:
+        raise
+    except BaseException as error:
+        raise stage_failed("postprocess", prepared.task, error) from error
+    finally:
+        prepared.timings["postprocess"] = time.perf_counter() - started
+    if not isinstance(output, dict):
+        raise _no_dict(prepared.task, output, "from postprocess; it must return a dict")
+    metadata = output.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise _no_dict(prepared.task, metadata, "as metadata; it must be a dict")
+    if wrong := not_a_number(output, "result"):
+        raise InferenceFailed(
+            f"{wrong}, which JSON does not have: model {prepared.model.key} of engine {prepared.engine} or the "
+            f"handler of task {prepared.task} computed no finite number; try another input, or load the model in "
+            "a wider number format (torch_dtype fp32)"
+        )
+    truncated = prepared.inputs.get("truncated")
+    if truncated and "truncated" not in (metadata or {}):
+        return {**output, "metadata": {**(metadata or {}), "truncated": truncated}}
+    checked: dict[str, Any] = output
+    return checked
+
+
+def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
+    """Return the InternalError that takes the place of `error`, which is logged with its stack trace.
+
+    Raises:
+        BaseException: `error`, where a signal to this process raised it.
+    """
+    failure = as_inference_error(error)
+    log.error("stage_failed", stage=stage, task=task, exc_info=error)
+    return failure
+
+
+def _inputs(
+    handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the handler makes of `data`.
+
+    Raises:
+        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
+        InternalError: permanent; the handler returned no dict.
+    """
+    try:
+        inputs: Any = handler.preprocess(data, options)  # of people's own handlers, what it says may not hold
+    except ValueError as error:
+        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
+        log.warning("preprocess_refused", task=task, exc_info=True)
+        raise InvalidInput(f"task {task} does not take this data: {error}") from error
+    if not isinstance(inputs, dict):
+        raise _no_dict(task, inputs, "from preprocess; it must return a dict")
+    return dict(inputs)
+
+
+def _no_dict(task: str, got: Any, where: str) -> InternalError:
+    return InternalError(f"the handler of task {task} returned {type(got).__name__} {where}")
+
+
+_PLAIN = (str, int, bytes, type(None))
+
+
+def not_a_number(value: Any, path: str) -> str | None:
+    """Return "<path> is NaN" for the first number in `value` that JSON does not have, None where all are right.
+
+    What has no JSON form at all is no concern of this function: the encoder refuses it.
+    """
+    try:
+        return next(_wrong(value, path), None)
+    except RecursionError:
+        return None
+
+
+def _wrong(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, _PLAIN):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{path} is {_named(value)}"
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if isinstance(key, float) and not math.isfinite(key):
+                yield f"{path} has the key {_named(key)}"
+            if not isinstance(one, _PLAIN):
+                yield from _wrong(one, f"{path}.{key}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        if not _are_numbers(value):
+            for index, one in enumerate(value):
+                if not isinstance(one, _PLAIN):
+                    yield from _wrong(one, f"{path}[{index}]")
+    else:
+        yield from _wrong_in_object(value, path)
+
+
+def _are_numbers(values: Any) -> bool:
+    """Return whether the values are finite numbers for sure: embeddings are long, and a sum is quick."""
+    if not isinstance(values, list | tuple) or not values or not isinstance(values[0], float):
+        return False
+    try:
+        return math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
+
+
+def _wrong_in_object(value: Any, path: str) -> Iterator[str]:
+    """Look into what the encoder writes as an object, such as a dataclass."""
+    try:
+        plain = msgspec.to_builtins(value)
+    except Exception:  # noqa: BLE001 - it has no JSON form, which the encoder tells
+        return
+    if type(plain) is not type(value):
+        yield from _wrong(plain, path)
+
+
+def _named(number: float) -> str:
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

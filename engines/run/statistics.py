@@ -1,0 +1,213 @@
+"""Counts and latencies of everything a process inferred."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from engines.run.results import STAGES
+
+MOST_NAMES = 1000
+"""Names counted one by one; callers choose names, so the rest is counted together."""
+
+OTHER = "(other)"
+
+_MOST_ROWS = 256
+
+_of_every_stage = itemgetter(*STAGES)
+
+
+@dataclass(slots=True)
+class _Count:
+    total: int = 0
+    succeeded: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {"total": self.total, "succeeded": self.succeeded, "failed": self.total - self.succeeded}
+
+
+class _Names:
+    """Names that are counted one by one, as long as there are not too many."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def counted_as(self, name: str) -> str:
+        if name not in self._known and len(self._known) >= MOST_NAMES:
+            return OTHER
+        self._known.add(name)
+        return name
+
+
+class Statistics:
+    """Exact counts since the start, and latencies of the latest requests; thread-safe, bounded memory."""
+
+    def __init__(self, *, window: int = 4096) -> None:
+        self._lock = threading.Lock()
+        self._tasks, self._models, self._engines = _Names(), _Names(), _Names()
+        self._counts: dict[tuple[str, str, str], _Count] = {}
+        """By task, model and engine: what came since the last sums, of a bounded number of combinations."""
+        self._count_of: dict[tuple[str, str, str], _Count] = {}
+        """The same by the names as they came, but for those that came when there were too many."""
+        self._sums: tuple[dict[str, _Count], ...] = ({}, {}, {})
+        """By task, by model, and by engine: what came before."""
+        self._codes = _Names()
+        self._errors: Counter[tuple[str, str]] = Counter()
+        """By task and error code, as the next two are."""
+        self._refusals: Counter[tuple[str, str]] = Counter()
+        self._dead_letters: Counter[tuple[str, str]] = Counter()
+        self._latencies: deque[float] = deque(maxlen=window)
+        self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        """What came before the latest rows; added up by columns, a stage at a time, that costs a fraction."""
+        self._latest_s: list[tuple[float, ...]] = []
+        """Of the latest requests, a row each: the seconds of every stage."""
+
+    def record(
+        self,
+        task: str,
+        model: str,
+        engine: str,
+        success: bool,
+        processing_s: float,
+        timings: Mapping[str, float] | None = None,
+        code: str = "",
+    ) -> None:
+        """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`.
+
+        `code` is that of its error.
+        """
+        names = (task, model, engine)
+        row = _of_every_stage(timings) if timings else None
+        with self._lock:
+            count = self._count_of.get(names)
+            if count is None:
+                count = self._new_count(names)
+            count.total += 1
+            count.succeeded += success
+            if code:
+                self._count_code(self._errors, task, code)
+            self._latencies.append(processing_s)
+            if row is not None:
+                self._latest_s.append(row)
+                if len(self._latest_s) >= _MOST_ROWS:
+                    self._sum_up_stages()
+
+    def refuse(self, task: str, code: str) -> None:
+        """Count one request that was not let in."""
+        with self._lock:
+            self._count_code(self._refusals, task, code)
+
+    def dead_letter(self, task: str, code: str) -> None:
+        """Count one message that was kept as a dead letter."""
+        with self._lock:
+            self._count_code(self._dead_letters, task, code)
+
+    def replace(self, task: str, model: str, engine: str, code: str) -> None:
+        """Count one request as failed with `code` that was counted as answered."""
+        with self._lock:
+            self._new_count((task, model, engine)).succeeded -= 1
+            self._count_code(self._errors, task, code)
+
+    def by_code(self) -> dict[str, dict[tuple[str, str], int]]:
+        """Return errors, refusals and dead_letters, each by task and error code."""
+        with self._lock:
+            return {
+                "errors": dict(self._errors),
+                "refusals": dict(self._refusals),
+                "dead_letters": dict(self._dead_letters),
+            }
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.
+
+        `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start.
+        `errors` counts failed requests by code, `refusals` those that were not let in, which are in no other number,
+        and `dead_letters` messages kept as such.
+        """
+        with self._lock:
+            self._sum_up()
+            self._sum_up_stages()
+            tasks, models, engines = self._sums
+            total = sum(count.total for count in tasks.values())
+            succeeded = sum(count.succeeded for count in tasks.values())
+            latencies = list(self._latencies)
+            answer: dict[str, Any] = {
+                "total_inferences": total,
+                "successful_inferences": succeeded,
+                "failed_inferences": total - succeeded,
+                "success_rate": succeeded / total if total else 0.0,
+                "tasks": _by_name(tasks),
+                "models": _by_name(models),
+                "engines": _by_name(engines),
+                "stage_mean_s": {
+                    stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
+                },
+                "errors": _by_code(self._errors),
+                "refusals": _by_code(self._refusals),
+                "dead_letters": _by_code(self._dead_letters),
+            }
+        answer["latency_s"] = _latency(sorted(latencies))  # sorted here, so that nobody waits for it
+        return answer
+
+    def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
+        counts[self._tasks.counted_as(task), self._codes.counted_as(code)] += 1
+
+    def _new_count(self, names: tuple[str, str, str]) -> _Count:
+        task, model, engine = names
+        counted_as = (
+            self._tasks.counted_as(task),
+            self._models.counted_as(model),
+            self._engines.counted_as(engine),
+        )
+        if len(self._counts) >= MOST_NAMES and counted_as not in self._counts:
+            self._sum_up()
+        count = self._counts.setdefault(counted_as, _Count())
+        if OTHER not in counted_as:
+            self._count_of[names] = count
+        return count
+
+    def _sum_up(self) -> None:
+        """Add what was counted by combinations of names to the sums by each name."""
+        for names, count in self._counts.items():
+            for name, sums in zip(names, self._sums, strict=True):
+                of_name = sums.setdefault(name, _Count())
+                of_name.total += count.total
+                of_name.succeeded += count.succeeded
+        self._counts.clear()
+        self._count_of.clear()
+
+    def _sum_up_stages(self) -> None:
+        """Add the latest rows to the sums by each stage."""
+        for stage, seconds in zip(STAGES, zip(*self._latest_s, strict=True), strict=False):
+            self._stage_s[stage] += sum(seconds)
+        self._latest_s.clear()
+
+
+def _by_name(sums: dict[str, _Count]) -> dict[str, dict[str, int]]:
+    return {name: sums[name].as_dict() for name in sorted(sums)}
+
+
+def _by_code(counts: Counter[tuple[str, str]]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for (_, code), count in counts.items():
+        sums[code] += count
+    return dict(sorted(sums.items()))
+
+
+def _latency(ordered: Sequence[float]) -> dict[str, float]:
+    count = len(ordered)
+    return {
+        "count": count,
+        "mean": sum(ordered) / count if count else 0.0,
+        **{f"p{percent}": _percentile(ordered, percent) for percent in (50, 95, 99)},
+    }
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """Return the nearest-rank percentile of ascending values; 0 where there are none."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0

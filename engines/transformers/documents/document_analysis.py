@@ -1,0 +1,199 @@
+"""document-analysis: the text of every page, from its text layer or by reading its picture, and answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Self
+
+from torch import nn
+
+from engines.config.settings import TransformersSettings
+from engines.transformers.documents.document_answers import AnswerFinder
+from engines.transformers.documents.ocr_generation import TRANSCRIBE
+from engines.transformers.documents.ocr_pages import PageReader, has_page_reader
+from engines.transformers.documents.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
+from engines.transformers.loading import ModelFolder
+from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.text.vlm import AskingRunner
+from handlers.decoding.document_pages import Page
+from handlers.errors import InferenceError, InvalidInput
+
+_FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model's folder holds: at least one of a page reader and something that answers."""
+
+    reader: PageReader | None = None
+    finder: AnswerFinder | None = None
+    asked: AskingRunner | None = None
+    let_go: Callable[[], None] = lambda: None
+    """Says that the page reader is not used any more by this task."""
+
+    @property
+    def models(self) -> Any:
+        """All models as one, so that they are counted and freed together."""
+        if self.reader is not None and self.finder is None and self.asked is None:
+            return self.reader.models
+        models = nn.ModuleDict()
+        if self.reader is not None:
+            models["reader"] = self.reader.models
+        if self.finder is not None:
+            models["finder"] = self.finder.model
+        if self.asked is not None:
+            models["asked"] = self.asked.model
+        return models
+
+
+class DocumentAnalysisRunner(TaskRunner):
+    """Reads the pages of documents and answers questions about them.
+
+    A page with a text layer is not read from its picture, but where its text is a small part of a scan: then both
+    count. Lines are in reading order, each with its place.
+    """
+
+    kinds = (_FINDER, _WRITER)
+
+    def __init__(self, name: str, parts: Parts) -> None:
+        super().__init__(name, parts.models)
+        self.parts = parts
+
+    @property
+    def weights(self) -> Hashable:
+        """Those of the model that is asked, where it is the only one."""
+        asked = self.parts.asked
+        return super().weights if asked is None or self.parts.reader is not None else asked.weights
+
+    @classmethod
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether `folder` has a model that answers, or a page reader without one."""
+        return _is_reader_alone(folder) or super().takes(folder)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of a document question answering or image-text-to-text model, of a page reader
+        (`detection/` and `recognition/`), or of both in one folder."""
+        parts = Parts()
+        if has_page_reader(folder.path):
+            reader, let_go = PageReader.take(folder, shared)
+            parts = Parts(reader, let_go=let_go)
+        try:
+            kind = None if _is_reader_alone(folder) else folder.auto_class(*cls.kinds)
+            if kind == _FINDER:
+                parts = dataclasses.replace(parts, finder=AnswerFinder.load(folder))
+            elif kind == _WRITER:
+                parts = dataclasses.replace(parts, asked=AskingRunner.load(folder, shared))
+            return cls(folder.name, parts)
+        except BaseException:
+            parts.let_go()
+            raise
+
+    def configure(self, settings: TransformersSettings) -> None:
+        """Let the model that is asked, where there is one, run by these settings."""
+        if self.parts.asked is not None:
+            self.parts.asked.configure(settings)
+
+    def close(self) -> None:
+        """Ask and read no more."""
+        self.parts.let_go()
+        if self.parts.asked is not None:
+            self.parts.asked.close()
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}] for each input,
+        and answer (with answer_page and answer_score where the model finds it in the words) for a question.
+
+        text_source is text_layer, ocr (read from the picture) or mixed (both). A region is {text, box, score?},
+        with polygon where it is tilted, and with boxes where its last word goes on in the next line. Where the
+        model cannot read pictures, a page that has both has the text layer alone, and unread_pictures.
+
+        Every page has its text, asked or not. Where an image-text-to-text model is the one that reads, that
+        takes a text of its own for each page without words, each bound by the options as the answer is;
+        finish_reason tells whether it is whole (stop) or was cut (length). For an answer alone, task vlm
+        takes pictures of pages.
+        """
+        return [self._analysed(one, its) for one, its in zip(inputs, options, strict=True)]
+
+    def _analysed(self, inputs: dict[str, Any], options: dict[str, Any]) -> Outcome:
+        pages: list[Page] = inputs["pages"]
+        question: str | None = inputs.get("question")
+        try:
+            if self.parts.asked is not None:
+                return self._told(self.parts.asked, pages, question, options)
+            refuse_options(options, takes=(), because=f"model {self.name} generates no text")
+            if question is not None:
+                return self._found(pages, question)
+            return {"pages": [self._read(page).result() for page in pages]}
+        except InferenceError as error:
+            return error
+
+    def _told(
+        self,
+        teller: AskingRunner,
+        pages: Sequence[Page],
+        question: str | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Return what `teller` says about the pages; all that it is asked runs together."""
+        unread = [page for page in pages if not self._is_readable(page)]
+        asked = [_about([page], TRANSCRIBE) for page in unread]
+        if question is not None:
+            asked.append(_about(pages, question))
+        told = []
+        for outcome in teller.run(asked, [options] * len(asked)):
+            if isinstance(outcome, InferenceError):
+                raise outcome
+            told.append(outcome)
+        transcripts = {page["number"]: one for page, one in zip(unread, told[: len(unread)], strict=True)}
+        read = [self._read(page, transcripts.get(page["number"])).result() for page in pages]
+        if question is None:
+            return {"pages": read}
+        return {"pages": read, "answer": told[-1]["generated_text"].strip()}
+
+    def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
+        """Return the pages, and the answer as it stands in them."""
+        if self.parts.finder is None:
+            raise InvalidInput(
+                f"data.question: model {self.name} reads pages and answers nothing; name a document question "
+                "answering model or an image-text-to-text model, or leave the question out"
+            )
+        read = [self._read(page) for page in pages]
+        worded: list[Page] = [{**one.page, "words": one.words} for one in read]
+        found = self.parts.finder.find(question, worded)
+        return {
+            "pages": [one.result() for one in read],
+            "answer": found.text,
+            "answer_page": found.page,
+            "answer_score": found.score,
+        }
+
+    def _is_readable(self, page: Page) -> bool:
+        return page["words"] is not None or (self.parts.reader is not None and page["image"] is not None)
+
+    def _read(self, page: Page, transcript: dict[str, Any] | None = None) -> ReadPage:
+        """Return the text of a page from its text layer, from its `transcript`, or as the page reader reads it."""
+        if page["words"] is not None:
+            return read_from_layer(page, page["words"])
+        if transcript is not None:
+            return transcribed(page, transcript["generated_text"].strip(), transcript["finish_reason"])
+        if self.parts.reader is not None and page["image"] is not None:
+            return read_from_picture(page, self.parts.reader.read(page["image"]))
+        if page["layer"]:
+            return read_from_layer(page, page["layer"])
+        raise InvalidInput(
+            f"data.document has no text layer on page {page['number']}, and model {self.name} cannot read "
+            "pictures: send a PDF with text, or name a model with folders detection/ and recognition/"
+        )
+
+
+def _is_reader_alone(folder: ModelFolder) -> bool:
+    return has_page_reader(folder.path) and not (folder.path / "config.json").is_file()
+
+
+def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:
+    """Return `question` about the pictures of `pages`, as vlm has it."""
+    content = [*({"type": "image"} for _ in pages), {"type": "text", "text": question}]
+    return {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}

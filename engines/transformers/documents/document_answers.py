@@ -1,0 +1,183 @@
+"""Answers that stand in a document: the stretch of its words that a document question answering model marks.
+
+Source: https://arxiv.org/abs/1912.13318 (LayoutLM); https://arxiv.org/abs/1606.05250 section 5 (answer spans)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from engines.transformers.device import to_model
+from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
+from handlers.decoding.document_pages import Page, Word
+from handlers.errors import InvalidInput, ModelLoadFailed
+
+_LONGEST_ANSWER = 15
+"""In tokens."""
+
+_MOST_OVERLAP = 256
+"""Tokens that neighbouring windows of a long page share at most."""
+
+_GRID = 1000
+"""Units of a page's width and height in which these models see boxes."""
+
+_RIGHT_EDGE = [_GRID] * 4
+_NOWHERE = [0] * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, its probability, and where it stands."""
+
+    text: str
+    score: float
+    page: int
+
+
+class AnswerFinder:
+    """Finds answers with a LayoutLM model; not safe to share between threads."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: Any, image_processor: Any | None
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelLoadFailed(f"model {name} needs a fast tokenizer; save it with its tokenizer.json")
+        self.model = model
+        self._name = name
+        self._tokenizer = tokenizer
+        self._image_processor = image_processor
+        positions: int = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+        self._window = min(tokenizer.model_max_length, positions)
+
+    @classmethod
+    def load(cls, folder: ModelFolder) -> AnswerFinder:
+        """Return the finder of a document question answering model and its tokenizer.
+
+        Raises:
+            ModelLoadFailed: permanent; another kind of model, or an incomplete one.
+        """
+        needs = "a document question answering model"
+        model = folder.model("AutoModelForDocumentQuestionAnswering", needs=needs)
+        sees = getattr(model.config, "visual_embed", False)
+        processor = folder.image_processor() if sees else None
+        if processor is not None:
+            processor.apply_ocr = False  # the words are known, and its own way to them needs Tesseract
+        return cls(folder.name, model, folder.tokenizer(), processor)
+
+    @running()
+    def find(self, question: str, pages: Sequence[Page]) -> Answer:
+        """Return the surest answer on any of `pages`, all of which must have words; "" where there is none.
+
+        Raises:
+            InvalidInput: permanent; the question alone fills what the model reads at once.
+        """
+        best = Answer("", 0.0, pages[0]["number"])
+        for page in pages:
+            for window in self._windows(question, page):
+                best = max(best, self._answer(window, page), key=lambda answer: answer.score)
+        return best
+
+    def _windows(self, question: str, page: Page) -> Iterator[_Window]:
+        words = page["words"] or []
+        if not words:
+            return
+        boxes = [_on_grid(word, page) for word in words]
+        texts = [word["text"] for word in words]
+        takes_boxes = hasattr(self._tokenizer, "pad_token_box")
+        asked: dict[str, Any] = (
+            {"text": [question], "text_pair": [texts], "boxes": [boxes]}
+            if takes_boxes
+            else {"text": question.split(), "text_pair": texts, "is_split_into_words": True}
+        )
+        try:
+            encoded = self._tokenizer(
+                **asked,
+                max_length=self._window,
+                stride=min(self._window // 2, _MOST_OVERLAP),
+                truncation="only_second",
+                return_token_type_ids=True,
+                return_overflowing_tokens=True,
+            )
+        except Exception as error:  # the tokenizers library raises its own kinds, with these words in them
+            if "Truncation error" not in str(error) and "too short" not in str(error):
+                raise
+            raise InvalidInput(
+                f"data.question is too long: model {self._name} reads {self._window} tokens of question and "
+                "page at once; ask a shorter one"
+            ) from error
+        for index in range(len(encoded["input_ids"])):
+            sides, owners = encoded.sequence_ids(index), encoded.word_ids(index)
+            inputs = {name: encoded[name][index] for name in self._names(encoded)}
+            if not takes_boxes:
+                inputs["bbox"] = [
+                    boxes[owner] if side == 1 else _RIGHT_EDGE if token == self._separator else _NOWHERE
+                    for token, side, owner in zip(inputs["input_ids"], sides, owners, strict=True)
+                ]
+            yield _Window(
+                inputs, [owner if side == 1 else None for side, owner in zip(sides, owners, strict=True)]
+            )
+
+    @property
+    def _separator(self) -> int | None:
+        separator: int | None = self._tokenizer.sep_token_id
+        return separator
+
+    def _names(self, encoded: Any) -> list[str]:
+        known = ("input_ids", "attention_mask", "token_type_ids", "bbox")
+        return [name for name in known if name in encoded]
+
+    def _answer(self, window: _Window, page: Page) -> Answer:
+        inputs = {name: torch.tensor([values]) for name, values in window.inputs.items()}
+        if self._image_processor is not None:
+            pixels = self._image_processor(images=page["image"], return_tensors="pt")["pixel_values"]
+            inputs["pixel_values"] = pixels
+        with torch.inference_mode():
+            found = self.model(**to_model(self.model, inputs))
+        length = len(window.words)
+        start, end, score = best_span(
+            found.start_logits[0, :length].float().cpu(),
+            found.end_logits[0, :length].float().cpu(),
+            torch.tensor([word is not None for word in window.words]),
+        )
+        first, last = window.words[start], window.words[end]
+        if first is None or last is None:
+            return Answer("", 0.0, page["number"])
+        words = (page["words"] or [])[first : last + 1]
+        return Answer(" ".join(word["text"] for word in words), score, page["number"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """As much of a page as the model reads at once, after the question."""
+
+    inputs: dict[str, list[Any]]
+    words: list[int | None]
+    """For each token the page's word it belongs to, None for tokens of the question and special ones."""
+
+
+def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> tuple[int, int, float]:
+    """Return first and last token of the likeliest answer, and its probability.
+
+    `start` and `end` are the scores of each token (tokens,); only `allowed` tokens can be part of an answer.
+    The first token stands for "no answer" and takes its share of the probability.
+    """
+    counted = allowed.clone()
+    counted[0] = True
+    starts, ends = (scores.masked_fill(~counted, -torch.inf).softmax(0) * allowed for scores in (start, end))
+    spans = torch.outer(starts, ends).triu().tril(_LONGEST_ANSWER - 1)
+    first, last = divmod(int(spans.argmax()), len(start))
+    return first, last, float(spans[first, last])
+
+
+def _on_grid(word: Word, page: Page) -> list[int]:
+    """Return the word's box in units of the grid, within it."""
+    sizes = (page["width"], page["height"]) * 2
+    return [
+        min(max(int(_GRID * side / size), 0), _GRID) for side, size in zip(word["box"], sizes, strict=True)
+    ]

@@ -1,0 +1,162 @@
+"""Whole pages read by two models: one finds the lines, the other reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from engines.transformers.documents.reading_order import reading_order, text_of
+from engines.transformers.documents.text_detection import TextDetector, TextRegion
+from engines.transformers.documents.text_recognition import ReadLine, TextRecognizer
+from engines.transformers.loading import ModelFolder
+from engines.transformers.shared_vlms import PAGES, SharedModels
+from handlers.errors import ModelLoadFailed
+
+DETECTION, RECOGNITION = "detection", "recognition"
+"""The folders of the two models inside the model's folder."""
+
+_UPRIGHT = 1.5
+"""Times its width that a region is high at least to be read turned as well."""
+
+_TILTED = math.radians(1.5)
+"""From here on a line is tilted; less is how the model draws its outline."""
+
+_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+
+
+@dataclass(frozen=True, slots=True)
+class PageText:
+    """The text of a page and its lines {text, box in pixels, score 0 to 1}, in reading order; a tilted one has its
+    polygon, too: corners [x, y] clockwise from the top left."""
+
+    text: str
+    lines: list[dict[str, Any]]
+
+
+class PageReader:
+    """Reads pictures of pages of any size, turned by some degrees too, one at a time; tasks share it."""
+
+    def __init__(self, detector: TextDetector, recognizer: TextRecognizer) -> None:
+        self._detector = detector
+        self._recognizer = recognizer
+        self._reading = threading.Lock()
+        self.models = nn.ModuleDict({DETECTION: detector.model, RECOGNITION: recognizer.model})
+
+    @classmethod
+    def take(cls, folder: ModelFolder, shared: SharedModels) -> tuple[PageReader, Callable[[], None]]:
+        """Return the reader in `folder`, which other tasks may use already, and what lets go of it.
+
+        Raises:
+            ModelLoadFailed: permanent; as `load`.
+        """
+        return shared.take(folder.path, lambda: cls.load(folder), part=PAGES)
+
+    @classmethod
+    def load(cls, folder: ModelFolder) -> PageReader:
+        """Return the reader whose models lie in `detection/` and `recognition/`.
+
+        Raises:
+            ModelLoadFailed: permanent; one of them is of another kind, or incomplete.
+        """
+        detection, recognition = part_of(folder, DETECTION), part_of(folder, RECOGNITION)
+        detector = detection.model("AutoModelForObjectDetection", needs="a text detection model")
+        return cls(
+            TextDetector(detector, image_settings(detection)),
+            recognizer_of(recognition),
+        )
+
+    def read(self, image: Image.Image) -> PageText:
+        """Return the text of an RGB picture."""
+        with self._reading:
+            return self._page(image)
+
+    def close(self) -> None:
+        """Read no more; who shared it lets go of it by itself."""
+
+    def _page(self, image: Image.Image) -> PageText:
+        regions = self._detector.find(image)
+        read = self._read([region.cut_out(image) for region in regions])
+        kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
+        texts = [line.text for _, line in kept]
+        rows = reading_order(_level([region for region, _ in kept]), texts)
+        lines = [
+            {"text": line.text, "box": region.box, "score": line.score, **_tilt(region)}
+            for region, line in (kept[index] for row in rows for index in row)
+        ]
+        return PageText(text_of(texts, rows), lines)
+
+    def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
+        """Return what each says; a high one may be a line that runs up or down: the surest reading counts."""
+        ways: list[Image.Image] = []
+        owners: list[int] = []
+        for index, cutting in enumerate(cuttings):
+            high = cutting.height >= _UPRIGHT * cutting.width
+            turned = [cutting.transpose(way) for way in _TURNS] if high else []
+            ways += [cutting, *turned]
+            owners += [index] * (1 + len(turned))
+        best = [ReadLine("", 0.0)] * len(cuttings)
+        for index, line in zip(owners, self._recognizer.read(ways), strict=True):
+            best[index] = max(best[index], line, key=lambda one: one.score)
+        return best
+
+
+def has_page_reader(folder: Path) -> bool:
+    """Tell whether a model's folder holds the two models of a page reader."""
+    return (folder / DETECTION).is_dir() and (folder / RECOGNITION).is_dir()
+
+
+def part_of(folder: ModelFolder, part: str) -> ModelFolder:
+    """Return the model in the folder `part` inside `folder`."""
+    return dataclasses.replace(folder, name=f"{folder.name} ({part})", path=folder.path / part)
+
+
+def recognizer_of(folder: ModelFolder) -> TextRecognizer:
+    """Return the text recognition model in `folder`."""
+    model = folder.model("AutoModelForTextRecognition", needs="a text recognition model")
+    return TextRecognizer(folder.name, model, image_settings(folder))
+
+
+def image_settings(folder: ModelFolder) -> dict[str, Any]:
+    """Return the settings of the image processor beside the model; transformers' own needs torchvision.
+
+    Raises:
+        ModelLoadFailed: permanent; there are none, or they are no JSON object.
+    """
+    path = folder.path / "preprocessor_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(f"model {folder.name} has no readable {path.name}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelLoadFailed(f"model {folder.name}: {path.name} holds no object of settings")
+    return settings
+
+
+def _tilt(region: TextRegion) -> dict[str, Any]:
+    """Return the polygon of a region that is tilted, and not just a little out of the pixels' rows."""
+    across, down = region.corners[1] - region.corners[0]
+    if abs(math.remainder(math.atan2(down, across), math.pi / 2)) < _TILTED:
+        return {}
+    return {"polygon": [[round(float(x)), round(float(y))] for x, y in region.corners]}
+
+
+def _level(regions: Sequence[TextRegion]) -> list[list[float]]:
+    """Return the boxes of `regions` as they are once the page is turned so that most lines are level."""
+    if not regions:
+        return []
+    sides = np.stack([region.corners[1] - region.corners[0] for region in regions])
+    widths, angles = np.hypot(sides[:, 0], sides[:, 1]), np.arctan2(sides[:, 1], sides[:, 0])
+    angle = float(np.median(angles[widths >= np.median(widths)]))
+    back = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    turned = [region.corners @ back.T for region in regions]
+    return [[*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()] for corners in turned]

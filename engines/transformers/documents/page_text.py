@@ -1,0 +1,142 @@
+"""The text of a page of a document: from its text layer, from its picture, or from both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engines.transformers.documents.ocr_pages import PageText
+from engines.transformers.documents.reading_order import reading_order, text_of
+from engines.transformers.documents.text_lines import Line, lines_of, without_breaks
+from handlers.decoding.document_pages import Page, Word
+
+_SAME_PLACE = 0.5
+"""The part of a line that was read from the picture which lies on the text layer where both are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """A page with its text, as a result tells it, and its words in reading order."""
+
+    page: Page
+    text: PageText
+    words: list[Word]
+    source: Literal["text_layer", "ocr", "mixed"]
+    finish_reason: str | None = None
+    has_unread_pictures: bool = False
+
+    def result(self) -> dict[str, Any]:
+        """Return the page as a result tells it."""
+        known = {name: self.page[name] for name in ("number", "width", "height", "dpi")}
+        result = {
+            **known,
+            "text_source": self.source,
+            "text": self.text.text,
+            "regions": self.text.lines,
+        }
+        if self.finish_reason is not None:
+            result["finish_reason"] = self.finish_reason
+        if self.has_unread_pictures:
+            result["unread_pictures"] = True
+        return result
+
+
+def read_from_layer(page: Page, words: Sequence[Word]) -> ReadPage:
+    """Return the page as its text layer has it."""
+    text, in_order = _of_layer(words)
+    return ReadPage(page, text, in_order, "text_layer", has_unread_pictures=page["words"] is None)
+
+
+def read_from_picture(page: Page, read: PageText) -> ReadPage:
+    """Return the page as it was read from its picture, together with what its text layer says."""
+    if not page["layer"]:
+        return ReadPage(page, read, _words_in(read), "ocr")
+    both = _of_both(page["layer"], read)
+    return ReadPage(page, both, _words_in(both), "mixed")
+
+
+def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
+    """Return the page as a model has written it down, with what that lacks of the text layer."""
+    if not page["layer"]:
+        return ReadPage(page, PageText(transcript, []), [], "ocr", finish_reason)
+    both = _with_transcript(page["layer"], transcript)
+    return ReadPage(page, both, _words_in(both), "mixed", finish_reason)
+
+
+def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
+    """Return what a text layer says, and its words, both in reading order and with broken words joined."""
+    lines = lines_of(words)
+    rows = reading_order([line.box for line in lines], [line.text for line in lines])
+    joined = without_breaks([[lines[index] for index in row] for row in rows])
+    text = "\n".join(" ".join(line.text for line in row) for row in joined)
+    in_order = [line for row in joined for line in row]
+    return PageText(text, [_region(line) for line in in_order]), [
+        word for line in in_order for word in line.words
+    ]
+
+
+def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
+    """Return what was read from the picture and what the text layer says, each line once."""
+    printed, _ = _of_layer(layer)
+    unprinted = [
+        line
+        for line in read.lines
+        if _overlap(line["box"], [other["box"] for other in printed.lines]) < _SAME_PLACE
+    ]
+    regions = [
+        *unprinted,
+        *(
+            line
+            for line in printed.lines
+            if not any(
+                line["text"] in other["text"] and _overlap(line["box"], [other["box"]]) >= _SAME_PLACE
+                for other in unprinted
+            )
+        ),
+    ]
+    texts = [region["text"] for region in regions]
+    rows = reading_order([region["box"] for region in regions], texts)
+    return PageText(text_of(texts, rows), [regions[index] for row in rows for index in row])
+
+
+def _with_transcript(layer: Sequence[Word], transcript: str) -> PageText:
+    """Return a transcript of a page's picture, with what it lacks of the text layer."""
+    printed, _ = _of_layer(layer)
+    said = " ".join(transcript.split())
+    lacking = [line["text"] for line in printed.lines if line["text"] not in said]
+    return PageText("\n".join([transcript, *lacking]), printed.lines)
+
+
+def _words_in(read: PageText) -> list[Word]:
+    """Return the words that were read, each with its part of its line's box."""
+    words: list[Word] = []
+    for region in read.lines:
+        left, top, right, bottom = region["box"]
+        letter = (right - left) / max(len(region["text"]), 1)
+        at = 0
+        for text in region["text"].split():
+            at = region["text"].index(text, at)
+            box = [round(left + at * letter), top, round(left + (at + len(text)) * letter), bottom]
+            words.append({"text": text, "box": box})
+            at += len(text)
+    return words
+
+
+def _region(line: Line) -> dict[str, Any]:
+    region: dict[str, Any] = {"text": line.text, "box": line.box}
+    if line.polygon is not None:
+        region["polygon"] = line.polygon
+    if line.goes_on_in:
+        region["boxes"] = [line.box, *line.goes_on_in]
+    return region
+
+
+def _overlap(box: Sequence[float], others: Sequence[Sequence[float]]) -> float:
+    """Return the part of `box` that lies on `others`."""
+    shared = sum(
+        max(0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in others
+    )
+    return shared / max(1, (box[2] - box[0]) * (box[3] - box[1]))

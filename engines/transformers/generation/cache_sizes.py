@@ -1,0 +1,121 @@
+"""How much attention cache a row takes, as the layers of a model's cache tell, and how much a model's texts may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import structlog
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from engines.config.settings import TransformersSettings
+from engines.transformers.process_state import running
+
+log = structlog.get_logger(__name__)
+
+_TOKENS = 2
+"""How many tokens the model is run over to see what it keeps of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """Bytes of cache by the tokens that a row has seen."""
+
+    of_a_token: int
+    """In the layers that keep all tokens, together."""
+    of_windows: tuple[tuple[int, int], ...] = ()
+    """For each layer that forgets: bytes of a token, and how many tokens it keeps."""
+    of_a_row: int = 0
+    """In the layers whose states never grow, together."""
+
+    def of(self, tokens: int) -> int:
+        """Return the bytes of a row of so many tokens."""
+        windows = sum(size * min(tokens, most) for size, most in self.of_windows)
+        return self.of_a_token * tokens + windows + self.of_a_row
+
+    @classmethod
+    def of_model(cls, model: PreTrainedModel) -> CacheSizes:
+        """Return what the model keeps of two tokens, which it is run over; where it cannot be, an estimate."""
+        if not model.config.is_encoder_decoder:
+            try:
+                return cls._held(_cache_of_a_run(model))
+            # Whatever it is, requests may do well all the same: this run has nothing but tokens.
+            except Exception as error:  # noqa: BLE001
+                log.info("cache_sizes_estimated", model=type(model).__name__, error=repr(error))
+        return cls(bytes_of_a_token(model.config, model.dtype))
+
+    @classmethod
+    def _held(cls, cache: Any) -> CacheSizes:
+        of_a_token, of_a_row, windows = 0, 0, []
+        for layer in cache.layers:
+            size = sum(tensor.nbytes for tensor in _tensors(layer, "keys", "values")) // _TOKENS
+            if getattr(layer, "is_sliding", False):
+                windows.append((size, layer.sliding_window))
+            else:
+                of_a_token += size
+            of_a_row += sum(tensor.nbytes for tensor in _tensors(layer, "conv_states", "recurrent_states"))
+        return cls(of_a_token or (0 if windows else 1), tuple(windows), of_a_row)
+
+
+def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Return the bytes that a row's token takes if all layers keep all heads' keys and values, 1 if none attends."""
+    text: Any = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 1
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
+    return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)
+
+
+@running()
+def _cache_of_a_run(model: PreTrainedModel) -> Any:
+    with torch.inference_mode():
+        output: Any = model(
+            input_ids=torch.zeros((1, _TOKENS), dtype=torch.long, device=model.device), use_cache=True
+        )
+    return output.past_key_values
+
+
+def _tensors(layer: Any, *names: str) -> Iterator[torch.Tensor]:
+    for name in names:
+        held = getattr(layer, name, None)
+        # Keys are a tensor; the states of recurrent layers are several, by their numbers.
+        parts = held.values() if isinstance(held, dict) else held if isinstance(held, list) else [held]
+        yield from (part for part in parts if isinstance(part, torch.Tensor))
+
+
+_GPU_SHARE = 1 / 20
+"""How much of a GPU's memory the cache of one model's texts may take where no setting says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Rows, bytes of cache, tokens of prompts between two steps, and the share of those that may be padding.
+
+    A GPU takes about as long for a step of 256 rows as for one of 8, and for 4096 tokens of prompts as for 256: what
+    counts is how often it is asked. `docs/decisions/gpu.md` has the figures.
+    """
+
+    max_rows: int
+    max_bytes: int
+    prefill_tokens: int
+    padding_share: float = 0.25
+
+    @classmethod
+    def of(cls, settings: TransformersSettings, device: torch.device) -> Self:
+        """Return what the settings say for a model on `device`."""
+        own = _on_gpu(device) if device.type == "cuda" else cls(32, 2**30, 256)
+        return cls(
+            settings.max_rows or own.max_rows,
+            settings.kv_cache_bytes or own.max_bytes,
+            settings.prefill_tokens or own.prefill_tokens,
+            own.padding_share,
+        )
+
+
+def _on_gpu(device: torch.device) -> Limits:
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return Limits(256, max(2**30, int(memory * _GPU_SHARE)), 4096, padding_share=0.9)

@@ -1,0 +1,114 @@
+"""A batch of rows that grow together, one token a step; rows join after a prefill and leave when done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from engines.transformers.generation.rolling.cache import RollingCache
+from engines.transformers.generation.rolling.prefill import Prefill
+from engines.transformers.generation.row import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a row takes of the cache's block: `columns` now, and one more in each of so many `steps`, at most."""
+
+    columns: int
+    steps: int
+
+    @classmethod
+    def of(cls, row: Row, steps_before: int = 0) -> Growth:
+        """Return the growth of a row that joins after `steps_before` steps of the others; 0 where it has joined."""
+        return cls(len(row.seen), steps_before + row.budget - len(row.tokens))
+
+
+def most_tokens(rows: Iterable[Growth]) -> int:
+    """Return the most tokens that the block will have to have room for, if no other row joins.
+
+    The block is as wide as its longest row, for each of its rows. So a short answer beside a long one costs much
+    only as long as it lasts: the most is needed just before one of the rows leaves. Rows that leave earlier than
+    they may make it less.
+    """
+    most = widest = 0
+    for count, row in enumerate(sorted(rows, key=lambda row: row.steps, reverse=True), start=1):
+        widest = max(widest, row.columns)
+        most = max(most, count * (widest + row.steps))
+    return most
+
+
+class RollingBatch:
+    """The running rows and their cache. Not thread-safe; one loop drives it under `torch.inference_mode`."""
+
+    def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
+        """`most_tokens` is how many the cache may have room for, those of a prefill among them."""
+        self.model = model
+        self.rows: list[Row] = []
+        self._shifts: list[int] = []
+        """How far each row's positions are ahead of its columns."""
+        self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
+
+    def expect(self, prefill: Prefill | None) -> None:
+        """Leave room for the keys and values of a prefill until it joins; None where it does not."""
+        self.cache.make_way(prefill.width * len(prefill.rows) if prefill else 0)
+
+    def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
+        """Take in the rows of a finished prefill with their first tokens; those done by it stay out."""
+        self.cache.join(prefill.cache, prefill.lengths)
+        self.rows += prefill.rows
+        self._shifts += prefill.shifts
+        self._accept(scores, first=len(self.rows) - len(prefill.rows))
+
+    def step(self) -> None:
+        """Grow every row by one token; rows that are done leave."""
+        device = self.model.device
+        self.cache.reserve(1)
+        positions = [length + shift for length, shift in zip(self.cache.lengths(), self._shifts, strict=True)]
+        output: Any = self.model(
+            input_ids=torch.tensor([[row.tokens[-1]] for row in self.rows], device=device),
+            attention_mask=self.cache.mask(1, device),
+            position_ids=torch.tensor(positions, device=device)[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache.advance(1)
+        self._accept(output.logits[:, -1], first=0)
+
+    def leave(self, row: Row) -> None:
+        """Drop a row that is not done, as its caller has gone."""
+        self._leave(self.rows.index(row))
+
+    def clear(self) -> list[Row]:
+        """Drop every row and the cache's memory; return the rows as they are."""
+        rows, self.rows = self.rows, []
+        self._shifts.clear()
+        self.cache.clear()
+        return rows
+
+    def _accept(self, scores: torch.Tensor, *, first: int) -> None:
+        """Give each row from `first` on its next token.
+
+        Each takes the token that it picked before another picks: where a pick fails, no row has drawn one that
+        it does not have.
+        """
+        rows = self.rows[first:]
+        likeliest = scores.argmax(-1).tolist()
+        # From the last to the first: whoever takes a leaving row's place has had its token already.
+        for index in reversed(range(len(rows))):
+            row, token = rows[index], likeliest[index]
+            if not row.picker.sampling.is_plain:
+                token = row.picker.pick(scores[index], torch.tensor(row.seen, device=scores.device))
+            if row.accept(token):
+                self._leave(first + index)
+
+    def _leave(self, index: int) -> None:
+        self.cache.leave(index)
+        last, shift = self.rows.pop(), self._shifts.pop()
+        if index < len(self.rows):
+            self.rows[index], self._shifts[index] = last, shift
+        if not self.rows:
+            self.cache.clear()

@@ -1,0 +1,124 @@
+"""One answer in the making: the tokens so far, and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from engines.transformers.generation.sampling import TokenPicker
+
+
+_LEAD_TOKENS = 8
+"""Tokens of the prompt to begin with, where the answer is decoded along with its end."""
+
+
+class Row:
+    """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
+
+    `budget` is the most tokens it may grow, at least 1. The token that ends it is no part of the answer.
+    `extras` are what the model is given along with the prompt, such as pixel_values; see stacking.py.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        budget: int,
+        stop: Sequence[str],
+        picker: TokenPicker,
+        extras: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.prompt = list(prompt)
+        self.extras = dict(extras or {})
+        self.tokens: list[int] = []
+        self.budget = budget
+        self.picker = picker
+        self.finish_reason: Literal["stop", "length", "cancelled"] | None = None
+        self._tokenizer = tokenizer
+        self.ends = ends
+        self._stop = tuple(stop)
+
+    @property
+    def seen(self) -> list[int]:
+        """The prompt and the answer so far."""
+        return self.prompt + self.tokens
+
+    def accept(self, token: int) -> bool:
+        """Take the next token; return whether the row is done. After that, further tokens are ignored."""
+        if self.finish_reason is not None:
+            return True
+        if token in self.ends:
+            self.finish_reason = "stop"
+            return True
+        self.tokens.append(token)
+        if self._stop and self._stop_at(self._whole_text()) is not None:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.budget:
+            self.finish_reason = "length"
+        return self.finish_reason is not None
+
+    def give_up(self) -> None:
+        """End the row where it is: nobody waits for the rest."""
+        self.finish_reason = "cancelled"
+
+    def start_again(self) -> None:
+        """Forget the answer so far; what was drawn is drawn the same again."""
+        self.tokens.clear()
+        self.finish_reason = None
+        self.picker.start_again()
+
+    def text(self) -> str:
+        """Return the answer, without the stop string that ended it, or the half of a character that it was cut in."""
+        text = self._whole_text()
+        cut = self._stop_at(text)
+        if cut is not None:
+            return text[:cut]
+        return without_half_character(text) if self.finish_reason in ("length", "cancelled") else text
+
+    def settled_text(self) -> str:
+        """Return the part of the answer that no further token can change: what may be shown already.
+
+        Held back: half a character, and what may turn out to be the beginning of a stop string.
+        """
+        text = without_half_character(self.text())
+        most = max((len(stop) - 1 for stop in self._stop), default=0)
+        for count in range(min(most, len(text)), 0, -1):
+            if any(stop.startswith(text[-count:]) for stop in self._stop):
+                return text[:-count]
+        return text
+
+    @cached_property
+    def _lead(self) -> tuple[list[int], str]:
+        """The end of the prompt that the answer is decoded along with, long enough to show text; and that text.
+
+        Many tokenizers drop the space before a first token: it must not be the answer's.
+        """
+        count = _LEAD_TOKENS
+        while not (text := self._decode(self.prompt[-count:])) and count < len(self.prompt):
+            count *= 2
+        return self.prompt[-count:], text
+
+    def _whole_text(self) -> str:
+        """Return the answer with whatever stop string it has."""
+        tokens, text = self._lead
+        whole = self._decode(tokens + self.tokens)
+        return whole[len(text) :] if whole.startswith(text) else self._decode(self.tokens)
+
+    def _stop_at(self, text: str) -> int | None:
+        return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
+
+    def _decode(self, tokens: list[int]) -> str:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text if isinstance(text, str) else "".join(text)
+
+
+def without_half_character(text: str) -> str:
+    """Return decoded `text` without the bytes at its end that are no whole character: its tokens were cut there."""
+    return text.rstrip("\ufffd")

@@ -1,0 +1,270 @@
+"""What every task that writes text has in common: rows with budgets, sampling and stops of their own."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from engines.base import NO_HURRY, Emit, Urgency
+from engines.config.settings import TransformersSettings
+from engines.transformers.generation.batch_generation import OnStep, generate_rows, search_beams
+from engines.transformers.generation.cache_sizes import CacheSizes, Limits
+from engines.transformers.generation.loop import GenerationLoop
+from engines.transformers.generation.micro_batches import MicroBatchLoop
+from engines.transformers.generation.rolling.attention import use_grouped_attention
+from engines.transformers.generation.rolling.cache import fits
+from engines.transformers.generation.rolling.loop import RollingLoop
+from engines.transformers.generation.row import Row
+from engines.transformers.generation.sampling import Sampling, TokenPicker, changes_scores
+from engines.transformers.process_state import running
+from engines.transformers.runner import Outcome, TaskRunner
+from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption
+
+DEFAULT_NEW_TOKENS = 256
+BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The tokens an answer begins after, and what else the model is given with them, such as pixel_values."""
+
+    tokens: list[int]
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loops:
+    """Where a runner's requests go: those that write texts as they come, and those that search by beams."""
+
+    texts: GenerationLoop
+    beams: GenerationLoop
+
+
+class GenerationRunner(TaskRunner):
+    """Generates text; each request keeps its own budget, sampling and stops.
+
+    Requests join the batch that is running and leave it when they are done; beams, and models whose cache
+    cannot be shared so, run in small batches. A subclass says what the prompt is. `placeholders` are tokens
+    that stand for something else than text.
+    """
+
+    placeholders: frozenset[int] = frozenset()
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name, model)
+        self.tokenizer = tokenizer
+        own = model.generation_config
+        self.sampling_defaults = Sampling.of_model(own)
+        self.default_new_tokens: int = own.max_new_tokens or DEFAULT_NEW_TOKENS
+        self.ends = _end_tokens(own, tokenizer)
+        model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._sizes = CacheSizes.of_model(model)
+        self._settings = TransformersSettings()
+        self._opening = threading.Lock()
+        self._opened: _Loops | None = None
+        self._closed = False
+
+    @abstractmethod
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the prompt of one input.
+
+        Raises:
+            InvalidInput: permanent; the model cannot be asked this.
+        """
+
+    def configure(self, settings: TransformersSettings) -> None:
+        """Take from the settings how texts are batched, and the bounds on rows and memory."""
+        self._settings = settings
+
+    def submit(
+        self,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        urgency: Urgency = NO_HURRY,
+    ) -> Future[dict[str, Any]]:
+        """Start one input; from any thread. The future ends with generated_text, prompt_tokens,
+        completion_tokens and finish_reason.
+
+        Raises:
+            InferenceError: permanent; this input or these options cannot be run.
+        """
+        row = self._row(inputs, options)
+        if options.get("num_beams", 1) == 1:
+            return self._loops().texts.submit(row, emit, urgency=urgency)
+        beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
+        self._check_beams(row, beams["num_beams"])
+        return self._loops().beams.submit(row, emit, beams, urgency=urgency)
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return what `submit` answers for each input."""
+        started: list[Future[dict[str, Any]] | InferenceError] = []
+        for one, its in zip(inputs, options, strict=True):
+            try:
+                started.append(self.submit(one, its))
+            except InferenceError as error:
+                started.append(error)
+            except BaseException:
+                for before in started:  # the batch is run again in halves: these would be written for nobody
+                    if not isinstance(before, InferenceError):
+                        before.cancel()
+                raise
+        return [one if isinstance(one, InferenceError) else _outcome(one) for one in started]
+
+    def last_sign(self) -> float | None:
+        """Return when a loop last ended a step."""
+        opened = self._opened
+        return None if opened is None else max(opened.texts.last_sign(), opened.beams.last_sign())
+
+    def close(self) -> None:
+        """End the loops that were started; whoever still waits is told Cancelled."""
+        with self._opening:
+            self._closed = True
+        if self._opened is not None:
+            for loop in {self._opened.texts, self._opened.beams}:
+                loop.close()
+
+    def _loops(self) -> _Loops:
+        """Return the loops, made with the first request; their threads start with what they are given."""
+        with self._opening:
+            if self._closed:
+                raise Cancelled(f"model {self.name} is being unloaded; send the request again")
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> _Loops:
+        settings = self._settings
+        limits = Limits.of(settings, self.model.device)
+        micro_batches = MicroBatchLoop(
+            self.name,
+            limits.max_rows,
+            limits.max_bytes,
+            self._result,
+            sizes=self._sizes,
+            generate=self._generate,
+            search=self._search,
+        )
+        # Only `generate` applies what a model's own configuration does to its scores.
+        can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
+        if settings.batching == "micro" or not can_roll:
+            return _Loops(micro_batches, micro_batches)
+        use_grouped_attention(self.model)
+        return _Loops(
+            RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token), micro_batches
+        )
+
+    def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
+        """Run `rows` to their ends together."""
+        generate_rows(self.model, rows, on_step)
+
+    def _search(self, row: Row, beams: dict[str, Any], on_step: OnStep | None = None) -> None:
+        """Run `row` to its end by beam search."""
+        search_beams(self.model, row, beams, on_step)
+
+    def _result(self, row: Row) -> dict[str, Any]:
+        return {
+            "generated_text": row.text(),
+            "prompt_tokens": len(row.prompt),
+            "completion_tokens": len(row.tokens),
+            "finish_reason": row.finish_reason or "length",
+        }
+
+    @running()
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
+        if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
+            raise InvalidOption(
+                "options.num_beams above 1 never samples; leave out do_sample and temperature"
+            )
+        prompt = self.prompt(inputs)
+        self._check_tokens(prompt.tokens)
+        return Row(
+            prompt.tokens,
+            extras=prompt.extras,
+            tokenizer=self.tokenizer,
+            ends=self.ends,
+            budget=self._budget(len(prompt.tokens), options),
+            stop=options.get("stop", ()),
+            picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
+        )
+
+    def _check_beams(self, row: Row, count: int) -> None:
+        """Refuse beams whose caches, each as long as prompt and answer, would not fit."""
+        need = count * self._sizes.of(len(row.prompt) + row.budget)
+        most = Limits.of(self._settings, self.model.device).max_bytes
+        if need > most:
+            raise InvalidOption(
+                f"options.num_beams is {count}: prompt and answer of each beam need {need} bytes of cache together, "
+                f"transformers.kv_cache_bytes allows {most} for model {self.name}; ask for fewer beams or tokens, "
+                "shorten the prompt, or raise it on the workers"
+            )
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        """Refuse tokens without an embedding: on CUDA one of them would break the whole process."""
+        embeddings: Any = self.model.get_input_embeddings()
+        highest = max((token for token in tokens if token not in self.placeholders), default=-1)
+        if highest >= embeddings.num_embeddings:
+            raise InvalidInput(f"the tokenizer of model {self.name} makes tokens that its weights lack")
+
+    def _budget(self, prompt_tokens: int, options: dict[str, Any]) -> int:
+        """Return how many tokens the answer may have, at least 1."""
+        budget: int = options.get("max_new_tokens", 0)
+        if not budget and "max_length" in options:
+            budget = options["max_length"] - prompt_tokens
+            if budget < 1:
+                raise InvalidOption(
+                    f"options.max_length is {options['max_length']}, but the prompt alone has "
+                    f"{prompt_tokens} tokens; raise it, or give max_new_tokens"
+                )
+        budget = budget or self.default_new_tokens
+        if self.context is None:
+            return budget
+        if prompt_tokens >= self.context:
+            raise InvalidInput(
+                f"the prompt has {prompt_tokens} tokens; model {self.name} takes {self.context} of prompt "
+                "and answer together: shorten it"
+            )
+        return min(budget, self.context - prompt_tokens)
+
+
+def _outcome(started: Future[dict[str, Any]]) -> Outcome:
+    try:
+        return started.result()
+    except InferenceError as error:
+        return error
+
+
+def _end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset(ends if isinstance(ends, list) else [ends])
+
+
+def _pad_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> int:
+    for pad in (config.pad_token_id, tokenizer.pad_token_id, *sorted(ends)):
+        if isinstance(pad, int) and pad >= 0:
+            return pad
+    return 0
+
+
+def _plain(own: GenerationConfig, *, pad: int) -> GenerationConfig:
+    """Return the model's generation config without what each row decides for itself.
+
+    `generate` fills what a call leaves open from the model's config: defaults there would leak into rows.
+    """
+    plain = copy.deepcopy(own)
+    plain.do_sample, plain.pad_token_id = False, pad
+    for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams"):
+        setattr(plain, name, None)
+    plain.max_length = plain.max_new_tokens = None
+    return plain

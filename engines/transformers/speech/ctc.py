@@ -1,0 +1,199 @@
+"""asr by CTC models (wav2vec2 and its kin): overlapping windows, the likeliest token of every frame."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
+
+from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
+from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
+from engines.transformers.runner import Outcome, TaskRunner, refuse_options
+from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.speech.recordings import OverlappingWindow, split_with_overlap
+from engines.transformers.speech.segments import Segment, segments_at_pauses
+from handlers.errors import InferenceError, InvalidOption
+
+WINDOW_S = 30.0
+"""Length of a window; a sixth of it on either side is heard but does not count."""
+
+_WINDOWS_AT_ONCE = 4
+"""Whole windows in one pass, or as much sound in shorter ones: bounds memory, however long the recordings are."""
+
+_PAUSE_S = 0.5
+"""A longer pause between two words begins a new segment."""
+
+_SHORTEST_S = 0.1
+"""What is shorter is padded with silence: some models hear nothing in less than a frame."""
+
+
+@dataclass(slots=True)
+class _Recording:
+    """One input in the making; `tokens` holds the frames of each of its windows that was heard."""
+
+    samples: NDArray[np.float32]
+    timestamps: Any
+    windows: list[OverlappingWindow]
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+
+
+class CtcRunner(TaskRunner):
+    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
+
+    It does so as the library's pipeline with `chunk_length_s`, many recordings at once. Only windows of equal length
+    share a pass, so that no padding changes what a model hears: several of these models take no mask.
+    Source: https://huggingface.co/blog/asr-chunking
+    """
+
+    kinds = ("AutoModelForCTC",)
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        extractor: Any,
+        *,
+        window_s: float = WINDOW_S,
+    ) -> None:
+        super().__init__(name, model)
+        self.tokenizer = tokenizer
+        self.extractor = extractor
+        self.rate: int = extractor.sampling_rate
+        ratio = getattr(model.config, "inputs_to_logits_ratio", None)
+        self.samples_per_frame: int | None = int(ratio) if ratio else None
+        self.window = self._aligned(window_s)
+        self.stride = self._aligned(window_s / 6)
+        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE * self.window)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of a CTC model with its tokenizer and feature extractor."""
+        model = folder.model(*cls.kinds, needs="a CTC speech model")
+        return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
+
+    @running()
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return text, language (not known), segments, words (where asked for), duration_s and windows."""
+        recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]
+        with torch.inference_mode():
+            self._hear([one for one in recordings if isinstance(one, _Recording)])
+        return [one if isinstance(one, InferenceError) else self._result(one) for one in recordings]
+
+    def _recording(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Recording | InferenceError:
+        try:
+            refuse_options(
+                options,
+                takes=("timestamps",),
+                because=f"model {self.name} hears by CTC, in the one language it was trained on",
+            )
+            timestamps = options.get("timestamps", "segment")
+            if timestamps == "word" and not self._knows_times:
+                raise InvalidOption(
+                    f'options.timestamps is "word", but the tokenizer of model {self.name} does not tell when '
+                    'a word was said; ask for "segment"'
+                )
+        except InferenceError as error:
+            return error
+        samples: NDArray[np.float32] = inputs["audio"]
+        windows = split_with_overlap(len(samples), window=self.window, stride=self.stride)
+        return _Recording(samples, timestamps, windows)
+
+    def _hear(self, recordings: Sequence[_Recording]) -> None:
+        """Set the tokens of every window of `recordings`."""
+        waiting = [(one, number) for one in recordings for number in range(len(one.windows))]
+        waiting.sort(key=_length)
+        for _, of_one_length in itertools.groupby(waiting, key=_length):
+            alike = list(of_one_length)
+            heard = self.windows.run(self._pass, alike, [float(_length(one)) for one in alike])
+            for (one, number), tokens in zip(alike, heard, strict=True):
+                one.tokens[number] = tokens
+
+    def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> list[list[int]]:
+        """Return the tokens of the frames that count of each window."""
+        windows = [one.windows[number] for one, number in batch]
+        samples = [
+            one.samples[window.start : window.end] for (one, _), window in zip(batch, windows, strict=True)
+        ]
+        shortest = int(_SHORTEST_S * self.rate)
+        features = self.extractor(
+            [np.pad(one, (0, max(0, shortest - len(one)))) for one in samples],
+            sampling_rate=self.rate,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        name = self.model.main_input_name
+        seen = {name: features[name], "attention_mask": features.get("attention_mask")}
+        logits = self.model(**to_model(self.model, seen)).logits
+        heard = []
+        for window, tokens in zip(windows, logits.argmax(-1).tolist(), strict=True):
+            count = len(tokens)
+            if self.samples_per_frame is not None:  # the last frame of a window is cut off by its end
+                count = round((window.end - window.start) / self.samples_per_frame)
+            heard.append(tokens[window.frames(count)])
+        return heard
+
+    def _result(self, recording: _Recording) -> dict[str, Any]:
+        tokens = [token for number in range(len(recording.windows)) for token in recording.tokens[number]]
+        duration_s = len(recording.samples) / self.rate
+        text, words = self._decode(tokens, duration_s)
+        segments = self._segments(text, words, duration_s) if recording.timestamps else []
+        result: dict[str, Any] = {
+            "text": text,
+            "language": None,
+            "segments": [segment.as_dict() for segment in segments],
+            "duration_s": round(duration_s, 3),
+            "windows": len(recording.windows),
+        }
+        if recording.timestamps == "word":
+            result["words"] = words
+        return result
+
+    def _decode(self, tokens: list[int], duration_s: float) -> tuple[str, list[dict[str, Any]]]:
+        """Return the text and, where the tokenizer tells, its words with their times in seconds."""
+        if not self._knows_times:
+            return str(self.tokenizer.decode(tokens)).strip(), []
+        decoded: Any = self.tokenizer.decode(tokens, output_word_offsets=True)
+        frame_s = duration_s / max(1, len(tokens))
+        if self.samples_per_frame is not None:
+            frame_s = self.samples_per_frame / self.rate
+        words = [
+            {
+                "word": self._as_text(offset["word"]),
+                "start": round(float(offset["start_offset"]) * frame_s, 2),
+                "end": round(min(float(offset["end_offset"]) * frame_s, duration_s), 2),
+            }
+            for offset in decoded.word_offsets
+        ]
+        return decoded.text, words
+
+    def _as_text(self, word: str) -> str:
+        return word.lower() if getattr(self.tokenizer, "do_lower_case", False) else word
+
+    def _segments(self, text: str, words: Sequence[dict[str, Any]], duration_s: float) -> list[Segment]:
+        if self._knows_times:
+            return segments_at_pauses(words, pause_s=_PAUSE_S)
+        return [Segment(0.0, duration_s, text)] if text else []
+
+    @property
+    def _knows_times(self) -> bool:
+        return isinstance(self.tokenizer, Wav2Vec2CTCTokenizer)
+
+    def _aligned(self, seconds: float) -> int:
+        """Return `seconds` in samples, as a whole number of frames."""
+        frame = self.samples_per_frame or 1
+        return round(seconds * self.rate / frame) * frame
+
+
+def _length(waiting: tuple[_Recording, int]) -> int:
+    recording, number = waiting
+    window = recording.windows[number]
+    return window.end - window.start

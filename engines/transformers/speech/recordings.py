@@ -1,0 +1,155 @@
+"""Recordings on their way through a Whisper model, and their windows, which are what it hears."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engines.transformers.speech.options import SpeechSettings
+from engines.transformers.speech.scores import Draw
+from engines.transformers.speech.segments import Segment
+from engines.transformers.speech.whisper_pass import Heard
+
+_HOP_S = 0.02
+"""Resolution of the search for a pause."""
+
+_PAUSE_S = 0.3
+"""Length of the pause that is looked for."""
+
+_SEARCH_S = 8.0
+"""How far before the longest possible border a pause is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlappingWindow:
+    """Samples `start` to `end`; of what is heard, the first `left` and the last `right` samples do not count."""
+
+    start: int
+    end: int
+    left: int
+    right: int
+
+    def frames(self, count: int) -> slice:
+        """Return which of the `count` frames heard in the whole window count."""
+        length = self.end - self.start
+        return slice(round(self.left / length * count), count - round(self.right / length * count))
+
+
+def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap.
+
+    Each but the first and the last hears `stride` samples of its neighbours on either side.
+    """
+    windows = []
+    for start in range(0, max(length, 1), window - 2 * stride):
+        end = min(start + window, length)
+        is_last = end == length
+        windows.append(OverlappingWindow(start, end, stride if start else 0, 0 if is_last else stride))
+        if is_last:
+            break
+    return windows
+
+
+def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:
+    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap.
+
+    Each border lies in the quietest stretch before the latest place it could be at.
+    """
+    longest = int(window_s * rate)
+    borders = [0]
+    while len(samples) - borders[-1] > longest:
+        latest = borders[-1] + longest
+        earliest = latest - int(min(_SEARCH_S, window_s / 2) * rate)
+        borders.append(earliest + _quietest(samples[earliest:latest], rate))
+    return list(zip(borders, [*borders[1:], len(samples)], strict=True))
+
+
+def _quietest(samples: NDArray[np.float32], rate: int) -> int:
+    """Return the middle of the quietest pause-long stretch; of equally quiet ones, the last."""
+    hop = int(_HOP_S * rate)
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop).astype(np.float64)
+    energy = np.convolve((frames**2).mean(axis=1), np.ones(round(_PAUSE_S / _HOP_S)), mode="valid")
+    last_quietest = len(energy) - 1 - int(np.argmin(energy[::-1]))
+    return int((last_quietest + _PAUSE_S / _HOP_S / 2) * hop)
+
+
+@dataclass(slots=True)
+class Recording:
+    """One input in the making."""
+
+    samples: NDArray[np.float32]
+    language: str | None
+    settings: SpeechSettings
+    is_language_given: bool = True
+    windows: int = 0
+    silent_windows: int = 0
+    segments: list[Segment] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a recording that one pass of the model hears, beginning at sample `start`."""
+
+    recording: Recording
+    start: int
+    end: int
+    passes: int = 1
+    attempt: int = 0
+    """How often it was heard before from this start on, each time at a higher temperature."""
+    best: Heard | None = None
+    """The attempt to rely on so far."""
+    encoded: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Of a window that is heard again: what the encoder made of it, (1, frames, width), and its mask."""
+
+    @property
+    def samples(self) -> NDArray[np.float32]:
+        return self.recording.samples[self.start : self.end]
+
+    @property
+    def turn(self) -> tuple[bool, int, int]:
+        """The smallest goes first: what was encoded already; then the longest, but the beginning of a recording
+        whose language is not known."""
+        first = self.start if self.recording.language is None else 0
+        return self.encoded is None, first, self.start - self.end
+
+    def draw(self) -> Draw:
+        """Return how its tokens are taken. What falls back is drawn by its own sound, so a second time alike."""
+        settings = self.recording.settings
+        temperature = settings.temperatures[self.attempt]
+        seed = settings.seed
+        if seed is None and self.attempt > 0:
+            seed = zlib.crc32(self.samples.tobytes())
+        return Draw(temperature, None if seed is None else hash((seed, self.start, self.attempt)) % 2**63)
+
+    def better(self, heard: Heard) -> Heard:
+        """Return the attempt to rely on: `heard`, or an earlier one."""
+        guards = self.recording.settings.guards
+        if self.best is None or guards.rank(heard.evidence) >= guards.rank(self.best.evidence):
+            return heard
+        return self.best
+
+
+def alike(waiting: Sequence[Window], *, most: int) -> list[Window]:
+    """Return the first of `waiting` that may share a pass: those that were encoded already, or those that were not."""
+    is_new = waiting[0].encoded is None
+    sharing = itertools.takewhile(lambda window: (window.encoded is None) == is_new, waiting)
+    return list(itertools.islice(sharing, most))
+
+
+def by_settings(recordings: Sequence[Recording]) -> list[tuple[SpeechSettings, list[Recording]]]:
+    """Return `recordings` in groups that may run together."""
+    groups: list[tuple[SpeechSettings, list[Recording]]] = []
+    for recording in recordings:
+        for settings, group in groups:
+            if settings == recording.settings:
+                group.append(recording)
+                break
+        else:
+            groups.append((recording.settings, [recording]))
+    return groups

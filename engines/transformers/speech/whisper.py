@@ -1,0 +1,247 @@
+"""asr by Whisper models: recordings of any length, in windows that run together in batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
+
+from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.device import to_model
+from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.speech.options import SpeechSettings, WhisperLanguages
+from engines.transformers.speech.recordings import Recording, Window, alike, by_settings, split_at_pauses
+from engines.transformers.speech.scores import encoder_output
+from engines.transformers.speech.segments import Segment, join_texts, words_of
+from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, hear
+from handlers.errors import InferenceError, ModelLoadFailed
+
+_WINDOWS_AT_ONCE = 8
+"""Windows in one pass: bounds memory, however long the recordings are. Each costs 1: the encoder pads them all."""
+
+_SILENCE = 1e-4
+"""Windows that never get louder hold no speech; the model would invent some."""
+
+_TOKENS_PER_S, _SPARE_TOKENS = 16, 32
+"""Most tokens for a window: more than the fastest speech needs, so that only a runaway is cut."""
+
+_MAX_PASSES = 6
+"""Times one window is heard again from where the model stopped."""
+
+
+class WhisperRunner(TaskRunner):
+    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
+
+    They are cut at pauses into windows, each heard again from where the model stopped.
+    """
+
+    kinds = ("AutoModelForSpeechSeq2Seq",)
+
+    model: WhisperForConditionalGeneration
+
+    def __init__(
+        self,
+        name: str,
+        model: WhisperForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        extractor: Any,
+    ) -> None:
+        super().__init__(name, model)
+        self.tokenizer = tokenizer
+        self.extractor = extractor
+        self.rate: int = extractor.sampling_rate
+        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE)
+        self.languages = WhisperLanguages(name, model, tokenizer)
+        self.tokens = SpeechTokens(tokenizer)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of a Whisper model with its tokenizer and feature extractor."""
+        model = folder.model(*cls.kinds, needs="a sequence-to-sequence speech model")
+        if not isinstance(model, WhisperForConditionalGeneration):
+            raise ModelLoadFailed(f"model {folder.name} is a {type(model).__name__}; asr runs Whisper models")
+        return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
+
+    @running()
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return text, language, segments, words (where asked for), duration_s and windows for each input."""
+        recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]
+        ready = [recording for recording in recordings if isinstance(recording, Recording)]
+        with torch.inference_mode():
+            for settings, group in by_settings(ready):
+                self._transcribe(group, settings)
+        return [one if isinstance(one, InferenceError) else self._result(one) for one in recordings]
+
+    def _recording(self, inputs: dict[str, Any], options: dict[str, Any]) -> Recording | InferenceError:
+        try:
+            settings = self.languages.settings(options)
+            language = self.languages.code(options.get("language"))
+            return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
+        except InferenceError as error:
+            return error
+
+    def _transcribe(self, recordings: Sequence[Recording], settings: SpeechSettings) -> None:
+        waiting = [window for recording in recordings for window in self._windows(recording)]
+        while waiting:
+            # A pass lasts as long as its longest window, so windows of one length share it.
+            waiting.sort(key=lambda window: window.turn)
+            batch = alike(waiting, most=_WINDOWS_AT_ONCE)
+            waiting = waiting[len(batch) :]
+            again = self.windows.run(lambda some: self._hear(some, settings), batch, [1.0] * len(batch))
+            waiting += [window for window in again if window is not None]
+
+    def _windows(self, recording: Recording) -> list[Window]:
+        borders = split_at_pauses(recording.samples, rate=self.rate, window_s=self.extractor.chunk_length)
+        recording.windows = len(borders)
+        windows = (Window(recording, start, end) for start, end in borders)
+        loud = [window for window in windows if np.abs(window.samples).max(initial=0.0) > _SILENCE]
+        recording.silent_windows = len(borders) - len(loud)
+        return loud
+
+    def _hear(self, windows: Sequence[Window], settings: SpeechSettings) -> list[Window | None]:
+        """Add the segments of `windows` to their recordings; return what is to be heard next of each."""
+        states, mask = self._encoded(windows)
+        encoded = encoder_output(states)
+        sources = self._detect_languages(windows, encoded)
+        longest_s = max(window.end - window.start for window in windows) / self.rate
+        found = hear(
+            self.model,
+            self.tokens,
+            settings,
+            encoded=encoded,
+            attention_mask=mask,
+            max_new_tokens=int(_SPARE_TOKENS + _TOKENS_PER_S * longest_s),
+            languages=[window.recording.language for window in windows],
+            draws=[window.draw() for window in windows],
+        )
+        verdicts = [self._verdict(window, heard) for window, heard in zip(windows, found, strict=True)]
+        misled = {source for source, row in sources.items() if verdicts[row] == "silence"}
+        following: list[Window | None] = []
+        for row, (window, heard, verdict) in enumerate(zip(windows, found, verdicts, strict=True)):
+            recording = window.recording
+            kept = states[row : row + 1], mask[row : row + 1]
+            if verdict == "silence":
+                self._pass_over(window)
+                following.append(None)
+            elif id(recording) in misled:  # its language was told by a window in which nobody speaks
+                following.append(replace(window, encoded=kept))
+            elif verdict == "again":
+                following.append(
+                    replace(window, encoded=kept, attempt=window.attempt + 1, best=window.better(heard))
+                )
+            else:
+                following.append(self._collect(window, window.better(heard)))
+        return following
+
+    def _verdict(self, window: Window, heard: Heard) -> Literal["silence", "again", "taken"]:
+        """Return what is made of what was heard in `window`."""
+        guards = window.recording.settings.guards
+        if guards.is_silence(heard.evidence):
+            return "silence"
+        is_last = window.attempt + 1 >= len(window.recording.settings.temperatures)
+        if heard.text and guards.is_doubtful(heard.evidence) and not is_last:
+            return "again"
+        best = window.better(heard)
+        if not best.text or guards.is_silence_after_all(best.evidence):
+            return "silence"
+        return "taken"
+
+    def _pass_over(self, window: Window) -> None:
+        """Note that nobody speaks in `window`; what language it told is no longer believed."""
+        recording = window.recording
+        recording.silent_windows += window.passes == 1  # what is left of a window has speech before it
+        if not recording.is_language_given and not recording.segments:
+            recording.language = None
+
+    def _encoded(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the encoder makes of `windows`, which are all heard for the first time, or none of them."""
+        known = [window.encoded for window in windows if window.encoded is not None]
+        if known:
+            states, masks = zip(*known, strict=True)
+            return torch.cat(states), torch.cat(masks)
+        heard = self.extractor(
+            [window.samples for window in windows],
+            sampling_rate=self.rate,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        heard = to_model(self.model, heard)
+        encoded = self.model.get_encoder()(heard["input_features"])
+        return encoded.last_hidden_state, heard["attention_mask"]
+
+    def _detect_languages(self, windows: Sequence[Window], encoded: Any) -> dict[int, int]:
+        """Set the language of recordings that have none yet, by the first of their windows.
+
+        Return the rows of those windows, by the `id` of the recording.
+        """
+        first = {id(window.recording): index for index, window in reversed(list(enumerate(windows)))}
+        first = {key: row for key, row in first.items() if windows[row].recording.language is None}
+        unknown = list(first.values())
+        if not unknown:
+            return first
+        states = encoder_output(encoded.last_hidden_state[unknown])
+        for index, code in zip(unknown, self.languages.detect(self.model, states), strict=True):
+            windows[index].recording.language = code
+        return first
+
+    def _collect(self, window: Window, heard: Heard) -> Window | None:
+        """Take the segments heard in `window`; return the rest of it, if the model stopped before its end.
+
+        A last segment that ends in two timestamps means: from there on, listen again.
+        Source: https://arxiv.org/abs/2212.04356 section 3.8 (long-form transcription).
+        """
+        recording, parts = window.recording, heard.parts
+        segments = [self._segment(window, heard, part) for part in parts]
+        recording.segments += [segment for segment in segments if segment.text.strip()]
+        if not recording.settings.timestamps:
+            return None
+        last = parts[-1]["tokens"].tolist()
+        if len(last) < 2 or min(last[-2:]) < self.tokens.first_timestamp:
+            return None
+        rest_from = window.start + round(float(parts[-1]["end"]) * self.rate)
+        said = sum(len(self.tokens.text_tokens(part["tokens"].tolist())) for part in parts)
+        tail = self.tokens.text_tokens(heard.sequence)[said:]
+        if window.end - rest_from < (0 if tail else self.rate):
+            return None
+        if rest_from > window.start and window.passes < _MAX_PASSES:
+            return Window(recording, rest_from, window.end, window.passes + 1)
+        start, end = rest_from / self.rate, window.end / self.rate
+        recording.segments.append(
+            Segment(start, end, self.tokens.text(tail), measures=heard.evidence.measures())
+        )
+        return None
+
+    def _segment(self, window: Window, heard: Heard, part: dict[str, Any]) -> Segment:
+        offset, window_end = window.start / self.rate, window.end / self.rate
+        start = min(offset + float(part["start"]), window_end)
+        end = min(offset + float(part["end"]), window_end)
+        tokens = part["tokens"].tolist()
+        words: tuple[dict[str, Any], ...] = ()
+        if window.recording.settings.timestamps == "word":
+            times = [min(offset + time, window_end) for time in part["token_timestamps"].tolist()]
+            spoken = [pair for pair in zip(tokens, times, strict=False) if pair[0] < self.tokens.end]
+            words = words_of(spoken, decode=self.tokens.decode, language=window.recording.language, end=end)
+        return Segment(start, end, self.tokens.text(tokens), words, heard.evidence.measures())
+
+    def _result(self, recording: Recording) -> dict[str, Any]:
+        segments = sorted(recording.segments, key=lambda segment: segment.start)
+        timestamps = recording.settings.timestamps
+        result: dict[str, Any] = {
+            "text": join_texts(segments, recording.language),
+            "language": recording.language,
+            "segments": [segment.as_dict() for segment in segments] if timestamps else [],
+            "duration_s": round(len(recording.samples) / self.rate, 3),
+            "windows": recording.windows,
+            "windows_without_speech": recording.silent_windows,
+        }
+        if timestamps == "word":
+            result["words"] = list(itertools.chain.from_iterable(segment.words for segment in segments))
+        return result

@@ -1,0 +1,83 @@
+"""text-generation by causal and by sequence-to-sequence language models."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from engines.transformers.generation.batch_generation import SOURCE
+from engines.transformers.generation.row import Row
+from engines.transformers.generation.runner import GenerationRunner, Prompt
+from engines.transformers.loading import ModelFolder
+from engines.transformers.shared_vlms import SharedModels
+from handlers.errors import InvalidInput, ModelLoadFailed
+
+
+class TextGenerationRunner(GenerationRunner):
+    """Answers prompts and conversations by going on where they end."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of the language model in `folder` and its tokenizer."""
+        return cls(folder.name, folder.model(*cls.kinds, needs="a language model"), folder.tokenizer())
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the tokens of the prompt, through the chat template where the tokenizer has one."""
+        messages = inputs.get("messages")
+        if self.tokenizer.chat_template is None:
+            if messages is not None:
+                raise InvalidInput(
+                    f"data.messages needs a chat template, which model {self.name} lacks; send data.inputs"
+                )
+            encoded: Any = self.tokenizer(inputs["inputs"])
+        else:
+            messages = messages or [{"role": "user", "content": inputs["inputs"]}]
+            try:
+                encoded = self.tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, return_dict=True
+                )
+            except TemplateError as error:
+                raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
+        tokens: list[int] = encoded["input_ids"]
+        if not tokens:
+            raise InvalidInput(f"data.inputs has no token that model {self.name} knows; send some text")
+        return Prompt(tokens)
+
+
+class Seq2SeqRunner(TextGenerationRunner):
+    """Answers prompts that an encoder reads whole, as T5's and BART's do.
+
+    The answer's row begins with the decoder's start token.
+    """
+
+    kinds = ("AutoModelForSeq2SeqLM",)
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name, model, tokenizer)
+        config: Any = model.generation_config
+        # A row's own budget ends it; this would end all of a batch by the longest budget among them.
+        config.forced_eos_token_id = None
+        start = config.decoder_start_token_id
+        if start is None:
+            start = config.bos_token_id
+        if not isinstance(start, int):
+            raise ModelLoadFailed(f"model {name} does not say its decoder_start_token_id; save it with one")
+        self._start = start
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the decoder's start token, with what the encoder reads."""
+        source = super().prompt(inputs).tokens
+        self._check_tokens(source)
+        if self.context is not None and len(source) > self.context:
+            raise InvalidInput(
+                f"the prompt has {len(source)} tokens; model {self.name} reads {self.context}: shorten it"
+            )
+        return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
+
+    def _result(self, row: Row) -> dict[str, Any]:
+        return {**super()._result(row), "prompt_tokens": row.extras[SOURCE].shape[1]}

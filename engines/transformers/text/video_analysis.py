@@ -1,0 +1,164 @@
+"""video-analysis: labels by video classifiers such as VideoMAE, words by vision-language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from jinja2 import TemplateError
+from PIL import Image
+from transformers import PreTrainedModel
+
+from engines.transformers.classification import ClassificationRunner, Features
+from engines.transformers.loading import ModelFolder
+from engines.transformers.process_state import running
+from engines.transformers.runner import Outcome
+from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
+from handlers.errors import InferenceError, InvalidInput
+
+_ROOM_FOR_ANSWER = 0.25
+"""The part of a model's context that frames leave free where the request does not say how long the answer is."""
+
+_CLOCK_HZ = 1000
+
+
+class VideoClassificationRunner(ClassificationRunner):
+    """Labels videos by as many of their frames as the model takes, at equal distances."""
+
+    kinds = ("AutoModelForVideoClassification",)
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model)
+        self.processor = processor
+        config = model.config
+        self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of a video classifier and its image processor."""
+        model = folder.model(*cls.kinds, needs="a video classifier")
+        return cls(folder.name, model, folder.image_processor())
+
+    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+        """Return what the processor makes of the frames, and their times and the video's duration."""
+        if "prompt" in inputs:
+            raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
+        frames = inputs["frames"]
+        seen = evenly(len(frames), self.num_frames or len(frames))
+        features = self.processor(
+            [frames[index] for index in seen], return_tensors="pt", input_data_format="channels_last"
+        )
+        return dict(features), _besides(inputs, seen)
+
+
+class VideoDescriptionRunner(AskingRunner):
+    """Answers a prompt about a video: as many of its frames as the model's context has room for.
+
+    Models that have a way of their own for videos see them as one, with the frames' times; others as images.
+    """
+
+    def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
+        super().__init__(asked, let_go)
+        processor = asked.processor
+        self.takes_videos = takes_videos(processor)
+        own = getattr(processor, "video_processor", None) if self.takes_videos else None
+        self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return what task vlm does, and frame_times_s and duration_s, for each input."""
+        asked = [self._asked(one, its) for one, its in zip(inputs, options, strict=True)]
+        ready = [index for index, one in enumerate(asked) if isinstance(one, tuple)]
+        questions = [one[0] for one in asked if isinstance(one, tuple)]
+        answers = iter(super().run(questions, [options[index] for index in ready]))
+        outcomes: list[Outcome] = []
+        for one in asked:
+            answer = one if isinstance(one, InferenceError) else next(answers)
+            if isinstance(answer, dict) and isinstance(one, tuple):
+                answer = {**answer, **one[1]}
+            outcomes.append(answer)
+        return outcomes
+
+    @running()
+    def _asked(
+        self, inputs: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]] | InferenceError:
+        """Return the question as vlm has it, and what the result says besides the answer."""
+        try:
+            if "prompt" not in inputs:
+                raise InvalidInput(
+                    f"data.prompt is required: model {self.name} answers in words; say what it is asked"
+                )
+            there = len(inputs["frames"])
+            seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
+            return self._question(inputs, seen), _besides(inputs, seen)
+        except InferenceError as error:
+            return error
+
+    def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
+        """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""
+        there, together = len(inputs["frames"]), self._taken_together
+        context = self.asked.context
+        if context is None:
+            return there
+        room = context - (options.get("max_new_tokens") or int(context * _ROOM_FOR_ANSWER))
+        first, second = (self._tokens(inputs, count * together) for count in (1, 2))
+        fitting = together * (1 + (room - first) // max(1, second - first))
+        while together < fitting < there and self._tokens(inputs, fitting) > room:
+            fitting -= together  # what is said about the frames grows a little with their number
+        return max(1, fitting)
+
+    def _tokens(self, inputs: dict[str, Any], count: int) -> int:
+        """Return the length of a prompt about `count` frames."""
+        return len(self.asked.prompt(self._question(inputs, [0] * count)).tokens)
+
+    def _question(self, inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+        frames, asked = inputs["frames"][seen], {"type": "text", "text": inputs["prompt"]}
+        if self.takes_videos:
+            content: list[dict[str, Any]] = [{"type": "video", "video": frames}, asked]
+            about: dict[str, Any] = {"video_metadata": metadata_of(inputs, seen)}
+        else:
+            content = [*({"type": "image"} for _ in frames), asked]
+            about = {"images": [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]}
+        return {"messages": [{"role": "user", "content": content}], **about}
+
+
+def takes_videos(processor: Any) -> bool:
+    """Return whether `processor` makes something of a video, and its chat template has a place for one."""
+    token = getattr(processor, "video_token", None)
+    if getattr(processor, "video_processor", None) is None or not isinstance(token, str):
+        return False
+    content = [{"type": "video"}, {"type": "text", "text": "?"}]
+    try:
+        return token in processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except (TemplateError, ValueError):  # no place for a video, or no template at all
+        return False
+
+
+def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    """Return what processors are told about the frames `seen`: when they were, on a clock of milliseconds.
+
+    Frames are numbered as if there were one each millisecond, so that the times come out as they are, however
+    the frames were picked.
+    """
+    indices = [round(inputs["frame_times_s"][index] * _CLOCK_HZ) for index in seen]
+    return {
+        "total_num_frames": max(round(inputs["duration_s"] * _CLOCK_HZ), indices[-1] + 1),
+        "fps": float(_CLOCK_HZ),
+        "duration": inputs["duration_s"],
+        "frames_indices": indices,
+    }
+
+
+def evenly(there: int, wanted: int) -> list[int]:
+    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
+    return [int((index + 0.5) * there / wanted) for index in range(wanted)]
+
+
+def _besides(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    times = inputs["frame_times_s"]
+    return {
+        "frame_times_s": [times[index] for index in dict.fromkeys(seen)],
+        "duration_s": inputs["duration_s"],
+    }

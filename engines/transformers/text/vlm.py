@@ -1,0 +1,179 @@
+"""vlm by image-text-to-text models, such as LLaVA and Qwen-VL, which tasks share that ask the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Self
+
+from jinja2 import TemplateError
+from transformers import PreTrainedModel
+from transformers.generation.utils import GenerationMixin
+
+from engines.base import NO_HURRY, Emit, Urgency
+from engines.config.settings import TransformersSettings
+from engines.transformers.device import to_model
+from engines.transformers.generation.row import Row
+from engines.transformers.generation.runner import GenerationRunner, Prompt
+from engines.transformers.loading import ModelFolder
+from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.shared_vlms import SharedModels
+from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
+
+_OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
+_EXPAND = "_expand_inputs_for_generation"
+"""How a model repeats its inputs for the beams; those that know of several images have a way of their own."""
+
+
+class VisionLanguageRunner(GenerationRunner):
+    """Answers conversations about images; rows may have different numbers of images of any sizes."""
+
+    kinds = ("AutoModelForImageTextToText",)
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model, processor.tokenizer)
+        self.processor = processor
+        config: Any = model.config
+        names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+        tokens = (getattr(holder, name, None) for holder in (config, processor) for name in names)
+        self.placeholders = frozenset(token for token in tokens if isinstance(token, int))
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of an image-text-to-text model and its processor."""
+        model = folder.model(*cls.kinds, needs="a vision-language model")
+        if model.config.is_encoder_decoder:
+            raise ModelLoadFailed(
+                f"model {folder.name} is a {type(model).__name__}, an encoder-decoder; of those that write "
+                "about pictures run the ones that go on where the prompt ends"
+            )
+        return cls(folder.name, model, folder.processor())
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the tokens of the conversation, with places for the images, and the images' tensors."""
+        try:
+            encoded = self._encode(inputs)
+        except TemplateError as error:
+            raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
+        except (
+            ValueError
+        ) as error:  # how processors say that there are too many images, or that one is too small
+            raise InvalidInput(f"model {self.name} does not take these images: {error}") from error
+        tokens: list[int] = encoded["input_ids"][0].tolist()
+        extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
+        return Prompt(tokens, to_model(self.model, extras))
+
+    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
+        row = super()._row(inputs, options)
+        if options.get("num_beams", 1) == 1:
+            return row
+        # Repeated one by one for the beams, the images of one row would end up in one another's places.
+        one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
+        if one_by_one and any(tensor.shape[0] > 1 for tensor in row.extras.values()):
+            raise InvalidOption(
+                f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one "
+                "image"
+            )
+        return row
+
+    def _encode(self, inputs: dict[str, Any]) -> Any:
+        """Return what the processor makes of a conversation, about a video where `video_metadata` tell of one."""
+        messages, about_video = inputs["messages"], inputs.get("video_metadata")
+        if about_video is not None:
+            return self.processor.apply_chat_template(
+                messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"do_sample_frames": False, "video_metadata": [about_video]},
+            )
+        images = inputs["images"]
+        if self.processor.chat_template is None:
+            return self.processor(text=self._plain_text(messages), images=list(images), return_tensors="pt")
+        return self.processor.apply_chat_template(
+            _with_images(messages, images),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+
+    def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Return the one message of the user as text, each image as the processor writes it.
+
+        Processors whose image token is no plain string put it in by themselves.
+        """
+        if len(messages) > 1:
+            raise InvalidInput(
+                f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
+            )
+        token = getattr(self.processor, "image_token", None)
+        image = token if isinstance(token, str) else ""
+        return "".join(image if part["type"] == "image" else part["text"] for part in messages[0]["content"])
+
+
+def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return `messages` with each image in the part that stands for it, as processors want it."""
+    left = iter(images)
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {**part, "image": next(left)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
+
+
+class AskingRunner(TaskRunner):
+    """Asks conversations of a vision-language model, as task vlm does; a subclass makes them of its inputs.
+
+    The texts of all tasks that ask one model grow in one running batch.
+    """
+
+    kinds = VisionLanguageRunner.kinds
+
+    def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
+        """`let_go` says that the model is not asked any more by this task."""
+        super().__init__(asked.name, asked.model)
+        self.asked = asked
+        self._let_go = let_go
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner over the image-text-to-text model in `folder`, which other tasks may ask already."""
+        asked, let_go = shared.take(folder.path, lambda: VisionLanguageRunner.load(folder, shared))
+        try:
+            return cls(asked, let_go)
+        except BaseException:
+            let_go()
+            raise
+
+    def configure(self, settings: TransformersSettings) -> None:
+        """Let the model run by these settings."""
+        self.asked.configure(settings)
+
+    def close(self) -> None:
+        """Ask no more; where no other task does, the model's loops end."""
+        self._let_go()
+
+    def last_sign(self) -> float | None:
+        """Return when the model that is asked last got further, for whatever task."""
+        return self.asked.last_sign()
+
+    def submit(
+        self,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        urgency: Urgency = NO_HURRY,
+    ) -> Future[dict[str, Any]]:
+        """Start one conversation, as `VisionLanguageRunner.submit`."""
+        return self.asked.submit(inputs, options, emit, urgency)
+
+    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+        """Return what `submit` answers for each input."""
+        return self.asked.run(inputs, options)

@@ -1,0 +1,222 @@
+"""Recordings of any format, rate and channel count as 16 kHz mono samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from handlers.decoding.audio_parts import MOST_PARTS, parts_of, with_known_size
+from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
+from handlers.decoding.audio_samples import Gathering, Samples, mixed
+from handlers.decoding.audio_truncation import missing_end
+from handlers.decoding.container_truncation import missing_end_of_container
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import misplaced
+from handlers.media import Media
+from handlers.options.spec import shown
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+log = structlog.get_logger(__name__)
+
+_MAX_CHANNELS = 64
+_RATES = range(1_000, 768_001)
+_BLOCK_SAMPLES = 1 << 20
+"""Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
+
+_PLAIN_STARTS = (
+    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS"),
+    *(b".snd", b"dns.", b"caff", b"NIST_1A", b"ID3", b"\xff"),
+)
+"""What libsndfile gets to see: wav, w64, aiff, flac, ogg, au, caf, sphere, mp3. Its readers of other kinds take nearly
+anything, and that of MIDI dumps prints a line for each damaged sample."""
+
+_UNTOLD_FRAMES = 1 << 60
+"""What libsndfile gives as the length, or more, where a header tells none."""
+
+_CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What was read of a recording; `truncated` says what of it is missing, None where it is whole."""
+
+    samples: Samples
+    truncated: str | None = None
+
+
+def read_sound(
+    value: Any,
+    *,
+    field: str,
+    sampling_rate: Any = None,
+    max_s: float,
+    max_samples: int | None = None,
+) -> Sound:
+    """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
+
+    `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or
+    (samples, channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000).
+    Channels are averaged, unless they cancel each other. Several files one behind the other are read to the end
+    of the last. A file that lost less than half, by its own header, is used. Memory is bounded by the length at
+    16 kHz, and time by `max_samples` to decode, all channels together, whatever a header claims.
+
+    Raises:
+        InvalidInput: permanent; no recording at all, or an array of the wrong kind.
+        MediaCorrupt: permanent; bytes that are empty, cut short or no recording.
+        MediaTooLarge: permanent; longer than `max_s` seconds or `max_samples`, by the header before anything is
+            decoded.
+    """
+    match value:
+        case Media(content=content, source=source):
+            return _decode(content, f"{field} ({source})", Gathering(max_s, max_samples))
+        case bytes() | bytearray() | memoryview():
+            return _decode(bytes(value), f"{field} (bytes)", Gathering(max_s, max_samples))
+        case np.ndarray():
+            return Sound(_from_array(value, field, sampling_rate, max_s))
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+        case _:
+            raise InvalidInput(
+                f"{field} is a {type(value).__name__}; it must be an address, bytes or a numpy array"
+            )
+
+
+def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
+    if not content:
+        raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
+    parts = parts_of(content)
+    if len(parts) == 1:
+        truncated = _decode_one(content, what, gathering)
+        return Sound(gathering.samples, truncated)
+    if len(parts) > MOST_PARTS:
+        raise MediaTooLarge(
+            f"{what} consists of more than {MOST_PARTS} files, one behind the other; send them in several requests"
+        )
+    missing = []
+    for number, part in enumerate(parts, start=1):
+        truncated = _decode_one(part, f"{what}, file {number} of {len(parts)} in it,", gathering)
+        if truncated:
+            missing.append(f"file {number}: {truncated}")
+    return Sound(gathering.samples, "; ".join(missing) or None)
+
+
+def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
+    """Gather one file; return what of it is missing."""
+    missing = missing_end(content) or missing_end_of_container(content)
+    if missing and not missing.is_little:
+        told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
+        raise MediaCorrupt(f"{what} is {told or f'cut short: {missing.text}; {_CURE}'}")
+    before_s = gathering.duration_s
+    if not _decode_plain(content, what, gathering):
+        gathering.back_to(before_s)
+        _decode_container(content, what, gathering, is_cut=missing is not None)
+    length_s = gathering.duration_s - before_s
+    if not length_s:
+        raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
+    truncated = f"{missing.text}; {length_s:.1f} s are there" if missing else None
+    if truncated:
+        log.warning("sound_cut_short", sound=what, missing=truncated)
+    return truncated
+
+
+def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
+    """Gather what libsndfile reads; return whether it could read it all."""
+    import soundfile
+
+    if not content.startswith(_PLAIN_STARTS) and not _is_raw_gsm(content):
+        return False
+    try:
+        with _opened(with_known_size(content)) as file:
+            claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
+            _check_header(what, file.samplerate, file.channels, claimed, gathering)
+            gathering.add(_mono_blocks(file), rate=file.samplerate, channels=file.channels, what=what)
+    except soundfile.LibsndfileError as error:
+        log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
+        return False
+    return True
+
+
+def _opened(content: bytes) -> SoundFile:
+    import soundfile
+
+    if _is_raw_gsm(content):
+        return soundfile.SoundFile(
+            io.BytesIO(content), samplerate=8000, channels=1, format="RAW", subtype="GSM610"
+        )
+    return soundfile.SoundFile(io.BytesIO(content))
+
+
+def _is_raw_gsm(content: bytes) -> bool:
+    """Return whether `content` is GSM 06.10 without a header: frames of 33 bytes that begin with the bits 1101."""
+    return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
+
+
+def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut: bool) -> None:
+    """Decode what soundfile could not read."""
+    from handlers.decoding.audio_containers import sound_track
+
+    told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
+    if told:
+        raise MediaCorrupt(f"{what} is {told}")
+    with sound_track(content, what, cure=_CURE, is_cut=is_cut) as track:
+        claimed = None if track.claimed_s is None else track.claimed_s * track.rate
+        _check_header(what, track.rate, track.channels, claimed, gathering)
+        gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
+
+
+def _check_header(
+    what: str, rate: int, channels: int, claimed_frames: float | None, gathering: Gathering
+) -> None:
+    """Refuse what the header already shows to be wrong; next to nothing is decoded yet."""
+    if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
+        raise MediaCorrupt(
+            f"{what} claims {rate} Hz and {channels} channels; {_RATES.start} to {_RATES.stop - 1} Hz and 1 to "
+            f"{_MAX_CHANNELS} channels are read: convert it, or {_CURE}"
+        )
+    if claimed_frames is not None:
+        gathering.check_claim(what, claimed_frames, rate, channels)
+
+
+def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
+    if file.frames >= _UNTOLD_FRAMES:
+        # soundfile seeks behind each block it has read, which fails in a FLAC that tells no length.
+        file.seekable = lambda: False
+    size = max(1, _BLOCK_SAMPLES // file.channels)
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        yield mixed(block)
+
+
+def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: float) -> Samples:
+    rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
+    if type(rate) is not int or rate not in _RATES:
+        allowed = f"an integer from {_RATES.start} to {_RATES.stop - 1} Hz"
+        raise InvalidInput(f"data.sampling_rate is {shown(rate)}; it must be {allowed}")
+    if array.dtype not in (np.float32, np.float64, np.int16):
+        raise InvalidInput(f"{field} is an array of {array.dtype}; it must be float32, float64 or int16")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= _MAX_CHANNELS):
+        raise InvalidInput(
+            f"{field} has shape {array.shape}; it must be (samples,) or (samples, channels), "
+            f"with at most {_MAX_CHANNELS} channels"
+        )
+    if not len(array):
+        raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
+    gathering = Gathering(max_s)
+    gathering.check_claim(field, len(array), rate, 1)
+    floats = array.astype(np.float32) / np.float32(32768 if array.dtype == np.int16 else 1)
+    mono = mixed(floats) if array.ndim == 2 else floats
+    if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
+        raise InvalidInput(
+            f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"
+        )
+    gathering.add(iter([mono]), rate=rate, channels=1, what=field)
+    return gathering.samples

@@ -1,0 +1,135 @@
+"""The sound in containers that soundfile does not read: m4a, webm, the sound track of a video."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.decoding import containers
+from handlers.decoding.audio_samples import mixed
+from handlers.errors import MediaCorrupt
+from handlers.file_kinds import unread
+
+if TYPE_CHECKING:
+    from av import AudioFrame, AudioResampler
+    from av.audio.stream import AudioStream
+    from av.packet import Packet
+
+_FORMATS = (*containers.FORMATS, "aac", "caf", "amr", "ac3", "eac3")
+_COVER_PIXELS = 1 << 24
+"""Pictures beside the sound are not decoded, but looked at by the one who opens the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundTrack:
+    """One track: its `rate` in Hz, its length by the header in seconds, and its mono samples, block by block."""
+
+    rate: int
+    channels: int
+    claimed_s: float | None
+    blocks: Iterator[NDArray[np.float32]]
+
+
+@contextmanager
+def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -> Iterator[SoundTrack]:
+    """Yield the best sound track of the container; nothing but its first frame is decoded yet.
+
+    Of one that `is_cut`, what comes before the first damage is all there is.
+
+    Raises:
+        MediaCorrupt: permanent; no container, no sound in it, or (while blocks are read, too) a damaged one.
+    """
+    with containers.opened(
+        content,
+        what,
+        formats=_FORMATS,
+        max_pixels=_COVER_PIXELS,
+        refusal=unread(content, wanted=("sound", "video"), cure=cure),
+        cure=cure,
+    ) as container:
+        tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]
+        if not tracks:
+            raise MediaCorrupt(
+                f"{what} holds no sound, only {containers.kinds(container)}; send a video as data.video to task "
+                f"video-analysis, or {cure}"
+            )
+        best = container.streams.best("audio")
+        stream = next((track for track in tracks if track == best), tracks[0])
+        packets = containers.packets(container, stream)
+        frames = _frames_before_damage(packets) if is_cut else _frames(packets)
+        first = next(frames, None)
+        if first is None:
+            raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")
+        yield SoundTrack(
+            rate=first.sample_rate,
+            channels=first.layout.nb_channels,
+            claimed_s=containers.claimed_duration_s(container, stream.index),
+            blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what),
+        )
+
+
+def _frames(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+    return (frame for packet in packets for frame in packet.decode())
+
+
+def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+    import av
+
+    try:
+        yield from _frames(itertools.takewhile(lambda packet: not packet.is_corrupt, packets))
+    except av.FFmpegError:
+        return
+
+
+def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
+    """Yield about a second at a time, mixed: channels of less sound cannot be told to oppose each other."""
+    converters: dict[tuple[str, str], AudioResampler] = {}
+    waiting: list[NDArray[np.float32]] = []
+    count = 0
+    for frame in frames:
+        if frame.sample_rate != rate:
+            raise MediaCorrupt(
+                f"{what} changes from {rate} Hz to {frame.sample_rate} Hz in its middle; convert it to one rate"
+            )
+        for plain in _interleaved(frame, converters):
+            block = _floats(plain)
+            if waiting and waiting[-1].shape[1] != block.shape[1]:
+                yield mixed(np.concatenate(waiting))
+                waiting, count = [], 0
+            waiting.append(block)
+            count += len(block)
+            if count >= rate:
+                yield mixed(np.concatenate(waiting))
+                waiting, count = [], 0
+    if waiting:
+        yield mixed(np.concatenate(waiting))
+
+
+def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
+    """Return the frame with its channels side by side; PyAV reads past the end of 8 and more separate ones."""
+    import av
+
+    if not frame.format.is_planar:
+        return [frame]
+    kind = (frame.format.name, frame.layout.name)
+    if kind not in converters:
+        converters[kind] = av.AudioResampler(format=frame.format.packed.name)
+    return converters[kind].resample(frame)
+
+
+def _floats(frame: AudioFrame) -> NDArray[np.float32]:
+    """Return the samples of an interleaved frame within -1..1, (samples, channels)."""
+    samples: NDArray[Any] = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    match samples.dtype:
+        case np.uint8:
+            return ((samples.astype(np.float32) - 128) / 128).astype(np.float32)
+        case np.int16 | np.int32 | np.int64:
+            return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+        case _:
+            return samples.astype(np.float32)

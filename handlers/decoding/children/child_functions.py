@@ -1,0 +1,80 @@
+"""What children run of the decoders of pictures: generators of (value, block of bytes) pairs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from PIL.TiffImagePlugin import TiffImageFile
+
+from handlers.decoding import images
+from handlers.decoding.children.images import dpi_of
+from handlers.decoding.document_pages import chosen_pages, page_budget
+from handlers.errors import InferenceError, MediaCorrupt
+from handlers.settings import MediaSettings
+
+_STRIP_PIXELS = 4_000_000
+"""Pixels that leave a child at a time."""
+
+
+def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield size and dpi of an image, then its RGB pixels in strips of rows."""
+    picture = images.decoded_file(content, what, max_pixels)
+    dpi = dpi_of(picture)
+    yield {"size": picture.size, "dpi": None if dpi is None else (dpi, dpi)}, b""
+    rows = max(1, _STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        yield {}, images.as_rgb(strip, what).tobytes()
+
+
+def tiff_pages(
+    content: bytes, *, what: str, pages: Any, max_pages: int, max_pixels: int
+) -> Iterator[tuple[Any, bytes]]:
+    """Yield the number of pages that `pages` names, then each as `handlers.decoding.children.pdf.read_pages` does.
+
+    Raises:
+        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
+    """
+    try:
+        with TiffImageFile(io.BytesIO(content)) as tiff:
+            numbers = chosen_pages(pages, tiff.n_frames, what=what, max_pages=max_pages)
+            yield len(numbers), b""
+            yield from _frames(tiff, numbers, what, max_pixels)
+    except (InferenceError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+        raise MediaCorrupt(f"{what} is a TIFF that is damaged; send a whole TIFF file") from error
+
+
+def _frames(
+    tiff: TiffImageFile, numbers: list[int], what: str, max_pixels: int
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    budget = page_budget(what, max_pixels)
+    for number in numbers:
+        tiff.seek(number - 1)
+        budget.spend(f"page {number}", tiff.width, tiff.height)
+        picture = images.read_image(tiff, field=f"{what} page {number}", max_pixels=max_pixels)
+        page = {"number": number, "width": picture.width, "height": picture.height, "dpi": dpi_of(picture)}
+        yield {**page, "words": None, "layer": [], "stride": 3 * picture.width}, picture.tobytes()
+
+
+def video(
+    content: bytes, *, what: str, limits: dict[str, Any], num_frames: int | None, every_s: float | None
+) -> Iterator[tuple[dict[str, Any], memoryview]]:
+    """Yield the fields of a `handlers.decoding.video.Video` with the bytes of its frames."""
+    import numpy as np
+
+    from handlers.decoding.video import decode_file
+
+    its = MediaSettings.model_validate(limits)
+    found = decode_file(content, what, its, num_frames=num_frames, every_s=every_s)
+    frames = np.ascontiguousarray(found.frames)
+    about = {
+        "shape": frames.shape,
+        "frame_times_s": found.frame_times_s,
+        "duration_s": found.duration_s,
+        "truncated": found.truncated,
+    }
+    yield about, frames.data.cast("B")

@@ -1,0 +1,72 @@
+"""Images that may take minutes or gigabytes to decode: decoded in child processes.
+
+The others are decoded where they are asked for, in a fraction of the time that the way through a pipe takes.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+
+from PIL import Image
+
+from handlers.decoding.children import processes
+from handlers.decoding.children.processes import ChildEnded, Limits
+
+TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+_QUICK_STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
+"""JPEG, PNG, WebP, GIF, BMP: up to the limit of pixels they take seconds at most."""
+
+_QUICK_BYTES = 8 << 20
+"""Larger files may hold hundreds of thousands of parts, each of which takes time."""
+
+_MOST_SCANS = 50
+"""Scans that a JPEG takes one by one over all its pixels; progressive ones have about ten."""
+
+_QUICK_PIXELS = 25_000_000
+"""Larger pictures take seconds, and up to 16 bytes a pixel."""
+
+_DECODE = "handlers.decoding.children.child_functions:image"
+_CURE = "save it anew as an ordinary JPEG or PNG"
+
+
+def is_quick(content: bytes) -> bool:
+    """Tell whether an image of few pixels is surely decoded in seconds."""
+    if len(content) > _QUICK_BYTES or not content.startswith(_QUICK_STARTS):
+        return False
+    return not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= _MOST_SCANS
+
+
+def are_few(width: int, height: int) -> bool:
+    """Tell whether so many pixels are decoded in seconds and in some hundred megabytes."""
+    return width * height <= _QUICK_PIXELS
+
+
+def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) -> Image.Image:
+    """Return the image as `handlers.decoding.images.decode_file` does, from a child process."""
+    arguments = {"what": what, "max_pixels": max_pixels}
+    limits = limits.for_images(max_pixels)
+    try:
+        with closing(processes.pictures.call(_DECODE, content, arguments, limits)) as answers:
+            about, _ = next(answers)
+            image, top = Image.new("RGB", tuple(about["size"])), 0
+            for _, block in answers:
+                rows = len(block) // (3 * image.width)
+                image.paste(Image.frombytes("RGB", (image.width, rows), block), (0, top))
+                top += rows
+    except ChildEnded as ended:
+        raise ended.refusal(what, limits, cure=_CURE) from ended
+    if about["dpi"]:
+        image.info["dpi"] = tuple(about["dpi"])
+    return image
+
+
+def dpi_of(image: Image.Image) -> float | None:
+    """Return the pixels an inch that the file tells of an image, None where it does not, or tells nonsense."""
+    told = image.info.get("dpi")
+    try:
+        dpi = float(told[0]) if isinstance(told, tuple) else math.nan
+    except (TypeError, ValueError, ZeroDivisionError, IndexError):
+        return None
+    return dpi if 1 <= dpi <= 100_000 else None

@@ -1,0 +1,140 @@
+"""PDF files read by PDFium: the words of their text layers with their places, and pictures of pages without them.
+
+Runs in a child process (`handlers.decoding.children.child`), in one thread: PDFium keeps state for the whole process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from handlers.decoding.children.pdf_pictures import has_unread_pictures
+from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_budget
+from handlers.decoding.document_words import words_of
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument, PdfPage  # type: ignore[import-untyped]
+
+PIXELS_PER_INCH = 150
+"""Of pictures and boxes: 10 point letters are 20 pixels high."""
+
+CURE = "send a whole PDF file"
+
+_SCALE = PIXELS_PER_INCH / 72
+"""Pixels a point."""
+
+
+def read_pages(
+    content: bytes,
+    *,
+    what: str,
+    pages: Any,
+    max_pages: int,
+    max_pixels: int,
+    max_letters: int,
+    with_images: bool,
+) -> Iterator[tuple[Any, memoryview]]:
+    """Yield the number of pages that `pages` names, then each as `handlers.decoding.document_pages.Page` has it.
+
+    Instead of `image` a page has `stride`, and its block is a picture of RGB rows of that many bytes; of a page
+    without a picture the block is empty.
+
+    Raises:
+        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
+    """
+    with _opened(content, what) as pdf:
+        numbers = chosen_pages(pages, len(pdf), what=what, max_pages=max_pages)
+        yield len(numbers), memoryview(b"")
+        letters = _LetterBudget(what, max_letters, len(numbers))
+        found = [_with_words(pdf, number, what, letters) for number in numbers]
+        pictured = [page for page in found if with_images or page["words"] is None]
+        budget = page_budget(what, max_pixels)
+        for page in pictured:
+            budget.spend(f"page {page['number']}", page["width"], page["height"])
+        for page in found:
+            if with_images or page["words"] is None:
+                yield from _with_picture(pdf, page, what)
+            else:
+                yield page, memoryview(b"")
+
+
+@contextmanager
+def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
+    from pypdfium2 import PdfDocument, PdfiumError
+    from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY  # type: ignore[import-untyped]
+
+    try:
+        pdf = PdfDocument(content)
+    except PdfiumError as error:
+        # A file without pages leaves the error of an earlier file standing.
+        if error.err_code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY) and b"/Encrypt" in content:
+            raise InvalidInput(
+                f"{what} is a PDF that a password protects; save it without one and send that"
+            ) from error
+        raise MediaCorrupt(
+            f"{what} is a PDF that has no pages, or that is too damaged to find them; save it anew from its program "
+            "(print it to PDF) and send that"
+        ) from error
+    with closing(pdf):
+        pdf.init_forms()
+        yield pdf
+
+
+@contextmanager
+def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
+    from pypdfium2 import PdfiumError
+
+    try:
+        with closing(pdf[number - 1]) as page:
+            yield page
+    except PdfiumError as error:
+        raise MediaCorrupt(f"{what} has a page {number} that is broken; {CURE}") from error
+
+
+class _LetterBudget:
+    """Counts the letters of a document, page by page."""
+
+    def __init__(self, what: str, most: int, pages: int) -> None:
+        self._what = what
+        self._most = most
+        self._pages = pages
+        self._spent = 0
+
+    def spend(self, number: int, letters: int) -> None:
+        self._spent += letters
+        if self._spent > self._most:
+            raise MediaTooLarge(
+                f"{self._what} has more letters by page {number} than media.max_document_letters allows "
+                f"({self._most}): {fewer_pages(self._pages)}"
+            )
+
+
+def _with_words(pdf: PdfDocument, number: int, what: str, letters: _LetterBudget) -> dict[str, Any]:
+    with _page(pdf, number, what) as page, closing(page.get_textpage()) as text:
+        letters.spend(number, text.count_chars())
+        width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
+        words = words_of(page, text, width, height)
+        is_part = words is not None and has_unread_pictures(page, text, words, width, height)
+    return {
+        "number": number,
+        "width": width,
+        "height": height,
+        "dpi": float(PIXELS_PER_INCH),
+        "words": None if is_part else words,
+        "layer": words if is_part else [],
+        "stride": 0,
+    }
+
+
+def _with_picture(
+    pdf: PdfDocument, page: dict[str, Any], what: str
+) -> Iterator[tuple[dict[str, Any], memoryview]]:
+    with (
+        _page(pdf, page["number"], what) as opened,
+        closing(opened.render(scale=_SCALE, rev_byteorder=True)) as bitmap,
+    ):
+        pictured = {**page, "width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}
+        yield pictured, memoryview(bitmap.buffer).cast("B")

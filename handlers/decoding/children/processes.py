@@ -1,0 +1,309 @@
+"""Child processes that decode what may crash, hang or take all memory; several beside each other, started on demand."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import structlog
+
+from handlers import errors
+from handlers.decoding.children.wire import (
+    LENGTHS,
+    Answer,
+    Began,
+    Block,
+    Call,
+    Done,
+    Failure,
+    Item,
+    decode_answer,
+    lengths_and_head,
+)
+
+log = structlog.get_logger(__name__)
+
+_MOST_KEPT_BYTES = 256 * 1024 * 1024
+"""A child that keeps more memory than this behind a call is replaced."""
+
+_CHUNK = 1 << 20
+
+_MOST_WAIT = 4
+
+_BYTES_A_PIXEL, _BYTES_BESIDES = 20, 256 << 20
+"""What decoders of images take at most: WebP 16 bytes a pixel, and a process its libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many children may work at the same time, and what one call may take."""
+
+    processes: int
+    memory_bytes: int
+    timeout_s: float
+    """In seconds of work; a call that waits for a processor of a busy machine may take `_MOST_WAIT` times that."""
+    timeout_setting: str = "media.decode_timeout_s"
+    memory_settings: str = "media.decode_memory_bytes allows"
+    """What bounds `memory_bytes`, for a message."""
+
+    def for_images(self, max_pixels: int) -> Self:
+        """Return limits with at least the memory that an image of so many pixels takes, of any format."""
+        needed = _BYTES_A_PIXEL * max_pixels + _BYTES_BESIDES
+        if needed <= self.memory_bytes:
+            return self
+        settings = "media.decode_memory_bytes and media.max_image_pixels allow"
+        return replace(self, memory_bytes=needed, memory_settings=settings)
+
+
+class ChildEnded(Exception):
+    """A child ended before its answer: out of `time` or `memory`, by a `crash`, or `killed` from outside.
+
+    `detail` is what is known of it, for a message.
+    """
+
+    def __init__(self, reason: Literal["time", "memory", "crash", "killed"], detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def refusal(self, what: str, limits: Limits, *, cure: str) -> errors.InferenceError:
+        """Return what the caller is told of `what`; `cure` is what to do, to follow a colon."""
+        match self.reason:
+            case "time":
+                return errors.MediaTooLarge(
+                    f"{what} takes longer to decode than {limits.timeout_setting} allows "
+                    f"({limits.timeout_s:g} s): {cure}"
+                )
+            case "memory":
+                return errors.MediaTooLarge(
+                    f"{what} takes more memory to decode than {limits.memory_settings} "
+                    f"({limits.memory_bytes} bytes): {cure}"
+                )
+            case "killed":
+                return errors.OutOfMemory(
+                    f"the process that decoded {what} was killed from outside, most likely as the machine has no "
+                    "memory left; try again"
+                )
+            case "crash":
+                return errors.MediaCorrupt(
+                    f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}"
+                )
+
+
+class ChildPool:
+    """Runs functions in child processes, one call in each at a time. Safe from any thread; a call blocks.
+
+    A child serves many calls and ends with this process, however that ends. One that ends while it runs a call
+    takes that call with it; one that ended before it began is replaced, and the call runs in the new one. After a
+    fork the pool of the forked process is empty.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[_Child] = []
+        self._busy = 0
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.close)
+
+    def call(
+        self, function: str, content: Block, arguments: dict[str, Any], limits: Limits
+    ) -> Generator[tuple[Any, bytearray], None, None]:
+        """Yield what `function` ("module:name") yields for `content` and `arguments`, one pair at a time.
+
+        Waits while `limits.processes` children are busy. The time is the child's own work, from when it is free.
+
+        Raises:
+            ChildEnded: the call took more than `limits`, or ended its process.
+            InferenceError: what the function raised of that tree.
+            InternalError: permanent; the function raised anything else, which is logged.
+        """
+        call = Call(function, arguments, limits.memory_bytes, limits.timeout_s)
+        with self._begun(call, content, limits) as answers:
+            yield from answers
+
+    def close(self) -> None:
+        """End the children that are idle."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+    @contextlib.contextmanager
+    def _begun(self, call: Call, content: Block, limits: Limits) -> Iterator[Iterator[tuple[Any, bytearray]]]:
+        with self._changed:
+            while self._busy >= limits.processes:
+                self._changed.wait()
+            self._busy += 1
+            child = self._idle.pop() if self._idle else None
+        until = time.monotonic() + _MOST_WAIT * limits.timeout_s
+        try:
+            if child is not None and not child.begins(call, content, until):
+                child.end()  # what ended it while it was idle is no fault of this call
+                child = None
+            if child is None:
+                child = _Child()
+                if not child.begins(call, content, until):
+                    raise child.ended()
+            yield child.answers(call, until)
+        finally:
+            is_fit = child is not None and child.is_fit
+            if child is not None and not is_fit:
+                child.end()
+            with self._changed:
+                self._busy -= 1
+                if child is not None and is_fit:
+                    self._idle.append(child)
+                self._changed.notify()
+
+    def _forget(self) -> None:
+        """Leave the children to the process that this one was forked from."""
+        idle, self._idle, self._busy = self._idle, [], 0
+        self._changed = threading.Condition()
+        for child in idle:
+            child.forget()
+
+
+class _Child:
+    """One process and its pipes; for one thread at a time."""
+
+    def __init__(self) -> None:
+        # Its imports find what ours find, in the same order: also in a notebook, or where nothing is installed.
+        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "handlers.decoding.children.child", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # what a terminal sends to its processes is for the parent
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self.is_fit = True
+        """Whether it waits for its next call."""
+
+    def begins(self, call: Call, content: Block, until: float) -> bool:
+        """Send a call, and tell whether the child began to run it; else it has ended.
+
+        Raises:
+            ChildEnded: the time is over.
+        """
+        self.is_fit = False  # unless all of its answer is read
+        try:
+            self._write(lengths_and_head(call, content), until)
+            self._write(content, until)
+            return isinstance(self._answer(call, until)[0], Began)
+        except (BrokenPipeError, EOFError):
+            return False
+
+    def answers(self, call: Call, until: float) -> Iterator[tuple[Any, bytearray]]:
+        """Yield the items of the call that the child began; see `ChildPool.call`."""
+        while True:
+            try:
+                answer, block = self._answer(call, until)
+            except EOFError:
+                raise self.ended() from None
+            match answer:
+                case Item(value):
+                    yield value, block
+                case Done(resident_bytes):
+                    self.is_fit = resident_bytes < _MOST_KEPT_BYTES
+                    return
+                case Failure() as failure:
+                    self.is_fit = not failure.trace
+                    raise _as_error(failure, call)
+
+    def end(self) -> None:
+        """End the process, and wait until it has ended."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def forget(self) -> None:
+        """Close the pipes of a process that is no child of this one."""
+        self._process.returncode = 0  # it is not ours to wait for
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _answer(self, call: Call, until: float) -> tuple[Answer, bytearray]:
+        head_size, block_size = LENGTHS.unpack(self._read(LENGTHS.size, until))
+        if head_size + block_size > call.memory_bytes:
+            raise ChildEnded("memory", f"an answer of {head_size + block_size} bytes")
+        return decode_answer(self._read(head_size, until)), self._read(block_size, until)
+
+    def _write(self, block: Block, until: float) -> None:
+        left = memoryview(block)
+        while left:
+            self._wait(self._in, select.POLLOUT, until)
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self._in, left[:_CHUNK]) :]
+
+    def _read(self, size: int, until: float) -> bytearray:
+        read = bytearray(size)
+        left = memoryview(read)
+        while left:
+            self._wait(self._out, select.POLLIN, until)
+            with contextlib.suppress(BlockingIOError):
+                count = os.readv(self._out, [left])
+                if not count:
+                    raise EOFError
+                left = left[count:]
+        return read
+
+    @staticmethod
+    def _wait(pipe: int, event: int, until: float) -> None:
+        poll = select.poll()
+        poll.register(pipe, event)
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise ChildEnded("time", "no answer in time")
+
+    def ended(self) -> ChildEnded:
+        """Return why the process ended, which it does now or did before."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return ChildEnded("crash", "its pipes closed")
+        if code >= 0:
+            return ChildEnded("crash", f"status {code}")
+        name = signal.Signals(-code).name
+        # What the kernel does at the limit of time, native code that gets no memory, and the kernel without memory.
+        reasons: dict[int, Literal["time", "memory", "killed"]] = {
+            signal.SIGXCPU: "time",
+            signal.SIGABRT: "memory",
+            signal.SIGKILL: "killed",
+        }
+        return ChildEnded(reasons.get(-code, "crash"), name)
+
+
+def _as_error(failure: Failure, call: Call) -> Exception:
+    if failure.kind == "MemoryError":
+        return ChildEnded("memory", failure.kind)
+    kind = getattr(errors, failure.kind, None)
+    if not failure.trace and isinstance(kind, type) and issubclass(kind, errors.InferenceError):
+        return kind(failure.message)
+    log.error("decoder_failed", function=call.function, error=failure.message, trace=failure.trace)
+    return errors.InternalError(
+        f"an unexpected {failure.kind} stopped the decoding; it is logged with its stack trace"
+    )
+
+
+documents = ChildPool()
+pictures = ChildPool()
+"""The children of this process; images and videos have their own, so that no document holds them up."""

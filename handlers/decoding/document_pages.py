@@ -1,0 +1,118 @@
+"""Pages as an engine gets them, which of them a request names, and how many pixels they may have together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from handlers.decoding.pixel_budget import PixelBudget
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.options.spec import shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+class Word(TypedDict):
+    """A word of a text layer; one that is broken at the end of its line is two, the first with its hyphen."""
+
+    text: str
+    box: Sequence[int]
+    """Left, top, right, bottom in pixels of the page."""
+    polygon: NotRequired[list[list[int]]]
+    """Corners [x, y], clockwise from the top left of the text, where it does not run level to the right."""
+
+
+class Page(TypedDict):
+    """One page. A page with `words` is read from these; another one from its picture."""
+
+    number: int
+    """From 1."""
+    width: int
+    height: int
+    """In pixels, whether or not there is a picture."""
+    dpi: float | None
+    """Pixels an inch, None where the file does not say."""
+    image: Image.Image | None
+    """None where nobody needs a picture."""
+    words: list[Word] | None
+    """The words of its text layer, None where the file has none or has only `layer`."""
+    layer: list[Word]
+    """The words of a text layer that is a small part of what is to be read: a stamp on a scan."""
+
+
+def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:
+    """Return the page that is a picture only."""
+    return {
+        "number": number,
+        "width": image.width,
+        "height": image.height,
+        "dpi": dpi,
+        "image": image,
+        "words": None,
+        "layer": [],
+    }
+
+
+def page_budget(what: str, max_pixels: int) -> PixelBudget:
+    """Return what the pictures of the pages of one document spend."""
+    return PixelBudget(
+        what,
+        max_pixels,
+        cure="name fewer pages in data.pages",
+        cure_of_one="save that page smaller, or leave it out of data.pages",
+    )
+
+
+def fewer_pages(count: int) -> str:
+    """Return what to do where reading `count` pages takes too much, to follow a colon."""
+    renew = "save the file anew from its program (print it to PDF)"
+    return renew if count < 2 else f"name fewer pages in data.pages, or {renew}"
+
+
+def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:
+    """Return the numbers of the pages that `pages` names in a document of `count`, rising, each once.
+
+    Raises:
+        InvalidInput: permanent; no number, list or ranges, or a page the document does not have.
+        MediaCorrupt: permanent; the document has no pages at all.
+        MediaTooLarge: permanent; more than `max_pages`.
+    """
+    if count < 1:
+        raise MediaCorrupt(f"{what} has no pages; send a document with at least one")
+    spans = [(1, count)] if pages is None else list(_spans(pages))
+    for first, last in spans:
+        if first < 1 or last > count or first > last:
+            named = str(first) if first == last else f"{first}-{last}"
+            has = "1 page" if count == 1 else f"pages 1-{count}"
+            raise InvalidInput(f"data.pages names {named}; {what} has {has}")
+    numbers = sorted({number for first, last in spans for number in range(first, last + 1)})
+    if len(numbers) > max_pages:
+        asked = f"has {count} pages" if pages is None else f"was asked for {len(numbers)} pages"
+        raise MediaTooLarge(
+            f'{what} {asked}; media.max_pages allows {max_pages}: name some in data.pages, as "1-{max_pages}"'
+        )
+    return numbers
+
+
+def _spans(pages: Any) -> Iterator[tuple[int, int]]:
+    """Yield first and last page of each part of `pages`."""
+    parts = (
+        pages.split(",") if isinstance(pages, str) else pages if isinstance(pages, list | tuple) else [pages]
+    )
+    for part in parts:
+        if type(part) is int:
+            yield part, part
+        elif isinstance(pages, str) and (found := _RANGE.fullmatch(part.strip())):
+            yield int(found[1]), int(found[2] or found[1])
+        else:
+            break
+    else:
+        if parts:
+            return
+    raise InvalidInput(
+        f'data.pages is {shown(pages)}; it must be a page number from 1, a list of them, or ranges as "1-3,5"'
+    )

@@ -1,0 +1,339 @@
+"""Videos of any common format as some of their frames, upright, with the times they are shown at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from handlers.decoding import containers
+from handlers.decoding.audio_parts import parts_of
+from handlers.decoding.audio_truncation import MissingEnd
+from handlers.decoding.children import processes
+from handlers.decoding.children.processes import ChildEnded
+from handlers.decoding.container_truncation import missing_end_of_container
+from handlers.decoding.pixel_budget import check_shape
+from handlers.decoding.video_frames import FrameIndex, decode_frames, index_frames
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.file_kinds import Family, misplaced, unread
+from handlers.media import Media
+from handlers.options.spec import shown
+from handlers.settings import MediaSettings
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+log = structlog.get_logger(__name__)
+
+Frames = NDArray[np.uint8]
+
+DEFAULT_FRAMES = 16
+
+_FORMATS = (*containers.FORMATS, "gif", "apng")
+_CURE = "send a whole mp4, webm, mov, mkv, avi or gif file"
+_CURE_OF_A_CHILD = "send it shorter, smaller, or encoded anew (mp4) with more key frames"
+_RATES = (0.001, 1000.0)
+
+_ENOUGH = 0.5
+"""The part of a video that must be there for a video without its end to be used."""
+
+
+_MOST_PIXELS_DECODED = 2 * 10**11
+"""Pixels decoded for one video, wanted or not: about an hour of full HD without a key frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What was taken from a video; `frames` is (n, height, width, 3) RGB, at least one frame."""
+
+    frames: Frames
+    frame_times_s: list[float]
+    """When each is shown, in seconds since the first frame of the video, ascending."""
+    duration_s: float
+    truncated: str | None = None
+    """What is missing of it, None where it is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames are taken: `num_frames` in the middles of equal spans, or one `every_s` seconds from 0 on."""
+
+    num_frames: int = DEFAULT_FRAMES
+    every_s: float | None = None
+
+    def moments(self, duration_s: float) -> list[float]:
+        """Return when frames are taken of a video that long, in seconds, at least one."""
+        if self.every_s is None:
+            return [(index + 0.5) * duration_s / self.num_frames for index in range(self.num_frames)]
+        return [index * self.every_s for index in range(self.count(duration_s))]
+
+    def count(self, duration_s: float) -> int:
+        if self.every_s is None:
+            return self.num_frames
+        return max(1, math.ceil(duration_s / self.every_s))
+
+
+def read_video(
+    value: Any,
+    *,
+    field: str,
+    limits: MediaSettings,
+    num_frames: int | None = None,
+    every_s: float | None = None,
+    frame_rate: Any = None,
+    in_child: bool = False,
+) -> Video:
+    """Return `num_frames` (default 16) frames of the video in `value`, or one for each `every_s` seconds.
+
+    `value` is a Media or bytes (an encoded file; animated GIFs too), or a numpy array (n, height, width, 3) of
+    uint8 RGB, shown at `frame_rate` (Hz, default 25); of an array all frames are taken unless a number is
+    asked for. A video of fewer frames gives all it has, each once. Frames that together have more than
+    `limits.max_image_pixels` come scaled down. Of a file without its end, what is left is used if it is at
+    least half. `in_child` decodes files in a child process, within the limits that `limits` sets for these.
+
+    Raises:
+        InvalidInput: permanent; no video at all, or an array of the wrong kind.
+        MediaCorrupt: permanent; bytes that are empty, no video, without pictures, or too damaged.
+        MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
+    """
+    sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
+    decode = _decode_in_child if in_child else decode_file
+    match value:
+        case Media(content=content, source=source):
+            return decode(content, f"{field} ({source})", limits, num_frames=num_frames, every_s=every_s)
+        case bytes() | bytearray() | memoryview():
+            return decode(bytes(value), f"{field} (bytes)", limits, num_frames=num_frames, every_s=every_s)
+        case np.ndarray():
+            everything = num_frames is None and every_s is None
+            return _from_array(value, field, limits, frame_rate, None if everything else sampling)
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+        case _:
+            raise InvalidInput(
+                f"{field} is a {type(value).__name__}; it must be an address, bytes or a numpy array"
+            )
+
+
+def decode_file(
+    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
+) -> Video:
+    """Return frames of an encoded video as `read_video` does, decoded here and now; messages call it `what`."""
+    sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
+    missing = missing_end_of_container(content)
+    with _opened(content, what, limits, missing) as container:
+        stream = _picture_stream(container, what)
+        _check_size(stream.codec_context.width, stream.codec_context.height, what, limits)
+        claimed_s = containers.claimed_duration_s(container, stream.index)
+        if claimed_s is not None:
+            _check_length(claimed_s, what, limits)
+        index = index_frames(container, stream)
+        size = stream.codec_context.width, stream.codec_context.height
+    if not index.shown:
+        raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
+    _check_length(index.duration_s, what, limits)
+    _check_count(index.duration_s, what, limits, sampling)
+    lost = []
+    if missing:
+        whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
+        there = f"{index.duration_s:.1f} s of {whole} are there"
+        if claimed_s is None or index.duration_s < _ENOUGH * claimed_s:
+            raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
+        lost.append(f"{missing.text}; {there}")
+    elif index.is_damaged:
+        lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
+    if (count := len(parts_of(content))) > 1:
+        lost.append(f"the file consists of {count} videos, one behind the other; only the first was read")
+    wanted = index.at(sampling.moments(index.duration_s))
+    _check_work(index, wanted, size, what)
+    with _opened(content, what, limits, missing) as container:
+        video = _frames(container, _picture_stream(container, what), what, limits, index, wanted)
+    if len(video.frame_times_s) < len(wanted):
+        undecodable = len(wanted) - len(video.frame_times_s)
+        lost.append(f"{undecodable} of {len(wanted)} frames are damaged and do not decode")
+    if not lost:
+        return video
+    log.warning("video_read_in_part", video=what, missing=lost)
+    return replace(video, truncated="; ".join(lost))
+
+
+def _decode_in_child(
+    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
+) -> Video:
+    """Return what `decode_file` does, from a child process: a file of some kilobytes can ask for minutes of work."""
+    its = limits.model_dump(mode="json")
+    arguments = {"what": what, "limits": its, "num_frames": num_frames, "every_s": every_s}
+    function = "handlers.decoding.children.child_functions:video"
+    try:
+        with closing(processes.pictures.call(function, content, arguments, limits.children)) as found:
+            [(about, block)] = found
+    except ChildEnded as ended:
+        raise ended.refusal(what, limits.children, cure=_CURE_OF_A_CHILD) from ended
+    return Video(np.frombuffer(block, np.uint8).reshape(about.pop("shape")), **about)
+
+
+def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> Any:
+    wanted: tuple[Family, ...] = ("video",)
+    cut = f"cut short: {missing.text}; {_CURE}" if missing else ""
+    refusal = (
+        misplaced(content, wanted=wanted, cure=_CURE) or cut or unread(content, wanted=wanted, cure=_CURE)
+    )
+    return containers.opened(
+        content,
+        what,
+        formats=_FORMATS,
+        max_pixels=limits.max_image_pixels,
+        refusal=refusal,
+        cure=_CURE,
+    )
+
+
+def _picture_stream(container: InputContainer, what: str) -> VideoStream:
+    from av.stream import Disposition
+
+    known = [stream for stream in container.streams.video if containers.is_known(stream)]
+    moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        kinds = "a cover picture" if known else containers.kinds(container)
+        belongs = (
+            "; send it as data.audio to task asr or audio-classification, or "
+            if container.streams.audio
+            else "; "
+        )
+        raise MediaCorrupt(f"{what} holds no video, only {kinds}{belongs}{_CURE}")
+    return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+
+
+def _frames(
+    container: InputContainer,
+    stream: VideoStream,
+    what: str,
+    limits: MediaSettings,
+    index: FrameIndex,
+    wanted: list[int],
+) -> Video:
+    from av.video.reformatter import VideoReformatter
+
+    stream.codec_context.options = {"max_pixels": str(limits.max_image_pixels)}
+    # Videos are decoded side by side already. A frame that converts itself sets up a scaler and its threads anew.
+    stream.codec_context.thread_count = 1
+    to_rgb = VideoReformatter()
+    frames: Frames | None = None
+    times: list[float] = []
+    turn: Callable[[Frames], Frames] | None = None
+    for time, frame in decode_frames(container, stream, index, wanted):
+        if not times:
+            width, height = _fitting(frame.width, frame.height, len(wanted), limits.max_image_pixels)
+            turn = upright(frame)
+        plain: Any = to_rgb.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        picture = turn(plain) if turn else plain
+        if frames is None:
+            frames = np.empty((len(wanted), *picture.shape), np.uint8)
+        frames[len(times)] = picture
+        times.append(round(index.seconds(time), 6))
+    if frames is None or 2 * len(times) < len(wanted):
+        there = f"{len(times)} of {len(wanted)}" if times else "none"
+        raise MediaCorrupt(f"{what} is damaged: {there} of the frames asked for can be decoded; {_CURE}")
+    order = sorted(range(len(times)), key=times.__getitem__)
+    if order != list(range(len(wanted))):  # some did not come, or come late as their times are damaged
+        frames = frames[order]
+    return Video(frames, [times[place] for place in order], round(index.duration_s, 6))
+
+
+def upright(frame: VideoFrame) -> Callable[[Frames], Frames] | None:
+    """Return what turns the frame's picture as its display matrix says, None where that is not at all.
+
+    Source: ISO/IEC 14496-12 section 6.2.2: x' = a x + c y, y' = b x + d y, with y growing downwards.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    swaps = abs(b) > abs(a)
+    flip_x, flip_y = (c < 0, b < 0) if swaps else (a < 0, d < 0)
+
+    def turn(picture: Frames) -> Frames:
+        turned = picture.transpose(1, 0, 2) if swaps else picture
+        return turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+    return turn if swaps or flip_x or flip_y else None
+
+
+def _fitting(width: int, height: int, count: int, max_pixels: int) -> tuple[int, int]:
+    """Return the size at which `count` frames together have at most `max_pixels`."""
+    scale = min(1.0, math.sqrt(max_pixels / (width * height * count)))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _from_array(
+    array: NDArray[Any], field: str, limits: MediaSettings, frame_rate: Any, sampling: Sampling | None
+) -> Video:
+    rate = 25.0 if frame_rate is None else frame_rate
+    low, high = _RATES
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not low <= rate <= high:
+        raise InvalidInput(f"data.frame_rate is {shown(rate)}; it must be a number from {low} to {high:g} Hz")
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
+        raise InvalidInput(
+            f"{field} is an array of {array.dtype} of shape {array.shape}; it must be uint8 of shape "
+            "(frames, height, width, 3)"
+        )
+    if not array.size:
+        raise MediaCorrupt(f"{field} has shape {array.shape}: it holds no pictures; send some frames")
+    _check_size(array.shape[2], array.shape[1], field, limits)
+    count, duration_s = len(array), len(array) / rate
+    taken = list(range(count))
+    if sampling is not None:
+        _check_count(duration_s, field, limits, sampling)
+        taken = sorted({min(count - 1, int(moment * rate + 1e-6)) for moment in sampling.moments(duration_s)})
+    elif count > limits.max_frames:
+        raise MediaTooLarge(_too_many(field, count, limits))
+    frames = array if len(taken) == count else array[taken]
+    return Video(frames, [round(index / rate, 6) for index in taken], round(duration_s, 6))
+
+
+def _check_size(width: int, height: int, what: str, limits: MediaSettings) -> None:
+    if width * height > limits.max_image_pixels:
+        raise MediaTooLarge(
+            f"{what} has frames of {width} x {height} = {width * height} pixels; media.max_image_pixels "
+            f"allows {limits.max_image_pixels}: scale it down"
+        )
+    check_shape(width, height, f"a frame of {what}")
+
+
+def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:
+    """Refuse what would keep a thread busy for many minutes: frames that depend on all those before them."""
+    count = sum(last - first + 1 for first, last in index.packets_for(wanted))
+    if count * size[0] * size[1] > _MOST_PIXELS_DECODED:
+        raise MediaTooLarge(
+            f"{what} takes decoding of {count} frames of {size[0]} x {size[1]} pixels to get at {len(wanted)} "
+            "of them; send it scaled down, in parts, or encoded with more key frames"
+        )
+
+
+def _check_length(duration_s: float, what: str, limits: MediaSettings) -> None:
+    if duration_s > limits.max_video_s:
+        raise MediaTooLarge(
+            f"{what} is {duration_s:.0f} s long; media.max_video_s allows {limits.max_video_s:g} s: "
+            "send it in parts"
+        )
+
+
+def _check_count(duration_s: float, what: str, limits: MediaSettings, sampling: Sampling) -> None:
+    if (count := sampling.count(duration_s)) > limits.max_frames:
+        raise MediaTooLarge(_too_many(what, count, limits))
+
+
+def _too_many(what: str, count: int, limits: MediaSettings) -> str:
+    return (
+        f"{what} would give {count} frames; media.max_frames allows {limits.max_frames}: lower "
+        "options.num_frames, or raise options.every_s"
+    )

@@ -1,0 +1,192 @@
+"""Which frames a video has, and decoding just the wanted ones: exact in any container, at any frame rate.
+
+The container is read twice, which costs little as it lies in memory. The first time through, packets only tell
+when their frames are shown; the second time through, those that the wanted frames depend on are decoded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import structlog
+
+from handlers.decoding import containers
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.stream import VideoStream
+
+log = structlog.get_logger(__name__)
+
+_CHAINED = frozenset({"apng", "gif"})
+"""Codecs whose frames may all depend on the first, whatever their packets say."""
+
+_UNDATED = frozenset({"avi"})
+"""Containers that tell no time of their frames; FFmpeg guesses one, wrongly where frames are reordered."""
+
+_ASSUMED_RATE = 25
+
+_ROUNDING_S = 1e-6
+"""Seconds are floats, so 4.1 may lie a little before the frame that is shown from 4.1 s on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIndex:
+    """When each packet's frame is shown, packets in decoding order, times in units of `time_base`; immutable."""
+
+    times: tuple[int, ...]
+    starts: tuple[int, ...]
+    """Positions of the packets that decoding can begin at, ascending."""
+    shown: tuple[int, ...]
+    """The times of all frames that can be decoded, ascending; empty where there are none."""
+    end: int
+    """When the last frame ends."""
+    time_base: Fraction
+    is_dated: bool
+    """Whether frames come out of the decoder with their times; else the n-th of them is shown n-th."""
+    is_damaged: bool = False
+    """Whether packets are left out, as the container or they themselves are damaged."""
+
+    @property
+    def duration_s(self) -> float:
+        return self.seconds(self.end) if self.shown else 0.0
+
+    def seconds(self, time: int) -> float:
+        """Return `time` in seconds since the first frame."""
+        return float((time - self.shown[0]) * self.time_base)
+
+    def at(self, seconds: Iterable[float]) -> list[int]:
+        """Return the times of the frames seen at `seconds` since the first frame, each once, ascending."""
+        moments = (self.shown[0] + Fraction(second + _ROUNDING_S) / self.time_base for second in seconds)
+        return sorted({self.shown[max(0, bisect_right(self.shown, moment) - 1)] for moment in moments})
+
+    def packets_for(self, wanted: Iterable[int]) -> list[tuple[int, int]]:
+        """Return (first, last) positions of the packets to decode for the frames at times `wanted`, ascending."""
+        if not self.is_dated:
+            return [(self.starts[0], len(self.times) - 1)]
+        where = {time: position for position, time in enumerate(self.times)}
+        spans: list[tuple[int, int]] = []
+        for last in sorted(where[time] for time in wanted):
+            before = bisect_right(self.starts, last) - 1
+            # Frames that follow a start but are shown before it may depend on what came before it.
+            while before > 0 and self.times[self.starts[before]] > self.times[last]:
+                before -= 1
+            first = self.starts[before]
+            if spans and first <= spans[-1][1] + 1:
+                spans[-1] = (spans[-1][0], last)
+            else:
+                spans.append((first, last))
+        return spans
+
+
+def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
+    """Return the index of `stream`; reads the container to its end, or to where it is damaged."""
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    durations: list[int] = []
+    starts: list[int] = []
+    hidden: set[int] = set()
+    faults: list[str] = []
+    for position, packet in enumerate(_packets(container, stream, faults)):
+        pts.append(packet.pts)
+        dts.append(packet.dts)
+        durations.append(packet.duration or 0)
+        if packet.is_keyframe:
+            starts.append(position)
+        if packet.is_discard:
+            hidden.add(position)
+    time_base = stream.time_base or Fraction(1, 90_000)
+    rate = stream.average_rate or stream.guessed_rate or Fraction(_ASSUMED_RATE)
+    a_frame = max(1, round(1 / (rate * time_base)))
+    times = _whole(pts) or _whole(dts) or [position * a_frame for position in range(len(pts))]
+    if not starts or stream.codec_context.name in _CHAINED:
+        starts = starts[:1] or [0]
+    # What comes before the first start, in decoding or on the screen, cannot be decoded.
+    ends = {
+        times[position]: times[position] + (durations[position] or a_frame)
+        for position in range(starts[0], len(times))
+        if times[position] >= times[starts[0]] and position not in hidden
+    }
+    return FrameIndex(
+        times=tuple(times),
+        starts=tuple(starts),
+        shown=tuple(sorted(ends)),
+        end=max(ends.values(), default=0),
+        time_base=time_base,
+        is_dated=None not in pts and container.format.name not in _UNDATED,
+        is_damaged=bool(faults),
+    )
+
+
+def decode_frames(
+    container: InputContainer, stream: VideoStream, index: FrameIndex, wanted: Iterable[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield the frames at times `wanted` of a container just opened, with their times, as they are decoded:
+    ascending unless the container is damaged.
+
+    Frames that are damaged do not come.
+    """
+    missing = set(wanted)
+    spans = index.packets_for(missing)
+    codec = stream.codec_context
+    passed = 0
+    for position, packet in enumerate(_packets(container, stream)):
+        if not spans or not missing:
+            return
+        first, last = spans[0]
+        if position < first:
+            continue
+        frames = _decoded(codec, packet)
+        if position == last:
+            spans.pop(0)
+            frames += _decoded(codec, None)
+            codec.flush_buffers()
+        for frame in frames:
+            time = frame.pts if frame and index.is_dated else index.shown[min(passed, len(index.shown) - 1)]
+            passed += 1
+            if frame and time in missing:
+                missing.discard(time)
+                yield time, frame
+
+
+def _packets(
+    container: InputContainer, stream: VideoStream, faults: list[str] | None = None
+) -> Iterator[Packet[VideoStream]]:
+    """Yield the whole packets of `stream`, to the end or to where the container is damaged; add to `faults` why
+    others do not come."""
+    import av
+
+    faults = [] if faults is None else faults
+    try:
+        for packet in containers.packets(container, stream):
+            if packet.size and not packet.is_corrupt:
+                yield packet
+            elif packet.size:
+                faults.append("a damaged packet")
+    except av.FFmpegError as error:
+        log.info("video_damaged", error=str(error))
+        faults.append(str(error))
+
+
+def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | None]:
+    """Return the frames that come out of the decoder for `packet` (None: all that are left), None for a damaged one."""
+    import av
+
+    try:
+        return [*codec.decode(packet)]
+    except av.FFmpegError as error:
+        log.info("video_frame_damaged", error=str(error))
+        return [None]
+
+
+def _whole(stamps: list[int | None]) -> list[int] | None:
+    """Return `stamps` if none is missing."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    return known if len(known) == len(stamps) else None

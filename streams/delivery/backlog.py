@@ -1,0 +1,105 @@
+"""Messages that came before there was room for them, until there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from engines.log_context import shared_task
+from streams.delivery.offsets import Fetched, OrderedAcker, Place, Received
+from streams.faults import supervised
+from streams.pipeline.fast_lane import Admitted
+
+log = structlog.get_logger(__name__)
+
+Line = deque[tuple[Fetched, int, str]]
+"""Fetches in order; how many messages of each are started, and its task."""
+
+Start = Callable[[Received, str, Admitted], None]
+
+
+class HeldBack:
+    """Lines of messages, one for each partition, of which the acker lets each go on by itself.
+
+    Lives on the event loop. The consumer fetches no more of a partition that has a line, so a line is a few
+    fetches long at most.
+    """
+
+    def __init__(
+        self,
+        acker: OrderedAcker,
+        *,
+        is_current: Callable[[int], bool],
+        start: Start,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        """`start` begins work on a message that is tracked by now; it must not raise."""
+        self._acker = acker
+        self._is_current = is_current
+        self._start = start
+        self._on_fatal = on_fatal
+        self._lines: dict[Place, Line] = {}
+        self._resuming: asyncio.Task[None] | None = None
+
+    def enter(self, fetched: Fetched, task: str, admitted: Admitted) -> None:
+        """Start work on the messages of a fetch, in order, as far as there is room, and on the others when there is.
+
+        Those that are handed out again meanwhile are left to whoever gets them.
+        """
+        place = fetched.place
+        line = self._lines.get(place)
+        if line is None:
+            started = self._begin(fetched, 0, task, admitted)
+            if started == len(fetched.records):
+                return
+            line = self._lines[place] = deque()
+            self._acker.hold_back(place)
+        else:
+            started = 0
+        line.append((fetched, started, task))
+        if self._resuming is None:
+            self._resuming = supervised(shared_task(self._resume_all(), name="messages held back"))
+
+    async def close(self) -> None:
+        """Start on nothing any more: the broker will deliver what waits again."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            await asyncio.wait([self._resuming])
+
+    async def _resume_all(self) -> None:
+        try:
+            while True:
+                admitted: Admitted = {}
+                for place, line in list(self._lines.items()):
+                    self._resume(place, line, admitted)
+                if not self._lines:
+                    break
+                await self._acker.progress()
+        except Exception as error:
+            log.critical("held_back_messages_stopped", exc_info=error)
+            self._on_fatal(error)
+        finally:
+            self._resuming = None
+
+    def _resume(self, place: Place, line: Line, admitted: Admitted) -> None:
+        while line:
+            fetched, started, task = line.popleft()
+            started = self._begin(fetched, started, task, admitted)
+            if started < len(fetched.records):
+                line.appendleft((fetched, started, task))
+                return
+        del self._lines[place]
+        self._acker.release(place)
+
+    def _begin(self, fetched: Fetched, started: int, task: str, admitted: Admitted) -> int:
+        """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
+        records = fetched.records
+        if not self._is_current(fetched.generation):
+            return len(records)
+        count = self._acker.track(fetched, started)
+        for message in records[started : started + count]:
+            self._start(message, task, admitted)
+        return started + count

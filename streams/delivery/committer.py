@@ -1,0 +1,129 @@
+"""Decides when offsets are committed, and for how long each is tried; which ones, the acker knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import errors
+
+from streams.delivery.offsets import OrderedAcker, Place
+from streams.delivery.port import RecordSource
+
+log = structlog.get_logger(__name__)
+
+_NOT_COMMITTED_S = 0.05
+_LONGEST_ASIDE_S = 60.0
+_TOPIC_GONE = errors.UnknownTopicOrPartitionError.errno
+ASIDE = {
+    _TOPIC_GONE: "the topic is gone; its answered requests have no place left to be counted in",
+    errors.TopicAuthorizationFailedError.errno: "the right to read the topic was taken away; grant READ on it",
+    errors.GroupAuthorizationFailedError.errno: "the right to read the group was taken away; grant READ on it",
+}
+"""Why a topic's commits are put aside and tried again later, while those of others go on."""
+NO_MEMBER = frozenset({errors.UnknownMemberIdError.errno, errors.IllegalGenerationError.errno})
+
+
+@dataclass(slots=True)
+class _Aside:
+    """When a topic's commits are tried again, and how long after the last time."""
+
+    until: float
+    pause_s: float
+
+
+class Committer:
+    """Commits what the acker vouches for, every `interval_s` and ahead of that where much is acked.
+
+    Lives on the event loop. Each topic has an outcome of its own: one whose offsets the broker refuses is asked again
+    at growing intervals, and holds up no other.
+    """
+
+    def __init__(self, source: RecordSource, acker: OrderedAcker, *, interval_s: float) -> None:
+        self._source = source
+        self._acker = acker
+        self._interval_s = interval_s
+        self._one_at_a_time = asyncio.Lock()
+        self._aside: dict[str, _Aside] = {}
+        self._lost_epoch = -1
+        """Of this epoch and those before nothing can be committed: the group has put this member out."""
+
+    async def run(self) -> None:
+        """Commit until cancelled.
+
+        Raises:
+            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._acker.commit_is_due.wait()
+            except TimeoutError:
+                await self.commit()
+            else:
+                await self._source.opened()
+                if not await self.commit():
+                    await asyncio.sleep(_NOT_COMMITTED_S)
+
+    async def commit_all(self) -> None:
+        """Return once all that is answered is committed, as far as this member can commit it at present.
+
+        Raises:
+            KafkaError: as `run`.
+        """
+        while self._due(self._acker.epochs()):
+            if not await self.commit():
+                await asyncio.sleep(_NOT_COMMITTED_S)
+
+    async def commit_last(self) -> None:
+        """As `commit_all`, before partitions go: what was put aside is tried once more, for nobody tries it later."""
+        self._aside.clear()
+        await self.commit_all()
+
+    async def commit(self) -> bool:
+        """Commit what is due, and return whether there was something and the broker has all of it.
+
+        Raises:
+            KafkaError: as `run`.
+        """
+        async with self._one_at_a_time:
+            epochs = self._acker.epochs()
+            offsets = self._due(epochs)
+            if not offsets:
+                return False
+            answers = await self._source.commit(offsets, epochs)
+            return self._note(offsets, epochs, answers)
+
+    def _due(self, epochs: Mapping[Place, int]) -> dict[Place, int]:
+        """Return the positions that may be told now; one is below that before where a log was replaced."""
+        now = asyncio.get_running_loop().time()
+        return {
+            place: offset
+            for place, offset in self._acker.positions().items()
+            if epochs[place] > self._lost_epoch
+            and ((aside := self._aside.get(place[0])) is None or now >= aside.until)
+        }
+
+    def _note(
+        self, offsets: Mapping[Place, int], epochs: Mapping[Place, int], answers: Mapping[Place, int]
+    ) -> bool:
+        committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
+        for (topic, _), _ in committed:
+            self._aside.pop(topic, None)
+        gone = [(place, offset) for place, offset in offsets.items() if answers.get(place) == _TOPIC_GONE]
+        self._acker.committed(committed, epochs)
+        self._acker.discount(gone, epochs)
+        self._acker.give_up(offsets.keys() - answers.keys(), epochs)
+        for topic, code in {place[0]: code for place, code in answers.items() if code in ASIDE}.items():
+            self._put_aside(topic, ASIDE[code])
+        if NO_MEMBER & set(answers.values()):
+            self._lost_epoch = max(epochs.values())
+        return len(committed) == len(offsets)
+
+    def _put_aside(self, topic: str, reason: str) -> None:
+        before = self._aside.get(topic)
+        pause_s = 1.0 if before is None else min(2 * before.pause_s, _LONGEST_ASIDE_S)
+        self._aside[topic] = _Aside(asyncio.get_running_loop().time() + pause_s, pause_s)
+        log.warning("offsets_not_committed", topic=topic, reason=reason, next_try_s=pause_s)

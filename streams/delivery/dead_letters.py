@@ -1,0 +1,50 @@
+"""Dead letters: a message that nothing could be done with, as it came, with why in its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from handlers.errors import InferenceError
+from streams.delivery.offsets import Received
+from streams.delivery.port import Outgoing
+from streams.kafka.cloudevents import Headers
+
+_MESSAGE_CHARS = 1000
+_LEAST_VALUE_BYTES = 1024
+_FRAMING_BYTES = 1024
+"""What the broker's own account of a record may add to what is in it."""
+
+
+def ever_smaller_letters(
+    origin: Received, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
+) -> Iterator[Outgoing]:
+    """Yield `origin` for the dead letter topic: untouched, then cut for a broker that found that too large.
+
+    First its value alone is cut, to what `max_message_bytes` leaves; then the key and the headers it came with go
+    too, and the start of its value remains. A letter that was cut says in `__dlq.errors.truncated` how many bytes
+    the value had.
+
+    Source: header names of Kafka Connect's and KIP-1191's dead letter queues.
+    """
+    why = [
+        ("__dlq.errors.topic", origin.topic.encode()),
+        ("__dlq.errors.partition", str(origin.partition).encode()),
+        ("__dlq.errors.offset", str(origin.offset).encode()),
+        ("__dlq.errors.group", group.encode()),
+        ("__dlq.errors.delivery.count", b"1"),
+        ("__dlq.errors.stage", stage.encode()),
+        ("__dlq.errors.exception.class", error.code.encode()),
+        ("__dlq.errors.message", error.message[:_MESSAGE_CHARS].encode("utf-8", "replace")),
+    ]
+    headers = [*origin.headers, *why]
+    yield Outgoing(topic, origin.key, origin.value, headers)
+    value = origin.value or b""
+    truncated = ("__dlq.errors.truncated", str(len(value)).encode())
+    room = max_message_bytes - _FRAMING_BYTES - _size_of(origin.key, headers)
+    if 0 < room < len(value):
+        yield Outgoing(topic, origin.key, value[:room], [*headers, truncated])
+    yield Outgoing(topic, None, value[:_LEAST_VALUE_BYTES], [*why, truncated])
+
+
+def _size_of(key: bytes | None, headers: Headers) -> int:
+    return len(key or b"") + sum(len(name.encode()) + len(content or b"") for name, content in headers)

@@ -1,0 +1,220 @@
+"""A broker in memory: topics, consumer groups and commits as Kafka has them, for tests and for simulations.
+
+It keeps what Kafka promises, and everything that Kafka does not promise may go wrong: `on_request` is awaited before
+and after each request of a client, and may wait, or raise an error of `aiokafka.errors` as a connection would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aiokafka import errors
+
+from streams.delivery.offsets import Place, Received
+from streams.delivery.port import Outgoing
+
+OnRequest = Callable[[str], Awaitable[None]]
+"""Hears `fetch` where such a request leaves a client, and `fetch answered` where its answer is on the way back."""
+
+UNKNOWN_MEMBER: int = errors.UnknownMemberIdError.errno
+ILLEGAL_GENERATION: int = errors.IllegalGenerationError.errno
+REBALANCING: int = errors.RebalanceInProgressError.errno
+MEMBERSHIP_CODES = frozenset({UNKNOWN_MEMBER, ILLEGAL_GENERATION, REBALANCING})
+
+
+class Log:
+    """The records of one partition, in the order of their offsets."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._records: list[Received] = []
+        self._offsets: list[int] = []
+
+    def append(self, record: Received) -> None:
+        self._records.append(record)
+        self._offsets.append(record.offset)
+        self.end = record.offset + 1
+
+    def skip(self, count: int) -> None:
+        """Use up offsets as a transaction's marker does, or an aborted record: nothing is read there."""
+        self.end += count
+
+    def read(self, offset: int, most: int) -> tuple[Sequence[Received], int]:
+        """Return up to `most` records from `offset` on, and the offset up to which those are all."""
+        first = bisect_left(self._offsets, offset)
+        records = self._records[first : first + most]
+        return records, self.end if first + most >= len(self._records) else self._offsets[first + most]
+
+
+@dataclass(eq=False)
+class _Member:
+    topics: frozenset[str]
+    joined: asyncio.Future[tuple[int, frozenset[Place]]] | None = None
+    """Where it waits for an assignment."""
+    expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass
+class Group:
+    """The coordinator of one consumer group. Members join, are assigned partitions, send heartbeats and commit."""
+
+    partitions: Callable[[str], Iterable[Place]]
+    session_s: float
+    rebalance_s: float
+    generation: int = 0
+    committed: dict[Place, int] = field(default_factory=dict)
+    members: dict[str, _Member] = field(default_factory=dict)
+    _deadline: asyncio.TimerHandle | None = None
+    """When a rebalance ends, with those who have joined by then; None where there is none."""
+
+    def join(self, name: str, topics: Iterable[str]) -> asyncio.Future[tuple[int, frozenset[Place]]]:
+        """Begin a rebalance; the future has the next generation and what it gives to this member."""
+        loop = asyncio.get_running_loop()
+        member = self.members.setdefault(name, _Member(frozenset(topics)))
+        if member.expiry is not None:
+            member.expiry.cancel()
+        member.joined = joined = loop.create_future()
+        if self._deadline is None:
+            self._deadline = loop.call_later(self.rebalance_s, self._assign)
+        self._assign_if_all_joined()
+        return joined
+
+    def leave(self, name: str) -> None:
+        """Let a member go: others have its partitions after a rebalance."""
+        member = self.members.pop(name, None)
+        if member is None:
+            return
+        if member.expiry is not None:
+            member.expiry.cancel()
+        if self._deadline is None and self.members:
+            self._deadline = asyncio.get_running_loop().call_later(self.rebalance_s, self._assign)
+        self._assign_if_all_joined()
+
+    def heartbeat(self, name: str, generation: int) -> int:
+        """Hear that a member lives; return an error code of Kafka's, 0 for none."""
+        code = self._refusal(name, generation)
+        if code != UNKNOWN_MEMBER:
+            self._expect(name)
+        return code or (REBALANCING if self._deadline is not None else 0)
+
+    def commit(self, name: str, generation: int, offsets: Mapping[Place, int]) -> int:
+        """Take offsets, or none of them; return an error code of Kafka's, 0 for none."""
+        code = self._refusal(name, generation)
+        if not code:
+            self.committed.update(offsets)
+        return code
+
+    def _refusal(self, name: str, generation: int) -> int:
+        if name not in self.members:
+            return UNKNOWN_MEMBER
+        return ILLEGAL_GENERATION if generation != self.generation else 0
+
+    def _expect(self, name: str) -> None:
+        """Put a member out that is not heard of for a session."""
+        member = self.members[name]
+        if member.expiry is not None:
+            member.expiry.cancel()
+        member.expiry = asyncio.get_running_loop().call_later(self.session_s, self.leave, name)
+
+    def _assign_if_all_joined(self) -> None:
+        if self._deadline is not None and all(one.joined for one in self.members.values()):
+            self._deadline.cancel()
+            self._assign()
+
+    def _assign(self) -> None:
+        """End the rebalance: deal out the partitions, in turn, to those who have joined."""
+        self._deadline = None
+        self.members = {name: one for name, one in self.members.items() if one.joined is not None}
+        self.generation += 1
+        dealt: dict[str, set[Place]] = {name: set() for name in self.members}
+        for topic in sorted({topic for one in self.members.values() for topic in one.topics}):
+            takers = [name for name, one in self.members.items() if topic in one.topics]
+            for number, place in enumerate(self.partitions(topic)):
+                dealt[takers[number % len(takers)]].add(place)
+        for name, member in self.members.items():
+            joined, member.joined = member.joined, None
+            self._expect(name)
+            if joined is not None and not joined.done():
+                joined.set_result((self.generation, frozenset(dealt[name])))
+
+
+class MemoryBroker:
+    """Topics with their records, and groups with their offsets. Lives on one event loop.
+
+    `streams.delivery.memory_client` has the source and the sink that a worker's delivery uses.
+    """
+
+    def __init__(
+        self,
+        topics: Mapping[str, int],
+        *,
+        session_s: float = 30.0,
+        rebalance_s: float = 60.0,
+        max_message_bytes: int = 1_000_000,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`topics` names each topic with its number of partitions."""
+        self.max_message_bytes = max_message_bytes
+        self.logs: dict[Place, Log] = {}
+        self._topics = dict(topics)
+        self._session_s, self._rebalance_s = session_s, rebalance_s
+        self._wall_clock = wall_clock
+        self._groups: dict[str, Group] = {}
+        self._arrivals: dict[str, asyncio.Future[None]] = {}
+        for topic, count in topics.items():
+            self.logs.update({(topic, number): Log() for number in range(count)})
+
+    def partitions(self, topic: str) -> list[Place]:
+        """Return the partitions of `topic`.
+
+        Raises:
+            UnknownTopicOrPartitionError: permanent; there is no such topic.
+        """
+        if topic not in self._topics:
+            raise errors.UnknownTopicOrPartitionError(topic)
+        return [(topic, number) for number in range(self._topics[topic])]
+
+    def group(self, name: str) -> Group:
+        """Return the group `name`, made where it is not there yet."""
+        if name not in self._groups:
+            self._groups[name] = Group(self.partitions, self._session_s, self._rebalance_s)
+        return self._groups[name]
+
+    def append(self, topic: str, partition: int, records: Sequence[Outgoing]) -> int:
+        """Append records, or none where one is refused; return the offset of the first.
+
+        Raises:
+            MessageSizeTooLargeError: permanent.
+            UnknownTopicOrPartitionError: permanent; there is no such topic or partition.
+        """
+        log = self.logs.get((topic, partition))
+        if log is None:
+            raise errors.UnknownTopicOrPartitionError(f"{topic}/{partition}")
+        if any(len(one.key or b"") + len(one.value or b"") > self.max_message_bytes for one in records):
+            raise errors.MessageSizeTooLargeError
+        first = log.end
+        at_ms = int(1000 * self._wall_clock())
+        for one in records:
+            log.append(Received(topic, partition, log.end, at_ms, one.key, one.value, one.headers))
+        arrival = self._arrivals.pop(topic, None)
+        if arrival is not None:
+            arrival.set_result(None)
+        return first
+
+    def records(self, topic: str) -> list[Received]:
+        """Return all records of `topic`, partition by partition."""
+        return [one for place in self.partitions(topic) for one in self.logs[place].read(0, 2**63)[0]]
+
+    def commit(self, group: str, member: str, generation: int, offsets: Mapping[Place, int]) -> int:
+        """Take offsets for a group, or none of them; return an error code of Kafka's, 0 for none."""
+        return self.group(group).commit(member, generation, offsets)
+
+    def arrival(self, topic: str) -> asyncio.Future[None]:
+        """Return what is done when the next records come on `topic`; shared, so leave it as it is."""
+        if topic not in self._arrivals:
+            self._arrivals[topic] = asyncio.get_running_loop().create_future()
+        return self._arrivals[topic]

@@ -1,0 +1,280 @@
+"""The source and the sink of a broker in memory, as `streams.delivery.port` has them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiokafka import errors
+from aiokafka.errors import KafkaError
+
+from streams.delivery.memory_broker import MEMBERSHIP_CODES, UNKNOWN_MEMBER, MemoryBroker, OnRequest
+from streams.delivery.offsets import Fetched, Place, Received
+from streams.delivery.port import Outgoing, RecordListener
+from streams.faults import supervised
+from streams.kafka.connection import is_passing
+
+T = TypeVar("T")
+
+_RETRY_S = 0.1
+_BATCH_BYTES = 256 * 1024
+_NAMES = itertools.count(1)
+_NONE = 0
+"""The generation of a member that is not assigned anything yet; groups count from 1."""
+
+
+async def _at_once(step: str) -> None:
+    """Let requests and answers through."""
+
+
+class _Client:
+    """Sends requests, which may be late, get lost, or be carried out though their answer is lost."""
+
+    def __init__(self, broker: MemoryBroker, on_request: OnRequest = _at_once) -> None:
+        self._broker = broker
+        self._on_request = on_request
+
+    async def _ask(self, step: str, carry_out: Callable[[], T]) -> T:
+        await self._on_request(step)
+        answer = carry_out()
+        await self._on_request(f"{step} answered")
+        return answer
+
+    async def _ask_until_answered(self, step: str, carry_out: Callable[[], T]) -> T:
+        while True:
+            try:
+                return await self._ask(step, carry_out)
+            except KafkaError as error:
+                if not is_passing(error):
+                    raise
+                await asyncio.sleep(_RETRY_S)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far one partition is read in one generation."""
+
+    epoch: int
+    committed: int | None
+    position: int
+    begins: bool = True
+
+
+class MemorySource(_Client):
+    """One member of a group: joins at `start`, and again whenever a rebalance begins; leaves at `stop`."""
+
+    _listener: RecordListener
+
+    def __init__(
+        self, broker: MemoryBroker, group: str, topics: Collection[str], on_request: OnRequest = _at_once
+    ) -> None:
+        super().__init__(broker, on_request)
+        self._group = group
+        self._topics = topics
+        self._numbers = itertools.count(1)
+        self._generation: int | None = None
+        self._member_generation = _NONE
+        self._name = ""
+        self._readings: dict[Place, _Reading] = {}
+        self._is_open = asyncio.Event()
+        self._rejoin = asyncio.Event()
+        self._running: list[asyncio.Task[None]] = []
+
+    def attach(self, listener: RecordListener) -> None:
+        self._listener = listener
+
+    @property
+    def generation(self) -> int | None:
+        return self._generation
+
+    async def start(self) -> None:
+        """Begin to join the group."""
+        for work in (self._keep_assigned(), self._send_heartbeats()):
+            self._running.append(supervised(asyncio.create_task(work, name="membership in memory")))
+
+    async def stop(self) -> None:
+        """Have everything in flight answered and committed, and leave the group."""
+        self._close()
+        assigning, *_ = self._running
+        assigning.cancel()
+        await self._listener.drain()
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        with suppress(KafkaError):  # the group finds out by itself as well
+            await self._ask("leave", functools.partial(self._broker.group(self._group).leave, self._name))
+
+    async def opened(self) -> int:
+        while self._generation is None:
+            await self._is_open.wait()
+        return self._generation
+
+    def partitions(self, topic: str) -> AbstractSet[Place]:
+        return {place for place in self._readings if place[0] == topic}
+
+    async def fetch(
+        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+    ) -> None:
+        readings = self._readings
+        until = asyncio.get_running_loop().time() + timeout_s
+        while generation == self._generation:
+            arrival = self._broker.arrival(topic)
+            try:
+                read = functools.partial(self._read, readings, partitions, most)
+                brought = await self._ask("fetch", read)
+            except KafkaError as error:
+                if not is_passing(error):
+                    raise
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if fetched := self._deliver(generation, readings, brought):
+                self._listener.take(topic, fetched)
+                return
+            left_s = until - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return
+            await asyncio.wait([arrival], timeout=left_s)
+
+    def _read(
+        self, readings: Mapping[Place, _Reading], partitions: Collection[Place], most: int
+    ) -> list[tuple[Place, Sequence[Received], int]]:
+        """Return what the broker has of these partitions behind their positions, and up to where that is all."""
+        brought = []
+        for place in sorted(partitions):
+            records, end = self._broker.logs[place].read(readings[place].position, most)
+            brought.append((place, records, end))
+            most -= len(records)
+            if most <= 0:
+                break
+        return brought
+
+    def _deliver(
+        self,
+        generation: int,
+        readings: Mapping[Place, _Reading],
+        brought: Sequence[tuple[Place, Sequence[Received], int]],
+    ) -> list[Fetched]:
+        """Move the positions of the generation that asked, and return what is taken: nothing where it has ended."""
+        fetched = []
+        for place, records, end in brought if generation == self._generation else ():
+            reading = readings[place]
+            if end == reading.position and not reading.begins:
+                continue
+            fetched.append(
+                Fetched(
+                    *place,
+                    generation,
+                    reading.epoch,
+                    reading.position,
+                    end,
+                    [_as_new(record) for record in records],
+                    reading.begins,
+                    reading.committed,
+                )
+            )
+            reading.position, reading.begins = end, False
+        return fetched
+
+    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+        readings, name, generation = self._readings, self._name, self._member_generation
+        asked = {
+            place: offset
+            for place, offset in offsets.items()
+            if place in readings and readings[place].epoch == epochs[place]
+        }
+        if not asked:
+            return {}
+        try:
+            committing = functools.partial(self._broker.commit, self._group, name, generation, asked)
+            code = await self._ask("commit", committing)
+        except KafkaError:
+            code = errors.RequestTimedOutError.errno
+        self._hear(code, name, generation)
+        return dict.fromkeys(asked, code)
+
+    async def _keep_assigned(self) -> None:
+        """Join the group, open the generation, and close it when a rebalance begins, again and again."""
+        while True:
+            # Until it is assigned anew, nothing of the generation before may be committed in the next.
+            self._readings, self._member_generation = {}, _NONE
+            group = self._broker.group(self._group)
+            self._name = name = self._name or f"member-{next(_NAMES)}"
+            self._rejoin.clear()
+            joined = await self._ask_until_answered("join", functools.partial(group.join, name, self._topics))
+            self._member_generation, places = await joined
+            committed = await self._ask_until_answered("committed", group.committed.copy)
+            self._readings = {
+                place: _Reading(next(self._numbers), committed.get(place), committed.get(place, 0))
+                for place in sorted(places)
+            }
+            self._listener.begin()
+            self._generation = next(self._numbers)
+            self._is_open.set()
+            await self._rejoin.wait()
+            self._close()
+            await self._listener.drain()
+
+    async def _send_heartbeats(self) -> None:
+        group = self._broker.group(self._group)
+        while True:
+            await asyncio.sleep(group.session_s / 3)
+            name, generation = self._name, self._member_generation
+            if generation == _NONE:
+                continue
+            with suppress(KafkaError):
+                heartbeat = functools.partial(group.heartbeat, name, generation)
+                self._hear(await self._ask("heartbeat", heartbeat), name, generation)
+
+    def _hear(self, code: int, name: str, generation: int) -> None:
+        """Join again where the group says so of the present generation."""
+        if code not in MEMBERSHIP_CODES or (name, generation) != (self._name, self._member_generation):
+            return
+        if code == UNKNOWN_MEMBER:
+            self._name = ""
+        self._rejoin.set()
+
+    def _close(self) -> None:
+        self._generation = None
+        self._is_open.clear()
+
+
+class MemorySink(_Client):
+    """Appends records to a broker in memory."""
+
+    async def partitions(self, topic: str) -> list[int]:
+        places = await self._ask_until_answered("metadata", functools.partial(self._broker.partitions, topic))
+        return [number for _, number in places]
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[Outgoing]
+    ) -> tuple[int, Exception | None]:
+        count = size = 0
+        for record in records:
+            size += len(record.key or b"") + len(record.value or b"")
+            if count and size > _BATCH_BYTES:
+                break
+            count += 1
+        try:
+            await self._ask("send", functools.partial(self._broker.append, topic, partition, records[:count]))
+        except KafkaError as error:
+            return count, error
+        return count, None
+
+
+def _as_new(record: Received) -> Received:
+    """Return the record as a fetch brings it, with no account of how far it has come."""
+    return Received(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        record.headers,
+    )

@@ -1,0 +1,146 @@
+"""The port between the delivery of requests and Kafka: where records come from, and where outcomes go.
+
+Two implementations ship: Faust's consumer and aiokafka's producer (`streams.faust.source`,
+`streams.faust.producer_sink`), and a broker in memory (`streams.delivery.memory_broker`). Errors are those of
+`aiokafka.errors`, and error codes the brokers' own, in both. All of it lives on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from streams.kafka.cloudevents import Headers
+
+if TYPE_CHECKING:
+    from streams.delivery.offsets import Fetched, Place
+
+
+class Delivery(msgspec.Struct, eq=False):
+    """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
+
+    missing: int = 0
+    """How many records are still on their way; kept by the outbox, as all here."""
+    error: Exception | None = None
+    """Why the broker does not take the first that it refused."""
+    refused: tuple[Outgoing, ...] = ()
+    """What the broker does not take; it may have all others."""
+
+    def ended(self, error: Exception | None) -> None:
+        """Hear that the broker has all the records, or why it does not take one; must not raise.
+
+        Nothing is on its way any more.
+        """
+        raise NotImplementedError
+
+    def arrived(self) -> None:
+        """Count one record that the broker has."""
+        self.missing -= 1
+        if not self.missing:
+            self.ended(self.error)
+
+    def failed(self, record: Outgoing, error: Exception) -> None:
+        """Note that the broker does not take `record`."""
+        if self.error is None:
+            self.error = error
+        self.refused += (record,)
+        self.missing -= 1
+        if not self.missing:
+            self.ended(self.error)
+
+
+class Outgoing(msgspec.Struct, eq=False):
+    """One record to send."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    delivery: Delivery | None = None
+    """Whose it is while it is on its way; set by the outbox."""
+
+
+class RecordListener(Protocol):
+    """What a source calls: the delivery of requests."""
+
+    def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
+        """Take what one fetch brought of `topic`. Does not wait, and does not raise."""
+
+    def begin(self) -> None:
+        """Forget what was not committed: the partitions were handed out again. Called before a generation opens."""
+
+    async def drain(self) -> None:
+        """Return once all that was taken is answered and committed, as far as it can be.
+
+        Called after a generation was closed, before its partitions go to others.
+        """
+
+
+class RecordSource(Protocol):
+    """One member of a consumer group.
+
+    A generation is one assignment of partitions to this member, numbered by itself. It opens once and closes once.
+    What is fetched in a generation is handed over in order and without holes while it is open; the next one begins at
+    the committed offsets, so what is left is fetched again, here or elsewhere.
+    """
+
+    def attach(self, listener: RecordListener) -> None:
+        """Set who takes the records; before this member joins."""
+
+    @property
+    def generation(self) -> int | None:
+        """The open generation; None while there is none."""
+
+    async def opened(self) -> int:
+        """Return the open generation, as soon as there is one."""
+
+    def partitions(self, topic: str) -> AbstractSet[Place]:
+        """Return the partitions of `topic` that are assigned to this member."""
+
+    async def fetch(
+        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+    ) -> None:
+        """Have the listener take, in one call, up to `most` records of these partitions.
+
+        Returns when it has taken them, or after about `timeout_s` where there are none. Nothing is taken where
+        `generation` has ended. A partition that is not named is paused: nothing of it is taken.
+
+        Raises:
+            KafkaError: permanent.
+            PositionLost: permanent; records are missing between two fetches.
+        """
+
+    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+        """Ask once to commit `offsets`, which are positions of these epochs; return the broker's code for each.
+
+        0 where the broker has the offset. Those of an epoch that is over are neither committed nor returned. The code
+        is that of a time-out where the broker may or may not have it.
+
+        Raises:
+            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+        """
+
+
+class RecordSink(Protocol):
+    """Where outcomes are sent; each is on the broker, or refused."""
+
+    async def partitions(self, topic: str) -> list[int]:
+        """Return the partitions of `topic`, in order.
+
+        Raises:
+            KafkaError: the topic is not there, or may not be written.
+        """
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[Outgoing]
+    ) -> tuple[int, Exception | None]:
+        """Send as many of the first `records` as one batch holds, at least one.
+
+        Return how many those are, and None where the broker has them all, or why it may not have them.
+
+        Raises:
+            Exception: permanent; one of the records cannot be written.
+        """

@@ -1,0 +1,155 @@
+"""Sends records to the broker in batches: those of one partition that are ready at the same time go together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+
+from engines.log_context import LineLimit, shared_task
+from streams.delivery.port import Delivery, Outgoing, RecordSink
+from streams.faults import supervised
+from streams.kafka.connection import is_passing
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_LINE_EVERY_S = 30.0
+
+
+class _Awaited(Delivery):
+    """Ends with a future, or in nothing where whoever waited has gone."""
+
+    future: asyncio.Future[None] = msgspec.field(default_factory=asyncio.Future)
+
+    def ended(self, error: Exception | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
+
+
+class Outbox:
+    """Gathers records by topic and sends each topic's as batches, one after the other.
+
+    While a batch is on its way the next one gathers, so batches grow with the load and a lone record leaves at
+    once. Lives on the event loop of its sink. Records with one key keep to one partition, that of Kafka's default
+    partitioner; those without a key take one at random, together.
+
+    A broker that is away or slow is waited out, however long that takes: what it may not have is sent again.
+    """
+
+    def __init__(self, sink: RecordSink) -> None:
+        self._sink = sink
+        self._waiting: dict[str, list[Outgoing]] = {}
+        """What waits for each topic that is being sent to."""
+        self._sending: set[asyncio.Task[None]] = set()
+        self._partitioner = DefaultPartitioner()
+        self._lines = LineLimit(1, _LINE_EVERY_S)
+
+    async def deliver(self, *records: Outgoing) -> None:
+        """Return once the broker has acknowledged all of them.
+
+        Raises:
+            MessageSizeTooLargeError: one is too large for the broker.
+            KafkaError: the broker does not take one of them.
+        """
+        delivery = _Awaited()
+        self.post(records, delivery)
+        await delivery.future
+
+    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+        """Send all of them; `delivery`, which is new, hears how that ended."""
+        delivery.missing = len(records)
+        for record in records:
+            record.delivery = delivery
+            topic = record.topic
+            waiting = self._waiting.get(topic)
+            if waiting is None:
+                self._waiting[topic] = [record]
+                sending = supervised(shared_task(self._send_all(topic), name=f"send {topic}"))
+                self._sending.add(sending)
+                sending.add_done_callback(self._sending.discard)
+            else:
+                waiting.append(record)
+
+    async def _send_all(self, topic: str) -> None:
+        """Send batches until nothing waits for `topic`."""
+        while waiting := self._waiting[topic]:
+            self._waiting[topic] = []
+            try:
+                partitions = await self._partitions_of(topic, len(waiting))
+                by_partition = self._by_partition(waiting, partitions)
+                sends = [self._send(topic, number, records) for number, records in by_partition.items()]
+                for ended in await asyncio.gather(*sends, return_exceptions=True):
+                    if ended is not None:
+                        raise ended
+            except Exception as error:  # noqa: BLE001 - it is for those who wait
+                _tell(waiting, error)
+        del self._waiting[topic]
+
+    async def _partitions_of(self, topic: str, records: int) -> list[int]:
+        while True:
+            try:
+                return await self._sink.partitions(topic)
+            except KafkaError as error:
+                if not is_passing(error):
+                    raise
+                self._tell_of_wait(error, topic=topic, records=records)
+                await asyncio.sleep(_FIRST_PAUSE_S)
+
+    def _tell_of_wait(self, error: Exception, *, topic: str, **about: int) -> None:
+        if self._lines.allows(topic):
+            log.warning("records_wait_for_broker", topic=topic, **about, error=repr(error))
+
+    def _by_partition(self, waiting: list[Outgoing], partitions: list[int]) -> dict[int, list[Outgoing]]:
+        together = random.choice(partitions)
+        keyed = [record for record in waiting if record.key is not None]
+        if not keyed:
+            return {together: waiting}
+        found = {together: [record for record in waiting if record.key is None]}
+        for record in keyed:
+            partition = self._partitioner(record.key, partitions, partitions)
+            found.setdefault(partition, []).append(record)
+        return found
+
+    async def _send(self, topic: str, partition: int, waiting: list[Outgoing]) -> None:
+        """Send the records of one partition in as few batches as they fit in."""
+        sent = 0
+        pause_s = _FIRST_PAUSE_S
+        while sent < len(waiting):
+            count, error = await self._sink.send(topic, partition, waiting[sent:] if sent else waiting)
+            taken = waiting if count == len(waiting) else waiting[sent : sent + count]
+            if error is None:
+                # The first comes last: whoever acks in order then acks them all in one go.
+                for record in reversed(taken):
+                    if (delivery := record.delivery) is not None:
+                        record.delivery = None
+                        delivery.arrived()
+            elif is_passing(error):
+                self._tell_of_wait(error, topic=topic, partition=partition, records=len(waiting) - sent)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            elif isinstance(error, MessageSizeTooLargeError) and count > 1:
+                # None of them may be too large by itself.
+                await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
+            else:
+                _tell(taken, error)
+            sent += count
+
+
+def _tell(records: list[Outgoing], error: Exception) -> None:
+    """Tell of those among `records` that are still on their way that they will not arrive."""
+    for record in records:
+        if (delivery := record.delivery) is not None:
+            record.delivery = None
+            delivery.failed(record, error)

@@ -1,0 +1,288 @@
+"""Publishes results, dead letters and metrics events, each acknowledged by the broker before it counts."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from engines.run.outcomes import Outcomes
+from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
+from streams.delivery.dead_letters import ever_smaller_letters
+from streams.delivery.offsets import Received
+from streams.delivery.port import Delivery, Outgoing
+from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
+from streams.kafka.topics import Topics
+from streams.messages import MetricsEvent, encode, encode_result, failed_instead
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_RECORD_OVERHEAD_BYTES = 1024
+"""What headers, key and framing may add to a value."""
+
+_CALLERS_BYTES = 256
+"""Of that, what is meant for the key and trace that a caller chose; those of an ordinary caller take far less."""
+
+_ALWAYS_TAKEN_BYTES = 16 * 1024
+"""Results so small are refused by no broker that is set up with sense, whatever `max_message_bytes` says here."""
+
+_MESSAGE_CHARS = 1000
+"""What is kept of the message of a failure that is too large."""
+
+
+class Out(Protocol):
+    """The part of the outbox that is used here."""
+
+    async def deliver(self, *records: Outgoing) -> None: ...
+
+    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None: ...
+
+
+class Publisher:
+    """Sends what the worker has to say; returns once the broker has acknowledged it.
+
+    Lives on the event loop of its producer. What the broker refuses for its size is told or kept in fewer bytes,
+    so every message still has one outcome: only a broker that takes nothing ends with an error.
+    """
+
+    def __init__(
+        self,
+        outbox: Out,
+        *,
+        topics: Topics,
+        outcomes: Outcomes,
+        worker: str,
+        group: str,
+        max_message_bytes: int,
+        reply_topics: Iterable[str] = (),
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._outbox = outbox
+        self._topics = topics
+        self._outcomes = outcomes
+        self._results_of = functools.cache(topics.results)
+        self._worker = worker
+        self._result_headers = BinaryHeaders(RESULT_TYPE, f"inferstream/{worker}")
+        self._event_headers = BinaryHeaders(EVENT_TYPE, f"inferstream/{worker}")
+        self._events = topics.events
+        self._group = group
+        self._max_message_bytes = max_message_bytes
+        self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
+        self._surely_taken_bytes = min(_ALWAYS_TAKEN_BYTES, self._max_value_bytes)
+        self._reply_topics = [re.compile(pattern) for pattern in reply_topics]
+        self._wall_clock = wall_clock
+
+    def allows(self, reply_to: str) -> bool:
+        """Whether results may go to the topic `reply_to`."""
+        return any(pattern.fullmatch(reply_to) for pattern in self._reply_topics)
+
+    async def result(
+        self,
+        result: dict[str, Any],
+        *,
+        task: str,
+        key: bytes | None,
+        traceparent: str | None,
+        reply_to: str | None,
+    ) -> None:
+        """Publish `result`, and then the metrics event that tells of what was published.
+
+        A result that is too large becomes a RESULT_TOO_LARGE failure. Where it is the caller's key (or trace) that
+        leaves no room, the result goes without: its caller, who looks for an id, is still answered, which a dead
+        letter would not do.
+
+        Raises:
+            KafkaError: the broker does not take them; nothing may be acknowledged then.
+        """
+        own = self._topics.results(task)
+        answered = result
+        result, value = self._encoded(result)
+        try:
+            published = await self._deliver(reply_to or own, result, value, key, traceparent)
+        except KafkaError as error:
+            if reply_to is None:
+                raise
+            refusal = InvalidRequest(
+                f"reply_to {reply_to!r} takes no messages ({type(error).__name__}); create the topic or leave it out"
+            )
+            result = failed_instead(result, refusal)
+            published = await self._deliver(own, result, encode(result), key, traceparent)
+        if published is not answered:
+            self._outcomes.replaced(answered, published)
+        await self.event(_outcome_event(published))
+
+    def post(
+        self,
+        result: dict[str, Any],
+        *,
+        task: str,
+        key: bytes | None,
+        traceparent: str | None,
+        delivery: Delivery,
+    ) -> bool:
+        """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
+
+        Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
+        large for the broker, whose event must wait until it is known what was published: that is for `result`.
+        """
+        answered = result
+        result, value = encode_result(result)
+        if len(value) + len(key or b"") + len(traceparent or "") > self._surely_taken_bytes:
+            return False
+        record = self._record(self._results_of(task), result, value, key, traceparent)
+        self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
+        if result is not answered:
+            self._outcomes.replaced(answered, result)
+        return True
+
+    async def republish(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
+        """Publish what the broker refused of a posted result; what it has is published again only if it is not true.
+
+        Raises:
+            KafkaError: the broker does not take it; nothing may be acknowledged then.
+        """
+        of_event = [record for record in records if record.topic == self._events]
+        for record in records:
+            if record.topic != self._events and record.value is not None:
+                result = msgspec.json.decode(record.value, type=dict[str, Any])
+                own = self._results_of(task)
+                published = await self._deliver(own, result, record.value, record.key, traceparent)
+                if published is not result:
+                    self._outcomes.replaced(result, published)
+                    of_event = [self._event_record(_outcome_event(published))]
+        if of_event:
+            await self._outbox.deliver(*of_event)
+
+    async def dead_letter(self, origin: Received, *, task: str, stage: str, error: InferenceError) -> None:
+        """Publish the original record with why nothing could be done with it, and a metrics event.
+
+        It is untouched unless it is too large for that, as `ever_smaller_letters` says.
+
+        Raises:
+            KafkaError: the broker does not take it; nothing may be acknowledged then.
+        """
+        letters = ever_smaller_letters(
+            origin,
+            self._topics.dead_letters(task),
+            group=self._group,
+            stage=stage,
+            error=error,
+            max_message_bytes=self._max_message_bytes,
+        )
+        await self._deliver_first_that_fits((None, letter) for letter in letters)
+        self._outcomes.dead_lettered(
+            task=task,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            stage=stage,
+            error=error,
+        )
+        event = MetricsEvent(
+            kind="dead_letter",
+            time=self._wall_clock(),
+            worker=self._worker,
+            id=f"{origin.topic}/{origin.partition}/{origin.offset}",
+            task=task,
+            success=False,
+            error_code=error.code,
+        )
+        await self.event(event)
+
+    async def event(self, event: MetricsEvent) -> None:
+        """Publish one metrics event.
+
+        Raises:
+            KafkaError: the broker does not take it.
+        """
+        await self._outbox.deliver(self._event_record(event))
+
+    async def _deliver(
+        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+    ) -> dict[str, Any]:
+        """Publish `result`, or as much of it as the broker takes; return what was published."""
+        return await self._deliver_first_that_fits(self._ever_smaller(topic, result, value, key, traceparent))
+
+    def _ever_smaller(
+        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+    ) -> Iterator[tuple[dict[str, Any], Outgoing]]:
+        """Yield `result` and its record, then those in its place for a broker that found that too large."""
+        yield result, self._record(topic, result, value, key, traceparent)
+        callers_bytes = len(key or b"") + len(traceparent or "")
+        if callers_bytes > _CALLERS_BYTES:
+            log.warning("result_without_key", id=result["id"], topic=topic, bytes=callers_bytes)
+            key = traceparent = None
+            yield result, self._record(topic, result, value, key, traceparent)
+        failed, value = self._too_large(result, len(value))
+        yield failed, self._record(topic, failed, value, key, traceparent)
+
+    async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, Outgoing]]) -> T:
+        """Deliver the record of one attempt and return what it is of; the next is for a broker that finds the one
+        before too large."""
+        refusal: MessageSizeTooLargeError | None = None
+        for what, record in attempts:
+            try:
+                await self._outbox.deliver(record)
+                return what
+            except MessageSizeTooLargeError as error:
+                refusal = error
+        raise refusal or ValueError("there is nothing to deliver")
+
+    def _encoded(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
+        result, value = encode_result(result)
+        if len(value) > self._max_value_bytes:
+            return self._too_large(result, len(value))
+        return result, value
+
+    def _record(
+        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+    ) -> Outgoing:
+        headers = self._result_headers.of(result["id"], result["timestamp"], traceparent)
+        return Outgoing(topic, key, value, headers)
+
+    def _event_record(self, event: MetricsEvent) -> Outgoing:
+        headers = self._event_headers.of(f"{event.worker}/{event.kind}/{event.id or event.time}", event.time)
+        # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
+        return Outgoing(self._events, None, encode(event), headers)
+
+    def _too_large(self, result: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
+        """Return the failure that takes the place of a result of `size` bytes, and its bytes."""
+        # The caller's own metadata may be what is too large, so it is not echoed here.
+        without = result | {"metadata": {}}
+        if result["error"]:
+            cut = result["error"]["message"][:_MESSAGE_CHARS]
+            failed = without | {"error": result["error"] | {"message": cut}}
+        else:
+            refusal = ResultTooLarge(
+                f"the result has {size} bytes, kafka.max_message_bytes allows {self._max_value_bytes} for a value; "
+                "ask for less (max_new_tokens, pages, timestamps), or raise it here and on the broker"
+            )
+            failed = failed_instead(without, refusal)
+        return failed, encode(failed)
+
+
+def _outcome_event(result: dict[str, Any]) -> MetricsEvent:
+    error = result.get("error")
+    return MetricsEvent(
+        kind="request",
+        time=result["timestamp"],
+        worker=result["worker"],
+        id=result["id"],
+        task=result["task"],
+        engine=result["engine"],
+        model_name=result["model_name"],
+        model_version=result.get("model_version") or "",
+        success=result["success"],
+        error_code=error["code"] if error else "",
+        processing_time=result["processing_time"],
+        timings=result["timings"],
+        attempt=result["attempt"],
+    )

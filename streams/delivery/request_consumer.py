@@ -1,0 +1,282 @@
+"""Takes messages from the agents and sees each through to one published outcome and its ack."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from engines.log_context import shared_task
+from engines.run.outcomes import Outcomes
+from engines.run.results import failure_result
+from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
+from streams.delivery.backlog import HeldBack
+from streams.delivery.offsets import Fetched, OrderedAcker, PositionLost, Received
+from streams.delivery.port import Delivery
+from streams.delivery.publisher import Publisher
+from streams.faults import supervised
+from streams.kafka import cloudevents
+from streams.messages import MAX_ID_CHARS, Request
+from streams.pipeline.decoding import decode_request, known_fields
+from streams.pipeline.fast_lane import Admitted, OnResult
+
+log = structlog.get_logger(__name__)
+
+
+class Answering(Protocol):
+    """The part of the pipeline that is used here."""
+
+    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]: ...
+
+
+class QuickAnswering(Protocol):
+    """The part of the quick path that is used here."""
+
+    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool: ...
+
+
+class Intake:
+    """Every message taken ends in exactly one result or dead letter, and only then in its ack.
+
+    Lives on the event loop. Messages for which the acker has no room yet are held back, in order, for each
+    partition by itself: one that is stuck holds up no other. A failure to publish calls `on_fatal` and leaves the
+    message unacked: the worker must exit so that the broker delivers it again.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Answering,
+        quick_path: QuickAnswering,
+        publisher: Publisher,
+        acker: OrderedAcker,
+        is_current: Callable[[int], bool],
+        outcomes: Outcomes,
+        worker: str,
+        on_fatal: Callable[[BaseException], None],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`is_current` tells whether messages of a generation are still this worker's to answer."""
+        self._pipeline = pipeline
+        self._quick_path = quick_path
+        self.publisher = publisher
+        self.acker = acker
+        self._outcomes = outcomes
+        self._worker = worker
+        self._on_fatal = on_fatal
+        self._wall_clock = wall_clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_failed = False
+        self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
+
+    def take(self, fetched: Sequence[Fetched], task: str) -> None:
+        """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
+
+        Messages that are missing before them are fatal.
+        """
+        admitted: Admitted = {}
+        try:
+            for one in fetched:
+                self._held_back.enter(one, task, admitted)
+        except PositionLost as error:
+            self._on_fatal(error)
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are taken and not yet acked."""
+        return self.acker.in_flight
+
+    async def close(self) -> None:
+        """Abandon what is in flight, unacked: the broker will deliver it again."""
+        await self._held_back.close()
+        for work in self._tasks:
+            work.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, message: Received, task: str, admitted: Admitted) -> None:
+        """Start work on a message that is tracked.
+
+        By the quick path where it is clear; otherwise the message is seen through in a task of its own.
+        """
+        try:
+            incoming, request = self._read(message, task)
+            sent_ms = message.timestamp  # -1 where nobody knows
+            queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
+            posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
+            if request.reply_to is not None or not self._quick_path.start(
+                request, queue_s, admitted, posting.post
+            ):
+                answer = functools.partial(self._answer, message, task, incoming, request, queue_s)
+                self._see_through(message, task, answer)
+        except InferenceError as error:
+            self._see_through(message, task, functools.partial(self._refuse, message, task, error))
+        except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
+            put_aside = functools.partial(self._put_aside, message, task, "intake", error)
+            self._see_through(message, task, put_aside)
+
+    def _see_through(self, message: Received, task: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work, which ends with a published outcome, and ack the message then."""
+
+        async def see_through() -> None:
+            try:
+                try:
+                    await work()
+                except Exception as error:
+                    if _takes_nothing(error):
+                        raise
+                    await self._put_aside(message, task, "outcome", error)
+            except Exception as error:
+                if not self._has_failed:  # whatever else is in flight ends in the same way
+                    self._has_failed = True
+                    log.critical(
+                        "outcome_not_published",
+                        topic=message.topic,
+                        partition=message.partition,
+                        offset=message.offset,
+                        in_flight=self.in_flight,
+                        exc_info=error,
+                    )
+                self._on_fatal(error)
+            else:
+                self.acker.done(message)
+
+        running = supervised(shared_task(see_through(), name="see through"))
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+
+    async def _put_aside(self, message: Received, task: str, stage: str, error: BaseException) -> None:
+        """Keep as a dead letter a message that can be neither answered nor refused."""
+        log.error(
+            "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
+        )
+        await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
+
+    def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
+        """Publish a result of the quick path that cannot be posted."""
+        message, task = posting.message, posting.task
+        publish = functools.partial(
+            self.publisher.result,
+            result,
+            task=task,
+            key=message.key,
+            traceparent=posting.traceparent,
+            reply_to=None,
+        )
+        self._see_through(message, task, publish)
+
+    def publish_refused(self, posting: _Posting) -> None:
+        """Publish what the broker refused of a result of the quick path."""
+        message, task = posting.message, posting.task
+        republish = functools.partial(
+            self.publisher.republish, posting.refused, task=task, traceparent=posting.traceparent
+        )
+        self._see_through(message, task, republish)
+
+    async def _answer(
+        self, message: Received, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
+    ) -> None:
+        result = await self._pipeline.answer(request, queue_s=queue_s)
+        await self.publisher.result(
+            result, task=task, key=message.key, traceparent=incoming.traceparent, reply_to=request.reply_to
+        )
+
+    def _read(self, message: Received, task: str) -> tuple[cloudevents.Incoming, Request]:
+        """Return what the message asks for.
+
+        Raises:
+            Undecodable: permanent; there is nobody to tell.
+            InvalidRequest: permanent.
+        """
+        incoming = cloudevents.receive(message.value, message.headers)
+        request = decode_request(incoming.value)
+        if not request.id:
+            request = msgspec.structs.replace(request, id=_id_of(message, incoming))
+        self._check(request, task)
+        return incoming, request
+
+    def _check(self, request: Request, task: str) -> None:
+        if request.task != task:
+            raise InvalidRequest(
+                f"task {request.task!r} does not belong on this topic; send it to the topic of its task, "
+                f"or set task to {task!r}"
+            )
+        if request.reply_to is not None and not self.publisher.allows(request.reply_to):
+            raise InvalidRequest(
+                f"reply_to {request.reply_to!r} matches none of worker.reply_topics; "
+                "leave it out, or have the operator allow the topic"
+            )
+
+    async def _refuse(self, message: Received, task: str, error: InferenceError) -> None:
+        """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
+        if isinstance(error, Undecodable):
+            await self.publisher.dead_letter(message, task=task, stage="decode", error=error)
+            return
+        incoming = cloudevents.receive(message.value, message.headers)
+        known = known_fields(incoming.value)
+        reply_to = known.get("reply_to")
+        result = failure_result(
+            error=error,
+            id=known.get("id") or _id_of(message, incoming),
+            task=known.get("task") or task,
+            engine=known.get("engine", ""),
+            model_name=known.get("model_name", ""),
+            processing_s=0.0,
+            metadata=known.get("metadata", {}),
+            worker=self._worker,
+        )
+        self._outcomes.refused(result)
+        await self.publisher.result(
+            result,
+            task=task,
+            key=message.key,
+            traceparent=incoming.traceparent,
+            reply_to=reply_to if reply_to is not None and self.publisher.allows(reply_to) else None,
+        )
+
+
+class _Posting(Delivery, kw_only=True, eq=False):
+    """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
+
+    intake: Intake
+    message: Received
+    task: str
+    traceparent: str | None
+
+    def post(self, result: dict[str, Any]) -> None:
+        """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
+        try:
+            is_posted = self.intake.publisher.post(
+                result,
+                task=self.task,
+                key=self.message.key,
+                traceparent=self.traceparent,
+                delivery=self,
+            )
+        except BaseException:  # noqa: BLE001 - what it is comes up again, where it is handled
+            is_posted = False
+        if not is_posted:
+            self.intake.publish_carefully(self, result)
+
+    def ended(self, error: Exception | None) -> None:
+        if error is None:
+            self.intake.acker.done(self.message)
+        else:
+            self.intake.publish_refused(self)
+
+
+def _id_of(message: Received, incoming: cloudevents.Incoming) -> str:
+    """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
+    if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
+        return incoming.event_id
+    return f"{message.topic}/{message.partition}/{message.offset}"
+
+
+def _takes_nothing(error: Exception) -> bool:
+    """Whether the error is of the broker, whatever the message."""
+    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

@@ -1,0 +1,141 @@
+"""The delivery of requests: records are fetched, answered, told of and committed, whatever they come from and go to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from engines.run.outcomes import Outcomes
+from streams.delivery.committer import Committer
+from streams.delivery.offsets import Fetched, OrderedAcker
+from streams.delivery.port import RecordSink, RecordSource
+from streams.delivery.producer import Outbox
+from streams.delivery.publisher import Publisher
+from streams.delivery.request_consumer import Answering, Intake, QuickAnswering
+from streams.kafka.topics import Topics
+from streams.settings import KafkaSettings, WorkerSettings
+
+_FETCH_TIMEOUT_S = 1.0
+_FETCH_BESIDE_HELD_BACK_S = 0.02
+"""Time of an empty fetch that leaves out partitions held back, which nobody fetches until it ends."""
+_NOTHING_ASSIGNED_S = 0.2
+
+
+class Stream:
+    """What one worker does between a source of records and a sink for outcomes. Lives on one event loop.
+
+    Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition whose
+    messages are held back is left out of its topic's fetches. The next fetch begins when the one before was taken.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        *,
+        tasks: Mapping[str, str],
+        intake: Intake,
+        publisher: Publisher,
+        acker: OrderedAcker,
+        kafka: KafkaSettings,
+    ) -> None:
+        """`tasks` names the task of each request topic."""
+        self._source = source
+        self._tasks = tasks
+        self._most = kafka.max_poll_records
+        self._session_s = kafka.session_timeout_s
+        self.intake = intake
+        self.publisher = publisher
+        self.acker = acker
+        self.committer = Committer(source, acker, interval_s=kafka.commit_interval_s)
+        source.attach(self)
+
+    async def run(self) -> None:
+        """Fetch and commit until cancelled.
+
+        Raises:
+            KafkaError: permanent.
+            PositionLost: permanent; the source left records out.
+        """
+        async with asyncio.TaskGroup() as running:
+            running.create_task(self.committer.run(), name="commit offsets")
+            for topic in self._tasks:
+                running.create_task(self._follow(topic), name=f"follow {topic}")
+
+    def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
+        self.intake.take(fetched, self._tasks[topic])
+
+    def begin(self) -> None:
+        self.acker.forget_all()
+
+    async def drain(self) -> None:
+        await self.acker.drained()
+        with suppress(TimeoutError):  # by then others have the partitions
+            async with asyncio.timeout(self._session_s):
+                await self.committer.commit_last()
+
+    async def _follow(self, topic: str) -> None:
+        """Fetch what comes on `topic`."""
+        while True:
+            generation = await self._source.opened()
+            assigned = self._source.partitions(topic)
+            if not assigned:
+                await asyncio.sleep(_NOTHING_ASSIGNED_S)
+                continue
+            partitions = assigned - self.acker.held_back
+            if not partitions:
+                await self.acker.progress()
+                continue
+            timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
+            await self._source.fetch(generation, topic, partitions, self._most, timeout_s)
+
+
+def build_stream(
+    source: RecordSource,
+    sink: RecordSink,
+    *,
+    kafka: KafkaSettings,
+    worker: WorkerSettings,
+    tasks: Iterable[str],
+    pipeline: Answering,
+    quick_path: QuickAnswering,
+    outcomes: Outcomes,
+    on_fatal: Callable[[BaseException], None],
+    wall_clock: Callable[[], float] = time.time,
+) -> Stream:
+    """Return the delivery of requests for `tasks` from `source` to `sink`, for a worker and for a simulation.
+
+    `on_fatal` hears of what cannot be delivered: the worker must exit, and what it has not acked is delivered again.
+    """
+    topics = Topics(kafka.topic_prefix)
+    acker = OrderedAcker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
+    publisher = Publisher(
+        Outbox(sink),
+        topics=topics,
+        outcomes=outcomes,
+        worker=worker.name,
+        group=kafka.group_id,
+        max_message_bytes=kafka.max_message_bytes,
+        reply_topics=worker.reply_topics,
+        wall_clock=wall_clock,
+    )
+    intake = Intake(
+        pipeline=pipeline,
+        quick_path=quick_path,
+        publisher=publisher,
+        acker=acker,
+        is_current=lambda generation: generation == source.generation,
+        outcomes=outcomes,
+        worker=worker.name,
+        on_fatal=on_fatal,
+        wall_clock=wall_clock,
+    )
+    return Stream(
+        source,
+        tasks={topics.requests(task): task for task in tasks},
+        intake=intake,
+        publisher=publisher,
+        acker=acker,
+        kafka=kafka,
+    )

@@ -1,0 +1,329 @@
+"""Watches over a consumer's place in its group: a refusal is told and tried again, or ends the worker.
+
+aiokafka hands what a coordinator refuses to the next call of its user, and Faust makes none before it has partitions:
+a worker that may not join waits for ever, and says nothing. docs/decisions/group-membership.md says what of aiokafka
+is relied on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiokafka import errors
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.protocol.group import (
+    HeartbeatRequest,
+    JoinGroupRequest,
+    LeaveGroupRequest,
+    SyncGroupRequest,
+)
+
+from streams.kafka.broker_requests import GroupDescription, first_group
+from streams.kafka.group_refusals import (
+    FENCED,
+    FULL,
+    INCONSISTENT_PROTOCOL,
+    NO_COORDINATOR,
+    GroupRefused,
+    Refusal,
+    refusal,
+)
+from streams.kafka.topic_problems import TopicProblem
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+
+    from streams.faust.membership import Membership, State
+    from streams.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 15.0
+_LOOK_EVERY_S = 1.0
+_SAY_AFTER_S = 5.0
+"""How long a group may keep a worker waiting before that is told, in seconds; then after twice as long each time."""
+_ASK_S = 5.0
+_MISSING_REFRESH_S = 5.0
+_LEAVE_S = 1.0
+
+
+class Supervisor:
+    """Watches over one consumer's group coordination from inside its thread, where all of this runs.
+
+    `attach` puts it between aiokafka's coordinator and the brokers.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, membership: Membership) -> None:
+        self._membership = membership
+        self._kafka = membership.kafka
+        self._client: Any = consumer._client
+        self._coordinator: Any = consumer._coordinator
+        self._send = self._coordinator._send_req
+        self._ensure_active_group = self._coordinator.ensure_active_group
+        self._code = 0
+        """The error code of the latest answer of a coordinator."""
+        self._is_joining = False
+        """Whether a coordinator has not answered a join yet."""
+        self._member_id = ""
+        """The latest that a coordinator knew this member by."""
+        self._refusals = 0
+        self._since = time.monotonic()
+        """When the present state began."""
+        self._say_at = self._since + _SAY_AFTER_S
+        self._refresh_at = 0.0
+        self._unseen: frozenset[str] = frozenset()
+
+    def attach(self) -> None:
+        """Take over what the coordinator does with a refusal, and look at what it asks and is answered."""
+        coordinator = self._coordinator
+        coordinator._push_error_to_user = self._refused
+        coordinator._send_req = self._observe
+        coordinator.ensure_active_group = self._unless_replaced
+
+    async def leave_while_joining(self) -> None:
+        """Withdraw a join that a coordinator has not answered, which it may not for minutes.
+
+        Over another connection, for that one is served in order. A static member stays: its place is kept for it.
+        """
+        coordinator = self._coordinator
+        if not self._is_joining or coordinator._closing.done():
+            return
+        coordinator._closing.set_result(None)  # or it would join again
+        if not coordinator.member_id or self._kafka.group_instance_id:
+            return
+        request = LeaveGroupRequest(self._kafka.group_id, coordinator.member_id)
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._client.send(coordinator.coordinator_id, request)
+        except (errors.KafkaError, TimeoutError) as error:
+            log.warning("group_not_left", group=self._kafka.group_id, error=repr(error))
+
+    async def watch(self) -> None:
+        """Tell what keeps this worker waiting, and which topics are missing, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if self._coordinator._coordination_task.done():
+                self._end("the coordination of the consumer group broke off; its error is logged above")
+                return
+            self._look_at_topics()
+            await self._look_at_group()
+
+    async def _observe(self, request: Any) -> Any:
+        await self._set_limit(request)
+        if isinstance(request, JoinGroupRequest):
+            response = await self._join(request)
+        else:
+            response = await self._send(request)
+        self._code = getattr(response, "error_code", self._code)
+        if isinstance(request, SyncGroupRequest | HeartbeatRequest) and self._code == 0:
+            self._member_id = self._coordinator.member_id
+            if self._membership.state != "joined":
+                self._joined()
+        return response
+
+    async def _set_limit(self, request: Any) -> None:
+        """Set how long the coordinator may take to answer before its connection counts as broken and is made anew.
+
+        aiokafka has one limit for all requests. A join, and what is sent behind it, waits for other members.
+
+        Raises:
+            NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked for again.
+        """
+        node = self._coordinator.coordinator_id
+        if node is None:
+            return
+        if not await self._client.ready(node, group=ConnectionGroup.COORDINATION):
+            self._coordinator.coordinator_dead()
+            raise errors.NodeNotReadyError(f"coordinator {node} of the group cannot be reached")
+        limit_s = min(self._kafka.request_timeout_s, self._kafka.session_timeout_s / 2)
+        if self._is_joining or isinstance(request, JoinGroupRequest | SyncGroupRequest):
+            limit_s = self._kafka.rebalance_timeout_s + self._kafka.request_timeout_s
+        self._client._conns[node, ConnectionGroup.COORDINATION]._request_timeout = limit_s
+
+    async def _join(self, request: Any) -> Any:
+        if self._membership.state != "refused":
+            self._enter("joining")
+        self._is_joining = True
+        try:
+            return await self._send(request)
+        finally:
+            self._is_joining = False
+
+    def _joined(self) -> None:
+        if self._membership.state == "refused" or self._membership.reason:
+            log.info("group_joined", group=self._kafka.group_id)
+        self._refusals = 0
+        self._enter("joined")
+
+    def _enter(self, state: State, reason: str = "") -> None:
+        if self._membership.state != state:
+            self._since = time.monotonic()
+            self._say_at = self._since + _SAY_AFTER_S
+        self._membership.state, self._membership.reason = state, reason
+
+    async def _refused(self, error: Exception) -> None:
+        """Tell why a coordinator refuses this member, and return when it may be tried again; never where none helps."""
+        # Where the error is newer than aiokafka, it has no number of its own.
+        code = getattr(error, "errno", 0) or self._code
+        if code == FENCED:
+            holder = await self._holder()
+            why = Refusal(_taken(self._kafka, holder), passes=False)
+        else:
+            members = await self._members() if code in (INCONSISTENT_PROTOCOL, FULL) else ""
+            why = refusal(code, self._kafka, members=members)
+        if not why.passes:
+            await self._give_up(why.reason)
+            return
+        pause_s = min(_FIRST_PAUSE_S * 2**self._refusals, _LONGEST_PAUSE_S)
+        is_news = self._membership.reason != why.reason
+        self._refusals = 0 if is_news else self._refusals + 1
+        now = time.monotonic()
+        self._enter("refused", why.reason)
+        if is_news or now >= self._say_at:
+            log.error("group_refused", reason=why.reason, next_try_s=pause_s)
+            self._say_at = now + max(4 * pause_s, _SAY_AFTER_S)
+        await asyncio.wait([self._coordinator._closing], timeout=pause_s)
+        await self._revive()
+
+    async def _revive(self) -> None:
+        """Start anew what ended with the error: aiokafka would hand it out again for ever."""
+        coordinator = self._coordinator
+        heartbeat = coordinator._heartbeat_task
+        if heartbeat is not None and heartbeat.done() and not heartbeat.cancelled() and heartbeat.exception():
+            await coordinator._stop_heartbeat_task()
+            coordinator._start_heartbeat_task()
+        refresh = coordinator._commit_refresh_task
+        if refresh is not None and refresh.done() and not refresh.cancelled() and refresh.exception():
+            assignment = coordinator._subscription.subscription.assignment
+            if assignment is not None:
+                coordinator.start_commit_offsets_refresh_task(assignment)
+
+    async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:
+        """Rejoin the group, unless another worker holds this one's instance id: that one is the newer."""
+        was_forgotten = self._member_id and self._coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
+        if self._kafka.group_instance_id and was_forgotten:
+            holder = await self._holder()
+            if holder is not None and holder["member_id"] != self._member_id:
+                await self._give_up(_taken(self._kafka, holder))
+                return None
+            self._member_id = ""  # it was only silent for too long
+        return await self._ensure_active_group(subscription, previous)
+
+    async def _give_up(self, reason: str) -> None:
+        self._end(reason)
+        await asyncio.wait([self._coordinator._closing])
+
+    def _end(self, reason: str) -> None:
+        self._enter("refused", reason)
+        self._membership.on_fatal(GroupRefused(reason))
+
+    async def _holder(self) -> dict[str, Any] | None:
+        """Return the member that has this worker's instance id; None where none has, or nobody can tell."""
+        for member in await self._described():
+            if member["group_instance_id"] == self._kafka.group_instance_id:
+                return member
+        return None
+
+    async def _members(self) -> str:
+        return ", ".join(
+            sorted(f"{one['client_id']} at {_host(one)}" for one in (await self._described())[:10])
+        )
+
+    async def _described(self) -> list[dict[str, Any]]:
+        node = self._coordinator.coordinator_id
+        if node is None:
+            return []
+        try:
+            async with asyncio.timeout(_ASK_S):
+                response = await self._client.send(node, GroupDescription(self._kafka.group_id))
+        except (errors.KafkaError, NotImplementedError, TimeoutError) as error:
+            log.warning("group_not_described", group=self._kafka.group_id, error=repr(error))
+            return []
+        members: list[dict[str, Any]] = first_group(response)["members"]
+        return members
+
+    def _look_at_topics(self) -> None:
+        if not self._membership.topics <= self._client._topics:
+            return  # not subscribed to yet
+        cluster = self._client.cluster
+        unseen = frozenset(
+            topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic)
+        )
+        # What is new to the client is unseen until it has asked for it, so it takes two looks.
+        unseen, self._unseen = unseen & self._unseen, unseen
+        hidden = unseen & cluster.unauthorized_topics
+        before = self._membership.missing_topics, self._membership.hidden_topics
+        self._membership.missing_topics, self._membership.hidden_topics = unseen - hidden, hidden
+        for topic in sorted(unseen - hidden - before[0]):
+            log.warning("request_topic_missing", topic=topic, cure="run: inferstream topics create")
+        for topic in sorted(hidden - before[1]):
+            problem = TopicProblem.not_allowed(topic, self._kafka.sasl_username)
+            log.error("request_topic_unreadable", reason=str(problem))
+        for topic in sorted((before[0] | before[1]) - unseen):
+            log.info("request_topic_back", topic=topic)
+        if self._unseen and time.monotonic() >= self._refresh_at:
+            self._refresh_at = time.monotonic() + _MISSING_REFRESH_S
+            self._client.force_metadata_update()
+
+    async def _look_at_group(self) -> None:
+        state = self._membership.state
+        if self._coordinator.coordinator_id is None:
+            if state in ("connecting", "joining", "joined"):
+                self._enter("searching")
+        elif state == "searching":
+            self._enter("joined" if self._member_id and self._coordinator.member_id else "joining")
+        if self._membership.state not in ("searching", "joining") or time.monotonic() < self._say_at:
+            return
+        waited_s = time.monotonic() - self._since
+        self._say_at = time.monotonic() + 2 * waited_s
+        if state == "joining":
+            await self._look_whether_coordinator_moved()
+        reason = await self._why_no_coordinator() if state == "searching" else self._why_waiting()
+        self._membership.reason = reason
+        log.warning("group_keeps_waiting", reason=reason, waited_s=round(waited_s))
+
+    async def _look_whether_coordinator_moved(self) -> None:
+        """Break off a join at a broker that is the coordinator no more: where it fell silent, it answers none."""
+        node = self._coordinator.coordinator_id
+        try:
+            async with asyncio.timeout(_ASK_S):
+                present = await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
+        except (errors.KafkaError, OSError, TimeoutError):
+            return  # the next look may ask another broker
+        connection = self._client._conns.get((node, ConnectionGroup.COORDINATION))
+        if present != node and connection is not None:
+            connection.close()
+
+    async def _why_no_coordinator(self) -> str:
+        try:
+            async with asyncio.timeout(_ASK_S):
+                await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
+        except errors.GroupCoordinatorNotAvailableError:
+            return refusal(NO_COORDINATOR, self._kafka).reason
+        except (errors.KafkaError, OSError, TimeoutError) as error:
+            return f"no coordinator of group {self._kafka.group_id!r} can be asked for: {error!r}"
+        return (
+            f"the coordinator of group {self._kafka.group_id!r} is named by the brokers and does not answer"
+        )
+
+    def _why_waiting(self) -> str:
+        return (
+            f"group {self._kafka.group_id!r} waits for its other members to finish what they have in work, "
+            f"up to the longest kafka.rebalance_timeout_s among them (here {self._kafka.rebalance_timeout_s:g} s)"
+        )
+
+
+def _taken(kafka: KafkaSettings, holder: dict[str, Any] | None) -> str:
+    by = f" (member {holder['member_id']} at {_host(holder)})" if holder else ""
+    return (
+        f"another worker{by} has taken kafka.group_instance_id={kafka.group_instance_id!r}, so this older one stops; "
+        "give each worker that runs at the same time an instance id of its own"
+    )
+
+
+def _host(member: dict[str, Any]) -> str:
+    return str(member["client_host"]).lstrip("/")

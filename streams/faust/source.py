@@ -1,0 +1,153 @@
+"""The source of records on Kafka: Faust keeps the group and the agents, a thread of its own the positions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from aiokafka.errors import TopicAuthorizationFailedError
+from faust.types import TP
+
+from streams.delivery.offsets import Fetched, Place
+from streams.delivery.port import RecordListener
+from streams.faust.assigned_partitions import ConsumerClosing
+from streams.faust.membership import Membership
+
+if TYPE_CHECKING:
+    from streams.faust.consumer_thread import ConsumerThread
+
+T = TypeVar("T")
+
+
+class FaustConsumer(Protocol):
+    """What a source needs of Faust's consumer."""
+
+    app: Any
+    _thread: ConsumerThread
+
+    def active_partitions(self) -> AbstractSet[TP]:
+        """Return the partitions that are assigned."""
+
+    def queue_of(self, topic: str) -> asyncio.Queue[list[Fetched]]:
+        """Return the queue of the topic's agent."""
+
+
+class FaustSource:
+    """One Faust app's place in its group, as `streams.delivery.port.RecordSource` has it.
+
+    A fetch lies in the queue of its topic's agent until the agent has it taken. A generation is opened once, after its
+    assignment, and closed once, by the next rebalance or the stop. What comes of one that is closed is dropped by the
+    listener, and delivered again in the next.
+    """
+
+    listener: RecordListener
+    consumer: FaustConsumer
+    """Sets itself when Faust makes it."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._generation: int | None = None
+        self._next_generation: int | None = None
+        self._is_open = asyncio.Event()
+        self._taken: defaultdict[str, asyncio.Event] = defaultdict(_event_set)
+
+    def attach(self, listener: RecordListener) -> None:
+        self.listener = listener
+
+    @property
+    def generation(self) -> int | None:
+        return self._generation
+
+    async def opened(self) -> int:
+        while self._generation is None:
+            await self._is_open.wait()
+        return self._generation
+
+    def partitions(self, topic: str) -> AbstractSet[Place]:
+        return {tp for tp in self.consumer.active_partitions() if tp.topic == topic}
+
+    async def fetch(
+        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        taken = self._taken[topic]
+
+        def deliver(fetched: list[Fetched]) -> None:
+            taken.clear()
+            self.consumer.queue_of(topic).put_nowait(fetched)
+            # Else Faust takes a busy worker for one whose streams stand still, and says so.
+            now = time.monotonic()
+            self.consumer.app.monitor.stream_inbound_time.update({TP(*one.place): now for one in fetched})
+
+        def hand_over(fetched: list[Fetched]) -> None:
+            # Not as what the fetch returns, which would be lost where it is cancelled.
+            loop.call_soon_threadsafe(deliver, fetched)
+
+        try:
+            await self._in_thread(
+                self.consumer._thread.fetch(generation, partitions, most, timeout_s, hand_over)
+            )
+            self._membership.may_read(topic)
+        except TopicAuthorizationFailedError:
+            await asyncio.sleep(self._membership.may_not_read(topic))
+        except ConsumerClosing:
+            if not self.consumer.app.should_stop:
+                raise
+            self.close()
+        await taken.wait()
+
+    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+        answers = await self._in_thread(self.consumer._thread.commit_once(offsets, epochs))
+        committed = {TP(*place): offsets[place] for place, code in answers.items() if code == 0}
+        self.consumer.app.monitor.on_tp_commit(committed)
+        return answers
+
+    @property
+    def stopped_partitions(self) -> dict[Place, str]:
+        """Partitions of which no more is read until the worker starts again, as a batch cannot be read; with why."""
+        return dict(self.consumer._thread.source.stopped)
+
+    @property
+    def removed_unread(self) -> dict[Place, int]:
+        """How many offsets of each partition the broker had removed before they were read, since the start."""
+        return dict(self.consumer._thread.source.removed_unread)
+
+    def take(self, topic: str, fetched: list[Fetched]) -> None:
+        """Hear from an agent what lay in its queue."""
+        self._taken[topic].set()
+        self.listener.take(topic, fetched)
+
+    def assign(self, generation: int) -> None:
+        """Hear from Faust of an assignment, which opens later."""
+        self._next_generation = generation
+        self.listener.begin()
+
+    def open(self) -> None:
+        """Open the generation that was assigned, if no rebalance has begun since."""
+        if self._next_generation is not None:
+            self._generation, self._next_generation = self._next_generation, None
+            self._is_open.set()
+
+    def close(self) -> None:
+        """Hear from Faust that a rebalance begins, or the stop."""
+        self._generation = self._next_generation = None
+        self._is_open.clear()
+
+    async def _in_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work in the consumer's thread.
+
+        Not by Faust's `call_thread`: two calls are all it runs at once, and a commit may wait for its coordinator.
+        """
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(work, self.consumer._thread.thread_loop)
+        )
+
+
+def _event_set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event

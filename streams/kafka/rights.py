@@ -1,0 +1,126 @@
+"""What a worker may not do that it has to, asked of the broker without reading or writing anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient, CoordinationType
+
+from streams.kafka.broker_requests import READ, WRITE, GroupDescription, TopicRights, allows, first_group
+from streams.kafka.connection import broker_answering, connection_options
+from streams.kafka.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
+from streams.kafka.topic_problems import TopicProblem
+from streams.kafka.topics import Topics, expected_topics
+from streams.settings import KafkaSettings
+
+_ANSWER_S = 10.0
+_AGAIN_S = 0.2
+_GROUP_CODES = frozenset({NOT_AUTHORIZED, NO_COORDINATOR, errors.InvalidGroupIdError.errno})
+_NOT_READY = frozenset(
+    {
+        errors.GroupLoadInProgressError.errno,
+        errors.GroupCoordinatorNotAvailableError.errno,
+        errors.NotCoordinatorForGroupError.errno,
+    }
+)
+_UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
+"""A broker that does not know a question, or its version, answers in one of these ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Which rights are lacking. What a broker does not tell is not among them."""
+
+    topics: tuple[TopicProblem, ...]
+    group: str | None
+    """Why the group cannot be joined, as a sentence."""
+    is_told: bool
+    """Whether the broker told all that was asked."""
+
+
+async def check_rights(kafka: KafkaSettings, tasks: Iterable[str]) -> Rights:
+    """Ask the broker what this client may do with the group and the topics of `tasks`.
+
+    Raises:
+        BrokerUnavailable: retryable; no broker answered.
+    """
+    async with _connected(kafka) as client:
+        lacking, topics_told = await _topics(client, kafka, tasks)
+        group, group_told = await _group(client, kafka)
+    return Rights(tuple(lacking), group, topics_told and group_told)
+
+
+async def check_topic_rights(kafka: KafkaSettings, tasks: Iterable[str]) -> list[TopicProblem]:
+    """Return the topics of `tasks` that this client may not read or write as a worker does, as far as that is told.
+
+    Raises:
+        BrokerUnavailable: retryable; no broker answered.
+    """
+    async with _connected(kafka) as client:
+        lacking, _ = await _topics(client, kafka, tasks)
+    return lacking
+
+
+@asynccontextmanager
+async def _connected(kafka: KafkaSettings) -> AsyncIterator[Any]:
+    client = AIOKafkaClient(**connection_options(kafka), request_timeout_ms=int(_ANSWER_S * 1000))
+    try:
+        async with broker_answering(kafka):
+            await client.bootstrap()
+        yield client
+    finally:
+        await client.close()
+
+
+async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tuple[list[TopicProblem], bool]:
+    """Return the topics of which a right is lacking, and whether the broker told of each that exists."""
+    topics, tasks = Topics(kafka.topic_prefix), list(tasks)
+    needed = dict.fromkeys(expected_topics(topics, tasks, partitions=1, replication_factor=1), WRITE)
+    needed |= dict.fromkeys(map(topics.requests, tasks), READ)
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            response = await client.send(client.get_random_node(), TopicRights(sorted(needed)))
+    except _UNANSWERED:
+        return [], False
+    lacking, is_told = [], True
+    for topic in response.to_object()["topics"]:
+        name, code = topic["topic"], topic["error_code"]
+        operation = needed[name]
+        if code == errors.TopicAuthorizationFailedError.errno:
+            lacking.append(TopicProblem.not_allowed(name, kafka.sasl_username))
+        elif code == 0:
+            allowed = allows(topic["authorized_operations"], operation)
+            is_told &= allowed is not None
+            if allowed is False:
+                verb: Literal["read", "write"] = "read" if operation == READ else "write"
+                lacking.append(TopicProblem.lacking(name, verb, kafka.sasl_username))
+    return lacking, is_told
+
+
+async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
+    """Return why the group cannot be joined, None where it can be, and whether the broker told."""
+    code = NO_COORDINATOR
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            while (
+                True
+            ):  # the first group of a cluster, or the first question after an election, takes a moment
+                with suppress(errors.GroupCoordinatorNotAvailableError):
+                    node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
+                    code = 0
+                    group = first_group(await client.send(node, GroupDescription(kafka.group_id)))
+                    if group["error_code"] not in _NOT_READY:
+                        break
+                await asyncio.sleep(_AGAIN_S)
+    except _UNANSWERED as error:
+        code = getattr(error, "errno", code)
+        return (refusal(code, kafka).reason, True) if code in _GROUP_CODES else (None, False)
+    if group["error_code"] in _GROUP_CODES:
+        return refusal(group["error_code"], kafka).reason, True
+    allowed = allows(group["authorized_operations"], READ)
+    return (refusal(NOT_AUTHORIZED, kafka).reason if allowed is False else None), allowed is not None

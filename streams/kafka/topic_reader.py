@@ -1,0 +1,132 @@
+"""Reads whole topics outside any consumer group: for clients, tools and tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from streams.kafka.connection import broker_answering, connection_options, is_passing
+from streams.kafka.header_names import forgive_header_names_of
+from streams.kafka.patient_connections import PatientConnections
+from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
+from streams.settings import KafkaSettings
+
+_POLL_MS = 200
+_PAUSE_S = 0.5
+_TOPIC_APPEARS_S = 5.0
+"""How long a topic may take to be known to the broker that is asked, when it was just made."""
+_METADATA_MAX_AGE_S = 10.0
+"""Most time in which a partition that was added is noticed."""
+
+
+class TopicReader:
+    """Reads every partition of the given topics, in a group of its own, from their start or their present end.
+
+    Lives on one event loop. Nothing is committed, so any number of readers see every record. Brokers that are away are
+    waited for; partitions that are added are read from their start; a topic that was made again too. Changes nothing
+    outside its own consumer.
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, topics: Iterable[str], *, start: Literal["beginning", "end"] = "end"
+    ) -> None:
+        self._kafka = kafka
+        self._topics = tuple(topics)
+        self._start = start
+
+    async def __aenter__(self) -> Self:
+        self._consumer = consumer = AIOKafkaConsumer(
+            **connection_options(self._kafka),
+            group_id=None,
+            enable_auto_commit=False,
+            # Where an offset is gone: the end is looked up at the start alone.
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
+            metadata_max_age_ms=int(1000 * min(_METADATA_MAX_AGE_S, self._kafka.metadata_max_age_s)),
+            isolation_level=self._kafka.isolation_level,
+        )
+        try:
+            async with broker_answering(self._kafka):
+                await consumer.start()
+                PatientConnections(consumer._client)
+                forgive_header_names_of(consumer)
+                if self._topics:
+                    await self._begin()
+        except BaseException:
+            await consumer.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._consumer.stop()
+
+    async def records(self) -> AsyncIterator[ConsumerRecord[bytes | None, bytes | None]]:
+        """Yield records as they come, for ever; order holds within a partition.
+
+        Raises:
+            KafkaError: the broker refuses to let them be read.
+        """
+        while True:
+            try:
+                await self._take_in_added()
+                fetched = await self._consumer.getmany(timeout_ms=_POLL_MS)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            for records in fetched.values():
+                for record in records:
+                    yield record
+
+    async def _begin(self) -> None:
+        """Assign all partitions, at their start or their end of this moment."""
+        client: Any = self._consumer._client
+        until = asyncio.get_running_loop().time() + _TOPIC_APPEARS_S
+        await client.set_topics(self._topics)
+        while missing := [name for name in self._topics if not self._consumer.partitions_for_topic(name)]:
+            refused = client.cluster.unauthorized_topics & set(missing)
+            if refused or asyncio.get_running_loop().time() > until:
+                user = self._kafka.sasl_username
+                raise TopicsNotReady(
+                    [
+                        TopicProblem.not_allowed(name, user)
+                        if name in refused
+                        else TopicProblem.missing(name)
+                        for name in missing
+                    ]
+                )
+            await asyncio.sleep(_PAUSE_S)
+            await client.force_metadata_update()
+        partitions = self._known()
+        self._consumer.assign(partitions)
+        if self._start == "end":
+            await self._consumer.seek_to_end(*partitions)
+        # Offsets are looked up lazily; asking for them makes "the end" that of this moment.
+        for partition in partitions:
+            await self._consumer.position(partition)
+
+    async def _take_in_added(self) -> None:
+        """Assign partitions that were added, and leave the others where they are."""
+        assigned = self._consumer.assignment()
+        added = [partition for partition in self._known() if partition not in assigned]
+        if not added:
+            return
+        positions = {partition: await self._consumer.position(partition) for partition in assigned}
+        self._consumer.assign([*assigned, *added])
+        for partition, position in positions.items():
+            self._consumer.seek(partition, position)
+        await self._consumer.seek_to_beginning(*added)
+
+    def _known(self) -> list[TopicPartition]:
+        return [
+            TopicPartition(name, number)
+            for name in self._topics
+            for number in sorted(self._consumer.partitions_for_topic(name) or ())
+        ]

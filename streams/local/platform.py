@@ -1,0 +1,294 @@
+"""The whole product on this machine: the embedded stack, its topics and one worker, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import yaml
+
+from deploy.local import KafkaRelease, LocalStack, PartStatus, StackError
+from deploy.local.process import GuardedProcess
+from deploy.models import CATALOGUE, models_directory
+from engines.configuration import load
+from engines.models.model_manager import ModelManager
+from engines.models.registration import ModelSource
+from handlers import model_registry
+from streams import interrupts
+from streams.kafka.topic_admin import create_topics
+from streams.kafka.topic_reader import TopicReader
+from streams.kafka.topics import Topics
+from streams.messages import decode_event
+from streams.plugins import import_plugins
+from streams.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """One model; the fields are those of `ModelManager.register_model_to_mlflow`."""
+
+    name: str
+    source: ModelSource
+    tags: Mapping[str, str]
+    folder: Path | None = None
+
+    @classmethod
+    def prepared(cls, name: str, folder: Path) -> Self:
+        """Return the model `name` of the catalogue, which `prepare` put into `folder`.
+
+        It is registered by that place, so its files, hundreds of megabytes, are neither uploaded nor downloaded.
+        """
+        return cls(name, "local", {**CATALOGUE[name].tags, "physical_path": str(folder)})
+
+
+_WORKER_START_TIMEOUT_S = 90.0
+_WARMING_TIMEOUT_S = 240.0
+"""What a worker gets on top where it loads models before it starts."""
+_STOP_MARGIN_S = 5.0
+_POLL_S = 0.1
+
+
+class LocalPlatform:
+    """Everything a newcomer needs, in one object.
+
+        with LocalPlatform(Path(".local")) as platform:
+            ...  # platform.settings reaches it; so does any `inferstream` command run in this folder
+
+    Data and logs live under `root`. While it runs, `root/inferstream.yaml` holds the settings that reach it
+    (mode 0600, it names secrets). Nothing outlives the process that started it, however that ends; the worker
+    is drained unless the block ends by an exception, such as a Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        models: Iterable[LocalModel] = (),
+        with_ollama: bool = False,
+        kafka: KafkaRelease | None = None,
+        brokers: int = 1,
+        on_status: Callable[[PartStatus], None] = lambda status: None,
+    ) -> None:
+        """`overrides` are settings on top of those of the local stack, by section and name.
+
+        `models` are registered before the worker starts, so `worker.warm` may name them. `with_ollama` also
+        starts a small model behind Ollama's API. `kafka` runs Apache Kafka in place of the embedded broker,
+        with one or three `brokers`.
+
+        Raises:
+            StackError: permanent; so many brokers cannot be.
+        """
+        self.stack = LocalStack(
+            root, with_ollama=with_ollama, kafka=kafka, brokers=brokers, on_status=on_status
+        )
+        self.config_path = self.stack.root / "inferstream.yaml"
+        self.worker_log_path = self.stack.root / "logs" / "worker.log"
+        self.http_url = ""
+        """Where the running worker answers HTTP."""
+        self._overrides = overrides or {}
+        self._models = tuple(models)
+        self._on_status = on_status
+        self._worker: GuardedProcess | None = None
+        self._settings: Settings | None = None
+        self._has_config = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the running platform."""
+        if self._settings is None:
+            raise StackError("the local platform is not started; use it as a context manager or call start()")
+        return self._settings
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id, None where it does not run."""
+        return self._worker.pid if self._worker is not None and self._worker.poll() is None else None
+
+    def start(self) -> None:
+        """Start the stack, create the topics, register the models, start the worker and return when it consumes.
+
+        Raises:
+            StackError: permanent; a part did not start. Nothing is left running.
+            InferenceError: a model cannot be registered. Nothing is left running.
+        """
+        try:
+            # Its client takes seconds to import, in which the servers start.
+            importing = threading.Thread(target=_import_mlflow, name="import mlflow")
+            importing.start()
+            try:
+                self.stack.start()
+            finally:
+                importing.join()  # MLflow cannot be imported while the interpreter ends
+            self._write_config()
+            self._settings = load(Settings, config_file=self.config_path).settings
+            import_plugins(self._settings.worker.plugins)
+            interrupts.run(create_topics(self._settings.kafka, model_registry.tasks()))
+            self._register_all()
+            self.start_worker()
+        except BaseException:
+            self.stop(drain=False)
+            raise
+
+    def start_worker(self) -> None:
+        """Start a worker and return when it consumes.
+
+        Raises:
+            StackError: permanent; it died or was late; the message shows the end of its log.
+        """
+        began = time.monotonic()
+        self._report("starting", began)
+        self._worker = GuardedProcess(
+            [sys.executable, "-m", "streams.cli", "worker"],
+            env={**os.environ, "INFERSTREAM_CONFIG": str(self.config_path)},
+            directory=Path.cwd(),
+            log_path=self.worker_log_path,
+        )
+        try:
+            self.http_url = interrupts.run(self._await_worker(self._worker))
+        except BaseException as error:
+            self._worker.kill()
+            self._report("failed", began, str(error))
+            raise
+        self._report("ready", began)
+
+    def register(self, model: LocalModel) -> None:
+        """Register a model, unless its newest version has the same files and tags.
+
+        Raises:
+            InvalidRequest: permanent; names what is wrong with it.
+            RegistryUnavailable: retryable.
+        """
+        ModelManager(self.settings.mlflow, self.settings.cache).register_model_to_mlflow(
+            model_name=model.name, model_source=model.source, model_path=model.folder, tags=model.tags
+        )
+
+    def wait(self) -> NoReturn:
+        """Watch the parts for ever.
+
+        Raises:
+            StackError: permanent; as `check`.
+        """
+        while True:
+            self.check()
+            time.sleep(_POLL_S)
+
+    def check(self) -> None:
+        """Return where every part and the worker run.
+
+        Raises:
+            StackError: permanent; one has died; says which, and shows the end of its log.
+        """
+        dead = [part for part in self.stack.parts if part.status != "ready"]
+        if dead:
+            raise StackError(f"{dead[0].name} died; the end of {dead[0].log_path}:\n{dead[0].log_tail()}")
+        if self.worker_pid is None:
+            raise StackError(f"the worker died; the end of {self.worker_log_path}:\n{self._log_tail()}")
+
+    def stop_worker(self) -> int | None:
+        """Tell the worker to drain and wait for it; return its exit status, None where none was running."""
+        if self._worker is None:
+            return None
+        status = self._worker.poll()
+        if status is None:
+            os.kill(self._worker.pid, signal.SIGTERM)
+            patience = time.monotonic() + self.settings.worker.drain_timeout_s + _STOP_MARGIN_S
+            while (status := self._worker.poll()) is None and time.monotonic() < patience:
+                time.sleep(_POLL_S)
+        self._worker.kill()
+        self._worker = None
+        self._report("stopped", time.monotonic())
+        return status
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Drain or kill the worker, stop the stack and remove the settings file; harmless when repeated."""
+        try:
+            if not drain and self._worker is not None:
+                self._worker.kill()
+            self.stop_worker()
+        finally:
+            self.stack.stop()
+            if self._has_config:  # else it is that of another stack in this folder
+                self.config_path.unlink(missing_ok=True)
+                self._has_config = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(drain=error is None)
+
+    def _register_all(self) -> None:
+        if not self._models:
+            return
+        address, began = self.settings.mlflow.tracking_uri, time.monotonic()
+        self._on_status(PartStatus("models", "starting", address, 0.0))
+        for model in self._models:
+            self.register(model)
+        self._on_status(PartStatus("models", "ready", address, time.monotonic() - began))
+
+    def _write_config(self) -> None:
+        tree: dict[str, dict[str, Any]] = self.stack.settings()
+        own: dict[str, dict[str, Any]] = {
+            "http": {"port": 0},
+            "mlflow": {"physical_roots": [str(models_directory())]},
+        }
+        for layer in (own, self._overrides):
+            for section, values in layer.items():
+                tree[section] = {**tree.get(section, {}), **values}
+        self._has_config = True
+        text = "# Written by the running local platform, removed when it stops.\n" + yaml.safe_dump(tree)
+        with os.fdopen(os.open(self.config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+
+    async def _await_worker(self, worker: GuardedProcess) -> str:
+        """Wait for the worker's own word that it has started, and return the address of its HTTP side."""
+        kafka = self.settings.kafka
+        async with TopicReader(kafka, [Topics(kafka.topic_prefix).events], start="beginning") as reader:
+            reading = asyncio.create_task(_find_start(reader, worker.pid))
+            try:
+                late = time.monotonic() + _WORKER_START_TIMEOUT_S
+                late += _WARMING_TIMEOUT_S if self.settings.worker.warm else 0
+                while not reading.done():
+                    if worker.poll() is not None or time.monotonic() > late:
+                        what = "died" if worker.poll() is not None else "was not ready in time"
+                        raise StackError(
+                            f"the worker {what}; the end of {self.worker_log_path}:\n{self._log_tail()}"
+                        )
+                    await asyncio.wait({reading}, timeout=_POLL_S)
+                return reading.result()
+            finally:
+                reading.cancel()
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.worker_log_path.read_text(errors="replace").splitlines()[-20:])
+
+    def _report(self, status: Any, began: float, detail: str = "") -> None:
+        address = self.http_url if status == "ready" else ""
+        self._on_status(PartStatus("worker", status, address, time.monotonic() - began, detail))
+
+
+def _import_mlflow() -> None:
+    import mlflow  # noqa: F401 - found imported by whoever needs it next
+
+
+async def _find_start(reader: TopicReader, pid: int) -> str:
+    """Return the HTTP address that the worker with that process id tells of as it starts."""
+    async for record in reader.records():
+        if record.value is not None:
+            event = decode_event(record.value)
+            if event.kind == "worker_started" and event.details.get("pid") == pid:
+                return event.details.get("http") or ""
+    raise AssertionError("reading a topic never ends by itself")

@@ -1,0 +1,197 @@
+"""Micro-batches: requests that one model can run together share one engine call, the most urgent first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Generic, NamedTuple
+
+import structlog
+
+from engines.log_context import shared_task
+from handlers.errors import Cancelled, as_inference_error
+from streams.faults import report_fault, supervised
+from streams.pipeline.batch_queue import Lane, OnOutcome, Outcome, Raw, T, Waiting
+
+log = structlog.get_logger(__name__)
+
+_WORTH_WAITING = 0.1
+"""The part of a model's last run that a batch may wait for those who are coming: company saves more than that."""
+
+_TURN_S = 0.001
+"""What several batches may take together in one turn of a thread; the turn by itself costs a third of that."""
+
+_MOST_IN_A_TURN = 4
+"""Batches in one turn at most, for the model may be slower than it was: who is in the first hears after the last."""
+
+
+class _Ran(NamedTuple):
+    """The outcomes of a batch, and when it began and ended."""
+
+    raws: Sequence[Raw]
+    began: float
+    ended: float
+
+
+class Batcher(Generic[T]):
+    """Collects requests per model and runs them in batches, in threads.
+
+    Lives on one event loop; `execute` runs where `threads` says for the first item, one call at a time per
+    model. An idle model starts at once, unless requests for it are known to be `coming`: then a batch waits
+    until they are here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the
+    model's last turn took where that is longer. While the model works, what arrives gathers for the next batch.
+    Batches are formed in the order of urgency. A model that takes microseconds for one runs several in a turn of
+    its thread. `execute` returns one outcome per item, in order.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[Sequence[T]], Sequence[Raw]],
+        *,
+        threads: Callable[[T], Executor],
+        max_items: int,
+        max_wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._execute = execute
+        self._threads = threads
+        self._max_items = max_items
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._lanes: dict[Hashable, Lane[T]] = {}
+        self._last_turn_s: dict[Hashable, float] = {}
+        self._batch_s: dict[Hashable, float] = {}
+        """What a batch takes; it falls by half at most, for a model that refuses a batch at once is no quick one.
+        Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
+
+    @contextlib.contextmanager
+    def coming(self, lane_key: Hashable) -> Iterator[None]:
+        """Say that during the body a request is on its way to `submit`, so that a batch may wait for it."""
+        lane = self._lane(lane_key)
+        lane.coming += 1
+        try:
+            yield
+        finally:
+            lane.coming -= 1
+            if not lane.coming:
+                lane.may_leave.set()
+            self._drop_if_idle(lane_key, lane)
+
+    async def submit(self, item: T) -> Outcome:
+        """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.put(item, functools.partial(_resolve, future), future)
+        return await future
+
+    def put(self, item: T, on_outcome: OnOutcome, wanted: asyncio.Future[Outcome] | None = None) -> None:
+        """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise.
+
+        Nothing is made of it where `wanted` is done by then: whoever awaits it has gone.
+        """
+        key = item.lane_key
+        lane = self._lanes.get(key) or self._lane(key)
+        lane.put(Waiting(item, self._clock(), on_outcome, wanted))
+        if lane.task is None:
+            lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
+
+    @property
+    def depth(self) -> int:
+        """How many requests wait for a batch."""
+        return sum(map(len, self._lanes.values()))
+
+    async def close(self) -> None:
+        """Let the running batches finish; what still waits ends as Cancelled."""
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            for waiting in lane.drain():
+                stopped = Cancelled("the worker stopped before this request ran; send it again")
+                waiting.on_outcome(stopped, 0.0)
+            lane.may_leave.set()
+        await asyncio.gather(*(lane.task for lane in lanes if lane.task))
+
+    def _lane(self, key: Hashable) -> Lane[T]:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(self._max_items)
+        return lane
+
+    def _drop_if_idle(self, key: Hashable, lane: Lane[T]) -> None:
+        if not lane.coming and not lane and lane.task is None and self._lanes.get(key) is lane:
+            del self._lanes[key]
+
+    async def _work(self, key: Hashable, lane: Lane[T]) -> None:
+        while lane:
+            await self._let_batch_fill(key, lane)
+            batches = self._next(key, lane)
+            if batches:
+                started = self._clock()
+                await self._run(key, batches)
+                self._last_turn_s[key] = self._clock() - started
+        lane.task = None
+        self._drop_if_idle(key, lane)
+
+    async def _let_batch_fill(self, key: Hashable, lane: Lane[T]) -> None:
+        """Wait for those who are coming, until a batch is full or the first request has waited its time."""
+        if not lane.coming or lane.has_a_full_batch():
+            return
+        longest = max(self._max_wait_s, _WORTH_WAITING * self._last_turn_s.get(key, 0.0))
+        left = lane.since + longest - self._clock()
+        if left > 0:
+            lane.may_leave.clear()
+            lane.is_filling = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(lane.may_leave.wait(), left)
+            lane.is_filling = False
+
+    def _next(self, key: Hashable, lane: Lane[T]) -> list[list[Waiting[T]]]:
+        """Take the next batch, and with it those that make a turn of the thread worth its while."""
+        batch_s = self._batch_s.get(key, _TURN_S)
+        most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
+        batches = [lane.take()]
+        while lane and len(batches) + 1 <= most:
+            batches.append(lane.take())
+        return [batch for batch in batches if batch]
+
+    async def _run(self, key: Hashable, batches: list[list[Waiting[T]]]) -> None:
+        """Run the batches in one turn of a thread, and tell everybody what became of them."""
+        items = [[waiting.item for waiting in batch] for batch in batches]
+        started = self._clock()
+        try:
+            thread = self._threads(items[0][0])
+            ran = await asyncio.get_running_loop().run_in_executor(thread, self._execute_each, items)
+        except Exception as error:
+            log.exception("batches_not_run", batches=len(batches))
+            ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
+        else:
+            longest = max(one.ended - one.began for one in ran)
+            self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
+        for batch, (raws, began, _) in zip(batches, ran, strict=True):
+            for waiting, raw in zip(batch, raws, strict=True):
+                try:
+                    waiting.on_outcome(raw, began - waiting.since)
+                except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
+                    report_fault(error, "the outcome of a request was not taken")
+
+    def _execute_each(self, batches: list[list[T]]) -> list[_Ran]:
+        """Run the batches one after the other; in a thread."""
+        ran = []
+        for items in batches:
+            began = self._clock()
+            try:
+                raws = self._execute(items)
+                if len(raws) != len(items):
+                    raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(items)} requests")
+            except BaseException as error:
+                log.exception("batch_failed", items=len(items))
+                raws = [as_inference_error(error)] * len(items)
+            ran.append(_Ran(raws, began, self._clock()))
+        return ran
+
+
+def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:
+    if not future.done():
+        future.set_result((raw, wait_s))

@@ -1,0 +1,125 @@
+"""Reads requests from the bytes that carried them, and of those that are not valid as much as can be told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from handlers.errors import InvalidRequest, Undecodable
+from handlers.options.options import OPTIONS
+from streams.messages import Id, Name, Request, encode
+
+MAX_METADATA_DEPTH = 200
+"""Levels that metadata may have: far fewer than what can be decoded, so that every result can repeat them."""
+
+_request_decoder = msgspec.json.Decoder(Request)
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_REPEATED: dict[str, msgspec.json.Decoder[Any]] = {
+    "id": msgspec.json.Decoder(Id),
+    **dict.fromkeys(("task", "engine", "model_name", "reply_to"), msgspec.json.Decoder(Name)),
+    "metadata": msgspec.json.Decoder(dict[str, Any]),
+}
+"""What a failure repeats of its request, or needs to find its caller."""
+_CONTAINERS = frozenset({dict, list})
+_OPTIONAL = frozenset({"engine", "options", "id", "deadline", "priority", "reply_to", "metadata"})
+_NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_request(value: bytes) -> Request:
+    """Return the request that `value` holds; null in an optional field counts as not given.
+
+    Raises:
+        Undecodable: permanent; no JSON object, so that not even an id can be read from it.
+        InvalidRequest: permanent; a JSON object with missing, unknown or wrong fields.
+    """
+    try:
+        request = _request_decoder.decode(value)
+    except _NOT_READABLE:
+        request = _decode_with_nulls(value)
+    # Every level takes two bytes, so short messages need no look.
+    if len(value) > 2 * MAX_METADATA_DEPTH and _is_too_deep(request.metadata):
+        raise InvalidRequest(
+            f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels, and a result could not repeat it; "
+            "make it flatter, or a string"
+        )
+    if request.deadline is not None:
+        request.deadline_at()
+    return request
+
+
+def _decode_with_nulls(value: bytes) -> Request:
+    """Return the request in `value` that did not decode as it is, or say why there is none."""
+    fields = _fields_of(value)
+    given = {name: raw for name, raw in fields.items() if name not in _OPTIONAL or bytes(raw) != b"null"}
+    try:
+        return _request_decoder.decode(encode(given))
+    except _NOT_READABLE as error:
+        raise InvalidRequest(
+            f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
+        ) from None
+
+
+def _hint(given: Iterable[str]) -> str:
+    """Say what the first field that a request does not have was probably meant to be."""
+    strange = next((name for name in given if name not in Request.__struct_fields__), "")
+    if strange in OPTIONS or any(strange in spec.engine_names.values() for spec in OPTIONS.values()):
+        return f"put {strange} into options; "
+    near = get_close_matches(strange, Request.__struct_fields__, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of a JSON object, each still to be decoded.
+
+    Raises:
+        Undecodable: permanent; no JSON object.
+    """
+    try:
+        return _fields_decoder.decode(value)
+    except RecursionError:
+        raise Undecodable(
+            f"the message ({len(value)} bytes) is nested too deeply to be read; make it flatter"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Undecodable(
+            f"the message ({len(value)} bytes, starting {value[:24]!r}) is not a JSON object: {error}; "
+            "send a UTF-8 JSON object with task, engine, model_name and data"
+        ) from None
+
+
+def known_fields(value: bytes) -> dict[str, Any]:
+    """Return what can be read of a request that is not valid: the fields a failure result repeats to its caller.
+
+    Each field is read by itself, so that none is lost because of another.
+    """
+    try:
+        fields = _fields_of(value)
+    except Undecodable:
+        return {}
+    known: dict[str, Any] = {}
+    for name, decoder in _REPEATED.items():
+        with contextlib.suppress(*_NOT_READABLE, KeyError):
+            known[name] = decoder.decode(fields[name])
+    if _is_too_deep(known.get("metadata", {})):
+        del known["metadata"]
+    return known
+
+
+def _is_too_deep(metadata: dict[str, Any]) -> bool:
+    if _CONTAINERS.isdisjoint(map(type, metadata.values())):
+        return False  # as nearly always
+    level: list[Any] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        level = [
+            part
+            for one in level
+            for part in (one.values() if type(one) is dict else one)
+            if type(part) in _CONTAINERS
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,73 @@
+"""Hands prepared requests to their engine: in batches, or one by one as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future
+from weakref import WeakValueDictionary
+
+from engines.base import Emit
+from engines.inference import InferenceManager
+from engines.run.prepared import Outcome, Prepared
+from streams.pipeline.batcher import Batcher
+
+
+class Dispatcher:
+    """Gets a request run the way its engine takes requests of that task.
+
+    Lives on one event loop. Does not own the batcher.
+    """
+
+    def __init__(
+        self,
+        manager: InferenceManager,
+        batcher: Batcher[Prepared],
+        threads: Callable[[Prepared], Executor],
+    ) -> None:
+        """`threads` says where a request is started, which blocks while its model is loaded."""
+        self._manager = manager
+        self._batcher = batcher
+        self._threads = threads
+        self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    def coming(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:
+        """Say that `prepared` is on its way to `run` during the body, so that its batch may wait for it."""
+        return contextlib.nullcontext() if prepared.is_continuous else self._batcher.coming(prepared.lane_key)
+
+    async def run(self, prepared: Prepared, emit: Emit | None = None) -> Outcome:
+        """Return what the engine made of the request; a caller that is cancelled stops the work for it.
+
+        `emit` hears the answer as it grows, in a thread of the engine, where the engine takes requests one by
+        one; otherwise it hears nothing.
+        """
+        if prepared.is_continuous:
+            return await self._run_as_it_comes(prepared, emit)
+        outcome, wait_s = await self._batcher.submit(prepared)
+        prepared.waited(wait_s)
+        return outcome
+
+    async def _run_as_it_comes(self, prepared: Prepared, emit: Emit | None) -> Outcome:
+        lock = self._starting.get(prepared.lane_key)
+        if lock is None:
+            lock = self._starting[prepared.lane_key] = asyncio.Lock()
+        # One at a time for each model: many that wait for one load must not take the threads of others. It is
+        # held until the model is there, even where the caller has gone, as the thread is held as well.
+        await lock.acquire()
+        starting = asyncio.get_running_loop().run_in_executor(
+            self._threads(prepared), self._manager.start, prepared, emit
+        )
+        starting.add_done_callback(lambda _: lock.release())
+        try:
+            started = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_stop_what_was_started)
+            raise
+        return await asyncio.wrap_future(started)
+
+
+def _stop_what_was_started(starting: asyncio.Future[Future[Outcome]]) -> None:
+    """Stop the work for a caller that left while its model was loaded."""
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()

@@ -1,0 +1,122 @@
+"""Everything between a request and its result, built once from the settings; Kafka and HTTP both stand on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from engines.cache.heap import HeapUpkeep
+from engines.cache.loader import ModelListener
+from engines.guard import Guard
+from engines.inference import InferenceManager
+from engines.models.model_manager import ModelManager
+from engines.registry import PullListener
+from engines.run.prepared import Prepared
+from handlers.errors import InferenceError
+from streams.faults import contained
+from streams.media import MediaFetcher
+from streams.pipeline.batcher import Batcher
+from streams.pipeline.byte_budget import ByteBudget
+from streams.pipeline.dispatcher import Dispatcher
+from streams.pipeline.engine_threads import EngineThreads
+from streams.pipeline.pipeline import Pipeline, Pools
+from streams.plugins import import_plugins
+from streams.settings import Settings, WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+_REGISTRY_THREADS = 8
+_STAGE_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The parts that answer requests; all live on the event loop that opened them."""
+
+    pipeline: Pipeline
+    manager: InferenceManager
+    batcher: Batcher[Prepared]
+
+    async def warm(self, model_names: Iterable[str]) -> None:
+        """Load these models, one after the other; one that cannot be loaded is logged and left out."""
+        for model_name in model_names:
+            try:
+                await asyncio.to_thread(contained, self.manager.warm, model_name)
+            except InferenceError as error:
+                log.error("model_not_warmed", model=model_name, code=error.code, error=error.message)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    models: ModelManager | None = None,
+    on_model: ModelListener | None = None,
+    on_pull: PullListener | None = None,
+    on_too_many_stuck: Callable[[Exception], None] | None = None,
+) -> AsyncIterator[Runtime]:
+    """Build the parts and yield them; on the way out running batches finish and models are unloaded.
+
+    Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
+    before the first request. `models` is where models are looked up; by default the registry of the settings.
+    `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
+    engine's server, each in the thread that did it. `on_too_many_stuck` is called once, on the event loop, when more
+    calls hang than worker.max_stuck_calls allows.
+
+    Raises:
+        ConfigurationError: permanent; a plugin cannot be imported, or an engine of one's own not be set so.
+    """
+    import_plugins(settings.worker.plugins)
+    async with AsyncExitStack() as stack:
+        guard = _guard(settings.worker, on_too_many_stuck)
+        manager = InferenceManager.from_settings(
+            settings, models=models, on_model=on_model, on_pull=on_pull, guard=guard
+        )
+        stack.callback(manager.close)
+        heap = HeapUpkeep(manager.cache)
+        stack.callback(heap.close)
+        heap.start()
+        manager.engines.check_settings()
+        fetcher = MediaFetcher(settings.media, settings.s3)
+        stack.callback(fetcher.close)
+        pools = Pools(
+            registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
+            stages=stack.enter_context(ThreadPoolExecutor(_STAGE_THREADS, "stages")),
+            decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
+            children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
+        )
+        threads = stack.enter_context(EngineThreads(settings.cache.max_models, manager.is_loaded))
+        batcher: Batcher[Prepared] = Batcher(
+            manager.execute,
+            threads=threads.of,
+            max_items=settings.worker.batch_max_items,
+            max_wait_s=settings.worker.batch_wait_ms / 1000,
+        )
+        stack.push_async_callback(batcher.close)
+        pipeline = Pipeline(
+            manager=manager,
+            fetcher=fetcher,
+            dispatcher=Dispatcher(manager, batcher, threads.of),
+            pools=pools,
+            memory=ByteBudget(
+                settings.worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads
+            ),
+            worker=settings.worker.name,
+        )
+        with pipeline.pace.interrupting(settings.worker.infer_timeout_s):
+            yield Runtime(pipeline, manager, batcher)
+
+
+def _guard(worker: WorkerSettings, on_too_many: Callable[[Exception], None] | None) -> Guard:
+    loop = asyncio.get_running_loop()
+
+    def too_many(error: Exception) -> None:
+        if on_too_many is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(on_too_many, error)
+
+    return Guard(worker.patience, most_stuck=worker.max_stuck_calls, too_many=too_many)

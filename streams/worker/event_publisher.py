@@ -1,0 +1,95 @@
+"""Tells the events topic of the worker's life: that it came and went, and which models did."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from engines.base import PullProgress
+from engines.models.resolved_model import ResolvedModel
+from streams.delivery.publisher import Publisher
+from streams.faults import supervised
+from streams.messages import EventKind, MetricsEvent
+
+log = structlog.get_logger(__name__)
+
+
+class Announcements:
+    """Publishes metrics events that belong to no request.
+
+    Lives on the event loop it is made in; `model` and `pull` may be called from any thread. What happens before
+    `publish_to` is kept and published then. An event that the broker does not take is logged and lost: the
+    requests matter more.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[MetricsEvent] = asyncio.Queue()
+        self._publishing: asyncio.Task[None] | None = None
+
+    def publish_to(self, publisher: Publisher) -> None:
+        """Start publishing, what was kept first."""
+        self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="announcements"))
+
+    def worker(self, kind: EventKind, details: Mapping[str, Any]) -> None:
+        """Tell that the worker came or goes; on the event loop only."""
+        self._news.put_nowait(self._event(kind, details=dict(details)))
+
+    def model(self, kind: str, model: ResolvedModel, details: Mapping[str, Any]) -> None:
+        """Tell that a model was loaded, evicted or swapped for a newer version; a `ModelListener`."""
+        about = dict(details)
+        event = self._event(
+            kind,
+            task=about.pop("task"),
+            engine=about.pop("engine"),
+            model_name=model.name,
+            model_version=model.version,
+            details=about,
+        )
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.put_nowait, event)
+
+    def pull(self, engine: str, progress: PullProgress) -> None:
+        """Tell how far the download of a model to an engine's server is; a `PullListener`."""
+        event = self._event(
+            "model_pull",
+            engine=engine,
+            model_name=progress.model,
+            details={
+                "status": progress.status,
+                "completed_bytes": progress.completed_bytes,
+                "total_bytes": progress.total_bytes,
+            },
+        )
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.put_nowait, event)
+
+    async def flush(self) -> None:
+        """Return once everything told so far was published, or was not taken."""
+        if self._publishing is not None and not self._publishing.done():
+            await self._news.join()
+
+    async def close(self) -> None:
+        """Stop publishing."""
+        if self._publishing is not None:
+            self._publishing.cancel()
+            await asyncio.wait([self._publishing])
+
+    async def _publish(self, publisher: Publisher) -> None:
+        while True:
+            event = await self._news.get()
+            try:
+                await publisher.event(event)
+            except KafkaError as error:
+                log.warning("event_not_published", kind=event.kind, error=repr(error))
+            finally:
+                self._news.task_done()
+
+    def _event(self, kind: str, **fields: Any) -> MetricsEvent:
+        return MetricsEvent(kind=kind, time=time.time(), worker=self._worker, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,236 @@
+"""The worker: builds every part once, runs them until told to stop, and drains before it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from engines.guard import TooManyStuck
+from streams.delivery.publisher import Publisher
+from streams.delivery.stream import Stream, build_stream
+from streams.faults import supervised, tell_of_faults
+from streams.faust.app import InferenceApp, build_app
+from streams.faust.membership import Membership
+from streams.faust.producer_sink import ProducerSink
+from streams.faust.source import FaustSource
+from streams.http.gateway import Gateway, start_gateway
+from streams.kafka.broker_watch import BrokerWatch, watching
+from streams.kafka.group_refusals import GroupRefused
+from streams.kafka.rights import check_topic_rights
+from streams.kafka.topic_admin import TopicsNotReady, check_topics
+from streams.kafka.topics import Topics
+from streams.logs import tell_left_out
+from streams.loop_watch import GRACE_S, watched_loop
+from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.runtime import Runtime, open_runtime
+from streams.plugins import tasks_of
+from streams.settings import Settings
+from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
+from streams.stream_state import StreamState
+from streams.worker.event_publisher import Announcements
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker's parts, and the way up and down; lives on one event loop, whose exit stack takes the parts down."""
+
+    def __init__(self, settings: Settings, stopping: Stopping) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._tasks = tasks_of(settings.worker)
+        self._announcements = Announcements(settings.worker.name)
+        self._about: dict[str, Any] = {}
+        loop = asyncio.get_running_loop()
+
+        def on_fatal(error: BaseException) -> None:
+            loop.call_soon_threadsafe(stopping.fail, error)
+
+        topics = Topics(settings.kafka.topic_prefix)
+        self.membership = Membership(
+            settings.kafka,
+            [topics.requests(task) for task in self._tasks],
+            on_fatal,
+        )
+        self.gateway: Gateway | None = None
+        self._watch: BrokerWatch | None = None
+        self.is_cut_off = False
+        """Whether no broker answered at the end, so that what waits for one is left behind."""
+        self.app: InferenceApp | None = None
+        self._stream: Stream | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are taken and not yet acked."""
+        return 0 if self._stream is None else self._stream.acker.in_flight
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Build the parts and start consuming; may be cancelled at any await.
+
+        Raises:
+            ConfigurationError: permanent; a plugin or an engine's setting is not usable, or the port is taken.
+            TopicsNotReady: topics are missing, have the wrong shape, or may not be read or written.
+            BrokerUnavailable: no broker answers.
+        """
+        settings = self._settings
+        runtime = await stack.enter_async_context(
+            open_runtime(
+                settings,
+                on_model=self._announcements.model,
+                on_pull=self._announcements.pull,
+                on_too_many_stuck=self._stopping.fail,
+            )
+        )
+        problems = await check_topics(settings.kafka, self._tasks)
+        # A right to the group may be granted while this worker waits for it; the topics are needed at once.
+        problems = problems or await check_topic_rights(settings.kafka, self._tasks)
+        if problems:
+            raise TopicsNotReady(problems)
+        if settings.http.listens:
+            self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
+        await runtime.warm(settings.worker.warm)
+        self._watch = watch = await stack.enter_async_context(watching(settings.kafka))
+        app, stream, source = self._build_stream(runtime, stack)
+        self.app, self._stream = app, stream
+        if self.gateway is not None:
+            self.gateway.stream = StreamState(
+                watch=watch,
+                membership=self.membership,
+                acker=stream.acker,
+                partitions=source,
+                ready_without_broker_s=settings.worker.ready_without_broker_s,
+            )
+        _tune_interpreter()
+        await app.start()
+        crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
+        crashed.add_done_callback(lambda _: self._stopping.fail(_crash(app)))
+        stack.callback(crashed.cancel)
+        delivering = supervised(asyncio.create_task(stream.run(), name="deliver requests"))
+        stack.callback(delivering.cancel)
+        if self.gateway is not None:
+            self.gateway.is_ready = True
+        self._announce(stream.publisher)
+
+    async def drain(self) -> None:
+        """Take nothing new, and return once all that was taken is answered and committed."""
+        async with asyncio.TaskGroup() as draining:
+            if self.app is not None and self._stream is not None:
+                draining.create_task(self._drain_stream(self.app, self._stream))
+            if self.gateway is not None:
+                draining.create_task(self.gateway.drain(self._stopping.remaining_s))
+
+    async def _drain_stream(self, app: InferenceApp, stream: Stream) -> None:
+        """Return once all is committed that can be: not that of partitions that were handed on, or that are gone."""
+        await app.drain()
+        await stream.committer.commit_all()
+
+    async def leave(self) -> None:
+        """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
+        if self._watch is not None and not await self._watch.any_answers():
+            log.warning("group_not_left", group=self._settings.kafka.group_id, reason="no broker answers")
+            self.is_cut_off = True
+            return
+        if self._about:
+            self._announcements.worker("worker_stopped", self._about)
+            await self._stopping.courtesy(self._announcements.flush(), share=0.25)
+        if self.app is not None:
+            await self._stopping.courtesy(self.app.stop(), share=0.75)
+
+    def _build_stream(
+        self, runtime: Runtime, stack: AsyncExitStack
+    ) -> tuple[InferenceApp, Stream, FaustSource]:
+        source = FaustSource(self.membership)
+        app = build_app(self._settings, self._tasks, source, self.membership)
+        stream = build_stream(
+            source,
+            ProducerSink(app.kafka_producer),
+            kafka=self._settings.kafka,
+            worker=self._settings.worker,
+            tasks=self._tasks,
+            pipeline=runtime.pipeline,
+            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
+            outcomes=runtime.manager.outcomes,
+            on_fatal=self._stopping.fail,
+        )
+        stack.push_async_callback(stream.intake.close)
+        stack.push_async_callback(self._announcements.close)
+        return app, stream, source
+
+    def _announce(self, publisher: Publisher) -> None:
+        self._about = {
+            "tasks": self._tasks,
+            "group": self._settings.kafka.group_id,
+            "http": self.gateway.url if self.gateway else None,
+            "pid": os.getpid(),
+        }
+        self._announcements.publish_to(publisher)
+        self._announcements.worker("worker_started", self._about)
+        log.info("worker_started", name=self._settings.worker.name, **self._about)
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT and return the process's exit code.
+
+    0: drained, everything taken was answered and committed. 1: something failed; unacked messages stay on the
+    broker and are delivered again. A signal is heeded from the start on; a second one ends the process at once, as
+    does worker.drain_timeout_s after the first, with 1.
+
+    Raises:
+        ConfigurationError: permanent; a task, a plugin or an engine's setting is not usable.
+        TopicsNotReady: topics are missing or have the wrong shape.
+        BrokerUnavailable: no broker answers.
+    """
+    return run_to_exit(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    patience_s = settings.worker.infer_timeout_s + GRACE_S
+    with Stopping(settings.worker.drain_timeout_s) as stopping, watched_loop(patience_s):
+        tell_of_faults(stopping.fail)
+        async with AsyncExitStack() as stack:
+            worker = Worker(settings, stopping)
+            try:
+                await stopping.until_requested(worker.start(stack))
+            except Exception:
+                stopping.settle(EXIT_FAILED)
+                raise
+            failure = await stopping.requested()
+            if failure is not None:
+                while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+                    failure = failure.exceptions[0]  # whose message says more than that of its group
+                is_explained = isinstance(failure, GroupRefused)
+                log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
+            if failure is not None and not isinstance(failure, TooManyStuck):
+                tell_left_out()
+                # Draining would commit what comes after the message that could not be answered.
+                exit_now(EXIT_FAILED)
+            status = 0 if failure is None else EXIT_FAILED
+            log.info("worker_draining", in_flight=worker.in_flight)
+            await worker.drain()
+            stopping.settle(status)
+            await worker.leave()
+        log.info("worker_stopped")
+        if worker.is_cut_off:
+            exit_now(status)  # Faust and aiokafka would wait for a broker
+        stopping.closed(status)
+    return status
+
+
+def _tune_interpreter() -> None:
+    """Let the interpreter spend less on itself, now that what stays has been made."""
+    # Requests make no cycles, so looking for some after every 700 objects finds nothing and costs a tenth.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    # Threads hand over many times a batch; each has to wait for this long where the loop is busy.
+    sys.setswitchinterval(0.0005)
+
+
+def _crash(app: InferenceApp) -> BaseException:
+    return app.crash_reason or RuntimeError("the Faust app stopped by itself")

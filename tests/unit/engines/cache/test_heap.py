@@ -1,0 +1,120 @@
+"""When memory is given back: once it is quiet, and where there is some to give."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from engines.cache import heap
+from engines.cache.heap import HeapUpkeep
+from engines.cache.memory_budget import MemoryBudget
+from engines.cache.model_cache import ModelCache
+from tests.unit.engines.cached_models import Models, wait_until
+
+MB = 1024**2
+
+
+class Process:
+    """What the upkeep sees of the process, and a cache of models beside it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.resident = 500 * MB
+        self.given = 0
+        self.models = Models(ModelCache(None, MemoryBudget(100)))
+        self.upkeep = HeapUpkeep(
+            self.models.cache,
+            give_back=self.give_back,
+            resident=lambda: self.resident,
+            clock=lambda: self.now,
+        )
+
+    def give_back(self) -> None:
+        self.given += 1
+        self.resident = 510 * MB
+
+    def look(self, times: int = 1) -> int:
+        """Let the upkeep look, two seconds apart; return how often memory has been given back by now."""
+        for _ in range(times):
+            self.now += self.upkeep.tend()
+        return self.given
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+def test_memory_is_given_back_once_after_a_burst(process: Process) -> None:
+    process.models.use("a")
+    process.resident = 900 * MB
+    assert process.look() == 0, "it is not quiet yet"
+    assert process.look() == 1
+    assert process.look(20) == 1
+
+
+def test_a_model_in_use_is_no_quiet(process: Process) -> None:
+    process.resident = 900 * MB
+    with process.models.lease("a"):
+        assert process.look(20) == 0
+    assert process.look() == 1
+
+
+def test_a_process_that_has_not_grown_is_left_alone(process: Process) -> None:
+    process.models.use("a")
+    process.resident += 63 * MB
+    assert process.look(20) == 0
+
+
+def test_memory_is_given_back_when_a_model_has_left(process: Process) -> None:
+    process.models.use("a", size=10)
+    assert process.look(2) == 0
+    process.models.cache.clear()
+    assert process.look() == 1
+
+
+def test_short_bursts_are_not_followed_one_by_one(process: Process) -> None:
+    for _ in range(3):
+        process.models.use("a")
+        process.resident = 900 * MB
+        process.look(2)
+    assert process.given == 1
+    assert process.look(3) == 2
+
+
+def test_the_upkeep_looks_by_itself(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_LOOK_S", 0.001)
+    process.resident = 900 * MB
+    process.upkeep.start()
+    wait_until(lambda: process.given == 1)
+    process.upkeep.close()
+
+
+def test_what_the_heap_keeps_is_given_back() -> None:
+    """In a process of its own: many small blocks, of which the last stays, so that the heap cannot shrink by itself."""
+    program = """
+from engines.cache.heap import give_back, resident_bytes
+from engines.native_environment import bound_arenas
+bound_arenas()
+blocks = [bytes(20_000) for _ in range(10_000)]
+last = bytes(20_000)
+full = resident_bytes()
+del blocks
+kept = resident_bytes()
+give_back()
+print(full, kept, resident_bytes())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    full, kept, left = map(int, done.stdout.split())
+    if kept < full - 150 * MB:
+        pytest.skip("this C library keeps nothing")
+    assert left < full - 150 * MB
+
+
+def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "c_library", object)
+    heap.give_back()

@@ -1,0 +1,138 @@
+"""A request from Python: its result, its media, and what ends it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from engines.run.direct_call import DirectCall
+from engines.run.executor import Execution
+from engines.run.media_values import MediaValues
+from engines.run.outcomes import Outcomes
+from engines.run.prepared import Outcome, Prepared
+from engines.run.resolve import Admission
+from engines.run.results import STAGES
+from engines.run.statistics import Statistics
+from handlers.errors import InvalidInput
+from handlers.settings import MediaSettings
+from tests.unit.engines.parts import Bench, prepare
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_an_answer_has_every_field_of_a_result(bench: Bench) -> None:
+    result = bench.infer({"text": "hello"}, id="x-1", metadata={"batch": 7})
+    assert result["success"] is True
+    assert result["result"] == {"text": "HELLO", "metadata": {"length": 5}}
+    assert result["error"] is None
+    assert (result["task"], result["engine"], result["model_name"]) == ("shout", "shouter", "tagged")
+    assert (result["id"], result["model_version"], result["metadata"]) == ("x-1", "3", {"batch": 7})
+    assert tuple(result["timings"]) == STAGES
+    assert result["processing_time"] >= sum(result["timings"].values())
+    assert abs(result["timestamp"] - time.time()) < 60
+    assert result["attempt"] == 1
+    assert result["worker"]
+
+
+def failed_after(bench: Bench, data: dict[str, Any], **request: Any) -> dict[str, float]:
+    """Return the timings of a request that fails, all of whose time must be in them."""
+    result = bench.infer(data, **request)
+    assert not result["success"]
+    timings: dict[str, float] = result["timings"]
+    assert sum(timings.values()) == pytest.approx(result["processing_time"], abs=1e-6)
+    return timings
+
+
+def test_a_failed_request_has_the_stages_that_it_went_through(tmp_path: Path) -> None:
+    def refuse(address: str) -> Any:
+        time.sleep(0.01)
+        raise InvalidInput(f"{address} is refused")
+
+    bench = Bench(tmp_path, fetch_media=refuse)
+    resolve = failed_after(bench, {"text": "x"}, model_name="nobody")
+    assert resolve["resolve"] > 0
+    assert not any(seconds for stage, seconds in resolve.items() if stage != "resolve")
+    fetch = failed_after(bench, {"media": "s3://bucket/key"})
+    assert fetch["fetch"] >= 0.01
+    assert fetch["preprocess"] == fetch["infer"] == 0
+    preprocess = failed_after(bench, {"text": "preprocess-bug"})
+    assert preprocess["resolve"] > 0
+    assert preprocess["preprocess"] > 0
+    assert preprocess["infer"] == 0
+    infer = failed_after(bench, {"text": "engine-bug"})
+    assert infer["infer"] > 0
+    assert infer["postprocess"] == 0
+    postprocess = failed_after(bench, {"text": "postprocess-bug"})
+    assert postprocess["postprocess"] > 0
+
+
+def test_a_request_without_an_id_gets_one_of_its_own(bench: Bench) -> None:
+    ids = {bench.infer({"text": "hello"})["id"] for _ in range(3)}
+    assert len(ids) == 3
+    assert "" not in ids
+
+
+def test_a_model_that_breaks_on_an_input_is_a_failed_inference(bench: Bench) -> None:
+    assert bench.error_of({"text": "engine-bug"})["code"] == "INFERENCE_FAILED"
+
+
+def test_a_wrong_keyword_is_a_programming_error_and_raises(bench: Bench) -> None:
+    with pytest.raises(TypeError):
+        bench.manager.infer(task="shout", engine="shouter", model="tagged", data={})  # type: ignore[call-arg]
+
+
+async def test_infer_works_inside_a_running_event_loop(bench: Bench) -> None:
+    assert bench.infer({"text": "hello"})["success"]
+
+
+def test_media_become_bytes_before_the_handler_sees_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert bench.infer({"media": b"bytes"})["result"]["text"] == "BYTES"
+    assert bench.infer({"media": "data:,uri"})["result"]["text"] == "URI"
+    assert bench.error_of({"media": "s3://bucket/key"})["code"] == "INVALID_INPUT"
+
+
+def test_prepare_raises_what_the_fetcher_raises(tmp_path: Path) -> None:
+    def refuse(address: str) -> Any:
+        raise InvalidInput(f"{address} is refused")
+
+    bench = Bench(tmp_path, fetch_media=refuse)
+    with pytest.raises(InvalidInput, match="s3://bucket/key is refused"):
+        prepare(bench, "", data={"media": "s3://bucket/key"})
+
+
+def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Bench) -> None:
+    class Running(Future[Outcome]):
+        """Work whose caller loses patience."""
+
+        def result(self, timeout: float | None = None) -> Outcome:
+            raise KeyboardInterrupt
+
+    class Starts:
+        """Starts the work, and never ends it."""
+
+        def start(self, prepared: Prepared) -> Future[Outcome]:
+            return running
+
+    running = Running()
+    type(bench.engine).continuous_tasks = frozenset({"shout"})
+    try:
+        call = DirectCall(
+            cast(Admission, bench.manager),
+            cast(Execution, Starts()),
+            MediaValues(MediaSettings()),
+            Outcomes(Statistics()),
+        )
+        request: dict[str, Any] = {"task": "shout", "engine": "shouter", "model_name": "tagged"}
+        with pytest.raises(KeyboardInterrupt):
+            call.infer(**request, data={"text": "hello"}, options=None, id=None, metadata=None)
+    finally:
+        type(bench.engine).continuous_tasks = frozenset()
+    assert running.cancelled()

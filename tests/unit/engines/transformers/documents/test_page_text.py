@@ -1,0 +1,114 @@
+"""The text of a page: from its text layer, its picture, or both, each line once and in reading order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.transformers.documents.ocr_pages import PageText
+from engines.transformers.documents.page_text import read_from_layer, read_from_picture, transcribed
+from handlers.decoding.document_pages import Page, Word
+
+
+def words(text: str, left: int, top: int) -> list[Word]:
+    found: list[Word] = []
+    for part in text.split():
+        found.append({"text": part, "box": [left, top, left + 10 * len(part), top + 20]})
+        left += 10 * len(part) + 6
+    return found
+
+
+def page(*, words: list[Word] | None = None, layer: list[Word] | None = None) -> Page:
+    return {
+        "number": 3,
+        "width": 600,
+        "height": 800,
+        "dpi": 150.0,
+        "image": None,
+        "words": words,
+        "layer": layer or [],
+    }
+
+
+def line(text: str, box: list[int], score: float = 0.9) -> dict[str, Any]:
+    return {"text": text, "box": box, "score": score}
+
+
+def seen(*lines: dict[str, Any]) -> PageText:
+    return PageText("\n".join(one["text"] for one in lines), list(lines))
+
+
+BODY = line("INVOICE 2024-117", [50, 100, 300, 130])
+STAMP = words("- 1 -", 280, 760)
+
+
+def test_a_layer_tells_its_text_with_broken_words_joined_and_its_source() -> None:
+    layer = [*words("this is dan-", 50, 100), *words("gerous stuff", 50, 130)]
+    read = read_from_layer(page(words=layer), layer)
+    assert read.result() == {
+        "number": 3,
+        "width": 600,
+        "height": 800,
+        "dpi": 150.0,
+        "text_source": "text_layer",
+        "text": "this is dangerous\nstuff",
+        "regions": [
+            {
+                "text": "this is dangerous",
+                "box": [50, 100, 162, 120],
+                "boxes": [[50, 100, 162, 120], [50, 130, 110, 150]],
+            },
+            {"text": "stuff", "box": [50, 130, 166, 150]},
+        ],
+    }
+    assert [word["text"] for word in read.words] == ["this", "is", "dangerous", "stuff"]
+
+
+def test_columns_of_a_page_from_right_to_left_begin_on_the_right() -> None:
+    left = [word for row in range(3) for word in words("שמאל אחת שתיים שלוש ארבע", 20, 100 + 30 * row)]
+    right = [word for row in range(3) for word in words("ימין אחת שתיים שלוש ארבע", 340, 100 + 30 * row)]
+    read = read_from_layer(page(words=left + right), left + right)
+    lines = read.text.text.split("\n")
+    assert ["ימין" in one for one in lines] == [True] * 3 + [False] * 3
+    assert lines[0] == "ארבע שלוש שתיים אחת ימין"  # the words of this test stand from left to right
+
+
+def test_a_picture_alone_is_read_from_it() -> None:
+    read = read_from_picture(page(), seen(BODY))
+    assert read.result()["text_source"] == "ocr"
+    assert read.result()["regions"] == [BODY]
+    assert [word["text"] for word in read.words] == ["INVOICE", "2024-117"]
+
+
+def test_a_stamp_that_was_read_from_the_picture_too_counts_once_and_by_its_layer() -> None:
+    misread = line("- l -", [278, 758, 340, 782], 0.6)
+    read = read_from_picture(page(layer=STAMP), seen(BODY, misread))
+    result = read.result()
+    assert (result["text_source"], result["text"]) == ("mixed", "INVOICE 2024-117\n- 1 -")
+    assert [region["text"] for region in result["regions"]] == ["INVOICE 2024-117", "- 1 -"]
+    assert [word["text"] for word in read.words] == ["INVOICE", "2024-117", "-", "1", "-"]
+
+
+def test_what_only_one_of_both_has_is_kept_where_it_stands() -> None:
+    heading = words("Enclosed invoice", 50, 40)
+    read = read_from_picture(page(layer=heading), seen(BODY))
+    assert read.text.text == "Enclosed invoice\nINVOICE 2024-117"
+
+
+def test_a_stamp_within_a_longer_line_that_was_read_counts_once() -> None:
+    footer = line("Acme Ltd - 1 - Springfield", [40, 758, 560, 782])
+    read = read_from_picture(page(layer=STAMP), seen(footer))
+    assert read.text.text == "Acme Ltd - 1 - Springfield"
+
+
+def test_a_transcript_gets_what_it_lacks_of_the_layer() -> None:
+    read = transcribed(page(layer=STAMP), "INVOICE 2024-117", "stop")
+    assert read.result()["text"] == "INVOICE 2024-117\n- 1 -"
+    assert (read.result()["text_source"], read.result()["finish_reason"]) == ("mixed", "stop")
+    assert transcribed(page(layer=STAMP), "INVOICE\n-  1 -", "stop").text.text == "INVOICE\n-  1 -"
+    assert transcribed(page(), "INVOICE", "length").result()["text_source"] == "ocr"
+
+
+def test_a_layer_without_its_pictures_says_that_they_are_unread() -> None:
+    read = read_from_layer(page(layer=STAMP), STAMP)
+    assert (read.result()["text"], read.result()["unread_pictures"]) == ("- 1 -", True)
+    assert "unread_pictures" not in read_from_layer(page(words=STAMP), STAMP).result()

@@ -1,0 +1,367 @@
+"""audio-classification and video-analysis on tiny random models: rates, lengths, batches, several labels, words."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soxr
+import torch
+from transformers import (
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    VideoMAEImageProcessorPil,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
+)
+
+from engines.transformers.device import to_model
+from engines.transformers.engine import TransformersEngine
+from engines.transformers.text.video_analysis import (
+    VideoDescriptionRunner,
+    evenly,
+    metadata_of,
+    takes_videos,
+)
+from engines.transformers.text.vlm import VisionLanguageRunner
+from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
+from tests.device import on_this_machine
+from tests.models.vlm import WEIGHTS as TINY_VLM
+from tests.models.vlm.drawings import draw
+from tests.unit.engines.tiny_models import save_llama
+from tests.unit.engines.tiny_vlms import CHAT_TEMPLATE, FramesAsPatches, make_qwen_for_videos
+
+ENGINE = TransformersEngine(on_this_machine())
+KINDS = ("dog", "cat", "rain")
+RATE = 8_000
+
+
+def save_wav2vec2(folder: Path, **more: Any) -> Path:
+    """Save an audio classifier that hears 8 kHz, and as much of it as there is."""
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16, 16),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 8),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        initializer_range=0.5,
+        id2label=dict(enumerate(KINDS)),
+        label2id={kind: index for index, kind in enumerate(KINDS)},
+        **more,
+    )
+    model = Wav2Vec2ForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=RATE).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def save_timesformer(folder: Path) -> Path:
+    """Save a video classifier of 4 frames."""
+    torch.manual_seed(0)
+    config = TimesformerConfig(
+        image_size=32,
+        patch_size=16,
+        num_frames=4,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+        id2label=dict(enumerate(KINDS)),
+        label2id={kind: index for index, kind in enumerate(KINDS)},
+    )
+    TimesformerForVideoClassification(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    size = {"height": 32, "width": 32}
+    VideoMAEImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
+
+
+@pytest.fixture(scope="module")
+def timesformer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = save_timesformer(tmp_path_factory.mktemp("timesformer"))
+    return ENGINE.load_model("timesformer", task="video-analysis", path=path)
+
+
+@pytest.fixture(scope="module")
+def vlm() -> Any:
+    return ENGINE.load_model("tiny-vlm", task="video-analysis", path=TINY_VLM)
+
+
+def sound(seconds: float, seed: int = 0) -> dict[str, Any]:
+    samples = np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * 16_000)).astype(np.float32)
+    return {"audio": samples, "sampling_rate": 16_000, "duration_s": seconds}
+
+
+def clip(count: int, *, seed: int = 0, **more: Any) -> dict[str, Any]:
+    frames = np.random.default_rng(seed).integers(0, 256, (count, 40, 48, 3), np.uint8)
+    times = [index / 2 for index in range(count)]
+    return {"frames": frames, "frame_times_s": times, "duration_s": count / 2, **more}
+
+
+def drawing(count: int, prompt: str | None, *, seed: int = 0) -> tuple[Any, dict[str, Any]]:
+    """Return a drawing, and the inputs of a video of `count` frames that shows it all the time."""
+    drawn = draw(random.Random(seed))
+    frames = np.stack([np.asarray(drawn.image)] * count)
+    asked = {} if prompt is None else {"prompt": prompt}
+    return drawn, {**clip(count), "frames": frames, **asked}
+
+
+def scores(outcome: Any) -> dict[str, float]:
+    assert isinstance(outcome, dict), outcome
+    return {one["label"]: one["score"] for one in outcome["labels"]}
+
+
+def test_a_long_recording_gives_the_mean_of_its_windows(
+    wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.transformers.audio_classification._WINDOW_S", 1.0)
+    runner: Any = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
+    whole = sound(3.0)
+    parts = [
+        {**whole, "audio": whole["audio"][start : start + 16_000], "duration_s": 1.0}
+        for start in range(0, 48_000, 16_000)
+    ]
+    together, *each = runner.run([whole, *parts], [{"top_k": 0}] * 4)
+    for kind in KINDS:
+        mean = np.mean([scores(one)[kind] for one in each])
+        assert scores(together)[kind] == pytest.approx(float(mean), abs=0.02)
+    assert (together["windows"], together["heard_s"]) == (3, 3.0)
+
+
+def test_recordings_are_resampled_to_the_rate_of_the_model(wav2vec2: Path) -> None:
+    from transformers import pipeline
+
+    library: Any = pipeline("audio-classification", model=str(wav2vec2), dtype="float32", device="cpu")
+    runner = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
+    one = sound(0.7)
+    expected = library(soxr.resample(one["audio"], 16_000, RATE))
+    found = scores(ENGINE.infer(runner, one, {}))
+    assert found == pytest.approx({each["label"]: each["score"] for each in expected}, abs=1e-5)
+
+
+def test_recordings_of_different_lengths_in_one_batch_get_what_they_get_alone(wav2vec2: Path) -> None:
+    runner = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
+    inputs = [sound(seconds, seed) for seed, seconds in enumerate((0.5, 1.2, 0.5, 0.001))]
+    together = ENGINE.infer_batch(runner, inputs, [{}] * 4)
+    for one, outcome in zip(inputs, together, strict=True):
+        assert scores(outcome) == pytest.approx(scores(ENGINE.infer(runner, one, {})), abs=1e-5)
+        assert isinstance(outcome, dict)
+        assert outcome["duration_s"] == one["duration_s"]
+
+
+def test_each_row_of_a_batch_keeps_its_own_number_of_labels(wav2vec2: Path) -> None:
+    runner = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
+    outcomes = ENGINE.infer_batch(
+        runner, [sound(0.5), sound(0.5, 1), sound(0.5, 2)], [{"top_k": 1}, {}, {"top_k": 2}]
+    )
+    assert [len(scores(outcome)) for outcome in outcomes] == [1, 3, 2]
+
+
+def test_scores_of_labels_that_may_be_right_together_do_not_sum_up(tmp_path: Path, wav2vec2: Path) -> None:
+    path = save_wav2vec2(tmp_path, problem_type="multi_label_classification")
+    several: Any = ENGINE.load_model("several", task="audio-classification", path=path)
+    one = ENGINE.load_model("one", task="audio-classification", path=wav2vec2)
+    exclusive = scores(ENGINE.infer(one, sound(0.5), {}))
+    assert sum(exclusive.values()) == pytest.approx(1, abs=1e-5)
+    features, _ = several.features(sound(0.5))
+    with torch.inference_mode():
+        logits = several.model(**to_model(several.model, features)).logits[0]
+    expected = dict(zip(KINDS, logits.sigmoid().tolist(), strict=True))
+    assert scores(ENGINE.infer(several, sound(0.5), {})) == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_without_names_are_numbered(tmp_path: Path) -> None:
+    path = save_wav2vec2(tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (path / "config.json").write_text(json.dumps({**config, "num_labels": 3}))
+    runner = ENGINE.load_model("nameless", task="audio-classification", path=path)
+    assert set(scores(ENGINE.infer(runner, sound(0.5), {}))) == {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "indices"),
+    [(8, 8, list(range(8))), (16, 4, [2, 6, 10, 14]), (3, 6, [0, 0, 1, 1, 2, 2]), (5, 1, [2])],
+)
+def test_frames_are_picked_at_equal_distances(there: int, wanted: int, indices: list[int]) -> None:
+    assert evenly(there, wanted) == indices
+
+
+def test_a_model_sees_as_many_frames_as_it_takes_and_the_result_says_which(timesformer: Any) -> None:
+    outcome = ENGINE.infer(timesformer, clip(16), {})
+    assert outcome["frame_times_s"] == [1.0, 3.0, 5.0, 7.0]
+    few = ENGINE.infer(timesformer, clip(2), {})
+    assert few["frame_times_s"] == [0.0, 0.5]
+    features = timesformer.processor(list(clip(16)["frames"][[2, 6, 10, 14]]), return_tensors="pt")
+    with torch.inference_mode():
+        expected = timesformer.model(**features.to(timesformer.model.device)).logits[0].softmax(-1).tolist()
+    assert scores(outcome) == pytest.approx(dict(zip(KINDS, expected, strict=True)), abs=1e-5)
+
+
+def test_videos_in_one_batch_get_what_they_get_alone(timesformer: Any) -> None:
+    inputs = [clip(count, seed=count) for count in (16, 4, 2)]
+    for one, outcome in zip(inputs, ENGINE.infer_batch(timesformer, inputs, [{}] * 3), strict=True):
+        assert scores(outcome) == pytest.approx(scores(ENGINE.infer(timesformer, one, {})), abs=1e-5)
+
+
+def test_a_model_of_another_kind_is_told_what_the_task_needs(tmp_path: Path) -> None:
+    path = save_llama(tmp_path)
+    with pytest.raises(
+        ModelLoadFailed, match=r"needs an audio classifier \(AutoModelForAudioClassification\)"
+    ):
+        ENGINE.load_model("llama", task="audio-classification", path=path)
+    with pytest.raises(ModelLoadFailed, match="needs a video classifier or a vision-language model"):
+        ENGINE.load_model("llama", task="video-analysis", path=path)
+
+
+def test_a_video_model_without_its_image_processor_says_so(tmp_path: Path) -> None:
+    path = save_timesformer(tmp_path)
+    (path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelLoadFailed, match="has no image processor"):
+        ENGINE.load_model("bare", task="video-analysis", path=path)
+
+
+@pytest.mark.parametrize("kind", ["color", "shape", "count"])
+def test_a_vision_language_model_answers_about_a_video(vlm: Any, kind: str) -> None:
+    prompts = {
+        "color": "What color is the shape?",
+        "shape": "What shape is it?",
+        "count": "Count the shapes.",
+    }
+    for seed in range(4):
+        drawn, inputs = drawing(1, prompts[kind], seed=seed)
+        outcome = ENGINE.infer(vlm, inputs, {})
+        assert outcome["generated_text"].strip() == drawn.answer(kind)
+        assert outcome["frame_times_s"] == [0.0]
+        assert outcome["duration_s"] == 0.5
+        assert outcome["finish_reason"] == "stop"
+
+
+def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: Any) -> None:
+    inputs = clip(4, prompt="What is in the image?")
+    outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 6})
+    content = [{"type": "image", "image": frame} for frame in inputs["frames"]]
+    encoded = vlm.asked.processor.apply_chat_template(
+        [{"role": "user", "content": [*content, {"type": "text", "text": inputs["prompt"]}]}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    found = vlm.model.generate(**encoded.to(vlm.model.device), do_sample=False, max_new_tokens=6)
+    text = vlm.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert outcome["generated_text"].strip() == text.strip()
+    assert outcome["frame_times_s"] == inputs["frame_times_s"]
+
+
+def test_a_model_sees_no_more_frames_than_its_context_has_room_for(vlm: Any) -> None:
+    inputs = clip(200, prompt="What is in the image?")
+    outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 5})
+    seen = len(outcome["frame_times_s"])
+    per_frame = (outcome["prompt_tokens"] - 10) // seen
+    assert vlm.asked.context - per_frame < outcome["prompt_tokens"] + 5 <= vlm.asked.context
+    fewer = ENGINE.infer(vlm, inputs, {})
+    assert 0 < len(fewer["frame_times_s"]) < seen
+    distances = np.diff(outcome["frame_times_s"])
+    assert distances.max() - distances.min() <= 0.5
+
+
+def qwen_with(video_processor: Any) -> Any:
+    model, processor = make_qwen_for_videos(video_processor)
+    asked = VisionLanguageRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
+    return VideoDescriptionRunner(asked)
+
+
+@pytest.fixture(scope="module", params=["of our own", "the library's"])
+def qwen(request: pytest.FixtureRequest) -> Any:
+    """A model that takes videos; the library's own processor of them is there where torchvision is."""
+    if request.param == "of our own":
+        return qwen_with(FramesAsPatches())
+    pytest.importorskip("torchvision")
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": 64, "longest_edge": 4096}
+    return qwen_with(Qwen2VLVideoProcessor(patch_size=4, merge_size=2, temporal_patch_size=2, size=size))
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_generate(
+    qwen: Any, count: int
+) -> None:
+    inputs = clip(count, prompt="a b c")
+    outcome = ENGINE.infer(qwen, inputs, {"max_new_tokens": 12})
+    content = [{"type": "video", "video": inputs["frames"]}, {"type": "text", "text": inputs["prompt"]}]
+    encoded = qwen.asked.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"do_sample_frames": False},
+    )
+    assert "pixel_values_videos" in encoded
+    found = qwen.model.generate(**encoded.to(qwen.model.device), do_sample=False, max_new_tokens=12)
+    text = qwen.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert outcome["generated_text"].strip() == text.strip()
+    assert outcome["prompt_tokens"] == encoded["input_ids"].shape[1]
+    assert outcome["frame_times_s"] == inputs["frame_times_s"]
+
+
+def test_videos_of_different_lengths_in_one_batch_get_the_words_they_get_alone(qwen: Any) -> None:
+    inputs = [clip(count, seed=count, prompt="a b c"[:count]) for count in (1, 4, 6)]
+    options = [{"max_new_tokens": 8}] * 3
+    together = ENGINE.infer_batch(qwen, inputs, options)
+    assert together == [ENGINE.infer(qwen, one, its) for one, its in zip(inputs, options, strict=True)]
+
+
+def test_a_video_has_no_more_frames_than_the_context_has_room_for(qwen: Any) -> None:
+    outcome = ENGINE.infer(qwen, clip(64, prompt="a b"), {"max_new_tokens": 5})
+    assert outcome["prompt_tokens"] + 5 <= qwen.asked.context
+    per_pair = 30
+    assert outcome["prompt_tokens"] + 5 + per_pair > qwen.asked.context
+    assert len(outcome["frame_times_s"]) == 2 * (outcome["prompt_tokens"] // per_pair)
+
+
+def test_processors_are_told_when_the_frames_were_however_they_were_picked() -> None:
+    from transformers.video_utils import VideoMetadata
+
+    inputs = {"frames": np.zeros((4, 8, 8, 3)), "frame_times_s": [0.0, 0.04, 2.5, 9.987], "duration_s": 10.0}
+    told = VideoMetadata(**metadata_of(inputs, [0, 2, 3]))
+    assert told.timestamps == [0.0, 2.5, 9.987]
+    assert told.sampled_fps == pytest.approx(0.3)
+    assert metadata_of({**inputs, "duration_s": 9.9}, [3])["total_num_frames"] == 9988
+
+
+def test_a_template_without_a_place_for_videos_has_the_frames_as_images(vlm: Any) -> None:
+    _, processor = make_qwen_for_videos(FramesAsPatches())
+    assert takes_videos(processor)
+    assert not takes_videos(vlm.asked.processor)
+    for template in (CHAT_TEMPLATE, "{{ raise_exception('no videos here') }}", None):
+        processor.chat_template = template
+        assert not takes_videos(processor)
+
+
+def test_of_a_batch_of_three_without_one_prompt_the_others_are_answered(vlm: Any) -> None:
+    first, asked = drawing(1, "What color is it?", seed=1)
+    _, silent = drawing(1, None)
+    last, also_asked = drawing(1, "Describe the image.", seed=2)
+    outcomes = ENGINE.infer_batch(vlm, [asked, silent, also_asked], [{}] * 3)
+    assert isinstance(outcomes[1], InvalidInput)
+    assert outcomes[1].message.startswith("data.prompt is required: model tiny-vlm answers in words")
+    texts = [one["generated_text"].strip() for one in outcomes if not isinstance(one, InferenceError)]
+    assert texts == [first.answer("color"), last.answer("description")]

@@ -1,0 +1,74 @@
+"""Videos that mean harm: decoded in a child process and refused beyond its limits; others come through as they are."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+
+from handlers.decoding.video import Video, read_video
+from handlers.errors import MediaCorrupt, MediaTooLarge
+from handlers.media import Media
+from handlers.settings import MediaSettings
+from handlers.video_analysis import VideoAnalysisHandler
+
+
+def encoded(frames: int, width: int = 64, height: int = 48) -> bytes:
+    """Return a video of grey frames, each of which depends on all before it."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "600", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            picture = np.full((height, width, 3), number % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def read(content: bytes, *, in_child: bool, limits: MediaSettings | None = None, **more: int) -> Video:
+    return read_video(
+        Media(content, "s3://b/v.mp4"),
+        field="data.video",
+        limits=limits or MediaSettings(),
+        in_child=in_child,
+        num_frames=more.get("num_frames"),
+    )
+
+
+def test_a_video_from_a_child_is_the_one_decoded_here() -> None:
+    content = encoded(40)
+    here, there = (read(content, in_child=in_child, num_frames=5) for in_child in (False, True))
+    assert np.array_equal(here.frames, there.frames)
+    assert there.frames.flags.writeable
+    assert (there.frame_times_s, there.duration_s) == (here.frame_times_s, here.duration_s)
+    assert there.truncated == here.truncated
+
+
+def test_the_handler_decodes_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.decoding.video.decode_file", None)
+    inputs = VideoAnalysisHandler().preprocess({"video": Media(encoded(10), "s3://b/v.mp4")}, {})
+    assert inputs["frames"].shape == (10, 48, 64, 3)
+
+
+def test_a_video_that_takes_too_long_is_refused_with_the_limit() -> None:
+    with pytest.raises(
+        MediaTooLarge,
+        match=r"^data\.video \(s3://b/v\.mp4\) takes longer to decode than media\.decode_timeout_s allows "
+        r"\(0\.05 s\): send it shorter, smaller, or encoded anew \(mp4\) with more key frames$",
+    ):
+        read(encoded(600, 640, 480), in_child=True, limits=MediaSettings(decode_timeout_s=0.05))
+
+
+def test_a_refusal_comes_through_as_it_is() -> None:
+    with pytest.raises(MediaCorrupt, match=r"^data\.video \(s3://b/v\.mp4\) is a plain text, not a video"):
+        read(b"nothing at all", in_child=True)
+    with pytest.raises(MediaTooLarge, match=r"media\.max_video_s allows 0\.5 s"):
+        read(encoded(40), in_child=True, limits=MediaSettings(max_video_s=0.5))
+
+
+def test_a_video_of_an_extreme_shape_is_refused() -> None:
+    with pytest.raises(MediaTooLarge, match=r"one side may be at most 200 times the other"):
+        read(encoded(2, width=4096, height=16), in_child=False)

@@ -1,0 +1,209 @@
+"""The command itself: its commands, loaded when run; its global options; its failures in plain words."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams.cli import COMMANDS
+from streams.cli.send import _request
+from streams.kafka.topic_problems import TopicProblem
+from streams.settings import Settings
+from tests.unit.streams.conftest import CommandLine
+
+HEAVY = ("torch", "transformers", "faust", "mlflow", "boto3", "numpy")
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Return the modules that a process of its own has imported after running this command line."""
+    script = (
+        "import json, sys\n"
+        f"sys.argv = ['inferstream', *{list(arguments)!r}]\n"
+        "from streams.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as leaving:\n    assert not leaving.code, leaving.code\n"
+        "print('\\n' + json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    imported = modules_after("--help")
+    assert not [name for name in COMMANDS if f"streams.cli.{name}" in imported]
+    assert not imported.intersection(HEAVY)
+
+
+def test_help_shows_each_command_with_its_line_and_examples(command_line: CommandLine) -> None:
+    shown = command_line("--help")
+    assert shown.exit_code == 0
+    for name, line in COMMANDS.items():
+        assert name in shown.output
+        assert line in shown.output
+    assert "$ inferstream doctor" in shown.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_examples_and_the_global_options(
+    name: str, command_line: CommandLine
+) -> None:
+    shown = command_line(name, "--help")
+    assert shown.exit_code == 0
+    if name not in ("models", "topics"):  # groups: their commands have them
+        assert f"$ inferstream {name}" in shown.output
+        assert "--config" in shown.output
+        assert "--set" in shown.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([name] for name in COMMANDS),
+        *(["models", name] for name in ("list", "show", "register", "delete", "alias")),
+        *(["topics", name] for name in ("create", "check")),
+    ],
+)
+def test_examples_are_copied_whole_from_a_terminal_of_80_columns(
+    command: list[str], command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, shown = command_line(*command, "--help").output.partition("Examples")
+    assert [line for line in shown.splitlines() if line.strip() and not line.startswith(" $ ")] == []
+
+
+def test_sending_a_request_needs_only_the_core() -> None:
+    imported = modules_after("send", "--help")
+    assert "streams.cli.send" in imported
+    assert not imported.intersection(HEAVY)
+
+
+def test_the_version_is_printed(command_line: CommandLine) -> None:
+    shown = command_line("--version")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("inferstream ")
+
+
+def test_a_mistyped_command_is_told_the_nearest(command_line: CommandLine) -> None:
+    shown = command_line("wroker")
+    assert shown.exit_code == 2
+    assert "Did you mean 'worker'?" in shown.output
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_global_options_stand_before_or_after_the_command(
+    is_before: bool, command_line: CommandLine, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("kafka: {group_id: from-file}\n")
+    options = ("--config", str(file), "--set", "http.port=1", "--set", "worker.tasks=asr", "--verbose")
+    command = ("config", "--format", "json")
+    shown = command_line(*options, *command) if is_before else command_line(*command, *options)
+    assert shown.exit_code == 0, shown.output
+    tree = json.loads(shown.output)
+    assert tree["kafka"]["group_id"]["value"] == "from-file"
+    assert tree["http"]["port"] == {"value": 1, "origin": "command line"}
+    assert tree["worker"]["tasks"]["value"] == ["asr"]
+    assert tree["logging"]["level"]["value"] == "DEBUG"
+
+
+def test_settings_before_and_after_the_command_add_up(command_line: CommandLine) -> None:
+    shown = command_line("--set", "http.port=1", "config", "-f", "json", "--set", "kafka.group_id=x")
+    tree = json.loads(shown.output)
+    assert (tree["http"]["port"]["value"], tree["kafka"]["group_id"]["value"]) == (1, "x")
+
+
+def test_wrong_settings_are_shown_one_a_line_without_a_stack_trace(command_line: CommandLine) -> None:
+    shown = command_line("config", "--set", "kafka.grop_id=x", "--set", "http.port=many")
+    assert shown.exit_code == 2
+    assert shown.stdout == ""
+    lines = shown.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "✗ kafka.grop_id='x' (command line): no such setting; did you mean kafka.group_id?"
+    assert lines[1].startswith("✗ http.port='many' (command line): allowed: a whole number")
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("asrr", "did you mean asr?"), ("sums", "(known: asr, ")],
+)
+def test_a_task_without_topics_is_told_the_nearest(
+    task: str, said: str, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def missing(_kafka: object, tasks: list[str]) -> list[TopicProblem]:
+        return [TopicProblem.missing(f"inference.requests.{one}") for one in tasks]
+
+    monkeypatch.setattr("streams.kafka.topic_admin.check_topics", missing)
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = command_line("send", task, "m", "text")
+    assert shown.exit_code == 2
+    assert f"'{task}' has no topics here" in shown.stderr
+    assert said in shown.stderr
+    known = command_line("send", "asr", "m", "s3://b/k")
+    assert known.exit_code == 1
+    assert "inferstream topics create" in known.stderr
+
+
+def test_a_text_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Name a colour."))
+    request = _request("text-generation", "m", "-", "", None, [], "", Settings())
+    assert request.data == {"inputs": "Name a colour."}
+
+
+def test_a_command_tells_of_a_broker_that_is_away_in_one_line(command_line: CommandLine) -> None:
+    shown = command_line("topics", "check", "--set", "kafka.bootstrap_servers=127.0.0.1:1")
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1")
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_command_tells_of_a_registry_that_is_away_in_one_line(command_line: CommandLine) -> None:
+    away = ("--set", "mlflow.tracking_uri=http://127.0.0.1:1", "--set", "mlflow.max_retries=0")
+    shown = command_line("models", "show", "whisper", *away)
+    assert shown.exit_code == 1
+    assert "http://127.0.0.1:1" in shown.stderr
+    assert "nothing listens there" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_file_that_the_system_refuses_is_said_in_a_sentence(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/model.bin")
+
+    monkeypatch.setattr("streams.cli.config.shown_settings", full)
+    shown = command_line("config")
+    assert shown.exit_code == 1
+    assert shown.stderr == (
+        "✗ /data/model.bin: No space left on device; free some space, or name a place on another disk\n"
+    )
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
+    script = "import sys; sys.modules['faust'] = None; from streams.cli import main; main()"
+    command = [sys.executable, "-c", script, "worker", "--config", "/dev/null"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["✗ this command needs faust: pip install 'inferstream[worker]'"]
+
+
+def test_a_missing_module_of_no_extra_is_a_fault_of_ours(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "engines.configuration")
+    shown = command_line("config")
+    assert isinstance(shown.exception, ModuleNotFoundError)
+
+
+def test_a_broker_that_is_away_is_told_in_a_line(command_line: CommandLine) -> None:
+    shown = command_line("topics", "check", "--set", "kafka.bootstrap_servers=127.0.0.1:1")
+    assert shown.exit_code == 1
+    assert "✗ no broker answers at kafka.bootstrap_servers=127.0.0.1:1: nothing listens there" in shown.stderr
+    assert "Traceback" not in shown.output

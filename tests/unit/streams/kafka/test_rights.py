@@ -1,0 +1,42 @@
+"""What is asked of a coordinator that is not ready yet."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import errors
+
+from streams.kafka import rights
+from streams.settings import KafkaSettings
+
+MAY_READ, MAY_DESCRIBE_ALONE = 1 << 3, 1 << 8
+
+
+class Coordinator:
+    """Gives one answer after the other."""
+
+    def __init__(self, *answers: tuple[int, int]) -> None:
+        self.answers = list(answers)
+
+    async def coordinator_lookup(self, kind: Any, group: str) -> int:
+        if self.answers[0][0] == errors.GroupCoordinatorNotAvailableError.errno:
+            self.answers.pop(0)
+            raise errors.GroupCoordinatorNotAvailableError
+        return 1
+
+    async def send(self, node: int, request: Any) -> Any:
+        code, allowed = self.answers.pop(0)
+        group = {"error_code": code, "authorized_operations": allowed}
+        return SimpleNamespace(to_object=lambda: {"groups": [group]})
+
+
+@pytest.mark.parametrize(("operations", "is_refused"), [(MAY_READ, False), (MAY_DESCRIBE_ALONE, True)])
+async def test_a_coordinator_that_loads_or_moves_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, operations: int, is_refused: bool
+) -> None:
+    monkeypatch.setattr(rights, "_AGAIN_S", 0)
+    coordinator = Coordinator((15, 0), (14, 0), (16, 0), (0, operations))
+    reason, is_told = await rights._group(coordinator, KafkaSettings())
+    assert (is_told, bool(reason)) == (True, is_refused)

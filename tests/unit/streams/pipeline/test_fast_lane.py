@@ -1,0 +1,237 @@
+"""The quick path: the same results as the pipeline's, and only for requests that wait for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from engines.run.prepared import Prepared
+from handlers.options.options import OPTIONS
+from handlers.options.spec import OptionSpec
+from handlers.settings import MediaSettings
+from streams.media import MediaFetcher
+from streams.messages import Request
+from streams.pipeline.batcher import Batcher
+from streams.pipeline.byte_budget import ByteBudget
+from streams.pipeline.dispatcher import Dispatcher
+from streams.pipeline.fast_lane import Admitted, QuickPath
+from streams.pipeline.pipeline import Pipeline, Pools
+from streams.settings import S3Settings
+from tests.unit.engines.parts import Bench, ShoutHandler
+
+
+class PlainHandler(ShoutHandler):
+    """Takes texts only, and takes its time where the text asks for that."""
+
+    media_fields = ()
+
+    def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        if data.get("text") == "slow":
+            time.sleep(0.02)
+        return super().preprocess(data, options)
+
+
+class TellingHandler(PlainHandler):
+    """Tells the top_k it was given, among the options or in the data."""
+
+    options: ClassVar[Mapping[str, OptionSpec] | None] = {"top_k": OPTIONS["top_k"]}
+    options_in_data = ("top_k",)
+
+    def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        return {"top_k": options.get("top_k"), "metadata": {}}
+
+
+class Site:
+    """A pipeline and the quick path beside it, on one set of parts."""
+
+    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Prepared]) -> None:
+        self.bench = bench
+        self.pipeline = pipeline
+        self.quick_path = QuickPath(pipeline, bench.manager, batcher)
+        self.admitted: Admitted = {}
+
+    async def quickly(self, request: Request) -> dict[str, Any] | None:
+        """Return the result by the quick path, None where it is not clear."""
+        result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if not self.quick_path.start(request, 0.5, self.admitted, result.set_result):
+            return None
+        async with asyncio.timeout(30):
+            return await result
+
+
+@asynccontextmanager
+async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterator[Site]:
+    bench = Bench(directory, handler=handler)
+    with (
+        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(1, "children") as children,
+        MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
+    ):
+        batcher: Batcher[Prepared] = Batcher(
+            bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
+        )
+        pipeline = Pipeline(
+            manager=bench.manager,
+            fetcher=fetcher,
+            dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
+            pools=Pools(registry=threads, stages=threads, decode=threads, children=children),
+            memory=ByteBudget(10**9),
+            worker="w1",
+        )
+        site = Site(bench, pipeline, batcher)
+        await pipeline.answer(shout("first"))  # makes the engine, and brings the name's version here
+        yield site
+        await batcher.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_with(tmp_path, PlainHandler) as made:
+        yield made
+
+
+def shout(text: str, **changes: Any) -> Request:
+    fields: dict[str, Any] = {
+        "id": "r1",
+        "task": "shout",
+        "engine": "shouter",
+        "model_name": "tagged",
+        "data": {"text": text},
+        "metadata": {"run": 7},
+    }
+    return Request(**(fields | changes))
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **result,
+        "timestamp": 0.0,
+        "processing_time": 0.0,
+        "timings": {stage: value for stage, value in result["timings"].items() if stage == "queue"},
+    }
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        shout("hello"),
+        shout("refuse"),
+        shout("value-error"),
+        shout("preprocess-bug"),
+        shout("engine-bug"),
+        shout("postprocess-bug"),
+        shout("hello", options={"top_k": 3}),
+        shout("hello", options={"top_k": "many"}),
+        shout("hello", data={}),
+    ],
+    ids=lambda request: f"{request.data} {request.options}",
+)
+async def test_its_results_are_those_of_the_pipeline(site: Site, request_: Request) -> None:
+    quick = await site.quickly(request_)
+    assert quick is not None
+    slow = await site.pipeline.answer(request_, queue_s=0.5)
+    assert without_times(quick) == without_times(slow)
+    assert quick["timings"].keys() == slow["timings"].keys()
+
+
+async def test_requests_of_one_moment_share_the_check_of_their_names_and_nothing_else(site: Site) -> None:
+    asked = site.bench.models.asked["tagged"]
+    results = await asyncio.gather(*(site.quickly(shout(f"text {n}", id=f"r{n}")) for n in range(4)))
+    assert site.bench.models.asked["tagged"] == asked + 1
+    assert [result and result["result"]["text"] for result in results] == [f"TEXT {n}" for n in range(4)]
+    assert len({id(result and result["timings"]) for result in results}) == 4
+
+
+async def test_requests_of_one_moment_for_another_task_of_the_same_model_are_checked_by_themselves(
+    site: Site,
+) -> None:
+    assert await site.quickly(shout("hello")) is not None
+    other = await site.quickly(shout("hello", task="unheard-of"))
+    assert other is not None
+    assert other["error"]["code"] == "UNKNOWN_TASK"
+
+
+@pytest.mark.parametrize("said", ["cost", "max_cost"])
+async def test_an_engine_that_tells_no_cost_fails_its_request_and_not_those_behind_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(site.bench.engine, said, lambda *_: None)
+        failed = await site.quickly(shout("hello"))
+    behind = await site.quickly(shout("hello"))
+    assert failed is not None
+    assert failed["error"]["code"] == "INTERNAL_ERROR"
+    assert behind is not None
+    assert behind["success"]
+
+
+async def test_requests_of_one_moment_keep_the_options_that_stand_in_their_own_data(tmp_path: Path) -> None:
+    async with site_with(tmp_path, TellingHandler) as site:
+        results = [
+            await site.quickly(shout("text", data={"text": "text", **given}))
+            for given in ({"top_k": 1}, {"top_k": 2}, {})
+        ]
+    assert [result and result["result"]["top_k"] for result in results] == [1, 2, None]
+
+
+async def test_every_request_is_counted(site: Site) -> None:
+    before = site.bench.manager.get_stats()
+    await site.quickly(shout("hello"))
+    await site.quickly(shout("refuse"))
+    after = site.bench.manager.get_stats()
+    assert after["total_inferences"] - before["total_inferences"] == 2
+    assert after["failed_inferences"] - before["failed_inferences"] == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        shout("hello", deadline=4e9),
+        shout("hello", model_name="unheard-of"),
+        shout("hello", engine="transformers"),
+    ],
+    ids=["deadline", "name to be looked up", "engine to be made"],
+)
+async def test_a_request_that_may_have_to_wait_is_left_to_the_pipeline(site: Site, request_: Request) -> None:
+    assert await site.quickly(request_) is None
+
+
+async def test_a_task_with_media_is_left_to_the_pipeline(tmp_path: Path) -> None:
+    async with site_with(tmp_path, ShoutHandler) as site:
+        assert await site.quickly(shout("hello")) is None
+
+
+async def test_a_handler_that_proves_to_be_slow_is_left_to_the_pipelines_threads(site: Site) -> None:
+    taken = [await site.quickly(shout("slow")) is not None for _ in range(6)]
+    assert taken[0] is True
+    assert taken[-1] is False
+    assert (await site.pipeline.answer(shout("hello")))["success"]
+
+
+class Tracked(dict[str, Any]):
+    """Data whose end can be seen."""
+
+
+async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_later_collection(
+    site: Site,
+) -> None:
+    request = shout("refuse", data=Tracked(text="refuse"))
+    its_data = weakref.ref(request.data)
+    results: list[dict[str, Any]] = []
+    gc.disable()
+    try:
+        assert site.quick_path.start(request, 0.5, site.admitted, results.append)
+        del request
+        assert its_data() is None
+    finally:
+        gc.enable()
+    assert not results[0]["success"]
