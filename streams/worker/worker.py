@@ -64,6 +64,7 @@ class Worker:
         """Whether no broker answered at the end, so that what waits for one is left behind."""
         self.app: InferenceApp | None = None
         self._stream: Stream | None = None
+        self._delivering: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -111,8 +112,8 @@ class Worker:
         crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
         crashed.add_done_callback(lambda _: self._stopping.fail(_crash(app)))
         stack.callback(crashed.cancel)
-        delivering = supervised(asyncio.create_task(stream.run(), name="deliver requests"))
-        stack.callback(delivering.cancel)
+        self._delivering = supervised(asyncio.create_task(stream.run(), name="deliver requests"))
+        stack.callback(self._delivering.cancel)
         if self.gateway is not None:
             self.gateway.is_ready = True
         self._announce(stream.publisher)
@@ -129,6 +130,8 @@ class Worker:
         """Return once all is committed that can be: not that of partitions that were handed on, or that are gone."""
         await app.drain()
         await stream.committer.commit_all()
+        if self._delivering is not None:
+            self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
 
     async def leave(self) -> None:
         """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
