@@ -26,7 +26,8 @@ class Crew:
     def __init__(self, site: Site, *, settings: Mapping[str, str] | None = None) -> None:
         """`settings` are variables of the environment of each worker."""
         self.site = site
-        self._settings = settings
+        self.settings = settings
+        """What the next worker is given."""
         self.workers: list[WorkerProcess] = []
         self._exit = ExitStack()
 
@@ -42,7 +43,7 @@ class Crew:
         """Start a worker and return it once it says that it consumes."""
         # From the end: at 200 requests a second their events are many.
         async with TopicReader(self.site.settings.kafka, [self.site.topics.events]) as reader:
-            worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}", settings=self._settings)
+            worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}", settings=self.settings)
             self._exit.enter_context(worker)
             self.workers.append(worker)
             hearing = asyncio.create_task(_hear_start(reader, worker.name))
