@@ -92,9 +92,8 @@ def build_app(
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
-        # Drain before leaving or giving up a partition, and commit often so that a rebalance repeats little.
+        # Drain before leaving or giving up a partition.
         stream_wait_empty=True,
-        broker_commit_interval=kafka.commit_interval_s,
         broker_max_poll_records=kafka.max_poll_records,
         # One list of messages; the next is fetched while the agent works through the one before.
         stream_buffer_maxsize=1,
