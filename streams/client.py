@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -106,9 +105,7 @@ class InferenceClient:
             self._awaited = awaited
             self._exit = stack.pop_all()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close; calls that wait end with ClientClosed, and what was sent is sent to the end."""
         if self._awaited is None:
             return

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, Self
 
 import structlog
@@ -64,9 +64,7 @@ class Stopping:
             self._handlers_before[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the signals as they were; a limit that is set stays, for what else the process waits for."""
         for number, before in self._handlers_before.items():
             signal.signal(number, before)

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from threading import Event, Lock
-from types import TracebackType
 from typing import Any, Self
 
 from deploy.local.kafka_probe import live_brokers
@@ -139,9 +138,7 @@ class KafkaCluster:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def ports_of(self, number: int) -> dict[str, int]:

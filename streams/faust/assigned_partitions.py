@@ -17,7 +17,7 @@ from aiokafka.consumer.fetcher import FetchError
 from aiokafka.protocol.commit import OffsetFetchRequest
 
 from streams.delivery.offsets import Place, PositionLost, Received
-from streams.kafka.topic_ids import topic_ids
+from streams.kafka.broker_requests import topic_ids
 
 _RETRY_S = 0.1
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)

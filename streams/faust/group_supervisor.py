@@ -21,7 +21,7 @@ from aiokafka.protocol.group import (
     SyncGroupRequest,
 )
 
-from streams.kafka.broker_requests import GroupDescription, first_group
+from streams.kafka.broker_requests import first_group, group_description
 from streams.kafka.group_refusals import (
     FENCED,
     FULL,
@@ -239,7 +239,7 @@ class Supervisor:
             return []
         try:
             async with asyncio.timeout(_ASK_S):
-                response = await self._client.send(node, GroupDescription(self._kafka.group_id))
+                response = await self._client.send(node, group_description(self._kafka.group_id))
         except (errors.KafkaError, NotImplementedError, TimeoutError) as error:
             log.warning("group_not_described", group=self._kafka.group_id, error=repr(error))
             return []

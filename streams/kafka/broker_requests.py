@@ -1,127 +1,143 @@
-"""Two questions that aiokafka 0.14 does not ask in a version that answers ours: rights, and who is in a group.
+"""Questions that aiokafka 0.14 does not ask in a version that answers ours: rights, group members and topic ids.
 
-Source: https://kafka.apache.org/protocol (Metadata version 8, DescribeGroups version 4).
+Source: https://kafka.apache.org/protocol (Metadata versions 8 and 12, DescribeGroups version 4).
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
+from aiokafka.protocol.types import (
+    Array,
+    Boolean,
+    Bytes,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    String,
+    TaggedFields,
+)
+
+log = structlog.get_logger(__name__)
 
 UNKNOWN_RIGHTS = -(2**31)
 """What a broker says that does not tell which operations are allowed."""
 READ, WRITE = 3, 4
 """Numbers of operations: bits of `authorized_operations`."""
 
-_TEXT = String("utf-8")
+_ASK_IDS_S = 5.0
+"""How long a broker may take to tell topic ids: a group waits for its members meanwhile."""
+
+_METADATA, _DESCRIBE_GROUPS = 3, 15
+_TEXT, _COMPACT_TEXT = String("utf-8"), CompactString("utf-8")
+_TAGS = ("tags", TaggedFields)
+_ID = (("id_high", Int64), ("id_low", Int64))
 
 
-class _MetadataResponse(Response):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 8
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("brokers", Array(("node_id", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT))),
-        ("cluster_id", _TEXT),
-        ("controller_id", Int32),
-        (
-            "topics",
-            Array(
-                ("error_code", Int16),
-                ("topic", _TEXT),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    Array(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", Array(Int32)),
-                        ("isr", Array(Int32)),
-                        ("offline_replicas", Array(Int32)),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-            ),
-        ),
-        ("cluster_authorized_operations", Int32),
+def _request(name: str, key: int, version: int, question: Schema, answer: Schema) -> Any:
+    """Return a class of aiokafka's requests, whose objects take the values of `question`."""
+
+    class Answer(Response):  # type: ignore[misc]
+        API_KEY, API_VERSION, SCHEMA = key, version, answer
+
+    class Question(RequestStruct):  # type: ignore[misc]
+        API_KEY, API_VERSION, SCHEMA = key, version, question
+        RESPONSE_TYPE, FLEXIBLE_VERSION = Answer, "tags" in question.names
+
+    class Ask(Request[Question]):  # type: ignore[misc]
+        API_KEY = key
+
+        def __init__(self, *values: Any) -> None:
+            self.values = values
+
+        def build(self, request_struct_class: type[Question]) -> Question:
+            return request_struct_class(*self.values)
+
+    Ask.__name__ = name  # aiokafka names requests in its log
+    return Ask
+
+
+def _metadata(array: Any, text: Any, *, topic_id: Iterable[Any], tags: Iterable[Any], last: Any) -> Schema:
+    partition = (
+        *(("error_code", Int16), ("partition", Int32), ("leader", Int32), ("leader_epoch", Int32)),
+        *((name, array(Int32)) for name in ("replicas", "isr", "offline_replicas")),
+        *tags,
+    )
+    topic = (
+        *(("error_code", Int16), ("topic", text), *topic_id, ("is_internal", Boolean)),
+        *(("partitions", array(*partition)), ("authorized_operations", Int32), *tags),
+    )
+    broker = (("node_id", Int32), ("host", text), ("port", Int32), ("rack", text), *tags)
+    return Schema(
+        *(("throttle_time_ms", Int32), ("brokers", array(*broker)), ("cluster_id", text)),
+        *(("controller_id", Int32), ("topics", array(*topic)), last),
     )
 
 
-class _MetadataRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 8
-    RESPONSE_TYPE = _MetadataResponse
-    SCHEMA = Schema(
+_TopicRights = _request(
+    "TopicRightsRequest",
+    _METADATA,
+    8,
+    Schema(
         ("topics", Array(_TEXT)),
         ("allow_auto_topic_creation", Boolean),
         ("include_cluster_authorized_operations", Boolean),
         ("include_topic_authorized_operations", Boolean),
-    )
+    ),
+    _metadata(Array, _TEXT, topic_id=(), tags=(), last=("cluster_authorized_operations", Int32)),
+)
+
+_TopicIds = _request(
+    "TopicIdsRequest",
+    _METADATA,
+    12,
+    Schema(
+        ("topics", CompactArray(*_ID, ("topic", _COMPACT_TEXT), _TAGS)),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        _TAGS,
+    ),
+    _metadata(CompactArray, _COMPACT_TEXT, topic_id=_ID, tags=(_TAGS,), last=_TAGS),
+)
+
+_MEMBER = (
+    *((name, _TEXT) for name in ("member_id", "group_instance_id", "client_id", "client_host")),
+    *(("metadata", Bytes), ("assignment", Bytes)),
+)
+_GROUP = (
+    *(
+        ("error_code", Int16),
+        ("group", _TEXT),
+        ("state", _TEXT),
+        ("protocol_type", _TEXT),
+        ("protocol", _TEXT),
+    ),
+    *(("members", Array(*_MEMBER)), ("authorized_operations", Int32)),
+)
+_GroupDescription = _request(
+    "GroupDescriptionRequest",
+    _DESCRIBE_GROUPS,
+    4,
+    Schema(("groups", Array(_TEXT)), ("include_authorized_operations", Boolean)),
+    Schema(("throttle_time_ms", Int32), ("groups", Array(*_GROUP))),
+)
 
 
-class TopicRights(Request[_MetadataRequest]):  # type: ignore[misc]
-    """Asks which of these topics there are, and what this client may do with each; creates none."""
-
-    API_KEY = 3
-
-    def __init__(self, topics: list[str]) -> None:
-        self._topics = topics
-
-    def build(self, request_struct_class: type[_MetadataRequest]) -> _MetadataRequest:
-        return request_struct_class(self._topics, False, False, True)
+def topic_rights(topics: list[str]) -> Any:
+    """Return the question which of these topics there are, and what this client may do with each; creates none."""
+    return _TopicRights(topics, False, False, True)
 
 
-class _DescribeGroupsResponse(Response):  # type: ignore[misc]
-    API_KEY = 15
-    API_VERSION = 4
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "groups",
-            Array(
-                ("error_code", Int16),
-                ("group", _TEXT),
-                ("state", _TEXT),
-                ("protocol_type", _TEXT),
-                ("protocol", _TEXT),
-                (
-                    "members",
-                    Array(
-                        ("member_id", _TEXT),
-                        ("group_instance_id", _TEXT),
-                        ("client_id", _TEXT),
-                        ("client_host", _TEXT),
-                        ("metadata", Bytes),
-                        ("assignment", Bytes),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-            ),
-        ),
-    )
-
-
-class _DescribeGroupsRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY = 15
-    API_VERSION = 4
-    RESPONSE_TYPE = _DescribeGroupsResponse
-    SCHEMA = Schema(("groups", Array(_TEXT)), ("include_authorized_operations", Boolean))
-
-
-class GroupDescription(Request[_DescribeGroupsRequest]):  # type: ignore[misc]
-    """Asks the coordinator of a group for its members, and for what this client may do with it."""
-
-    API_KEY = 15
-
-    def __init__(self, group_id: str) -> None:
-        self._group_id = group_id
-
-    def build(self, request_struct_class: type[_DescribeGroupsRequest]) -> _DescribeGroupsRequest:
-        return request_struct_class([self._group_id], True)
+def group_description(group_id: str) -> Any:
+    """Return the question to a group's coordinator for its members, and for what this client may do with it."""
+    return _GroupDescription([group_id], True)
 
 
 def allows(authorized_operations: int, operation: int) -> bool | None:
@@ -132,6 +148,28 @@ def allows(authorized_operations: int, operation: int) -> bool | None:
 
 
 def first_group(response: Any) -> dict[str, Any]:
-    """Return the only group of an answer to `GroupDescription`, by the names of its fields."""
+    """Return the only group of an answer to `group_description`, by the names of its fields."""
     group: dict[str, Any] = response.to_object()["groups"][0]
     return group
+
+
+async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:
+    """Return the ids of those topics that have one, by which a topic that was made again differs from the one before.
+
+    None where the broker does not tell ids.
+    """
+    wanted = sorted(topics)
+    if not wanted:
+        return {}
+    request = _TopicIds([(0, 0, topic, {}) for topic in wanted], False, False, {})
+    try:
+        async with asyncio.timeout(_ASK_IDS_S):
+            answer = await client.send(client.get_random_node(), request)
+    except Exception as error:  # noqa: BLE001 - an older broker, or one that is away: offsets tell what they can
+        log.debug("topic_ids_unknown", error=repr(error))
+        return {}
+    return {
+        name: f"{high & 0xFFFFFFFFFFFFFFFF:016x}{low & 0xFFFFFFFFFFFFFFFF:016x}"
+        for error_code, name, high, low, *_ in answer.topics
+        if error_code == 0 and (high, low) != (0, 0)
+    }

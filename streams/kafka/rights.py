@@ -11,7 +11,7 @@ from typing import Any, Literal
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, CoordinationType
 
-from streams.kafka.broker_requests import READ, WRITE, GroupDescription, TopicRights, allows, first_group
+from streams.kafka.broker_requests import READ, WRITE, allows, first_group, group_description, topic_rights
 from streams.kafka.connection import broker_answering, connection_options
 from streams.kafka.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
 from streams.kafka.topic_problems import TopicProblem
@@ -84,7 +84,7 @@ async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tu
     needed |= dict.fromkeys(map(topics.requests, tasks), READ)
     try:
         async with asyncio.timeout(_ANSWER_S):
-            response = await client.send(client.get_random_node(), TopicRights(sorted(needed)))
+            response = await client.send(client.get_random_node(), topic_rights(sorted(needed)))
     except _UNANSWERED:
         return [], False
     lacking, is_told = [], True
@@ -113,7 +113,7 @@ async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
                 with suppress(errors.GroupCoordinatorNotAvailableError):
                     node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
                     code = 0
-                    group = first_group(await client.send(node, GroupDescription(kafka.group_id)))
+                    group = first_group(await client.send(node, group_description(kafka.group_id)))
                     if group["error_code"] not in _NOT_READY:
                         break
                 await asyncio.sleep(_AGAIN_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 from engines.run.prepared import Prepared
@@ -29,9 +28,7 @@ class EngineThreads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Wait for what runs."""
         for pool in self._pools.values():
             pool.shutdown()

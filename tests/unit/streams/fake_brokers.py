@@ -235,7 +235,7 @@ class Brokers:
         if self.is_silent_about_ids:
             await asyncio.sleep(3600)
         return SimpleNamespace(
-            topics=[(0, topic, 0, self.topic_ids.get(topic, 0)) for _, _, topic, _ in request._topics]
+            topics=[(0, topic, 0, self.topic_ids.get(topic, 0)) for _, _, topic, _ in request.values[0]]
         )
 
     async def fetch_offsets(self, request: Any) -> Any:
@@ -305,7 +305,7 @@ class Client:
             "OffsetCommitRequest": brokers.commit,
             "FetchRequest": brokers.fetch,
             "OffsetRequest": brokers.starts,
-            "_IdsRequest": brokers.ids,
+            "TopicIdsRequest": brokers.ids,
         }
 
     async def send(self, node: int, request: Any, *, group: Any = None) -> Any:
