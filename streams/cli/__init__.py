@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from streams.cli.global_options import global_options, load_settings
 
-__all__ = ["app", "examples", "load_settings", "main"]
+__all__ = ["app", "command", "examples", "load_settings", "main"]
 
 COMMANDS = {
     "up": "Start broker, S3, MLflow and a worker on this machine.",
@@ -28,7 +28,7 @@ COMMANDS = {
     "doctor": "Check everything a worker needs, and say what to do.",
     "bench": "Measure speed and memory against baselines.",
 }
-"""Every command and its line of help; `streams.cli.NAME` has its `app` (a typer.Typer) or a function NAME."""
+"""Every command and its line of help; `streams.cli.NAME` has it as `app`, where it is a group, or as NAME."""
 
 EXTRAS = {
     "aiohttp": "worker",
@@ -74,6 +74,17 @@ def examples(*lines: str) -> str:
     from rich.markup import escape
 
     return "\n".join(["[bold]Examples[/bold]", *(f"[cyan]$ {escape(line)}[/cyan]" for line in lines)])
+
+
+def command(*lines: str) -> Callable[[Callable[..., None]], typer.Typer]:
+    """Make a command of the function below, with these command lines as its examples."""
+
+    def made(function: Callable[..., None]) -> typer.Typer:
+        own = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        own.command(epilog=examples(*lines))(function)
+        return own
+
+    return made
 
 
 class CommandGroup(TyperGroup):
@@ -146,15 +157,10 @@ def main() -> None:
 
 def _load_command(name: str) -> Any:
     module = importlib.import_module(f"{__name__}.{name}")
-    found = getattr(module, "app", None)
-    if not isinstance(found, typer.Typer):
-        function = getattr(module, name)
-        found = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        found.command()(function)
-    command = typer.main.get_command(found)
-    command.name = name
-    _add_options(command)
-    return command
+    loaded: Any = typer.main.get_command(getattr(module, "app", None) or getattr(module, name))
+    loaded.name = name
+    _add_options(loaded)
+    return loaded
 
 
 def _add_options(command: Any) -> None:

@@ -9,20 +9,16 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import examples
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+from streams.cli import command
 
 _MODULE = "examples.bench"
 
 
-@app.command(
-    epilog=examples(
-        "inferstream bench --list",
-        "inferstream bench stream-share generation-burst",
-        "inferstream bench --quick",
-        "inferstream bench stream-share --kafka-home ~/kafka_2.13-4.3.1",
-    )
+@command(
+    "inferstream bench --list",
+    "inferstream bench stream-share generation-burst",
+    "inferstream bench --quick",
+    "inferstream bench stream-share --kafka-home ~/kafka_2.13-4.3.1",
 )
 def bench(
     name: Annotated[

@@ -15,11 +15,9 @@ import yaml
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.config.settings_tree import leaves
 from engines.configuration import Loaded
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 from streams.cli.sample import sample_yaml
 from streams.settings import Settings
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 class Format(StrEnum):
@@ -39,12 +37,10 @@ class ShownSetting:
     description: str
 
 
-@app.command(
-    epilog=examples(
-        "inferstream config",
-        "inferstream config --set kafka.group_id=mine --format yaml",
-        "inferstream config --sample > inferstream.yaml",
-    )
+@command(
+    "inferstream config",
+    "inferstream config --set kafka.group_id=mine --format yaml",
+    "inferstream config --sample > inferstream.yaml",
 )
 def config(
     ctx: typer.Context,

@@ -9,20 +9,16 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 from streams.cli.findings import Finding, as_not_running, nothing_runs
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
-@app.command(
-    epilog=examples(
-        "inferstream doctor",
-        "inferstream doctor --config production.yaml --bucket recordings",
-        "inferstream doctor --json",
-    )
+@command(
+    "inferstream doctor",
+    "inferstream doctor --config production.yaml --bucket recordings",
+    "inferstream doctor --json",
 )
 def doctor(
     ctx: typer.Context,

@@ -9,18 +9,14 @@ import typer
 
 from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
 from handlers.options.schema import options_schema
-from streams.cli import examples
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+from streams.cli import command
 
 
-@app.command(
-    epilog=examples(
-        "inferstream options",
-        "inferstream options asr",
-        "inferstream options text-generation --engine ollama --json",
-        "inferstream options --markdown > docs/options.md",
-    )
+@command(
+    "inferstream options",
+    "inferstream options asr",
+    "inferstream options text-generation --engine ollama --json",
+    "inferstream options --markdown > docs/options.md",
 )
 def options(
     task: Annotated[

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams import interrupts
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 from streams.cli.upload import upload_with_bar
 
 if TYPE_CHECKING:
     from streams.messages import Request, Result
     from streams.settings import Settings
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 _ROOM_FOR_THE_REST = 4096
 """Bytes of a message beside its media."""
@@ -37,14 +35,12 @@ MAIN_INPUT = {
 """The field of `data` that the argument INPUT fills, by task."""
 
 
-@app.command(
-    epilog=examples(
-        "inferstream send text-generation smollm2-135m-instruct 'Name a colour.'",
-        "git log -1 | inferstream send text-generation smollm2-135m-instruct -",
-        "inferstream send asr whisper-base call.flac --option timestamps=word",
-        "inferstream send asr whisper-base recording.wav --json",
-        'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\'',
-    )
+@command(
+    "inferstream send text-generation smollm2-135m-instruct 'Name a colour.'",
+    "git log -1 | inferstream send text-generation smollm2-135m-instruct -",
+    "inferstream send asr whisper-base call.flac --option timestamps=word",
+    "inferstream send asr whisper-base recording.wav --json",
+    'inferstream send vlm llava image.png --data \'{"prompt": "How many?"}\'',
 )
 def send(
     ctx: typer.Context,

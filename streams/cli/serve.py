@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engines.native_environment import set_native_defaults
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 from streams.interrupts import ending_at_once
 
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command(
-    epilog=examples(
-        "inferstream serve",
-        "inferstream serve --host 0.0.0.0 --port 80 --config production.yaml",
-        "inferstream serve --port 0 --set worker.warm=smollm2-135m-instruct",
-        "curl localhost:8080/inference/tasks",
-    )
+@command(
+    "inferstream serve",
+    "inferstream serve --host 0.0.0.0 --port 80 --config production.yaml",
+    "inferstream serve --port 0 --set worker.warm=smollm2-135m-instruct",
+    "curl localhost:8080/inference/tasks",
 )
 def serve(
     ctx: typer.Context,

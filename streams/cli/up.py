@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import examples
+from streams.cli import command
 from streams.cli.global_options import GlobalOptions
 
 if TYPE_CHECKING:
     from streams.local.platform import LocalPlatform
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 _HTTP_EXAMPLE = (
     '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", '
@@ -40,14 +38,12 @@ _STARTED_HERE = (
 DEFAULT_MODELS = ["smollm2-135m-instruct", "whisper-base"]
 
 
-@app.command(
-    epilog=examples(
-        "inferstream up",
-        "inferstream up --model whisper-tiny.en --directory ./try",
-        "inferstream up --no-models",
-        "inferstream up --kafka-home ~/kafka_2.13-4.3.1 --brokers 3",
-        "inferstream up --set worker.batch_max_items=8 --config mine.yaml",
-    )
+@command(
+    "inferstream up",
+    "inferstream up --model whisper-tiny.en --directory ./try",
+    "inferstream up --no-models",
+    "inferstream up --kafka-home ~/kafka_2.13-4.3.1 --brokers 3",
+    "inferstream up --set worker.batch_max_items=8 --config mine.yaml",
 )
 def up(
     ctx: typer.Context,

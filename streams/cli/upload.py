@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 
 if TYPE_CHECKING:
     from streams.settings import S3Settings
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command(
-    epilog=examples(
-        "inferstream upload call.flac",
-        "inferstream upload call.flac --to s3://media/calls/",
-        'inferstream send asr whisper-base "$(inferstream upload call.flac)"',
-    )
+@command(
+    "inferstream upload call.flac",
+    "inferstream upload call.flac --to s3://media/calls/",
+    'inferstream send asr whisper-base "$(inferstream upload call.flac)"',
 )
 def upload(
     ctx: typer.Context,

@@ -7,18 +7,14 @@ from typing import Annotated
 import typer
 
 from engines.native_environment import set_native_defaults
-from streams.cli import examples, load_settings
+from streams.cli import command, load_settings
 from streams.interrupts import ending_at_once
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command(
-    epilog=examples(
-        "inferstream worker",
-        "inferstream worker --task asr --config production.yaml",
-        "inferstream worker --set kafka.group_id=team-a --set worker.max_in_flight=32",
-    )
+@command(
+    "inferstream worker",
+    "inferstream worker --task asr --config production.yaml",
+    "inferstream worker --set kafka.group_id=team-a --set worker.max_in_flight=32",
 )
 def worker(
     ctx: typer.Context,

@@ -9,7 +9,7 @@ import faust
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from streams.faust.consumer import BatchConsumer, BatchTransport
+from streams.faust.consumer import BatchTransport
 from streams.faust.membership import Membership
 from streams.faust.source import FaustSource
 from streams.kafka.connection import faust_credentials
@@ -27,11 +27,6 @@ class InferenceApp(faust.App):
     logger = FAUST_LOG
     _is_draining = False
     _is_drained = False
-
-    @property
-    def batch_consumer(self) -> BatchConsumer:
-        """The consumer, made where it is not there yet."""
-        return cast(BatchConsumer, self.consumer)
 
     def kafka_producer(self) -> AIOKafkaProducer:
         """Return the started producer that Faust sends with."""
