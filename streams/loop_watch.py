@@ -17,7 +17,7 @@ from streams.shutdown import EXIT_FAILED, exit_now
 log = structlog.get_logger(__name__)
 
 GRACE_S = 10.0
-"""What a loop may stand still longer than an engine; a stage is interrupted before (`streams.pipeline.pace`)."""
+"""What a loop may stand still longer than an engine; a stage is interrupted before (`streams.pipeline.slow_stages`)."""
 
 _MOST_BETWEEN_S = 15.0
 _STDERR = 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for Kafka
-    from streams.delivery.offsets import OrderedAcker, Place
+    from streams.delivery.offsets import OffsetTracker, TopicPartition
     from streams.faust.membership import Membership
     from streams.kafka.broker_watch import BrokerWatch
 
@@ -17,9 +17,9 @@ class Partitions(Protocol):
     """The part of the consumer that is shown."""
 
     @property
-    def stopped_partitions(self) -> Mapping[Place, str]: ...
+    def stopped_partitions(self) -> Mapping[TopicPartition, str]: ...
     @property
-    def removed_unread(self) -> Mapping[Place, int]: ...
+    def removed_unread(self) -> Mapping[TopicPartition, int]: ...
 
 
 class StreamState:
@@ -30,20 +30,20 @@ class StreamState:
         *,
         watch: BrokerWatch,
         membership: Membership,
-        acker: OrderedAcker,
+        tracker: OffsetTracker,
         partitions: Partitions,
         ready_without_broker_s: float | None,
     ) -> None:
         """Without a broker for longer than that its status is error; None: never."""
         self._watch = watch
         self._membership = membership
-        self._acker = acker
+        self._tracker = tracker
         self._partitions = partitions
         self._ready_without_broker_s = ready_without_broker_s
 
     def report(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, broker, group, offsets}, as JSON has it."""
-        broker, group, acker = self._watch.report(), self._membership, self._acker
+        broker, group, tracker = self._watch.report(), self._membership, self._tracker
         unreadable = group.unreadable_topics()
         stopped, removed = self._partitions.stopped_partitions, self._partitions.removed_unread
         any_unread = bool(group.missing_topics or unreadable or stopped)
@@ -64,11 +64,11 @@ class StreamState:
                 "unreadable_topics": unreadable,
             },
             "offsets": {
-                "in_flight": acker.in_flight,
-                "unfinished": acker.unfinished,
-                "uncommitted": acker.uncommitted,
-                "oldest_age_s": round(acker.oldest_age_s(), 3),
-                "held_back": sorted(map(_named, acker.held_back)),
+                "in_flight": tracker.in_flight,
+                "unfinished": tracker.unfinished,
+                "uncommitted": tracker.uncommitted,
+                "oldest_age_s": round(tracker.oldest_age_s(), 3),
+                "held_back": sorted(map(_named, tracker.held_back)),
                 "stopped": {_named(place): why for place, why in stopped.items()},
                 "removed_unread": {_named(place): count for place, count in removed.items()},
             },
@@ -113,5 +113,5 @@ def _by_partition(counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
     return family
 
 
-def _named(place: Place) -> str:
+def _named(place: TopicPartition) -> str:
     return f"{place[0]}/{place[1]}"

@@ -10,11 +10,11 @@ from typing import Any
 from engines.models.model_manager import ModelManager
 from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.memory_client import MemorySink, MemorySource
-from streams.delivery.port import Outgoing
+from streams.delivery.port import ProducerRecord
 from streams.delivery.stream import build_stream
 from streams.kafka.topics import Topics, expected_topics
 from streams.messages import Result, decode_result, encode
-from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.runtime import open_runtime
 from streams.plugins import tasks_of
 from streams.settings import Settings
@@ -46,7 +46,7 @@ class MemoryWorker:
         """
         topic = self.topics.requests(request["task"])
         results = self.topics.results(request["task"])
-        self.broker.append(topic, partition, [Outgoing(topic, None, encode(dict(request)), [])])
+        self.broker.append(topic, partition, [ProducerRecord(topic, None, encode(dict(request)), [])])
         while True:
             arrival = self.broker.arrival(results)
             for record in self.broker.records(results):
@@ -84,7 +84,7 @@ async def worker_in_memory(
             worker=settings.worker,
             tasks=tasks,
             pipeline=runtime.pipeline,
-            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
+            fast_lane=FastLane(runtime.pipeline, runtime.manager, runtime.batcher),
             outcomes=runtime.manager.outcomes,
             on_fatal=worker.fail,
         )
@@ -97,4 +97,4 @@ async def worker_in_memory(
             if not worker.failed.done():
                 await source.stop()
             delivering.cancel()
-            await stream.intake.close()
+            await stream.request_consumer.close()

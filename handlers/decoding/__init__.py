@@ -1,10 +1,5 @@
-"""Decoders that run in child processes, since a file can make them crash, hang or take all memory.
+"""Media from bytes to arrays: images, sounds, videos, documents.
 
-`wire` is the protocol over the pipes, `child` what runs in a child, `processes` the pool in the parent. A call names a
-function, which yields (value, block of bytes) pairs; these come back one by one, so that neither side holds more
-than one page. `pdf` and `child_functions` run in the child only: PDFium is never loaded elsewhere. `images` says
-which pictures are decoded where they are asked for.
-
-    handler -> processes.ChildPool.call -> wire -> child -> pdf, child_functions
-            <- pages and pictures, or why there are none <-
+One module for each kind of media, with its helpers beside it; each bounds bytes, pixels, seconds and pages before it
+decodes. `children` runs the decoders that may crash, hang or take all memory.
 """

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from engines.log_context import shared_task
-from streams.delivery.offsets import Fetched, OrderedAcker, Place, Received
+from streams.delivery.offsets import Fetched, OffsetTracker, Record, TopicPartition
 from streams.faults import supervised
 from streams.pipeline.fast_lane import Admitted
 
@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 Line = deque[tuple[Fetched, int, str]]
 """Fetches in order; how many messages of each are started, and its task."""
 
-Start = Callable[[Received, str, Admitted], None]
+Start = Callable[[Record, str, Admitted], None]
 
 
-class HeldBack:
-    """Lines of messages, one for each partition, of which the acker lets each go on by itself.
+class Backlog:
+    """Lines of messages, one for each partition, of which the tracker lets each go on by itself.
 
     Lives on the event loop. The consumer fetches no more of a partition that has a line, so a line is a few
     fetches long at most.
@@ -30,18 +30,18 @@ class HeldBack:
 
     def __init__(
         self,
-        acker: OrderedAcker,
+        tracker: OffsetTracker,
         *,
         is_current: Callable[[int], bool],
         start: Start,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         """`start` begins work on a message that is tracked by now; it must not raise."""
-        self._acker = acker
+        self._tracker = tracker
         self._is_current = is_current
         self._start = start
         self._on_fatal = on_fatal
-        self._lines: dict[Place, Line] = {}
+        self._lines: dict[TopicPartition, Line] = {}
         self._resuming: asyncio.Task[None] | None = None
 
     def enter(self, fetched: Fetched, task: str, admitted: Admitted) -> None:
@@ -56,7 +56,7 @@ class HeldBack:
             if started == len(fetched.records):
                 return
             line = self._lines[place] = deque()
-            self._acker.hold_back(place)
+            self._tracker.hold_back(place)
         else:
             started = 0
         line.append((fetched, started, task))
@@ -77,14 +77,14 @@ class HeldBack:
                     self._resume(place, line, admitted)
                 if not self._lines:
                     break
-                await self._acker.progress()
+                await self._tracker.progress()
         except Exception as error:
             log.critical("held_back_messages_stopped", exc_info=error)
             self._on_fatal(error)
         finally:
             self._resuming = None
 
-    def _resume(self, place: Place, line: Line, admitted: Admitted) -> None:
+    def _resume(self, place: TopicPartition, line: Line, admitted: Admitted) -> None:
         while line:
             fetched, started, task = line.popleft()
             started = self._begin(fetched, started, task, admitted)
@@ -92,14 +92,14 @@ class HeldBack:
                 line.appendleft((fetched, started, task))
                 return
         del self._lines[place]
-        self._acker.release(place)
+        self._tracker.release(place)
 
     def _begin(self, fetched: Fetched, started: int, task: str, admitted: Admitted) -> int:
         """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
         records = fetched.records
         if not self._is_current(fetched.generation):
             return len(records)
-        count = self._acker.track(fetched, started)
+        count = self._tracker.track(fetched, started)
         for message in records[started : started + count]:
             self._start(message, task, admitted)
         return started + count

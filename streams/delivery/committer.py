@@ -1,4 +1,4 @@
-"""Decides when offsets are committed, and for how long each is tried; which ones, the acker knows."""
+"""Decides when offsets are committed, and for how long each is tried; which ones, the tracker knows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import errors
 
-from streams.delivery.offsets import OrderedAcker, Place
+from streams.delivery.offsets import OffsetTracker, TopicPartition
 from streams.delivery.port import RecordSource
 
 log = structlog.get_logger(__name__)
@@ -35,15 +35,15 @@ class _Aside:
 
 
 class Committer:
-    """Commits what the acker vouches for, every `interval_s` and ahead of that where much is acked.
+    """Commits what the tracker vouches for, every `interval_s` and ahead of that where much is acked.
 
     Lives on the event loop. Each topic has an outcome of its own: one whose offsets the broker refuses is asked again
     at growing intervals, and holds up no other.
     """
 
-    def __init__(self, source: RecordSource, acker: OrderedAcker, *, interval_s: float) -> None:
+    def __init__(self, source: RecordSource, tracker: OffsetTracker, *, interval_s: float) -> None:
         self._source = source
-        self._acker = acker
+        self._tracker = tracker
         self._interval_s = interval_s
         self._one_at_a_time = asyncio.Lock()
         self._aside: dict[str, _Aside] = {}
@@ -59,7 +59,7 @@ class Committer:
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):
-                    await self._acker.commit_is_due.wait()
+                    await self._tracker.commit_is_due.wait()
             except TimeoutError:
                 await self.commit()
             else:
@@ -73,7 +73,7 @@ class Committer:
         Raises:
             KafkaError: as `run`.
         """
-        while self._due(self._acker.epochs()):
+        while self._due(self._tracker.epochs()):
             if not await self.commit():
                 await asyncio.sleep(_NOT_COMMITTED_S)
 
@@ -89,33 +89,36 @@ class Committer:
             KafkaError: as `run`.
         """
         async with self._one_at_a_time:
-            epochs = self._acker.epochs()
+            epochs = self._tracker.epochs()
             offsets = self._due(epochs)
             if not offsets:
                 return False
             answers = await self._source.commit(offsets, epochs)
             return self._note(offsets, epochs, answers)
 
-    def _due(self, epochs: Mapping[Place, int]) -> dict[Place, int]:
+    def _due(self, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Return the positions that may be told now; one is below that before where a log was replaced."""
         now = asyncio.get_running_loop().time()
         return {
             place: offset
-            for place, offset in self._acker.positions().items()
+            for place, offset in self._tracker.positions().items()
             if epochs[place] > self._lost_epoch
             and ((aside := self._aside.get(place[0])) is None or now >= aside.until)
         }
 
     def _note(
-        self, offsets: Mapping[Place, int], epochs: Mapping[Place, int], answers: Mapping[Place, int]
+        self,
+        offsets: Mapping[TopicPartition, int],
+        epochs: Mapping[TopicPartition, int],
+        answers: Mapping[TopicPartition, int],
     ) -> bool:
         committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
         for (topic, _), _ in committed:
             self._aside.pop(topic, None)
         gone = [(place, offset) for place, offset in offsets.items() if answers.get(place) == _TOPIC_GONE]
-        self._acker.committed(committed, epochs)
-        self._acker.discount(gone, epochs)
-        self._acker.give_up(offsets.keys() - answers.keys(), epochs)
+        self._tracker.committed(committed, epochs)
+        self._tracker.discount(gone, epochs)
+        self._tracker.give_up(offsets.keys() - answers.keys(), epochs)
         for topic, code in {place[0]: code for place, code in answers.items() if code in ASIDE}.items():
             self._put_aside(topic, ASIDE[code])
         if NO_MEMBER & set(answers.values()):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handlers.errors import InferenceError
-from streams.delivery.offsets import Received
-from streams.delivery.port import Outgoing
+from streams.delivery.offsets import Record
+from streams.delivery.port import ProducerRecord
 from streams.kafka.cloudevents import Headers
 
 _MESSAGE_CHARS = 1000
@@ -16,8 +16,8 @@ _FRAMING_BYTES = 1024
 
 
 def ever_smaller_letters(
-    origin: Received, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
-) -> Iterator[Outgoing]:
+    origin: Record, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
+) -> Iterator[ProducerRecord]:
     """Yield `origin` for the dead letter topic: untouched, then cut for a broker that found that too large.
 
     First its value alone is cut, to what `max_message_bytes` leaves; then the key and the headers it came with go
@@ -37,13 +37,13 @@ def ever_smaller_letters(
         ("__dlq.errors.message", error.message[:_MESSAGE_CHARS].encode("utf-8", "replace")),
     ]
     headers = [*origin.headers, *why]
-    yield Outgoing(topic, origin.key, origin.value, headers)
+    yield ProducerRecord(topic, origin.key, origin.value, headers)
     value = origin.value or b""
     truncated = ("__dlq.errors.truncated", str(len(value)).encode())
     room = max_message_bytes - _FRAMING_BYTES - _size_of(origin.key, headers)
     if 0 < room < len(value):
-        yield Outgoing(topic, origin.key, value[:room], [*headers, truncated])
-    yield Outgoing(topic, None, value[:_LEAST_VALUE_BYTES], [*why, truncated])
+        yield ProducerRecord(topic, origin.key, value[:room], [*headers, truncated])
+    yield ProducerRecord(topic, None, value[:_LEAST_VALUE_BYTES], [*why, truncated])
 
 
 def _size_of(key: bytes | None, headers: Headers) -> int:

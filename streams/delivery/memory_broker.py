@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from aiokafka import errors
 
-from streams.delivery.offsets import Place, Received
-from streams.delivery.port import Outgoing
+from streams.delivery.offsets import Record, TopicPartition
+from streams.delivery.port import ProducerRecord
 
 OnRequest = Callable[[str], Awaitable[None]]
 """Hears `fetch` where such a request leaves a client, and `fetch answered` where its answer is on the way back."""
@@ -31,10 +31,10 @@ class Log:
 
     def __init__(self) -> None:
         self.end = 0
-        self._records: list[Received] = []
+        self._records: list[Record] = []
         self._offsets: list[int] = []
 
-    def append(self, record: Received) -> None:
+    def append(self, record: Record) -> None:
         self._records.append(record)
         self._offsets.append(record.offset)
         self.end = record.offset + 1
@@ -43,7 +43,7 @@ class Log:
         """Use up offsets as a transaction's marker does, or an aborted record: nothing is read there."""
         self.end += count
 
-    def read(self, offset: int, most: int) -> tuple[Sequence[Received], int]:
+    def read(self, offset: int, most: int) -> tuple[Sequence[Record], int]:
         """Return up to `most` records from `offset` on, and the offset up to which those are all."""
         first = bisect_left(self._offsets, offset)
         records = self._records[first : first + most]
@@ -53,7 +53,7 @@ class Log:
 @dataclass(eq=False)
 class _Member:
     topics: frozenset[str]
-    joined: asyncio.Future[tuple[int, frozenset[Place]]] | None = None
+    joined: asyncio.Future[tuple[int, frozenset[TopicPartition]]] | None = None
     """Where it waits for an assignment."""
     expiry: asyncio.TimerHandle | None = None
 
@@ -62,16 +62,16 @@ class _Member:
 class Group:
     """The coordinator of one consumer group. Members join, are assigned partitions, send heartbeats and commit."""
 
-    partitions: Callable[[str], Iterable[Place]]
+    partitions: Callable[[str], Iterable[TopicPartition]]
     session_s: float
     rebalance_s: float
     generation: int = 0
-    committed: dict[Place, int] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
     members: dict[str, _Member] = field(default_factory=dict)
     _deadline: asyncio.TimerHandle | None = None
     """When a rebalance ends, with those who have joined by then; None where there is none."""
 
-    def join(self, name: str, topics: Iterable[str]) -> asyncio.Future[tuple[int, frozenset[Place]]]:
+    def join(self, name: str, topics: Iterable[str]) -> asyncio.Future[tuple[int, frozenset[TopicPartition]]]:
         """Begin a rebalance; the future has the next generation and what it gives to this member."""
         loop = asyncio.get_running_loop()
         member = self.members.setdefault(name, _Member(frozenset(topics)))
@@ -101,7 +101,7 @@ class Group:
             self._expect(name)
         return code or (REBALANCING if self._deadline is not None else 0)
 
-    def commit(self, name: str, generation: int, offsets: Mapping[Place, int]) -> int:
+    def commit(self, name: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
         """Take offsets, or none of them; return an error code of Kafka's, 0 for none."""
         code = self._refusal(name, generation)
         if not code:
@@ -130,7 +130,7 @@ class Group:
         self._deadline = None
         self.members = {name: one for name, one in self.members.items() if one.joined is not None}
         self.generation += 1
-        dealt: dict[str, set[Place]] = {name: set() for name in self.members}
+        dealt: dict[str, set[TopicPartition]] = {name: set() for name in self.members}
         for topic in sorted({topic for one in self.members.values() for topic in one.topics}):
             takers = [name for name, one in self.members.items() if topic in one.topics]
             for number, place in enumerate(self.partitions(topic)):
@@ -159,7 +159,7 @@ class MemoryBroker:
     ) -> None:
         """`topics` names each topic with its number of partitions."""
         self.max_message_bytes = max_message_bytes
-        self.logs: dict[Place, Log] = {}
+        self.logs: dict[TopicPartition, Log] = {}
         self._topics = dict(topics)
         self._session_s, self._rebalance_s = session_s, rebalance_s
         self._wall_clock = wall_clock
@@ -168,7 +168,7 @@ class MemoryBroker:
         for topic, count in topics.items():
             self.logs.update({(topic, number): Log() for number in range(count)})
 
-    def partitions(self, topic: str) -> list[Place]:
+    def partitions(self, topic: str) -> list[TopicPartition]:
         """Return the partitions of `topic`.
 
         Raises:
@@ -184,7 +184,7 @@ class MemoryBroker:
             self._groups[name] = Group(self.partitions, self._session_s, self._rebalance_s)
         return self._groups[name]
 
-    def append(self, topic: str, partition: int, records: Sequence[Outgoing]) -> int:
+    def append(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> int:
         """Append records, or none where one is refused; return the offset of the first.
 
         Raises:
@@ -199,17 +199,17 @@ class MemoryBroker:
         first = log.end
         at_ms = int(1000 * self._wall_clock())
         for one in records:
-            log.append(Received(topic, partition, log.end, at_ms, one.key, one.value, one.headers))
+            log.append(Record(topic, partition, log.end, at_ms, one.key, one.value, one.headers))
         arrival = self._arrivals.pop(topic, None)
         if arrival is not None:
             arrival.set_result(None)
         return first
 
-    def records(self, topic: str) -> list[Received]:
+    def records(self, topic: str) -> list[Record]:
         """Return all records of `topic`, partition by partition."""
         return [one for place in self.partitions(topic) for one in self.logs[place].read(0, 2**63)[0]]
 
-    def commit(self, group: str, member: str, generation: int, offsets: Mapping[Place, int]) -> int:
+    def commit(self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
         """Take offsets for a group, or none of them; return an error code of Kafka's, 0 for none."""
         return self.group(group).commit(member, generation, offsets)
 

@@ -15,8 +15,8 @@ from aiokafka import errors
 from aiokafka.errors import KafkaError
 
 from streams.delivery.memory_broker import MEMBERSHIP_CODES, UNKNOWN_MEMBER, MemoryBroker, OnRequest
-from streams.delivery.offsets import Fetched, Place, Received
-from streams.delivery.port import Outgoing, RecordListener
+from streams.delivery.offsets import Fetched, Record, TopicPartition
+from streams.delivery.port import ProducerRecord, RecordListener
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
 
@@ -81,7 +81,7 @@ class MemorySource(_Client):
         self._generation: int | None = None
         self._member_generation = _NONE
         self._name = ""
-        self._readings: dict[Place, _Reading] = {}
+        self._readings: dict[TopicPartition, _Reading] = {}
         self._is_open = asyncio.Event()
         self._rejoin = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
@@ -115,11 +115,11 @@ class MemorySource(_Client):
             await self._is_open.wait()
         return self._generation
 
-    def partitions(self, topic: str) -> AbstractSet[Place]:
+    def partitions(self, topic: str) -> AbstractSet[TopicPartition]:
         return {place for place in self._readings if place[0] == topic}
 
     async def fetch(
-        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+        self, generation: int, topic: str, partitions: Collection[TopicPartition], most: int, timeout_s: float
     ) -> None:
         readings = self._readings
         until = asyncio.get_running_loop().time() + timeout_s
@@ -142,8 +142,8 @@ class MemorySource(_Client):
             await asyncio.wait([arrival], timeout=left_s)
 
     def _read(
-        self, readings: Mapping[Place, _Reading], partitions: Collection[Place], most: int
-    ) -> list[tuple[Place, Sequence[Received], int]]:
+        self, readings: Mapping[TopicPartition, _Reading], partitions: Collection[TopicPartition], most: int
+    ) -> list[tuple[TopicPartition, Sequence[Record], int]]:
         """Return what the broker has of these partitions behind their positions, and up to where that is all."""
         brought = []
         for place in sorted(partitions):
@@ -157,8 +157,8 @@ class MemorySource(_Client):
     def _deliver(
         self,
         generation: int,
-        readings: Mapping[Place, _Reading],
-        brought: Sequence[tuple[Place, Sequence[Received], int]],
+        readings: Mapping[TopicPartition, _Reading],
+        brought: Sequence[tuple[TopicPartition, Sequence[Record], int]],
     ) -> list[Fetched]:
         """Move the positions of the generation that asked, and return what is taken: nothing where it has ended."""
         fetched = []
@@ -181,7 +181,9 @@ class MemorySource(_Client):
             reading.position, reading.begins = end, False
         return fetched
 
-    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
         readings, name, generation = self._readings, self._name, self._member_generation
         asked = {
             place: offset
@@ -252,7 +254,7 @@ class MemorySink(_Client):
         return [number for _, number in places]
 
     async def send(
-        self, topic: str, partition: int, records: Sequence[Outgoing]
+        self, topic: str, partition: int, records: Sequence[ProducerRecord]
     ) -> tuple[int, Exception | None]:
         count = size = 0
         for record in records:
@@ -267,9 +269,9 @@ class MemorySink(_Client):
         return count, None
 
 
-def _as_new(record: Received) -> Received:
+def _as_new(record: Record) -> Record:
     """Return the record as a fetch brings it, with no account of how far it has come."""
-    return Received(
+    return Record(
         record.topic,
         record.partition,
         record.offset,

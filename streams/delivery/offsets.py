@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-Place = tuple[str, int]
+TopicPartition = tuple[str, int]
 """A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
 
 
@@ -40,7 +40,7 @@ class _Partition:
 
     def __init__(self, epoch: int, start: int, committed: int) -> None:
         self.epoch = epoch
-        self.in_flight: deque[Received] = deque()
+        self.in_flight: deque[Record] = deque()
         self.acked: deque[int] = deque()
         """Positions that acks led to and no commit has reached yet."""
         self.position = start
@@ -61,7 +61,7 @@ class _Partition:
             self.position = max(self.position, self.gaps.popleft()[1])
 
 
-class Received(msgspec.Struct, eq=False):
+class Record(msgspec.Struct, eq=False):
     """One message as the broker delivered it to this worker, and how far it has come."""
 
     topic: str
@@ -75,7 +75,7 @@ class Received(msgspec.Struct, eq=False):
     is_done: bool = False
     since: float = 0.0
     account: _Partition | None = None
-    """Where it is in flight; set by the acker."""
+    """Where it is in flight; set by the tracker."""
 
 
 class Fetched(msgspec.Struct, eq=False):
@@ -90,18 +90,18 @@ class Fetched(msgspec.Struct, eq=False):
     start: int
     end: int
     """Above the last record's offset plus one where markers of transactions, aborted records or gaps follow it."""
-    records: Sequence[Received] = ()
+    records: Sequence[Record] = ()
     begins: bool = False
     """Whether it is the first of its epoch."""
     committed: int | None = None
     """What the group has for the partition, None for nothing; looked at where it begins."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TopicPartition:
         return (self.topic, self.partition)
 
 
-class OrderedAcker:
+class OffsetTracker:
     """Knows of each partition the contiguous finished prefix, so that a commit never passes unfinished work.
 
     Owned by the event loop thread. Every tracked message must be marked done exactly once, after its result
@@ -126,10 +126,10 @@ class OrderedAcker:
         self._window = window
         self._commit_after = max(1, window // 2)
         self._clock = clock
-        self._partitions: dict[Place, _Partition] = {}
+        self._partitions: dict[TopicPartition, _Partition] = {}
         self._forgotten: list[_Partition] = []
         """Those that have something in flight still."""
-        self._held_back: set[Place] = set()
+        self._held_back: set[TopicPartition] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
     def track(self, fetched: Fetched, start: int = 0) -> int:
@@ -168,7 +168,7 @@ class OrderedAcker:
                 partition.cross_gaps()
         return count
 
-    def done(self, message: Received) -> None:
+    def done(self, message: Record) -> None:
         """Mark `message` finished: everything contiguous up to it may be committed.
 
         Raises:
@@ -200,20 +200,24 @@ class OrderedAcker:
         if self._waiting:
             self._wake()
 
-    def committed(self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]) -> None:
+    def committed(
+        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
+    ) -> None:
         """Note that the broker has these offsets, which were the positions of these epochs."""
         for partition, offset in self._of_epochs(offsets, epochs):
             partition.committed = offset
             self._settle(partition, offset)
         self._wake()
 
-    def discount(self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]) -> None:
+    def discount(
+        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
+    ) -> None:
         """Let what leads to these positions take no room any more: the broker has no place for them at present."""
         for partition, offset in self._of_epochs(offsets, epochs):
             self._settle(partition, offset)
         self._wake()
 
-    def give_up(self, places: Iterable[Place], epochs: Mapping[Place, int]) -> None:
+    def give_up(self, places: Iterable[TopicPartition], epochs: Mapping[TopicPartition, int]) -> None:
         """Note that nothing of these epochs will ever be committed: the log was replaced, or handed out again."""
         for partition, _ in self._of_epochs(((place, 0) for place in places), epochs):
             partition.is_forgotten = True
@@ -228,7 +232,7 @@ class OrderedAcker:
         """
         return self.in_flight + self._acked
 
-    def positions(self) -> dict[Place, int]:
+    def positions(self) -> dict[TopicPartition, int]:
         """Return the offset of each partition that is to be committed, as all before is done and the group has another.
 
         It is below the group's where the log was replaced.
@@ -239,7 +243,7 @@ class OrderedAcker:
             if partition.position != partition.committed and not partition.is_forgotten
         }
 
-    def epochs(self) -> dict[Place, int]:
+    def epochs(self) -> dict[TopicPartition, int]:
         """Return the epoch of each partition that may be committed."""
         return {place: partition.epoch for place, partition in self._partitions.items()}
 
@@ -249,17 +253,17 @@ class OrderedAcker:
             self._forget(place)
         self._wake()
 
-    def hold_back(self, place: Place) -> None:
+    def hold_back(self, place: TopicPartition) -> None:
         """Say that messages of `place` wait for room."""
         self._held_back.add(place)
 
-    def release(self, place: Place) -> None:
+    def release(self, place: TopicPartition) -> None:
         """Say that no messages of `place` wait for room any more."""
         self._held_back.discard(place)
         self._wake()
 
     @property
-    def held_back(self) -> AbstractSet[Place]:
+    def held_back(self) -> AbstractSet[TopicPartition]:
         """The partitions of which messages wait for room: no more of them are to be fetched."""
         return self._held_back
 
@@ -292,14 +296,14 @@ class OrderedAcker:
         made = self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed)
         return made
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)
         partition.is_forgotten = True
         self._settle(partition)
         self._forgotten = [one for one in (*self._forgotten, partition) if one.in_flight]
 
     def _of_epochs(
-        self, offsets: Iterable[tuple[Place, int]], epochs: Mapping[Place, int]
+        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
     ) -> Iterator[tuple[_Partition, int]]:
         for place, offset in offsets:
             partition = self._partitions.get(place)

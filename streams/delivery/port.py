@@ -16,17 +16,17 @@ import msgspec
 from streams.kafka.cloudevents import Headers
 
 if TYPE_CHECKING:
-    from streams.delivery.offsets import Fetched, Place
+    from streams.delivery.offsets import Fetched, TopicPartition
 
 
-class Delivery(msgspec.Struct, eq=False):
+class DeliveryReport(msgspec.Struct, eq=False):
     """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
 
     missing: int = 0
-    """How many records are still on their way; kept by the outbox, as all here."""
+    """How many records are still on their way; kept by the producer, as all here."""
     error: Exception | None = None
     """Why the broker does not take the first that it refused."""
-    refused: tuple[Outgoing, ...] = ()
+    refused: tuple[ProducerRecord, ...] = ()
     """What the broker does not take; it may have all others."""
 
     def ended(self, error: Exception | None) -> None:
@@ -42,7 +42,7 @@ class Delivery(msgspec.Struct, eq=False):
         if not self.missing:
             self.ended(self.error)
 
-    def failed(self, record: Outgoing, error: Exception) -> None:
+    def failed(self, record: ProducerRecord, error: Exception) -> None:
         """Note that the broker does not take `record`."""
         if self.error is None:
             self.error = error
@@ -52,15 +52,15 @@ class Delivery(msgspec.Struct, eq=False):
             self.ended(self.error)
 
 
-class Outgoing(msgspec.Struct, eq=False):
+class ProducerRecord(msgspec.Struct, eq=False):
     """One record to send."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
-    delivery: Delivery | None = None
-    """Whose it is while it is on its way; set by the outbox."""
+    delivery: DeliveryReport | None = None
+    """Whose it is while it is on its way; set by the producer."""
 
 
 class RecordListener(Protocol):
@@ -97,11 +97,11 @@ class RecordSource(Protocol):
     async def opened(self) -> int:
         """Return the open generation, as soon as there is one."""
 
-    def partitions(self, topic: str) -> AbstractSet[Place]:
+    def partitions(self, topic: str) -> AbstractSet[TopicPartition]:
         """Return the partitions of `topic` that are assigned to this member."""
 
     async def fetch(
-        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+        self, generation: int, topic: str, partitions: Collection[TopicPartition], most: int, timeout_s: float
     ) -> None:
         """Have the listener take, in one call, up to `most` records of these partitions.
 
@@ -113,7 +113,9 @@ class RecordSource(Protocol):
             PositionLost: permanent; records are missing between two fetches.
         """
 
-    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
         """Ask once to commit `offsets`, which are positions of these epochs; return the broker's code for each.
 
         0 where the broker has the offset. Those of an epoch that is over are neither committed nor returned. The code
@@ -135,7 +137,7 @@ class RecordSink(Protocol):
         """
 
     async def send(
-        self, topic: str, partition: int, records: Sequence[Outgoing]
+        self, topic: str, partition: int, records: Sequence[ProducerRecord]
     ) -> tuple[int, Exception | None]:
         """Send as many of the first `records` as one batch holds, at least one.
 

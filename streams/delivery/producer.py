@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
 from engines.log_context import LineLimit, shared_task
-from streams.delivery.port import Delivery, Outgoing, RecordSink
+from streams.delivery.port import DeliveryReport, ProducerRecord, RecordSink
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
 
@@ -23,7 +23,7 @@ _LONGEST_PAUSE_S = 5.0
 _LINE_EVERY_S = 30.0
 
 
-class _Awaited(Delivery):
+class _Awaited(DeliveryReport):
     """Ends with a future, or in nothing where whoever waited has gone."""
 
     future: asyncio.Future[None] = msgspec.field(default_factory=asyncio.Future)
@@ -37,7 +37,7 @@ class _Awaited(Delivery):
             self.future.set_exception(error)
 
 
-class Outbox:
+class BatchingProducer:
     """Gathers records by topic and sends each topic's as batches, one after the other.
 
     While a batch is on its way the next one gathers, so batches grow with the load and a lone record leaves at
@@ -49,13 +49,13 @@ class Outbox:
 
     def __init__(self, sink: RecordSink) -> None:
         self._sink = sink
-        self._waiting: dict[str, list[Outgoing]] = {}
+        self._waiting: dict[str, list[ProducerRecord]] = {}
         """What waits for each topic that is being sent to."""
         self._sending: set[asyncio.Task[None]] = set()
         self._partitioner = DefaultPartitioner()
         self._lines = LineLimit(1, _LINE_EVERY_S)
 
-    async def deliver(self, *records: Outgoing) -> None:
+    async def deliver(self, *records: ProducerRecord) -> None:
         """Return once the broker has acknowledged all of them.
 
         Raises:
@@ -66,7 +66,7 @@ class Outbox:
         self.post(records, delivery)
         await delivery.future
 
-    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+    def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
         """Send all of them; `delivery`, which is new, hears how that ended."""
         delivery.missing = len(records)
         for record in records:
@@ -110,7 +110,9 @@ class Outbox:
         if self._lines.allows(topic):
             log.warning("records_wait_for_broker", topic=topic, **about, error=repr(error))
 
-    def _by_partition(self, waiting: list[Outgoing], partitions: list[int]) -> dict[int, list[Outgoing]]:
+    def _by_partition(
+        self, waiting: list[ProducerRecord], partitions: list[int]
+    ) -> dict[int, list[ProducerRecord]]:
         together = random.choice(partitions)
         keyed = [record for record in waiting if record.key is not None]
         if not keyed:
@@ -121,7 +123,7 @@ class Outbox:
             found.setdefault(partition, []).append(record)
         return found
 
-    async def _send(self, topic: str, partition: int, waiting: list[Outgoing]) -> None:
+    async def _send(self, topic: str, partition: int, waiting: list[ProducerRecord]) -> None:
         """Send the records of one partition in as few batches as they fit in."""
         sent = 0
         pause_s = _FIRST_PAUSE_S
@@ -147,7 +149,7 @@ class Outbox:
             sent += count
 
 
-def _tell(records: list[Outgoing], error: Exception) -> None:
+def _tell(records: list[ProducerRecord], error: Exception) -> None:
     """Tell of those among `records` that are still on their way that they will not arrive."""
     for record in records:
         if (delivery := record.delivery) is not None:

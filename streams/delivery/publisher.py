@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engines.run.outcomes import Outcomes
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.delivery.dead_letters import ever_smaller_letters
-from streams.delivery.offsets import Received
-from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.offsets import Record
+from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.kafka.topics import Topics
 from streams.messages import MetricsEvent, encode, encode_result, failed_instead
@@ -38,11 +38,11 @@ _MESSAGE_CHARS = 1000
 
 
 class Out(Protocol):
-    """The part of the outbox that is used here."""
+    """The part of the producer that is used here."""
 
-    async def deliver(self, *records: Outgoing) -> None: ...
+    async def deliver(self, *records: ProducerRecord) -> None: ...
 
-    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None: ...
+    def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None: ...
 
 
 class Publisher:
@@ -54,7 +54,7 @@ class Publisher:
 
     def __init__(
         self,
-        outbox: Out,
+        producer: Out,
         *,
         topics: Topics,
         outcomes: Outcomes,
@@ -64,7 +64,7 @@ class Publisher:
         reply_topics: Iterable[str] = (),
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._outbox = outbox
+        self._producer = producer
         self._topics = topics
         self._outcomes = outcomes
         self._results_of = functools.cache(topics.results)
@@ -125,7 +125,7 @@ class Publisher:
         task: str,
         key: bytes | None,
         traceparent: str | None,
-        delivery: Delivery,
+        delivery: DeliveryReport,
     ) -> bool:
         """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
 
@@ -137,12 +137,14 @@ class Publisher:
         if len(value) + len(key or b"") + len(traceparent or "") > self._surely_taken_bytes:
             return False
         record = self._record(self._results_of(task), result, value, key, traceparent)
-        self._outbox.post((record, self._event_record(_outcome_event(result))), delivery)
+        self._producer.post((record, self._event_record(_outcome_event(result))), delivery)
         if result is not answered:
             self._outcomes.replaced(answered, result)
         return True
 
-    async def republish(self, records: Sequence[Outgoing], *, task: str, traceparent: str | None) -> None:
+    async def republish(
+        self, records: Sequence[ProducerRecord], *, task: str, traceparent: str | None
+    ) -> None:
         """Publish what the broker refused of a posted result; what it has is published again only if it is not true.
 
         Raises:
@@ -158,9 +160,9 @@ class Publisher:
                     self._outcomes.replaced(result, published)
                     of_event = [self._event_record(_outcome_event(published))]
         if of_event:
-            await self._outbox.deliver(*of_event)
+            await self._producer.deliver(*of_event)
 
-    async def dead_letter(self, origin: Received, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with why nothing could be done with it, and a metrics event.
 
         It is untouched unless it is too large for that, as `ever_smaller_letters` says.
@@ -202,7 +204,7 @@ class Publisher:
         Raises:
             KafkaError: the broker does not take it.
         """
-        await self._outbox.deliver(self._event_record(event))
+        await self._producer.deliver(self._event_record(event))
 
     async def _deliver(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
@@ -212,7 +214,7 @@ class Publisher:
 
     def _ever_smaller(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> Iterator[tuple[dict[str, Any], Outgoing]]:
+    ) -> Iterator[tuple[dict[str, Any], ProducerRecord]]:
         """Yield `result` and its record, then those in its place for a broker that found that too large."""
         yield result, self._record(topic, result, value, key, traceparent)
         callers_bytes = len(key or b"") + len(traceparent or "")
@@ -223,13 +225,13 @@ class Publisher:
         failed, value = self._too_large(result, len(value))
         yield failed, self._record(topic, failed, value, key, traceparent)
 
-    async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, Outgoing]]) -> T:
+    async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, ProducerRecord]]) -> T:
         """Deliver the record of one attempt and return what it is of; the next is for a broker that finds the one
         before too large."""
         refusal: MessageSizeTooLargeError | None = None
         for what, record in attempts:
             try:
-                await self._outbox.deliver(record)
+                await self._producer.deliver(record)
                 return what
             except MessageSizeTooLargeError as error:
                 refusal = error
@@ -244,14 +246,14 @@ class Publisher:
 
     def _record(
         self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> Outgoing:
+    ) -> ProducerRecord:
         headers = self._result_headers.of(result["id"], result["timestamp"], traceparent)
-        return Outgoing(topic, key, value, headers)
+        return ProducerRecord(topic, key, value, headers)
 
-    def _event_record(self, event: MetricsEvent) -> Outgoing:
+    def _event_record(self, event: MetricsEvent) -> ProducerRecord:
         headers = self._event_headers.of(f"{event.worker}/{event.kind}/{event.id or event.time}", event.time)
         # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
-        return Outgoing(self._events, None, encode(event), headers)
+        return ProducerRecord(self._events, None, encode(event), headers)
 
     def _too_large(self, result: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
         """Return the failure that takes the place of a result of `size` bytes, and its bytes."""

@@ -16,9 +16,9 @@ from engines.log_context import shared_task
 from engines.run.outcomes import Outcomes
 from engines.run.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
-from streams.delivery.backlog import HeldBack
-from streams.delivery.offsets import Fetched, OrderedAcker, PositionLost, Received
-from streams.delivery.port import Delivery
+from streams.delivery.backlog import Backlog
+from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record
+from streams.delivery.port import DeliveryReport
 from streams.delivery.publisher import Publisher
 from streams.faults import supervised
 from streams.kafka import cloudevents
@@ -35,16 +35,16 @@ class Answering(Protocol):
     async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]: ...
 
 
-class QuickAnswering(Protocol):
+class FastAnswering(Protocol):
     """The part of the quick path that is used here."""
 
     def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool: ...
 
 
-class Intake:
+class RequestConsumer:
     """Every message taken ends in exactly one result or dead letter, and only then in its ack.
 
-    Lives on the event loop. Messages for which the acker has no room yet are held back, in order, for each
+    Lives on the event loop. Messages for which the tracker has no room yet are held back, in order, for each
     partition by itself: one that is stuck holds up no other. A failure to publish calls `on_fatal` and leaves the
     message unacked: the worker must exit so that the broker delivers it again.
     """
@@ -53,9 +53,9 @@ class Intake:
         self,
         *,
         pipeline: Answering,
-        quick_path: QuickAnswering,
+        fast_lane: FastAnswering,
         publisher: Publisher,
-        acker: OrderedAcker,
+        tracker: OffsetTracker,
         is_current: Callable[[int], bool],
         outcomes: Outcomes,
         worker: str,
@@ -64,16 +64,16 @@ class Intake:
     ) -> None:
         """`is_current` tells whether messages of a generation are still this worker's to answer."""
         self._pipeline = pipeline
-        self._quick_path = quick_path
+        self._fast_lane = fast_lane
         self.publisher = publisher
-        self.acker = acker
+        self.tracker = tracker
         self._outcomes = outcomes
         self._worker = worker
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = False
-        self._held_back = HeldBack(acker, is_current=is_current, start=self._start, on_fatal=on_fatal)
+        self._held_back = Backlog(tracker, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
@@ -90,7 +90,7 @@ class Intake:
     @property
     def in_flight(self) -> int:
         """How many messages are taken and not yet acked."""
-        return self.acker.in_flight
+        return self.tracker.in_flight
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
@@ -99,7 +99,7 @@ class Intake:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, message: Received, task: str, admitted: Admitted) -> None:
+    def _start(self, message: Record, task: str, admitted: Admitted) -> None:
         """Start work on a message that is tracked.
 
         By the quick path where it is clear; otherwise the message is seen through in a task of its own.
@@ -108,8 +108,10 @@ class Intake:
             incoming, request = self._read(message, task)
             sent_ms = message.timestamp  # -1 where nobody knows
             queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
-            posting = _Posting(intake=self, message=message, task=task, traceparent=incoming.traceparent)
-            if request.reply_to is not None or not self._quick_path.start(
+            posting = _Posting(
+                request_consumer=self, message=message, task=task, traceparent=incoming.traceparent
+            )
+            if request.reply_to is not None or not self._fast_lane.start(
                 request, queue_s, admitted, posting.post
             ):
                 answer = functools.partial(self._answer, message, task, incoming, request, queue_s)
@@ -117,10 +119,10 @@ class Intake:
         except InferenceError as error:
             self._see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
-            put_aside = functools.partial(self._put_aside, message, task, "intake", error)
+            put_aside = functools.partial(self._put_aside, message, task, "request_consumer", error)
             self._see_through(message, task, put_aside)
 
-    def _see_through(self, message: Received, task: str, work: Callable[[], Awaitable[None]]) -> None:
+    def _see_through(self, message: Record, task: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work, which ends with a published outcome, and ack the message then."""
 
         async def see_through() -> None:
@@ -144,13 +146,13 @@ class Intake:
                     )
                 self._on_fatal(error)
             else:
-                self.acker.done(message)
+                self.tracker.done(message)
 
         running = supervised(shared_task(see_through(), name="see through"))
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
-    async def _put_aside(self, message: Received, task: str, stage: str, error: BaseException) -> None:
+    async def _put_aside(self, message: Record, task: str, stage: str, error: BaseException) -> None:
         """Keep as a dead letter a message that can be neither answered nor refused."""
         log.error(
             "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
@@ -179,14 +181,14 @@ class Intake:
         self._see_through(message, task, republish)
 
     async def _answer(
-        self, message: Received, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
+        self, message: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
     ) -> None:
         result = await self._pipeline.answer(request, queue_s=queue_s)
         await self.publisher.result(
             result, task=task, key=message.key, traceparent=incoming.traceparent, reply_to=request.reply_to
         )
 
-    def _read(self, message: Received, task: str) -> tuple[cloudevents.Incoming, Request]:
+    def _read(self, message: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
         """Return what the message asks for.
 
         Raises:
@@ -212,7 +214,7 @@ class Intake:
                 "leave it out, or have the operator allow the topic"
             )
 
-    async def _refuse(self, message: Received, task: str, error: InferenceError) -> None:
+    async def _refuse(self, message: Record, task: str, error: InferenceError) -> None:
         """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
         if isinstance(error, Undecodable):
             await self.publisher.dead_letter(message, task=task, stage="decode", error=error)
@@ -240,18 +242,18 @@ class Intake:
         )
 
 
-class _Posting(Delivery, kw_only=True, eq=False):
+class _Posting(DeliveryReport, kw_only=True, eq=False):
     """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
 
-    intake: Intake
-    message: Received
+    request_consumer: RequestConsumer
+    message: Record
     task: str
     traceparent: str | None
 
     def post(self, result: dict[str, Any]) -> None:
         """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
         try:
-            is_posted = self.intake.publisher.post(
+            is_posted = self.request_consumer.publisher.post(
                 result,
                 task=self.task,
                 key=self.message.key,
@@ -261,16 +263,16 @@ class _Posting(Delivery, kw_only=True, eq=False):
         except BaseException:  # noqa: BLE001 - what it is comes up again, where it is handled
             is_posted = False
         if not is_posted:
-            self.intake.publish_carefully(self, result)
+            self.request_consumer.publish_carefully(self, result)
 
     def ended(self, error: Exception | None) -> None:
         if error is None:
-            self.intake.acker.done(self.message)
+            self.request_consumer.tracker.done(self.message)
         else:
-            self.intake.publish_refused(self)
+            self.request_consumer.publish_refused(self)
 
 
-def _id_of(message: Received, incoming: cloudevents.Incoming) -> str:
+def _id_of(message: Record, incoming: cloudevents.Incoming) -> str:
     """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
     if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
         return incoming.event_id

@@ -9,11 +9,11 @@ from contextlib import suppress
 
 from engines.run.outcomes import Outcomes
 from streams.delivery.committer import Committer
-from streams.delivery.offsets import Fetched, OrderedAcker
+from streams.delivery.offsets import Fetched, OffsetTracker
 from streams.delivery.port import RecordSink, RecordSource
-from streams.delivery.producer import Outbox
+from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import Answering, Intake, QuickAnswering
+from streams.delivery.request_consumer import Answering, FastAnswering, RequestConsumer
 from streams.kafka.topics import Topics
 from streams.settings import KafkaSettings, WorkerSettings
 
@@ -35,9 +35,9 @@ class Stream:
         source: RecordSource,
         *,
         tasks: Mapping[str, str],
-        intake: Intake,
+        request_consumer: RequestConsumer,
         publisher: Publisher,
-        acker: OrderedAcker,
+        tracker: OffsetTracker,
         kafka: KafkaSettings,
     ) -> None:
         """`tasks` names the task of each request topic."""
@@ -45,10 +45,10 @@ class Stream:
         self._tasks = tasks
         self._most = kafka.max_poll_records
         self._session_s = kafka.session_timeout_s
-        self.intake = intake
+        self.request_consumer = request_consumer
         self.publisher = publisher
-        self.acker = acker
-        self.committer = Committer(source, acker, interval_s=kafka.commit_interval_s)
+        self.tracker = tracker
+        self.committer = Committer(source, tracker, interval_s=kafka.commit_interval_s)
         source.attach(self)
 
     async def run(self) -> None:
@@ -64,13 +64,13 @@ class Stream:
                 running.create_task(self._follow(topic), name=f"follow {topic}")
 
     def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
-        self.intake.take(fetched, self._tasks[topic])
+        self.request_consumer.take(fetched, self._tasks[topic])
 
     def begin(self) -> None:
-        self.acker.forget_all()
+        self.tracker.forget_all()
 
     async def drain(self) -> None:
-        await self.acker.drained()
+        await self.tracker.drained()
         with suppress(TimeoutError):  # by then others have the partitions
             async with asyncio.timeout(self._session_s):
                 await self.committer.commit_last()
@@ -83,9 +83,9 @@ class Stream:
             if not assigned:
                 await asyncio.sleep(_NOTHING_ASSIGNED_S)
                 continue
-            partitions = assigned - self.acker.held_back
+            partitions = assigned - self.tracker.held_back
             if not partitions:
-                await self.acker.progress()
+                await self.tracker.progress()
                 continue
             timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
             await self._source.fetch(generation, topic, partitions, self._most, timeout_s)
@@ -99,7 +99,7 @@ def build_stream(
     worker: WorkerSettings,
     tasks: Iterable[str],
     pipeline: Answering,
-    quick_path: QuickAnswering,
+    fast_lane: FastAnswering,
     outcomes: Outcomes,
     on_fatal: Callable[[BaseException], None],
     wall_clock: Callable[[], float] = time.time,
@@ -109,9 +109,9 @@ def build_stream(
     `on_fatal` hears of what cannot be delivered: the worker must exit, and what it has not acked is delivered again.
     """
     topics = Topics(kafka.topic_prefix)
-    acker = OrderedAcker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
+    tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
     publisher = Publisher(
-        Outbox(sink),
+        BatchingProducer(sink),
         topics=topics,
         outcomes=outcomes,
         worker=worker.name,
@@ -120,11 +120,11 @@ def build_stream(
         reply_topics=worker.reply_topics,
         wall_clock=wall_clock,
     )
-    intake = Intake(
+    request_consumer = RequestConsumer(
         pipeline=pipeline,
-        quick_path=quick_path,
+        fast_lane=fast_lane,
         publisher=publisher,
-        acker=acker,
+        tracker=tracker,
         is_current=lambda generation: generation == source.generation,
         outcomes=outcomes,
         worker=worker.name,
@@ -134,8 +134,8 @@ def build_stream(
     return Stream(
         source,
         tasks={topics.requests(task): task for task in tasks},
-        intake=intake,
+        request_consumer=request_consumer,
         publisher=publisher,
-        acker=acker,
+        tracker=tracker,
         kafka=kafka,
     )

@@ -16,7 +16,7 @@ from aiokafka import errors
 from aiokafka.consumer.fetcher import FetchError
 from aiokafka.protocol.commit import OffsetFetchRequest
 
-from streams.delivery.offsets import Place, PositionLost, Received
+from streams.delivery.offsets import PositionLost, Record, TopicPartition
 from streams.kafka.broker_requests import topic_ids
 
 _RETRY_S = 0.1
@@ -50,10 +50,10 @@ class AssignedPartitions:
         return self.holds and not self._subscription.reassignment_in_progress
 
     @property
-    def partitions(self) -> frozenset[Place]:
+    def partitions(self) -> frozenset[TopicPartition]:
         return self._assignment.tps  # type: ignore[no-any-return]
 
-    async def committed(self) -> dict[Place, tuple[int, str]]:
+    async def committed(self) -> dict[TopicPartition, tuple[int, str]]:
         """Return what the group has for these partitions, by one request; without those for which it has nothing.
 
         Offsets, and what was noted with them.
@@ -82,14 +82,18 @@ class AssignedPartitions:
             await asyncio.wait([coordinator._closing], timeout=_RETRY_S)
         raise ConsumerClosing
 
-    async def starts(self, partitions: Iterable[Place], *, timeout_s: float) -> Mapping[Place, int]:
+    async def starts(
+        self, partitions: Iterable[TopicPartition], *, timeout_s: float
+    ) -> Mapping[TopicPartition, int]:
         """Return where the logs of these partitions begin.
 
         Raises:
             KafkaError: retryable; a broker did not tell in time.
         """
         asked = [aiokafka.TopicPartition(*one) for one in partitions]
-        starts: Mapping[Place, int] = await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))
+        starts: Mapping[TopicPartition, int] = await self._fetcher.beginning_offsets(
+            asked, int(timeout_s * 1000)
+        )
         return starts
 
     async def topic_ids(self) -> dict[str, str]:
@@ -105,36 +109,36 @@ class AssignedPartitions:
         """Ask a broker which topics and partitions there are; where that is news, a rebalance begins."""
         await self._consumer._client.force_metadata_update()
 
-    def position(self, partition: Place) -> int | None:
+    def position(self, partition: TopicPartition) -> int | None:
         """Return from where aiokafka fetches next, None where that is open."""
         return self._assignment.state_value(partition)._position  # type: ignore[no-any-return]
 
-    def seek(self, partition: Place, offset: int) -> None:
+    def seek(self, partition: TopicPartition, offset: int) -> None:
         """Fetch from `offset` on, and forget what is buffered."""
         self._fetcher.seek_to(partition, offset)
 
-    def pause(self, partition: Place) -> None:
+    def pause(self, partition: TopicPartition) -> None:
         """Fetch no more of it, and forget what is buffered."""
         self._subscription.pause(partition)
         self._fetcher._records.pop(partition, None)
 
-    def buffered(self) -> list[Place]:
+    def buffered(self) -> list[TopicPartition]:
         """Return the partitions of which there is something to take, those that have waited longest first."""
         return list(self._fetcher._records)
 
-    def error(self, partition: Place) -> Exception | None:
+    def error(self, partition: TopicPartition) -> Exception | None:
         """Return what the broker answered instead of records, None where it did not."""
         held = self._fetcher._records.get(partition)
         return held._error if isinstance(held, FetchError) else None
 
-    def drop(self, partition: Place) -> None:
+    def drop(self, partition: TopicPartition) -> None:
         """Forget what is buffered, and have more fetched."""
         del self._fetcher._records[partition]
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def take(
-        self, partition: Place, position: int, most: int
-    ) -> tuple[list[Received], int, Exception | None, int | None]:
+        self, partition: TopicPartition, position: int, most: int
+    ) -> tuple[list[Record], int, Exception | None, int | None]:
         """Take up to `most` records from `position` on out of the buffer and move the position behind them.
 
         Return the records, the new position, and where the next record cannot be read: why, and the offset behind
@@ -151,7 +155,7 @@ class AssignedPartitions:
                 f"goes on at offset {held.next_fetch_offset}; the worker stops, and what is behind the committed "
                 "offset is delivered again"
             )
-        records: list[Received] = []
+        records: list[Record] = []
         damage: Exception | None = None
         try:
             records.extend(islice(held, most))  # keeps what came before an error
@@ -194,7 +198,7 @@ class AssignedPartitions:
             self._fetcher._notify(waiter)
 
 
-def _offsets(response: Any) -> dict[Place, tuple[int, str]]:
+def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str]]:
     """Return the offsets of an answer.
 
     Raises:

@@ -17,7 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.delivery.committer import ASIDE, NO_MEMBER
-from streams.delivery.offsets import Place
+from streams.delivery.offsets import TopicPartition
 from streams.faust.positions import PartitionReader
 from streams.repeated_lines import FAUST_LOG
 
@@ -37,8 +37,8 @@ class CommittingThread(driver.AIOKafkaConsumerThread):
     source: PartitionReader
 
     async def commit_once(
-        self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]
-    ) -> dict[Place, int]:
+        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         """Commit offsets of these epochs; return the broker's error code of each, 0 where it has the offset.
 
         Those of an epoch that is over are not committed, and not returned. One that cannot be asked has the code of

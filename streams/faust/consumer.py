@@ -2,7 +2,7 @@
 
 Faust hands every message over by itself: two asyncio tasks, an event and a turn of a stream each, which costs
 twenty times what aiokafka needs. Here an agent gets what one fetch brought for its topic, as a list. And Faust loses
-messages that finish out of order; here only what `OrderedAcker` vouches for is committed.
+messages that finish out of order; here only what `OffsetTracker` vouches for is committed.
 docs/decisions/fast-stream-path.md says what is relied on; tests/unit/streams/faust/test_consumer.py notices when a new
 version of Faust does it differently.
 """

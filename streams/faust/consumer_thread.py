@@ -12,7 +12,7 @@ import structlog
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 
-from streams.delivery.offsets import Fetched, Place
+from streams.delivery.offsets import Fetched, TopicPartition
 from streams.faust.assigned_partitions import ConsumerClosing
 from streams.faust.commits import CommittingThread
 from streams.faust.fetched_records import deliver_as_received
@@ -70,7 +70,7 @@ class ConsumerThread(CommittingThread):
     async def fetch(
         self,
         generation: int,
-        partitions: Collection[Place],
+        partitions: Collection[TopicPartition],
         most: int,
         timeout_s: float,
         hand_over: Callable[[list[Fetched]], None],

@@ -11,11 +11,11 @@ from typing import Any
 import aiokafka
 from aiokafka.consumer import fetcher
 
-from streams.delivery.offsets import Received
+from streams.delivery.offsets import Record
 
 
 def deliver_as_received(consumer: aiokafka.AIOKafkaConsumer) -> None:
-    """Have all that `consumer`, which is not started yet, fetches delivered as `Received`.
+    """Have all that `consumer`, which is not started yet, fetches delivered as `Record`.
 
     Other consumers of this process go on as they are.
     """
@@ -35,6 +35,6 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         if self._value_deserializer is not _as_received:
             return super()._consumer_record(tp, record)
         headers = record.headers or ()  # nearly always none, and then no list is kept for each
-        return Received(
+        return Record(
             tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, headers
         )

@@ -18,7 +18,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
 
-from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, Place, Received
+from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, Record, TopicPartition
 from streams.faust.assigned_partitions import AssignedPartitions
 from streams.faust.readings import Assignment, Reading, unreadable
 
@@ -42,9 +42,9 @@ class PartitionReader:
         self._is_comparing = False
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
-        self.stopped: dict[Place, str] = {}
+        self.stopped: dict[TopicPartition, str] = {}
         """Why no more is read of a partition; another thread may read a copy."""
-        self.removed_unread: Counter[Place] = Counter()
+        self.removed_unread: Counter[TopicPartition] = Counter()
         """How many offsets the broker had removed before they were read; another thread may read a copy."""
 
     def attach(self, consumer: AIOKafkaConsumer) -> None:
@@ -110,7 +110,7 @@ class PartitionReader:
         """What the broker calls the generation of the present assignment."""
         return None if self._assignment is None else self._assignment.partitions.member_generation
 
-    def epochs(self, places: Collection[Place]) -> dict[Place, int]:
+    def epochs(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the present epochs of those `places` that are assigned; none while a rebalance changes them."""
         assignment = self._assignment
         if assignment is None or not assignment.partitions.holds:
@@ -120,7 +120,7 @@ class PartitionReader:
     async def deliver(
         self,
         generation: int,
-        partitions: Collection[Place],
+        partitions: Collection[TopicPartition],
         most: int,
         timeout_s: float,
         hand_over: Callable[[list[Fetched]], None],
@@ -144,7 +144,7 @@ class PartitionReader:
                 return
             await assignment.partitions.arrival(left_s)
 
-    def _take(self, assignment: Assignment, places: Collection[Place], most: int) -> list[Fetched]:
+    def _take(self, assignment: Assignment, places: Collection[TopicPartition], most: int) -> list[Fetched]:
         if not self._is_open or not assignment.partitions.is_present:
             return []
         if assignment.fault is not None:
@@ -170,7 +170,7 @@ class PartitionReader:
         return taken
 
     def _take_of(
-        self, assignment: Assignment, partition: Place, reading: Reading, most: int
+        self, assignment: Assignment, partition: TopicPartition, reading: Reading, most: int
     ) -> Fetched | None:
         assert reading.position is not None
         start = reading.position
@@ -185,10 +185,10 @@ class PartitionReader:
     def _fetched(
         self,
         assignment: Assignment,
-        partition: Place,
+        partition: TopicPartition,
         reading: Reading,
         start: int,
-        records: Sequence[Received],
+        records: Sequence[Record],
     ) -> Fetched:
         """Return what is delivered next of a partition: all from `start` up to its position."""
         assert reading.position is not None
@@ -204,7 +204,7 @@ class PartitionReader:
             reading.committed,
         )
 
-    def _answer(self, assignment: Assignment, partition: Place, error: Exception) -> bool:
+    def _answer(self, assignment: Assignment, partition: TopicPartition, error: Exception) -> bool:
         """Do what an error in place of records calls for; return False where that is not known."""
         if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
             self._look_for_starts(assignment, [partition])
@@ -214,7 +214,9 @@ class PartitionReader:
             return False
         return True
 
-    def _drop_alike(self, assignment: Assignment, places: Collection[Place], error: Exception) -> None:
+    def _drop_alike(
+        self, assignment: Assignment, places: Collection[TopicPartition], error: Exception
+    ) -> None:
         """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""
         for one in assignment.partitions.buffered():
             if one in places and type(assignment.partitions.error(one)) is type(error):
@@ -223,7 +225,7 @@ class PartitionReader:
     def _count_damage(
         self,
         assignment: Assignment,
-        partition: Place,
+        partition: TopicPartition,
         reading: Reading,
         damage: Exception,
         behind: int | None,
@@ -234,7 +236,9 @@ class PartitionReader:
         if reads == _READS_OF_DAMAGE:
             self._stop(assignment, partition, f"{type(damage).__name__}: {damage}", behind)
 
-    def _stop(self, assignment: Assignment, partition: Place, reason: str, behind: int | None) -> None:
+    def _stop(
+        self, assignment: Assignment, partition: TopicPartition, reason: str, behind: int | None
+    ) -> None:
         """Read no more of a partition whose next batch cannot be read; all others go on."""
         assignment.partitions.pause(partition)
         topic, number = partition
@@ -242,7 +246,7 @@ class PartitionReader:
         self.stopped[topic, number] = why = unreadable(partition, offset, reason, behind, self._group_id)
         log.error("partition_stopped", topic=topic, partition=number, offset=offset, error=why)
 
-    def _look_for_starts(self, assignment: Assignment, partitions: Sequence[Place]) -> None:
+    def _look_for_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
         for one in partitions:
             assignment.readings[one].is_lost = True
         self._run_beside(self._find_starts(assignment, partitions))
@@ -283,7 +287,7 @@ class PartitionReader:
             await asyncio.sleep(_LOOK_FOR_TOPICS_S)
             await partitions.look_again()
 
-    async def _find_starts(self, assignment: Assignment, partitions: Sequence[Place]) -> None:
+    async def _find_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
         """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""
         groups = [list(partitions)]
         try:
@@ -309,7 +313,7 @@ class PartitionReader:
             assignment.fault = error
         assignment.partitions.wake()
 
-    def _go_on_at(self, assignment: Assignment, partition: Place, start: int) -> None:
+    def _go_on_at(self, assignment: Assignment, partition: TopicPartition, start: int) -> None:
         """Read a partition from the start of its log on."""
         if not assignment.partitions.holds:
             return

@@ -13,7 +13,7 @@ from streams.kafka.connection import is_passing_for
 if TYPE_CHECKING:
     from aiokafka.producer.message_accumulator import BatchBuilder
 
-    from streams.delivery.port import Outgoing
+    from streams.delivery.port import ProducerRecord
 
 
 class ProducerSink:
@@ -36,7 +36,7 @@ class ProducerSink:
             raise
 
     async def send(
-        self, topic: str, partition: int, records: Sequence[Outgoing]
+        self, topic: str, partition: int, records: Sequence[ProducerRecord]
     ) -> tuple[int, Exception | None]:
         producer = self._producer()
         batch = producer.create_batch()
@@ -48,7 +48,7 @@ class ProducerSink:
         return count, None
 
 
-def fill(batch: BatchBuilder, records: Sequence[Outgoing]) -> int:
+def fill(batch: BatchBuilder, records: Sequence[ProducerRecord]) -> int:
     """Append to a new batch as many of `records` as it has room for, at least one; return how many.
 
     As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of

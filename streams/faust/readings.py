@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from streams.delivery.offsets import Fetched, Place
+from streams.delivery.offsets import Fetched, TopicPartition
 from streams.faust.assigned_partitions import AssignedPartitions
 
 
@@ -32,7 +32,7 @@ class Assignment:
 
     generation: int
     partitions: AssignedPartitions
-    readings: dict[Place, Reading]
+    readings: dict[TopicPartition, Reading]
     topic_ids: dict[str, str]
     due: list[Fetched] = field(default_factory=list)
     """What has to be delivered though it holds no records."""
@@ -40,7 +40,9 @@ class Assignment:
     """What ended the search for the start of a log."""
 
 
-def unreadable(place: Place, offset: int | None, reason: str, behind: int | None, group_id: str) -> str:
+def unreadable(
+    place: TopicPartition, offset: int | None, reason: str, behind: int | None, group_id: str
+) -> str:
     """Say that a partition stops at a batch, and how to go on behind it; `behind` is None where nobody knows."""
     topic, number = place
     to_offset = "the offset behind it" if behind is None else str(behind)

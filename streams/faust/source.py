@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from aiokafka.errors import TopicAuthorizationFailedError
 from faust.types import TP
 
-from streams.delivery.offsets import Fetched, Place
+from streams.delivery.offsets import Fetched, TopicPartition
 from streams.delivery.port import RecordListener
 from streams.faust.assigned_partitions import ConsumerClosing
 from streams.faust.membership import Membership
@@ -67,11 +67,11 @@ class FaustSource:
             await self._is_open.wait()
         return self._generation
 
-    def partitions(self, topic: str) -> AbstractSet[Place]:
+    def partitions(self, topic: str) -> AbstractSet[TopicPartition]:
         return {tp for tp in self.consumer.active_partitions() if tp.topic == topic}
 
     async def fetch(
-        self, generation: int, topic: str, partitions: Collection[Place], most: int, timeout_s: float
+        self, generation: int, topic: str, partitions: Collection[TopicPartition], most: int, timeout_s: float
     ) -> None:
         loop = asyncio.get_running_loop()
         taken = self._taken[topic]
@@ -100,19 +100,21 @@ class FaustSource:
             self.close()
         await taken.wait()
 
-    async def commit(self, offsets: Mapping[Place, int], epochs: Mapping[Place, int]) -> Mapping[Place, int]:
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
         answers = await self._in_thread(self.consumer._thread.commit_once(offsets, epochs))
         committed = {TP(*place): offsets[place] for place, code in answers.items() if code == 0}
         self.consumer.app.monitor.on_tp_commit(committed)
         return answers
 
     @property
-    def stopped_partitions(self) -> dict[Place, str]:
+    def stopped_partitions(self) -> dict[TopicPartition, str]:
         """Partitions of which no more is read until the worker starts again, as a batch cannot be read; with why."""
         return dict(self.consumer._thread.source.stopped)
 
     @property
-    def removed_unread(self) -> dict[Place, int]:
+    def removed_unread(self) -> dict[TopicPartition, int]:
         """How many offsets of each partition the broker had removed before they were read, since the start."""
         return dict(self.consumer._thread.source.removed_unread)
 

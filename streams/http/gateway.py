@@ -18,9 +18,9 @@ from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
 from streams.faults import contained
-from streams.http.admission import Admission
 from streams.http.answers import json_response, refused
 from streams.http.asyncapi import asyncapi_document
+from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.connections import Connections, connections_allowed
 from streams.http.inference import InferenceRoute
 from streams.http.listings import model_listing, task_listing
@@ -64,7 +64,7 @@ class Gateway:
         self._runtime = runtime
         self._settings = settings
         self._tasks = model_registry.tasks()
-        self.admission = Admission(settings.http.max_pending)
+        self.admission = ConcurrencyLimit(settings.http.max_pending)
         self._metrics = Metrics(
             runtime.manager,
             tasks=self._tasks,

@@ -16,9 +16,9 @@ from aiohttp import web
 from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
 from streams.faults import contained
-from streams.http.admission import Admission
 from streams.http.answers import Refusal, json_response, refused, result_response
 from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
+from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.events import accepts_events, stream_answer
 from streams.http.metrics import Metrics
 from streams.http.status import status_of
@@ -43,7 +43,7 @@ class InferenceRoute:
         self,
         runtime: Runtime,
         settings: Settings,
-        admission: Admission,
+        admission: ConcurrencyLimit,
         metrics: Metrics,
         answering: Callable[[web.Request], AbstractContextManager[None]],
     ) -> None:

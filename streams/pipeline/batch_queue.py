@@ -51,7 +51,7 @@ OnOutcome = Callable[[Raw, float], None]
 """Hears both of an outcome."""
 
 
-class Waiting(msgspec.Struct, Generic[T], eq=False):
+class BatchEntry(msgspec.Struct, Generic[T], eq=False):
     """A request that waits for its batch since `since`."""
 
     item: T
@@ -65,7 +65,7 @@ class Waiting(msgspec.Struct, Generic[T], eq=False):
 class _Group(Generic[T]):
     """Requests that may share a batch."""
 
-    waiting: PriorityQueue[Waiting[T]] = field(default_factory=PriorityQueue)
+    waiting: PriorityQueue[BatchEntry[T]] = field(default_factory=PriorityQueue)
     largest: float = 0.0
     """The largest cost that was ever among them."""
 
@@ -74,7 +74,7 @@ class _Group(Generic[T]):
         return count >= max_items or count * self.largest >= self.waiting.first().item.most_cost
 
 
-class Lane(Generic[T]):
+class BatchQueue(Generic[T]):
     """What waits for one model, in groups that may share a batch of at most `max_items`. Lives on one event loop."""
 
     def __init__(self, max_items: int) -> None:
@@ -99,7 +99,7 @@ class Lane(Generic[T]):
         """Return how many wait."""
         return sum(len(group.waiting) for group in self._groups.values())
 
-    def put(self, waiting: Waiting[T]) -> None:
+    def put(self, waiting: BatchEntry[T]) -> None:
         """Add one who waits from now on."""
         item = waiting.item
         if not self._groups:
@@ -117,7 +117,7 @@ class Lane(Generic[T]):
         """Return whether those who wait fill a batch."""
         return any(group.fills_a_batch(self._max_items) for group in self._groups.values())
 
-    def take(self) -> list[Waiting[T]]:
+    def take(self) -> list[BatchEntry[T]]:
         """Take the most urgent request and those, in order of urgency, that may share its batch.
 
         Empty where nobody is there, or wanted, any more.
@@ -126,7 +126,7 @@ class Lane(Generic[T]):
             return []
         key, group = min(self._groups.items(), key=_turn)
         queue = group.waiting
-        batch: list[Waiting[T]] = []
+        batch: list[BatchEntry[T]] = []
         largest = 0.0
         for _ in range(len(queue)):
             waiting = queue.take()
@@ -146,7 +146,7 @@ class Lane(Generic[T]):
         self.since = -math.inf  # whoever is left has waited for this batch
         return batch
 
-    def drain(self) -> list[Waiting[T]]:
+    def drain(self) -> list[BatchEntry[T]]:
         """Take all who wait."""
         waiting = [one for group in self._groups.values() for one in group.waiting.drain()]
         self._groups.clear()

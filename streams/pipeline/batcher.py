@@ -15,7 +15,7 @@ import structlog
 from engines.log_context import shared_task
 from handlers.errors import Cancelled, as_inference_error
 from streams.faults import report_fault, supervised
-from streams.pipeline.batch_queue import Lane, OnOutcome, Outcome, Raw, T, Waiting
+from streams.pipeline.batch_queue import BatchEntry, BatchQueue, OnOutcome, Outcome, Raw, T
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Batcher(Generic[T]):
         self._max_items = max_items
         self._max_wait_s = max_wait_s
         self._clock = clock
-        self._lanes: dict[Hashable, Lane[T]] = {}
+        self._lanes: dict[Hashable, BatchQueue[T]] = {}
         self._last_turn_s: dict[Hashable, float] = {}
         self._batch_s: dict[Hashable, float] = {}
         """What a batch takes; it falls by half at most, for a model that refuses a batch at once is no quick one.
@@ -94,7 +94,7 @@ class Batcher(Generic[T]):
         """
         key = item.lane_key
         lane = self._lanes.get(key) or self._lane(key)
-        lane.put(Waiting(item, self._clock(), on_outcome, wanted))
+        lane.put(BatchEntry(item, self._clock(), on_outcome, wanted))
         if lane.task is None:
             lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
 
@@ -113,17 +113,17 @@ class Batcher(Generic[T]):
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
-    def _lane(self, key: Hashable) -> Lane[T]:
+    def _lane(self, key: Hashable) -> BatchQueue[T]:
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(self._max_items)
+            lane = self._lanes[key] = BatchQueue(self._max_items)
         return lane
 
-    def _drop_if_idle(self, key: Hashable, lane: Lane[T]) -> None:
+    def _drop_if_idle(self, key: Hashable, lane: BatchQueue[T]) -> None:
         if not lane.coming and not lane and lane.task is None and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    async def _work(self, key: Hashable, lane: Lane[T]) -> None:
+    async def _work(self, key: Hashable, lane: BatchQueue[T]) -> None:
         while lane:
             await self._let_batch_fill(key, lane)
             batches = self._next(key, lane)
@@ -134,7 +134,7 @@ class Batcher(Generic[T]):
         lane.task = None
         self._drop_if_idle(key, lane)
 
-    async def _let_batch_fill(self, key: Hashable, lane: Lane[T]) -> None:
+    async def _let_batch_fill(self, key: Hashable, lane: BatchQueue[T]) -> None:
         """Wait for those who are coming, until a batch is full or the first request has waited its time."""
         if not lane.coming or lane.has_a_full_batch():
             return
@@ -147,7 +147,7 @@ class Batcher(Generic[T]):
                 await asyncio.wait_for(lane.may_leave.wait(), left)
             lane.is_filling = False
 
-    def _next(self, key: Hashable, lane: Lane[T]) -> list[list[Waiting[T]]]:
+    def _next(self, key: Hashable, lane: BatchQueue[T]) -> list[list[BatchEntry[T]]]:
         """Take the next batch, and with it those that make a turn of the thread worth its while."""
         batch_s = self._batch_s.get(key, _TURN_S)
         most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
@@ -156,7 +156,7 @@ class Batcher(Generic[T]):
             batches.append(lane.take())
         return [batch for batch in batches if batch]
 
-    async def _run(self, key: Hashable, batches: list[list[Waiting[T]]]) -> None:
+    async def _run(self, key: Hashable, batches: list[list[BatchEntry[T]]]) -> None:
         """Run the batches in one turn of a thread, and tell everybody what became of them."""
         items = [[waiting.item for waiting in batch] for batch in batches]
         started = self._clock()

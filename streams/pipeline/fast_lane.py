@@ -18,8 +18,8 @@ from handlers.errors import InferenceError
 from streams.faults import supervised
 from streams.messages import Request
 from streams.pipeline.batcher import Batcher
-from streams.pipeline.pace import HeldUp
 from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.slow_stages import HeldUp
 
 OnResult = Callable[[dict[str, Any]], None]
 
@@ -30,7 +30,7 @@ Admitted = dict[tuple[str, str, str], Prepared]
 """What requests of one moment share, by task, engine and model name: one of them that was admitted."""
 
 
-class QuickPath:
+class FastLane:
     """Does what `Pipeline.answer` does, by callbacks, for requests whose way is clear.
 
     A task, its futures and its turns of the event loop cost a short request more than all that is done for
@@ -138,7 +138,7 @@ class QuickPath:
 class _UnderWay(msgspec.Struct, eq=False):
     """A request that waits for its batch."""
 
-    path: QuickPath
+    path: FastLane
     request: Request
     prepared: Prepared
     started: float

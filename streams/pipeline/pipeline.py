@@ -26,7 +26,7 @@ from streams.media import MediaFetcher
 from streams.messages import Request
 from streams.pipeline.byte_budget import ByteBudget, bytes_in
 from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.pace import HeldUp, Pace
+from streams.pipeline.slow_stages import HeldUp, SlowStageDetector
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
@@ -78,7 +78,7 @@ class Pipeline:
         dispatcher: Dispatcher,
         pools: Pools,
         memory: ByteBudget,
-        pace: Pace | None = None,
+        pace: SlowStageDetector | None = None,
         worker: str,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -88,7 +88,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._pools = pools
         self._memory = memory
-        self.pace = pace or Pace()
+        self.pace = pace or SlowStageDetector()
         self._worker = worker
         self._clock = clock
         self._wall_clock = wall_clock

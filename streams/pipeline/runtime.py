@@ -23,7 +23,7 @@ from streams.media import MediaFetcher
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
 from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_threads import EngineThreads
+from streams.pipeline.engine_executors import EngineExecutors
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
 from streams.settings import Settings, WorkerSettings
@@ -90,7 +90,7 @@ async def open_runtime(
             decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
             children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
-        threads = stack.enter_context(EngineThreads(settings.cache.max_models, manager.is_loaded))
+        threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.is_loaded))
         batcher: Batcher[Prepared] = Batcher(
             manager.execute,
             threads=threads.of,

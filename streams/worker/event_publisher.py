@@ -19,7 +19,7 @@ from streams.messages import EventKind, MetricsEvent
 log = structlog.get_logger(__name__)
 
 
-class Announcements:
+class EventPublisher:
     """Publishes metrics events that belong to no request.
 
     Lives on the event loop it is made in; `model` and `pull` may be called from any thread. What happens before
@@ -35,7 +35,7 @@ class Announcements:
 
     def publish_to(self, publisher: Publisher) -> None:
         """Start publishing, what was kept first."""
-        self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="announcements"))
+        self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="event_publisher"))
 
     def worker(self, kind: EventKind, details: Mapping[str, Any]) -> None:
         """Tell that the worker came or goes; on the event loop only."""

@@ -27,13 +27,13 @@ from streams.kafka.topic_admin import TopicsNotReady, check_topics
 from streams.kafka.topics import Topics
 from streams.logs import tell_left_out
 from streams.loop_watch import GRACE_S, watched_loop
-from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.runtime import Runtime, open_runtime
 from streams.plugins import tasks_of
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 from streams.stream_state import StreamState
-from streams.worker.event_publisher import Announcements
+from streams.worker.event_publisher import EventPublisher
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Worker:
         self._settings = settings
         self._stopping = stopping
         self._tasks = tasks_of(settings.worker)
-        self._announcements = Announcements(settings.worker.name)
+        self._event_publisher = EventPublisher(settings.worker.name)
         self._about: dict[str, Any] = {}
         loop = asyncio.get_running_loop()
 
@@ -69,7 +69,7 @@ class Worker:
     @property
     def in_flight(self) -> int:
         """How many messages are taken and not yet acked."""
-        return 0 if self._stream is None else self._stream.acker.in_flight
+        return 0 if self._stream is None else self._stream.tracker.in_flight
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Build the parts and start consuming; may be cancelled at any await.
@@ -83,8 +83,8 @@ class Worker:
         runtime = await stack.enter_async_context(
             open_runtime(
                 settings,
-                on_model=self._announcements.model,
-                on_pull=self._announcements.pull,
+                on_model=self._event_publisher.model,
+                on_pull=self._event_publisher.pull,
                 on_too_many_stuck=self._stopping.fail,
             )
         )
@@ -103,7 +103,7 @@ class Worker:
             self.gateway.stream = StreamState(
                 watch=watch,
                 membership=self.membership,
-                acker=stream.acker,
+                tracker=stream.tracker,
                 partitions=source,
                 ready_without_broker_s=settings.worker.ready_without_broker_s,
             )
@@ -140,8 +140,8 @@ class Worker:
             self.is_cut_off = True
             return
         if self._about:
-            self._announcements.worker("worker_stopped", self._about)
-            await self._stopping.courtesy(self._announcements.flush(), share=0.25)
+            self._event_publisher.worker("worker_stopped", self._about)
+            await self._stopping.courtesy(self._event_publisher.flush(), share=0.25)
         if self.app is not None:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
 
@@ -157,12 +157,12 @@ class Worker:
             worker=self._settings.worker,
             tasks=self._tasks,
             pipeline=runtime.pipeline,
-            quick_path=QuickPath(runtime.pipeline, runtime.manager, runtime.batcher),
+            fast_lane=FastLane(runtime.pipeline, runtime.manager, runtime.batcher),
             outcomes=runtime.manager.outcomes,
             on_fatal=self._stopping.fail,
         )
-        stack.push_async_callback(stream.intake.close)
-        stack.push_async_callback(self._announcements.close)
+        stack.push_async_callback(stream.request_consumer.close)
+        stack.push_async_callback(self._event_publisher.close)
         return app, stream, source
 
     def _announce(self, publisher: Publisher) -> None:
@@ -172,8 +172,8 @@ class Worker:
             "http": self.gateway.url if self.gateway else None,
             "pid": os.getpid(),
         }
-        self._announcements.publish_to(publisher)
-        self._announcements.worker("worker_started", self._about)
+        self._event_publisher.publish_to(publisher)
+        self._event_publisher.worker("worker_started", self._about)
         log.info("worker_started", name=self._settings.worker.name, **self._about)
 
 

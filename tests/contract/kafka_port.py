@@ -10,8 +10,8 @@ from typing import Protocol
 import pytest
 from aiokafka import errors
 
-from streams.delivery.offsets import Fetched, Place, Received
-from streams.delivery.port import Outgoing, RecordSink, RecordSource
+from streams.delivery.offsets import Fetched, Record, TopicPartition
+from streams.delivery.port import ProducerRecord, RecordSink, RecordSource
 
 PATIENCE_S = 240.0
 """Longest wait for anything that must happen; reached only when a test is about to fail."""
@@ -57,7 +57,7 @@ class Member:
         await self.before_it_goes()
 
     @property
-    def records(self) -> list[Received]:
+    def records(self) -> list[Record]:
         return [record for one in self.taken for record in one.records]
 
     async def owns(self, count: int) -> int:
@@ -69,7 +69,7 @@ class Member:
             await asyncio.sleep(0.01)
 
     async def fetch(
-        self, partitions: set[Place] | None = None, most: int = 100, timeout_s: float = 0.2
+        self, partitions: set[TopicPartition] | None = None, most: int = 100, timeout_s: float = 0.2
     ) -> None:
         """Fetch once of these partitions, all that are assigned where none are named."""
         generation = await self.source.opened()
@@ -81,11 +81,11 @@ class Member:
         while len(self.records) < count:
             await self.fetch()
 
-    def ends(self) -> tuple[dict[Place, int], dict[Place, int]]:
+    def ends(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Return up to where each partition was taken, and in which epoch."""
         return {one.place: one.end for one in self.taken}, {one.place: one.epoch for one in self.taken}
 
-    async def commit(self) -> dict[Place, int]:
+    async def commit(self) -> dict[TopicPartition, int]:
         """Commit all that was taken; return the codes."""
         return dict(await self.source.commit(*self.ends()))
 
@@ -199,7 +199,7 @@ class PortContract:
 
     async def test_records_are_on_the_broker_once_they_are_sent(self, site: Site) -> None:
         assert await site.sink.partitions(site.topic) == [*range(PARTITIONS)]
-        record = Outgoing(site.topic, b"k", b"v", [("a", b"1")])
+        record = ProducerRecord(site.topic, b"k", b"v", [("a", b"1")])
         assert await site.sink.send(site.topic, 0, [record, record]) == (2, None)
         member = Member(site)
         async with site.joined(member.source):
@@ -210,12 +210,12 @@ class PortContract:
     async def test_a_record_that_is_too_large_for_the_broker_is_refused(self, site: Site) -> None:
         if not site.bounds_records:
             pytest.skip("the embedded broker takes records of any size")
-        large = Outgoing(site.topic, b"k", b"v" * 5_000_000, [])
+        large = ProducerRecord(site.topic, b"k", b"v" * 5_000_000, [])
         count, error = await site.sink.send(site.topic, 1, [large])
         assert (count, type(error)) == (1, errors.MessageSizeTooLargeError)
 
 
 async def send(site: Site, partition: int, numbers: Sequence[int]) -> None:
     """Send records that hold these numbers."""
-    records = [Outgoing(site.topic, None, b"%d" % number, []) for number in numbers]
+    records = [ProducerRecord(site.topic, None, b"%d" % number, []) for number in numbers]
     assert await site.sink.send(site.topic, partition, records) == (len(records), None)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streams.delivery.offsets import Fetched, OrderedAcker, Received
-from streams.delivery.port import Delivery, Outgoing
-from streams.delivery.producer import Outbox
+from streams.delivery.offsets import Fetched, OffsetTracker, Record
+from streams.delivery.port import DeliveryReport, ProducerRecord
+from streams.delivery.producer import BatchingProducer
 from tests.simulation.plan import Plan
 from tests.simulation.run import failing, shrink
 from tests.simulation.workers import Source
@@ -44,26 +44,26 @@ class OvertakenByASeek(Source):
         return []
 
 
-class PastTheUnfinished(OrderedAcker):
+class PastTheUnfinished(OffsetTracker):
     """Has committed what is done, though something before it is not."""
 
-    def done(self, message: Received) -> None:
+    def done(self, message: Record) -> None:
         super().done(message)
         assert message.account is not None
         message.account.position = max(message.account.position, message.offset + 1)
 
 
-class BeforeTheBrokerHasIt(Outbox):
+class BeforeTheBrokerHasIt(BatchingProducer):
     """Says that records have arrived when they are only on their way."""
 
-    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+    def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
         super().post(records, delivery)
         for record in records:
             record.delivery = None
             delivery.arrived()
 
 
-class WaitsTooLate(OrderedAcker):
+class WaitsTooLate(OffsetTracker):
     """Begins to wait for room a moment after it has looked: what made room meanwhile wakes nobody."""
 
     async def progress(self) -> None:
@@ -71,7 +71,7 @@ class WaitsTooLate(OrderedAcker):
         await super().progress()
 
 
-class NoLimit(OrderedAcker):
+class NoLimit(OffsetTracker):
     """Runs ahead of the commits without a bound."""
 
     def __init__(self, *, window: int, **options: Any) -> None:
@@ -80,10 +80,10 @@ class NoLimit(OrderedAcker):
 
 FAULTS = [
     ("tests.simulation.workers.Source", OvertakenByASeek),
-    ("streams.delivery.stream.OrderedAcker", PastTheUnfinished),
-    ("streams.delivery.stream.Outbox", BeforeTheBrokerHasIt),
-    ("streams.delivery.stream.OrderedAcker", WaitsTooLate),
-    ("streams.delivery.stream.OrderedAcker", NoLimit),
+    ("streams.delivery.stream.OffsetTracker", PastTheUnfinished),
+    ("streams.delivery.stream.BatchingProducer", BeforeTheBrokerHasIt),
+    ("streams.delivery.stream.OffsetTracker", WaitsTooLate),
+    ("streams.delivery.stream.OffsetTracker", NoLimit),
 ]
 
 

@@ -15,7 +15,7 @@ from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.offsets import Fetched, PositionLost
-from streams.delivery.port import Outgoing, RecordListener
+from streams.delivery.port import ProducerRecord, RecordListener
 from streams.delivery.stream import build_stream
 from streams.faults import supervised
 from streams.messages import Request
@@ -69,7 +69,7 @@ class Sink(MemorySink):
     member: Member
 
     async def send(
-        self, topic: str, partition: int, records: Sequence[Outgoing]
+        self, topic: str, partition: int, records: Sequence[ProducerRecord]
     ) -> tuple[int, Exception | None]:
         count, error = await super().send(topic, partition, records)
         if error is not None:
@@ -137,7 +137,7 @@ class Member:
             worker=world.worker,
             tasks=world.tasks,
             pipeline=engine,
-            quick_path=engine,
+            fast_lane=engine,
             outcomes=Outcomes(Statistics(), LineLimit(10**9, 1.0)),  # beyond that a thread tells
             on_fatal=self.on_fatal,
             wall_clock=asyncio.get_running_loop().time,

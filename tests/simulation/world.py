@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from streams.delivery.memory_broker import MemoryBroker
-from streams.delivery.offsets import Place
-from streams.delivery.port import Outgoing
+from streams.delivery.offsets import TopicPartition
+from streams.delivery.port import ProducerRecord
 from streams.kafka.topics import Topics, expected_topics
 from streams.messages import Request
 from streams.settings import KafkaSettings, WorkerSettings
@@ -39,12 +39,12 @@ class Broker(MemoryBroker):
 
     world: World
 
-    def append(self, topic: str, partition: int, records: Sequence[Outgoing]) -> int:
+    def append(self, topic: str, partition: int, records: Sequence[ProducerRecord]) -> int:
         first = super().append(topic, partition, records)
         self.world.note_outcomes(records)
         return first
 
-    def commit(self, group: str, member: str, generation: int, offsets: Mapping[Place, int]) -> int:
+    def commit(self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
         before = dict(self.group(group).committed)
         code = super().commit(group, member, generation, offsets)
         if not code:
@@ -72,12 +72,12 @@ class World:
         self.broker.world = self
         self.members: list[Member] = []
         self.names = 0
-        self.asked: dict[tuple[Place, int], str] = {}
+        self.asked: dict[tuple[TopicPartition, int], str] = {}
         """What the outcome of each request is known by."""
         self.kills: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.doubts: Counter[str] = Counter()
-        self.delivered: Counter[tuple[Place, int]] = Counter()
+        self.delivered: Counter[tuple[TopicPartition, int]] = Counter()
         self.failures: list[str] = []
         self.is_calm = False
 
@@ -158,7 +158,7 @@ class World:
             kind = self.rng.choice(("named",) * 6 + ("unnamed", "not valid", "unreadable", "replied to"))
             named = by_offset if kind in ("unnamed", "unreadable") else f"r{number}"
             self.asked[(topic, partition), log.end] = named
-            record = Outgoing(topic, None, self.request(kind, named, topic), [])
+            record = ProducerRecord(topic, None, self.request(kind, named, topic), [])
             self.broker.append(topic, partition, [record])
             await asyncio.sleep(self.rng.choice((0.0, 0.0, 0.05, 1.0)) * self.rng.random())
 
@@ -189,14 +189,16 @@ class World:
         self.kills[request.id] += 1
         return True
 
-    def note_outcomes(self, records: Sequence[Outgoing]) -> None:
+    def note_outcomes(self, records: Sequence[ProducerRecord]) -> None:
         self.outcomes.update(_outcomes(records))
 
-    def note_doubt(self, records: Sequence[Outgoing]) -> None:
+    def note_doubt(self, records: Sequence[ProducerRecord]) -> None:
         """Note that these may be sent twice."""
         self.doubts.update(_outcomes(records))
 
-    def check_commit(self, before: Mapping[Place, int], offsets: Mapping[Place, int]) -> None:
+    def check_commit(
+        self, before: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]
+    ) -> None:
         """Nothing is committed past a request without an outcome, and nothing backwards."""
         for place, offset in offsets.items():
             committed = before.get(place, 0)
@@ -225,7 +227,7 @@ class World:
         if unknown := set(self.outcomes) - set(self.asked.values()):
             self.failed(f"outcomes that nobody asked for: {unknown}")
 
-    def left(self) -> dict[Place, tuple[int, int]]:
+    def left(self) -> dict[TopicPartition, tuple[int, int]]:
         """Return what is committed of each partition, and where it ends, of those where that differs."""
         committed = self.broker.group(GROUP).committed
         places = [place for topic in self.request_topics for place in self.broker.partitions(topic)]
@@ -285,7 +287,7 @@ def _fault(world: World, owner: str, error: BaseException) -> None:
         member.on_fatal(error)
 
 
-def _outcomes(records: Sequence[Outgoing]) -> Iterator[str]:
+def _outcomes(records: Sequence[ProducerRecord]) -> Iterator[str]:
     """Yield by what name the request of each of these outcomes is known; events and requests have none."""
     for record in records:
         if ".events" in record.topic or ".requests." in record.topic:

@@ -19,7 +19,7 @@ import aiokafka
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.errors import KafkaConnectionError
 
-from streams.delivery.offsets import Place
+from streams.delivery.offsets import TopicPartition
 from tests.unit.streams.kafka.test_header_names import PLAIN, batch, sealed
 
 OUT_OF_RANGE, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING = 1, 22, 25, 27
@@ -197,15 +197,15 @@ class Brokers:
     def __init__(self, partitions: dict[str, int], pause: Pause) -> None:
         self.partitions = partitions
         self.pause = pause
-        self.logs: dict[Place, Log] = {
+        self.logs: dict[TopicPartition, Log] = {
             (topic, number): Log() for topic, count in partitions.items() for number in range(count)
         }
-        self.committed: dict[Place, int] = {}
-        self.notes: dict[Place, str] = {}
+        self.committed: dict[TopicPartition, int] = {}
+        self.notes: dict[TopicPartition, str] = {}
         self.topic_ids: dict[str, int] = {}
         self.is_silent_about_ids = False
         self.group = Group()
-        self.on_commit: Callable[[Place, int], None] = lambda place, offset: None
+        self.on_commit: Callable[[TopicPartition, int], None] = lambda place, offset: None
         self.refuse: dict[str, list[int]] = {}
         self.refuse_fetches = 0
         """Error codes that the next requests of a kind are answered with, as far as a test asks for some."""

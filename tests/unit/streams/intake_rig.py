@@ -1,4 +1,4 @@
-"""An intake between a pipeline that answers when told and a publisher that notes what it was given."""
+"""An request_consumer between a pipeline that answers when told and a publisher that notes what it was given."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engines.run.outcomes import Outcomes
 from engines.run.results import success_result
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
-from streams.delivery.offsets import OrderedAcker, Received
-from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.offsets import OffsetTracker, Record
+from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import Intake
+from streams.delivery.request_consumer import RequestConsumer
 from streams.messages import Request, encode
 from streams.pipeline.fast_lane import Admitted, OnResult
 from tests.unit.streams.received_messages import Fetches, message
@@ -23,21 +23,21 @@ from tests.unit.streams.received_messages import Fetches, message
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
 
-class Acker(OrderedAcker):
+class Acker(OffsetTracker):
     """Notes what is acked."""
 
     def __init__(self, journal: list[str], window: int) -> None:
         super().__init__(window=window)
         self.journal = journal
 
-    def done(self, message: Received) -> None:
+    def done(self, message: Record) -> None:
         super().done(message)
         position = self.positions().get((message.topic, message.partition))
         self.journal.append(f"position {position}")
 
 
 class Rig:
-    """An intake between a pipeline that answers when told and a publisher that notes what it was given."""
+    """An request_consumer between a pipeline that answers when told and a publisher that notes what it was given."""
 
     def __init__(self, *, max_in_flight: int = 8, publish_error: Exception | None = None) -> None:
         self.journal: list[str] = []
@@ -59,12 +59,12 @@ class Rig:
         self.generation = 1
         self.statistics = Statistics()
         self.fetches = Fetches()
-        self.acker = Acker(self.journal, max_in_flight)
-        self.intake = Intake(
+        self.tracker = Acker(self.journal, max_in_flight)
+        self.request_consumer = RequestConsumer(
             pipeline=self,
-            quick_path=self,
+            fast_lane=self,
             publisher=cast(Publisher, self),
-            acker=self.acker,
+            tracker=self.tracker,
             is_current=lambda generation: generation == self.generation,
             outcomes=Outcomes(self.statistics),
             worker="w1",
@@ -72,7 +72,7 @@ class Rig:
         )
 
     def commit(self) -> None:
-        self.acker.committed(self.acker.positions().items(), self.acker.epochs())
+        self.tracker.committed(self.tracker.positions().items(), self.tracker.epochs())
 
     async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]:
         self.requests.append(request)
@@ -91,13 +91,13 @@ class Rig:
         self.requests.append(request)
         on_result(answer_to(request))
 
-    def post(self, result: dict[str, Any], *, delivery: Delivery, **_: Any) -> bool:
+    def post(self, result: dict[str, Any], *, delivery: DeliveryReport, **_: Any) -> bool:
         if self.is_too_large:
             return False
         if self.post_error is None:
             self.journal.append(f"posted {result['id']}")
         else:
-            delivery.refused = (Outgoing("results", None, encode(result), []),)
+            delivery.refused = (ProducerRecord("results", None, encode(result), []),)
         delivery.ended(self.post_error)
         return True
 
@@ -111,11 +111,11 @@ class Rig:
         self.results.append(result)
         self.reply_topics.append(reply_to)
 
-    async def republish(self, records: Sequence[Outgoing], **_: Any) -> None:
+    async def republish(self, records: Sequence[ProducerRecord], **_: Any) -> None:
         [record] = records
         await self.result(json.loads(record.value or b""), reply_to=None)
 
-    async def dead_letter(self, origin: Received, *, task: str, stage: str, error: InferenceError) -> None:
+    async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:
             raise self.dead_letter_error
         self.journal.append(f"dead letter {origin.offset}")
@@ -125,13 +125,13 @@ class Rig:
     def take(self, offset: int, value: bytes | None, **changes: Any) -> None:
         self.take_all([message(offset, value, **changes)])
 
-    def take_all(self, messages: list[Received]) -> None:
+    def take_all(self, messages: list[Record]) -> None:
         """Take what one fetch brought: the messages of each partition in turn."""
         fetched = [
             self.fetches.of(list(of_partition), generation=self.generation)
             for _, of_partition in groupby(messages, key=lambda one: one.partition)
         ]
-        self.intake.take(fetched, "asr")
+        self.request_consumer.take(fetched, "asr")
 
     async def settle(self) -> None:
         for _ in range(20):

@@ -16,7 +16,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from engines.run.outcomes import Outcomes
 from engines.run.results import success_result
 from engines.run.statistics import Statistics
-from streams.delivery.port import Delivery, Outgoing
+from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.messages import decode_event
@@ -30,12 +30,12 @@ class Broker:
     most_bytes: int = 10**9
     records: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = field(default_factory=list)
 
-    async def deliver(self, *records: Outgoing) -> None:
+    async def deliver(self, *records: ProducerRecord) -> None:
         refused = [error for record in records if (error := self._take(record)) is not None]
         if refused:
             raise refused[0]
 
-    def post(self, records: Sequence[Outgoing], delivery: Delivery) -> None:
+    def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
         delivery.missing = len(records)
         for record in records:
             error = self._take(record)
@@ -44,7 +44,7 @@ class Broker:
             else:
                 delivery.failed(record, error)
 
-    def _take(self, record: Outgoing) -> KafkaError | None:
+    def _take(self, record: ProducerRecord) -> KafkaError | None:
         if record.topic in self.refusals:
             return self.refusals.pop(record.topic)
         if size_of(record) > self.most_bytes:
@@ -56,7 +56,7 @@ class Broker:
         return [(key, value, headers) for name, key, value, headers in self.records if name == topic]
 
 
-def size_of(record: Outgoing) -> int:
+def size_of(record: ProducerRecord) -> int:
     """Return what aiokafka makes of the record, as a batch of its own."""
     batch = BatchBuilder(10**9, 0)
     assert batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
@@ -95,7 +95,7 @@ def codes_of_events(broker: Broker) -> list[str]:
     return [decode_event(value).error_code for _, value, _ in broker.on("inference.events") if value]
 
 
-class Heard(Delivery):
+class Heard(DeliveryReport):
     """Notes how the delivery ended."""
 
     outcomes: list[Exception | None] = msgspec.field(default_factory=list)

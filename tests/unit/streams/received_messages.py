@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streams.delivery.offsets import Fetched, Place, Received
+from streams.delivery.offsets import Fetched, Record, TopicPartition
 
 TOPIC = "inference.requests.asr"
 
 
-def message(offset: int, value: bytes | None = None, **changes: Any) -> Received:
+def message(offset: int, value: bytes | None = None, **changes: Any) -> Record:
     """Return a message of the first partition of `TOPIC`, but for `changes`."""
     fields: dict[str, Any] = {
         "topic": TOPIC,
@@ -19,18 +19,18 @@ def message(offset: int, value: bytes | None = None, **changes: Any) -> Received
         "key": None,
         "headers": (),
     }
-    return Received(offset=offset, value=value, **(fields | changes))
+    return Record(offset=offset, value=value, **(fields | changes))
 
 
 class Fetches:
     """Makes of messages what one fetch after the other brings of their partition."""
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[Place, int], int] = {}
+        self._ends: dict[tuple[TopicPartition, int], int] = {}
 
     def of(
         self,
-        messages: Sequence[Received],
+        messages: Sequence[Record],
         *,
         partition: int = 0,
         generation: int = 1,

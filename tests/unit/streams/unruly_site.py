@@ -18,7 +18,7 @@ from engines.registry import register_engine
 from handlers import model_registry
 from streams.http.gateway import Gateway, start_gateway
 from streams.messages import Request
-from streams.pipeline.fast_lane import QuickPath
+from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.runtime import Runtime, open_runtime
 from streams.settings import HttpSettings, Settings, WorkerSettings
 from tests.plugins import unruly
@@ -47,7 +47,7 @@ class UnrulySite:
         self.runtime = runtime
         self.gateway = gateway
         self.client = client
-        self.quick_path = QuickPath(runtime.pipeline, runtime.manager, runtime.batcher)
+        self.fast_lane = FastLane(runtime.pipeline, runtime.manager, runtime.batcher)
         self.ended: list[Exception] = []
         """Why the process would end by now."""
         self.faults: list[dict[str, Any]] = []
@@ -80,8 +80,8 @@ class UnrulySite:
     async def _quickly(self, request: Request) -> dict[str, Any]:
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.runtime.manager.engines.get(request.engine)
-        if not self.quick_path.start(request, 0.0, {}, result.set_result):
-            return await self.runtime.pipeline.answer(request)  # as the intake does
+        if not self.fast_lane.start(request, 0.0, {}, result.set_result):
+            return await self.runtime.pipeline.answer(request)  # as the request_consumer does
         return await result
 
     async def _post(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from itertools import groupby
 
 import pytest
 
-from streams.delivery.backlog import HeldBack
-from streams.delivery.offsets import OrderedAcker, Received
+from streams.delivery.backlog import Backlog
+from streams.delivery.offsets import OffsetTracker, Record
 from streams.pipeline.fast_lane import Admitted
 from tests.unit.streams.delivery.test_offsets import received
 from tests.unit.streams.received_messages import TOPIC, Fetches
@@ -19,31 +19,31 @@ class Rig:
     """A window of one message, and a note of what was started."""
 
     def __init__(self) -> None:
-        self.acker = OrderedAcker(window=1)
+        self.tracker = OffsetTracker(window=1)
         self.generation = 1
         self.fetches = Fetches()
-        self.started: list[Received] = []
+        self.started: list[Record] = []
         self.fatal: list[BaseException] = []
-        self.held_back = HeldBack(
-            self.acker,
+        self.held_back = Backlog(
+            self.tracker,
             is_current=lambda generation: generation == self.generation,
             start=self.start,
             on_fatal=self.fatal.append,
         )
 
-    def start(self, message: Received, task: str, admitted: Admitted) -> None:
+    def start(self, message: Record, task: str, admitted: Admitted) -> None:
         assert task == "asr"
         self.started.append(message)
 
-    def enter(self, *messages: Received) -> None:
+    def enter(self, *messages: Record) -> None:
         """Let messages of any partitions enter, as one fetch of each in turn."""
         for _, of_place in groupby(messages, key=lambda message: message.partition):
             fetched = self.fetches.of(list(of_place), generation=self.generation)
             self.held_back.enter(fetched, "asr", {})
 
-    async def finish(self, message: Received) -> None:
-        self.acker.done(message)
-        self.acker.committed(self.acker.positions().items(), self.acker.epochs())
+    async def finish(self, message: Record) -> None:
+        self.tracker.done(message)
+        self.tracker.committed(self.tracker.positions().items(), self.tracker.epochs())
         await settled()
 
 
@@ -65,9 +65,9 @@ async def test_messages_of_one_partition_start_in_order_as_room_comes(rig: Rig) 
     for count in (1, 2, 3):
         await settled()
         assert rig.started == made[:count]
-        assert bool(rig.acker.held_back) == (count < 3)
+        assert bool(rig.tracker.held_back) == (count < 3)
         await rig.finish(made[count - 1])
-    assert rig.acker.uncommitted == 0
+    assert rig.tracker.uncommitted == 0
 
 
 async def test_what_a_later_fetch_brings_waits_behind_the_rest_of_an_earlier_one(rig: Rig) -> None:
@@ -80,7 +80,7 @@ async def test_what_a_later_fetch_brings_waits_behind_the_rest_of_an_earlier_one
             rig.enter(*made[5:])
         assert rig.started == made[: number + 1]
         await rig.finish(message)
-    assert not rig.acker.held_back
+    assert not rig.tracker.held_back
 
 
 async def test_a_partition_without_room_holds_up_no_other(rig: Rig) -> None:
@@ -90,7 +90,7 @@ async def test_a_partition_without_room_holds_up_no_other(rig: Rig) -> None:
         await settled()
         await rig.finish(message)
     assert rig.started == [stuck[0], *others]
-    assert rig.acker.held_back == {(TOPIC, 0)}
+    assert rig.tracker.held_back == {(TOPIC, 0)}
 
 
 async def test_messages_that_were_handed_out_again_are_let_go(rig: Rig) -> None:
@@ -98,11 +98,11 @@ async def test_messages_that_were_handed_out_again_are_let_go(rig: Rig) -> None:
     rig.enter(*old)
     await settled()
     rig.generation = 2
-    rig.acker.forget_all()
+    rig.tracker.forget_all()
     rig.enter(*new)
     await settled()
     assert rig.started == [old[0], *new]
-    assert not rig.acker.held_back
+    assert not rig.tracker.held_back
 
 
 async def test_a_gap_behind_messages_that_wait_is_crossed_behind_them(rig: Rig) -> None:
@@ -111,9 +111,9 @@ async def test_a_gap_behind_messages_that_wait_is_crossed_behind_them(rig: Rig) 
     rig.held_back.enter(rig.fetches.of([], end=5), "asr", {})
     await settled()
     await rig.finish(made[0])
-    rig.acker.done(made[1])
-    assert rig.acker.positions() == {(TOPIC, 0): 5}
-    assert not rig.acker.held_back
+    rig.tracker.done(made[1])
+    assert rig.tracker.positions() == {(TOPIC, 0): 5}
+    assert not rig.tracker.held_back
 
 
 async def test_a_fault_ends_the_worker_rather_than_the_work_alone(rig: Rig) -> None:

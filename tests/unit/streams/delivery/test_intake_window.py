@@ -1,4 +1,4 @@
-"""The intake's window: what is held back, and what goes on beside it."""
+"""The request_consumer's window: what is held back, and what goes on beside it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_n
     for _ in range(10):
         await rig.settle()
         rig.commit()
-    assert rig.acker.held_back == {("inference.requests.asr", 0)}
+    assert rig.tracker.held_back == {("inference.requests.asr", 0)}
     assert sorted(asked.id or "" for asked in rig.requests) == sorted(
         ["stuck", "r1", "r2", "r3"] + [f"{name}{n}" for name in ("beside", "elsewhere") for n in range(20)]
     )
@@ -63,7 +63,7 @@ async def test_a_stuck_message_stops_neither_other_topics_nor_other_partitions_n
     assert [asked.id for asked in rig.requests if asked.id and asked.id[0] == "r"] == [
         f"r{n}" for n in range(1, 20)
     ]
-    assert (len(rig.requests), rig.acker.uncommitted, rig.acker.held_back) == (60, 0, set())
+    assert (len(rig.requests), rig.tracker.uncommitted, rig.tracker.held_back) == (60, 0, set())
 
 
 async def test_messages_that_all_take_long_leave_room_for_those_of_other_partitions() -> None:
@@ -97,20 +97,20 @@ async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since()
     rig.take_all([message(0, request(id="slow")), message(1, request(id="late"))])
     await rig.settle()
     rig.generation = 2
-    rig.acker.forget_all()
+    rig.tracker.forget_all()
     rig.take_all([message(0, request(id="again")), message(1, request(id="late"))])
     rig.gates["slow"].set()
     for _ in range(5):
         await rig.settle()
         rig.commit()
     assert [asked.id for asked in rig.requests] == ["slow", "again", "late"]
-    assert (rig.acker.uncommitted, rig.acker.held_back) == (0, set())
+    assert (rig.tracker.uncommitted, rig.tracker.held_back) == (0, set())
 
 
 async def test_a_fault_while_messages_are_held_back_is_fatal() -> None:
     rig = Rig(max_in_flight=1)
     rig.take_all([message(0, request(id="r0")), message(1, request(id="r1"))])
-    rig.acker.release = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
+    rig.tracker.release = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
     await rig.settle()
     rig.commit()
     await rig.settle()
@@ -121,7 +121,7 @@ async def test_closing_leaves_what_is_held_back_to_the_broker() -> None:
     rig = Rig(max_in_flight=1)
     rig.take_all([message(0, request(id="r0")), message(1, request(id="r1"))])
     await rig.settle()
-    await rig.intake.close()
+    await rig.request_consumer.close()
     rig.commit()
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["r0"]
@@ -135,7 +135,7 @@ async def test_messages_that_were_handed_out_again_while_they_waited_are_not_tak
     rig.gates["slow"].set()
     await rig.settle()
     rig.generation = 2
-    rig.acker.forget_all()
+    rig.tracker.forget_all()
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["slow"]
-    assert rig.intake.in_flight == 0
+    assert rig.request_consumer.in_flight == 0

@@ -22,8 +22,8 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from streams.delivery.port import Delivery, Outgoing
-from streams.delivery.producer import Outbox
+from streams.delivery.port import DeliveryReport, ProducerRecord
+from streams.delivery.producer import BatchingProducer
 from streams.faust.producer_sink import ProducerSink, fill
 
 Sent = tuple[str, int, list[bytes | None]]
@@ -65,11 +65,11 @@ class Producer:
         return future
 
 
-def outgoing(value: bytes, *, topic: str = "t", key: bytes | None = None) -> Outgoing:
-    return Outgoing(topic, key, value, [("a", b"1")])
+def outgoing(value: bytes, *, topic: str = "t", key: bytes | None = None) -> ProducerRecord:
+    return ProducerRecord(topic, key, value, [("a", b"1")])
 
 
-class Heard(Delivery):
+class Heard(DeliveryReport):
     """Notes how the delivery ended."""
 
     outcomes: list[Exception | None] = msgspec.field(default_factory=list)
@@ -83,8 +83,8 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def outbox(producer: Producer) -> Outbox:
-    return Outbox(ProducerSink(lambda: producer))
+def outbox(producer: Producer) -> BatchingProducer:
+    return BatchingProducer(ProducerSink(lambda: producer))
 
 
 async def test_a_lone_record_leaves_at_once() -> None:
@@ -131,7 +131,7 @@ def test_a_batch_is_what_aiokafka_would_make_of_the_records_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
-    records = [Outgoing("t", b"k", b"v%d" % n, [("a", b"1"), ("b", b"")]) for n in range(300)]
+    records = [ProducerRecord("t", b"k", b"v%d" % n, [("a", b"1"), ("b", b"")]) for n in range(300)]
     ours, theirs = BatchBuilder(4096, 0), BatchBuilder(4096, 0)
     taken = fill(ours, records)
     for record in records:
@@ -202,7 +202,7 @@ async def test_a_delivery_ends_once_nothing_of_it_is_on_its_way_and_knows_what_w
 async def test_of_a_batch_the_first_delivery_ends_last_so_that_acks_in_order_come_in_one_go() -> None:
     ended: list[int] = []
 
-    class Numbered(Delivery, kw_only=True):
+    class Numbered(DeliveryReport, kw_only=True):
         number: int
 
         def ended(self, error: Exception | None) -> None:
@@ -221,7 +221,7 @@ async def test_a_record_that_cannot_be_written_is_told_and_what_arrived_beside_i
     box, gate = outbox(producer), producer.hold("t")
     delivering = asyncio.gather(
         *(box.deliver(outgoing(b"%d" % n, key=b"%d" % n)) for n in range(8)),
-        box.deliver(Outgoing("t", b"k", cast(bytes, "no bytes"), [])),
+        box.deliver(ProducerRecord("t", b"k", cast(bytes, "no bytes"), [])),
         return_exceptions=True,
     )
     await settled()

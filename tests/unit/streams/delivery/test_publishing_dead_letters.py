@@ -13,15 +13,15 @@ from aiokafka.errors import (
 from engines.run.outcomes import Outcomes
 from engines.run.statistics import Statistics
 from handlers.errors import Undecodable
-from streams.delivery.offsets import Received
-from streams.delivery.port import Outgoing
+from streams.delivery.offsets import Record
+from streams.delivery.port import ProducerRecord
 from streams.delivery.publisher import Out, Publisher
 from streams.kafka.topics import Topics
 from tests.unit.streams.publishing_rig import Broker, publisher
 from tests.unit.streams.received_messages import message
 
 
-def undecodable(**changes: Any) -> Received:
+def undecodable(**changes: Any) -> Record:
     """Return a message with a value that is no JSON, but for `changes`."""
     fields: dict[str, Any] = {
         "partition": 3,
@@ -33,9 +33,9 @@ def undecodable(**changes: Any) -> Received:
 
 
 async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_why() -> None:
-    sent: list[Outgoing] = []
+    sent: list[ProducerRecord] = []
 
-    async def deliver(*records: Outgoing) -> None:
+    async def deliver(*records: ProducerRecord) -> None:
         sent.extend(records)
 
     dead = Publisher(
@@ -64,7 +64,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
 
 
 async def dead_letter(
-    broker: Broker, record: Received, *, max_message_bytes: int = 10_000, **error: Any
+    broker: Broker, record: Record, *, max_message_bytes: int = 10_000, **error: Any
 ) -> tuple[bytes | None, bytes | None, dict[str, bytes]]:
     """Publish the dead letter of `record` and return its key, value and headers."""
     await publisher(broker, max_message_bytes=max_message_bytes).dead_letter(
@@ -95,7 +95,7 @@ async def test_a_dead_letter_that_is_too_large_keeps_what_fits_of_its_value_and_
     ],
     ids=["key", "header", "headers", "no value"],
 )
-async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(record: Received) -> None:
+async def test_a_dead_letter_whose_key_or_headers_are_too_large_keeps_its_value(record: Record) -> None:
     key, value, headers = await dead_letter(Broker(most_bytes=10_000), record)
     assert (key, value) == (None, record.value or b"")
     assert "a" not in headers
@@ -126,6 +126,6 @@ async def test_a_dead_letter_that_no_broker_takes_is_the_callers_to_handle() -> 
 
 async def test_a_dead_letter_is_counted_once_the_broker_has_it() -> None:
     broker, statistics = Broker(), Statistics()
-    outbox = publisher(broker, outcomes=Outcomes(statistics))
-    await outbox.dead_letter(undecodable(), task="asr", stage="decode", error=Undecodable("no JSON"))
+    producer = publisher(broker, outcomes=Outcomes(statistics))
+    await producer.dead_letter(undecodable(), task="asr", stage="decode", error=Undecodable("no JSON"))
     assert statistics.snapshot()["dead_letters"] == {"UNDECODABLE": 1}

@@ -1,4 +1,4 @@
-"""The intake: one outcome per message, and the ack only after it."""
+"""The request_consumer: one outcome per message, and the ack only after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
     rig.take(0, request(id="r1"))
     await rig.settle()
     assert rig.journal == ["result r1", "position 1"]
-    assert rig.intake.in_flight == 0
+    assert rig.request_consumer.in_flight == 0
 
 
 async def test_a_request_without_id_gets_one_from_its_place_in_the_log() -> None:
@@ -88,7 +88,7 @@ async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_una
     await rig.settle()
     assert [str(error) for error in rig.fatal] == ["KafkaTimeoutError: broker gone"]
     assert rig.journal == []
-    assert rig.intake.in_flight == 1
+    assert rig.request_consumer.in_flight == 1
 
 
 @pytest.mark.parametrize("error", [MessageSizeTooLargeError(), ValueError("odd"), RecursionError()])
@@ -110,7 +110,7 @@ async def test_a_dead_letter_that_the_broker_does_not_take_is_fatal_and_the_mess
     rig.take(1, b"no json")
     await rig.settle()
     assert [type(error) for error in rig.fatal] == [MessageSizeTooLargeError] * 2
-    assert (rig.journal, rig.intake.in_flight) == ([], 2)
+    assert (rig.journal, rig.request_consumer.in_flight) == ([], 2)
 
 
 def nested(depth: int) -> bytes:
@@ -145,7 +145,7 @@ async def test_an_event_id_too_long_to_be_repeated_everywhere_is_not_taken() -> 
 
 async def test_a_record_whose_time_nobody_knows_has_waited_for_nothing() -> None:
     rig = Rig()
-    rig.intake._wall_clock = lambda: 100.0
+    rig.request_consumer._wall_clock = lambda: 100.0
     rig.take_all([message(n, request(), timestamp=time) for n, time in enumerate((-1, 99_000, 101_000))])
     await rig.settle()
     assert rig.queue_s == [0.0, 1.0, 0.0]
@@ -156,7 +156,7 @@ async def test_closing_abandons_what_is_in_flight_unacked() -> None:
     rig.gates["slow"] = asyncio.Event()
     rig.take(0, request(id="slow"))
     await rig.settle()
-    await rig.intake.close()
+    await rig.request_consumer.close()
     assert rig.journal == []
 
 
@@ -174,8 +174,8 @@ async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_
     rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
     rig.take(0, request())
     await rig.settle()
-    assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["intake"])
-    assert (rig.fatal, rig.intake.in_flight) == ([], 0)
+    assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["request_consumer"])
+    assert (rig.fatal, rig.request_consumer.in_flight) == ([], 0)
 
 
 async def test_a_refusal_is_counted_by_its_code() -> None:

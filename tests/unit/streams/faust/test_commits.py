@@ -10,7 +10,7 @@ import pytest
 from aiokafka import errors
 from faust.types import TP
 
-from streams.delivery.offsets import UNKNOWN_OFFSET, Place
+from streams.delivery.offsets import UNKNOWN_OFFSET, TopicPartition
 from streams.faust.commits import CommittingThread
 from tests.unit.streams.faust.test_consumer import PARTITION, Rig, turns
 from tests.unit.streams.received_messages import TOPIC, message
@@ -26,8 +26,8 @@ async def rig() -> Rig:
     """A consumer of two topics, of which one message each is answered and not committed."""
     made = Rig()
     for one in (message(0), message(0, topic=OTHER_TOPIC)):
-        made.acker.track(made.fetches.of([one]))
-        made.acker.done(one)
+        made.tracker.track(made.fetches.of([one]))
+        made.tracker.done(one)
     return made
 
 
@@ -41,7 +41,7 @@ async def test_a_topic_that_is_gone_is_left_out_and_others_are_committed(rig: Ri
     rig.thread.refusals[TOPIC] = GONE
     async with asyncio.timeout(PATIENCE_S):
         await rig.committer.commit_all()
-    assert rig.acker.uncommitted == 0
+    assert rig.tracker.uncommitted == 0
     assert rig.app.monitor.tp_committed_offsets == {OTHER: 1}
     rig.thread.committed.clear()
     assert not await rig.committer.commit()
@@ -68,7 +68,7 @@ async def test_a_right_that_was_taken_away_holds_up_no_stop_and_is_told_once_a_p
     async with asyncio.timeout(PATIENCE_S):
         await rig.committer.commit_all()
         await rig.committer.commit_all()
-    assert rig.acker.uncommitted == 2
+    assert rig.tracker.uncommitted == 2
     told = capsys.readouterr().out
     assert told.count("offsets_not_committed") == 2  # one for each topic
     assert "grant READ" in told
@@ -81,10 +81,10 @@ async def test_what_was_put_aside_is_tried_once_more_before_a_stop(rig: Rig) -> 
         tried = len(rig.thread.committed)
         await rig.committer.commit_last()
         assert len(rig.thread.committed) == tried + 1
-        assert rig.acker.uncommitted == 2
+        assert rig.tracker.uncommitted == 2
         rig.thread.refusals.clear()
         await rig.committer.commit_last()
-    assert rig.acker.uncommitted == 0
+    assert rig.tracker.uncommitted == 0
 
 
 async def test_what_others_have_by_now_is_not_committed_again(rig: Rig) -> None:
@@ -102,17 +102,17 @@ async def test_a_coordinator_that_is_away_is_waited_for(rig: Rig) -> None:
             await asyncio.sleep(0)
         rig.thread.refusals.clear()
         await committing
-    assert rig.acker.uncommitted == 0
+    assert rig.tracker.uncommitted == 0
 
 
 async def test_only_what_the_acker_vouches_for_in_this_generation_can_be_committed(idle: Rig) -> None:
     first, second, third = idle.track(3, 4, 5)
-    idle.acker.done(third)
-    idle.acker.done(second)
+    idle.tracker.done(third)
+    idle.tracker.done(second)
     assert not await idle.committer.commit()
-    idle.acker.done(first)
+    idle.tracker.done(first)
     assert await idle.committer.commit()
-    idle.acker.done(*idle.track(6))
+    idle.tracker.done(*idle.track(6))
     idle.open(2)
     assert not await idle.committer.commit()
     assert idle.thread.committed == [{PARTITION: 6}]
@@ -122,9 +122,9 @@ async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_th
     idle: Rig,
 ) -> None:
     [old] = idle.track(456)
-    idle.acker.done(old)
+    idle.tracker.done(old)
     await idle.committer.commit()
-    idle.acker.track(idle.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
+    idle.tracker.track(idle.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
     await idle.committer.commit()
     assert idle.thread.committed == [{PARTITION: 457}, {PARTITION: 0}]
 
@@ -132,12 +132,12 @@ async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_th
 async def test_a_commit_that_is_due_does_not_wait_for_the_interval(idle: Rig) -> None:
     committing = asyncio.create_task(idle.committer.run())
     made = idle.track(0, 1, 2)
-    idle.acker.done(made[0])
+    idle.tracker.done(made[0])
     await turns()
     assert idle.thread.committed == []
-    idle.acker.done(made[1])
+    idle.tracker.done(made[1])
     async with asyncio.timeout(10):
-        while idle.acker.uncommitted > 1:
+        while idle.tracker.uncommitted > 1:
             await asyncio.sleep(0)
     assert idle.thread.committed == [{PARTITION: 2}]
     committing.cancel()
@@ -146,19 +146,19 @@ async def test_a_commit_that_is_due_does_not_wait_for_the_interval(idle: Rig) ->
 async def test_what_a_failed_commit_did_not_reach_stays_uncommitted(idle: Rig) -> None:
     idle.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
     [only] = idle.track(0)
-    idle.acker.done(only)
+    idle.tracker.done(only)
     assert not await idle.committer.commit()
-    assert (idle.thread.committed, idle.acker.uncommitted) == ([{PARTITION: 1}], 1)
+    assert (idle.thread.committed, idle.tracker.uncommitted) == ([{PARTITION: 1}], 1)
 
 
 async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(idle: Rig) -> None:
     [only] = idle.track(0)
-    idle.acker.done(only)
+    idle.tracker.done(only)
     idle.thread.refusals[TOPIC] = errors.RequestTimedOutError.errno
     await idle.committer.commit()
     idle.thread.refusals.clear()
     assert await idle.committer.commit()
-    assert idle.acker.uncommitted == 0
+    assert idle.tracker.uncommitted == 0
     assert not await idle.committer.commit()  # there is nothing left to commit
     # By these Faust tells a stream that stands still.
     assert idle.app.monitor.tp_committed_offsets == {PARTITION: 1}
@@ -166,11 +166,11 @@ async def test_a_failed_commit_is_made_up_for_though_nothing_was_acked_since(idl
 
 async def test_whoever_stops_does_not_wait_for_commits_into_a_log_that_was_replaced(idle: Rig) -> None:
     [only] = idle.track(0)
-    idle.acker.done(only)
+    idle.tracker.done(only)
     idle.thread.replaced = True
     async with asyncio.timeout(10):
         await idle.committer.commit_all()
-    assert (idle.thread.committed, idle.acker.uncommitted) == ([], 0)
+    assert (idle.thread.committed, idle.tracker.uncommitted) == ([], 0)
 
 
 class Coordinator:
@@ -196,10 +196,10 @@ class Coordinator:
 
 
 async def commit(
-    coordinator: Any, offsets: dict[Place, int], *, present: dict[Place, int] | None = None
-) -> dict[Place, int]:
+    coordinator: Any, offsets: dict[TopicPartition, int], *, present: dict[TopicPartition, int] | None = None
+) -> dict[TopicPartition, int]:
     """Commit into epochs of which those at `present` are not over."""
-    epochs: dict[Place, int] = {PARTITION: 7, OTHER: 8}
+    epochs: dict[TopicPartition, int] = {PARTITION: 7, OTHER: 8}
     thread: Any = types.SimpleNamespace(
         source=types.SimpleNamespace(
             epochs=lambda _: present or epochs, member_generation=1, note=lambda topic: ""

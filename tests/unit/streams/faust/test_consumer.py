@@ -22,9 +22,9 @@ from faust.types import TP
 from mode import Service
 from mode.utils.queues import FlowControlEvent
 
-from streams.delivery.offsets import Fetched, OrderedAcker, Place, PositionLost
+from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, TopicPartition
 from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import Intake
+from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
 from streams.faust.app import InferenceApp
 from streams.faust.assigned_partitions import ConsumerClosing
@@ -43,16 +43,18 @@ class Thread(Service):
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[list[Fetched] | Exception] = []
-        self.asked: list[set[Place]] = []
+        self.asked: list[set[TopicPartition]] = []
         self.generations: list[int] = []
         self.timeouts: list[float] = []
         self.thread_loop = asyncio.get_running_loop()
-        self.committed: list[dict[Place, int]] = []
+        self.committed: list[dict[TopicPartition, int]] = []
         self.refusals: dict[str, int] = {}
         """The broker's error code for commits of a topic."""
         self.replaced = False
 
-    async def commit_once(self, offsets: dict[Place, int], epochs: dict[Place, int]) -> dict[Place, int]:
+    async def commit_once(
+        self, offsets: dict[TopicPartition, int], epochs: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         if self.replaced:
             return {}
         self.committed.append(offsets)
@@ -61,7 +63,7 @@ class Thread(Service):
     async def fetch(
         self,
         generation: int,
-        partitions: set[Place],
+        partitions: set[TopicPartition],
         most: int,
         timeout_s: float,
         hand_over: Callable[[list[Fetched]], None],
@@ -102,14 +104,16 @@ class Rig:
             membership=self.membership,
         )
         self.consumer = cast(Any, self.app.consumer)
-        self.acker = OrderedAcker(window=4)
+        self.tracker = OffsetTracker(window=4)
         self.taken: list[Sequence[Fetched]] = []
         self.stream = Stream(
             self.source,
             tasks={TOPIC: "asr"},
-            intake=cast(Intake, SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched))),
+            request_consumer=cast(
+                RequestConsumer, SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched))
+            ),
             publisher=cast(Publisher, None),
-            acker=self.acker,
+            tracker=self.tracker,
             kafka=KafkaSettings(commit_interval_s=60.0),
         )
         self.committer = self.stream.committer
@@ -154,7 +158,7 @@ class Rig:
         """Have messages taken, each of a fetch of its own."""
         made = [message(offset, partition=partition) for offset in offsets]
         for one in made:
-            self.acker.track(self.fetches.of([one]))
+            self.tracker.track(self.fetches.of([one]))
         return made
 
 
@@ -208,11 +212,11 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
     other = TP(TOPIC, 1)
     rig.consumer._active_partitions = {PARTITION, other}
     await rig.asked()
-    rig.acker.hold_back((TOPIC, 0))
+    rig.tracker.hold_back((TOPIC, 0))
     rig.thread.answers += [[], []]
     while len(rig.thread.asked) < 3:
         await asyncio.sleep(0)
-    rig.acker.release((TOPIC, 0))
+    rig.tracker.release((TOPIC, 0))
     rig.thread.answers.append(rig.fetched(5, 1))
     assert await rig.offsets() == [5]
     rig.take()
@@ -226,11 +230,11 @@ async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at
     rig: Rig,
 ) -> None:
     await rig.asked()
-    rig.acker.hold_back(PARTITION)
+    rig.tracker.hold_back(PARTITION)
     rig.thread.answers.append([])
     await turns()
     assert (rig.thread.answers, len(rig.thread.asked)) == ([], 1)
-    rig.acker.release(PARTITION)
+    rig.tracker.release(PARTITION)
     rig.thread.answers.append(rig.fetched(0, 2))
     assert await rig.offsets() == [0, 1]
 

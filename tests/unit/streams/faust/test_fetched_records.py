@@ -14,7 +14,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from streams.delivery.offsets import Received
+from streams.delivery.offsets import Record
 from streams.faust.fetched_records import deliver_as_received
 
 PLACE = TopicPartition("requests", 3)
@@ -69,7 +69,7 @@ async def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
     async with consumer() as ours:
         deliver_as_received(ours)
         first, second = fetched_by(ours)
-    assert isinstance(first, Received)
+    assert isinstance(first, Record)
     assert (first.topic, first.partition, first.offset, first.timestamp) == ("requests", 3, 0, 1000)
     assert (first.key, first.value, list(first.headers)) == (b"key", b"first", HEADERS)
     assert (second.key, second.value, list(second.headers)) == (None, None, [])

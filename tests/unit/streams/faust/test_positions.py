@@ -14,7 +14,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBase
 
-from streams.delivery.offsets import Fetched, OrderedAcker
+from streams.delivery.offsets import Fetched, OffsetTracker
 from streams.faust.fetched_records import deliver_as_received
 from streams.faust.positions import PartitionReader
 from streams.kafka.header_names import forgive_header_names
@@ -45,7 +45,7 @@ class Rig:
         self.brokers = Brokers({TOPIC: 2}, no_pause)
         self.log = self.brokers.logs[PLACE]
         self.source = PartitionReader("group")
-        self.acker = OrderedAcker()
+        self.tracker = OffsetTracker()
 
     async def assign(self) -> None:
         self.consumer = consumer_of(self.brokers)
@@ -62,9 +62,9 @@ class Rig:
         fetched: list[Fetched] = []
         await self.source.deliver(self.generation, {PLACE, OTHER}, 100, timeout_s, fetched.extend)
         for one in fetched:
-            self.acker.track(one)
+            self.tracker.track(one)
             for record in one.records:
-                self.acker.done(record)
+                self.tracker.done(record)
         return fetched
 
     async def offsets(self) -> list[int]:
@@ -156,13 +156,13 @@ async def test_a_log_that_was_made_again_is_read_from_its_start_and_committed_do
     rig.log.append(20)
     await rig.assign()
     assert await rig.offsets() == list(range(20))
-    assert rig.acker.positions() == {PLACE: 20}
+    assert rig.tracker.positions() == {PLACE: 20}
     old = rig.source.epochs([PLACE])
     rig.log = rig.brokers.logs[PLACE] = type(rig.log)()
     rig.log.append(10)
     assert [(one.begins, one.start, one.end) for one in await rig.next()] == [(True, 0, 0)]
     assert rig.source.epochs([PLACE]) != old  # so nothing of the old log is committed any more
-    assert rig.acker.positions() == {PLACE: 0}
+    assert rig.tracker.positions() == {PLACE: 0}
     assert await rig.offsets() == list(range(10))
 
 
@@ -173,7 +173,7 @@ async def test_a_committed_offset_above_the_end_is_replaced_though_nothing_comes
     rig.brokers.committed = {PLACE: 456}
     await rig.assign()
     await rig.next()
-    assert rig.acker.positions() == {PLACE: 2}
+    assert rig.tracker.positions() == {PLACE: 2}
 
 
 @with_rig
@@ -184,7 +184,7 @@ async def test_records_that_retention_removes_unread_are_counted_and_crossed(rig
     rig.log.cut_before(20)
     await rig.assign()
     assert [(one.begins, one.start, one.end) for one in await rig.next()] == [(True, 0, 20)]
-    assert rig.acker.positions() == {PLACE: 20}
+    assert rig.tracker.positions() == {PLACE: 20}
     assert await rig.offsets() == list(range(20, 30))
     assert rig.source.removed_unread == {PLACE: 20}
 
@@ -250,7 +250,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
     rig.log.append(1)
     await rig.assign()
     assert await rig.offsets() == [0, 1, 2]
-    assert rig.acker.positions() == {PLACE: 3}
+    assert rig.tracker.positions() == {PLACE: 3}
     for _ in range(5):
         assert await rig.next(timeout_s=1.0) == []
     [(place, why)] = rig.source.stopped.items()
@@ -259,7 +259,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
     assert f"--topic {TOPIC}:0 --reset-offsets --to-offset" in why
     rig.brokers.logs[OTHER].append(2)
     assert await rig.offsets() == [0, 1]
-    assert rig.acker.positions()[PLACE] == 3
+    assert rig.tracker.positions()[PLACE] == 3
 
 
 @with_rig
@@ -337,7 +337,7 @@ async def test_a_topic_made_again_that_is_longer_than_before_is_noticed_by_its_i
     assert rig.source.epochs([PLACE]) != old
     begun = [one for one in await rig.next() if one.place == PLACE]
     assert [(one.begins, one.start, len(one.records)) for one in begun] == [(True, 0, 0), (False, 0, 10)]
-    assert rig.acker.positions()[PLACE] == 10
+    assert rig.tracker.positions()[PLACE] == 10
 
 
 @with_rig
@@ -351,7 +351,7 @@ async def test_an_offset_that_was_committed_for_a_topic_of_that_name_before_is_n
     await rig.assign()
     assert rig.source.note(TOPIC) == f"{2:032x}"
     assert await rig.offsets() == list(range(10))
-    assert rig.acker.positions() == {PLACE: 10}
+    assert rig.tracker.positions() == {PLACE: 10}
 
 
 @with_rig

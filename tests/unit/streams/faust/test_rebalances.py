@@ -1,6 +1,6 @@
 """Members of a group come, leave and die at any step of each other's rebalances: no record is lost.
 
-Each member is aiokafka's own consumer with our source and acker; brokers, delays and time are made up, from a seed.
+Each member is aiokafka's own consumer with our source and tracker; brokers, delays and time are made up, from a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, cast
 import aiokafka.abc
 import pytest
 
-from streams.delivery.offsets import Fetched, OrderedAcker, Place, PositionLost, Received
+from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record, TopicPartition
 from streams.faust.assigned_partitions import ConsumerClosing
 from streams.faust.commits import CommittingThread
 from streams.faust.fetched_records import deliver_as_received
@@ -35,7 +35,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, group: Simulation) -> None:
         self.group = group
         self.pause = group.pause
-        self.acker = OrderedAcker(window=40)
+        self.tracker = OffsetTracker(window=40)
         self.source = PartitionReader("group")
         self.consumer = consumer_of(group.brokers)
         deliver_as_received(self.consumer)
@@ -77,7 +77,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
     async def revoked(self) -> None:
         await self.pause("revoked")
         self.generation = None
-        await self.acker.drained()
+        await self.tracker.drained()
         await self.pause("drained")
         await self.commit()
         await self.pause("committed")
@@ -89,7 +89,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         except ConsumerClosing:
             return
         await self.pause("sought")
-        self.acker.forget_all()
+        self.tracker.forget_all()
         self.run(self.resume(generation))
 
     async def resume(self, generation: int) -> None:
@@ -109,7 +109,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             if generation is None:
                 await asyncio.sleep(0.01)
                 continue
-            wanted = partitions - set(self.acker.held_back)
+            wanted = partitions - set(self.tracker.held_back)
             try:
                 await self.source.deliver(generation, wanted, 20, 0.2, self.hand_over)
             except ConsumerClosing:
@@ -126,18 +126,18 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             await self.pause("taken")
             started = 0
             while fetched.generation == self.generation:
-                count = self.acker.track(fetched, started)
+                count = self.tracker.track(fetched, started)
                 for record in fetched.records[started : started + count]:
                     self.run(self.answer(record))
                 started += count
                 if started == len(fetched.records):
                     break
-                await self.acker.progress()
+                await self.tracker.progress()
 
-    async def answer(self, record: Received) -> None:
+    async def answer(self, record: Record) -> None:
         await self.pause("answered")
         self.group.answered[(record.topic, record.partition), record.offset] += 1
-        self.acker.done(record)
+        self.tracker.done(record)
 
     async def commit_now_and_then(self) -> None:
         while True:
@@ -145,20 +145,20 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             await self.commit()
 
     async def commit(self) -> None:
-        epochs = self.acker.epochs()
-        offsets = self.acker.positions()
+        epochs = self.tracker.epochs()
+        offsets = self.tracker.positions()
         if not offsets:
             return
         answers = await CommittingThread.commit_once(cast(CommittingThread, self.thread), offsets, epochs)
         committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
-        self.acker.committed(committed, epochs)
-        self.acker.give_up(offsets.keys() - answers.keys(), epochs)
+        self.tracker.committed(committed, epochs)
+        self.tracker.give_up(offsets.keys() - answers.keys(), epochs)
 
     async def leave(self) -> None:
         self.is_stopping = True
         self.source.close()
         self.generation = None
-        await self.acker.drained()
+        await self.tracker.drained()
         await self.commit()
         await self.source.stop()
         await self.consumer.stop()
@@ -196,11 +196,11 @@ class Simulation:
         self.rng = random.Random(seed)
         self.brokers = Brokers(PARTITIONS, self.pause)
         self.brokers.on_commit = self.check_commit
-        self.answered: Counter[tuple[Place, int]] = Counter()
+        self.answered: Counter[tuple[TopicPartition, int]] = Counter()
         self.faults: list[BaseException] = []
-        self.passed: list[tuple[Place, int]] = []
+        self.passed: list[tuple[TopicPartition, int]] = []
         self.make = make
-        self.sent: set[tuple[Place, int]] = set()
+        self.sent: set[tuple[TopicPartition, int]] = set()
         self.slow = {
             step: self.rng.choice(DELAYS)
             for step in ("fetched", "answered", "FetchRequest answered", "resumed")
@@ -213,7 +213,7 @@ class Simulation:
         if delay := self.rng.choice((0.0, self.slow.get(step, 0.0), self.rng.choice(DELAYS))):
             await asyncio.sleep(delay * self.rng.random())
 
-    def check_commit(self, place: Place, offset: int) -> None:
+    def check_commit(self, place: TopicPartition, offset: int) -> None:
         before = self.brokers.committed.get(place, 0)
         behind = ((place, one) for one in range(before, offset))
         self.passed += [one for one in behind if one in self.sent and not self.answered[one]]

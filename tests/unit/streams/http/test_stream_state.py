@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streams.delivery.offsets import OrderedAcker
+from streams.delivery.offsets import OffsetTracker
 from streams.faust.membership import Membership
 from streams.kafka.broker_watch import BrokerWatch
 from streams.settings import KafkaSettings, WorkerSettings
@@ -26,12 +26,12 @@ class Stream:
         self.watch = BrokerWatch("a:1", self, clock=lambda: self.now)
         self.membership = Membership(KafkaSettings(), ["t"], lambda error: None)
         self.membership.state = "joined"
-        self.acker = OrderedAcker(clock=lambda: self.now)
+        self.tracker = OffsetTracker(clock=lambda: self.now)
         self.partitions: Any = SimpleNamespace(stopped_partitions={}, removed_unread={})
         self.state = StreamState(
             watch=self.watch,
             membership=self.membership,
-            acker=self.acker,
+            tracker=self.tracker,
             partitions=self.partitions,
             ready_without_broker_s=ready_without_broker_s,
         )
@@ -57,9 +57,9 @@ async def ready(site: HttpSite) -> tuple[int, dict[str, Any]]:
 async def test_the_figures_of_the_stream_are_in_readyz_and_metrics(tmp_path: Path) -> None:
     stream = Stream()
     messages = [message(number, b"x") for number in range(3)]
-    stream.acker.track(Fetches().of(messages))
-    stream.acker.done(messages[0])
-    stream.acker.hold_back(("t", 3))
+    stream.tracker.track(Fetches().of(messages))
+    stream.tracker.done(messages[0])
+    stream.tracker.hold_back(("t", 3))
     stream.partitions.removed_unread = {("t", 1): 7}
     stream.now = 5.0
     await stream.watch.look()

@@ -23,7 +23,7 @@ from streams.messages import Request
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
 from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.fast_lane import Admitted, QuickPath
+from streams.pipeline.fast_lane import Admitted, FastLane
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.settings import S3Settings
 from tests.unit.engines.parts import Bench, ShoutHandler
@@ -56,13 +56,13 @@ class Site:
     def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Prepared]) -> None:
         self.bench = bench
         self.pipeline = pipeline
-        self.quick_path = QuickPath(pipeline, bench.manager, batcher)
+        self.fast_lane = FastLane(pipeline, bench.manager, batcher)
         self.admitted: Admitted = {}
 
     async def quickly(self, request: Request) -> dict[str, Any] | None:
         """Return the result by the quick path, None where it is not clear."""
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if not self.quick_path.start(request, 0.5, self.admitted, result.set_result):
+        if not self.fast_lane.start(request, 0.5, self.admitted, result.set_result):
             return None
         async with asyncio.timeout(30):
             return await result
@@ -229,7 +229,7 @@ async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_lat
     results: list[dict[str, Any]] = []
     gc.disable()
     try:
-        assert site.quick_path.start(request, 0.5, site.admitted, results.append)
+        assert site.fast_lane.start(request, 0.5, site.admitted, results.append)
         del request
         assert its_data() is None
     finally:

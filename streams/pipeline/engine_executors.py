@@ -12,7 +12,7 @@ _MODELS = 16
 """Models that are loaded, and half of those that run, at once where no setting bounds their number."""
 
 
-class EngineThreads:
+class EngineExecutors:
     """Gives each engine threads for models in memory, and others for those that have to be loaded.
 
     So engines never wait for each other, nor a model in memory for the loads of others. At most `max_models` (16

@@ -45,7 +45,7 @@ class HeldUp(BaseException):
     """
 
 
-class Pace:
+class SlowStageDetector:
     """Remembers how long stages of handlers took on the event loop, of which it is a part.
 
     A stage is taken for quick until it has proved otherwise. A hop to a thread and back costs more than most

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from handlers.base import BaseModelHandler
-from streams.pipeline.pace import HeldUp, Pace
+from streams.pipeline.slow_stages import HeldUp, SlowStageDetector
 
 
 class Handler(BaseModelHandler):
@@ -33,14 +33,14 @@ class Another(Handler):
     pass
 
 
-def after(*seconds: float) -> Pace:
+def after(*seconds: float) -> SlowStageDetector:
     now = 0.0
 
     def takes(took_s: float) -> None:
         nonlocal now
         now += took_s
 
-    pace = Pace(clock=lambda: now)
+    pace = SlowStageDetector(clock=lambda: now)
     for took_s in seconds:
         pace.run(Handler, "preprocess", takes, took_s)
     return pace
@@ -104,7 +104,7 @@ HANGS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("what", HANGS)
 def test_what_hangs_is_interrupted_and_belongs_in_threads_from_then_on(what: str) -> None:
-    pace = Pace()
+    pace = SlowStageDetector()
     with pace.interrupting(3600.0):
         with pytest.raises(HeldUp):
             pace.run(Handler, "preprocess", HANGS[what])
@@ -116,7 +116,7 @@ def test_an_import_goes_on_for_half_of_the_limit(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "imported_late.py").write_text("import time\ntime.sleep(2.5)\n")
     (tmp_path / "imported_never.py").write_text("import time\ntime.sleep(10**6)\n")
-    pace = Pace()
+    pace = SlowStageDetector()
     with pace.interrupting(3600.0):
         pace.run(Handler, "preprocess", importlib.import_module, "imported_late")
     assert "imported_late" in sys.modules
@@ -126,6 +126,6 @@ def test_an_import_goes_on_for_half_of_the_limit(tmp_path: Path, monkeypatch: py
 
 def test_nothing_is_interrupted_between_calls_and_signals_are_left_as_they_were() -> None:
     before = signal.getsignal(signal.SIGURG)
-    with Pace().interrupting(3600.0):
+    with SlowStageDetector().interrupting(3600.0):
         signal.raise_signal(signal.SIGURG)
     assert signal.getsignal(signal.SIGURG) is before

@@ -16,7 +16,7 @@ from engines.inference import InferenceManager
 from engines.run.prepared import Outcome, Prepared
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_threads import EngineThreads
+from streams.pipeline.engine_executors import EngineExecutors
 
 MAX_MODELS = 2
 
@@ -91,7 +91,7 @@ class Rig:
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     manager = Manager(warm={"warm"})
-    with EngineThreads(MAX_MODELS, cast(Any, manager.is_loaded)) as threads:
+    with EngineExecutors(MAX_MODELS, cast(Any, manager.is_loaded)) as threads:
         batcher: Batcher[Any] = Batcher(manager.execute, threads=threads.of, max_items=4, max_wait_s=0.0)
         yield Rig(manager, Dispatcher(cast(InferenceManager, manager), batcher, threads.of))
         manager.gate.set()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from handlers.errors import Busy, EngineUnavailable
 
 
-class Admission:
+class ConcurrencyLimit:
     """Counts the requests under way. Lives on one event loop.
 
     `present` are all that have come and are not answered yet, `pending` those of them whose body is here:
