@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from engines.cache.cached_model import Lease
-from engines.run.deadlines import Patience
+from engines.deadlines import Patience
 from handlers.errors import EngineUnavailable, InferenceTimeout
 
 log = structlog.get_logger(__name__)

@@ -12,13 +12,13 @@ from engines.cache.loader import ModelListener
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import Lease, ModelCache
 from engines.config.settings import EngineSettings
+from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.guard import Guard
 from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.checks import check_engine
-from engines.run.deadlines import USUAL_PRIORITY, Deadline
 from engines.run.direct_call import DirectCall
 from engines.run.executor import Execution
 from engines.run.health import HealthProbes, health_report

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import structlog
 
-from engines.run.deadlines import deadline_at
+from engines.deadlines import deadline_at
 from engines.run.results import failure_result
 from handlers.errors import InferenceError, InternalError
 

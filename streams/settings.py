@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from engines.config.settings import EngineSettings
+from engines.deadlines import DEFAULT_TIMEOUT_S, Patience
 from engines.guard import DEFAULT_MOST_STUCK
-from engines.run.deadlines import DEFAULT_TIMEOUT_S, Patience
 from handlers.settings import Section
 from streams.kafka.settings import KafkaSettings
 

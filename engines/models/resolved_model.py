@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from handlers.errors import InvalidRequest
+from handlers.errors import InvalidRequest, ModelMismatch
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -151,3 +151,24 @@ class ModelKey(NamedTuple):
 def key_of(engine: str, task: str, version: VersionId) -> ModelKey:
     """Return the key of a version that an engine loads for a task; every request asks for one."""
     return ModelKey(engine, task, *version)
+
+
+def check_tags(model: ResolvedModel, *, task: str | None, engine: str) -> None:
+    """Check that the model's tags do not contradict the request; a tag that is not there contradicts nothing.
+
+    None as task stands for any.
+
+    Raises:
+        ModelMismatch: permanent; says which tag, what it says and what the request said.
+    """
+    if task is not None and model.tasks and task not in model.tasks:
+        raise _mismatch(model, "task", model.tasks, task)
+    if (its := model.engine) and engine != its:
+        raise _mismatch(model, "engine", (its,), engine)
+
+
+def _mismatch(model: ResolvedModel, name: str, allowed: tuple[str, ...], asked: str) -> ModelMismatch:
+    return ModelMismatch(
+        f"model {model.key} is registered with tag {name}={model.tags[name]}, but the request says "
+        f"{name}={asked}; ask for {name} {' or '.join(allowed)}, or name another model"
+    )

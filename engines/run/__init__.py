@@ -3,6 +3,6 @@
 - resolve, checks: which handler, engine and version answer; prepared: the request on its way
 - stages, media_values: inputs from data, output from what the engine returned
 - executor: the engine call on a leased model; direct_call: all of it in the calling thread
-- results, outcomes, statistics: the result, and what is counted of it; deadlines: when a request is due
+- results, outcomes, statistics: the result, and what is counted of it
 - health: how the parts of this process are
 """

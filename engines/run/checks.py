@@ -6,7 +6,7 @@ from typing import Any
 
 from engines.base import BaseEngine
 from engines.models.resolved_model import ResolvedModel
-from handlers.errors import InvalidInput, InvalidRequest, ModelMismatch
+from handlers.errors import InvalidInput, InvalidRequest
 
 
 def check_names(task: Any, engine: Any, model_name: Any) -> None:
@@ -80,24 +80,3 @@ def engine_of(model: ResolvedModel) -> str:
             "register the model with the tag engine"
         )
     return model.engine
-
-
-def check_tags(model: ResolvedModel, *, task: str | None, engine: str) -> None:
-    """Check that the model's tags do not contradict the request; a tag that is not there contradicts nothing.
-
-    None as task stands for any.
-
-    Raises:
-        ModelMismatch: permanent; says which tag, what it says and what the request said.
-    """
-    if task is not None and model.tasks and task not in model.tasks:
-        raise _mismatch(model, "task", model.tasks, task)
-    if (its := model.engine) and engine != its:
-        raise _mismatch(model, "engine", (its,), engine)
-
-
-def _mismatch(model: ResolvedModel, name: str, allowed: tuple[str, ...], asked: str) -> ModelMismatch:
-    return ModelMismatch(
-        f"model {model.key} is registered with tag {name}={model.tags[name]}, but the request says "
-        f"{name}={asked}; ask for {name} {' or '.join(allowed)}, or name another model"
-    )

@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.guard import Guard
 from engines.log_context import RequestName, working_on
 from engines.run.checks import check_data, check_texts
-from engines.run.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.run.executor import Execution
 from engines.run.media_values import MediaValues
 from engines.run.outcomes import Outcomes

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from engines.models.model_manager import ModelManager
-from engines.models.resolved_model import key_of
+from engines.models.resolved_model import check_tags, key_of
 from engines.registry import EngineRegistry
-from engines.run.checks import check_engine, check_names, check_tags, engine_of
+from engines.run.checks import check_engine, check_names, engine_of
 from engines.run.prepared import Prepared
 from engines.run.stages import stage_failed
 from engines.versions.model_swap import ModelSwaps

@@ -11,8 +11,7 @@ import structlog
 from engines.cache.cached_model import Lease
 from engines.cache.loader import ModelListener, tell
 from engines.cache.model_cache import ModelCache
-from engines.models.resolved_model import ANY_TASK, ResolvedModel, Use, VersionId
-from engines.run.checks import check_tags
+from engines.models.resolved_model import ANY_TASK, ResolvedModel, Use, VersionId, check_tags
 from engines.versions.departures import keys_of
 from engines.versions.model_service import Service
 from handlers.errors import InferenceError, ModelMismatch, as_inference_error

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import structlog
 
 from engines.base import Emit
+from engines.deadlines import urgency_of
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
-from engines.run.deadlines import urgency_of
 from engines.run.prepared import Outcome, Prepared
 from engines.run.results import failed_in, no_time, result_of
 from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from engines.cache.cached_model import Lease
+from engines.deadlines import Patience
 from engines.guard import GivenUp, Guard, TooManyStuck
-from engines.run.deadlines import Patience
 from handlers.errors import EngineUnavailable
 from tests.processes import wait_until
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engines.models.resolved_model import ResolvedModel
-from engines.run.checks import check_tags, check_texts
+from engines.models.resolved_model import ResolvedModel, check_tags
+from engines.run.checks import check_texts
 from handlers.errors import InvalidInput, ModelMismatch
 
 

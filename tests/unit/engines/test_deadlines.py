@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.run.deadlines import deadline_at, ends_at, urgency_of
+from engines.deadlines import deadline_at, ends_at, urgency_of
 from handlers.errors import InvalidRequest
 from tests.unit.engines.parts import Bench
 
