@@ -1,17 +1,25 @@
-"""Responses: every body is JSON, and every failure the ordinary result with `success` false."""
+"""Responses and how they are written: all is JSON, and a failure the ordinary result with `success` false."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from engines.run.results import failure_result, no_time
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
 from streams.messages import encode
+
+log = structlog.get_logger(__name__)
+
+WRITE_TIMEOUT_S = 60.0
+"""How long a caller may leave unread what was sent before the connection is closed."""
 
 _REPEATED = ("id", "task", "engine", "model_name", "metadata")
 """What a failure repeats of its request, as far as it was readable."""
@@ -57,3 +65,32 @@ def refused(
     asked = {"id": uuid.uuid4().hex, "task": "", "engine": "", "model_name": ""}
     timings = no_time() | {"queue": queue_s}
     return failure_result(error=error, processing_s=0.0, timings=timings, worker=worker, **{**asked, **about})
+
+
+@asynccontextmanager
+async def writing_to(http: web.Request) -> AsyncIterator[None]:
+    """Bound the time of a write that is done inside.
+
+    Raises:
+        ConnectionError: the caller is gone, or did not read in time and was cut off.
+    """
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        log.warning("caller_does_not_read", remote=http.remote, seconds=WRITE_TIMEOUT_S)
+        if http.transport is not None:
+            http.transport.abort()
+        raise ConnectionResetError("the caller does not read") from None
+
+
+async def write_whole(http: web.Request, response: web.StreamResponse) -> None:
+    """Send `response`, and return when the operating system has all but a little of it.
+
+    Raises:
+        ConnectionError: as `writing_to`.
+    """
+    async with writing_to(http):
+        await response.prepare(http)
+        await response.write_eof()
+        await http.writer.drain()

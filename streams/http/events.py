@@ -18,8 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from engines.base import Emit
-from streams.http.answers import result_response
-from streams.http.writing import writing_to
+from streams.http.answers import result_response, writing_to
 from streams.messages import encode
 
 CONTENT_TYPE = "text/event-stream"

@@ -18,7 +18,7 @@ from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
 from streams.faults import contained
-from streams.http.answers import json_response, refused
+from streams.http.answers import json_response, refused, write_whole
 from streams.http.asyncapi import asyncapi_document
 from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.connections import Connections, connections_allowed
@@ -27,7 +27,6 @@ from streams.http.listings import model_listing, task_listing
 from streams.http.metrics import CONTENT_TYPE, Metrics
 from streams.http.openapi import openapi_document
 from streams.http.status import status_of
-from streams.http.writing import write_whole
 from streams.pipeline.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
 from streams.stream_state import StreamState

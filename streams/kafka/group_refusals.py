@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,83 +21,35 @@ class Refusal:
     passes: bool
 
 
+NO_COORDINATOR, INCONSISTENT_PROTOCOL, NOT_AUTHORIZED, FULL, FENCED = 15, 23, 30, 81, 82
+_REASONS = {
+    NO_COORDINATOR: "the brokers have no coordinator for group {kafka.group_id!r}: they need the topic "
+    "__consumer_offsets, which they cannot make with fewer brokers than offsets.topic.replication.factor; start the "
+    "missing brokers, or lower it",
+    INCONSISTENT_PROTOCOL: "group {kafka.group_id!r} has members of another kind, or with another way to share "
+    "partitions than ours, roundrobin; stop them, or set kafka.group_id to a group that only workers use",
+    24: "the broker takes no group by the name kafka.group_id={kafka.group_id!r}; set another",
+    26: "kafka.session_timeout_s={kafka.session_timeout_s:g} is outside what the broker allows, which is "
+    "group.min.session.timeout.ms to group.max.session.timeout.ms (6 s to 1800 s where nobody set them); "
+    "set kafka.session_timeout_s within",
+    NOT_AUTHORIZED: "{user} has no right to read group {kafka.group_id!r}; grant it READ on the group, or set "
+    "kafka.group_id to one that it may read",
+    69: "group {kafka.group_id!r} is of a kind that this worker cannot join (the broker's newer protocols); "
+    "set kafka.group_id to another group",
+    FULL: "group {kafka.group_id!r} has as many members as the broker allows (group.max.size); stop a member, "
+    "have group.max.size raised, or set kafka.group_id to another group",
+    FENCED: "another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}; "
+    "give each worker that runs at the same time an instance id of its own",
+}
+"""By Kafka's error codes, of which some are newer than aiokafka."""
+_UNKNOWN = "the broker refuses this worker in group {kafka.group_id!r} with error {code}; look at its log"
+_NEVER_PASS = frozenset({24, 26, FENCED})
+
+
 def refusal(code: int, kafka: KafkaSettings, *, members: str = "") -> Refusal:
     """Return what a broker's error code for a member says; `members` names those of the group, as far as known."""
-    explain = _REASONS.get(code)
-    if explain is None:
-        reason = (
-            f"the broker refuses this worker in group {kafka.group_id!r} with error {code}; look at its log"
-        )
-        return Refusal(reason, passes=True)
-    text, passes = explain
-    return Refusal(text(kafka) + (f"; members: {members}" if members else ""), passes)
-
-
-def _not_authorized(kafka: KafkaSettings) -> str:
     user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
-    return (
-        f"{user} has no right to read group {kafka.group_id!r}; grant it READ on the group, "
-        "or set kafka.group_id to one that it may read"
-    )
-
-
-def _session_timeout(kafka: KafkaSettings) -> str:
-    return (
-        f"kafka.session_timeout_s={kafka.session_timeout_s:g} is outside what the broker allows, which is "
-        "group.min.session.timeout.ms to group.max.session.timeout.ms (6 s to 1800 s where nobody set them); "
-        "set kafka.session_timeout_s within"
-    )
-
-
-def _full(kafka: KafkaSettings) -> str:
-    return (
-        f"group {kafka.group_id!r} has as many members as the broker allows (group.max.size); stop a member, "
-        "have group.max.size raised, or set kafka.group_id to another group"
-    )
-
-
-def _other_kind(kafka: KafkaSettings) -> str:
-    return (
-        f"group {kafka.group_id!r} has members of another kind, or with another way to share partitions than ours, "
-        "roundrobin; stop them, or set kafka.group_id to a group that only workers use"
-    )
-
-
-def _invalid_id(kafka: KafkaSettings) -> str:
-    return f"the broker takes no group by the name kafka.group_id={kafka.group_id!r}; set another"
-
-
-def _not_there(kafka: KafkaSettings) -> str:
-    return (
-        f"group {kafka.group_id!r} is of a kind that this worker cannot join (the broker's newer protocols); "
-        "set kafka.group_id to another group"
-    )
-
-
-def _no_coordinator(kafka: KafkaSettings) -> str:
-    return (
-        f"the brokers have no coordinator for group {kafka.group_id!r}: they need the topic __consumer_offsets, "
-        "which they cannot make with fewer brokers than offsets.topic.replication.factor; start the missing brokers, "
-        "or lower it"
-    )
-
-
-def _fenced(kafka: KafkaSettings) -> str:
-    return (
-        f"another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}; "
-        "give each worker that runs at the same time an instance id of its own"
-    )
-
-
-_REASONS: dict[int, tuple[Callable[[KafkaSettings], str], bool]] = {
-    15: (_no_coordinator, True),
-    23: (_other_kind, True),
-    24: (_invalid_id, False),
-    26: (_session_timeout, False),
-    30: (_not_authorized, True),
-    69: (_not_there, True),
-    81: (_full, True),
-    82: (_fenced, False),
-}
-"""Kafka's error codes; some of them are newer than aiokafka."""
-NO_COORDINATOR, INCONSISTENT_PROTOCOL, NOT_AUTHORIZED, FULL, FENCED = 15, 23, 30, 81, 82
+    reason = _REASONS.get(code, _UNKNOWN).format(kafka=kafka, user=user, code=code)
+    if members and code in _REASONS:
+        reason += f"; members: {members}"
+    return Refusal(reason, passes=code not in _NEVER_PASS)

@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 from engines.config.settings import EngineSettings
 from engines.config.settings_tree import leaves
 from engines.configuration import load
-from streams.cli.sample import sample_yaml
+from streams.cli.config import sample_yaml
 from streams.settings import KafkaSettings, S3Settings, Settings, WorkerSettings
 
 SAMPLE = Path(__file__).parents[3] / "docs" / "settings.sample.yaml"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from handlers.errors import InferenceFailed, UnknownModel
-from streams.http import events, writing
+from streams.http import answers, events
 from tests.unit.streams.http.site import (
     SHOUT,
     HttpSite,
@@ -125,7 +125,7 @@ async def test_a_caller_who_leaves_in_the_middle_cancels_the_work(tmp_path: Path
 
 
 async def test_a_caller_who_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "WRITE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(answers, "WRITE_TIMEOUT_S", 0.1)
     pipeline = ScriptedPipeline()
     pipeline.pieces = ("x" * 1_000_000,) * 40
     async with http_site(tmp_path, pipeline=pipeline) as site:
