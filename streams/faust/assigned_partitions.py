@@ -18,6 +18,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 
 from streams.delivery.offsets import PositionLost, Record, TopicPartition
 from streams.kafka.broker_requests import topic_ids
+from streams.kafka.patient_connections import client_of
 
 _RETRY_S = 0.1
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
@@ -98,7 +99,7 @@ class AssignedPartitions:
 
     async def topic_ids(self) -> dict[str, str]:
         """Return the ids of its topics, as far as brokers tell."""
-        return await topic_ids(self._consumer._client, {topic for topic, _ in self.partitions})
+        return await topic_ids(client_of(self._consumer), {topic for topic, _ in self.partitions})
 
     def missing_topics(self) -> set[str]:
         """Return the topics that are subscribed to and have no partitions, as far as is known."""
@@ -107,7 +108,7 @@ class AssignedPartitions:
 
     async def look_again(self) -> None:
         """Ask a broker which topics and partitions there are; where that is news, a rebalance begins."""
-        await self._consumer._client.force_metadata_update()
+        await client_of(self._consumer).force_metadata_update()
 
     def position(self, partition: TopicPartition) -> int | None:
         """Return from where aiokafka fetches next, None where that is open."""

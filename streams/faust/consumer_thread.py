@@ -20,7 +20,7 @@ from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
 from streams.kafka.header_names import forgive_header_names
-from streams.kafka.patient_connections import PatientConnections
+from streams.kafka.patient_connections import PatientConnections, client_of
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class ConsumerThread(CommittingThread):
     async def on_start(self) -> None:
         await super().on_start()
         consumer = self._ensure_consumer()
-        PatientConnections(consumer._client)
+        PatientConnections(client_of(consumer))
         self._supervisor = Supervisor(consumer, self.membership)
         self._supervisor.attach()
         self.add_future(self._supervisor.watch())
@@ -65,7 +65,7 @@ class ConsumerThread(CommittingThread):
         except asyncio.CancelledError:
             # aiokafka's fetcher may raise what it has cancelled itself; the connections are open still.
             if self._consumer is not None:
-                await self._consumer._client.close()
+                await client_of(self._consumer).close()
 
     async def fetch(
         self,
@@ -92,7 +92,7 @@ class ConsumerThread(CommittingThread):
         kafka = cast(Any, transport).kafka
         # Settings of ours; Faust hard-codes 1.5 s, and reads what is not committed. Its one limit for all requests
         # would have to be above the time of a join: a connection that is silent would hold a partition for minutes.
-        consumer._client._request_timeout_ms = int(kafka.request_timeout_s * 1000)
+        client_of(consumer)._request_timeout_ms = int(kafka.request_timeout_s * 1000)
         consumer._fetch_max_wait_ms = kafka.fetch_max_wait_ms
         consumer._isolation_level = kafka.isolation_level
         self.source.attach(consumer)

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, Record, TopicPartition
 from streams.faust.assigned_partitions import AssignedPartitions
 from streams.faust.readings import Assignment, Reading, unreadable
+from streams.kafka.patient_connections import client_of
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,7 @@ class PartitionReader:
         """Serve this consumer, which is not started yet."""
         self._consumer = consumer
         # Called whenever a broker told of topics, which it does after errors of fetches too.
-        consumer._client.cluster.add_listener(self._compare_topics)
+        client_of(consumer).cluster.add_listener(self._compare_topics)
 
     def close(self) -> None:
         """Let nothing be taken any more: a rebalance begins."""

@@ -93,6 +93,11 @@ class PatientConnections:
                     return
 
 
+def client_of(owner: Any) -> Any:
+    """Return the AIOKafkaClient of one of aiokafka's consumers or admins, which have no public name for it."""
+    return owner._client
+
+
 async def _is_open(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(_LOOK_EVERY_S):

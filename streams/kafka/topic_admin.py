@@ -23,6 +23,7 @@ from streams.kafka.connection import (
     is_passing,
     unavailable,
 )
+from streams.kafka.patient_connections import client_of
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.kafka.topics import Topics, TopicSpec, expected_topics
 from streams.settings import KafkaSettings
@@ -143,7 +144,7 @@ async def _hidden(admin: AIOKafkaAdminClient, names: list[str]) -> set[str]:
     """Return those of `names` that are not in the list of all topics as the right to describe them is missing."""
     if not names:
         return set()
-    client = admin._client
+    client = client_of(admin)
     request = MetadataRequest(names, allow_auto_topic_creation=False)
     answer = await client.send(client.get_random_node(), request)
     if answer.API_VERSION < _SAYS_WHETHER_TO_CREATE:
@@ -161,7 +162,7 @@ async def _ask_controller(
     """
     errors: Iterable[tuple[Any, ...]]
     try:
-        if admin._client.cluster.controller is None:
+        if client_of(admin).cluster.controller is None:
             raise NotControllerError
         errors = (await ask()).topic_errors
     except TimeoutError:

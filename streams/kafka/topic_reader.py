@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from streams.kafka.connection import broker_answering, connection_options, is_passing
 from streams.kafka.header_names import forgive_header_names_of
-from streams.kafka.patient_connections import PatientConnections
+from streams.kafka.patient_connections import PatientConnections, client_of
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
 from streams.settings import KafkaSettings
 
@@ -51,7 +51,7 @@ class TopicReader:
         try:
             async with broker_answering(self._kafka):
                 await consumer.start()
-                PatientConnections(consumer._client)
+                PatientConnections(client_of(consumer))
                 forgive_header_names_of(consumer)
                 if self._topics:
                     await self._begin()
@@ -84,7 +84,7 @@ class TopicReader:
 
     async def _begin(self) -> None:
         """Assign all partitions, at their start or their end of this moment."""
-        client: Any = self._consumer._client
+        client = client_of(self._consumer)
         until = asyncio.get_running_loop().time() + _TOPIC_APPEARS_S
         await client.set_topics(self._topics)
         while missing := [name for name in self._topics if not self._consumer.partitions_for_topic(name)]:
