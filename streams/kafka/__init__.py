@@ -1,7 +1,8 @@
 """What is on Kafka and how to reach it: connections, topics, rights, message headers.
 
 - connection, patient_connections, connection_problems: clients from the settings, and why no broker answers
-- topics, topic_admin, topic_ids, topic_reader, topic_problems: names, creation, checks and whole reads
+- settings: section kafka of the settings tree, all that a client needs
+- topics, topic_admin, topic_reader, topic_problems: names, creation, checks and whole reads
 - rights, group_refusals, broker_requests, broker_watch: what a broker allows, refuses and tells of itself
 - cloudevents, header_names: the headers of a record
 
