@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
-from engines.base import PullProgress
+from engines.base import Emit, PullProgress
 from engines.cache.cached_model import cached_models
 from engines.cache.heap import give_back
 from engines.cache.loader import ModelListener
@@ -19,14 +20,13 @@ from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.checks import check_engine
-from engines.run.direct_call import DirectCall
+from engines.run.direct_call import DirectCall, new_job
 from engines.run.executor import Execution
 from engines.run.health import HealthProbes, health_report
+from engines.run.job import Job, Outcome
 from engines.run.media_values import FetchMedia, MediaValues
 from engines.run.outcomes import Outcomes
-from engines.run.prepared import Outcome, Prepared
-from engines.run.resolve import Admission, Handlers
-from engines.run.stages import postprocess, preprocess
+from engines.run.resolve import Handlers, RequestResolver
 from engines.run.statistics import Statistics
 from engines.versions.model_swap import ModelSwaps
 from handlers.errors import ModelMismatch
@@ -34,19 +34,16 @@ from handlers.settings import LimitSettings, MediaSettings
 
 T = TypeVar("T")
 
-__all__ = ["Handlers", "InferenceManager", "ModelListener", "Outcome", "Prepared"]
+__all__ = ["Handlers", "InferenceManager", "Job", "ModelListener", "Outcome"]
 
 
 class InferenceManager:
     """Answers requests with the models of the registry.
 
     Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` is the whole way
-    of one request; a pipeline that fetches and batches takes it through its stages by itself: `admit`,
-    `preprocess`, `execute` or `start`, and `finish`, which are those of the parts that do them.
+    of one request; a pipeline that fetches and batches takes it through its stages by itself, and has it resolved
+    and run here: `resolve`, and `execute` or `start`.
     """
-
-    preprocess = staticmethod(preprocess)
-    finish = staticmethod(postprocess)
 
     def __init__(
         self,
@@ -76,11 +73,11 @@ class InferenceManager:
         self.outcomes = Outcomes(self.statistics)
         self._probes = probes or HealthProbes()
         self._guard = guard = guard or Guard()
-        self._execution = execution = Execution(cache, models, on_model, guard)
+        self._execution = Execution(cache, models, on_model, guard)
         self._swaps = ModelSwaps(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
-        admission = Admission(
+        self._resolver = RequestResolver(
             handlers=handlers,
             engines=engines,
             models=models,
@@ -88,10 +85,7 @@ class InferenceManager:
             bounds=(limits or LimitSettings()).bounds,
         )
         values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        direct = DirectCall(admission, execution, values, self.outcomes, guard)
-        self.admit, self.admits_at_once = admission.admit, admission.admits_at_once
-        self.execute, self.start, self.is_loaded = execution.run, execution.start, execution.is_loaded
-        self.prepare, self._infer = direct.prepare, direct.infer
+        self._direct = DirectCall(self._resolver, self._execution, values, self.outcomes, guard)
 
     @classmethod
     def from_settings(
@@ -154,7 +148,7 @@ class InferenceManager:
         `engine` the model's tags name it. `deadline` (RFC 3339 or seconds since the epoch) and `timeout` (seconds
         from now) end the call with DEADLINE_EXCEEDED, whichever comes first; `priority` 9 goes before 0.
         """
-        return self._infer(
+        job = new_job(
             task=task,
             engine=engine,
             model_name=model_name,
@@ -162,10 +156,46 @@ class InferenceManager:
             options=options,
             id=id,
             metadata=metadata,
-            deadline=deadline,
-            priority=priority,
-            timeout=timeout,
         )
+        return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout)
+
+    def prepare(
+        self,
+        *,
+        task: str,
+        engine: str = "",
+        model_name: str,
+        data: dict[str, Any],
+        options: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Return a request checked, with its media here and preprocessed, for `execute` or `start`.
+
+        Raises:
+            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
+        """
+        job = new_job(task=task, engine=engine, model_name=model_name, data=data, options=options)
+        self._direct.prepare(job)
+        return job
+
+    def resolve(self, job: Job) -> None:
+        """Say which handler, engine and model version answer a job, as `RequestResolver.resolve` does."""
+        self._resolver.resolve(job)
+
+    def resolves_at_once(self, job: Job) -> bool:
+        """Return whether `resolve` takes microseconds: it has nothing to ask, to import or to wait for."""
+        return self._resolver.resolves_at_once(job)
+
+    def execute(self, batch: Sequence[Job]) -> list[Outcome]:
+        """Run jobs of one `batch_key` together and return one outcome each, in order, as `Execution.run` does."""
+        return self._execution.run(batch)
+
+    def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
+        """Start one job whose `is_continuous`, beside those under way, as `Execution.start` does."""
+        return self._execution.start(job, emit)
+
+    def is_loaded(self, job: Job) -> bool:
+        """Return whether the model of `job` is in memory, so that it can run without a load."""
+        return self._execution.is_loaded(job)
 
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.

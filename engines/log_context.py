@@ -32,6 +32,8 @@ class RequestName(msgspec.Struct, frozen=True, gc=False):
     id: str
     task: str
     model_name: str
+    traceparent: str | None = None
+    """Of the trace that its caller began, as W3C writes it."""
 
 
 _at_hand: ContextVar[Sequence[Named]] = ContextVar("requests_at_hand", default=())

@@ -83,8 +83,7 @@ async def worker_in_memory(
             kafka=settings.kafka,
             worker=settings.worker,
             tasks=tasks,
-            pipeline=runtime.pipeline,
-            fast_lane=FastLane(runtime.pipeline, runtime.manager, runtime.batcher),
+            answering=FastLane(runtime.pipeline, runtime.batcher),
             outcomes=runtime.manager.outcomes,
             on_fatal=worker.fail,
         )

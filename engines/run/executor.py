@@ -1,4 +1,4 @@
-"""Runs prepared requests on their leased model: a batch at once, or one by one as they come."""
+"""Runs jobs on their leased model: a batch at once, or one by one as they come."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from engines.base import BaseEngine, Emit, bisected
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import Lease, ModelCache
 from engines.guard import GivenUp, Guard
-from engines.log_context import RequestName, working_on
+from engines.log_context import working_on
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
-from engines.run.prepared import Outcome, Prepared
+from engines.run.job import Job, Outcome
 from handlers.errors import (
     Busy,
     Cancelled,
@@ -50,7 +50,7 @@ class Execution:
         self._models = models
         self._on_model = on_model
 
-    def run(self, batch: Sequence[Prepared]) -> list[Outcome]:
+    def run(self, batch: Sequence[Job]) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.
 
         The model is loaded where it is not in memory, and stays leased until the engine is done; nothing else
@@ -58,10 +58,10 @@ class Execution:
         """
         if not batch:
             return []
-        with working_on(_names(batch)):
+        with working_on([one.name for one in batch]):
             return self._run_named(batch)
 
-    def _run_named(self, batch: Sequence[Prepared]) -> list[Outcome]:
+    def _run_named(self, batch: Sequence[Job]) -> list[Outcome]:
         first = batch[0]
         loading = self._loading(first)
         started = time.perf_counter()
@@ -84,44 +84,42 @@ class Execution:
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             return [_as_failure(error, first)] * len(batch)
 
-    def start(self, prepared: Prepared, emit: Emit | None = None) -> Future[Outcome]:
+    def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
         """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
 
         The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
         the answer piece by piece, in a thread of the engine.
         """
-        with working_on(prepared.names):
-            return self._start_named(prepared, emit)
+        with working_on((job.name,)):
+            return self._start_named(job, emit)
 
-    def _start_named(self, prepared: Prepared, emit: Emit | None) -> Future[Outcome]:
+    def _start_named(self, job: Job, emit: Emit | None) -> Future[Outcome]:
         started = time.perf_counter()
-        loading = self._loading(prepared)
+        loading = self._loading(job)
         lease: Lease | None = None
         try:
             lease = self._cache.share(loading.key, loading.load, loading.unload)
-            running = prepared.running_since = time.perf_counter()
-            prepared.waited(running - started)
-            raw = self._submit(prepared, lease, emit)
+            running = job.running_since = time.perf_counter()
+            job.waited(running - started)
+            raw = self._submit(job, lease, emit)
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             if lease is not None and not isinstance(error, GivenUp):
                 lease.release()
             failed: Future[Outcome] = Future()
-            failed.set_result(_as_failure(error, prepared))
+            failed.set_result(_as_failure(error, job))
             return failed
-        following = _Following(raw, prepared, lease, running)
+        following = _Following(raw, job, lease, running)
         self._watch(following)
         return following.outcome
 
-    def _submit(self, prepared: Prepared, lease: Lease, emit: Emit | None) -> Future[Any]:
+    def _submit(self, job: Job, lease: Lease, emit: Emit | None) -> Future[Any]:
         """Return the engine's future of a request; one that comes too late is cancelled."""
-        runner, key = prepared.runner, self._loading(prepared).key
+        runner, key = job.runner, self._loading(job).key
         late: list[Future[Any]] = []
         heard = emit if _tells_signs(runner) else _heard(emit, lambda: self._guard.sign(key))
 
         def submit() -> Future[Any]:
-            raw = runner.submit(
-                lease.model, prepared.inputs, prepared.options, heard, urgency=prepared.urgency
-            )
+            raw = runner.submit(lease.model, job.inputs, job.options, heard, urgency=job.urgency)
             late.append(raw)
             return raw
 
@@ -131,15 +129,15 @@ class Execution:
             lease.release()
 
         try:
-            return self._guard.call(str(key), self._patience(prepared), submit, holding=Lease(None, undo))
+            return self._guard.call(str(key), self._patience(job), submit, holding=Lease(None, undo))
         except GivenUp:  # its lease is for `undo` to end
             self._cache.abandon(key)
             raise
 
     def _watch(self, following: _Following) -> None:
         """End a request whose model gives nothing back for too long, and with it the use of that model."""
-        prepared, guard = following.prepared, self._guard
-        key = self._loading(prepared).key
+        job, guard = following.job, self._guard
+        key = self._loading(job).key
 
         def give_up(error: InferenceTimeout) -> None:
             self._cache.abandon(key, gone=lambda: guard.recovered(key))
@@ -150,18 +148,18 @@ class Execution:
             following.outcome,
             of=key,
             what=str(key),
-            limit_s=self._patience(prepared),
-            alive_at=self._signs_of(prepared, following.lease.model, is_followed=True),
+            limit_s=self._patience(job),
+            alive_at=self._signs_of(job, following.lease.model, is_followed=True),
             give_up=give_up,
-            outlives_cancel=_tells_signs(prepared.runner),
+            outlives_cancel=_tells_signs(job.runner),
         )
 
-    def _signs_of(self, prepared: Prepared, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
+    def _signs_of(self, job: Job, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
         """Return what tells when there last was a sign of life of a model.
 
         `is_followed`: an engine that tells by itself, and knows of none, has nothing under way.
         """
-        runner, key, guard = prepared.runner, self._loading(prepared).key, self._guard
+        runner, key, guard = job.runner, self._loading(job).key, self._guard
 
         def alive_at() -> float:
             try:
@@ -175,8 +173,8 @@ class Execution:
 
         return alive_at
 
-    def _patience(self, prepared: Prepared) -> float:
-        return self._guard.patience.of(prepared.task, prepared.model.name)
+    def _patience(self, job: Job) -> float:
+        return self._guard.patience.of(job.task, job.model.name)
 
     def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
         """Load a model before anybody asks for it, and return a lease on it.
@@ -187,11 +185,11 @@ class Execution:
         loading = ModelLoading(engine, task, model, runner, self._models, self._on_model, self._guard)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
-    def is_loaded(self, prepared: Prepared) -> bool:
-        """Return whether the model of `prepared` is in memory, so that it can run without a load."""
-        return self._cache.is_loaded(self._loading(prepared).key)
+    def is_loaded(self, job: Job) -> bool:
+        """Return whether the model of `job` is in memory, so that it can run without a load."""
+        return self._cache.is_loaded(self._loading(job).key)
 
-    def _run(self, lease: Lease, batch: Sequence[Prepared]) -> list[Outcome]:
+    def _run(self, lease: Lease, batch: Sequence[Job]) -> list[Outcome]:
         """Run a batch; where the engine raises, rather than tell which request failed, find that out.
 
         Where it never comes back, another load takes the place of the model.
@@ -202,12 +200,12 @@ class Execution:
         signs = self._signs_of(first, model) if _tells_signs(runner) else None
         given_up: list[GivenUp] = []
 
-        def run(some: Sequence[Prepared]) -> list[Outcome]:
+        def run(some: Sequence[Job]) -> list[Outcome]:
             if given_up:
                 return [*given_up] * len(some)
             inputs, options = [one.inputs for one in some], [one.options for one in some]
             try:
-                with working_on(_names(some)):
+                with working_on([one.name for one in some]):
                     outcomes = self._guard.call(
                         what,
                         limit_s,
@@ -223,27 +221,23 @@ class Execution:
                 return [error] * len(some)  # no fault of any of them
             return _one_outcome_each(outcomes, some)
 
-        def failed(some: Sequence[Prepared], error: BaseException) -> Outcome:
+        def failed(some: Sequence[Job], error: BaseException) -> Outcome:
             if len(some) > 1:
                 log.warning("batch_failed", model=some[0].model.key, items=len(some), error=repr(error))
             return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
 
         return bisected(run, batch, failed=failed)
 
-    def _loading(self, prepared: Prepared) -> ModelLoading:
+    def _loading(self, job: Job) -> ModelLoading:
         return ModelLoading(
-            prepared.engine,
-            prepared.task,
-            prepared.model,
-            prepared.runner,
+            job.engine,
+            job.task,
+            job.model,
+            job.runner,
             self._models,
             self._on_model,
             self._guard,
         )
-
-
-def _names(batch: Sequence[Prepared]) -> list[RequestName]:
-    return [one.request for one in batch if one.request is not None]
 
 
 def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
@@ -260,9 +254,9 @@ def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
 class _Following:
     """A request that its engine works on; its outcome passes its cancellation on, and lets go of the model."""
 
-    def __init__(self, raw: Future[Any], prepared: Prepared, lease: Lease, running: float) -> None:
+    def __init__(self, raw: Future[Any], job: Job, lease: Lease, running: float) -> None:
         self.raw = raw
-        self.prepared = prepared
+        self.job = job
         self.lease = lease
         self.outcome: Future[Outcome] = Future()
         self._running = running
@@ -278,9 +272,9 @@ class _Following:
 
     def _on_raw(self, done: Future[Any]) -> None:
         self.lease.release()
-        prepared = self.prepared
-        prepared.claim = None  # the two futures refer to each other, so the request may outlive its answer
-        self._settle(lambda: _outcome(done, prepared))
+        job = self.job
+        job.claim = None  # the two futures refer to each other, so the request may outlive its answer
+        self._settle(lambda: _outcome(done, job))
 
     def _on_outcome(self, done: Future[Outcome]) -> None:
         if done.cancelled():
@@ -291,8 +285,8 @@ class _Following:
         with self._ending:
             if self.outcome.done() or not self.outcome.set_running_or_notify_cancel():
                 return
-        self.prepared.timings["infer"] = time.perf_counter() - self._running
-        with working_on(self.prepared.names):  # this is a thread of the engine's, which works for many
+        self.job.timings["infer"] = time.perf_counter() - self._running
+        with working_on((self.job.name,)):  # this is a thread of the engine's, which works for many
             made = outcome()
         self.outcome.set_result(made)
 
@@ -301,17 +295,17 @@ def _tells_signs(runner: BaseEngine) -> bool:
     return type(runner).last_sign is not BaseEngine.last_sign
 
 
-def _outcome(done: Future[Any], prepared: Prepared) -> Outcome:
+def _outcome(done: Future[Any], job: Job) -> Outcome:
     try:
         found = done.result()
     except CancelledError:
-        return Cancelled(f"engine {prepared.engine} dropped the request; send it again")
+        return Cancelled(f"engine {job.engine} dropped the request; send it again")
     except BaseException as error:  # noqa: BLE001 - logged, and the caller is told
-        return _as_failure(error, prepared)
-    return _checked(found, prepared.engine)
+        return _as_failure(error, job)
+    return _checked(found, job.engine)
 
 
-def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Prepared]) -> list[Outcome]:
+def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Outcome]:
     """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
     engine = batch[0].engine
     if len(outcomes) != len(batch):
@@ -328,14 +322,14 @@ def _checked(outcome: Any, engine: str) -> Outcome:
     )
 
 
-def _as_failure(error: BaseException, prepared: Prepared) -> InferenceError:
+def _as_failure(error: BaseException, job: Job) -> InferenceError:
     failure = as_inference_error(error)
     if failure is not error:
         log.error(
             "execute_failed",
-            task=prepared.task,
-            engine=prepared.engine,
-            model=prepared.model.key,
+            task=job.task,
+            engine=job.engine,
+            model=job.model.key,
             exc_info=error,
         )
     return failure

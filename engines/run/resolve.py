@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import check_tags, key_of
 from engines.registry import EngineRegistry
 from engines.run.checks import check_engine, check_names, engine_of
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 from engines.run.stages import stage_failed
 from engines.versions.model_swap import ModelSwaps
 from handlers.base import BaseModelHandler, with_options_in_data
@@ -25,8 +24,8 @@ class Handlers(Protocol):
     def get(self, task: str) -> BaseModelHandler: ...
 
 
-class Admission:
-    """Lets in the requests that can be answered. Thread-safe; `admit` blocks where the registry is to be asked."""
+class RequestResolver:
+    """Resolves the requests that can be answered. Thread-safe; `resolve` blocks where the registry is to be asked."""
 
     def __init__(
         self,
@@ -44,16 +43,8 @@ class Admission:
         self._models = models
         self._swaps = swaps
 
-    def admit(
-        self,
-        *,
-        task: str,
-        engine: str,
-        model_name: str,
-        data: Mapping[str, Any],
-        options: Mapping[str, Any] | None = None,
-    ) -> Prepared:
-        """Return the request with all that is to answer it, checked but for its inputs, the cheap checks first.
+    def resolve(self, job: Job) -> None:
+        """Say which handler, engine and model version answer a job, checked but for its inputs, cheap checks first.
 
         Of `data` only options that stand there are looked at. Asks the registry where the name has not been
         resolved lately. An empty `engine` is the one that the model's tags name.
@@ -62,6 +53,7 @@ class Admission:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
         """
         started = time.perf_counter()
+        task, engine, model_name, options = job.task, job.engine, job.name.model_name, job.options
         try:
             check_names(task, engine, model_name)
             handler = self._handlers.get(task)
@@ -76,7 +68,7 @@ class Admission:
             )
             checked = validate_options(options, task_options=handler.options, engine=engine, bounds=bounds)
             if handler.options_in_data:
-                checked = with_options_in_data(handler, checked, data, engine, bounds)
+                checked = with_options_in_data(handler, checked, job.data, engine, bounds)
             model, claim = found or self._swaps.resolve(model_name)
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)
@@ -85,13 +77,14 @@ class Admission:
         except InferenceError:
             raise
         except BaseException as error:
-            raise stage_failed("admit", task, error) from error
-        prepared = Prepared(task, engine, model, handler, runner, checked, key, batch_key, claim, most_cost)
-        prepared.timings["resolve"] = time.perf_counter() - started
-        return prepared
+            raise stage_failed("resolve", task, error) from error
+        job.timings["resolve"] = time.perf_counter() - started
+        job.engine, job.model, job.claim, job.handler, job.runner = engine, model, claim, handler, runner
+        job.lane_key, job.batch_key, job.most_cost, job.options = key, batch_key, most_cost, checked
 
-    def admits_at_once(self, engine: str, model_name: str) -> bool:
-        """Return whether `admit` takes microseconds: it has nothing to ask, to import or to wait for."""
+    def resolves_at_once(self, job: Job) -> bool:
+        """Return whether `resolve` takes microseconds: it has nothing to ask, to import or to wait for."""
+        model_name, engine = job.name.model_name, job.engine
         if not self._models.is_fresh(model_name):
             return False
         if not engine:

@@ -11,15 +11,15 @@ import msgspec
 import structlog
 
 from engines.run.checks import check_data
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
 
 log = structlog.get_logger(__name__)
 
 
-def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
-    """Give `prepared` the inputs that its handler makes of `data`, whose media are here by now.
+def preprocess(job: Job, data: dict[str, Any]) -> None:
+    """Give `job` the inputs that its handler makes of `data`, whose media are here by now.
 
     Raises:
         InferenceError: any kind of handlers.errors about the data; nothing else.
@@ -27,18 +27,18 @@ def preprocess(prepared: Prepared, data: dict[str, Any]) -> None:
     started = time.perf_counter()
     try:
         check_data(data)
-        prepared.inputs = _inputs(prepared.handler, prepared.task, data, prepared.options)
+        job.inputs = _inputs(job.handler, job.task, data, job.options)
         # Of people's own engines it may be anything, and what is no number would stop the batches of all.
-        prepared.cost = float(prepared.runner.cost(prepared.task, prepared.inputs, prepared.options))
+        job.cost = float(job.runner.cost(job.task, job.inputs, job.options))
     except InferenceError:
         raise
     except BaseException as error:
-        raise stage_failed("preprocess", prepared.task, error) from error
+        raise stage_failed("preprocess", job.task, error) from error
     finally:
-        prepared.timings["preprocess"] = time.perf_counter() - started
+        job.timings["preprocess"] = time.perf_counter() - started
 
 
-def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
+def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the task's output for the engine's raw result.
 
     Where the handler's inputs have `truncated`, which says what is missing of the media, so has the metadata.
@@ -50,25 +50,25 @@ def postprocess(prepared: Prepared, raw: dict[str, Any]) -> dict[str, Any]:
     """
     started = time.perf_counter()
     try:
-        output: Any = prepared.handler.postprocess(raw, prepared.options)
+        output: Any = job.handler.postprocess(raw, job.options)
     except InferenceError:
         raise
     except BaseException as error:
-        raise stage_failed("postprocess", prepared.task, error) from error
+        raise stage_failed("postprocess", job.task, error) from error
     finally:
-        prepared.timings["postprocess"] = time.perf_counter() - started
+        job.timings["postprocess"] = time.perf_counter() - started
     if not isinstance(output, dict):
-        raise _no_dict(prepared.task, output, "from postprocess; it must return a dict")
+        raise _no_dict(job.task, output, "from postprocess; it must return a dict")
     metadata = output.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
-        raise _no_dict(prepared.task, metadata, "as metadata; it must be a dict")
+        raise _no_dict(job.task, metadata, "as metadata; it must be a dict")
     if wrong := not_a_number(output, "result"):
         raise InferenceFailed(
-            f"{wrong}, which JSON does not have: model {prepared.model.key} of engine {prepared.engine} or the "
-            f"handler of task {prepared.task} computed no finite number; try another input, or load the model in "
+            f"{wrong}, which JSON does not have: model {job.model.key} of engine {job.engine} or the "
+            f"handler of task {job.task} computed no finite number; try another input, or load the model in "
             "a wider number format (torch_dtype fp32)"
         )
-    truncated = prepared.inputs.get("truncated")
+    truncated = job.inputs.get("truncated")
     if truncated and "truncated" not in (metadata or {}):
         return {**output, "metadata": {**(metadata or {}), "truncated": truncated}}
     checked: dict[str, Any] = output

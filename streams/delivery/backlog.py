@@ -9,16 +9,16 @@ from collections.abc import Callable
 import structlog
 
 from engines.log_context import shared_task
+from engines.run.job import Alike
 from streams.delivery.offsets import Fetched, OffsetTracker, Record, TopicPartition
 from streams.faults import supervised
-from streams.pipeline.fast_lane import Admitted
 
 log = structlog.get_logger(__name__)
 
 Line = deque[tuple[Fetched, int, str]]
 """Fetches in order; how many messages of each are started, and its task."""
 
-Start = Callable[[Record, str, Admitted], None]
+Start = Callable[[Record, str, Alike], None]
 
 
 class Backlog:
@@ -44,7 +44,7 @@ class Backlog:
         self._lines: dict[TopicPartition, Line] = {}
         self._resuming: asyncio.Task[None] | None = None
 
-    def enter(self, fetched: Fetched, task: str, admitted: Admitted) -> None:
+    def enter(self, fetched: Fetched, task: str, alike: Alike) -> None:
         """Start work on the messages of a fetch, in order, as far as there is room, and on the others when there is.
 
         Those that are handed out again meanwhile are left to whoever gets them.
@@ -52,7 +52,7 @@ class Backlog:
         place = fetched.place
         line = self._lines.get(place)
         if line is None:
-            started = self._begin(fetched, 0, task, admitted)
+            started = self._begin(fetched, 0, task, alike)
             if started == len(fetched.records):
                 return
             line = self._lines[place] = deque()
@@ -72,9 +72,9 @@ class Backlog:
     async def _resume_all(self) -> None:
         try:
             while True:
-                admitted: Admitted = {}
+                alike: Alike = {}
                 for place, line in list(self._lines.items()):
-                    self._resume(place, line, admitted)
+                    self._resume(place, line, alike)
                 if not self._lines:
                     break
                 await self._tracker.progress()
@@ -84,22 +84,22 @@ class Backlog:
         finally:
             self._resuming = None
 
-    def _resume(self, place: TopicPartition, line: Line, admitted: Admitted) -> None:
+    def _resume(self, place: TopicPartition, line: Line, alike: Alike) -> None:
         while line:
             fetched, started, task = line.popleft()
-            started = self._begin(fetched, started, task, admitted)
+            started = self._begin(fetched, started, task, alike)
             if started < len(fetched.records):
                 line.appendleft((fetched, started, task))
                 return
         del self._lines[place]
         self._tracker.release(place)
 
-    def _begin(self, fetched: Fetched, started: int, task: str, admitted: Admitted) -> int:
+    def _begin(self, fetched: Fetched, started: int, task: str, alike: Alike) -> int:
         """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
         records = fetched.records
         if not self._is_current(fetched.generation):
             return len(records)
         count = self._tracker.track(fetched, started)
         for message in records[started : started + count]:
-            self._start(message, task, admitted)
+            self._start(message, task, alike)
         return started + count

@@ -13,6 +13,7 @@ import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.log_context import shared_task
+from engines.run.job import Alike
 from engines.run.outcomes import Outcomes
 from engines.run.results import failure_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
@@ -24,21 +25,19 @@ from streams.faults import supervised
 from streams.kafka import cloudevents
 from streams.messages import MAX_ID_CHARS, Request
 from streams.pipeline.decoding import decode_request, known_fields
-from streams.pipeline.fast_lane import Admitted, OnResult
+from streams.pipeline.fast_lane import OnResult
 
 log = structlog.get_logger(__name__)
 
 
 class Answering(Protocol):
-    """The part of the pipeline that is used here."""
+    """The part of the pipeline's fast lane that is used here."""
 
-    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]: ...
+    def start(
+        self, request: Request, on_result: OnResult, *, queue_s: float, traceparent: str | None, alike: Alike
+    ) -> None: ...
 
-
-class FastAnswering(Protocol):
-    """The part of the quick path that is used here."""
-
-    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool: ...
+    async def close(self) -> None: ...
 
 
 class RequestConsumer:
@@ -52,8 +51,7 @@ class RequestConsumer:
     def __init__(
         self,
         *,
-        pipeline: Answering,
-        fast_lane: FastAnswering,
+        answering: Answering,
         publisher: Publisher,
         tracker: OffsetTracker,
         is_current: Callable[[int], bool],
@@ -63,8 +61,7 @@ class RequestConsumer:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`is_current` tells whether messages of a generation are still this worker's to answer."""
-        self._pipeline = pipeline
-        self._fast_lane = fast_lane
+        self._answering = answering
         self.publisher = publisher
         self.tracker = tracker
         self._outcomes = outcomes
@@ -80,10 +77,10 @@ class RequestConsumer:
 
         Messages that are missing before them are fatal.
         """
-        admitted: Admitted = {}
+        alike: Alike = {}
         try:
             for one in fetched:
-                self._held_back.enter(one, task, admitted)
+                self._held_back.enter(one, task, alike)
         except PositionLost as error:
             self._on_fatal(error)
 
@@ -95,27 +92,28 @@ class RequestConsumer:
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
         await self._held_back.close()
+        await self._answering.close()
         for work in self._tasks:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, message: Record, task: str, admitted: Admitted) -> None:
-        """Start work on a message that is tracked.
-
-        By the quick path where it is clear; otherwise the message is seen through in a task of its own.
-        """
+    def _start(self, message: Record, task: str, alike: Alike) -> None:
+        """Start work on a message that is tracked."""
         try:
             incoming, request = self._read(message, task)
             sent_ms = message.timestamp  # -1 where nobody knows
             queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
+            traceparent = incoming.traceparent
             posting = _Posting(
-                request_consumer=self, message=message, task=task, traceparent=incoming.traceparent
+                request_consumer=self,
+                message=message,
+                task=task,
+                traceparent=traceparent,
+                reply_to=request.reply_to,
             )
-            if request.reply_to is not None or not self._fast_lane.start(
-                request, queue_s, admitted, posting.post
-            ):
-                answer = functools.partial(self._answer, message, task, incoming, request, queue_s)
-                self._see_through(message, task, answer)
+            self._answering.start(
+                request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike
+            )
         except InferenceError as error:
             self._see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
@@ -160,7 +158,7 @@ class RequestConsumer:
         await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
-        """Publish a result of the quick path that cannot be posted."""
+        """Publish a result that cannot be posted."""
         message, task = posting.message, posting.task
         publish = functools.partial(
             self.publisher.result,
@@ -168,25 +166,17 @@ class RequestConsumer:
             task=task,
             key=message.key,
             traceparent=posting.traceparent,
-            reply_to=None,
+            reply_to=posting.reply_to,
         )
         self._see_through(message, task, publish)
 
     def publish_refused(self, posting: _Posting) -> None:
-        """Publish what the broker refused of a result of the quick path."""
+        """Publish what the broker refused of a posted result."""
         message, task = posting.message, posting.task
         republish = functools.partial(
             self.publisher.republish, posting.refused, task=task, traceparent=posting.traceparent
         )
         self._see_through(message, task, republish)
-
-    async def _answer(
-        self, message: Record, task: str, incoming: cloudevents.Incoming, request: Request, queue_s: float
-    ) -> None:
-        result = await self._pipeline.answer(request, queue_s=queue_s)
-        await self.publisher.result(
-            result, task=task, key=message.key, traceparent=incoming.traceparent, reply_to=request.reply_to
-        )
 
     def _read(self, message: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
         """Return what the message asks for.
@@ -243,17 +233,18 @@ class RequestConsumer:
 
 
 class _Posting(DeliveryReport, kw_only=True, eq=False):
-    """A result of the quick path on its way to the broker, and the message that is acked when it is there."""
+    """A result on its way to the broker, and the message that is acked when it is there."""
 
     request_consumer: RequestConsumer
     message: Record
     task: str
     traceparent: str | None
+    reply_to: str | None
 
     def post(self, result: dict[str, Any]) -> None:
         """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
         try:
-            is_posted = self.request_consumer.publisher.post(
+            is_posted = self.reply_to is None and self.request_consumer.publisher.post(
                 result,
                 task=self.task,
                 key=self.message.key,

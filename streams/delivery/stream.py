@@ -13,7 +13,7 @@ from streams.delivery.offsets import Fetched, OffsetTracker
 from streams.delivery.port import RecordSink, RecordSource
 from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import Answering, FastAnswering, RequestConsumer
+from streams.delivery.request_consumer import Answering, RequestConsumer
 from streams.kafka.topics import Topics
 from streams.settings import KafkaSettings, WorkerSettings
 
@@ -98,8 +98,7 @@ def build_stream(
     kafka: KafkaSettings,
     worker: WorkerSettings,
     tasks: Iterable[str],
-    pipeline: Answering,
-    fast_lane: FastAnswering,
+    answering: Answering,
     outcomes: Outcomes,
     on_fatal: Callable[[BaseException], None],
     wall_clock: Callable[[], float] = time.time,
@@ -121,8 +120,7 @@ def build_stream(
         wall_clock=wall_clock,
     )
     request_consumer = RequestConsumer(
-        pipeline=pipeline,
-        fast_lane=fast_lane,
+        answering=answering,
         publisher=publisher,
         tracker=tracker,
         is_current=lambda generation: generation == source.generation,

@@ -1,4 +1,4 @@
-"""Hands prepared requests to their engine: in batches, or one by one as they come."""
+"""Hands jobs to their engine: in batches, or one by one as they come."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from engines.base import Emit
 from engines.inference import InferenceManager
-from engines.run.prepared import Outcome, Prepared
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 
 
@@ -23,8 +23,8 @@ class Dispatcher:
     def __init__(
         self,
         manager: InferenceManager,
-        batcher: Batcher[Prepared],
-        threads: Callable[[Prepared], Executor],
+        batcher: Batcher[Job],
+        threads: Callable[[Job], Executor],
     ) -> None:
         """`threads` says where a request is started, which blocks while its model is loaded."""
         self._manager = manager
@@ -32,31 +32,31 @@ class Dispatcher:
         self._threads = threads
         self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
-    def coming(self, prepared: Prepared) -> contextlib.AbstractContextManager[None]:
-        """Say that `prepared` is on its way to `run` during the body, so that its batch may wait for it."""
-        return contextlib.nullcontext() if prepared.is_continuous else self._batcher.coming(prepared.lane_key)
+    def coming(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """Say that `job` is on its way to `run` during the body, so that its batch may wait for it."""
+        return contextlib.nullcontext() if job.is_continuous else self._batcher.coming(job.lane_key)
 
-    async def run(self, prepared: Prepared, emit: Emit | None = None) -> Outcome:
+    async def run(self, job: Job, emit: Emit | None = None) -> Outcome:
         """Return what the engine made of the request; a caller that is cancelled stops the work for it.
 
         `emit` hears the answer as it grows, in a thread of the engine, where the engine takes requests one by
         one; otherwise it hears nothing.
         """
-        if prepared.is_continuous:
-            return await self._run_as_it_comes(prepared, emit)
-        outcome, wait_s = await self._batcher.submit(prepared)
-        prepared.waited(wait_s)
+        if job.is_continuous:
+            return await self._run_as_it_comes(job, emit)
+        outcome, wait_s = await self._batcher.submit(job)
+        job.waited(wait_s)
         return outcome
 
-    async def _run_as_it_comes(self, prepared: Prepared, emit: Emit | None) -> Outcome:
-        lock = self._starting.get(prepared.lane_key)
+    async def _run_as_it_comes(self, job: Job, emit: Emit | None) -> Outcome:
+        lock = self._starting.get(job.lane_key)
         if lock is None:
-            lock = self._starting[prepared.lane_key] = asyncio.Lock()
+            lock = self._starting[job.lane_key] = asyncio.Lock()
         # One at a time for each model: many that wait for one load must not take the threads of others. It is
         # held until the model is there, even where the caller has gone, as the thread is held as well.
         await lock.acquire()
         starting = asyncio.get_running_loop().run_in_executor(
-            self._threads(prepared), self._manager.start, prepared, emit
+            self._threads(job), self._manager.start, job, emit
         )
         starting.add_done_callback(lambda _: lock.release())
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Self
 
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 
 _MODELS = 16
 """Models that are loaded, and half of those that run, at once where no setting bounds their number."""
@@ -20,7 +20,7 @@ class EngineExecutors:
     More would wait for a thread. Lives on one event loop; threads are made where none is idle.
     """
 
-    def __init__(self, max_models: int | None, is_loaded: Callable[[Prepared], bool]) -> None:
+    def __init__(self, max_models: int | None, is_loaded: Callable[[Job], bool]) -> None:
         self._loads_at_once = (max_models or _MODELS) + 2
         self._is_loaded = is_loaded
         self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
@@ -33,12 +33,12 @@ class EngineExecutors:
         for pool in self._pools.values():
             pool.shutdown()
 
-    def of(self, prepared: Prepared) -> Executor:
-        """Return the threads for the next run on the model of `prepared`.
+    def of(self, job: Job) -> Executor:
+        """Return the threads for the next run on the model of `job`.
 
         Where the model leaves the memory before that begins, it is loaded in a thread for models in memory.
         """
-        key = (prepared.engine, self._is_loaded(prepared))
+        key = (job.engine, self._is_loaded(job))
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = self._pool(*key)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from types import coroutine
 from typing import Any, TypeVar
 
-import structlog
-
-from engines.base import Emit
-from engines.deadlines import urgency_of
+from engines.base import Emit, Urgency
+from engines.deadlines import expired
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
-from engines.run.prepared import Outcome, Prepared
-from engines.run.results import failed_in, no_time, result_of
-from handlers.errors import DeadlineExceeded, InferenceError, as_inference_error
+from engines.run.job import Alike, Job, Outcome, Walk
+from engines.run.stages import postprocess, preprocess
+from handlers.errors import InferenceError
 from streams.faults import contained, was_cancelled
 from streams.media import MediaFetcher
 from streams.messages import Request
@@ -28,19 +29,13 @@ from streams.pipeline.byte_budget import ByteBudget, bytes_in
 from streams.pipeline.dispatcher import Dispatcher
 from streams.pipeline.slow_stages import HeldUp, SlowStageDetector
 
-log = structlog.get_logger(__name__)
 R = TypeVar("R")
 
 _LOOK_UP_S = 60.0
 """What the registry and the libraries of an engine may take on top of what engines and handlers may."""
 
-
-@dataclass(slots=True)
-class _UnderWay:
-    """How far a request has come, for whoever has to tell of its failure."""
-
-    prepared: Prepared | None = None
-    stage: str = "resolve"
+_URGENCIES: list[Urgency] = [(-priority, math.inf) for priority in range(10)]
+"""By priority; without a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,16 @@ class Pools:
     """For handlers that wait for child processes (`BaseModelHandler.waits_for_children`)."""
 
 
-class Pipeline:
+class Wants(Enum):
+    """What a walk without a task of its own asks for when it cannot go on."""
+
+    BATCH = auto()
+    """To be sent what the engine made of the job."""
+    TASK = auto()
+    """To go on in a task, for it has to wait."""
+
+
+class Pipeline(Walk):
     """Turns requests into results; never raises for a request that fails.
 
     Lives on one event loop. Blocking stages run in `pools`, fetching in the fetcher's own threads and engine
@@ -78,27 +82,21 @@ class Pipeline:
         dispatcher: Dispatcher,
         pools: Pools,
         memory: ByteBudget,
-        pace: SlowStageDetector | None = None,
         worker: str,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(manager.outcomes, worker)
         self._manager = manager
         self._fetcher = fetcher
         self._dispatcher = dispatcher
         self._pools = pools
         self._memory = memory
-        self.pace = pace or SlowStageDetector()
-        self._worker = worker
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self.pace = SlowStageDetector()
 
     async def answer(
         self,
         request: Request,
         *,
         queue_s: float = 0.0,
-        attempt: int = 1,
         emit: Emit | None = None,
         patience: Patience | None = None,
     ) -> dict[str, Any]:
@@ -108,208 +106,173 @@ class Pipeline:
         as it grows, in a thread of the engine, where the engine can tell; a cancelled call stops the work.
         `patience` ends it as the request's own deadline does.
         """
-        started = self._clock()
-        under_way = _UnderWay()
-        with working_on((request,)):
-            outcome = await self._outcome(request, under_way, emit, patience)
-        return self.result(
-            request, under_way.prepared, outcome, started, queue_s, attempt, stage=under_way.stage
-        )
+        return await self.see_through(job_of(request, queue_s=queue_s, emit=emit), patience=patience)
 
-    def result(
-        self,
-        request: Request,
-        prepared: Prepared | None,
-        outcome: Outcome,
-        started: float,
-        queue_s: float,
-        attempt: int = 1,
-        *,
-        stage: str = "resolve",
+    async def see_through(
+        self, job: Job, walk: Awaitable[Outcome] | None = None, *, patience: Patience | None = None
     ) -> dict[str, Any]:
-        """Return the result of a request that was begun at `started` and ended with `outcome`, and count it.
+        """Return the result of a job, whose walk may have begun, in this task."""
+        with working_on((job.name,)):
+            try:
+                outcome = await self._within(self._patience_for(job, patience), job, walk)
+            except asyncio.CancelledError as error:
+                if was_cancelled():
+                    raise
+                return self.finish(job, error)
+            except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
+                return self.finish(job, error)
+            return self.finish(job, outcome)
 
-        A failed one ended in `stage`.
-        """
-        processing_s = self._clock() - started
-        timings = prepared.timings if prepared else no_time()
-        if isinstance(outcome, InferenceError):
-            # A copy: where time ran out, the engine still works on the request, and counts.
-            timings = failed_in(
-                stage, timings, processing_s, running_s=prepared.running_s if prepared else 0.0
-            )
-        timings["queue"] = queue_s
-        result = result_of(
-            outcome,
-            id=request.id,
-            task=request.task,
-            engine=prepared.engine if prepared else request.engine,
-            model_name=request.model_name,
-            model_version=prepared.model.version if prepared else None,
-            processing_s=processing_s,
-            timings=timings,
-            metadata=request.metadata,
-            attempt=attempt,
-            worker=self._worker,
-        )
-        self._manager.outcomes.finished(result)
-        return result
+    def _patience_for(self, job: Job, callers: Patience | None) -> Patience | None:
+        """Return what ends the job first: its caller's patience or its deadline."""
+        left_s = _seconds_left(job)
+        if left_s is None or (callers is not None and callers.seconds < left_s):
+            return callers
+        return Patience(left_s, expired())
 
-    async def finish(self, request: Request, prepared: Prepared, raw: dict[str, Any]) -> Outcome:
-        """Return the task's output for the engine's raw result, or why there is none."""
-        try:
-            return await self._run_stage(prepared, "postprocess", self._manager.finish, raw)
-        except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
-            return self.as_failure(request, error)
-
-    def as_failure(self, request: Request, error: BaseException) -> InferenceError:
-        """Return what the caller is told of `error`; one that nobody expected is logged."""
-        if isinstance(error, InferenceError):
-            return error
-        log.error("request_failed_unexpectedly", id=request.id, task=request.task, exc_info=error)
-        return as_inference_error(error)
-
-    async def _outcome(
-        self, request: Request, under_way: _UnderWay, emit: Emit | None, patience: Patience | None
-    ) -> Outcome:
-        """Return the task's output, or why there is none."""
-        try:
-            if patience is not None:
-                return await self._run_within(patience, request, under_way, emit)
-            return await self._run_until(request, under_way, emit)
-        except asyncio.CancelledError as error:
-            if was_cancelled():
-                raise
-            return self.as_failure(request, error)
-        except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
-            return self.as_failure(request, error)
-
-    async def _run_within(
-        self, patience: Patience, request: Request, under_way: _UnderWay, emit: Emit | None
-    ) -> Outcome:
-        """Run a request for a caller who waits only so long."""
+    async def _within(self, patience: Patience | None, job: Job, walk: Awaitable[Outcome] | None) -> Outcome:
+        if patience is None:
+            return await (walk or self.walk(job))
         try:
             async with asyncio.timeout(patience.seconds) as limit:
-                return await self._run_until(request, under_way, emit)
+                return await (walk or self.walk(job))
         except TimeoutError:
             if not limit.expired():
                 raise
             return patience.told  # returned, as it serves many requests and must hold on to nothing of one
 
-    async def _run_until(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
-        """Run a request, until its deadline where it has one."""
-        if request.deadline is None:
-            return await self._run(request, under_way, emit)
-        try:
-            async with asyncio.timeout(self._seconds_left(request)) as limit:
-                return await self._run(request, under_way, emit)
-        except TimeoutError as error:
-            raise (self._expired(request) if limit.expired() else error) from error
+    async def _resolve(self, job: Job) -> None:
+        asked = (job.task, job.engine, job.name.model_name)
+        alike, has_options = job.alike, bool(job.options)
+        if alike is not None and not has_options and (other := alike.get(asked)) is not None:
+            job.resolve_as(other)
+            return
+        resolve = self._manager.resolve
+        if self._manager.resolves_at_once(job) and self.pace.is_quick(job.task, "resolve"):
+            try:
+                self.pace.run(job.task, "resolve", resolve, job)
+            except HeldUp:
+                pass
+            else:
+                if alike is not None and not has_options and not job.handler.options_in_data:
+                    alike[asked] = job
+                return
+        await self._elsewhere(job, self._pools.registry, "resolve", partial(resolve, job), more_s=_LOOK_UP_S)
 
-    async def _run(self, request: Request, under_way: _UnderWay, emit: Emit | None) -> Outcome:
-        """Take a request through admission, fetch, preprocess, infer and postprocess."""
-        under_way.prepared = prepared = await self._admit(request)
-        prepared.request = RequestName(request.id, request.task, request.model_name)
-        prepared.urgency = urgency_of(request.priority, request.deadline_at())
-        if prepared.handler.media_fields:
-            raw = await self._run_with_media(request, under_way, prepared, emit)
-        else:
-            under_way.stage = "preprocess"
-            await self._run_stage(prepared, "preprocess", self._manager.preprocess, request.data)
-            under_way.stage = "wait"
-            raw = await self._dispatcher.run(prepared, emit)
-        if isinstance(raw, InferenceError):
-            return raw  # raised, it would hold on to these frames and all that they hold
-        under_way.stage = "postprocess"
-        return await self._run_stage(prepared, "postprocess", self._manager.finish, raw)
+    @asynccontextmanager
+    async def _room(self, job: Job) -> AsyncIterator[None]:
+        await _with_task(job)
+        came = time.perf_counter()
+        lane = "children" if job.handler.waits_for_children else ""
+        async with self._memory.holding(job.urgency, lane) as job.room:
+            job.waited(time.perf_counter() - came)
+            yield
 
-    async def _run_with_media(
-        self, request: Request, under_way: _UnderWay, prepared: Prepared, emit: Emit | None
-    ) -> Outcome:
-        """Fetch and decode within the budget of memory, then infer."""
-        fields = prepared.handler.media_fields
-        under_way.stage = "wait"
-        waits_for_children = prepared.handler.waits_for_children
-        pool, lane = (self._pools.children, "children") if waits_for_children else (self._pools.decode, "")
-        came = self._clock()
-        async with self._memory.holding(prepared.urgency, lane) as holding:
-            with self._dispatcher.coming(prepared):
-                under_way.stage = "fetch"
-                started = self._clock()
-                prepared.timings["wait"] += started - came
-                data = await self._fetcher.aresolve(
-                    request.data, fields, deadline_s=self._seconds_left(request)
-                )
-                holding.hold(bytes_in([data.get(name) for name in fields]))
-                fetched = self._clock()
-                prepared.timings["fetch"] = fetched - started
-                under_way.stage = "preprocess"
-                preprocess = functools.partial(self._manager.preprocess, prepared, data)
-                guarded = self._guarded(prepared, "preprocess", preprocess)
-                await self._in(pool, guarded)
-                for_a_thread = self._clock() - fetched - prepared.timings["preprocess"]
-                prepared.timings["wait"] += max(0.0, for_a_thread)
-                del data, preprocess, guarded  # what was fetched may go, now that it is decoded
-                holding.settle(bytes_in(prepared.inputs))
-            under_way.stage = "wait"
-            return await self._dispatcher.run(prepared, emit)
+    def _coming(self, job: Job) -> AbstractContextManager[None]:
+        return self._dispatcher.coming(job)
 
-    async def _admit(self, request: Request) -> Prepared:
-        def admit() -> Prepared:
-            return self._manager.admit(
-                task=request.task,
-                engine=request.engine,
-                model_name=request.model_name,
-                data=request.data,
-                options=request.options,
-            )
+    async def _fetch(self, job: Job) -> None:
+        fields, started = job.handler.media_fields, time.perf_counter()
+        job.data = await self._fetcher.aresolve(job.data, fields, deadline_s=_seconds_left(job))
+        job.room.hold(bytes_in([job.data.get(name) for name in fields]))
+        job.timings["fetch"] = time.perf_counter() - started
 
-        if self._manager.admits_at_once(request.engine, request.model_name):
-            with contextlib.suppress(HeldUp):
-                if self.pace.is_quick(request.task, "admit"):
-                    return self.pace.run(request.task, "admit", admit)
-        return await self._in(
-            self._pools.registry,
-            functools.partial(
-                self._manager.guarded,
-                f"admission to task {request.task}",
-                request.task,
-                request.model_name,
-                admit,
-                more_s=_LOOK_UP_S,
-            ),
-        )
+    async def _preprocess(self, job: Job) -> None:
+        if not job.handler.media_fields:
+            await self._stage(job, "preprocess", preprocess, job.data)
+            return
+        pool = self._pools.children if job.handler.waits_for_children else self._pools.decode
+        came = time.perf_counter()
+        await self._elsewhere(job, pool, "preprocess", partial(preprocess, job, job.data))
+        job.waited(max(0.0, time.perf_counter() - came - job.timings["preprocess"]))
+        job.room.settle(bytes_in(job.inputs))
 
-    async def _run_stage(
-        self, prepared: Prepared, stage: str, call: Callable[[Prepared, Any], R], argument: Any
-    ) -> R:
+    async def _run(self, job: Job) -> Outcome:
+        if not (job.has_task or job.is_continuous):
+            outcome: Outcome = await _until(Wants.BATCH)
+            return outcome
+        await _with_task(job)
+        return await self._dispatcher.run(job, job.emit)
+
+    async def _postprocess(self, job: Job, raw: dict[str, Any]) -> dict[str, Any]:
+        return await self._stage(job, "postprocess", postprocess, raw)
+
+    async def _stage(self, job: Job, stage: str, call: Callable[[Job, Any], R], argument: Any) -> R:
         """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
-        handler = type(prepared.handler)
+        handler = type(job.handler)
         if self.pace.is_quick(handler, stage):
-            with contextlib.suppress(HeldUp):
-                return self.pace.run(handler, stage, call, prepared, argument)
-        there = functools.partial(call, prepared, argument)
-        return await self._in(self._pools.stages, self._guarded(prepared, stage, there))
+            try:
+                return self.pace.run(handler, stage, call, job, argument)
+            except HeldUp:
+                pass
+        return await self._elsewhere(job, self._pools.stages, stage, partial(call, job, argument))
 
-    def _guarded(self, prepared: Prepared, stage: str, call: Callable[[], R]) -> Callable[[], R]:
-        what, task, model_name = f"{stage} of task {prepared.task}", prepared.task, prepared.model.name
-        return functools.partial(self._manager.guarded, what, task, model_name, call)
-
-    async def _in(self, pool: Executor, call: Callable[[], R]) -> R:
+    async def _elsewhere(
+        self, job: Job, pool: Executor, stage: str, call: Callable[[], R], *, more_s: float = 0.0
+    ) -> R:
+        """Run a stage in a thread of `pool`, where it is given up in time."""
+        await _with_task(job)
+        guarded = partial(
+            self._manager.guarded,
+            f"{stage} of task {job.task}",
+            job.task,
+            job.model_name,
+            call,
+            more_s=more_s,
+        )
         # Along with the context, in which log lines find the request they are about.
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, call))
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, guarded))
 
-    def _seconds_left(self, request: Request) -> float | None:
-        deadline = request.deadline_at()
-        if deadline is None:
-            return None
-        left = deadline - self._wall_clock()
-        if left <= 0:
-            raise self._expired(request)
-        return left
 
-    def _expired(self, request: Request) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"the deadline {request.deadline} has passed; send the request earlier or with a later deadline"
-        )
+def job_of(
+    request: Request,
+    *,
+    queue_s: float,
+    traceparent: str | None = None,
+    emit: Emit | None = None,
+    alike: Alike | None = None,
+) -> Job:
+    """Return a new job for `request`; it may wait at once, unless it is one of several `alike`."""
+    ends = request.deadline_at()
+    priority = request.priority
+    return Job(
+        name=RequestName(request.id, request.task, request.model_name, traceparent),
+        task=request.task,
+        engine=request.engine,
+        data=request.data,
+        options=request.options,
+        metadata=request.metadata,
+        ends=ends,
+        urgency=_URGENCIES[priority] if ends is None else (-priority, ends),
+        queue_s=queue_s,
+        emit=emit,
+        has_task=alike is None or ends is not None,
+        alike=alike,
+    )
+
+
+async def _with_task(job: Job) -> None:
+    """Return when a task is there for the job alone, so that it may wait."""
+    if not job.has_task:
+        await _until(Wants.TASK)
+
+
+@coroutine
+def _until(wants: Wants) -> Generator[Wants, Any, Any]:
+    """Suspend the walk of a job that has no task, and return what its driver sends."""
+    return (yield wants)
+
+
+def _seconds_left(job: Job) -> float | None:
+    """Return the seconds until the deadline of a job, None where it has none.
+
+    Raises:
+        DeadlineExceeded: retryable; it has passed.
+    """
+    if job.ends is None:
+        return None
+    left = job.ends - time.time()
+    if left <= 0:
+        raise expired()
+    return left

@@ -16,7 +16,7 @@ from engines.guard import Guard
 from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
 from engines.registry import PullListener
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 from handlers.errors import InferenceError
 from streams.faults import contained
 from streams.media import MediaFetcher
@@ -40,7 +40,7 @@ class Runtime:
 
     pipeline: Pipeline
     manager: InferenceManager
-    batcher: Batcher[Prepared]
+    batcher: Batcher[Job]
 
     async def warm(self, model_names: Iterable[str]) -> None:
         """Load these models, one after the other; one that cannot be loaded is logged and left out."""
@@ -91,7 +91,7 @@ async def open_runtime(
             children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
         threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.is_loaded))
-        batcher: Batcher[Prepared] = Batcher(
+        batcher: Batcher[Job] = Batcher(
             manager.execute,
             threads=threads.of,
             max_items=settings.worker.batch_max_items,

@@ -156,8 +156,7 @@ class Worker:
             kafka=self._settings.kafka,
             worker=self._settings.worker,
             tasks=self._tasks,
-            pipeline=runtime.pipeline,
-            fast_lane=FastLane(runtime.pipeline, runtime.manager, runtime.batcher),
+            answering=FastLane(runtime.pipeline, runtime.batcher),
             outcomes=runtime.manager.outcomes,
             on_fatal=self._stopping.fail,
         )

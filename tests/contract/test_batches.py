@@ -10,6 +10,7 @@ import pytest
 from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
 from engines.registry import EngineRegistry
+from engines.run.stages import postprocess
 from handlers.errors import InferenceError
 from streams.messages import Request
 from tests.contract.bench import BAD_MEDIA, assert_answered, assert_readable, assert_refused, pipeline_over
@@ -40,7 +41,7 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
     assert_readable(bad.code, bad.message)
     for prepared, outcome in ((batch[0], first), (batch[2], last)):
         assert isinstance(outcome, dict), outcome
-        assert without_metadata(manager.finish(prepared, outcome)) == without_metadata(alone)
+        assert without_metadata(postprocess(prepared, outcome)) == without_metadata(alone)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if is_continuous(case)], ids=str)
@@ -54,7 +55,7 @@ def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
     assert_readable(bad.code, bad.message)
     for prepared, outcome in ((batch[0], first), (batch[2], last)):
         assert isinstance(outcome, dict), outcome
-        assert case.is_right(manager.finish(prepared, outcome))
+        assert case.is_right(postprocess(prepared, outcome))
 
 
 @every_case

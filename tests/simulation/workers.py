@@ -19,7 +19,7 @@ from streams.delivery.port import ProducerRecord, RecordListener
 from streams.delivery.stream import build_stream
 from streams.faults import supervised
 from streams.messages import Request
-from streams.pipeline.fast_lane import Admitted, OnResult
+from streams.pipeline.fast_lane import OnResult
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -33,6 +33,8 @@ PASSING = (
 )
 DELAYS_S = (0.001, 0.02, 0.3, 2.0)
 INFER_TIMEOUT_S = 20.0
+_LARGE = "x" * 20_000
+"""A text that the publisher does not post unseen."""
 DRAIN_TIMEOUT_S = 60.0
 
 
@@ -78,23 +80,23 @@ class Sink(MemorySink):
 
 
 class Engine:
-    """Answers as the data of a request says, by the quick path and by the other; may end the process instead."""
+    """Answers as the data of a request says, with results small and large; may end the process instead."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
+        self._loop = asyncio.get_running_loop()
+        self._is_closed = False
 
-    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool:
-        if not request.data["quick"]:
-            return False
+    def start(self, request: Request, on_result: OnResult, **_: Any) -> None:
         if not self._kills(request):
-            delay_s = request.data["takes_s"]
-            asyncio.get_running_loop().call_later(delay_s, on_result, self._result(request))
-        return True
+            self._loop.call_later(request.data["takes_s"], self._end, request, on_result)
 
-    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]:
-        if not self._kills(request):
-            await asyncio.sleep(request.data["takes_s"])
-        return self._result(request)
+    async def close(self) -> None:
+        self._is_closed = True
+
+    def _end(self, request: Request, on_result: OnResult) -> None:
+        if not self._is_closed:
+            on_result(self._result(request))
 
     def _kills(self, request: Request) -> bool:
         kills = self._member.world.may_kill(request)
@@ -115,7 +117,8 @@ class Engine:
             return failure_result(error=InternalError("it failed"), **about)
         if request.data["ends"] == "hangs":
             return failure_result(error=InferenceTimeout("it hung"), **about)
-        return success_result(result={}, **about)
+        text = "" if request.data["small"] else _LARGE
+        return success_result(result={"text": text}, **about)
 
 
 class Member:
@@ -136,8 +139,7 @@ class Member:
             kafka=world.kafka,
             worker=world.worker,
             tasks=world.tasks,
-            pipeline=engine,
-            fast_lane=engine,
+            answering=engine,
             outcomes=Outcomes(Statistics(), LineLimit(10**9, 1.0)),  # beyond that a thread tells
             on_fatal=self.on_fatal,
             wall_clock=asyncio.get_running_loop().time,

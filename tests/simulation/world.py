@@ -31,7 +31,7 @@ PATIENCE_S = 900.0
 TOPICS = Topics()
 _KAFKA = KafkaSettings(session_timeout_s=SESSION_S, heartbeat_interval_s=2.0, commit_interval_s=2.0)
 _WORKER = WorkerSettings(reply_topics=("replies",))
-_DATA = {"quick": (True, True, False), "ends": ("answers",) * 8 + ("fails", "hangs", "kills")}
+_DATA = {"small": (True, True, False), "ends": ("answers",) * 8 + ("fails", "hangs", "kills")}
 
 
 class Broker(MemoryBroker):

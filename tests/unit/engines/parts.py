@@ -12,7 +12,7 @@ from engines.base import BaseEngine
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from engines.config.settings import CacheSettings, MlflowSettings
-from engines.inference import InferenceManager, Prepared
+from engines.inference import InferenceManager, Job
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
@@ -173,7 +173,7 @@ class Bench:
         return error
 
 
-def prepare(bench: Bench, text: str, **changes: Any) -> Prepared:
+def prepare(bench: Bench, text: str, **changes: Any) -> Job:
     """Return a request to shout `text`, prepared by the manager."""
     request = {
         "task": "shout",

@@ -17,7 +17,7 @@ from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
 from streams.messages import Request, encode
-from streams.pipeline.fast_lane import Admitted, OnResult
+from streams.pipeline.fast_lane import OnResult
 from tests.unit.streams.received_messages import Fetches, message
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
@@ -52,6 +52,7 @@ class Rig:
         self.quick: set[str] = set()
         """Ids of requests whose way is clear; `finish_quick` answers them."""
         self.started: list[tuple[Request, OnResult]] = []
+        self.answers: set[asyncio.Task[None]] = set()
         self.post_error: Exception | None = None
         self.is_too_large = False
         self.queue_s: list[float] = []
@@ -61,8 +62,7 @@ class Rig:
         self.fetches = Fetches()
         self.tracker = Acker(self.journal, max_in_flight)
         self.request_consumer = RequestConsumer(
-            pipeline=self,
-            fast_lane=self,
+            answering=self,
             publisher=cast(Publisher, self),
             tracker=self.tracker,
             is_current=lambda generation: generation == self.generation,
@@ -74,17 +74,22 @@ class Rig:
     def commit(self) -> None:
         self.tracker.committed(self.tracker.positions().items(), self.tracker.epochs())
 
-    async def answer(self, request: Request, *, queue_s: float = 0.0) -> dict[str, Any]:
+    def start(self, request: Request, on_result: OnResult, *, queue_s: float, **_: Any) -> None:
+        if request.id in self.quick:
+            self.started.append((request, on_result))
+        else:
+            self.answers.add(asyncio.create_task(self._answer(request, on_result, queue_s)))
+
+    async def close(self) -> None:
+        for answer in self.answers:
+            answer.cancel()
+
+    async def _answer(self, request: Request, on_result: OnResult, queue_s: float) -> None:
         self.requests.append(request)
         self.queue_s.append(queue_s)
         if request.id in self.gates:
             await self.gates[request.id].wait()
-        return answer_to(request)
-
-    def start(self, request: Request, queue_s: float, admitted: Admitted, on_result: OnResult) -> bool:
-        if request.id in self.quick:
-            self.started.append((request, on_result))
-        return request.id in self.quick
+        on_result(answer_to(request))
 
     def finish_quick(self) -> None:
         request, on_result = self.started.pop(0)
@@ -92,7 +97,7 @@ class Rig:
         on_result(answer_to(request))
 
     def post(self, result: dict[str, Any], *, delivery: DeliveryReport, **_: Any) -> bool:
-        if self.is_too_large:
+        if self.is_too_large or result["id"] not in self.quick:
             return False
         if self.post_error is None:
             self.journal.append(f"posted {result['id']}")

@@ -47,7 +47,7 @@ class UnrulySite:
         self.runtime = runtime
         self.gateway = gateway
         self.client = client
-        self.fast_lane = FastLane(runtime.pipeline, runtime.manager, runtime.batcher)
+        self.fast_lane = FastLane(runtime.pipeline, runtime.batcher)
         self.ended: list[Exception] = []
         """Why the process would end by now."""
         self.faults: list[dict[str, Any]] = []
@@ -80,8 +80,7 @@ class UnrulySite:
     async def _quickly(self, request: Request) -> dict[str, Any]:
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.runtime.manager.engines.get(request.engine)
-        if not self.fast_lane.start(request, 0.0, {}, result.set_result):
-            return await self.runtime.pipeline.answer(request)  # as the request_consumer does
+        self.fast_lane.start(request, result.set_result, queue_s=0.0, alike={})
         return await result
 
     async def _post(self, fields: dict[str, Any]) -> dict[str, Any]:

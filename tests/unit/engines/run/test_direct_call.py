@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from engines.run.direct_call import DirectCall
+from engines.run.direct_call import DirectCall, new_job
 from engines.run.executor import Execution
+from engines.run.job import Job, Outcome
 from engines.run.media_values import MediaValues
 from engines.run.outcomes import Outcomes
-from engines.run.prepared import Outcome, Prepared
-from engines.run.resolve import Admission
+from engines.run.resolve import RequestResolver
 from engines.run.results import STAGES
 from engines.run.statistics import Statistics
 from handlers.errors import InvalidInput
@@ -118,21 +118,21 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
     class Starts:
         """Starts the work, and never ends it."""
 
-        def start(self, prepared: Prepared) -> Future[Outcome]:
+        def start(self, prepared: Job) -> Future[Outcome]:
             return running
 
     running = Running()
     type(bench.engine).continuous_tasks = frozenset({"shout"})
     try:
         call = DirectCall(
-            cast(Admission, bench.manager),
+            cast(RequestResolver, bench.manager),
             cast(Execution, Starts()),
             MediaValues(MediaSettings()),
             Outcomes(Statistics()),
         )
         request: dict[str, Any] = {"task": "shout", "engine": "shouter", "model_name": "tagged"}
         with pytest.raises(KeyboardInterrupt):
-            call.infer(**request, data={"text": "hello"}, options=None, id=None, metadata=None)
+            call.infer(new_job(**request, data={"text": "hello"}))
     finally:
         type(bench.engine).continuous_tasks = frozenset()
     assert running.cancelled()

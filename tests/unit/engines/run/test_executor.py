@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 from handlers.errors import Busy, Cancelled, InferenceError, InternalError, ModelMismatch
 from tests.unit.engines.parts import Bench, ShoutEngine
 
@@ -63,7 +63,7 @@ def engine(bench: Bench) -> PatientEngine:
 
 
 @pytest.fixture
-def prepared(bench: Bench) -> Prepared:
+def prepared(bench: Bench) -> Job:
     return bench.manager.prepare(task="shout", engine="shouter", model_name="tagged", data={"text": "hey"})
 
 
@@ -71,7 +71,7 @@ def leases(bench: Bench) -> int:
     return sum(entry["leases"] for entry in bench.manager.cache.entries())
 
 
-def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, prepared: Prepared) -> None:
+def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     first, second = bench.manager.start(prepared), bench.manager.start(prepared)
     assert len(engine.started) == 2
     assert len(engine.loaded) == 1
@@ -84,23 +84,21 @@ def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, 
     assert leases(bench) == 0
 
 
-def test_a_request_is_told_whether_its_model_is_in_memory(bench: Bench, prepared: Prepared) -> None:
+def test_a_request_is_told_whether_its_model_is_in_memory(bench: Bench, prepared: Job) -> None:
     assert not bench.manager.is_loaded(prepared)
     bench.manager.start(prepared)
     assert bench.manager.is_loaded(prepared)
 
 
 def test_the_engine_is_told_how_urgent_a_request_is(
-    bench: Bench, engine: PatientEngine, prepared: Prepared
+    bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
     prepared.urgency = (-9, 1234.0)
     bench.manager.start(prepared)
     assert engine.urgencies == [(-9, 1234.0)]
 
 
-def test_an_error_of_the_engine_is_the_outcome(
-    bench: Bench, engine: PatientEngine, prepared: Prepared
-) -> None:
+def test_an_error_of_the_engine_is_the_outcome(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     outcome = bench.manager.start(prepared)
     engine.started[0].set_exception(Busy("full"))
     assert isinstance(outcome.result(timeout=30), Busy)
@@ -109,7 +107,7 @@ def test_an_error_of_the_engine_is_the_outcome(
 
 @pytest.mark.parametrize("failure", [ValueError("a bug"), Busy("full")])
 def test_an_engine_that_refuses_at_once_leaves_no_lease(
-    bench: Bench, engine: PatientEngine, prepared: Prepared, failure: Exception
+    bench: Bench, engine: PatientEngine, prepared: Job, failure: Exception
 ) -> None:
     engine.refusal = failure
     outcome = bench.manager.start(prepared).result(timeout=30)
@@ -119,7 +117,7 @@ def test_an_engine_that_refuses_at_once_leaves_no_lease(
 
 
 def test_cancelling_reaches_the_engine_and_frees_the_model(
-    bench: Bench, engine: PatientEngine, prepared: Prepared
+    bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
     outcome = bench.manager.start(prepared)
     assert outcome.cancel()
@@ -128,22 +126,20 @@ def test_cancelling_reaches_the_engine_and_frees_the_model(
 
 
 def test_a_request_that_the_engine_drops_ends_as_cancelled(
-    bench: Bench, engine: PatientEngine, prepared: Prepared
+    bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
     outcome = bench.manager.start(prepared)
     engine.started[0].cancel()
     assert isinstance(outcome.result(timeout=30), Cancelled)
 
 
-def test_what_is_no_dict_is_an_internal_error(
-    bench: Bench, engine: PatientEngine, prepared: Prepared
-) -> None:
+def test_what_is_no_dict_is_an_internal_error(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
     outcome = bench.manager.start(prepared)
     engine.started[0].set_result(["HEY"])  # type: ignore[arg-type]
     assert isinstance(outcome.result(timeout=30), InternalError)
 
 
-def test_the_answer_is_heard_as_it_grows(bench: Bench, prepared: Prepared) -> None:
+def test_the_answer_is_heard_as_it_grows(bench: Bench, prepared: Job) -> None:
     heard: list[str] = []
     bench.manager.start(prepared, heard.append)
     assert heard == ["piece"]

@@ -8,9 +8,9 @@ from itertools import groupby
 
 import pytest
 
+from engines.run.job import Alike
 from streams.delivery.backlog import Backlog
 from streams.delivery.offsets import OffsetTracker, Record
-from streams.pipeline.fast_lane import Admitted
 from tests.unit.streams.delivery.test_offsets import received
 from tests.unit.streams.received_messages import TOPIC, Fetches
 
@@ -31,7 +31,7 @@ class Rig:
             on_fatal=self.fatal.append,
         )
 
-    def start(self, message: Record, task: str, admitted: Admitted) -> None:
+    def start(self, message: Record, task: str, alike: Alike) -> None:
         assert task == "asr"
         self.started.append(message)
 

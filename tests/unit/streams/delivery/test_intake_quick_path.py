@@ -76,9 +76,10 @@ async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays
     assert rig.request_consumer.in_flight == 1
 
 
-async def test_a_request_with_a_reply_topic_never_takes_the_quick_path() -> None:
+async def test_a_result_for_a_reply_topic_is_never_posted() -> None:
     rig = Rig()
     rig.quick = {"r1"}
     rig.take(0, request(id="r1", reply_to="replies.a"))
+    rig.finish_quick()
     await rig.settle()
     assert rig.reply_topics == ["replies.a"]

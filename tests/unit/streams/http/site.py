@@ -13,7 +13,7 @@ from typing import Any, cast
 import httpx
 
 from engines.base import Emit
-from engines.run.prepared import Prepared
+from engines.run.job import Job
 from engines.run.results import failure_result, success_result
 from handlers.errors import InferenceError
 from streams.http.gateway import Gateway, start_gateway
@@ -124,7 +124,7 @@ async def http_site(
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         fetcher = stack.enter_context(MediaFetcher(settings.media, settings.s3))
-        batcher: Batcher[Prepared] = Batcher(
+        batcher: Batcher[Job] = Batcher(
             bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
         )
         stack.push_async_callback(batcher.close)

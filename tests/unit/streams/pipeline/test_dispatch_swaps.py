@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from engines.run.prepared import Prepared
+from engines.run.direct_call import new_job
+from engines.run.job import Job
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
@@ -63,7 +64,7 @@ async def test_a_caller_that_leaves_while_its_version_loads_and_is_replaced_leav
 ) -> None:
     bench = Bench(tmp_path)
     bench.engine = held_up = engine()
-    batcher: Batcher[Prepared] = Batcher(
+    batcher: Batcher[Job] = Batcher(
         bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
     )
     dispatcher = Dispatcher(bench.manager, batcher, lambda _: threads)
@@ -74,7 +75,9 @@ async def test_a_caller_that_leaves_while_its_version_loads_and_is_replaced_leav
         await caller
     del caller
     stand_for(bench, "4")
-    assert (await asyncio.to_thread(bench.manager.admit, **request())).model.version == "4"
+    after = new_job(**request())
+    await asyncio.to_thread(bench.manager.resolve, after)
+    assert after.model.version == "4"
     held_up.go_on.set()
     await asyncio.to_thread(wait_until, lambda: leases(bench) == 0 and held_up.loads["tagged/3"] == 1)
     await asyncio.to_thread(wait_until, lambda: "3" not in versions_in_memory(bench))

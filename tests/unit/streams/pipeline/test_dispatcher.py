@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import Emit
 from engines.inference import InferenceManager
-from engines.run.prepared import Outcome, Prepared
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
 
@@ -76,8 +76,8 @@ def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
     return Dispatcher(cast(InferenceManager, manager), batcher, lambda _: threads)
 
 
-def prepared(value: int, *, continuous: bool) -> Prepared:
-    return cast(Prepared, Item(value, continuous))
+def prepared(value: int, *, continuous: bool) -> Job:
+    return cast(Job, Item(value, continuous))
 
 
 async def until_starting(manager: Manager) -> None:

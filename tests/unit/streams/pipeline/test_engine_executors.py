@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import Emit
 from engines.inference import InferenceManager
-from engines.run.prepared import Outcome, Prepared
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
 from streams.pipeline.engine_executors import EngineExecutors
@@ -76,7 +76,7 @@ class Rig:
 
     async def run(self, item: Item) -> Any:
         async with asyncio.timeout(20):
-            return await self.dispatcher.run(cast(Prepared, item))
+            return await self.dispatcher.run(cast(Job, item))
 
     async def loads_hang(
         self, engine: str, *, is_continuous: bool, count: int = 12

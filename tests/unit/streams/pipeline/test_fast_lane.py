@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from engines.run.prepared import Prepared
+from engines.run.job import Alike, Job
 from handlers.options.options import OPTIONS
 from handlers.options.spec import OptionSpec
 from handlers.settings import MediaSettings
@@ -23,7 +23,7 @@ from streams.messages import Request
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
 from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.fast_lane import Admitted, FastLane
+from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.settings import S3Settings
 from tests.unit.engines.parts import Bench, ShoutHandler
@@ -53,19 +53,28 @@ class TellingHandler(PlainHandler):
 class Site:
     """A pipeline and the quick path beside it, on one set of parts."""
 
-    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Prepared]) -> None:
+    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Job]) -> None:
         self.bench = bench
         self.pipeline = pipeline
-        self.fast_lane = FastLane(pipeline, bench.manager, batcher)
-        self.admitted: Admitted = {}
+        self.fast_lane = FastLane(pipeline, batcher)
+        self.alike: Alike = {}
 
-    async def quickly(self, request: Request) -> dict[str, Any] | None:
-        """Return the result by the quick path, None where it is not clear."""
+    async def quickly(self, request: Request) -> dict[str, Any]:
+        """Return the result by the fast lane."""
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if not self.fast_lane.start(request, 0.5, self.admitted, result.set_result):
-            return None
+        self.fast_lane.start(request, result.set_result, queue_s=0.5, alike=self.alike)
         async with asyncio.timeout(30):
             return await result
+
+    async def needs_a_task(self, request: Request) -> bool:
+        """Return whether the fast lane gave the request a task on its way to its result."""
+        others = asyncio.all_tasks()
+        asked = asyncio.create_task(self.quickly(request))
+        given: set[str] = set()
+        while not asked.done():
+            given |= {task.get_name() for task in asyncio.all_tasks() - others}
+            await asyncio.sleep(0)
+        return "request" in given
 
 
 @asynccontextmanager
@@ -76,7 +85,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
         ThreadPoolExecutor(1, "children") as children,
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
     ):
-        batcher: Batcher[Prepared] = Batcher(
+        batcher: Batcher[Job] = Batcher(
             bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
         )
         pipeline = Pipeline(
@@ -137,7 +146,6 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
 )
 async def test_its_results_are_those_of_the_pipeline(site: Site, request_: Request) -> None:
     quick = await site.quickly(request_)
-    assert quick is not None
     slow = await site.pipeline.answer(request_, queue_s=0.5)
     assert without_times(quick) == without_times(slow)
     assert quick["timings"].keys() == slow["timings"].keys()
@@ -147,16 +155,15 @@ async def test_requests_of_one_moment_share_the_check_of_their_names_and_nothing
     asked = site.bench.models.asked["tagged"]
     results = await asyncio.gather(*(site.quickly(shout(f"text {n}", id=f"r{n}")) for n in range(4)))
     assert site.bench.models.asked["tagged"] == asked + 1
-    assert [result and result["result"]["text"] for result in results] == [f"TEXT {n}" for n in range(4)]
-    assert len({id(result and result["timings"]) for result in results}) == 4
+    assert [result["result"]["text"] for result in results] == [f"TEXT {n}" for n in range(4)]
+    assert len({id(result["timings"]) for result in results}) == 4
 
 
 async def test_requests_of_one_moment_for_another_task_of_the_same_model_are_checked_by_themselves(
     site: Site,
 ) -> None:
-    assert await site.quickly(shout("hello")) is not None
+    assert (await site.quickly(shout("hello")))["success"]
     other = await site.quickly(shout("hello", task="unheard-of"))
-    assert other is not None
     assert other["error"]["code"] == "UNKNOWN_TASK"
 
 
@@ -168,9 +175,7 @@ async def test_an_engine_that_tells_no_cost_fails_its_request_and_not_those_behi
         patched.setattr(site.bench.engine, said, lambda *_: None)
         failed = await site.quickly(shout("hello"))
     behind = await site.quickly(shout("hello"))
-    assert failed is not None
     assert failed["error"]["code"] == "INTERNAL_ERROR"
-    assert behind is not None
     assert behind["success"]
 
 
@@ -180,7 +185,7 @@ async def test_requests_of_one_moment_keep_the_options_that_stand_in_their_own_d
             await site.quickly(shout("text", data={"text": "text", **given}))
             for given in ({"top_k": 1}, {"top_k": 2}, {})
         ]
-    assert [result and result["result"]["top_k"] for result in results] == [1, 2, None]
+    assert [result["result"]["top_k"] for result in results] == [1, 2, None]
 
 
 async def test_every_request_is_counted(site: Site) -> None:
@@ -201,20 +206,28 @@ async def test_every_request_is_counted(site: Site) -> None:
     ],
     ids=["deadline", "name to be looked up", "engine to be made"],
 )
-async def test_a_request_that_may_have_to_wait_is_left_to_the_pipeline(site: Site, request_: Request) -> None:
-    assert await site.quickly(request_) is None
+async def test_a_request_that_may_have_to_wait_goes_on_in_a_task_with_the_same_result(
+    site: Site, request_: Request
+) -> None:
+    assert await site.needs_a_task(request_)
+    assert not await site.needs_a_task(shout("hello"))
+    quick, slow = await site.quickly(request_), await site.pipeline.answer(request_, queue_s=0.5)
+    assert without_times(quick) == without_times(slow)
 
 
-async def test_a_task_with_media_is_left_to_the_pipeline(tmp_path: Path) -> None:
+async def test_a_task_with_media_goes_on_in_a_task_and_is_resolved_once(tmp_path: Path) -> None:
     async with site_with(tmp_path, ShoutHandler) as site:
-        assert await site.quickly(shout("hello")) is None
+        asked = site.bench.models.asked["tagged"]
+        assert await site.needs_a_task(shout("hello"))
+        assert site.bench.models.asked["tagged"] == asked + 1
+        assert (await site.quickly(shout("hello")))["result"]["text"] == "HELLO"
 
 
-async def test_a_handler_that_proves_to_be_slow_is_left_to_the_pipelines_threads(site: Site) -> None:
-    taken = [await site.quickly(shout("slow")) is not None for _ in range(6)]
-    assert taken[0] is True
-    assert taken[-1] is False
-    assert (await site.pipeline.answer(shout("hello")))["success"]
+async def test_a_handler_that_proves_to_be_slow_goes_on_in_the_pipelines_threads(site: Site) -> None:
+    needed = [await site.needs_a_task(shout("slow")) for _ in range(6)]
+    assert needed[0] is False
+    assert needed[-1] is True
+    assert (await site.quickly(shout("hello")))["success"]
 
 
 class Tracked(dict[str, Any]):
@@ -229,7 +242,7 @@ async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_lat
     results: list[dict[str, Any]] = []
     gc.disable()
     try:
-        assert site.fast_lane.start(request, 0.5, site.admitted, results.append)
+        site.fast_lane.start(request, results.append, queue_s=0.5, alike=site.alike)
         del request
         assert its_data() is None
     finally:

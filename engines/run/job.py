@@ -1,0 +1,210 @@
+"""One request on its one way, from its check to its result, whatever door it came through."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import Any
+
+import msgspec
+import structlog
+
+from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
+from engines.log_context import RequestName
+from engines.models.resolved_model import ModelKey, ResolvedModel
+from engines.run.outcomes import Outcomes
+from engines.run.results import failed_in, no_time, result_of
+from handlers.base import BaseModelHandler
+from handlers.errors import InferenceError, as_inference_error
+
+log = structlog.get_logger(__name__)
+
+Outcome = dict[str, Any] | InferenceError
+"""What became of a request: the raw result of its engine or the output of its task, or why there is none."""
+
+Alike = dict[tuple[str, str, str], "Job"]
+"""Of the requests of one moment without options, by task, engine and model name: one that is resolved."""
+
+_BY_RESOLVE: Any = None
+"""What `resolve` says, which comes before all that looks at it but `finish`."""
+
+
+class Job(msgspec.Struct, eq=False, kw_only=True):
+    """One request from its check to its result.
+
+    Owned by whoever works on it, one thread at a time.
+    """
+
+    name: RequestName
+    """What log lines call it, in whichever thread it is worked on."""
+    task: str
+    engine: str = ""
+    """The engine that was asked for, then the one that answers."""
+    data: dict[str, Any]
+    """Let go of when the inputs are made of it."""
+    options: dict[str, Any] = {}
+    """As they were asked for, then checked, by the handler's names."""
+    metadata: Mapping[str, Any] | None = None
+    ends: float | None = None
+    """When an answer is of no use any more, in seconds since the epoch."""
+    urgency: Urgency = NO_HURRY
+    """The smallest goes first: most urgent priority, then earliest deadline."""
+    queue_s: float = 0.0
+    """How long it lay in its topic or socket before."""
+    emit: Emit | None = None
+    """Hears the answer as it grows, in a thread of the engine, where that can tell."""
+    has_task: bool = True
+    """Whether it may wait: a task or a thread is there for it alone."""
+    alike: Alike | None = None
+    """What it may share being resolved with."""
+    room: Any = None
+    """What it holds of the memory for media."""
+
+    stage: str = "resolve"
+    started: float = msgspec.field(default_factory=time.perf_counter)
+    timings: dict[str, float] = msgspec.field(default_factory=no_time)
+    """Seconds of each stage so far."""
+
+    model: ResolvedModel = _BY_RESOLVE
+    handler: BaseModelHandler = _BY_RESOLVE
+    runner: BaseEngine = _BY_RESOLVE
+    lane_key: ModelKey = _BY_RESOLVE
+    """Requests with equal keys use one loaded model, which runs one batch at a time."""
+    batch_key: tuple[str, ...] = ()
+    """Requests with equal keys may share a batch."""
+    claim: object = None
+    """What keeps the model's version in memory for this request while another takes its place."""
+    most_cost: float = math.inf
+    """What a batch may take, by `BaseEngine.max_cost`."""
+
+    inputs: dict[str, Any] = {}
+    cost: float = 0.0
+    """What it takes of a batch, by `BaseEngine.cost`."""
+    running_since: float | None = None
+    """When the engine began with it, by `time.perf_counter`; None before."""
+
+    @property
+    def model_name(self) -> str:
+        """The name of its model: as it was asked for, later without alias or version."""
+        return self.name.model_name if self.model is _BY_RESOLVE else self.model.name
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
+        return self.task in self.runner.continuous_tasks
+
+    @property
+    def running_s(self) -> float:
+        """How long ago the engine began with it, 0 where it has not."""
+        return 0.0 if self.running_since is None else time.perf_counter() - self.running_since
+
+    def resolve_as(self, other: Job) -> None:
+        """Take over what `other`, which asked for the same without options, was resolved to."""
+        self.engine, self.options = other.engine, {}
+        self.model, self.handler, self.runner = other.model, other.handler, other.runner
+        self.lane_key, self.batch_key = other.lane_key, other.batch_key
+        self.claim, self.most_cost = other.claim, other.most_cost
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for others, or for the model to be loaded."""
+        self.timings["wait"] += seconds
+
+
+class Walk(ABC):
+    """Takes jobs through their stages; each door says how a stage runs, and nothing else.
+
+    A walk suspends only where a stage of its door does, so a door that blocks runs it to its end at once.
+    """
+
+    def __init__(self, outcomes: Outcomes, worker: str | None = None) -> None:
+        """`worker` is the name that results bear; None: that of this process."""
+        self._outcomes = outcomes
+        self._worker = worker
+
+    async def walk(self, job: Job) -> Outcome:
+        """Return the task's output, or why there is none; what is raised is for `finish` to tell."""
+        await self._resolve(job)
+        if job.handler.media_fields:
+            job.stage = "wait"
+            async with self._room(job):
+                with self._coming(job):
+                    job.stage = "fetch"
+                    await self._fetch(job)
+                    await self._decode(job)
+                raw = await self._infer(job)
+        else:
+            await self._decode(job)
+            raw = await self._infer(job)
+        if isinstance(raw, InferenceError):
+            return raw  # raised, it would hold on to these frames and all that they hold
+        job.stage = "postprocess"
+        return await self._postprocess(job, raw)
+
+    def finish(self, job: Job, outcome: Outcome | BaseException) -> dict[str, Any]:
+        """Return the result of a job that ended with `outcome` in the stage where it is, and count it.
+
+        Raises:
+            BaseException: `outcome`, where a signal to this process raised it.
+        """
+        if isinstance(outcome, BaseException) and not isinstance(outcome, InferenceError):
+            log.error("request_failed_unexpectedly", id=job.name.id, task=job.task, exc_info=outcome)
+            outcome = as_inference_error(outcome)
+        processing_s = time.perf_counter() - job.started
+        timings = job.timings
+        if isinstance(outcome, InferenceError):
+            # A copy: where time ran out, the engine still works on the request, and counts.
+            timings = failed_in(job.stage, timings, processing_s, running_s=job.running_s)
+        timings["queue"] = job.queue_s
+        name = job.name
+        result = result_of(
+            outcome,
+            id=name.id,
+            task=name.task,
+            engine=str(job.engine),
+            model_name=name.model_name,
+            model_version=None if job.model is _BY_RESOLVE else job.model.version,
+            processing_s=processing_s,
+            timings=timings,
+            metadata=job.metadata,
+            worker=self._worker,
+        )
+        self._outcomes.finished(result)
+        return result
+
+    async def _decode(self, job: Job) -> None:
+        job.stage = "preprocess"
+        try:
+            await self._preprocess(job)
+        finally:
+            job.data = {}  # what was fetched may go, now that it is decoded
+
+    async def _infer(self, job: Job) -> Outcome:
+        job.stage = "wait"
+        return await self._run(job)
+
+    def _room(self, _job: Job) -> AbstractAsyncContextManager[None]:
+        """Wait until there is memory for the media of a job; it is taken while the block runs."""
+        return nullcontext()
+
+    def _coming(self, _job: Job) -> AbstractContextManager[None]:
+        """Say during the block that a job is on its way to its engine."""
+        return nullcontext()
+
+    @abstractmethod
+    async def _resolve(self, job: Job) -> None: ...
+
+    @abstractmethod
+    async def _fetch(self, job: Job) -> None:
+        """Bring the media of a job here, into its `data`."""
+
+    @abstractmethod
+    async def _preprocess(self, job: Job) -> None: ...
+
+    @abstractmethod
+    async def _run(self, job: Job) -> Outcome: ...
+
+    @abstractmethod
+    async def _postprocess(self, job: Job, raw: dict[str, Any]) -> dict[str, Any]: ...
