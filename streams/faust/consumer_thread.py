@@ -19,7 +19,6 @@ from streams.faust.fetched_records import deliver_as_received
 from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
-from streams.kafka.header_names import forgive_header_names
 from streams.kafka.patient_connections import PatientConnections, client_of
 
 log = structlog.get_logger(__name__)
@@ -42,6 +41,7 @@ class ConsumerThread(CommittingThread):
     async def on_start(self) -> None:
         await super().on_start()
         consumer = self._ensure_consumer()
+        deliver_as_received(consumer)
         PatientConnections(client_of(consumer))
         self._supervisor = Supervisor(consumer, self.membership)
         self._supervisor.attach()
@@ -86,9 +86,7 @@ class ConsumerThread(CommittingThread):
             await self.source.deliver(generation, partitions, most, timeout_s, hand_over)
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        forgive_header_names()
         consumer = super()._create_worker_consumer(transport)
-        deliver_as_received(consumer)
         kafka = cast(Any, transport).kafka
         # Settings of ours; Faust hard-codes 1.5 s, and reads what is not committed. Its one limit for all requests
         # would have to be above the time of a join: a connection that is silent would hold a partition for minutes.

@@ -12,29 +12,33 @@ import aiokafka
 from aiokafka.consumer import fetcher
 
 from streams.delivery.offsets import Record
+from streams.kafka.header_names import ForgivingRecords, seeing
 
 
 def deliver_as_received(consumer: aiokafka.AIOKafkaConsumer) -> None:
-    """Have all that `consumer`, which is not started yet, fetches delivered as `Record`.
+    """Have all that `consumer` fetches delivered as `Record`, with header names read forgivingly.
 
-    Other consumers of this process go on as they are.
+    It is started and has no partitions yet, so that no fetch is under way. Other consumers of this process go on as
+    they are.
     """
-    consumer._value_deserializer = _as_received
-    fetcher.PartitionRecords = _PartitionRecords
-
-
-def _as_received(value: bytes | None) -> bytes | None:
-    """Mark a consumer: the only thing of it that its records are told is how it reads values."""
-    return value
+    consumer._fetcher.__class__ = _Fetcher
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """What one fetch brought of one partition."""
 
-    def _consumer_record(self, tp: aiokafka.TopicPartition, record: Any) -> Any:
-        if self._value_deserializer is not _as_received:
-            return super()._consumer_record(tp, record)
+    def _consumer_record(self, tp: aiokafka.TopicPartition, record: Any) -> Record:
         headers = record.headers or ()  # nearly always none, and then no list is kept for each
         return Record(
             tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, headers
         )
+
+
+class _Fetcher(fetcher.Fetcher):  # type: ignore[misc]
+    """aiokafka's fetcher, but for what it makes of an answer."""
+
+    _proc_fetch_request = seeing(
+        fetcher.Fetcher._proc_fetch_request,
+        MemoryRecords=ForgivingRecords,
+        PartitionRecords=_PartitionRecords,
+    )

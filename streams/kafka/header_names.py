@@ -35,11 +35,6 @@ _UNCOMPRESSED = {
 }
 
 
-def forgive_header_names() -> None:
-    """Have what aiokafka's consumers fetch read forgivingly, in this whole process; may be called again."""
-    fetcher.MemoryRecords = ForgivingRecords
-
-
 def forgive_header_names_of(consumer: AIOKafkaConsumer) -> None:
     """Have what `consumer` fetches read forgivingly, and nothing else of this process.
 
@@ -96,7 +91,7 @@ class ForgivingRecords:
         return int(behind) if behind > first else None
 
 
-def _seeing(function: FunctionType, **names: Any) -> Any:
+def seeing(function: FunctionType, **names: Any) -> Any:
     """Return the same function for which these global names stand for something else."""
     copy = FunctionType(
         function.__code__,
@@ -112,7 +107,7 @@ def _seeing(function: FunctionType, **names: Any) -> Any:
 class _ForgivingFetcher(fetcher.Fetcher):  # type: ignore[misc]
     """aiokafka's fetcher, but for what it makes of an answer."""
 
-    _proc_fetch_request = _seeing(fetcher.Fetcher._proc_fetch_request, MemoryRecords=ForgivingRecords)
+    _proc_fetch_request = seeing(fetcher.Fetcher._proc_fetch_request, MemoryRecords=ForgivingRecords)
 
 
 class _ForgivingBatch:

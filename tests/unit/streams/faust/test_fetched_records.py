@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.consumer import consumer as stock_consumer
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 
 from streams.delivery.offsets import Record
 from streams.faust.fetched_records import deliver_as_received
@@ -21,17 +18,11 @@ PLACE = TopicPartition("requests", 3)
 HEADERS = [("name", b"content"), ("name", None)]
 
 
-@pytest.fixture(autouse=True)
-def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back afterwards what is replaced for the whole process."""
-    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
-
-
-@contextlib.asynccontextmanager
-async def consumer(**settings: Any) -> AsyncIterator[Any]:
-    made = AIOKafkaConsumer(**settings)
-    yield made
-    await made.stop()
+def consumer(value_deserializer: Callable[[bytes | None], Any] | None = None) -> Any:
+    """Stands for a started consumer."""
+    return SimpleNamespace(
+        _fetcher=fetcher.Fetcher.__new__(fetcher.Fetcher), _value_deserializer=value_deserializer
+    )
 
 
 def batch() -> bytes:
@@ -51,24 +42,17 @@ def batch() -> bytes:
 
 def fetched_by(whose: Any, *, position: int = 0) -> list[Any]:
     """Return what the fetcher of a consumer makes of an answer to a fetch at `position`."""
+    known = type(whose._fetcher)._proc_fetch_request.__globals__
+    records = known["MemoryRecords"](batch())
     return list(
-        fetcher.PartitionRecords(
-            PLACE,
-            MemoryRecords(batch()),
-            None,
-            position,
-            whose._key_deserializer,
-            whose._value_deserializer,
-            True,
-            0,
-        )
+        known["PartitionRecords"](PLACE, records, None, position, None, whose._value_deserializer, True, 0)
     )
 
 
-async def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
-    async with consumer() as ours:
-        deliver_as_received(ours)
-        first, second = fetched_by(ours)
+def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
+    ours = consumer()
+    deliver_as_received(ours)
+    first, second = fetched_by(ours)
     assert isinstance(first, Record)
     assert (first.topic, first.partition, first.offset, first.timestamp) == ("requests", 3, 0, 1000)
     assert (first.key, first.value, list(first.headers)) == (b"key", b"first", HEADERS)
@@ -76,27 +60,26 @@ async def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
     assert (first.is_done, first.account) == (False, None)
 
 
-async def test_what_lies_before_the_position_is_left_out_as_ever() -> None:
-    async with consumer() as ours:
-        deliver_as_received(ours)
-        assert [one.offset for one in fetched_by(ours, position=1)] == [1]
+def test_what_lies_before_the_position_is_left_out_as_ever() -> None:
+    ours = consumer()
+    deliver_as_received(ours)
+    assert [one.offset for one in fetched_by(ours, position=1)] == [1]
 
 
-async def test_other_consumers_of_the_process_get_the_records_they_know() -> None:
+def test_other_consumers_of_the_process_get_the_records_they_know_and_no_module_is_patched() -> None:
     def as_text(value: bytes | None) -> str:
         return (value or b"nothing").decode()
 
-    async with consumer() as ours, consumer() as plain, consumer(value_deserializer=as_text) as other:
-        deliver_as_received(ours)
-        first, second = fetched_by(other)
-        assert isinstance(first, ConsumerRecord)
-        assert (first.value, second.value, first.timestamp_type) == ("first", "nothing", 0)
-        assert all(isinstance(one, ConsumerRecord) for one in fetched_by(plain))
+    before = dict(vars(fetcher))
+    ours, plain, other = consumer(), consumer(), consumer(as_text)
+    deliver_as_received(ours)
+    first, second = fetched_by(other)
+    assert isinstance(first, ConsumerRecord)
+    assert (first.value, second.value, first.timestamp_type) == ("first", "nothing", 0)
+    assert all(isinstance(one, ConsumerRecord) for one in fetched_by(plain))
+    assert dict(vars(fetcher)) == before
 
 
 def test_aiokafka_still_makes_records_where_it_is_told_to_make_ours() -> None:
     assert "PartitionRecords(" in inspect.getsource(fetcher.Fetcher._proc_fetch_request)
     assert "self._consumer_record(tp, record)" in inspect.getsource(fetcher.PartitionRecords._unpack_records)
-    assert "value_deserializer=self._value_deserializer" in inspect.getsource(
-        stock_consumer.AIOKafkaConsumer.start
-    )

@@ -10,14 +10,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from aiokafka.consumer import fetcher
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBase
 
 from streams.delivery.offsets import Fetched, OffsetTracker
 from streams.faust.fetched_records import deliver_as_received
 from streams.faust.positions import PartitionReader
-from streams.kafka.header_names import forgive_header_names
 from tests.unit.streams.fake_brokers import Brokers, consumer_of, virtual_time
 from tests.unit.streams.kafka.test_header_names import sealed
 
@@ -26,14 +24,6 @@ PLACE, OTHER = (TOPIC, 0), (TOPIC, 1)
 LOADING = 14
 NOT_ALLOWED = 30
 TOPIC_NOT_ALLOWED = 29
-
-
-@pytest.fixture(autouse=True)
-def forgiving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read as a worker does, and put back afterwards what is replaced for the whole process."""
-    monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
-    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
-    forgive_header_names()
 
 
 class Rig:
@@ -49,9 +39,9 @@ class Rig:
 
     async def assign(self) -> None:
         self.consumer = consumer_of(self.brokers)
-        deliver_as_received(self.consumer)
         self.source.attach(self.consumer)
         await self.consumer.start()
+        deliver_as_received(self.consumer)
         self.consumer.subscribe([TOPIC])
         while self.consumer._subscription.reassignment_in_progress:
             await asyncio.sleep(0.01)

@@ -38,7 +38,6 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         self.tracker = OffsetTracker(window=40)
         self.source = PartitionReader("group")
         self.consumer = consumer_of(group.brokers)
-        deliver_as_received(self.consumer)
         self.source.attach(self.consumer)
         self.generation: int | None = None
         self.queue: asyncio.Queue[Fetched] = asyncio.Queue()
@@ -64,6 +63,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         await self.consumer.start()
+        deliver_as_received(self.consumer)
         self.consumer.subscribe(list(PARTITIONS), listener=self)
         for topic in PARTITIONS:
             self.run(self.follow(topic))
