@@ -54,7 +54,7 @@ def ending_at_once(call_on_close: Callable[[Callable[[], object]], object]) -> I
     before = signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     call_on_close(lambda: signal.signal(signal.SIGTERM, before))
     fd_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=hear, name="hears SIGTERM", daemon=True).start()
+    threading.Thread(target=hear, name="watch for SIGTERM", daemon=True).start()
     try:
         yield
     finally:
