@@ -46,11 +46,12 @@ unit: install ## Run all tests that need no servers
 integration: install ## Run the tests that start a broker, a store, a registry and workers
 	$(BIN)/pytest tests/integration $(PYTEST_ARGS)
 
-check: install ## Run ruff, mypy --strict and the import rules
+check: install ## Run ruff, mypy --strict, the import rules and the list of words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.words
 
 chaos: install ## Kill workers and brokers for many rounds, send hostile files: nothing is lost
 	CHAOS_ROUNDS=20 $(BIN)/pytest tests/integration/chaos tests/integration/hostile $(PYTEST_ARGS)
