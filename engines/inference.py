@@ -157,7 +157,7 @@ class InferenceManager:
             id=id,
             metadata=metadata,
         )
-        return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout)
+        return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout).as_dict()
 
     def prepare(
         self,

@@ -8,8 +8,9 @@ import msgspec
 import structlog
 
 from engines.deadlines import deadline_at
-from engines.run.results import failure_result
-from handlers.errors import InferenceError, InternalError
+from engines.run.results import Result as Result
+from engines.run.results import failed_instead
+from handlers.errors import InternalError
 
 log = structlog.get_logger(__name__)
 
@@ -44,33 +45,6 @@ class Request(
             InvalidRequest: permanent; a text that is no RFC 3339 time with an offset.
         """
         return deadline_at(self.deadline)
-
-
-class ResultError(msgspec.Struct, frozen=True):
-    """Why a request failed: a code of `handlers.errors`, a sentence, and whether trying again can help."""
-
-    code: str
-    message: str
-    retryable: bool
-
-
-class Result(msgspec.Struct, kw_only=True, frozen=True):
-    """One answer, success or failure; exactly one of `result` and `error` is set. Times are in seconds."""
-
-    success: bool
-    id: str
-    task: str
-    engine: str
-    model_name: str
-    processing_time: float
-    timestamp: float
-    result: dict[str, Any] | None = None
-    error: ResultError | None = None
-    model_version: str | None = None
-    metadata: dict[str, Any] = {}
-    timings: dict[str, float] = {}
-    attempt: int = 1
-    worker: str = ""
 
 
 EventKind = Literal[
@@ -120,28 +94,19 @@ def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
     return _encoder.encode(message)
 
 
-def encode_result(result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def encode_result(result: Result) -> tuple[Result, bytes]:
     """Return a result and its bytes; one that has no JSON form becomes a failure that says so."""
     try:
         return result, _encoder.encode(result)
     except Exception as error:  # a handler may return anything
-        log.error("result_not_encodable", id=result["id"], task=result["task"], exc_info=error)
+        log.error("result_not_encodable", id=result.id, task=result.task, exc_info=error)
     failed = failed_instead(
         result,
         InternalError(
-            f"the handler of task {result['task']} returned a result that has no JSON form; "
-            "it is logged by the worker"
+            f"the handler of task {result.task} returned a result that has no JSON form; it is logged by the worker"
         ),
     )
     return failed, _encoder.encode(failed)
-
-
-def failed_instead(result: dict[str, Any], error: InferenceError) -> dict[str, Any]:
-    """Return the failure that takes the place of `result` where that cannot be told."""
-    kept = ("id", "task", "engine", "model_name", "model_version", "timings", "metadata", "attempt", "worker")
-    return failure_result(
-        error=error, processing_s=result["processing_time"], **{name: result[name] for name in kept}
-    )
 
 
 def decode_result(value: bytes) -> Result:

@@ -20,6 +20,7 @@ from engines.run.job import Job, Outcome, Walk
 from engines.run.media_values import MediaValues
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
+from engines.run.results import Result
 from engines.run.stages import postprocess, preprocess, stage_failed
 from handlers.errors import InferenceError
 
@@ -61,7 +62,7 @@ class DirectCall(Walk):
         deadline: Deadline = None,
         priority: int = USUAL_PRIORITY,
         timeout: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Answer one request and return its result, `success` or not; count it."""
         with working_on((job.name,)):
             try:

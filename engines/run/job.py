@@ -16,7 +16,7 @@ from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.log_context import RequestName
 from engines.models.resolved_model import ModelKey, ResolvedModel
 from engines.run.outcomes import Outcomes
-from engines.run.results import failed_in, no_time, result_of
+from engines.run.results import Result, failed_in, no_time, result_of
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, as_inference_error
 
@@ -143,7 +143,7 @@ class Walk(ABC):
         job.stage = "postprocess"
         return await self._postprocess(job, raw)
 
-    def finish(self, job: Job, outcome: Outcome | BaseException) -> dict[str, Any]:
+    def finish(self, job: Job, outcome: Outcome | BaseException) -> Result:
         """Return the result of a job that ended with `outcome` in the stage where it is, and count it.
 
         Raises:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
 from engines.log_context import LineLimit
+from engines.run.results import Result, ResultError
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
 
@@ -33,31 +32,32 @@ class Outcomes:
         self._telling = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def finished(self, result: Mapping[str, Any]) -> None:
+    def finished(self, result: Result) -> None:
         """Count the result of a request that was let in, success or failure."""
-        error = result["error"]
+        error = result.error
         self._statistics.record(
-            result["task"],
-            result["model_name"],
-            result["engine"],
+            result.task,
+            result.model_name,
+            result.engine,
             error is None,
-            result["processing_time"],
-            result["timings"],
-            "" if error is None else error["code"],
+            result.processing_time,
+            result.timings,
+            "" if error is None else error.code,
         )
         if error is not None:
             self._tell(result, error)
 
-    def refused(self, result: Mapping[str, Any]) -> None:
+    def refused(self, result: Result) -> None:
         """Count the failed result of a request that was not let in."""
-        self._statistics.refuse(result["task"], result["error"]["code"])
-        self._tell(result, result["error"])
+        if result.error is not None:
+            self._statistics.refuse(result.task, result.error.code)
+            self._tell(result, result.error)
 
-    def replaced(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def replaced(self, before: Result, now: Result) -> None:
         """Correct the count of a result in whose place another is sent, as it is too large or has no JSON form."""
-        if before["success"] and not now["success"]:
-            self._statistics.replace(now["task"], now["model_name"], now["engine"], now["error"]["code"])
-            self._tell(now, now["error"])
+        if before.error is None and now.error is not None:
+            self._statistics.replace(now.task, now.model_name, now.engine, now.error.code)
+            self._tell(now, now.error)
 
     def dead_lettered(
         self, *, task: str, topic: str, partition: int, offset: int, stage: str, error: InferenceError
@@ -75,15 +75,15 @@ class Outcomes:
                 error=error.message[:_MOST_CHARS],
             )
 
-    def _tell(self, result: Mapping[str, Any], error: Mapping[str, Any]) -> None:
-        if self._may_tell(error["code"]):
+    def _tell(self, result: Result, error: ResultError) -> None:
+        if self._may_tell(error.code):
             log.warning(
                 "request_failed",
-                request_id=result["id"],
-                task=result["task"],
-                model=result["model_name"],
-                code=error["code"],
-                error=error["message"][:_MOST_CHARS],
+                request_id=result.id,
+                task=result.task,
+                model=result.model_name,
+                code=error.code,
+                error=error.message[:_MOST_CHARS],
             )
 
     def _may_tell(self, code: str) -> bool:

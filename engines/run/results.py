@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypedDict, Unpack
 
+import msgspec
+
 from handlers.errors import InferenceError
 
 STAGES = ("queue", "resolve", "fetch", "preprocess", "wait", "infer", "postprocess")
@@ -30,6 +32,38 @@ def failed_in(
     made = {**timings, "infer": timings["infer"] + infer_s}
     made[stage] += left - infer_s
     return made
+
+
+class ResultError(msgspec.Struct, frozen=True):
+    """Why a request failed: a code of `handlers.errors`, a sentence, and whether trying again can help."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Result(msgspec.Struct, kw_only=True, frozen=True):
+    """One answer, success or failure; exactly one of `result` and `error` is set. Times are in seconds."""
+
+    success: bool
+    id: str
+    task: str
+    engine: str
+    model_name: str
+    model_version: str | None = None
+    result: dict[str, Any] | None = None
+    error: ResultError | None = None
+    processing_time: float
+    timestamp: float
+    timings: dict[str, float] = {}
+    metadata: dict[str, Any] = {}
+    attempt: int = 1
+    worker: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as it is in JSON, with values of the output as they are."""
+        error = None if self.error is None else msgspec.structs.asdict(self.error)
+        return {**msgspec.structs.asdict(self), "error": error}
 
 
 class _Asked(TypedDict):
@@ -61,12 +95,12 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def success_result(*, result: Mapping[str, Any], **about: Unpack[About]) -> dict[str, Any]:
+def success_result(*, result: Mapping[str, Any], **about: Unpack[About]) -> Result:
     """Return the result of an answered request; `result` is the task's output."""
     return result_of(result, **about)
 
 
-def failure_result(*, error: InferenceError, **about: Unpack[About]) -> dict[str, Any]:
+def failure_result(*, error: InferenceError, **about: Unpack[About]) -> Result:
     """Return the result of a request that failed with `error`."""
     return result_of(error, **about)
 
@@ -84,27 +118,41 @@ def result_of(
     timings: dict[str, float] | None = None,
     attempt: int = 1,
     worker: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Return the result of a request that ended with the task's output, or with an error."""
     output: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    error: ResultError | None = None
     if isinstance(outcome, InferenceError):
-        error = {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}
+        error = ResultError(outcome.code, outcome.message, outcome.retryable)
     else:
         output = {**outcome, "metadata": outcome.get("metadata") or {}}
-    return {
-        "success": error is None,
-        "id": id,
-        "task": task,
-        "engine": engine,
-        "model_name": model_name,
-        "model_version": model_version,
-        "result": output,
-        "error": error,
-        "processing_time": processing_s,
-        "timestamp": time.time(),
-        "timings": no_time() if timings is None else timings,
-        "metadata": metadata or {},
-        "attempt": attempt,
-        "worker": worker_name() if worker is None else worker,
-    }
+    return Result(
+        success=error is None,
+        id=id,
+        task=task,
+        engine=engine,
+        model_name=model_name,
+        model_version=model_version,
+        result=output,
+        error=error,
+        processing_time=processing_s,
+        timestamp=time.time(),
+        timings=no_time() if timings is None else timings,
+        metadata=dict(metadata) if metadata else {},
+        attempt=attempt,
+        worker=worker_name() if worker is None else worker,
+    )
+
+
+def failed_instead(
+    result: Result, error: InferenceError, *, metadata: dict[str, Any] | None = None
+) -> Result:
+    """Return the failure that takes the place of `result` where that cannot be told; `metadata` replaces its own."""
+    return msgspec.structs.replace(
+        result,
+        success=False,
+        result=None,
+        error=ResultError(error.code, error.message, error.retryable),
+        timestamp=time.time(),
+        metadata=result.metadata if metadata is None else metadata,
+    )

@@ -139,9 +139,9 @@ async def _answered(pipeline: Pipeline, addresses: Sequence[str]) -> list[str]:
             id=str(number),
         )
         result = await pipeline.answer(request)
-        if not result["success"]:
-            raise RuntimeError(str(result["error"]))
-        text: str = result["result"]["text"]
+        if result.result is None:
+            raise RuntimeError(str(result.error))
+        text: str = result.result["text"]
         return text
 
     return await asyncio.gather(*(answer(number, one) for number, one in enumerate(addresses)))

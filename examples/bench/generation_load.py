@@ -123,9 +123,9 @@ class ThroughPipeline:
             id="bench",
         )
         result = await self._pipeline.answer(request)
-        if not result["success"]:
-            raise RuntimeError(f"{result['error']}")
-        output = result["result"]
+        if result.result is None:
+            raise RuntimeError(f"{result.error}")
+        output = result.result
         tokens = output["metadata"]["completion_tokens"]
         return Answer(output["generated_text"], tokens, time.process_time() - began)
 

@@ -108,9 +108,9 @@ async def _answered(pipeline: Pipeline, task: str, addresses: Sequence[str]) -> 
         )
         async with slots:
             result = await pipeline.answer(request)
-        if not result["success"]:
-            raise RuntimeError(str(result["error"]))
-        label: str = result["result"]["labels"][0]["label"]
+        if result.result is None:
+            raise RuntimeError(str(result.error))
+        label: str = result.result["labels"][0]["label"]
         return label
 
     return await asyncio.gather(*map(answer, range(len(addresses))))

@@ -6,20 +6,21 @@ import functools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.run.outcomes import Outcomes
+from engines.run.results import Result, failed_instead
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from streams.delivery.dead_letters import ever_smaller_letters
 from streams.delivery.offsets import Record
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.kafka.topics import Topics
-from streams.messages import MetricsEvent, encode, encode_result, failed_instead
+from streams.messages import MetricsEvent, decode_result, encode, encode_result
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Publisher:
 
     async def result(
         self,
-        result: dict[str, Any],
+        result: Result,
         *,
         task: str,
         key: bytes | None,
@@ -120,7 +121,7 @@ class Publisher:
 
     def post(
         self,
-        result: dict[str, Any],
+        result: Result,
         *,
         task: str,
         key: bytes | None,
@@ -153,7 +154,7 @@ class Publisher:
         of_event = [record for record in records if record.topic == self._events]
         for record in records:
             if record.topic != self._events and record.value is not None:
-                result = msgspec.json.decode(record.value, type=dict[str, Any])
+                result = decode_result(record.value)
                 own = self._results_of(task)
                 published = await self._deliver(own, result, record.value, record.key, traceparent)
                 if published is not result:
@@ -207,19 +208,19 @@ class Publisher:
         await self._producer.deliver(self._event_record(event))
 
     async def _deliver(
-        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> dict[str, Any]:
+        self, topic: str, result: Result, value: bytes, key: bytes | None, traceparent: str | None
+    ) -> Result:
         """Publish `result`, or as much of it as the broker takes; return what was published."""
         return await self._deliver_first_that_fits(self._ever_smaller(topic, result, value, key, traceparent))
 
     def _ever_smaller(
-        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
-    ) -> Iterator[tuple[dict[str, Any], ProducerRecord]]:
+        self, topic: str, result: Result, value: bytes, key: bytes | None, traceparent: str | None
+    ) -> Iterator[tuple[Result, ProducerRecord]]:
         """Yield `result` and its record, then those in its place for a broker that found that too large."""
         yield result, self._record(topic, result, value, key, traceparent)
         callers_bytes = len(key or b"") + len(traceparent or "")
         if callers_bytes > _CALLERS_BYTES:
-            log.warning("result_without_key", id=result["id"], topic=topic, bytes=callers_bytes)
+            log.warning("result_without_key", id=result.id, topic=topic, bytes=callers_bytes)
             key = traceparent = None
             yield result, self._record(topic, result, value, key, traceparent)
         failed, value = self._too_large(result, len(value))
@@ -237,7 +238,7 @@ class Publisher:
                 refusal = error
         raise refusal or ValueError("there is nothing to deliver")
 
-    def _encoded(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def _encoded(self, result: Result) -> tuple[Result, bytes]:
         """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
         result, value = encode_result(result)
         if len(value) > self._max_value_bytes:
@@ -245,9 +246,9 @@ class Publisher:
         return result, value
 
     def _record(
-        self, topic: str, result: dict[str, Any], value: bytes, key: bytes | None, traceparent: str | None
+        self, topic: str, result: Result, value: bytes, key: bytes | None, traceparent: str | None
     ) -> ProducerRecord:
-        headers = self._result_headers.of(result["id"], result["timestamp"], traceparent)
+        headers = self._result_headers.of(result.id, result.timestamp, traceparent)
         return ProducerRecord(topic, key, value, headers)
 
     def _event_record(self, event: MetricsEvent) -> ProducerRecord:
@@ -255,36 +256,35 @@ class Publisher:
         # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
         return ProducerRecord(self._events, None, encode(event), headers)
 
-    def _too_large(self, result: dict[str, Any], size: int) -> tuple[dict[str, Any], bytes]:
+    def _too_large(self, result: Result, size: int) -> tuple[Result, bytes]:
         """Return the failure that takes the place of a result of `size` bytes, and its bytes."""
         # The caller's own metadata may be what is too large, so it is not echoed here.
-        without = result | {"metadata": {}}
-        if result["error"]:
-            cut = result["error"]["message"][:_MESSAGE_CHARS]
-            failed = without | {"error": result["error"] | {"message": cut}}
+        if result.error is not None:
+            cut = msgspec.structs.replace(result.error, message=result.error.message[:_MESSAGE_CHARS])
+            failed = msgspec.structs.replace(result, error=cut, metadata={})
         else:
             refusal = ResultTooLarge(
                 f"the result has {size} bytes, kafka.max_message_bytes allows {self._max_value_bytes} for a value; "
                 "ask for less (max_new_tokens, pages, timestamps), or raise it here and on the broker"
             )
-            failed = failed_instead(without, refusal)
+            failed = failed_instead(result, refusal, metadata={})
         return failed, encode(failed)
 
 
-def _outcome_event(result: dict[str, Any]) -> MetricsEvent:
-    error = result.get("error")
+def _outcome_event(result: Result) -> MetricsEvent:
+    error = result.error
     return MetricsEvent(
         kind="request",
-        time=result["timestamp"],
-        worker=result["worker"],
-        id=result["id"],
-        task=result["task"],
-        engine=result["engine"],
-        model_name=result["model_name"],
-        model_version=result.get("model_version") or "",
-        success=result["success"],
-        error_code=error["code"] if error else "",
-        processing_time=result["processing_time"],
-        timings=result["timings"],
-        attempt=result["attempt"],
+        time=result.timestamp,
+        worker=result.worker,
+        id=result.id,
+        task=result.task,
+        engine=result.engine,
+        model_name=result.model_name,
+        model_version=result.model_version or "",
+        success=result.success,
+        error_code=error.code if error else "",
+        processing_time=result.processing_time,
+        timings=result.timings,
+        attempt=result.attempt,
     )

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -23,7 +23,7 @@ from streams.delivery.port import DeliveryReport
 from streams.delivery.publisher import Publisher
 from streams.faults import supervised
 from streams.kafka import cloudevents
-from streams.messages import MAX_ID_CHARS, Request
+from streams.messages import MAX_ID_CHARS, Request, Result
 from streams.pipeline.decoding import decode_request, known_fields
 from streams.pipeline.fast_lane import OnResult
 
@@ -157,7 +157,7 @@ class RequestConsumer:
         )
         await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
-    def publish_carefully(self, posting: _Posting, result: dict[str, Any]) -> None:
+    def publish_carefully(self, posting: _Posting, result: Result) -> None:
         """Publish a result that cannot be posted."""
         message, task = posting.message, posting.task
         publish = functools.partial(
@@ -241,7 +241,7 @@ class _Posting(DeliveryReport, kw_only=True, eq=False):
     traceparent: str | None
     reply_to: str | None
 
-    def post(self, result: dict[str, Any]) -> None:
+    def post(self, result: Result) -> None:
         """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
         try:
             is_posted = self.reply_to is None and self.request_consumer.publisher.post(

@@ -14,7 +14,7 @@ from aiohttp import web
 from engines.run.results import failure_result, no_time
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
-from streams.messages import encode
+from streams.messages import Result, encode
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +49,9 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
     )
 
 
-def result_response(result: dict[str, Any], body: bytes) -> web.Response:
+def result_response(result: Result, body: bytes) -> web.Response:
     """Return an answered request's result, which `body` encodes, with the status of its outcome."""
-    status = 200 if result["success"] else status_of(result["error"]["code"])
+    status = 200 if result.error is None else status_of(result.error.code)
     return web.Response(
         body=body, status=status, headers=retry_after(status), content_type="application/json"
     )
@@ -59,7 +59,7 @@ def result_response(result: dict[str, Any], body: bytes) -> web.Response:
 
 def refused(
     error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None, queue_s: float = 0.0
-) -> dict[str, Any]:
+) -> Result:
     """Return the result of a request that was not taken; `known` is what could be read of it, in `queue_s`."""
     about = {name: value for name, value in (known or {}).items() if name in _REPEATED}
     asked = {"id": uuid.uuid4().hex, "task": "", "engine": "", "model_name": ""}

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 
 from engines.base import Emit
 from streams.http.answers import result_response, writing_to
-from streams.messages import encode
+from streams.messages import Result, encode
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0
@@ -28,7 +27,7 @@ KEEP_ALIVE_S = 15.0
 _KEEP_ALIVE = b": waiting\n\n"
 _END = None
 
-Encoded = Callable[[dict[str, Any]], tuple[dict[str, Any], bytes]]
+Encoded = Callable[[Result], tuple[Result, bytes]]
 """Returns the result that is sent in place of one, mostly the same, and its bytes."""
 
 
@@ -39,7 +38,7 @@ def accepts_events(request: web.Request) -> bool:
 
 
 async def stream_answer(
-    request: web.Request, answer: Callable[[Emit], Awaitable[dict[str, Any]]], encoded: Encoded
+    request: web.Request, answer: Callable[[Emit], Awaitable[Result]], encoded: Encoded
 ) -> web.StreamResponse:
     """Send what `answer` emits and then what it returns, as `encoded`; a caller that leaves cancels it.
 
@@ -65,7 +64,7 @@ async def stream_answer(
 
 async def _send(
     request: web.Request,
-    answering: asyncio.Future[dict[str, Any]],
+    answering: asyncio.Future[Result],
     pieces: asyncio.Queue[str | None],
     encoded: Encoded,
 ) -> web.StreamResponse:
@@ -81,7 +80,7 @@ async def _send(
             break
         await events.write(_event("token", encode({"text": piece})))
     result, body = encoded(answering.result())
-    if not events.begun and not result["success"]:
+    if not events.begun and not result.success:
         return result_response(result, body)
     await events.write(_event("result", body))
     return await events.end()

@@ -24,7 +24,7 @@ from streams.http.metrics import Metrics
 from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
-from streams.messages import Request, encode_result
+from streams.messages import Request, Result, encode_result
 from streams.pipeline.decoding import decode_request, known_fields
 from streams.pipeline.pipeline import Patience
 from streams.pipeline.runtime import Runtime
@@ -91,7 +91,7 @@ class InferenceRoute:
         return response
 
     async def _answer(self, http: web.Request, request: Request, arrived: float) -> web.StreamResponse:
-        async def answer(emit: Emit | None = None) -> dict[str, Any]:
+        async def answer(emit: Emit | None = None) -> Result:
             with self._admission.working():
                 queue_s = time.monotonic() - arrived
                 result = await self._pipeline.answer(
@@ -104,7 +104,7 @@ class InferenceRoute:
             return await stream_answer(http, answer, self._encode)
         return result_response(*self._encode(await answer()))
 
-    def _encode(self, result: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def _encode(self, result: Result) -> tuple[Result, bytes]:
         """Return what is sent of `result`, and its bytes."""
         sent, body = encode_result(result)
         if sent is not result:

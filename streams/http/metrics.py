@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from engines.inference import InferenceManager
+from streams.messages import Result
 from streams.stream_state import stream_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,11 +67,11 @@ class Metrics:
             Gauge(name, help_text, registry=self._registry).set_function(read)
         self._registry.register(_OfManager(manager, self._tasks))
 
-    def answered(self, result: dict[str, Any], seconds: float) -> None:
+    def answered(self, result: Result, seconds: float) -> None:
         """Count one response."""
-        task = result["task"] if result["task"] in self._tasks else UNKNOWN
-        engine = result["engine"] if self._manager.engines.knows(result["engine"]) else UNKNOWN
-        code = SUCCESS if result["success"] else result["error"]["code"]
+        task = result.task if result.task in self._tasks else UNKNOWN
+        engine = result.engine if self._manager.engines.knows(result.engine) else UNKNOWN
+        code = SUCCESS if result.error is None else result.error.code
         self._requests.labels(task, engine, code).inc()
         self._seconds.labels(task, engine).observe(seconds)
 

@@ -11,12 +11,13 @@ import msgspec
 
 from engines.log_context import shared_task, turn
 from engines.run.job import Alike, Job, Outcome
+from engines.run.results import Result
 from streams.faults import supervised
 from streams.messages import Request
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.pipeline import Pipeline, Wants, job_of
 
-OnResult = Callable[[dict[str, Any]], None]
+OnResult = Callable[[Result], None]
 
 
 class FastLane:

@@ -20,6 +20,7 @@ from engines.deadlines import expired
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
 from engines.run.job import Alike, Job, Outcome, Walk
+from engines.run.results import Result
 from engines.run.stages import postprocess, preprocess
 from handlers.errors import InferenceError
 from streams.faults import contained, was_cancelled
@@ -99,7 +100,7 @@ class Pipeline(Walk):
         queue_s: float = 0.0,
         emit: Emit | None = None,
         patience: Patience | None = None,
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Return the result for `request`, in the shape of the spec, success or failure.
 
         `queue_s` is how long the request lay in its topic or socket before this call. `emit` hears the answer
@@ -110,7 +111,7 @@ class Pipeline(Walk):
 
     async def see_through(
         self, job: Job, walk: Awaitable[Outcome] | None = None, *, patience: Patience | None = None
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Return the result of a job, whose walk may have begun, in this task."""
         with working_on((job.name,)):
             try:

@@ -18,7 +18,7 @@ from engines.models.resolved_model import ResolvedModel
 from engines.run.results import STAGES
 from handlers import errors
 from streams.media import MediaFetcher
-from streams.messages import decode_result, encode
+from streams.messages import Result, decode_result, encode
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
 from streams.pipeline.dispatcher import Dispatcher
@@ -65,10 +65,10 @@ def manager_of(cases: Sequence[Case], directory: Path, *, ollama_url: str) -> In
     return InferenceManager.from_settings(settings, models=FolderModels(directory, cases))
 
 
-def assert_answered(case: Case, result: dict[str, Any]) -> dict[str, Any]:
+def assert_answered(case: Case, result: dict[str, Any] | Result) -> dict[str, Any]:
     """Check that `result` is a right answer in the shape of a result, and return the task's output."""
-    assert result["success"] is True, result["error"]
     decoded = decode_result(encode(result))
+    assert decoded.success is True, decoded.error
     assert decoded.error is None
     assert (decoded.task, decoded.engine, decoded.model_name) == (case.task, case.engine, case.name)
     assert decoded.model_version == "1"
@@ -77,17 +77,16 @@ def assert_answered(case: Case, result: dict[str, Any]) -> dict[str, Any]:
     assert tuple(decoded.timings) == STAGES
     assert all(seconds >= 0 for seconds in decoded.timings.values())
     assert decoded.timings["infer"] > 0
-    output: dict[str, Any] = result["result"]
+    output = decoded.result or {}
     msgspec.json.decode(msgspec.json.encode(output), type=OUTPUTS[case.task])
     assert case.is_right(output), output
     return output
 
 
-def assert_refused(result: dict[str, Any], codes: set[str], *, names: str = "") -> str:
+def assert_refused(result: dict[str, Any] | Result, codes: set[str], *, names: str = "") -> str:
     """Check that `result` is a failure with one of `codes` that names `names`, and return its message."""
-    assert result["success"] is False, result
-    assert result["result"] is None
     decoded = decode_result(encode(result))
+    assert (decoded.success, decoded.result) == (False, None), result
     assert decoded.error is not None
     assert_readable(decoded.error.code, decoded.error.message)
     assert decoded.error.code in codes, decoded.error

@@ -72,6 +72,6 @@ async def test_of_three_requests_at_once_the_bad_one_alone_is_refused(
             *(pipeline.answer(Request(**request, id=f"{index}")) for index, request in enumerate(requests))
         )
     assert_refused(refused, BAD_MEDIA, names=f"data.{name}")
-    assert [result["id"] for result in (first, refused, last)] == ["0", "1", "2"]
+    assert [result.id for result in (first, refused, last)] == ["0", "1", "2"]
     for result in (first, last):
         assert_answered(case, result)

@@ -104,7 +104,7 @@ async def test_a_deadline_that_has_passed_ends_a_request_before_it_starts(
     async with pipeline_over(manager) as pipeline:
         result = await pipeline.answer(Request(**case.request(), deadline=deadline, id="late"))
     assert_refused(result, {"DEADLINE_EXCEEDED"}, names="deadline")
-    assert result["timings"]["infer"] == 0
+    assert result.timings["infer"] == 0
 
 
 @every_case

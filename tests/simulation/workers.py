@@ -18,7 +18,7 @@ from streams.delivery.offsets import Fetched, PositionLost
 from streams.delivery.port import ProducerRecord, RecordListener
 from streams.delivery.stream import build_stream
 from streams.faults import supervised
-from streams.messages import Request
+from streams.messages import Request, Result
 from streams.pipeline.fast_lane import OnResult
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Engine:
             self._member.crash()
         return kills
 
-    def _result(self, request: Request) -> dict[str, Any]:
+    def _result(self, request: Request) -> Result:
         about: dict[str, Any] = {
             "id": request.id,
             "task": request.task,

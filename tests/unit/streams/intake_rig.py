@@ -16,7 +16,7 @@ from streams.delivery.offsets import OffsetTracker, Record
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
-from streams.messages import Request, encode
+from streams.messages import Request, Result, decode_result, encode
 from streams.pipeline.fast_lane import OnResult
 from tests.unit.streams.received_messages import Fetches, message
 
@@ -96,11 +96,11 @@ class Rig:
         self.requests.append(request)
         on_result(answer_to(request))
 
-    def post(self, result: dict[str, Any], *, delivery: DeliveryReport, **_: Any) -> bool:
-        if self.is_too_large or result["id"] not in self.quick:
+    def post(self, result: Result, *, delivery: DeliveryReport, **_: Any) -> bool:
+        if self.is_too_large or result.id not in self.quick:
             return False
         if self.post_error is None:
-            self.journal.append(f"posted {result['id']}")
+            self.journal.append(f"posted {result.id}")
         else:
             delivery.refused = (ProducerRecord("results", None, encode(result), []),)
         delivery.ended(self.post_error)
@@ -109,16 +109,16 @@ class Rig:
     def allows(self, reply_to: str) -> bool:
         return reply_to.startswith("replies.")
 
-    async def result(self, result: dict[str, Any], *, reply_to: str | None, **_: Any) -> None:
+    async def result(self, result: Result, *, reply_to: str | None, **_: Any) -> None:
         if self.publish_error is not None:
             raise self.publish_error
-        self.journal.append(f"result {result['id']}")
-        self.results.append(result)
+        self.journal.append(f"result {result.id}")
+        self.results.append(result.as_dict())
         self.reply_topics.append(reply_to)
 
     async def republish(self, records: Sequence[ProducerRecord], **_: Any) -> None:
         [record] = records
-        await self.result(json.loads(record.value or b""), reply_to=None)
+        await self.result(decode_result(record.value or b""), reply_to=None)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:
@@ -143,7 +143,7 @@ class Rig:
             await asyncio.sleep(0)
 
 
-def answer_to(request: Request) -> dict[str, Any]:
+def answer_to(request: Request) -> Result:
     return success_result(
         result={},
         id=request.id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 from aiokafka.errors import (
@@ -14,7 +13,7 @@ from aiokafka.errors import (
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.run.outcomes import Outcomes
-from engines.run.results import success_result
+from engines.run.results import Result, success_result
 from engines.run.statistics import Statistics
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
@@ -77,7 +76,7 @@ def publisher(
     )
 
 
-def success(text: str = "Paris") -> dict[str, Any]:
+def success(text: str = "Paris") -> Result:
     return success_result(
         result={"generated_text": text},
         id="r1",

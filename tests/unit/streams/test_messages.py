@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from engines.run.results import success_result
+from engines.run.results import Result, success_result
 from streams.messages import encode_result
 
 
-def of_result(output: Any, **about: Any) -> dict[str, Any]:
+def of_result(output: Any, **about: Any) -> Result:
     return success_result(
         result={"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about
     )
@@ -32,11 +32,12 @@ def cycle() -> list[Any]:
 )
 def test_a_result_that_has_no_json_form_is_one_failure_that_still_repeats_the_metadata(output: Any) -> None:
     result, value = encode_result(of_result(output, metadata={"run": 7}, attempt=2, timings={"queue": 1.0}))
-    assert json.loads(value) == result
-    assert (result["success"], result["error"]["code"]) == (False, "INTERNAL_ERROR")
-    assert "no JSON form" in result["error"]["message"]
-    assert (result["id"], result["metadata"], result["attempt"]) == ("r1", {"run": 7}, 2)
-    assert (result["processing_time"], result["timings"]["queue"]) == (0.5, 1.0)
+    assert json.loads(value) == result.as_dict()
+    assert result.error is not None
+    assert (result.success, result.error.code) == (False, "INTERNAL_ERROR")
+    assert "no JSON form" in result.error.message
+    assert (result.id, result.metadata, result.attempt) == ("r1", {"run": 7}, 2)
+    assert (result.processing_time, result.timings["queue"]) == (0.5, 1.0)
 
 
 def test_importing_messages_and_client_pulls_in_nothing_heavy() -> None:

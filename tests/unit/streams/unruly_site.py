@@ -17,7 +17,7 @@ from engines.models.resolved_model import ResolvedModel
 from engines.registry import register_engine
 from handlers import model_registry
 from streams.http.gateway import Gateway, start_gateway
-from streams.messages import Request
+from streams.messages import Request, Result
 from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.runtime import Runtime, open_runtime
 from streams.settings import HttpSettings, Settings, WorkerSettings
@@ -68,7 +68,7 @@ class UnrulySite:
                 case "quick":
                     return await self._quickly(Request(id="r", **fields))
                 case "media" | "texts":
-                    return await self.runtime.pipeline.answer(Request(id="r", **fields))
+                    return (await self.runtime.pipeline.answer(Request(id="r", **fields))).as_dict()
                 case "http":
                     return await self._post(fields)
                 case "events":
@@ -78,10 +78,10 @@ class UnrulySite:
         raise ValueError(door)
 
     async def _quickly(self, request: Request) -> dict[str, Any]:
-        result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.runtime.manager.engines.get(request.engine)
         self.fast_lane.start(request, result.set_result, queue_s=0.0, alike={})
-        return await result
+        return (await result).as_dict()
 
     async def _post(self, fields: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = (await self.client.post("/inference/infer", json=fields)).json()

@@ -13,11 +13,11 @@ from aiokafka.errors import (
 
 from engines.run.results import failure_result
 from handlers.errors import MediaNotFound
-from streams.messages import decode_event, decode_result
+from streams.messages import Result, decode_event, decode_result
 from tests.unit.streams.publishing_rig import Broker, codes_of_events, publisher, success
 
 
-async def publish(broker: Broker, result: dict[str, Any], **changes: Any) -> None:
+async def publish(broker: Broker, result: Result, **changes: Any) -> None:
     options: dict[str, Any] = {
         "task": "text-generation",
         "key": b"k",
@@ -185,7 +185,8 @@ def test_only_topics_that_match_in_full_are_allowed_as_reply_to() -> None:
 async def test_a_result_without_a_json_form_becomes_a_failure_rather_than_the_end_of_the_worker() -> None:
     broker = Broker()
     result = success()
-    result["result"]["odd"] = object()
+    assert result.result is not None
+    result.result["odd"] = object()
     await publish(broker, result)
     ((_, value, _),) = broker.on("inference.results.text-generation")
     assert value is not None

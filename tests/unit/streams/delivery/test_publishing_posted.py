@@ -13,11 +13,11 @@ from aiokafka.errors import (
 
 from engines.run.outcomes import Outcomes
 from engines.run.statistics import Statistics
-from streams.messages import decode_result
+from streams.messages import Result, decode_result
 from tests.unit.streams.publishing_rig import Broker, Heard, codes_of_events, publisher, success
 
 
-def post(broker: Broker, result: dict[str, Any]) -> list[Exception | None]:
+def post(broker: Broker, result: Result) -> list[Exception | None]:
     heard = Heard()
     assert publisher(broker).post(result, task="text-generation", key=b"k", traceparent=None, delivery=heard)
     return heard.outcomes

@@ -18,7 +18,7 @@ from engines.run.results import failure_result, success_result
 from handlers.errors import InferenceError
 from streams.http.gateway import Gateway, start_gateway
 from streams.media import MediaFetcher
-from streams.messages import Request
+from streams.messages import Request, Result
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
 from streams.pipeline.dispatcher import Dispatcher
@@ -58,10 +58,9 @@ class ScriptedPipeline:
         request: Request,
         *,
         queue_s: float = 0.0,
-        attempt: int = 1,
         emit: Emit | None = None,
         patience: Patience | None = None,
-    ) -> dict[str, Any]:
+    ) -> Result:
         self.requests.append(request)
         self.started.set()
         if emit is not None:

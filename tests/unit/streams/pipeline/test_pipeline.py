@@ -38,10 +38,10 @@ async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_publi
 
     async with site_with(tmp_path, PlainHandler) as site:
         monkeypatch.setattr(site.bench.engine, "infer", infer)
-        result = await site.pipeline.answer(shout("hello", deadline=time.time() + 2))
+        result = await site.answer(shout("hello", deadline=time.time() + 2))
         published = dict(result["timings"])
         gate.set()
-        await site.pipeline.answer(shout("next"))  # by now the engine has ended with the one before
+        await site.answer(shout("next"))  # by now the engine has ended with the one before
     assert result["error"]["code"] == "DEADLINE_EXCEEDED"
     assert result["timings"] == published
     assert result["timings"]["infer"] > 0
@@ -50,7 +50,7 @@ async def test_the_timings_of_a_request_that_ran_out_of_time_stay_what_was_publi
 
 async def test_a_request_for_a_model_that_is_not_there_says_how_long_that_took(tmp_path: Path) -> None:
     async with site_with(tmp_path, PlainHandler) as site:
-        result = await site.pipeline.answer(shout("hello", model_name="nobody"))
+        result = await site.answer(shout("hello", model_name="nobody"))
     assert result["error"]["code"] == "UNKNOWN_MODEL"
     assert result["timings"]["resolve"] == pytest.approx(result["processing_time"], abs=1e-6)
 
@@ -61,7 +61,7 @@ async def test_what_the_engine_says_of_one_request_holds_on_to_nothing_of_it(
     error = InvalidInput("this one not")
     async with site_with(tmp_path, PlainHandler) as site:
         monkeypatch.setattr(site.bench.engine, "infer_batch", lambda *_: [error])
-        result = await site.pipeline.answer(shout("hello"))
+        result = await site.answer(shout("hello"))
     assert result["error"]["message"] == "this one not"
     assert error.__traceback__ is None
 
@@ -71,7 +71,7 @@ async def test_a_handler_that_waits_for_children_has_threads_of_its_own_and_the_
 ) -> None:
     async with site_with(tmp_path, ChildrenHandler) as site:
         asked = [shout("", id=str(number), data={"media": "data:,x"}) for number in range(3)]
-        results = await asyncio.gather(*map(site.pipeline.answer, asked))
+        results = await asyncio.gather(*map(site.answer, asked))
     assert {result["result"]["text"] for result in results} == {"CHILDREN_0"}
     waits = sorted(result["timings"]["wait"] for result in results)
     assert waits[1] >= 0.04
