@@ -162,9 +162,9 @@ class Walk(ABC):
         result = result_of(
             outcome,
             id=name.id,
-            task=name.task,
+            task=str(name.task),  # from Python it may be anything
             engine=str(job.engine),
-            model_name=name.model_name,
+            model_name=str(name.model_name),
             model_version=None if job.model is _BY_RESOLVE else job.model.version,
             processing_s=processing_s,
             timings=timings,
