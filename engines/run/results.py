@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import msgspec
 
@@ -66,43 +66,10 @@ class Result(msgspec.Struct, kw_only=True, frozen=True):
         return {**msgspec.structs.asdict(self), "error": error}
 
 
-class _Asked(TypedDict):
-    """What every result says of its request; `processing_s` is in seconds."""
-
-    task: str
-    engine: str
-    model_name: str
-    processing_s: float
-
-
-class About(_Asked, total=False):
-    """What a result says of its request and of how it went.
-
-    `timings` holds the seconds of every stage, as `no_time` begins them; the result takes them over.
-    """
-
-    id: str
-    model_version: str | None
-    metadata: Mapping[str, Any] | None
-    timings: dict[str, float] | None
-    attempt: int
-    worker: str | None
-
-
 @cache
 def worker_name() -> str:
     """Return the name results carry in `worker`: this host and process."""
     return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def success_result(*, result: Mapping[str, Any], **about: Unpack[About]) -> Result:
-    """Return the result of an answered request; `result` is the task's output."""
-    return result_of(result, **about)
-
-
-def failure_result(*, error: InferenceError, **about: Unpack[About]) -> Result:
-    """Return the result of a request that failed with `error`."""
-    return result_of(error, **about)
 
 
 def result_of(
@@ -111,7 +78,7 @@ def result_of(
     task: str,
     engine: str,
     model_name: str,
-    processing_s: float,
+    processing_s: float = 0.0,
     id: str = "",
     model_version: str | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -119,7 +86,7 @@ def result_of(
     attempt: int = 1,
     worker: str | None = None,
 ) -> Result:
-    """Return the result of a request that ended with the task's output, or with an error."""
+    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over."""
     output: dict[str, Any] | None = None
     error: ResultError | None = None
     if isinstance(outcome, InferenceError):
@@ -141,6 +108,31 @@ def result_of(
         metadata=dict(metadata) if metadata else {},
         attempt=attempt,
         worker=worker_name() if worker is None else worker,
+    )
+
+
+def refused_result(
+    error: InferenceError,
+    *,
+    known: Mapping[str, Any],
+    id: str,
+    task: str = "",
+    worker: str,
+    queue_s: float = 0.0,
+) -> Result:
+    """Return the result of a request that was not let in; `known` is what could be read of it.
+
+    `id` and `task` are for one that tells none.
+    """
+    return result_of(
+        error,
+        id=known.get("id") or id,
+        task=known.get("task") or task,
+        engine=known.get("engine", ""),
+        model_name=known.get("model_name", ""),
+        timings=no_time() | {"queue": queue_s},
+        metadata=known.get("metadata"),
+        worker=worker,
     )
 
 

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engines.log_context import shared_task
 from engines.run.job import Alike
 from engines.run.outcomes import Outcomes
-from engines.run.results import failure_result
+from engines.run.results import refused_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
 from streams.delivery.backlog import Backlog
 from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record
@@ -212,15 +212,8 @@ class RequestConsumer:
         incoming = cloudevents.receive(message.value, message.headers)
         known = known_fields(incoming.value)
         reply_to = known.get("reply_to")
-        result = failure_result(
-            error=error,
-            id=known.get("id") or _id_of(message, incoming),
-            task=known.get("task") or task,
-            engine=known.get("engine", ""),
-            model_name=known.get("model_name", ""),
-            processing_s=0.0,
-            metadata=known.get("metadata", {}),
-            worker=self._worker,
+        result = refused_result(
+            error, known=known, id=_id_of(message, incoming), task=task, worker=self._worker
         )
         self._outcomes.refused(result)
         await self.publisher.result(

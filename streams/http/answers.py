@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from engines.run.results import failure_result, no_time
+from engines.run.results import refused_result
 from handlers.errors import InferenceError, InvalidRequest
 from streams.http.status import retry_after, status_of
 from streams.messages import Result, encode
@@ -20,9 +20,6 @@ log = structlog.get_logger(__name__)
 
 WRITE_TIMEOUT_S = 60.0
 """How long a caller may leave unread what was sent before the connection is closed."""
-
-_REPEATED = ("id", "task", "engine", "model_name", "metadata")
-"""What a failure repeats of its request, as far as it was readable."""
 
 
 class Refusal(Exception):
@@ -61,10 +58,7 @@ def refused(
     error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None, queue_s: float = 0.0
 ) -> Result:
     """Return the result of a request that was not taken; `known` is what could be read of it, in `queue_s`."""
-    about = {name: value for name, value in (known or {}).items() if name in _REPEATED}
-    asked = {"id": uuid.uuid4().hex, "task": "", "engine": "", "model_name": ""}
-    timings = no_time() | {"queue": queue_s}
-    return failure_result(error=error, processing_s=0.0, timings=timings, worker=worker, **{**asked, **about})
+    return refused_result(error, known=known or {}, id=uuid.uuid4().hex, worker=worker, queue_s=queue_s)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import KafkaError
 
 from deploy.local import KafkaCluster, KafkaRelease, LocalStack
-from engines.run.results import success_result
+from engines.run.results import result_of
 from streams.client import InferenceClient
 from streams.client_errors import (
     ClientClosed,
@@ -100,7 +100,7 @@ async def echo(
             if not answers(request["id"]):
                 continue
             names = {name: request[name] for name in ("id", "task", "engine", "model_name")}
-            result = encode(success_result(result={"text": "done"}, processing_s=0.0, **names))
+            result = encode(result_of({"text": "done"}, processing_s=0.0, **names))
             while True:
                 try:
                     await producer.send_and_wait(topics.results("echo"), result, key=record.key)
@@ -207,16 +207,12 @@ async def test_results_in_partitions_that_were_added_are_read_from_their_start(
         await producer.start()
         try:
             about: dict[str, Any] = {"task": "echo", "engine": "e", "model_name": "m", "processing_s": 0.0}
-            await producer.send_and_wait(
-                topic, encode(success_result(result={}, id="before", **about)), partition=0
-            )
+            await producer.send_and_wait(topic, encode(result_of({}, id="before", **about)), partition=0)
             await admin.create_partitions({topic: NewPartitions(4)})
             async with asyncio.timeout(PATIENCE_S):
                 while len(await producer.partitions_for(topic)) < 4:
                     await asyncio.sleep(0.2)
-            await producer.send_and_wait(
-                topic, encode(success_result(result={}, id="after", **about)), partition=3
-            )
+            await producer.send_and_wait(topic, encode(result_of({}, id="after", **about)), partition=3)
             async with asyncio.timeout(PATIENCE_S):
                 assert (await before).success
                 assert (await after).success

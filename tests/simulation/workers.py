@@ -10,7 +10,7 @@ from aiokafka import errors
 
 from engines.log_context import LineLimit
 from engines.run.outcomes import Outcomes
-from engines.run.results import failure_result, success_result
+from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
@@ -114,11 +114,11 @@ class Engine:
             "worker": self._member.name,
         }
         if request.data["ends"] == "fails":
-            return failure_result(error=InternalError("it failed"), **about)
+            return result_of(InternalError("it failed"), **about)
         if request.data["ends"] == "hangs":
-            return failure_result(error=InferenceTimeout("it hung"), **about)
+            return result_of(InferenceTimeout("it hung"), **about)
         text = "" if request.data["small"] else _LARGE
-        return success_result(result={"text": text}, **about)
+        return result_of({"text": text}, **about)
 
 
 class Member:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, cast
 
 from engines.run.outcomes import Outcomes
-from engines.run.results import success_result
+from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
 from streams.delivery.offsets import OffsetTracker, Record
@@ -144,8 +144,8 @@ class Rig:
 
 
 def answer_to(request: Request) -> Result:
-    return success_result(
-        result={},
+    return result_of(
+        {},
         id=request.id,
         task=request.task,
         engine=request.engine,

@@ -13,7 +13,7 @@ from aiokafka.errors import (
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from engines.run.outcomes import Outcomes
-from engines.run.results import Result, success_result
+from engines.run.results import Result, result_of
 from engines.run.statistics import Statistics
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.publisher import Publisher
@@ -77,8 +77,8 @@ def publisher(
 
 
 def success(text: str = "Paris") -> Result:
-    return success_result(
-        result={"generated_text": text},
+    return result_of(
+        {"generated_text": text},
         id="r1",
         task="text-generation",
         engine="transformers",

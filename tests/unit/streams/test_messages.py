@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from engines.run.results import Result, success_result
+from engines.run.results import Result, result_of
 from streams.messages import encode_result
 
 
 def of_result(output: Any, **about: Any) -> Result:
-    return success_result(
-        result={"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about
+    return result_of(
+        {"odd": output}, task="asr", engine="e", model_name="m", id="r1", processing_s=0.5, **about
     )
 
 

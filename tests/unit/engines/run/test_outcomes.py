@@ -10,7 +10,7 @@ import structlog
 
 from engines.log_context import LineLimit
 from engines.run.outcomes import LINES_PER_S, Outcomes
-from engines.run.results import failure_result, success_result
+from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceFailed, InvalidOption, ResultTooLarge, Undecodable
 from tests.unit.engines.parts import Bench
@@ -25,7 +25,7 @@ def statistics() -> Statistics:
 
 def test_a_failed_request_leaves_one_warning_that_names_it(statistics: Statistics) -> None:
     with structlog.testing.capture_logs() as lines:
-        Outcomes(statistics).finished(failure_result(error=InferenceFailed("broken"), id="r1", **ABOUT))
+        Outcomes(statistics).finished(result_of(InferenceFailed("broken"), id="r1", **ABOUT))
     assert lines == [
         {
             "event": "request_failed",
@@ -43,7 +43,7 @@ def test_a_failed_request_leaves_one_warning_that_names_it(statistics: Statistic
 
 def test_an_answered_request_leaves_no_line(statistics: Statistics) -> None:
     with structlog.testing.capture_logs() as lines:
-        Outcomes(statistics).finished(success_result(result={}, **ABOUT))
+        Outcomes(statistics).finished(result_of({}, **ABOUT))
     assert lines == []
     assert statistics.snapshot()["errors"] == {}
 
@@ -52,8 +52,8 @@ def test_lines_are_bounded_for_each_code_and_the_rest_is_counted_and_told(statis
     outcomes = Outcomes(statistics, LineLimit(LINES_PER_S, 1.0, clock=lambda: 0.0))
     with structlog.testing.capture_logs() as lines:
         for _ in range(1000):
-            outcomes.finished(failure_result(error=InferenceFailed("broken"), **ABOUT))
-        outcomes.finished(failure_result(error=InvalidOption("odd"), **ABOUT))
+            outcomes.finished(result_of(InferenceFailed("broken"), **ABOUT))
+        outcomes.finished(result_of(InvalidOption("odd"), **ABOUT))
         outcomes.tell_left_out()
     codes = [line["code"] for line in lines if line["event"] == "request_failed"]
     assert codes == ["INFERENCE_FAILED"] * LINES_PER_S + ["INVALID_OPTION"]
@@ -66,7 +66,7 @@ def test_lines_are_bounded_for_each_code_and_the_rest_is_counted_and_told(statis
 def test_refusals_and_dead_letters_are_counted_beside_what_was_inferred(statistics: Statistics) -> None:
     outcomes = Outcomes(statistics)
     with structlog.testing.capture_logs() as lines:
-        outcomes.refused(failure_result(error=InvalidOption("odd"), id="r1", **ABOUT))
+        outcomes.refused(result_of(InvalidOption("odd"), id="r1", **ABOUT))
         outcomes.dead_lettered(
             task="asr", topic="t", partition=3, offset=42, stage="decode", error=Undecodable("no JSON")
         )
@@ -79,12 +79,12 @@ def test_refusals_and_dead_letters_are_counted_beside_what_was_inferred(statisti
 
 def test_an_answer_that_could_not_be_sent_counts_as_the_failure_in_its_place(statistics: Statistics) -> None:
     outcomes = Outcomes(statistics)
-    answered = success_result(result={}, id="r1", **ABOUT)
-    failed = failure_result(error=ResultTooLarge("large"), id="r1", **ABOUT)
+    answered = result_of({}, id="r1", **ABOUT)
+    failed = result_of(ResultTooLarge("large"), id="r1", **ABOUT)
     outcomes.finished(answered)
     outcomes.replaced(answered, failed)
     outcomes.finished(failed)
-    outcomes.replaced(failed, failure_result(error=ResultTooLarge("cut"), id="r1", **ABOUT))
+    outcomes.replaced(failed, result_of(ResultTooLarge("cut"), id="r1", **ABOUT))
     found = statistics.snapshot()
     assert (found["total_inferences"], found["successful_inferences"]) == (2, 0)
     assert (found["tasks"]["asr"]["failed"], found["errors"]) == (2, {"RESULT_TOO_LARGE": 2})

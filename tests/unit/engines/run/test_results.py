@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engines.run.results import STAGES, failure_result, no_time, success_result
+from engines.run.results import STAGES, no_time, result_of
 from handlers.errors import Busy
 from streams.messages import decode_result, encode
 
@@ -12,8 +12,8 @@ ABOUT = {"task": "asr", "engine": "e", "model_name": "m", "processing_s": 0.5, "
 
 
 def test_a_success_and_a_failure_have_the_same_fields() -> None:
-    success = success_result(result={"text": "x"}, **ABOUT).as_dict()  # type: ignore[arg-type]
-    failure = failure_result(error=Busy("later"), **ABOUT).as_dict()  # type: ignore[arg-type]
+    success = result_of({"text": "x"}, **ABOUT).as_dict()  # type: ignore[arg-type]
+    failure = result_of(Busy("later"), **ABOUT).as_dict()  # type: ignore[arg-type]
     assert list(success) == list(failure)
     assert success["result"] == {"text": "x", "metadata": {}}
     assert failure["error"] == {"code": "BUSY", "message": "later", "retryable": True}
@@ -22,8 +22,8 @@ def test_a_success_and_a_failure_have_the_same_fields() -> None:
 def test_what_is_sent_is_what_is_read_and_what_a_call_returns() -> None:
     timings = no_time() | {"infer": 0.25}
     for result in (
-        success_result(result={"text": "x"}, timings=timings, **ABOUT),  # type: ignore[arg-type]
-        failure_result(error=Busy("later"), timings=timings, **ABOUT),  # type: ignore[arg-type]
+        result_of({"text": "x"}, timings=timings, **ABOUT),  # type: ignore[arg-type]
+        result_of(Busy("later"), timings=timings, **ABOUT),  # type: ignore[arg-type]
     ):
         assert decode_result(encode(result)) == result
         assert json.loads(encode(result)) == result.as_dict()
@@ -31,5 +31,5 @@ def test_what_is_sent_is_what_is_read_and_what_a_call_returns() -> None:
 
 
 def test_a_result_without_timings_says_that_every_stage_took_no_time() -> None:
-    result = failure_result(error=Busy("later"), **ABOUT)  # type: ignore[arg-type]
+    result = result_of(Busy("later"), **ABOUT)  # type: ignore[arg-type]
     assert result.timings == dict.fromkeys(STAGES, 0.0)

@@ -11,7 +11,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from engines.run.results import failure_result
+from engines.run.results import result_of
 from handlers.errors import MediaNotFound
 from streams.messages import Result, decode_event, decode_result
 from tests.unit.streams.publishing_rig import Broker, codes_of_events, publisher, success
@@ -50,8 +50,8 @@ async def test_a_result_and_its_event_are_published_with_key_headers_and_trace()
 
 async def test_a_failure_is_a_result_too_and_its_event_carries_the_code() -> None:
     broker = Broker()
-    failure = failure_result(
-        error=MediaNotFound("no such key"),
+    failure = result_of(
+        MediaNotFound("no such key"),
         id="r2",
         task="asr",
         engine="transformers",
@@ -127,8 +127,8 @@ async def test_a_trace_that_leaves_no_room_for_the_result_goes_as_well() -> None
 
 async def test_a_failure_that_is_too_large_keeps_its_code_and_the_start_of_its_message() -> None:
     broker = Broker()
-    failure = failure_result(
-        error=MediaNotFound("no such key: " + "k" * 20_000),
+    failure = result_of(
+        MediaNotFound("no such key: " + "k" * 20_000),
         id="r2",
         task="text-generation",
         engine="transformers",

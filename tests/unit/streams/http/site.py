@@ -14,7 +14,7 @@ import httpx
 
 from engines.base import Emit
 from engines.run.job import Job
-from engines.run.results import failure_result, success_result
+from engines.run.results import result_of
 from handlers.errors import InferenceError
 from streams.http.gateway import Gateway, start_gateway
 from streams.media import MediaFetcher
@@ -82,8 +82,8 @@ class ScriptedPipeline:
         }
         reply = self.reply(request)
         if isinstance(reply, InferenceError):
-            return failure_result(error=reply, **about)
-        return success_result(result=reply, **about)
+            return result_of(reply, **about)
+        return result_of(reply, **about)
 
 
 class HttpSite:
