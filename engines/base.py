@@ -91,7 +91,7 @@ class BaseEngine(ABC):
         `kw` carries `task`, `path` (the local folder, where `needs_files`), `version` and `tags`.
 
         Raises:
-            ModelLoadFailed: permanent; the files are no usable model for that task.
+            ModelLoadFailed: permanent; the files are not a usable model for that task.
             OutOfMemory: retryable; it does not fit now.
             EngineUnavailable: retryable; the engine's server is away.
         """
@@ -180,7 +180,7 @@ class BaseEngine(ABC):
         """Return what `load_model` with these arguments would give, as `model_bytes` and `model_device` tell it
         afterwards; None where that is not known before. Rather too little than too much: a model that would
         exceed the cache's budget by itself is not loaded. Other models make room for it before, but not for 0
-        bytes: a server of its own holds those.
+        bytes: another server holds those.
 
         Raises:
             InferenceError: as `load_model`, where that is certain before any weights are read: no model has to
@@ -189,7 +189,7 @@ class BaseEngine(ABC):
         return None
 
     def model_bytes(self, model: Any) -> int:
-        """Return the bytes of memory the loaded model holds; 0 where a server of its own holds it."""
+        """Return the bytes of memory the loaded model holds; 0 where another server holds it."""
         return 0
 
     def shared_memory(self, model: Any) -> Hashable | None:

@@ -19,7 +19,7 @@ __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 TESTS_PREFIX = f"{ENV_PREFIX}TEST_"
-"""Variables that tests and benchmarks read, such as where a release of Kafka lies; they are no settings."""
+"""Variables that tests and benchmarks read, such as where a release of Kafka lies; they are not settings."""
 
 SYNONYMS = {"ollama.timeout": "ollama.timeout_s"}
 """Names that settings have beside their own."""
@@ -90,7 +90,7 @@ def given_explicitly(
 ) -> dict[str, dict[str, Any]]:
     """Return, by section and name, what a file and a command line set: not the environment, nor a file by default.
 
-    For whoever writes settings for another process. The values are as they were written.
+    For code that writes settings for another process. The values are as they were written.
 
     Raises:
         ConfigurationError: permanent; as `load`.

@@ -59,7 +59,7 @@ def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.tim
     """Return when an answer is of no use any more, in seconds since the epoch: the earlier of both; None for never.
 
     Raises:
-        InvalidRequest: permanent; a deadline that is none, or a timeout that is no positive number.
+        InvalidRequest: permanent; a deadline that is none, or a timeout that is not a positive number.
     """
     allowed_s = None if timeout_s is None else _seconds(timeout_s)
     if timeout_s is not None and (allowed_s is None or not allowed_s > 0):

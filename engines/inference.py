@@ -200,7 +200,7 @@ class InferenceManager:
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
 
-        From then on it does not leave the memory for want of requests. Where its name moves to another version
+        From then on it stays in memory without requests. Where its name moves to another version
         meanwhile, that one is loaded as well.
 
         Raises:

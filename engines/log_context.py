@@ -46,13 +46,13 @@ class _Turn(threading.local):
 
 
 turn = _Turn()
-"""Whoever sets its request sets None before the thread turns to something else."""
+"""What sets its request sets None before the thread turns to something else."""
 
 
 class working_on:
     """Puts these requests into every log line written inside, by this asyncio task or thread.
 
-    Contexts do not follow a request into a batch, or a batch into a thread: whoever works for several, or in a thread
+    Contexts do not follow a request into a batch, or a batch into a thread: code that works for several, or in a thread
     of its own, says so by this.
     """
 

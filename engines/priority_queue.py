@@ -56,7 +56,7 @@ class PriorityQueue(Generic[T]):
 
 
 class WaitingLine:
-    """Waits in the order of urgency; whoever owns it calls the next when there is room. Lives on one event loop."""
+    """Waits in the order of urgency; its owner calls the next when there is room. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._waiting: PriorityQueue[asyncio.Future[None]] = PriorityQueue()
@@ -109,6 +109,6 @@ class PrioritySemaphore:
             self._give_back()
 
     def _give_back(self) -> None:
-        """Hand the place to whoever is next, or keep it free."""
+        """Hand the place to the next in line, or keep it free."""
         if not self._line.call_next():
             self._free += 1

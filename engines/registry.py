@@ -132,7 +132,7 @@ class EngineRegistry:
         return [name for name in self.names() if name in own or self._section_is_set(name)]
 
     def check_settings(self) -> None:
-        """Check the settings of engines of one's own; those of ours were checked when they were read.
+        """Check the settings of custom engines; those of ours were checked when they were read.
 
         Raises:
             ConfigurationError: permanent; names every engine that is not known, every bad value and what is

@@ -1,4 +1,4 @@
-"""One asks and the others wait: a call for each key at a time, in a thread of its own."""
+"""One asks and the others wait: a call for each key at a time, in a separate thread."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _fetch_media(address: str) -> Media:
     if not offers:
         raise InvalidInput(
             f"{address[:80]} cannot be fetched: no installed package offers an entry point "
-            f"{MEDIA_ENTRY_POINTS}; install inferstream anew, or send the bytes themselves"
+            f"{MEDIA_ENTRY_POINTS}; install inferstream again, or send the bytes themselves"
         )
     try:
         fetch: FetchMedia = offers[0].load()

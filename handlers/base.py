@@ -27,7 +27,7 @@ class BaseModelHandler(ABC):
     `handlers.media.Media` before `preprocess`; Python callers may also leave bytes, arrays or images there."""
 
     waits_for_children: ClassVar[bool] = False
-    """Whether `preprocess` mostly waits for child processes that decode: such handlers have threads of their own in
+    """Whether `preprocess` mostly waits for child processes that decode: such handlers have separate threads in
     the pipeline, so that they hold up no handler that decodes in its thread."""
 
     options: ClassVar[Mapping[str, OptionSpec] | None] = None

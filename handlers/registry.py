@@ -76,7 +76,7 @@ class HandlerRegistry:
         """By task, so that a handler that hangs while it is made holds up no other task."""
 
     def configure(self, media: MediaSettings) -> None:
-        """Give `media` as `limits` to every handler whose `__init__` takes it; handlers are made anew."""
+        """Give `media` as `limits` to every handler whose `__init__` takes it; handlers are made again."""
         with self._lock:
             self._limits = media
             self._handlers.clear()
@@ -86,7 +86,7 @@ class HandlerRegistry:
 
         Raises:
             ValueError: the task's name cannot be part of a topic's name.
-            TypeError: `handler_class` is no subclass of BaseModelHandler.
+            TypeError: `handler_class` is not a subclass of BaseModelHandler.
         """
         if not _TASK_NAME.fullmatch(task):
             raise ValueError(f"task {task!r} must be 1 to 100 letters, digits, '.', '_' or '-'")

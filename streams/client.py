@@ -215,7 +215,7 @@ class InferenceClient:
     def expect(self, request_id: str) -> asyncio.Future[Result]:
         """Return a future of the result with that id; call before sending what will be answered.
 
-        It ends with a ClientError where the client ends before. Each call has a future of its own, which may be
+        It ends with a ClientError where the client ends before. Each call has its own future, which may be
         cancelled.
 
         Raises:
@@ -315,7 +315,7 @@ class InferenceClient:
                 except msgspec.MsgspecError:
                     continue  # somebody else's record, or a tombstone
                 awaited.arrived(result)
-        except Exception as error:  # noqa: BLE001 - whoever waits is told; nobody else would be
+        except Exception as error:  # noqa: BLE001 - raised for those that wait
             failure = ResultsNotReadable(f"results cannot be read any more: {error}")
             failure.__cause__ = error
             awaited.end(failure)

@@ -3,7 +3,7 @@
     ClientError
     |-- TaskNotOpened ......... the client does not read the results of that task (a ValueError, too)
     |-- OtherLoop ............. the client lives on another event loop than the caller (a RuntimeError, too)
-    |-- RequestNotSent ........ the broker refuses the request (too large, no right, no such topic), or it is no JSON
+    |-- RequestNotSent ........ the broker refuses the request (too large, no right, no such topic), or it is not JSON
     |-- NoAnswer .............. not sent, or not answered, in time (a TimeoutError, too)       (retryable)
     |-- RequestsUnanswered .... some requests of `infer_many` have no result; `errors` has why, by id
     |-- ResultsNotReadable .... the result topics cannot be read any more

@@ -55,10 +55,10 @@ def was_cancelled() -> bool:
 def contained(call: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
     """Return what `call` returns; for calls in threads whose outcome a coroutine awaits.
 
-    There a SystemExit would end the event loop, and a CancelledError seem to cancel whoever awaits it.
+    There a SystemExit would end the event loop, and a CancelledError seem to cancel the awaiting task.
 
     Raises:
-        InternalError: permanent; for whatever `call` raises that is no Exception.
+        InternalError: permanent; for whatever `call` raises that is not an Exception.
         Exception: whatever else `call` raises.
     """
     try:

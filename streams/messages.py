@@ -42,7 +42,7 @@ class Request(
         """Return the deadline as seconds since the epoch, or None where there is none.
 
         Raises:
-            InvalidRequest: permanent; a text that is no RFC 3339 time with an offset.
+            InvalidRequest: permanent; a text that is not an RFC 3339 time with an offset.
         """
         return deadline_at(self.deadline)
 
@@ -89,7 +89,7 @@ def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
 
     Raises:
         TypeError: a value in it has no JSON form.
-        ValueError, RecursionError: a text that is no Unicode, an integer or a depth beyond all bounds.
+        ValueError, RecursionError: a text that is not Unicode, an integer or a depth beyond all bounds.
     """
     return _encoder.encode(message)
 
@@ -113,7 +113,7 @@ def decode_result(value: bytes) -> Result:
     """Return the result that a worker published.
 
     Raises:
-        msgspec.MsgspecError: the bytes are no result.
+        msgspec.MsgspecError: the bytes are not a result.
     """
     return _result_decoder.decode(value)
 
@@ -122,6 +122,6 @@ def decode_event(value: bytes) -> MetricsEvent:
     """Return the metrics event that a worker published.
 
     Raises:
-        msgspec.MsgspecError: the bytes are no metrics event.
+        msgspec.MsgspecError: the bytes are not a metrics event.
     """
     return _event_decoder.decode(value)

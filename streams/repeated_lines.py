@@ -75,7 +75,7 @@ class RepeatedLines(logging.Filter):
 
     Two lines are alike where they differ in numbers alone, or both tell of a broker that is away. After the first, a
     like one passes after 10 s, 20 s, 40 s and so on up to 10 minutes, and says how many were left out. What is left out
-    at the end is told by `flush`. A kind that was quiet for its whole pause begins anew.
+    at the end is told by `flush`. A kind that was quiet for its whole pause begins again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -152,7 +152,7 @@ class Stopping:
 
 
 def run_to_exit(main: Coroutine[Any, Any, int]) -> int:
-    """Return what `main` returns, on an event loop of its own.
+    """Return what `main` returns, on a separate event loop.
 
     What breaks the loop off while `main` still runs, such as a SystemExit in a callback, ends the process with
     EXIT_FAILED: nothing would be answered any more, and no signal heeded.

@@ -39,7 +39,7 @@ class MemoryWorker:
             self.fail(error)
 
     async def ask(self, request: Mapping[str, Any], *, partition: int = 0) -> Result:
-        """Send a request, which has an id of its own, and return its result as soon as it is on the broker.
+        """Send a request, which has its own id, and return its result as soon as it is on the broker.
 
         Raises:
             Exception: permanent; what would end the process of a worker.

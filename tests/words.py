@@ -15,16 +15,16 @@ CODE = ("streams", "engines", "handlers", "deploy")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs")
 
 ALLOWED_IN_CODE = {
-    r"(?<!there )\b(?:is|are) no\b": 85,
-    r"\bwhoever\b": 47,
-    r"\banew\b": 24,
-    r"\bof (?:its|their|one's) own\b": 88,
+    r"(?<!there )\b(?:is|are) no (?!longer|more)": 23,
+    r"\bwhoever\b": 3,
+    r"\banew\b": 0,
+    r"\bof (?:its|their|one's) own\b": 16,
     r"\bhears?\b": 68,
     r"\bgives? way\b": 0,
-    r"\bwhat it is of\b": 1,
+    r"\bwhat it is of\b": 0,
     r"\b(?:lets?|letting) go\b": 14,
     r"\b(?:tells?|told) of\b": 26,
-    r"\bfor want of\b": 3,
+    r"\bfor want of\b": 0,
 }
 
 

@@ -1,4 +1,4 @@
-"""Runs one server and never outlives its parent: a script of its own, started by `deploy.local.process`.
+"""Runs one server and never outlives its parent: a separate script, started by `deploy.local.process`.
 
     python -I -S guard.py HELD_FD PROGRAM ARGUMENT...
 
@@ -20,7 +20,7 @@ _CHECK_INTERVAL_S = 0.2
 
 
 def _spawn(argv: list[str]) -> int:
-    """Start the server in a process group of its own and return its pid (which is also the group's id)."""
+    """Start the server in its own process group and return its pid (which is also the group's id)."""
     return os.posix_spawn(
         argv[0],
         argv,

@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 def is_free(port: int) -> bool:
     """Return whether a server could listen on `port` now."""
     with socket.socket() as probe:
-        # Servers set it too: connections of a stopped server that linger in TIME_WAIT are no hindrance.
+        # Servers set it too: connections of a stopped server that linger in TIME_WAIT do not get in the way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

@@ -110,7 +110,7 @@ class S3(Part):
             client.close()
 
     def client(self, credentials: Credentials) -> Any:
-        """Return a boto3 client of this store, for whoever sets it up or looks into it."""
+        """Return a boto3 client of this store, to set it up or look into it."""
         import boto3
         from botocore.config import Config
 

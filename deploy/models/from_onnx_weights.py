@@ -35,7 +35,7 @@ class GraphWeights:
                 self._queues[kind].append([_tensor(constant) for constant in used.values()])
 
     def fill_convolution(self, module: Any) -> None:
-        """Fill a convolution; its bias, where it has one, is an addition of its own in the graph."""
+        """Fill a convolution; its bias, where it has one, is a separate addition in the graph."""
         self._fill(module.weight, *self._take("convolution"))
         if module.bias is not None:
             self._fill(module.bias, self._take("bias")[0].flatten())

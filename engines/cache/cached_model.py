@@ -26,7 +26,7 @@ class Loaded:
     shared: Hashable | None = None
     """Equal for models that are the same bytes in memory; None where it shares them with none."""
     is_elsewhere: bool = False
-    """Whether a server of its own holds it: it takes no place here."""
+    """Whether another server holds it: it takes no place here."""
 
 
 class State(Enum):
@@ -39,7 +39,7 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One model; every field is guarded by the cache's lock, except that `running` is a lock of its own."""
+    """One model; every field is guarded by the cache's lock, except that `running` is another lock."""
 
     key: Hashable
     unload: Callable[[Any], None]
@@ -51,7 +51,7 @@ class Entry:
     device: str = ""
     """Empty until it is known where the model will lie."""
     takes_memory: bool = False
-    """Whether its `bytes` are taken, or about to be: not while its files come, or a server of its own gets it."""
+    """Whether its `bytes` are taken, or about to be: not while its files come, or another server gets it."""
     shared: Hashable | None = None
     """As `Loaded.shared`."""
     error: Exception | None = None
@@ -102,7 +102,7 @@ class Entry:
         except BaseException as error:
             if is_of_a_signal(error):
                 raise
-            # Whoever caused it asked for another model, or for none: this one's trouble is not theirs.
+            # The request that caused it asked for another model, or for none; it must not fail for this one.
             log.exception("unload_failed", key=str(self.key))
 
     def drop(self) -> None:
@@ -114,11 +114,11 @@ class Entry:
 
 
 def unload_in_a_thread(unload: Callable[[], None]) -> None:
-    """Begin to unload in a thread of its own: it may take long, and who releases may be what the model runs in."""
+    """Begin to unload in a separate thread: it may take long, and who releases may be what the model runs in."""
     try:
         threading.Thread(target=unload, name="unload models", daemon=True).start()
     except (RuntimeError, MemoryError) as error:
-        # Whoever releases still has an answer to hand out; the next release or load unloads what is idle now.
+        # The caller that releases still has an answer to hand out; the next release or load unloads what is idle now.
         log.warning("unload_put_off", error=repr(error))
 
 
@@ -160,7 +160,7 @@ def _nothing() -> None:
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row for each version of `ModelCache.entries()`: its tasks that use the same bytes in memory are one.
 
-    Versions of other names have rows of their own, also where they share those bytes.
+    Versions of other names have their own rows, also where they share those bytes.
     """
     rows: dict[Hashable, dict[str, Any]] = {}
     for entry in sorted(entries, key=lambda one: -one["age_s"]):

@@ -1,4 +1,4 @@
-"""Brings one model into memory and lets it go again, for the cache; tells whoever wants to know."""
+"""Loads and unloads one model for the cache, and tells listeners."""
 
 from __future__ import annotations
 

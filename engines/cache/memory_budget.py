@@ -95,7 +95,7 @@ class MemoryBudget:
         """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
         and whether they are exceeded without them as well.
 
-        Those that are the same bytes in memory are one model: it goes, as a whole, by whoever used it last.
+        Those that are the same bytes in memory are one model: it goes as a whole, by its last use.
         """
         most = sys.maxsize if max_models is None else max_models
         models: dict[Hashable, list[Entry]] = {}
@@ -117,7 +117,7 @@ class MemoryBudget:
     def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
         """Return those of `others` that have memory which `entry` could use: they lie where it will.
 
-        Where nobody knows yet where that is, it may be anywhere; what a server of its own holds never is there.
+        Where nobody knows yet where that is, it may be anywhere; what another server holds never is there.
         """
         places = {self.place(other.device) for other in (others if not entry.device else [entry])}
         return [

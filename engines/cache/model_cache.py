@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 MakeRoom = Callable[[int, str], None]
 """Makes room for bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not fit alone."""
 Load = Callable[[MakeRoom], Loaded]
-"""Loads a model; has room made just before it takes memory here, and never where a server of its own holds it."""
+"""Loads a model; has room made just before it takes memory here, and never where another server holds it."""
 Unload = Callable[[Any], None]
 
 
@@ -205,7 +205,7 @@ class ModelCache:
     def _join(self, key: Hashable, unload: Unload) -> tuple[Entry, bool]:
         """Count a lease on the entry of `key`, and say whether the caller has to load it."""
         with self._changed:
-            # A model on its way out still holds its memory: loading it anew has to wait until it is gone.
+            # A model on its way out still holds its memory: loading it again has to wait until it is gone.
             self._changed.wait_for(
                 lambda: (found := self._entries.get(key)) is None or found.state is not State.LEAVING
             )

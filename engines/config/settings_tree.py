@@ -74,7 +74,7 @@ class Leaf:
     def decode(self, value: Any) -> Any:
         """Return `value` ready for validation: text for a list or for nothing is taken apart here."""
         if isinstance(value, bool) and self.kind in (int, float):
-            return str(value)  # true is no number, though Python says it is 1
+            return str(value)  # true is not a number, though Python says it is 1
         if not isinstance(value, str):
             return value
         if self.kind is tuple:
@@ -103,7 +103,7 @@ def leaves(root: type[BaseModel]) -> dict[str, Leaf]:
 
 
 def is_open(section: type[BaseModel]) -> bool:
-    """Return whether a section holds sections of its own, whose names and settings are not known beforehand."""
+    """Return whether a section holds its own sections, whose names and settings are not known beforehand."""
     return section.model_config.get("extra") == "allow"
 
 

@@ -60,7 +60,7 @@ class WantedFiles:
                 raise ModelLoadFailed(
                     f"model {model.key} has no *.safetensors weights at {model.source}, only "
                     f"{', '.join(pickles[:3])}; name a revision that has them (tag revision), or set "
-                    "transformers.allow_pickle if you trust whoever wrote it"
+                    "transformers.allow_pickle if you trust its author"
                 )
             weights = pickles
         return sorted({*weights, *(name for name in there if _is_one_of(name, patterns))})
@@ -156,7 +156,7 @@ def pinned_revision(repo_id: str, revision: str | None) -> str | None:
 def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:
     """Return the model that a folder of the client's cache, `models--org--name`, holds, with its tags.
 
-    None where `folder` is no such folder, and is the model itself.
+    None where `folder` is not such a folder, and is the model itself.
 
     Raises:
         InvalidRequest: permanent; it holds several, and does not say which is that of the main branch.

@@ -100,7 +100,7 @@ class MlflowRegistry:
         """Let `name@alias` stand for this version from now on.
 
         Raises:
-            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            InvalidRequest: permanent; `alias` is not an alias, or one that MLflow keeps for itself.
             RegistryUnavailable: retryable.
         """
         reference = parse_model_name(f"{model.name}@{alias}")

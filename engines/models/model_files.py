@@ -116,7 +116,7 @@ class ModelFiles:
     def _physical(self, model: ResolvedModel) -> Path | None:
         """Return the folder a trusted `physical_path` tag names, None where the files must be brought here.
 
-        Whoever may write to the registry may set the tag: it counts only under a root the operator allowed.
+        Anybody who may write to the registry may set the tag: it counts only under a root the operator allowed.
         """
         tagged = model.tags.get("physical_path")
         if not tagged:
@@ -138,7 +138,7 @@ class ModelFiles:
         """Return whether `folder` holds `model`, and note that it is used now."""
         stamp = _read_stamp(folder)
         if stamp is None or stamp.source != _origin(model):
-            return False  # nothing there, or a version of that number on another server, or registered anew
+            return False  # nothing there, or a version of that number on another server, or registered again
         if not set(self._wanted.extras) <= set(stamp.wanted):
             return False  # fetched from the hub when the settings allowed less
         tagged = model.tags.get("sha256")

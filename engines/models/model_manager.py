@@ -97,7 +97,7 @@ class ModelManager:
         return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
 
     def known(self, model_name: str) -> ResolvedModel | None:
-        """Return what `model_name` stood for when it was resolved last; None where it was not, or is no name."""
+        """Return what `model_name` stood for when it was resolved last; None where it was not, or is not a name."""
         try:
             known = self._known.get(parse_model_name(model_name))
         except InvalidRequest:
@@ -214,7 +214,7 @@ class ModelManager:
         """Let `name@alias` stand for this version; workers follow within `alias_poll_s`.
 
         Raises:
-            InvalidRequest: permanent; `alias` is no alias, or one that MLflow keeps for itself.
+            InvalidRequest: permanent; `alias` is not an alias, or one that MLflow keeps for itself.
             RegistryUnavailable: retryable.
         """
         self._registry.set_alias(model, alias)
@@ -230,7 +230,7 @@ class ModelManager:
     def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
         """Return the question to the server about `reference`, asking it where nobody does."""
         self.connect()  # which must not count as waiting for the server
-        # In a thread of its own: an answer that takes minutes holds up no worker thread, and no other name.
+        # In a separate thread: an answer that takes minutes holds up no worker thread, and no other name.
         return self._lookups.start(reference, partial(self._ask, reference, still_s))
 
     def _ask(self, reference: ModelReference, still_s: float) -> ResolvedModel:

@@ -21,7 +21,7 @@ _TAGS_OF_ORIGIN = ("sha256", "revision", "physical_path", "ollama_model_name")
 class VersionId(NamedTuple):
     """What tells a version from every other that there is or was.
 
-    Its number alone does not: they start anew where a model was deleted and registered again.
+    Its number alone does not: they start again at 1 where a model was deleted and registered again.
     """
 
     name: str

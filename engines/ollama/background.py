@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for engines that wait for many answers at once."""
+"""An event loop in a separate thread, for engines that wait for many answers at once."""
 
 from __future__ import annotations
 

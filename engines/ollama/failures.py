@@ -3,7 +3,7 @@
 | Ollama says | we say |
 |---|---|
 | nothing: refused, no route, cut off, silent too long | ENGINE_UNAVAILABLE |
-| a line that is no JSON of its kind, a stream without its end | ENGINE_UNAVAILABLE |
+| a line that is not JSON of its kind, a stream without its end | ENGINE_UNAVAILABLE |
 | 404 about a model | MODEL_LOAD_FAILED (ModelMissing), before which a pull may help |
 | 400 about the model's name | MODEL_LOAD_FAILED |
 | 400 about a prompt that is longer than the context | INVALID_INPUT, with what to do |

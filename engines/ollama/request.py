@@ -15,7 +15,7 @@
 | what a handler without a table of options lets through | options, as it is |
 
 Ollama passes over options it does not know and logs them; versions 0.11 to 0.33 know no mirostat. A change of
-what the model is loaded with, such as num_ctx, has the server load it anew. Without an option, the model's Modelfile decides, then Ollama.
+what the model is loaded with, such as num_ctx, has the server load it again. Without an option, the model's Modelfile decides, then Ollama.
 """  # noqa: E501 - rows of a table
 
 from __future__ import annotations

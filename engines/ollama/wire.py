@@ -102,7 +102,7 @@ class ServerError(msgspec.Struct, frozen=True):
 
 
 class BadLine(Exception):
-    """Raised when a line is no JSON object of its kind; the message shows its beginning."""
+    """Raised when a line is not a JSON object of its kind; the message shows its beginning."""
 
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class JsonLines(Generic[T]):
         """Return the objects whose lines end in `chunk`, in order.
 
         Raises:
-            BadLine: permanent; a line is no such object, or has no end.
+            BadLine: permanent; a line is not such an object, or has no end.
         """
         self._rest += chunk
         if b"\n" not in chunk:

@@ -119,7 +119,7 @@ class DirectCall(Walk):
             running.cancel()  # only an interrupt, or a caller who has gone, leaves it running
 
     def _outcome_until(self, job: Job, ends: float) -> Outcome:
-        """Run the request in a thread of its own, and leave it to itself where time runs out.
+        """Run the request in a separate thread, and leave it to itself where time runs out.
 
         An engine that runs batches cannot be stopped within one: it goes on, and nobody hears what comes of it.
         """

@@ -25,7 +25,7 @@ LONGEST_S = 1.8
 
 
 class HealthProbes:
-    """Runs each probe in a thread of its own and answers for those that do not; thread-safe.
+    """Runs each probe in a separate thread and answers for those that do not; thread-safe.
 
     A probe that hangs keeps its one thread: it is not started again before it has returned, so asking often
     costs no more than asking once.
@@ -65,7 +65,7 @@ def health_report(
 
     `stuck` are calls of engines and handlers that never came back in their time.
 
-    Engines that were asked for, or have settings of their own, are asked; others are not made for this, since
+    Engines that were asked for, or have their own settings, are asked; others are not made for this, since
     nobody may mean to use them. `error` means that no engine works, `degraded` that something is unwell.
     """
     asked = {*engines.made(), *engines.configured()}

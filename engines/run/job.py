@@ -35,7 +35,7 @@ _BY_RESOLVE: Any = None
 class Job(msgspec.Struct, eq=False, kw_only=True):
     """One request from its check to its result.
 
-    Owned by whoever works on it, one thread at a time.
+    Owned by what works on it, one thread at a time.
     """
 
     name: RequestName

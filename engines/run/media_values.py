@@ -46,7 +46,7 @@ class MediaValues:
         """Return a copy of `data` with the media in `fields`, and in lists in them, brought here.
 
         Raises:
-            InvalidInput: permanent; a text that is no address, or one that nothing here can fetch.
+            InvalidInput: permanent; a text that is not an address, or one that nothing here can fetch.
             MediaError: the kinds of handlers.errors, MediaUnavailable among them retryable.
         """
         resolved, allowance = dict(data), _Allowance(self._settings.max_bytes)

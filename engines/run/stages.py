@@ -28,7 +28,7 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
     try:
         check_data(data)
         job.inputs = _inputs(job.handler, job.task, data, job.options)
-        # Of people's own engines it may be anything, and what is no number would stop the batches of all.
+        # Of people's own engines it may be anything, and what is not a number would stop the batches of all.
         job.cost = float(job.runner.cost(job.task, job.inputs, job.options))
     except InferenceError:
         raise
@@ -116,7 +116,7 @@ _PLAIN = (str, int, bytes, type(None))
 def not_a_number(value: Any, path: str) -> str | None:
     """Return "<path> is NaN" for the first number in `value` that JSON does not have, None where all are right.
 
-    What has no JSON form at all is no concern of this function: the encoder refuses it.
+    What has no JSON form at all is not a concern of this function: the encoder refuses it.
     """
     try:
         return next(_wrong(value, path), None)

@@ -73,7 +73,7 @@ _SIGNS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""How a RuntimeError says that memory ran out, where it is no torch.OutOfMemoryError."""
+"""How a RuntimeError says that memory ran out, where it is not a torch.OutOfMemoryError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -117,7 +117,7 @@ def as_run_error(error: BaseException, model: str) -> InferenceError:
 
 
 def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `inputs` on the model's device; what is no tensor, and numbers that are no floats, stay what they are.
+    """Return `inputs` on the model's device; what is not a tensor, and numbers that are not floats, stay what they are.
 
     `model` tells its `device` and `dtype`, as those of transformers do. A copy to a GPU is under way when this
     returns: whatever that GPU does next waits for it, and this thread does not.

@@ -171,7 +171,7 @@ class TransformersEngine(BaseEngine):
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
         """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
-        0 where another task has them in memory, None where they are no safetensors.
+        0 where another task has them in memory, None where they are not safetensors.
 
         Raises:
             ModelLoadFailed: permanent; what `load_model` refuses before it reads any weights.

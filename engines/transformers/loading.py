@@ -52,7 +52,7 @@ class ModelFolder:
         """Return the first of the Auto classes `candidates` that loads this model; its weights are not read.
 
         Raises:
-            ModelLoadFailed: permanent; it has code of its own, or weights that are no safetensors.
+            ModelLoadFailed: permanent; it has its own code, or weights that are not safetensors.
         """
         config = self._config()
         found = next((one for one in candidates if self._fits(config, one)), None)
@@ -72,8 +72,8 @@ class ModelFolder:
         """Return the model on its device, in evaluation mode.
 
         Raises:
-            ModelLoadFailed: permanent; the model is no `auto_class` (the message calls it what `needs` says), has
-                code of its own, weights that are no safetensors, or weights that are missing.
+            ModelLoadFailed: permanent; the model is not an `auto_class` (the message calls it what `needs` says), has
+                its own code, weights that are not safetensors, or weights that are missing.
         """
         import transformers
 
@@ -84,7 +84,7 @@ class ModelFolder:
         with self._loading():
             model, missing = self._weights(getattr(transformers, auto_class))
             if missing:
-                # Whoever got in its way, without taking turns, may be gone by now.
+                # What got in its way, without taking turns, may be gone by now.
                 log.warning("weights_missing", model=self.name, missing=missing[:3], then="loaded once more")
                 del model
                 model, missing = self._weights(getattr(transformers, auto_class))
@@ -156,7 +156,7 @@ class ModelFolder:
         """The kind of model that its configuration names, in transformers' words.
 
         Raises:
-            ModelLoadFailed: permanent; it has no configuration, or one that needs code of its own.
+            ModelLoadFailed: permanent; it has no configuration, or one that needs its own code.
         """
         return str(self._config().model_type)
 
@@ -211,7 +211,7 @@ class ModelFolder:
             code = ", ".join(sorted(file.name for file in self.path.glob("*.py"))) or "code of its own"
             raise ModelLoadFailed(
                 f"model {self.name} ships Python code ({code}), which is not run; use a model of a class that "
-                "transformers has, or set transformers.trust_remote_code if you trust whoever wrote it"
+                "transformers has, or set transformers.trust_remote_code if you trust its author"
             ) from error
 
     def _check_weights(self) -> None:
@@ -220,7 +220,7 @@ class ModelFolder:
         found = ", ".join(sorted(file.name for file in self.path.iterdir())[:8]) or "an empty folder"
         raise ModelLoadFailed(
             f"model {self.name} has no *.safetensors weights (found {found}); save it again with "
-            "save_pretrained, or set transformers.allow_pickle if you trust whoever wrote it"
+            "save_pretrained, or set transformers.allow_pickle if you trust its author"
         )
 
 
@@ -234,8 +234,8 @@ _BYTES_OF_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
     """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded.
 
-    What is laid out anew or left out on the way into memory is not known here. None where there are no
-    safetensors, or none that can be read: whoever loads them says what is wrong.
+    What is converted or left out on the way into memory is not known here. None where there are no
+    safetensors, or none that can be read: the load says what is wrong.
     """
     from safetensors import SafetensorError, safe_open
 

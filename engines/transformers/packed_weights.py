@@ -33,7 +33,7 @@ def pack_weights(model: torch.nn.Module) -> None:
     """Pack what can be packed of a model that is on the CPU and will not be trained, and free its file.
 
     Packed are the float32 weights of plain linear layers. A weight that an embedding shares is packed for the
-    linear layer alone. Everything else is copied to memory of its own, so that the file that it was mapped from
+    linear layer alone. Everything else is copied to separate memory, so that the file that it was mapped from
     is neither held nor read again.
     """
     if not can_pack():
@@ -118,7 +118,7 @@ def _is_plain(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     return (
         isinstance(weight, PackedWeight)
         and inputs.dtype == torch.float32
-        and inputs.shape[-1] == weight.packed.shape[1]  # a shape of its own would come this way again
+        and inputs.shape[-1] == weight.packed.shape[1]  # another shape would come this way again
         and inputs.numel() > 0
     )
 

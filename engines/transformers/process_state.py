@@ -70,7 +70,7 @@ class DtypeGate:
         Raises:
             EngineUnavailable: retryable; a run did not end in time.
         """
-        if getattr(self._mine, "is_inside", False):  # a load of its own, or within another's
+        if getattr(self._mine, "is_inside", False):  # this thread's load, or within another's
             yield
             return
         with self._changed:

@@ -79,6 +79,6 @@ class SharedModels:
 
 
 def _identity(folder: Path, part: str) -> Hashable:
-    """Return what tells the folder from another that took its place: a model may be registered anew."""
+    """Return what tells the folder from another that took its place: a model may be registered again."""
     stat = folder.stat()
     return folder, part, stat.st_dev, stat.st_ino, stat.st_mtime_ns

@@ -25,7 +25,7 @@ _CLOSE_S = 30.0
 
 
 class ModelMoves:
-    """The names that are on their way to another version, each in a thread of its own.
+    """The names that are on their way to another version, each in a separate thread.
 
     Thread-safe. `lock` guards every `Service` that is passed here; it is not held while models are loaded.
     """
@@ -83,7 +83,7 @@ class ModelMoves:
                 log.warning("model_still_loading", thread=thread.name, waited_s=_CLOSE_S)
 
     def _move(self, service: Service) -> None:
-        """Bring in what is wanted until it is in service; runs in a thread of its own."""
+        """Bring in what is wanted until it is in service; runs in a separate thread."""
         try:
             while True:
                 with self._lock:

@@ -22,7 +22,7 @@ class Failure:
 
 @dataclass(slots=True, eq=False)
 class Service:
-    """The state of one name. Not thread-safe: whoever keeps it guards it by a lock."""
+    """The state of one name. Not thread-safe: its keeper guards it by a lock."""
 
     name: str
     current: ResolvedModel

@@ -37,7 +37,7 @@ class ModelSwaps:
     """Says which version of a model is in service, and brings in the next one without a request noticing.
 
     When the registry's answer for a name changes and the version in service is in memory, the new version is
-    loaded beside it in a thread of its own, for the same engines and tasks, while requests go on being
+    loaded beside it in a separate thread, for the same engines and tasks, while requests go on being
     answered by the old one. Then the name moves to the new version at once: requests resolved from then on
     get it, those resolved before are answered by the old one, which leaves the memory when the last of them
     is done. A version that does not load leaves the old one in service; it is tried again after a while, and
@@ -81,7 +81,7 @@ class ModelSwaps:
     def resolve(self, model_name: str, *, is_warm: bool = False) -> InService:
         """Return the version in service under `name`, `name@alias` or `name/version`.
 
-        `is_warm` keeps the model of that name from being unloaded for want of requests.
+        `is_warm` keeps the model of that name in memory without requests.
 
         Raises:
             InvalidRequest: permanent; `model_name` has none of the three forms.

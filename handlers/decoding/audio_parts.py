@@ -160,7 +160,7 @@ def _mp3_starts(content: bytes) -> Iterator[int]:
 
 
 def _frame_of(content: bytes, xing: int) -> int | None:
-    """Return where the frame of MP3 begins that has its Xing tag at `xing`, None where it is no tag of a frame."""
+    """Return where the frame of MP3 begins that has its Xing tag at `xing`, None where it is not a tag of a frame."""
     starts = (xing - between - 4 for between in _BEFORE_XING)
     return next((start for start in starts if start >= 0 and _frame_size(content, start)), None)
 

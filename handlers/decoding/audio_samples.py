@@ -77,7 +77,7 @@ class Gathering:
 
         Raises:
             MediaTooLarge: permanent; longer than allowed, or more to decode: nothing is decoded after that.
-            MediaCorrupt: permanent; samples that are no numbers.
+            MediaCorrupt: permanent; samples that are not numbers.
         """
         import soxr
 

@@ -78,7 +78,7 @@ def _promised(content: bytes) -> int | None:
 
 
 def _known(size: int) -> int:
-    """Return a size that a header of 32 bits claims, 0 where that is no claim."""
+    """Return a size that a header of 32 bits claims, 0 where that is not a claim."""
     return size if size < _UNKNOWN_SIZE else 0
 
 

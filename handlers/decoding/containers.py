@@ -32,7 +32,7 @@ def opened(
     """Yield the container in `content`, with its headers read; closed on leaving.
 
     Whatever FFmpeg raises while it is open, on bytes that are damaged, comes out as MediaCorrupt; frames of
-    more than `max_pixels` are such an error. `refusal` says of what is no container what it is instead, and what
+    more than `max_pixels` are such an error. `refusal` says of what is not a container what it is instead, and what
     to do.
 
     Raises:

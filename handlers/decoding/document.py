@@ -62,7 +62,7 @@ def read_document(
 
 
 def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[Page]:
-    # Read first: of what is no image, nothing can be said about its pages.
+    # Read first: of what is not an image, nothing can be said about its pages.
     image = read_image(value, field=field, max_pixels=limits.max_image_pixels, children=limits.children)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
     return [page_image(1, image, dpi_of(image))]

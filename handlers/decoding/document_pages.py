@@ -69,7 +69,7 @@ def page_budget(what: str, max_pixels: int) -> PixelBudget:
 
 def fewer_pages(count: int) -> str:
     """Return what to do where reading `count` pages takes too much, to follow a colon."""
-    renew = "save the file anew from its program (print it to PDF)"
+    renew = "save the file again from its program (print it to PDF)"
     return renew if count < 2 else f"name fewer pages in data.pages, or {renew}"
 
 

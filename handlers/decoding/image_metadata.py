@@ -1,6 +1,6 @@
 """Image files without metadata that decoders would spend minutes or hundreds of megabytes on, or refuse.
 
-Only the orientation in EXIF and XMP matters to whoever looks at the pixels; texts, profiles and comments go.
+Only the orientation in EXIF and XMP matters for the pixels; texts, profiles and comments go.
 Source: PNG (Third Edition) section 5; ITU-T T.81 annex B (JPEG); the netpbm page on ppm.
 """
 

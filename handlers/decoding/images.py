@@ -210,7 +210,7 @@ def _opened(content: bytes, what: str) -> Image.Image:
 def _loaded(image: Image.Image, what: str) -> Image.Image:
     plain = as_rgb(_upright(image, what), what)
     dpi = dpi_of(image)
-    plain.info.clear()  # an orientation left in there would be applied a second time by whoever looks for one
+    plain.info.clear()  # an orientation left in there would be applied a second time
     if dpi is not None:
         plain.info["dpi"] = (dpi, dpi)
     return plain

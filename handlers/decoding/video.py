@@ -39,7 +39,7 @@ DEFAULT_FRAMES = 16
 
 _FORMATS = (*containers.FORMATS, "gif", "apng")
 _CURE = "send a whole mp4, webm, mov, mkv, avi or gif file"
-_CURE_OF_A_CHILD = "send it shorter, smaller, or encoded anew (mp4) with more key frames"
+_CURE_OF_A_CHILD = "send it shorter, smaller, or encoded again (mp4) with more key frames"
 _RATES = (0.001, 1000.0)
 
 _ENOUGH = 0.5
@@ -224,7 +224,7 @@ def _frames(
     from av.video.reformatter import VideoReformatter
 
     stream.codec_context.options = {"max_pixels": str(limits.max_image_pixels)}
-    # Videos are decoded side by side already. A frame that converts itself sets up a scaler and its threads anew.
+    # Videos are decoded side by side already. A frame that converts itself sets up another scaler with its threads.
     stream.codec_context.thread_count = 1
     to_rgb = VideoReformatter()
     frames: Frames | None = None

@@ -14,7 +14,7 @@ from handlers.options.spec import MOST, NO_BOUNDS, Bounds, over_bound, shown
 from handlers.options.spec import OptionSpec as OptionSpec
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
-"""Tasks whose models write an answer, in words of their own."""
+"""Tasks whose models write an answer, in their own words."""
 
 READING_TASKS = ("asr", "ocr")
 """Tasks whose models write down what is there: how many tokens at most, and how to search for the best."""

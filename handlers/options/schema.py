@@ -1,4 +1,4 @@
-"""The options of a task as JSON Schema, for whoever writes requests: editors, code generators, OpenAPI."""
+"""The options of a task as JSON Schema, for editors, code generators and OpenAPI."""
 
 from __future__ import annotations
 

@@ -228,5 +228,5 @@ def _is_whole_number(value: Any) -> bool:
 
 
 def _is_same(value: Any, choice: Any) -> bool:
-    # True == 1 in Python, yet true is no version of mirostat and 1 no degree of thinking.
+    # True == 1 in Python, yet true is not a version of mirostat, nor 1 a degree of thinking.
     return isinstance(value, bool) == isinstance(choice, bool) and bool(value == choice)

@@ -40,7 +40,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure speed and memory against baselines, in interleaved runs on servers of their own.
+    """Measure speed and memory against baselines, in interleaved runs on separate servers.
 
     Exit status: 0 all ran (a target may be missed), 1 one could not be run, 2 no such benchmark, or no checkout.
     """

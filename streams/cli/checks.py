@@ -162,7 +162,7 @@ def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list
 
 
 def _plugins(settings: Settings) -> list[Finding]:
-    """Import the plugins, and check what is set for engines of one's own and which tasks are to be consumed."""
+    """Import the plugins, and check what is set for custom engines and which tasks are to be consumed."""
     findings = []
     for plugin in settings.worker.plugins:
         findings += _refused("plugins", partial(import_plugins, [plugin])) or [

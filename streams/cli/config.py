@@ -41,7 +41,7 @@ class ShownSetting:
     """One setting as it may be shown: JSON-able, a secret masked."""
 
     path: tuple[str, ...]
-    """Section and name; for an engine of one's own `engines`, the engine and the name."""
+    """Section and name; for a custom engine `engines`, the engine and the name."""
     value: Any
     origin: str
     description: str
@@ -81,7 +81,7 @@ def config(
 
 
 def shown_settings(loaded: Loaded[Settings]) -> Iterator[ShownSetting]:
-    """Yield every setting in the order of the tree, and last what is set for engines of one's own."""
+    """Yield every setting in the order of the tree, and last what is set for custom engines."""
     values = loaded.settings.model_dump(mode="json", exclude={"engines"})
     for key, leaf in leaves(type(loaded.settings)).items():
         section, _, name = key.partition(".")

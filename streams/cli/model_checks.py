@@ -21,7 +21,7 @@ from streams.settings import Settings
 
 _HTTP_TIMEOUT_S = 3.0
 
-# In a process of its own: a torch that crashes while it is imported must not take the diagnosis along.
+# In a separate process: a torch that crashes while it is imported must not take the diagnosis along.
 _LIBRARIES_PROBE = """
 import json, os
 os.nice(15)  # the other checks need the cores less, and come first

@@ -47,7 +47,7 @@ class Backlog:
     def enter(self, fetched: Fetched, task: str, alike: Alike) -> None:
         """Start work on the messages of a fetch, in order, as far as there is room, and on the others when there is.
 
-        Those that are handed out again meanwhile are left to whoever gets them.
+        Those that are handed out again meanwhile are left to their next owner.
         """
         place = fetched.place
         line = self._lines.get(place)

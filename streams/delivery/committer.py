@@ -37,7 +37,7 @@ class _Aside:
 class Committer:
     """Commits what the tracker vouches for, every `interval_s` and ahead of that where much is acked.
 
-    Lives on the event loop. Each topic has an outcome of its own: one whose offsets the broker refuses is asked again
+    Lives on the event loop. Each topic has its own outcome: one whose offsets the broker refuses is asked again
     at growing intervals, and holds up no other.
     """
 

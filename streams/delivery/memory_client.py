@@ -203,7 +203,7 @@ class MemorySource(_Client):
     async def _keep_assigned(self) -> None:
         """Join the group, open the generation, and close it when a rebalance begins, again and again."""
         while True:
-            # Until it is assigned anew, nothing of the generation before may be committed in the next.
+            # Until it is assigned again, nothing of the generation before may be committed in the next.
             self._readings, self._member_generation = {}, _NONE
             group = self._broker.group(self._group)
             self._name = name = self._name or f"member-{next(_NAMES)}"

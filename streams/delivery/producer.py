@@ -24,7 +24,7 @@ _LINE_EVERY_S = 30.0
 
 
 class _Awaited(DeliveryReport):
-    """Ends with a future, or in nothing where whoever waited has gone."""
+    """Ends with a future, or in nothing where the waiting caller has gone."""
 
     future: asyncio.Future[None] = msgspec.field(default_factory=asyncio.Future)
 
@@ -131,7 +131,7 @@ class BatchingProducer:
             count, error = await self._sink.send(topic, partition, waiting[sent:] if sent else waiting)
             taken = waiting if count == len(waiting) else waiting[sent : sent + count]
             if error is None:
-                # The first comes last: whoever acks in order then acks them all in one go.
+                # The first comes last: acks in order are then one step for all of them.
                 for record in reversed(taken):
                     if (delivery := record.delivery) is not None:
                         record.delivery = None

@@ -227,7 +227,7 @@ class Publisher:
         yield failed, self._record(topic, failed, value, key, traceparent)
 
     async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, ProducerRecord]]) -> T:
-        """Deliver the record of one attempt and return what it is of; the next is for a broker that finds the one
+        """Deliver one attempt's record and return what it carries; the next is for a broker that finds the one
         before too large."""
         refusal: MessageSizeTooLargeError | None = None
         for what, record in attempts:

@@ -205,7 +205,7 @@ class RequestConsumer:
             )
 
     async def _refuse(self, message: Record, task: str, error: InferenceError) -> None:
-        """Tell whoever asked that the request is not valid; where that cannot be told, keep the message."""
+        """Tell the caller that the request is not valid; where that cannot be told, keep the message."""
         if isinstance(error, Undecodable):
             await self.publisher.dead_letter(message, task=task, stage="decode", error=error)
             return

@@ -26,7 +26,7 @@ _NOTHING_ASSIGNED_S = 0.2
 class Stream:
     """What one worker does between a source of records and a sink for outcomes. Lives on one event loop.
 
-    Each topic is followed by a task of its own, so no task's backlog holds up another's messages; a partition whose
+    Each topic is followed by a separate task, so no task's backlog holds up another's messages; a partition whose
     messages are held back is left out of its topic's fetches. The next fetch begins when the one before was taken.
     """
 

@@ -1,6 +1,6 @@
 """What the source of records needs of aiokafka's consumer, by names that are aiokafka's own business.
 
-Here are no decisions: `streams.faust.positions` makes them. All runs on the event loop of the consumer.
+Nothing is decided here: `streams.faust.positions` does that. All runs on the event loop of the consumer.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class AssignedPartitions:
             fetcher._fetch_task.result()
 
     def wake(self) -> None:
-        """Let whoever awaits an arrival look again."""
+        """Let those that await an arrival look again."""
         for waiter in list(self._fetcher._fetch_waiters):
             self._fetcher._notify(waiter)
 

@@ -28,7 +28,7 @@ _LEAVE_S = 1.5
 
 
 class ConsumerThread(CommittingThread):
-    """Owns the aiokafka consumer and the source of its records, on an event loop of its own.
+    """Owns the aiokafka consumer and the source of its records, on a separate event loop.
 
     It says why its group does not take it, and leaves the group in time.
     """
@@ -110,7 +110,7 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
     async def on_partitions_assigned(self, assigned: Iterable[aiokafka.TopicPartition]) -> None:
         """Set all positions, then tell Faust of the assignment under a number of our own.
 
-        The broker's generation is no name for an assignment: it is -1 whenever the group has put the worker out.
+        The broker's generation does not identify an assignment: it is -1 whenever the group has put the worker out.
         """
         thread = self._thread
         async with _fatal_errors(thread):

@@ -1,4 +1,4 @@
-"""Has aiokafka make our own objects of the records that the worker's consumer fetches, instead of its own.
+"""Has aiokafka make our objects of the records that the worker's consumer fetches, in place of its own.
 
 A record of aiokafka's is made of eleven fields and two objects, and one of ours would have to follow; what is made in
 one thread and freed in another costs far more than its bytes.

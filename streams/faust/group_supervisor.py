@@ -126,7 +126,7 @@ class Supervisor:
         return response
 
     async def _set_limit(self, request: Any) -> None:
-        """Set how long the coordinator may take to answer before its connection counts as broken and is made anew.
+        """Set how long the coordinator may take to answer before its connection counts as broken and is made again.
 
         aiokafka has one limit for all requests. A join, and what is sent behind it, waits for other members.
 
@@ -167,7 +167,7 @@ class Supervisor:
 
     async def _refused(self, error: Exception) -> None:
         """Tell why a coordinator refuses this member, and return when it may be tried again; never where none helps."""
-        # Where the error is newer than aiokafka, it has no number of its own.
+        # Where the error is newer than aiokafka, it has no number there.
         code = getattr(error, "errno", 0) or self._code
         if code == FENCED:
             holder = await self._holder()
@@ -190,7 +190,7 @@ class Supervisor:
         await self._revive()
 
     async def _revive(self) -> None:
-        """Start anew what ended with the error: aiokafka would hand it out again for ever."""
+        """Start again what ended with the error: aiokafka would hand it out again for ever."""
         coordinator = self._coordinator
         heartbeat = coordinator._heartbeat_task
         if heartbeat is not None and heartbeat.done() and not heartbeat.cancelled() and heartbeat.exception():

@@ -34,7 +34,7 @@ class Membership:
         self.missing_topics: frozenset[str] = frozenset()
         """Those of its topics that the brokers do not have."""
         self.hidden_topics: frozenset[str] = frozenset()
-        """Those that the brokers do not show to it for want of a right."""
+        """Those that the brokers do not show to it, as it lacks a right."""
         self.unreadable: dict[str, float] = {}
         """The topics that it may not read any more, with the pause before it tries again; set on the event loop."""
 

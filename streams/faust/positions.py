@@ -99,7 +99,7 @@ class PartitionReader:
             self._look_for_starts(assignment, [one for one in without if one[0] == topic])
         if partitions.missing_topics():
             self._run_beside(self._look_for_topics(partitions))
-        partitions.wake()  # whoever waits for what the generation before would have brought
+        partitions.wake()  # those that wait for records of the generation before
         return generation
 
     def note(self, topic: str) -> str:
@@ -310,7 +310,7 @@ class PartitionReader:
                 groups = [[one] for one in left]  # one whose broker is away holds up no other
                 if groups:
                     await asyncio.sleep(_FIND_START_AGAIN_S)
-        except Exception as error:  # noqa: BLE001 - whoever takes next raises it
+        except Exception as error:  # noqa: BLE001 - the next fetch raises it
             assignment.fault = error
         assignment.partitions.wake()
 

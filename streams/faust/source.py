@@ -1,4 +1,4 @@
-"""The source of records on Kafka: Faust keeps the group and the agents, a thread of its own the positions."""
+"""The source of records on Kafka: Faust keeps the group and the agents, a separate thread the positions."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ WRITE_TIMEOUT_S = 60.0
 
 
 class Refusal(Exception):
-    """Raised when HTTP itself refuses a request: with a status of its own, beside the code INVALID_REQUEST."""
+    """Raised when HTTP itself refuses a request: with its own status, beside the code INVALID_REQUEST."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

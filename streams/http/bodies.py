@@ -102,7 +102,7 @@ async def arriving_within(seconds: float) -> AsyncIterator[None]:
 
     Raises:
         Refusal: 408; it took longer.
-        InvalidRequest: permanent; what arrived is no such body as its headers announce.
+        InvalidRequest: permanent; what arrived is not such a body as its headers announce.
     """
     try:
         async with asyncio.timeout(seconds):

@@ -70,7 +70,7 @@ class Gateway:
             pending=lambda: self.admission.pending,
             waiting=lambda: runtime.batcher.depth,
         )
-        # Few, and of its own: whoever asks for models while MLflow hangs keeps nothing else waiting. So has health.
+        # Few, and separate: callers that ask for models while MLflow hangs keep nothing else waiting. So has health.
         self._threads = ThreadPoolExecutor(_THREADS, "http")
         self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
         self._health_thread = ThreadPoolExecutor(1, "http-health")

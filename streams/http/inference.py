@@ -160,7 +160,7 @@ class InferenceRoute:
 
 
 def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None:
-    """Refuse paths of this machine even under media.allowed_roots: those are for whoever may write to Kafka.
+    """Refuse paths of this machine even under media.allowed_roots: those are for callers that may write to Kafka.
 
     Raises:
         MediaForbidden: permanent.

@@ -33,7 +33,7 @@ _BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300
 
 
 class Metrics:
-    """The metrics of one gateway, in a registry of its own; thread-safe."""
+    """The metrics of one gateway, in its own registry; thread-safe."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own: no broker, no topics, the same pipeline."""
+"""The gateway as a separate process: no broker, no topics, the same pipeline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One table: which HTTP status a result has.
 
 A success is 200. A failure has the status of its error's code, below. What HTTP itself refuses has the code
-INVALID_REQUEST and a status of its own: 404 no such path, 405 not this method (with Allow), 408 a body that does
+INVALID_REQUEST and its own status: 404 no such path, 405 not this method (with Allow), 408 a body that does
 not arrive in time, 413 a body above http.max_body_bytes. So 404 on /inference/infer always means the model.
 """
 

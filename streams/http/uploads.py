@@ -1,6 +1,6 @@
 """Requests whose media come along: multipart/form-data.
 
-Either one part `request` with the request as JSON, or its fields as text parts of their own (`data`, `options`
+Either one part `request` with the request as JSON, or its fields as separate text parts (`data`, `options`
 and `metadata` as JSON). Each file part is media: its name is the field of `data` it goes to.
 
 Source: RFC 7578.
@@ -37,7 +37,7 @@ class Form:
         """Return the request as JSON, still without its files.
 
         Raises:
-            InvalidRequest: permanent; both ways of writing a request at once, or a field that is no JSON.
+            InvalidRequest: permanent; both ways of writing a request at once, or a field that is not JSON.
         """
         whole = self.texts.get(_WHOLE)
         if whole is None:

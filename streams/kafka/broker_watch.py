@@ -100,7 +100,7 @@ class BrokerWatch:
 
 
 class _Brokers:
-    """A connection of its own to each broker: what others send and wait for on theirs does not hold it up."""
+    """A separate connection to each broker: what others send and wait for on theirs does not hold it up."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client

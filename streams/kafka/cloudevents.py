@@ -96,7 +96,7 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
         return Incoming(value, None, None)
     attributes = {}
     for name, content in headers:
-        # What is no text is left out: an id that was made readable would be that of others too.
+        # What is not text is left out: an id that was made readable would be that of others too.
         with contextlib.suppress(UnicodeDecodeError):
             attributes[name.lower()] = (content or b"").decode()
     content_type = attributes.get("content-type", "").lower()

@@ -1,4 +1,4 @@
-"""Lets records be read whose headers have names that are no UTF-8: those bytes become replacement characters.
+"""Lets records be read whose headers have names that are not UTF-8: those bytes become replacement characters.
 
 aiokafka raises UnicodeDecodeError at such a name. Any producer can write one, and as a batch is read from its start
 only, no record behind it in its batch could ever be had: its partition would stand still for ever.
@@ -121,9 +121,9 @@ class _ForgivingBatch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the records; from the first again where a name is met that is no UTF-8.
+        """Yield the records; from the first again where a name is met that is not UTF-8.
 
-        Whoever fetches skips what lies before its position, as it begins within a batch more often than not.
+        A fetch skips what lies before its position, as it begins within a batch more often than not.
         """
         try:
             yield from self._batch

@@ -23,7 +23,7 @@ _METADATA_MAX_AGE_S = 10.0
 
 
 class TopicReader:
-    """Reads every partition of the given topics, in a group of its own, from their start or their present end.
+    """Reads every partition of the given topics, in its own group, from their start or their present end.
 
     Lives on one event loop. Nothing is committed, so any number of readers see every record. Brokers that are away are
     waited for; partitions that are added are read from their start; a topic that was made again too. Changes nothing

@@ -278,7 +278,7 @@ class LocalPlatform:
 
 
 def _import_mlflow() -> None:
-    import mlflow  # noqa: F401 - found imported by whoever needs it next
+    import mlflow  # noqa: F401 - imported already where it is needed next
 
 
 async def _find_start(reader: TopicReader, pid: int) -> str:

@@ -10,7 +10,7 @@ from streams.media.fetch import CHUNK_BYTES, Fetch
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_DECODED = frozenset({"br", "zstd", "compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz"})
-"""The others of the registry; whatever is not in it, such as "utf-8", is no coding and changes nothing.
+"""The others of the registry; whatever is not in it, such as "utf-8", is not a coding and changes nothing.
 Source: https://www.iana.org/assignments/http-parameters, HTTP Content Coding Registry."""
 
 

@@ -1,4 +1,4 @@
-"""MediaFetcher: turns the media addresses of a request into bytes, in threads of its own."""
+"""MediaFetcher: turns the media addresses of a request into bytes, in separate threads."""
 
 from __future__ import annotations
 

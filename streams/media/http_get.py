@@ -18,10 +18,10 @@ import pycurl
 
 _BUFFER_BYTES = 256 * 1024
 _MOST_OF_A_REFUSAL = 64 * 1024
-"""Bytes to keep of the body of an answer that is no success; more would tell nobody anything."""
+"""Bytes to keep of the body of an answer that is not a success; more would tell nobody anything."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
-"""An option of libcurl that pycurl has no name for: what a proxy says is no part of the answer."""
+"""An option of libcurl that pycurl has no name for: what a proxy says is not part of the answer."""
 
 _LOOKS_S = 0.05
 """Time between two looks at the clock and at whether anybody still waits; libcurl asks for each piece."""
@@ -64,7 +64,7 @@ class Answer:
 class HttpClient:
     """Sends GETs over connections that stay open for the next.
 
-    Thread-safe: each call has a connection of its own meanwhile, in the caller's thread, which it blocks.
+    Thread-safe: each call has a separate connection meanwhile, in the caller's thread, which it blocks.
     Redirects are answers like others.
     """
 
@@ -95,7 +95,7 @@ class HttpClient:
         """Send a GET for `url`, percent-encoded, and return the answer when all of it is here.
 
         `proxy` is the address of one, for it does not depend on the environment. Where not `reads_refusals`,
-        the body of an answer that is no success is not waited for.
+        the body of an answer that is not a success is not waited for.
 
         Raises:
             TransferFailed: no connection, no answer, a body that ended early or stood still, or a header that

@@ -194,7 +194,7 @@ def _client(session: Session, settings: S3Settings, connections: int) -> S3Clien
             connect_timeout=settings.connect_timeout_s,
             read_timeout=settings.read_timeout_s,
             tcp_keepalive=True,
-            user_agent="inferstream",  # botocore's own is put together anew for every request
+            user_agent="inferstream",  # botocore's own is put together again for every request
             proxies={} if _is_loopback(settings.endpoint_url) else None,
             # A checksum is of the whole body, and the body is read in pieces that may come from several GETs.
             response_checksum_validation="when_required",

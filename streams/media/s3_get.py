@@ -1,4 +1,4 @@
-"""Signed GETs of a store's objects, without what the client of boto3 does anew for each."""
+"""Signed GETs of a store's objects, without what the client of boto3 repeats for each."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ObjectGets:
         signed = self._client.generate_presigned_url("get_object", Params={"Bucket": name, "Key": "k"})
         url = signed.partition("?")[0].removesuffix("k")
         scope = parse_qs(urlsplit(signed).query).get("X-Amz-Credential", [""])[0].split("/")
-        # Another service than s3, such as s3express, has signatures of its own.
+        # Another service than s3, such as s3express, has its own signatures.
         is_plain = len(scope) == 5 and scope[3] == "s3"
         bucket = _Bucket(url, scope[2], proxy_for(url)) if is_plain else None
         if len(self._buckets) >= _MOST_BUCKETS:

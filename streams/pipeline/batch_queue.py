@@ -28,7 +28,7 @@ class Batchable(Protocol):
 
     @property
     def urgency(self) -> Urgency:
-        """The smallest goes first; among equals, whoever came first."""
+        """The smallest goes first; among equals, the first that came."""
 
     @property
     def cost(self) -> float:
@@ -58,7 +58,7 @@ class BatchEntry(msgspec.Struct, Generic[T], eq=False):
     since: float
     on_outcome: OnOutcome
     wanted: asyncio.Future[Outcome] | None
-    """Done where whoever awaits the outcome has gone."""
+    """Done where the awaiting caller has gone."""
 
 
 @dataclass(slots=True)
@@ -143,7 +143,7 @@ class BatchQueue(Generic[T]):
                 break
         if not queue:
             del self._groups[key]
-        self.since = -math.inf  # whoever is left has waited for this batch
+        self.since = -math.inf  # those that are left have waited for this batch
         return batch
 
     def drain(self) -> list[BatchEntry[T]]:

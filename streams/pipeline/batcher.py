@@ -65,7 +65,7 @@ class Batcher(Generic[T]):
         self._lanes: dict[Hashable, BatchQueue[T]] = {}
         self._last_turn_s: dict[Hashable, float] = {}
         self._batch_s: dict[Hashable, float] = {}
-        """What a batch takes; it falls by half at most, for a model that refuses a batch at once is no quick one.
+        """What a batch takes; it falls by half at most, for a model that refuses a batch at once is not quick.
         Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
 
     @contextlib.contextmanager
@@ -90,7 +90,7 @@ class Batcher(Generic[T]):
     def put(self, item: T, on_outcome: OnOutcome, wanted: asyncio.Future[Outcome] | None = None) -> None:
         """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise.
 
-        Nothing is made of it where `wanted` is done by then: whoever awaits it has gone.
+        Nothing is made of it where `wanted` is done by then: the awaiting caller has gone.
         """
         key = item.lane_key
         lane = self._lanes.get(key) or self._lane(key)

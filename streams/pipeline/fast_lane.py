@@ -1,4 +1,4 @@
-"""Takes requests through the pipeline without a task of their own, for as long as they wait for nothing but a batch."""
+"""Takes requests through the pipeline without a separate task, for as long as they wait for nothing but a batch."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Pools:
 
 
 class Wants(Enum):
-    """What a walk without a task of its own asks for when it cannot go on."""
+    """What a walk without a separate task asks for when it cannot go on."""
 
     BATCH = auto()
     """To be sent what the engine made of the job."""

@@ -69,7 +69,7 @@ async def open_runtime(
     calls hang than worker.max_stuck_calls allows.
 
     Raises:
-        ConfigurationError: permanent; a plugin cannot be imported, or an engine of one's own not be set so.
+        ConfigurationError: permanent; a plugin cannot be imported, or a custom engine not be set so.
     """
     import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:

@@ -111,7 +111,7 @@ class DocumentAnalysisRunner(TaskRunner):
         model cannot read pictures, a page that has both has the text layer alone, and unread_pictures.
 
         Every page has its text, asked or not. Where an image-text-to-text model is the one that reads, that
-        takes a text of its own for each page without words, each bound by the options as the answer is;
+        takes its own text for each page without words, each bound by the options as the answer is;
         finish_reason tells whether it is whole (stop) or was cut (length). For an answer alone, task vlm
         takes pictures of pages.
         """

@@ -130,7 +130,7 @@ def image_settings(folder: ModelFolder) -> dict[str, Any]:
     """Return the settings of the image processor beside the model; transformers' own needs torchvision.
 
     Raises:
-        ModelLoadFailed: permanent; there are none, or they are no JSON object.
+        ModelLoadFailed: permanent; there are none, or they are not a JSON object.
     """
     path = folder.path / "preprocessor_config.json"
     try:

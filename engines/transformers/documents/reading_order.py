@@ -87,7 +87,7 @@ def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool)
     if gutter is None:
         yield from _rows(indices, boxes)
         return
-    between: list[int] = []  # what lies above and below the columns, which may have gutters of its own
+    between: list[int] = []  # what lies above and below the columns, which may have its own gutters
     for band, crossing in _bands(indices, boxes, gutter):
         left = [index for index in band if boxes[index][2] <= gutter]
         right = [index for index in band if boxes[index][0] >= gutter]

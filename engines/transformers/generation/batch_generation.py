@@ -64,7 +64,7 @@ OnStep = Callable[[], None]
 def generate_rows(model: PreTrainedModel, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
     """Run every row to its end; greedy rows get the tokens that `generate` gives each of them alone.
 
-    The answers are in the rows afterwards. Rows whose extras do not stack run in batches of their own.
+    The answers are in the rows afterwards. Rows whose extras do not stack run in separate batches.
     """
     for batch in stackable(rows):
         run_batch(model, batch, on_step, **_inputs(model, batch))

@@ -50,7 +50,7 @@ class Ticket:
 
 
 class GenerationLoop(ABC):
-    """Answers the rows of one model in a thread of its own.
+    """Answers the rows of one model in a separate thread.
 
     `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
     `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
@@ -100,7 +100,7 @@ class GenerationLoop(ABC):
         return self._alive_at
 
     def close(self) -> None:
-        """End the thread; whoever still waits is told Cancelled."""
+        """End the thread; requests that still wait are Cancelled."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -190,7 +190,7 @@ class GenerationLoop(ABC):
             try:
                 ticket.emit(piece)
             except BaseException:
-                # Whoever listens has gone wrong, not the request.
+                # The listener failed, not the request.
                 log.exception("emit_failed", model=self._name)
                 ticket.emit = None
 

@@ -20,7 +20,7 @@ _LEAD_TOKENS = 8
 class Row:
     """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
 
-    `budget` is the most tokens it may grow, at least 1. The token that ends it is no part of the answer.
+    `budget` is the most tokens it may grow, at least 1. The token that ends it is not part of the answer.
     `extras` are what the model is given along with the prompt, such as pixel_values; see stacking.py.
     """
 
@@ -120,5 +120,5 @@ class Row:
 
 
 def without_half_character(text: str) -> str:
-    """Return decoded `text` without the bytes at its end that are no whole character: its tokens were cut there."""
+    """Return decoded `text` without the bytes at its end that are not a whole character: its tokens were cut there."""
     return text.rstrip("\ufffd")

@@ -1,4 +1,4 @@
-"""What every task that writes text has in common: rows with budgets, sampling and stops of their own."""
+"""What every task that writes text has in common: rows that each have a budget, sampling and stops."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class GenerationRunner(TaskRunner):
         return None if opened is None else max(opened.texts.last_sign(), opened.beams.last_sign())
 
     def close(self) -> None:
-        """End the loops that were started; whoever still waits is told Cancelled."""
+        """End the loops that were started; requests that still wait are Cancelled."""
         with self._opening:
             self._closed = True
         if self._opened is not None:

@@ -1,4 +1,4 @@
-"""How the next token of one row is picked from its scores: greedy, or drawn with settings of its own."""
+"""How the next token of one row is picked from its scores: greedy, or drawn with its own settings."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Sampling:
 
 
 class TokenPicker:
-    """Picks the tokens of one row, by a random generator of its own, so that neighbours never matter."""
+    """Picks the tokens of one row, by its own random generator, so that neighbours never matter."""
 
     def __init__(self, sampling: Sampling) -> None:
         import torch
@@ -116,7 +116,7 @@ class TokenPicker:
         self.start_again()
 
     def start_again(self) -> None:
-        """Draw the same again as from the first token on: whoever listens may have heard it already."""
+        """Draw the same again as from the first token on: a listener may have it already."""
         self._generator.manual_seed(self._seed)
 
     def pick(self, scores: torch.Tensor, seen: torch.Tensor) -> int:
@@ -136,7 +136,7 @@ class TokenPicker:
             return int(scores.argmax())
         count = min(sampling.top_k, scores.shape[0]) or scores.shape[0]
         best, tokens = scores.float().topk(count)
-        # From the highest down: else a temperature near zero makes scores that are no numbers.
+        # From the highest down: else a temperature near zero makes scores that are not numbers.
         chances = ((best - best[0]) / max(sampling.temperature, _LEAST_TEMPERATURE)).softmax(0)
         if sampling.top_p < 1.0:
             before = chances.cumsum(0) - chances

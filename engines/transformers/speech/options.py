@@ -44,7 +44,7 @@ class WhisperLanguages:
     ) -> None:
         self.name = name
         config: Any = model.generation_config
-        config.max_length = None  # every call has a bound of its own
+        config.max_length = None  # every call has its own bound
         vocabulary = tokenizer.get_vocab()
         # Fine-tuned models often come with a generation config from before these fields were there.
         if not hasattr(config, "is_multilingual"):

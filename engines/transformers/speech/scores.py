@@ -30,7 +30,7 @@ class Draw:
     seed: int | None = None
 
     def generator(self) -> torch.Generator:
-        """Return what this row alone draws from, so that it draws the same whoever else is in its batch."""
+        """Return what this row alone draws from, so that it draws the same in any batch."""
         generator = torch.Generator()
         if self.seed is None:
             generator.seed()

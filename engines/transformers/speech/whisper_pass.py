@@ -51,7 +51,7 @@ class SpeechTokens:
         return len(list(given))
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text, with U+FFFD for what is no whole character."""
+        """Return the text, with U+FFFD for what is not a whole character."""
         text = self._tokenizer.decode(tokens)
         return text if isinstance(text, str) else "".join(text)
 

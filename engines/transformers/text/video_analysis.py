@@ -56,7 +56,7 @@ class VideoClassificationRunner(ClassificationRunner):
 class VideoDescriptionRunner(AskingRunner):
     """Answers a prompt about a video: as many of its frames as the model's context has room for.
 
-    Models that have a way of their own for videos see them as one, with the frames' times; others as images.
+    Models that have their own way for videos see them as one, with the frames' times; others as images.
     """
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:

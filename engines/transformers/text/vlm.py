@@ -22,7 +22,7 @@ from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
 _EXPAND = "_expand_inputs_for_generation"
-"""How a model repeats its inputs for the beams; those that know of several images have a way of their own."""
+"""How a model repeats its inputs for the beams; those that know of several images have their own way."""
 
 
 class VisionLanguageRunner(GenerationRunner):
@@ -102,7 +102,7 @@ class VisionLanguageRunner(GenerationRunner):
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
         """Return the one message of the user as text, each image as the processor writes it.
 
-        Processors whose image token is no plain string put it in by themselves.
+        Processors whose image token is not a plain string put it in by themselves.
         """
         if len(messages) > 1:
             raise InvalidInput(

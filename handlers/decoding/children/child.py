@@ -1,6 +1,6 @@
 """What runs in a child process: calls come in by its standard input, one at a time, and answers leave by its output.
 
-Started as `python -m handlers.decoding.children.child <pid of the parent>`. A thread of its own reads the input and
+Started as `python -m handlers.decoding.children.child <pid of the parent>`. A separate thread reads the input and
 watches the parent: when either ends, the process ends at once, whatever native code it is in.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # decoders warn of files that are damaged; who sent them hears of it
     output = os.dup(1)
-    # What native code prints about damaged files is no answer, and no line of the parent's log either.
+    # What native code prints about damaged files is neither an answer nor a line of the parent's log.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

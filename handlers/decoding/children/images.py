@@ -28,7 +28,7 @@ _QUICK_PIXELS = 25_000_000
 """Larger pictures take seconds, and up to 16 bytes a pixel."""
 
 _DECODE = "handlers.decoding.children.child_functions:image"
-_CURE = "save it anew as an ordinary JPEG or PNG"
+_CURE = "save it again as an ordinary JPEG or PNG"
 
 
 def is_quick(content: bytes) -> bool:

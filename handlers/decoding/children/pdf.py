@@ -75,7 +75,7 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
                 f"{what} is a PDF that a password protects; save it without one and send that"
             ) from error
         raise MediaCorrupt(
-            f"{what} is a PDF that has no pages, or that is too damaged to find them; save it anew from its program "
+            f"{what} is a PDF that has no pages, or that is too damaged to find them; save it again from its program "
             "(print it to PDF) and send that"
         ) from error
     with closing(pdf):

@@ -149,7 +149,7 @@ class ChildPool:
         until = time.monotonic() + _MOST_WAIT * limits.timeout_s
         try:
             if child is not None and not child.begins(call, content, until):
-                child.end()  # what ended it while it was idle is no fault of this call
+                child.end()  # what ended it while it was idle is not a fault of this call
                 child = None
             if child is None:
                 child = _Child()
@@ -236,7 +236,7 @@ class _Child:
                 pipe.close()
 
     def forget(self) -> None:
-        """Close the pipes of a process that is no child of this one."""
+        """Close the pipes of a process that is not a child of this one."""
         self._process.returncode = 0  # it is not ours to wait for
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -97,7 +97,7 @@ class RollingBatch:
         """
         rows = self.rows[first:]
         likeliest = scores.argmax(-1).tolist()
-        # From the last to the first: whoever takes a leaving row's place has had its token already.
+        # From the last to the first: the row that takes a leaving row's place has had its token already.
         for index in reversed(range(len(rows))):
             row, token = rows[index], likeliest[index]
             if not row.picker.sampling.is_plain:

@@ -13,7 +13,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from engines.transformers.generation.rolling.merging import knows_positions
 
 _LEAST_ROOM = 32
-"""Columns kept free on the right when the block is made anew."""
+"""Columns kept free on the right when the block is rebuilt."""
 
 _ROWS_AT_ONCE = 4
 """Rows by which the block grows."""
@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """How a block is made anew: rows and columns of the new one, and what of the old one goes where."""
+    """How a block is rebuilt: rows and columns of the new one, and what of the old one goes where."""
 
     capacity: tuple[int, int]
     rows: int
@@ -31,7 +31,7 @@ class _Move:
 
 
 class RollingCache(Cache):
-    """Keys and values of rows that all end in the same column and begin in columns of their own.
+    """Keys and values of rows that all end in the same column and begin in their own columns.
 
     Row `r` holds what it has seen in columns `starts[r]` to `end`; what lies left of that is another row's past
     or nothing, and `mask` hides it. Appending a token to every row writes one column; a row that leaves makes
@@ -126,13 +126,13 @@ class RollingCache(Cache):
             block.keys = block.values = None
 
     def _move_blocks(self, room: int) -> None:
-        """Make all blocks anew for the rows as they are, with room for that many columns."""
+        """Rebuild all blocks for the rows as they are, with room for that many columns."""
         move = self._move(self.rows, self.width, room)
         for block in self.blocks:
             block.move(move)
 
     def _move(self, rows: int, width: int, room: int) -> _Move:
-        """Lay the block out anew for `rows` and `width` columns with room to grow; the caller moves the layers."""
+        """Lay the block out again for `rows` and `width` columns with room to grow; the caller moves the layers."""
         capacity = self._capacity(rows, width, room)
         move = _Move(capacity, rows=self.rows, live=slice(self.start, self.end), end=width)
         shift = width - self.end

@@ -87,7 +87,7 @@ class RollingLoop(GenerationLoop):
             for ticket in tickets:
                 self.settle(ticket, as_run_error(error, self._name))
         elif is_out_of_memory(error) and entering is not None and entering.rows[0].extras:
-            # Its images, most likely: that is no reason to run fewer rows from now on.
+            # Its images, most likely: that alone does not call for fewer rows from now on.
             suspect = [ticket for ticket in tickets if ticket.row in entering.rows]
             self._suspects += suspect
             self._put_back(ticket for ticket in tickets if ticket not in suspect)

@@ -50,7 +50,7 @@ class Prefill:
     def advance(self, model: PreTrainedModel, most_tokens: int) -> torch.Tensor | None:
         """Run the next piece; return the scores of the first new tokens, (rows, vocabulary), after the last.
 
-        The images of a prompt are a piece of their own, the first, after which as many columns are left.
+        The images of a prompt are a separate piece, the first, after which as many columns are left.
         """
         if self._extras:
             output = self._merge(model)

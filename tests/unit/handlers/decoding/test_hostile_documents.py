@@ -35,7 +35,7 @@ def test_a_pdf_that_takes_all_memory_is_refused_with_the_limit(made: Callable[[]
     with pytest.raises(
         MediaTooLarge,
         match=rf"data\.document \(bytes\) takes more memory to decode than media\.decode_memory_bytes allows "
-        rf"\({MEMORY_BYTES} bytes\): save the file anew",
+        rf"\({MEMORY_BYTES} bytes\): save the file again",
     ):
         read(made())
     read_well()
@@ -54,7 +54,7 @@ def test_a_pdf_that_takes_for_ever_is_refused_with_the_limit(made: Callable[[], 
 def test_a_pdf_of_several_pages_is_told_that_fewer_may_do() -> None:
     endless = hostile.endless_pattern()
     two = endless.replace(b"/Kids[3 0 R]/Count 1", b"/Kids[3 0 R 3 0 R]/Count 2")
-    with pytest.raises(MediaTooLarge, match=r"name fewer pages in data\.pages, or save the file anew"):
+    with pytest.raises(MediaTooLarge, match=r"name fewer pages in data\.pages, or save the file again"):
         read(two, SHORT)
 
 
