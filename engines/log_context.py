@@ -8,22 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import Context, ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
-
-
-class Named(Protocol):
-    """What names a request in a log line."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def model_name(self) -> str: ...
 
 
 class RequestName(msgspec.Struct, frozen=True, gc=False):
@@ -36,13 +25,13 @@ class RequestName(msgspec.Struct, frozen=True, gc=False):
     """Of the trace that its caller began, as W3C writes it."""
 
 
-_at_hand: ContextVar[Sequence[Named]] = ContextVar("requests_at_hand", default=())
+_at_hand: ContextVar[Sequence[RequestName]] = ContextVar("requests_at_hand", default=())
 
 
 class _Turn(threading.local):
     """What a thread works on without giving way to anything else: several times cheaper to set than a context."""
 
-    request: Named | None = None
+    request: RequestName | None = None
 
 
 turn = _Turn()
@@ -58,7 +47,7 @@ class working_on:
 
     __slots__ = ("_before", "_requests")
 
-    def __init__(self, requests: Sequence[Named]) -> None:
+    def __init__(self, requests: Sequence[RequestName]) -> None:
         self._requests = requests
 
     def __enter__(self) -> None:
@@ -68,7 +57,7 @@ class working_on:
         _at_hand.reset(self._before)
 
 
-def requests_at_hand() -> Sequence[Named]:
+def requests_at_hand() -> Sequence[RequestName]:
     """Return the requests that are worked on here and now."""
     request = turn.request
     return _at_hand.get() if request is None else (request,)

@@ -123,6 +123,8 @@ def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
     if "request_id" not in event:
         if len(requests) == 1:
             event["request_id"] = requests[0].id
+            if requests[0].traceparent:
+                event["traceparent"] = requests[0].traceparent
         else:
             event["request_ids"] = [one.id for one in requests[:_MOST_IDS]]
             event["requests"] = len(requests)

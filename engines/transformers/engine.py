@@ -15,7 +15,7 @@ import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
-from engines.log_context import Named, requests_at_hand, working_on
+from engines.log_context import RequestName, requests_at_hand, working_on
 from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.device import (
     as_run_error,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_Asked = tuple[dict[str, Any], dict[str, Any], Sequence[Named]]
+_Asked = tuple[dict[str, Any], dict[str, Any], Sequence[RequestName]]
 """An input, its options, and what log lines call it."""
 
 
@@ -121,7 +121,7 @@ class TransformersEngine(BaseEngine):
                 [cost_of(one) for one, _, _ in some],
             )
 
-        at_hand: Sequence[Named] = requests_at_hand()
+        at_hand: Sequence[RequestName] = requests_at_hand()
         names = [(name,) for name in at_hand] if len(at_hand) == len(inputs) else [at_hand] * len(inputs)
         asked = list(zip(inputs, options, names, strict=True))
         return bisected(run, asked, failed=functools.partial(self._note_failure, model))

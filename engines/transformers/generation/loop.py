@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.log_context import Named, requests_at_hand, working_on
+from engines.log_context import RequestName, requests_at_hand, working_on
 from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
 from engines.transformers.generation.row import Row
 from engines.transformers.process_state import running
@@ -45,7 +45,7 @@ class Ticket:
     """How many rows that came later joined before it, as there was room for them only."""
     was_tried: bool = False
     """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
-    requests: Sequence[Named] = field(default_factory=requests_at_hand)
+    requests: Sequence[RequestName] = field(default_factory=requests_at_hand)
     """What log lines call it: what the thread that submitted it had at hand."""
 
 

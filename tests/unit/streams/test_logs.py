@@ -13,9 +13,8 @@ import structlog
 from pydantic import SecretStr
 
 from engines.config.settings_tree import leaves
-from engines.log_context import shared_task, turn, working_on
+from engines.log_context import RequestName, shared_task, turn, working_on
 from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging
-from streams.messages import Request
 from streams.settings import LoggingSettings, S3Settings, Settings
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -30,8 +29,8 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def named(identity: str) -> Request:
-    return Request(id=identity, task="asr", engine="e", model_name="whisper/3", data={})
+def named(identity: str, traceparent: str | None = None) -> RequestName:
+    return RequestName(identity, "asr", "whisper/3", traceparent)
 
 
 def configured(**settings: Any) -> io.StringIO:
@@ -83,13 +82,14 @@ def test_lines_below_the_level_are_dropped() -> None:
 
 def test_the_request_is_in_every_line_inside_and_none_outside() -> None:
     stream = configured()
-    with working_on([named("r1")]):
+    with working_on([named("r1", "00-a-b-01")]):
         structlog.get_logger("x").info("ours")
         logging.getLogger("y").warning("theirs")
     structlog.get_logger("x").info("after")
     ours, theirs, after = lines(stream)
     for line in (ours, theirs):
         assert (line["request_id"], line["task"], line["model"]) == ("r1", "asr", "whisper/3")
+        assert line["traceparent"] == "00-a-b-01"
     assert "request_id" not in after
 
 
