@@ -36,7 +36,7 @@ class PullProgress:
 ProgressListener = Callable[[PullProgress], None]
 
 Emit = Callable[[str], None]
-"""Hears the next piece of a growing answer."""
+"""Called with the next piece of a growing answer."""
 
 Urgency = tuple[float, float]
 """Minus the priority, and the deadline in unix seconds, infinity for none: the smallest goes first."""
@@ -77,7 +77,7 @@ class BaseEngine(ABC):
     `OptionSpec.bound` names one of them."""
 
     on_progress: ProgressListener | None = None
-    """Hears of downloads to the engine's own server, where it has one; set before the first model is loaded.
+    """Called with progress of downloads to the engine's server, where it has one; set before the first model is loaded.
     It is called in a thread of the engine and must not block."""
 
     def __init__(self, config: Any = None) -> None:
@@ -144,7 +144,7 @@ class BaseEngine(ABC):
         """Start one input and return at once; only for `continuous_tasks`.
 
         The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input
-        alone. `emit` hears the answer piece by piece as it grows, in a thread of the engine; it must not
+        alone. `emit` is called with each piece of the answer, in a thread of the engine; it must not
         block. Where inputs have to wait for room, the one of the smallest `urgency` is next, and among equals
         the first that came. Calls come from any thread and overlap.
         """
@@ -152,7 +152,7 @@ class BaseEngine(ABC):
 
     def last_sign(self, model: Any) -> float | None:
         """Return when, by time.monotonic, the model last gave something back for `submit`: a token, an answer, or
-        noticed a cancel; None where nothing is under way. Never blocks. Without it what `emit` hears, and futures
+        noticed a cancel; None where nothing is under way. Never blocks. Without it calls of `emit`, and futures
         that end, tell.
 
         A model that is silent for worker.infer_timeout_s counts as stuck.
@@ -211,7 +211,7 @@ class BaseEngine(ABC):
         return {"status": "ok"}
 
     def close(self) -> None:
-        """Let go of threads and connections; called once, when no request is under way any more."""
+        """Close threads and connections; called once, when no request is under way any more."""
 
 
 T = TypeVar("T")
@@ -226,7 +226,7 @@ def bisected(
 ) -> list[R]:
     """Return `run(items)`, or what comes of running the halves where that raises, down to single items.
 
-    One bad item among n costs its neighbours 2 log2(n) more runs. `failed` hears of every batch that raised,
+    One bad item among n costs its neighbours 2 log2(n) more runs. `failed` is called with every batch that raised,
     before its halves run, and says what takes the place of the outcome of one that raises by itself. Whatever is
     raised counts, a BaseException too; what `failed` raises ends it all.
     """

@@ -39,7 +39,7 @@ from handlers.signals import is_of_a_signal
 
 
 class InferenceError(Exception):
-    """Root of every failure a caller is told of; subclasses fix `code` and `retryable`."""
+    """Root of every failure that reaches a caller; subclasses fix `code` and `retryable`."""
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     retryable: ClassVar[bool] = False

@@ -74,4 +74,4 @@ class AwaitedResults:
 
 def _fail(future: asyncio.Future[Result], failure: ClientError) -> None:
     future.set_exception(failure)
-    future.exception()  # it may be nobody's any more, and asyncio would tell of an error that nobody looked at
+    future.exception()  # it may be nobody's any more, and asyncio would log an error that nobody looked at

@@ -40,7 +40,7 @@ def ending_at_once(call_on_close: Callable[[Callable[[], object]], object]) -> I
     """Let SIGTERM end the process with 0 during the block: nothing has begun, so nothing is to be drained.
 
     So it does afterwards until another handler takes over; `call_on_close` gets what leaves the signal as it was. A
-    thread hears of it, as an import that hangs in C keeps Python's own handlers from running. In the main thread only.
+    thread reads it, as an import that hangs in C keeps Python's own handlers from running. In the main thread only.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -109,7 +109,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def tell_left_out() -> None:
-    """Log how many lines of libraries were left out as repetitions and not told of yet."""
+    """Log how many lines of libraries were left out as repetitions since the last such line."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.repeated.flush(handler)

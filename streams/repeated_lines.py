@@ -35,7 +35,7 @@ _MOST_KINDS = 1000
 _NUMBERS = re.compile(r"\d+")
 _KEPT_CHARS = 300
 _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
-"""How lines begin that tell of a broker that is away, without its error among their arguments."""
+"""How lines about a broker that is away begin, without its error among their arguments."""
 
 _OF_NO_BROKER = frozenset(
     {
@@ -73,7 +73,7 @@ class _Kind:
 class RepeatedLines(logging.Filter):
     """A filter for a handler. Thread-safe; lines of loggers other than `LIBRARIES` pass as they are.
 
-    Two lines are alike where they differ in numbers alone, or both tell of a broker that is away. After the first, a
+    Two lines are alike where they differ in numbers alone, or both say that a broker is away. After the first, a
     like one passes after 10 s, 20 s, 40 s and so on up to 10 minutes, and says how many were left out. What is left out
     at the end is told by `flush`. A kind that was quiet for its whole pause begins again.
     """

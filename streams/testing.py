@@ -34,7 +34,7 @@ class MemoryWorker:
             self.failed.set_exception(error)
 
     def ended(self, delivering: asyncio.Task[None]) -> None:
-        """Hear that the delivery of requests has ended."""
+        """Note that the delivery of requests has ended."""
         if not delivering.cancelled() and (error := delivering.exception()) is not None:
             self.fail(error)
 

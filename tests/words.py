@@ -19,11 +19,11 @@ ALLOWED_IN_CODE = {
     r"\bwhoever\b": 3,
     r"\banew\b": 0,
     r"\bof (?:its|their|one's) own\b": 16,
-    r"\bhears?\b": 68,
+    r"\bhears?\b": 27,
     r"\bgives? way\b": 0,
     r"\bwhat it is of\b": 0,
-    r"\b(?:lets?|letting) go\b": 14,
-    r"\b(?:tells?|told) of\b": 26,
+    r"\b(?:lets?|letting) go\b": 0,
+    r"\b(?:tells?|told) of\b": 0,
     r"\bfor want of\b": 0,
 }
 

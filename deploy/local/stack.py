@@ -54,7 +54,7 @@ class LocalStack:
         kafka: KafkaRelease | None = None,
         brokers: int = 1,
     ) -> None:
-        """`on_status` hears of every change of a part, from several threads but one call at a time.
+        """`on_status` is called with every change of a part, from several threads but one call at a time.
 
         `with_ollama` adds an Ollama-like server with a small model; see `deploy.local.ollama`. `kafka` runs
         Apache Kafka in place of the embedded broker, with one or three `brokers`.

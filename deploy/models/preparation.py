@@ -42,7 +42,7 @@ def prepare(name: str, *, progress: Progress | None = None, directory: Path | No
 
     Args:
         name: a name in CATALOGUE.
-        progress: hears of every step, in this thread.
+        progress: called with every step, in this thread.
         directory: where models are kept; the user's cache folder by default (XDG_CACHE_HOME is honoured).
 
     Raises:
@@ -177,7 +177,7 @@ def models_directory() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the system lets go of it when this one dies."""
+    """Hold an exclusive lock between processes; the system releases it when this one dies."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

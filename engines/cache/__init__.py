@@ -1,5 +1,5 @@
 """Loaded models in memory, within a budget of bytes.
 
 - model_cache, cached_model: who holds a model, and who may be evicted
-- loader: one load, and what is told of it; memory_budget: how much room there is; heap: memory given back
+- loader: one load, and what listeners are told; memory_budget: how much room there is; heap: memory given back
 """

@@ -72,7 +72,7 @@ class Entry:
         return self.state is State.READY and self.leases == 0
 
     def described(self, now: float) -> dict[str, Any]:
-        """Return what `ModelCache.entries` tells of it."""
+        """Return its entry in `ModelCache.entries`."""
         return {
             "key": self.key,
             "memory": id(self) if self.shared is None else self.shared,

@@ -134,7 +134,7 @@ class ModelLoading:
         return loaded
 
     def _undo(self, late: list[Loaded]) -> None:
-        """Let go of the files of a load that came to nothing, and of the model where it came after all."""
+        """Release the files of a load that failed, and the model where it came after all."""
         try:
             for loaded in late:
                 self.runner.unload_model(loaded.model)

@@ -19,7 +19,7 @@ Source: https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: bl
 
 
 class Answer:
-    """One answer in the making; `emit` hears each piece of its text, not of its thinking. For one thread."""
+    """One answer in the making; `emit` gets each piece of its text, not of its thinking. For one thread."""
 
     def __init__(self, emit: Emit | None = None) -> None:
         self._emit = emit

@@ -78,7 +78,7 @@ class OllamaClient:
             raise self.failures.of_pull(refused, model) from refused
 
     async def show(self, model: str) -> Shown:
-        """Return what the server tells of a model; ModelMissing where it has none of that name."""
+        """Return what the server says about a model; ModelMissing where it has none of that name."""
         return await self._ask("POST", "/api/show", Shown, {"model": model}, model=model)
 
     async def tags(self) -> list[str]:

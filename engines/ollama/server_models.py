@@ -30,7 +30,7 @@ class ServerModels:
         self._asked: dict[str, asyncio.Task[Shown]] = {}
 
     async def ensure(self, model: str) -> Shown:
-        """Return what the server tells of `model`, which it holds by then. Cancelling it stops no pull.
+        """Return what the server says about `model`, which it holds by then. Cancelling it stops no pull.
 
         Raises:
             ModelLoadFailed: permanent; the server does not have it, and may not or cannot pull it.

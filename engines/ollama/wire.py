@@ -49,7 +49,7 @@ class PullChunk(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What /api/show tells of a model."""
+    """What /api/show says about a model."""
 
     parameters: str = ""
     """The options its Modelfile sets, one a line: name, spaces, value."""

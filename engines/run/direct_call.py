@@ -106,7 +106,7 @@ class DirectCall(Walk):
         return self._guard.call(f"{stage} of task {job.task}", limit_s, call)
 
     def _outcome(self, job: Job, started: Callable[[Future[Outcome]], None] | None = None) -> Outcome:
-        """Run the request; `started` hears of what can be cancelled, where the engine takes it as it comes."""
+        """Run the request; `started` is given what can be cancelled, where the engine takes it as it comes."""
         if not job.is_continuous:
             [outcome] = self._execution.run([job])
             return outcome
@@ -121,7 +121,7 @@ class DirectCall(Walk):
     def _outcome_until(self, job: Job, ends: float) -> Outcome:
         """Run the request in a separate thread, and leave it to itself where time runs out.
 
-        An engine that runs batches cannot be stopped within one: it goes on, and nobody hears what comes of it.
+        An engine that runs batches cannot be stopped within one: it goes on, and its outcome is dropped.
         """
         outcome: Future[Outcome] = Future()
         is_late = threading.Event()

@@ -252,7 +252,7 @@ def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
 
 
 class _Following:
-    """A request that its engine works on; its outcome passes its cancellation on, and lets go of the model."""
+    """A request that its engine works on; its outcome passes its cancellation on, and releases the model."""
 
     def __init__(self, raw: Future[Any], job: Job, lease: Lease, running: float) -> None:
         self.raw = raw

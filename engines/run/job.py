@@ -44,7 +44,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     engine: str = ""
     """The engine that was asked for, then the one that answers."""
     data: dict[str, Any]
-    """Let go of when the inputs are made of it."""
+    """Dropped once the inputs are made of it."""
     options: dict[str, Any] = {}
     """As they were asked for, then checked, by the handler's names."""
     metadata: Mapping[str, Any] | None = None
@@ -55,7 +55,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     queue_s: float = 0.0
     """How long it lay in its topic or socket before."""
     emit: Emit | None = None
-    """Hears the answer as it grows, in a thread of the engine, where that can tell."""
+    """Called with the answer as it grows, in a thread of the engine, where that can tell."""
     has_task: bool = True
     """Whether it may wait: a task or a thread is there for it alone."""
     alike: Alike | None = None

@@ -1,4 +1,4 @@
-"""The one place that counts how requests ended and tells of those that failed, whatever door they came through."""
+"""The one place that counts how requests ended and logs those that failed, for all doors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_CHARS = 500
 
 
 class Outcomes:
-    """Hears of every outcome once; thread-safe.
+    """Told every outcome once; thread-safe.
 
     A failed request leaves one WARNING `request_failed`, a message that was kept as a dead letter one
     `request_dead_lettered`; where there are too many of a code, one `requests_failed` counts the rest.
@@ -97,7 +97,7 @@ class Outcomes:
         return False
 
     def tell_left_out(self) -> None:
-        """Tell how many lines were left out and not told of yet."""
+        """Log how many lines were left out since the last such line."""
         with self._telling:
             self._timer = None
         for code, count in self._lines.take_left_out().items():

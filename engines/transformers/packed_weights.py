@@ -26,7 +26,7 @@ memory. Four rows take less time than one or two; beyond 128 rows a whole is har
 """
 
 _LAID_OUT_FOR = 16
-"""Rows that oneDNN is told of when it chooses the layout; those for 4, 8 and 64 proved to be as fast as each other."""
+"""Rows that oneDNN is given when it chooses the layout; those for 4, 8 and 64 proved to be as fast as each other."""
 
 
 def pack_weights(model: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Models that several tasks use: in memory once, until the last of those tasks lets go."""
+"""Models that several tasks use: in memory once, until the last of those tasks releases it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Closable(Protocol):
     """What can be shared: it knows when nobody uses it any more."""
 
     def close(self) -> None:
-        """Let go of threads and memory."""
+        """Release threads and memory."""
 
 
 _Model = TypeVar("_Model", bound=Closable)
@@ -47,7 +47,7 @@ class SharedModels:
     def take(
         self, folder: Path, load: Callable[[], _Model], *, part: str = ""
     ) -> tuple[_Model, Callable[[], None]]:
-        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what lets go of it.
+        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what releases it.
 
         `part` tells apart what is loaded of one folder.
 

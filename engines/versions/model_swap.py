@@ -108,7 +108,7 @@ class ModelSwaps:
             return {service.current.id for service in self._services.values() if service.is_warm}
 
     def tend(self) -> float:
-        """Look up the names in memory, let go of what nobody needs; return the seconds until the next time.
+        """Look up the names in memory, unload what nobody needs; return the seconds until the next time.
 
         Called by a thread of this object; blocks while the registry answers and models are unloaded.
         """

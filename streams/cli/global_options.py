@@ -28,7 +28,7 @@ def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]
     """Return the settings for this command line, and send log lines to standard error as they say.
 
     Unless `logs`, which is for commands that run on, only those are sent that --verbose or logging.level ask for: such
-    a command tells of its failure itself.
+    a command reports its failure itself.
 
     Raises:
         ConfigurationError: permanent; `main` shows it and exits with 2.

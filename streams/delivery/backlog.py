@@ -95,7 +95,7 @@ class Backlog:
         self._tracker.release(place)
 
     def _begin(self, fetched: Fetched, started: int, task: str, alike: Alike) -> int:
-        """Start work on more messages, as many as there is room for; return how many are started now, or let go."""
+        """Start work on more messages, as many as there is room for; return how many are started or dropped by now."""
         records = fetched.records
         if not self._is_current(fetched.generation):
             return len(records)

@@ -18,7 +18,7 @@ from streams.delivery.offsets import Record, TopicPartition
 from streams.delivery.port import ProducerRecord
 
 OnRequest = Callable[[str], Awaitable[None]]
-"""Hears `fetch` where such a request leaves a client, and `fetch answered` where its answer is on the way back."""
+"""Called with `fetch` as such a request leaves a client, and `fetch answered` where its answer is on the way back."""
 
 UNKNOWN_MEMBER: int = errors.UnknownMemberIdError.errno
 ILLEGAL_GENERATION: int = errors.IllegalGenerationError.errno
@@ -95,7 +95,7 @@ class Group:
         self._assign_if_all_joined()
 
     def heartbeat(self, name: str, generation: int) -> int:
-        """Hear that a member lives; return an error code of Kafka's, 0 for none."""
+        """Note that a member lives; return an error code of Kafka's, 0 for none."""
         code = self._refusal(name, generation)
         if code != UNKNOWN_MEMBER:
             self._expect(name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DeliveryReport(msgspec.Struct, eq=False):
-    """Records of one caller on their way, who hears once how that ended; each kind of caller says what follows."""
+    """Records of one caller on their way; `ended` is called once, and each kind of caller says what follows."""
 
     missing: int = 0
     """How many records are still on their way; kept by the producer, as all here."""
@@ -30,7 +30,7 @@ class DeliveryReport(msgspec.Struct, eq=False):
     """What the broker does not take; it may have all others."""
 
     def ended(self, error: Exception | None) -> None:
-        """Hear that the broker has all the records, or why it does not take one; must not raise.
+        """Called when the broker has all records, or with why it does not take one; must not raise.
 
         Nothing is on its way any more.
         """

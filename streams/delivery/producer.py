@@ -67,7 +67,7 @@ class BatchingProducer:
         await delivery.future
 
     def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
-        """Send all of them; `delivery`, which is new, hears how that ended."""
+        """Send all of them; `delivery`, which is new, is told how that ended."""
         delivery.missing = len(records)
         for record in records:
             record.delivery = delivery
@@ -150,7 +150,7 @@ class BatchingProducer:
 
 
 def _tell(records: list[ProducerRecord], error: Exception) -> None:
-    """Tell of those among `records` that are still on their way that they will not arrive."""
+    """Report those of `records` that are still on their way as failed."""
     for record in records:
         if (delivery := record.delivery) is not None:
             record.delivery = None

@@ -93,7 +93,7 @@ class Publisher:
         traceparent: str | None,
         reply_to: str | None,
     ) -> None:
-        """Publish `result`, and then the metrics event that tells of what was published.
+        """Publish `result`, and then the metrics event about what was published.
 
         A result that is too large becomes a RESULT_TOO_LARGE failure. Where it is the caller's key (or trace) that
         leaves no room, the result goes without: its caller, who looks for an id, is still answered, which a dead
@@ -128,7 +128,7 @@ class Publisher:
         traceparent: str | None,
         delivery: DeliveryReport,
     ) -> bool:
-        """Publish `result` and its metrics event side by side and return True; `delivery` hears how that ended.
+        """Publish `result` and its metrics event side by side and return True; `delivery` is told how that ended.
 
         Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
         large for the broker, whose event must wait until it is known what was published: that is for `result`.

@@ -1,4 +1,4 @@
-"""The delivery of requests: records are fetched, answered, told of and committed, whatever they come from and go to."""
+"""The delivery of requests: records are fetched, answered, published and committed, on any source and sink."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def build_stream(
 ) -> Stream:
     """Return the delivery of requests for `tasks` from `source` to `sink`, for a worker and for a simulation.
 
-    `on_fatal` hears of what cannot be delivered: the worker must exit, and what it has not acked is delivered again.
+    `on_fatal` is called with what cannot be delivered: the worker must exit; what it has not acked is delivered again.
     """
     topics = Topics(kafka.topic_prefix)
     tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)

@@ -160,7 +160,7 @@ class AssignedPartitions:
         damage: Exception | None = None
         try:
             records.extend(islice(held, most))  # keeps what came before an error
-        except Exception as error:  # noqa: BLE001 - codecs raise what they like; the source tells of it
+        except Exception as error:  # noqa: BLE001 - codecs raise what they like; the source reports it
             damage = error
         end = held.next_fetch_offset
         self._assignment.state_value(partition).consumed_to(end)

@@ -1,4 +1,4 @@
-"""The thread of the aiokafka consumer: it alone owns positions, fetches and commits, and hears of rebalances first."""
+"""The thread of the aiokafka consumer: it alone owns positions, fetches and commits, and sees rebalances first."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class ConsumerThread(CommittingThread):
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
-    """Ends and begins generations where aiokafka's rebalance stands still, before Faust hears of it."""
+    """Ends and begins generations where aiokafka's rebalance stands still, before Faust is told."""
 
     _thread: ConsumerThread
 

@@ -51,7 +51,7 @@ class PartitionReader:
     def attach(self, consumer: AIOKafkaConsumer) -> None:
         """Serve this consumer, which is not started yet."""
         self._consumer = consumer
-        # Called whenever a broker told of topics, which it does after errors of fetches too.
+        # Called with every answer about topics, which it does after errors of fetches too.
         client_of(consumer).cluster.add_listener(self._compare_topics)
 
     def close(self) -> None:

@@ -119,12 +119,12 @@ class FaustSource:
         return dict(self.consumer._thread.source.removed_unread)
 
     def take(self, topic: str, fetched: list[Fetched]) -> None:
-        """Hear from an agent what lay in its queue."""
+        """Take from an agent what lay in its queue."""
         self._taken[topic].set()
         self.listener.take(topic, fetched)
 
     def assign(self, generation: int) -> None:
-        """Hear from Faust of an assignment, which opens later."""
+        """Called by Faust with an assignment, which opens later."""
         self._next_generation = generation
         self.listener.begin()
 
@@ -135,7 +135,7 @@ class FaustSource:
             self._is_open.set()
 
     def close(self) -> None:
-        """Hear from Faust that a rebalance begins, or the stop."""
+        """Called by Faust when a rebalance begins, or the stop."""
         self._generation = self._next_generation = None
         self._is_open.clear()
 

@@ -3,7 +3,7 @@
 - connection, patient_connections, connection_problems: clients from the settings, and why no broker answers
 - settings: section kafka of the settings tree, all that a client needs
 - topics, topic_admin, topic_reader, topic_problems: names, creation, checks and whole reads
-- rights, group_refusals, broker_requests, broker_watch: what a broker allows, refuses and tells of itself
+- rights, group_refusals, broker_requests, broker_watch: what a broker allows, refuses and says about itself
 - cloudevents, header_names: the headers of a record
 
 Knows nothing of requests under way; clients, workers and commands stand on it.

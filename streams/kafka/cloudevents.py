@@ -72,7 +72,7 @@ class BinaryHeaders:
         return headers
 
 
-# A result and the event that tells of it are of one moment, and so are others of their batch.
+# A result and the event about it are of one moment, and so are others of their batch.
 @functools.lru_cache(maxsize=16)
 def _ce_time(milliseconds: int) -> tuple[str, bytes]:
     seconds, of_second = divmod(milliseconds, 1000)

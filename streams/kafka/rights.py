@@ -78,7 +78,7 @@ async def _connected(kafka: KafkaSettings) -> AsyncIterator[Any]:
 
 
 async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tuple[list[TopicProblem], bool]:
-    """Return the topics of which a right is lacking, and whether the broker told of each that exists."""
+    """Return the topics of which a right is lacking, and whether the broker named each that exists."""
     topics, tasks = Topics(kafka.topic_prefix), list(tasks)
     needed = dict.fromkeys(expected_topics(topics, tasks, partitions=1, replication_factor=1), WRITE)
     needed |= dict.fromkeys(map(topics.requests, tasks), READ)

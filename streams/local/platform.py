@@ -282,7 +282,7 @@ def _import_mlflow() -> None:
 
 
 async def _find_start(reader: TopicReader, pid: int) -> str:
-    """Return the HTTP address that the worker with that process id tells of as it starts."""
+    """Return the HTTP address that the worker with that process id announces at its start."""
     async for record in reader.records():
         if record.value is not None:
             event = decode_event(record.value)

@@ -92,7 +92,7 @@ class Download:
         return {"Range": f"bytes={self._fetch.received}-", "If-Match": self._etag}
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Hear the headers of a success, by names in lower case, before its body.
+        """Take the headers of a success, by names in lower case, before its body.
 
         Raises:
             Changed: it is another object than before.
@@ -115,7 +115,7 @@ class Download:
         fetch.expect(total)
 
     def take(self, chunk: bytes) -> None:
-        """Hear the next bytes of the body.
+        """Take the next bytes of the body.
 
         Raises:
             MediaTooLarge: permanent; they are more than is allowed.

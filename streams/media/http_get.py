@@ -36,13 +36,13 @@ class TransferFailed(Exception):
 
 
 class Receiver(Protocol):
-    """Who hears a success; whatever it raises ends the transfer."""
+    """Takes a successful answer; whatever it raises ends the transfer."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Hear the headers, by names in lower case, before the body."""
+        """Take the headers, by names in lower case, before the body."""
 
     def take(self, chunk: bytes) -> None:
-        """Hear the next bytes of the body."""
+        """Take the next bytes of the body."""
 
     def check(self) -> None:
         """Raise where nobody wants the rest; asked about once a second from the connection on, or more often."""

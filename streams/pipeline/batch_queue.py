@@ -48,7 +48,7 @@ Outcome = tuple[Raw, float]
 """That, and the seconds it waited for its batch."""
 
 OnOutcome = Callable[[Raw, float], None]
-"""Hears both of an outcome."""
+"""Called with both of an outcome."""
 
 
 class BatchEntry(msgspec.Struct, Generic[T], eq=False):

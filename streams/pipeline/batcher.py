@@ -26,7 +26,7 @@ _TURN_S = 0.001
 """What several batches may take together in one turn of a thread; the turn by itself costs a third of that."""
 
 _MOST_IN_A_TURN = 4
-"""Batches in one turn at most, for the model may be slower than it was: who is in the first hears after the last."""
+"""Batches in one turn at most, for the model may be slower than it was: the first is answered after the last."""
 
 
 class _Ran(NamedTuple):

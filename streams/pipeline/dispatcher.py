@@ -39,8 +39,8 @@ class Dispatcher:
     async def run(self, job: Job, emit: Emit | None = None) -> Outcome:
         """Return what the engine made of the request; a caller that is cancelled stops the work for it.
 
-        `emit` hears the answer as it grows, in a thread of the engine, where the engine takes requests one by
-        one; otherwise it hears nothing.
+        `emit` is called with the answer as it grows, in a thread of the engine, where the engine takes requests one by
+        one; otherwise it is not called.
         """
         if job.is_continuous:
             return await self._run_as_it_comes(job, emit)

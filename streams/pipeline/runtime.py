@@ -64,7 +64,7 @@ async def open_runtime(
 
     Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
     before the first request. `models` is where models are looked up; by default the registry of the settings.
-    `on_model` hears of models loaded and evicted, `on_pull` of downloads to an
+    `on_model` is called with models loaded and evicted, `on_pull` with downloads to an
     engine's server, each in the thread that did it. `on_too_many_stuck` is called once, on the event loop, when more
     calls hang than worker.max_stuck_calls allows.
 

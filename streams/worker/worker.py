@@ -134,7 +134,7 @@ class Worker:
             self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
 
     async def leave(self) -> None:
-        """Say goodbye and let go of the broker, as far as it answers; after `drain`."""
+        """Leave the group and close the connections, as far as the broker answers; after `drain`."""
         if self._watch is not None and not await self._watch.any_answers():
             log.warning("group_not_left", group=self._settings.kafka.group_id, reason="no broker answers")
             self.is_cut_off = True

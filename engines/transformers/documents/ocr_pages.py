@@ -54,7 +54,7 @@ class PageReader:
 
     @classmethod
     def take(cls, folder: ModelFolder, shared: SharedModels) -> tuple[PageReader, Callable[[], None]]:
-        """Return the reader in `folder`, which other tasks may use already, and what lets go of it.
+        """Return the reader in `folder`, which other tasks may use already, and what releases it.
 
         Raises:
             ModelLoadFailed: permanent; as `load`.
@@ -81,7 +81,7 @@ class PageReader:
             return self._page(image)
 
     def close(self) -> None:
-        """Read no more; who shared it lets go of it by itself."""
+        """Read no more; each that shared it releases it."""
 
     def _page(self, image: Image.Image) -> PageText:
         regions = self._detector.find(image)

@@ -29,7 +29,7 @@ ResultOf = Callable[[Row], dict[str, Any]]
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request: its row, who waits for it, and who hears it grow. `beams` are its options of beam search."""
+    """One request: its row, its future, and what is told as it grows. `beams` are its options of beam search."""
 
     row: Row
     future: Future[dict[str, Any]]
@@ -119,7 +119,7 @@ class GenerationLoop(ABC):
         """Settle or put back every ticket taken off the queue; never raises."""
 
     def _ended(self) -> None:
-        """Let go of what the subclass holds; the last call in the loop's thread."""
+        """Release what the subclass holds; the last call in the loop's thread."""
 
     @abstractmethod
     def _under_way(self) -> list[Ticket]:
@@ -177,7 +177,7 @@ class GenerationLoop(ABC):
             log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
 
     def tell(self, ticket: Ticket) -> None:
-        """Let the caller hear what its answer has grown by."""
+        """Give the caller what its answer has grown by."""
         self._alive_at = time.monotonic()
         if ticket.emit is None:
             return

@@ -40,7 +40,7 @@ class Draw:
 
 
 class PassListener(LogitsProcessor):
-    """Hears the scores of every step of a pass without beams, and adds up how likely the tokens were that it took.
+    """Takes the scores of every step of a pass without beams, and adds up how likely the tokens were that it took.
 
     Where a row's temperature is not 0 it adds Gumbel noise to its scores: the largest is a draw then.
     Source: https://arxiv.org/abs/1411.0030 section 2 (the Gumbel-max trick).
@@ -112,7 +112,7 @@ class LoopStop(StoppingCriteria):
 
 
 class NoSpeech:
-    """Hears, while it is entered, how likely it is in each row of a pass that nobody speaks: by its first token."""
+    """Measures, while it is entered, how likely it is in each row of a pass that nobody speaks: by its first token."""
 
     def __init__(self, model: WhisperForConditionalGeneration, token: int, *, beams: int) -> None:
         self.probabilities: list[float] = []

@@ -77,7 +77,7 @@ class VisionLanguageRunner(GenerationRunner):
         return row
 
     def _encode(self, inputs: dict[str, Any]) -> Any:
-        """Return what the processor makes of a conversation, about a video where `video_metadata` tell of one."""
+        """Return what the processor makes of a conversation, about a video where there are `video_metadata`."""
         messages, about_video = inputs["messages"], inputs.get("video_metadata")
         if about_video is not None:
             return self.processor.apply_chat_template(

@@ -47,7 +47,7 @@ def main() -> None:
             signal_number, signal.SIG_IGN
         )  # they are for the parent, which may want to finish first
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    warnings.simplefilter("ignore")  # decoders warn of files that are damaged; who sent them hears of it
+    warnings.simplefilter("ignore")  # decoders warn of files that are damaged; their sender gets an error
     output = os.dup(1)
     # What native code prints about damaged files is neither an answer nor a line of the parent's log.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)

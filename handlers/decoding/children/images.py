@@ -63,7 +63,7 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
 
 
 def dpi_of(image: Image.Image) -> float | None:
-    """Return the pixels an inch that the file tells of an image, None where it does not, or tells nonsense."""
+    """Return the pixels an inch that the file declares, None where it declares none, or nonsense."""
     told = image.info.get("dpi")
     try:
         dpi = float(told[0]) if isinstance(told, tuple) else math.nan

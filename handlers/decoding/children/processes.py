@@ -78,7 +78,7 @@ class ChildEnded(Exception):
         self.detail = detail
 
     def refusal(self, what: str, limits: Limits, *, cure: str) -> errors.InferenceError:
-        """Return what the caller is told of `what`; `cure` is what to do, to follow a colon."""
+        """Return the error about `what` for the caller; `cure` is what to do, to follow a colon."""
         match self.reason:
             case "time":
                 return errors.MediaTooLarge(
