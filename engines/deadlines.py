@@ -88,7 +88,7 @@ def _seconds(value: Any) -> float | None:
 def _no_deadline(deadline: Any) -> InvalidRequest:
     written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
     return InvalidRequest(
-        f"deadline {written} is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+        f"deadline {written} is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
     )
 
 

@@ -238,4 +238,4 @@ def _unavailable(name: str) -> Iterator[None]:
 
 def _check_name(name: str) -> None:
     if not name or "/" in name:
-        raise ValueError(f"{name!r} is no name for an engine; it must not be empty or hold a slash")
+        raise ValueError(f"{name!r} is not a name for an engine; it must not be empty or hold a slash")

@@ -35,7 +35,7 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
     head, comma, payload = uri.partition(",")
     shown = f"{head[:60]},… ({len(payload)} characters)"
     if not comma:
-        raise MediaCorrupt(f"{shown} is no data: URI; write data:<type>;base64,<payload>")
+        raise MediaCorrupt(f"{shown} is not a data: URI; write data:<type>;base64,<payload>")
     declared, is_base64 = head.removeprefix("data:"), False
     if declared.endswith(";base64"):
         declared, is_base64 = declared.removesuffix(";base64"), True

@@ -165,7 +165,7 @@ class HandlerRegistry:
     def _checked(task: str, found: object) -> type[BaseModelHandler]:
         if _is_handler_class(found):
             return found
-        raise UnknownTask(f"task {task} is served by {found!r}, which is no subclass of BaseModelHandler")
+        raise UnknownTask(f"task {task} is served by {found!r}, which is not a subclass of BaseModelHandler")
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._installed is None:

@@ -55,7 +55,7 @@ def tasks_of(worker: WorkerSettings) -> list[str]:
                 if near
                 else "install its package, or name its module in worker.plugins"
             )
-            problems.append(f"worker.tasks: {task!r} is no task here; {hint} (known: {', '.join(known)})")
+            problems.append(f"worker.tasks: {task!r} is not a task here; {hint} (known: {', '.join(known)})")
     if problems:
         raise ConfigurationError(problems)
     return list(dict.fromkeys(worker.tasks)) or known

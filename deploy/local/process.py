@@ -16,7 +16,7 @@ _STOP_TIMEOUT_S = 10.0
 class GuardedProcess:
     """One running program under a guard (see `deploy.local.guard`).
 
-    The guard sits in a separate session, so a terminal's Ctrl-C reaches neither it nor the program: whoever
+    The guard sits in a separate session, so a terminal's Ctrl-C reaches neither it nor the program: the one who
     holds this object decides on the order of the stop. The program is killed, not asked: it must be one that
     survives a crash with its data intact. Methods may be called from any thread.
     """

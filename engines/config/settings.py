@@ -150,7 +150,7 @@ class TransformersSettings(Section):
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a model ships. Dangerous."
     )
-    allow_pickle: bool = Field(default=False, description="Load weights that are no safetensors. Dangerous.")
+    allow_pickle: bool = Field(default=False, description="Load weights that are not safetensors. Dangerous.")
 
 
 class OllamaSettings(Section):

@@ -130,7 +130,7 @@ class ModelFiles:
             return None
         roots = ", ".join(map(str, self._roots)) or "none"
         raise ModelLoadFailed(
-            f"model {model.key} has its files at physical_path {tagged}, which is no folder under "
+            f"model {model.key} has its files at physical_path {tagged}, which is not a folder under "
             f"mlflow.physical_roots ({roots}); add its root there, or register the folder itself"
         )
 

@@ -132,7 +132,7 @@ def _folder(model_source: str, model_path: str | Path | None) -> Path:
         )
     folder = Path(model_path).expanduser()
     if not folder.is_dir() or not files_in(folder):
-        what = "is no folder" if not folder.is_dir() else "is an empty folder"
+        what = "is not a folder" if not folder.is_dir() else "is an empty folder"
         also = ", or hf://org/name" if model_source == "huggingface" else ""
         raise InvalidRequest(
             f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}"

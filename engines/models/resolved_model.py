@@ -108,7 +108,7 @@ def parse_model_name(model_name: str) -> ModelReference:
     if is_model_name(model_name):
         return ModelReference(model_name)
     raise InvalidRequest(
-        f"model_name {model_name[:160]!r} is no model name; write name, name@alias or name/version, where "
+        f"model_name {model_name[:160]!r} is not a model name; write name, name@alias or name/version, where "
         "name is 1 to 128 letters, digits, dots, dashes and underscores"
     )
 

@@ -46,7 +46,7 @@ def check_texts(name: str, value: Any) -> None:
                 value.isascii() or value.encode()
             except UnicodeEncodeError as error:
                 raise InvalidInput(
-                    f"{name} is no Unicode text: at {error.start} stands {value[error.start]!a}, half of a surrogate "
+                    f"{name} is not Unicode text: at {error.start} stands {value[error.start]!a}, half of a surrogate "
                     "pair; decode it from bytes with errors='replace'"
                 ) from None
         case dict():

@@ -196,7 +196,7 @@ def _refused(plan: Plan) -> list[Case]:
             "unknown-model", "a model that nobody registered", model="no-such-model", refusal="UNKNOWN_MODEL"
         ),
         Case(missing, "not-there.flac", refusal="MEDIA_NOT_FOUND"),
-        Case(undecodable, "bytes that are no JSON", refusal="UNDECODABLE", raw=_NO_JSON),
+        Case(undecodable, "bytes that are not JSON", refusal="UNDECODABLE", raw=_NO_JSON),
     ]
 
 

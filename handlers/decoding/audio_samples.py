@@ -96,7 +96,7 @@ class Gathering:
     def _append(self, block: Samples, what: str) -> None:
         if not np.isfinite(block).all():
             raise MediaCorrupt(
-                f"{what} holds samples that are no numbers (NaN or infinity); send it with finite samples"
+                f"{what} holds samples that are not numbers (NaN or infinity); send it with finite samples"
             )
         self._buffer += np.clip(block, -1.0, 1.0).data.cast("B")
 

@@ -268,7 +268,7 @@ def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite([low, high]).all():
-        raise MediaCorrupt(f"{what} holds pixels that are no numbers (NaN or infinity); {_CURE}")
+        raise MediaCorrupt(f"{what} holds pixels that are not numbers (NaN or infinity); {_CURE}")
     whites = (65535.0,) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
     white = next((white for white in whites if high <= white), None)
     if low >= 0 and white is not None:

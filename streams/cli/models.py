@@ -179,7 +179,7 @@ def _tags(*, task: str | None, engine: str | None, pairs: list[str]) -> dict[str
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"{pair!r} is no KEY=VALUE, as in revision=main", param_hint="--tag")
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE, as in revision=main", param_hint="--tag")
         tags[key] = value
     if task:
         tags["task"] = task

@@ -94,7 +94,7 @@ async def read_form(body: Body, *, max_media_bytes: int) -> Form:
                 form.texts[part.name] = bytes(content)
     except (ValueError, AssertionError) as error:
         raise InvalidRequest(
-            f"the body is no readable multipart/form-data: {error}; let your HTTP client build it (curl -F ...)"
+            f"the body is not readable multipart/form-data: {error}; let your HTTP client build it (curl -F ...)"
         ) from None
     raise InvalidRequest(f"the form has more than {MAX_PARTS} parts")
 
@@ -140,7 +140,7 @@ def _value(name: str, text: bytes) -> Any:
         written = text.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         wanted = "JSON" if name in _JSON_FIELDS else "UTF-8 text"
-        raise InvalidRequest(f"the form field {name} is no {wanted}: {error}") from None
+        raise InvalidRequest(f"the form field {name} is not {wanted}: {error}") from None
     if name == "deadline":
         try:
             return float(written)

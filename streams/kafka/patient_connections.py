@@ -28,7 +28,7 @@ class PatientConnections:
     """Makes one aiokafka client, and no other, pause between attempts to connect to a broker that is away.
 
     The pause is 1 s while another broker of the cluster answers, and doubles from 1 s to 30 s where none does. It ends
-    early when a port that was closed opens, for which it looks once a second, without a word in any log. Whoever asks
+    early when a port that was closed opens, for which it looks once a second, without a word in any log. Code that asks
     for a connection meanwhile waits, and has the answer of that one attempt. Lives on the loop of the client.
     """
 

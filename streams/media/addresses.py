@@ -39,7 +39,7 @@ def scheme_of(address: str) -> str:
     else:
         scheme, colon, _ = address[:32].partition(":")
         if not colon or not _SCHEME.fullmatch(scheme):
-            raise InvalidInput(f"{shown(address)} is no media address; write {ACCEPTED}")
+            raise InvalidInput(f"{shown(address)} is not a media address; write {ACCEPTED}")
     if scheme.lower() != "data" and not _is_writable(address):
         raise InvalidInput(f"{shown(address)} holds characters that no address can; write {ACCEPTED}")
     return scheme.lower()
@@ -86,7 +86,7 @@ def parse_file_uri(address: str) -> PurePosixPath:
     parts = urlsplit(address)
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not path.startswith("/"):
-        raise InvalidInput(f"{shown(address)} is no local file; write file:///absolute/path, '?' as %3F")
+        raise InvalidInput(f"{shown(address)} is not a local file; write file:///absolute/path, '?' as %3F")
     return PurePosixPath(path)
 
 

@@ -41,8 +41,8 @@ class Allowance:
 class Fetch:
     """One address being fetched; a worker thread does it while somebody waits for `answer`.
 
-    The worker calls `check` between any two steps, so that it ends soon after the deadline or `stop`. Whoever
-    waits never waits for the worker: `fail` answers at once, and what the worker still finds is dropped.
+    The worker calls `check` between any two steps, so that it ends soon after the deadline or `stop`. The caller
+    never waits for the worker: `fail` answers at once, and what the worker still finds is dropped.
     """
 
     def __init__(

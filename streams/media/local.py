@@ -37,7 +37,7 @@ def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise MediaForbidden(f"{fetch.source} is no regular file; name a file")
+                raise MediaForbidden(f"{fetch.source} is not a regular file; name a file")
             fetch.tries += 1
             fetch.expect(status.st_size)
             chunks = []

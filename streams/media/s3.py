@@ -105,7 +105,7 @@ class S3Object:
                 "give it a role"
             ) from None
         except ParamValidationError as error:
-            raise InvalidInput(f"{self._source} is no valid S3 address: {error}") from None
+            raise InvalidInput(f"{self._source} is not a valid S3 address: {error}") from None
         except TransferFailed as error:
             raise Interrupted(f"{error} ({self._endpoint})") from None
         except (BotoCoreError, HTTPError) as error:

@@ -41,7 +41,7 @@ class WebStore:
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError):
-            raise InvalidInput(f"{source} is no valid URL; write https://host/path") from None
+            raise InvalidInput(f"{source} is not a valid URL; write https://host/path") from None
         self.check(url, source)
         return WebObject(self, url, source)
 
@@ -82,7 +82,7 @@ class WebStore:
             target = url.join(location.encode("latin-1").decode(errors="replace")).copy_with(fragment=None)
         except (httpx.InvalidURL, ValueError):
             raise InvalidInput(
-                f"{source}, which redirects to what is no valid URL; send the final address"
+                f"{source}, which redirects to what is not a valid URL; send the final address"
             ) from None
         self.check(target, f"{source}, which redirects to {shown(str(target))},")
         return target

@@ -94,7 +94,7 @@ def test_a_model_of_the_hub_is_pinned_to_the_commit_that_is_known(
         ({"model_name": "a b"}, "model_name 'a b'"),
         ({"model_source": "s3"}, "none of huggingface, ollama, local"),
         ({"model_path": None}, "model_path is required"),
-        ({"model_path": "/no/such/folder"}, "is no folder"),
+        ({"model_path": "/no/such/folder"}, "is not a folder"),
         ({"model_source": "ollama", "model_path": None}, "ollama_model_name"),
         ({"model_source": "ollama", "model_path": "no such/model name!!"}, "is not a name that Ollama takes"),
     ],

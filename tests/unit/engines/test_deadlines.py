@@ -25,7 +25,9 @@ def test_a_deadline_is_a_time_or_seconds(deadline: Any, seconds: float | None) -
 
 @pytest.mark.parametrize("deadline", ["soon", "2030-01-31T12:00:00", True, math.nan, math.inf, [], "", b"x"])
 def test_what_is_no_time_is_refused(deadline: Any) -> None:
-    with pytest.raises(InvalidRequest, match="is no RFC 3339 time; write 2030-01-31T12:00:00Z or seconds"):
+    with pytest.raises(
+        InvalidRequest, match="is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds"
+    ):
         deadline_at(deadline)
 
 

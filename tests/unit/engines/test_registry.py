@@ -185,7 +185,7 @@ def test_an_unknown_engine_is_named_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b"])
 def test_a_name_that_would_break_keys_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="no name for an engine"):
+    with pytest.raises(ValueError, match="not a name for an engine"):
         EngineRegistry().register(name, ShoutEngine)
 
 

@@ -126,7 +126,7 @@ def test_an_entry_point_that_does_not_import_is_an_error_of_its_task_alone(
     registry = HandlerRegistry()
     with pytest.raises(UnknownTask, match=r"broken cannot be served here: .*no_such_module_at_all"):
         registry.get("broken")
-    with pytest.raises(UnknownTask, match="no subclass of BaseModelHandler"):
+    with pytest.raises(UnknownTask, match="not a subclass of BaseModelHandler"):
         registry.get("wrong")
     assert registry.get("text-generation").task == "text-generation"
 

@@ -47,8 +47,10 @@ def test_a_task_that_nothing_serves_is_told_with_the_nearest(plugin: str) -> Non
     with pytest.raises(ConfigurationError) as caught:
         tasks_of(WorkerSettings(plugins=(plugin,), tasks=("asr", "hun", "zzz")))
     near, far = caught.value.problems
-    assert near.startswith("worker.tasks: 'hun' is no task here; did you mean hum? (known: asr, ")
-    assert far.startswith("worker.tasks: 'zzz' is no task here; install its package, or name its module in ")
+    assert near.startswith("worker.tasks: 'hun' is not a task here; did you mean hum? (known: asr, ")
+    assert far.startswith(
+        "worker.tasks: 'zzz' is not a task here; install its package, or name its module in "
+    )
 
 
 def test_every_plugin_that_cannot_be_imported_is_told_with_the_reason(
@@ -64,7 +66,9 @@ def test_every_plugin_that_cannot_be_imported_is_told_with_the_reason(
 
 
 def test_a_worker_does_not_start_with_a_task_that_nothing_serves() -> None:
-    with pytest.raises(ConfigurationError, match=r"worker\.tasks: 'orc' is no task here; did you mean ocr"):
+    with pytest.raises(
+        ConfigurationError, match=r"worker\.tasks: 'orc' is not a task here; did you mean ocr"
+    ):
         run(Settings(worker=WorkerSettings(tasks=("orc",))))
 
 
@@ -107,7 +111,7 @@ def test_no_topics_are_made_for_a_task_that_nothing_serves(
 ) -> None:
     shown = command_line("topics", verb, *given)
     assert shown.exit_code == 2
-    assert "'orc' is no task here; did you mean ocr?" in shown.stderr
+    assert "'orc' is not a task here; did you mean ocr?" in shown.stderr
     assert asked == []
 
 

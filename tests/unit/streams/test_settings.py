@@ -123,7 +123,7 @@ def test_an_s3_key_needs_its_secret() -> None:
 
 
 def test_reply_topics_are_regular_expressions() -> None:
-    assert "is no regular expression" in refusal_of(WorkerSettings, reply_topics=("team-[",))
+    assert "is not a regular expression" in refusal_of(WorkerSettings, reply_topics=("team-[",))
 
 
 def test_a_batch_that_never_fills_is_refused() -> None:

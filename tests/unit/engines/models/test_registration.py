@@ -82,7 +82,7 @@ def test_a_model_that_was_saved_beside_its_adapter_is_registered(tmp_path: Path)
 
 @pytest.mark.parametrize("path", ["./whisper", "~/nowhere", "../no-such-model"])
 def test_a_folder_that_is_not_there_is_not_taken_for_a_model_of_the_hub(path: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no folder; give the folder"):
+    with pytest.raises(InvalidRequest, match="is not a folder; give the folder"):
         registered(path)
 
 

@@ -96,7 +96,7 @@ def test_float_samples_beyond_full_scale_are_clipped() -> None:
 
 
 def test_float_samples_that_are_no_numbers_are_corrupt() -> None:
-    with pytest.raises(MediaCorrupt, match="no numbers"):
+    with pytest.raises(MediaCorrupt, match="not numbers"):
         read(encoded(np.array([0.0, np.nan, np.inf, 0.0]), subtype="FLOAT"))
 
 

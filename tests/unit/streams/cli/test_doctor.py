@@ -279,7 +279,11 @@ def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_err
     assert (engine.name, engine.status) == ("engines", "error")
     assert "did you mean ollama?" in engine.cure
     [task, *_] = examine(Settings.model_validate({**settings, "engines": {}}))
-    assert (task.name, task.status, task.detail) == ("tasks", "error", "worker.tasks: 'orc' is no task here")
+    assert (task.name, task.status, task.detail) == (
+        "tasks",
+        "error",
+        "worker.tasks: 'orc' is not a task here",
+    )
     assert "did you mean ocr?" in task.cure
 
 

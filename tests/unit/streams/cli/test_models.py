@@ -59,7 +59,7 @@ def test_a_registered_model_is_listed_with_versions_aliases_task_engine_and_sour
         ),
         (("--source", "local", "--path", "/no/such/folder"), "/no/such/folder", 1),
         (("--source", "ollama", "--path", "x", "--alias", "latest"), "alias 'latest' is kept by MLflow", 1),
-        (("--source", "ollama", "--path", "x", "--tag", "novalue"), "'novalue' is no KEY=VALUE", 2),
+        (("--source", "ollama", "--path", "x", "--tag", "novalue"), "'novalue' is not KEY=VALUE", 2),
     ],
 )
 def test_what_cannot_be_registered_says_why(
@@ -103,7 +103,7 @@ def test_an_alias_can_be_moved_to_another_version(
         (("llama", "champion", "7"), "model llama has no version 7; the newest is 1"),
         (("lama", "champion", "1"), "did you mean llama?"),
         (("llama", "latest", "1"), "alias 'latest' is kept by MLflow"),
-        (("llama", "champion", "one"), "is no model name; write name, name@alias or name/version"),
+        (("llama", "champion", "one"), "is not a model name; write name, name@alias or name/version"),
     ],
 )
 def test_an_alias_that_cannot_be_says_why(

@@ -82,8 +82,8 @@ async def test_a_field_given_several_times_is_a_list_in_order(tmp_path: Path) ->
     [
         (FIELDS, {"text": ("a", b"x")}, "INVALID_INPUT", "send it as media or more"),
         (FIELDS | {"data": '{"media": "s3://b/k"}'}, {"media": ("a", b"x")}, "INVALID_INPUT", "both"),
-        (FIELDS | {"data": "{"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
-        (FIELDS | {"data": DEEP}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is no JSON"),
+        (FIELDS | {"data": "{"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is not JSON"),
+        (FIELDS | {"data": DEEP}, {"media": ("a", b"x")}, "INVALID_REQUEST", "data is not JSON"),
         ({"request": DEEP}, {"media": ("a", b"x")}, "UNDECODABLE", "nested too deeply"),
         (FIELDS | {"request": "{}"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "put them into"),
         (FIELDS | {"colour": "red"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "colour"),

@@ -57,14 +57,14 @@ def test_an_empty_value_is_undecodable(value: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("envelope", "reason"),
     [
-        (b"{}", "no CloudEvent"),
-        (b"\xff", "no CloudEvent"),
+        (b"{}", "not a CloudEvent"),
+        (b"\xff", "not a CloudEvent"),
         (json.dumps({"specversion": "1.0", "id": "e", "source": "s", "type": "t"}).encode(), "no data"),
         (
             json.dumps(
                 {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "data_base64": "*"}
             ).encode(),
-            "no CloudEvent",
+            "not a CloudEvent",
         ),
     ],
 )

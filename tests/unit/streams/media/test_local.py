@@ -103,7 +103,7 @@ def test_folders_pipes_and_sockets_are_refused_without_waiting(root: Path) -> No
 
 
 def test_a_device_is_refused() -> None:
-    with pytest.raises(MediaForbidden, match="no regular file"):
+    with pytest.raises(MediaForbidden, match="not a regular file"):
         read(Path("/dev/zero"), Path("/dev"))
 
 

@@ -59,8 +59,8 @@ def test_a_missing_required_field_is_named(field: str) -> None:
         ({"language": "en"}, "put language into options"),
         ({"num_predict": 4}, "put num_predict into options"),
         ({"id": 7}, r"\$\.id"),
-        ({"deadline": "tomorrow"}, "'tomorrow' is no RFC 3339 time"),
-        ({"deadline": "2030-01-01T00:00:00"}, "is no RFC 3339 time"),
+        ({"deadline": "tomorrow"}, "'tomorrow' is not an RFC 3339 time"),
+        ({"deadline": "2030-01-01T00:00:00"}, "is not an RFC 3339 time"),
         ({"metadata": [1]}, r"\$\.metadata"),
     ],
 )
