@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = ("streams", "engines", "handlers", "deploy")
-PAGES = ("README.md", "CONTRIBUTING.md", "docs")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 
 ALLOWED_IN_CODE = {
     r"(?<!there )\b(?:is|are) no (?!longer|more)": 0,
