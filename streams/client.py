@@ -25,7 +25,7 @@ from streams.client_errors import (
     TaskNotOpened,
 )
 from streams.kafka.cloudevents import REQUEST_TYPE, BinaryHeaders
-from streams.kafka.connection import broker_answering, connection_options, is_passing_for
+from streams.kafka.connection import broker_answering, is_passing_for
 from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_reader import TopicReader
 from streams.kafka.topics import Topics
@@ -86,14 +86,14 @@ class InferenceClient:
     async def _open(self) -> None:
         awaited = AwaitedResults()
         async with AsyncExitStack() as stack:
-            producer = AIOKafkaProducer(
-                **connection_options(self._kafka),
-                acks="all",
-                max_request_size=self._kafka.max_message_bytes,
-                request_timeout_ms=int(self._kafka.producer_timeout_s * 1000),
-            )
-            stack.push_async_callback(producer.stop)
-            async with broker_answering(self._kafka):
+            async with broker_answering(self._kafka) as options:
+                producer = AIOKafkaProducer(
+                    **options,
+                    acks="all",
+                    max_request_size=self._kafka.max_message_bytes,
+                    request_timeout_ms=int(self._kafka.producer_timeout_s * 1000),
+                )
+                stack.push_async_callback(producer.stop)
                 await producer.start()
             PatientConnections(producer.client)
             reader = await stack.enter_async_context(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from engines.configuration import ConfigurationError
-from streams.kafka.connection_problems import why_no_broker_answers
+from streams.kafka.connection_problems import first_to_answer, why_no_broker_answers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,15 +47,19 @@ async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bo
 
 
 @asynccontextmanager
-async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[None]:
+async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]]:
     """Run a body that connects to the broker, within a time limit and with one clear error.
+
+    Yields `connection_options` with the one bootstrap server that answered first: aiokafka asks one after another,
+    and waits for a frozen one as long as for any request.
 
     Raises:
         BrokerUnavailable: retryable; the broker did not answer, or refused.
     """
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            yield
+            options = connection_options(kafka)
+            yield {**options, "bootstrap_servers": await first_to_answer(options)}
     except (KafkaError, OSError, TimeoutError) as error:
         raise await unavailable(kafka, error) from error
 

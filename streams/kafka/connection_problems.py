@@ -9,9 +9,10 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
@@ -47,6 +48,37 @@ class _Listener:
     def protocol(self) -> str:
         """As kafka.security_protocol names it."""
         return ("SASL_" if self.mechanisms is not None else "") + ("SSL" if self.is_tls else "PLAINTEXT")
+
+
+async def first_to_answer(options: dict[str, Any]) -> str:
+    """Return the bootstrap server that answers first, of all that `options` names; the silent ones cost no time.
+
+    Raises:
+        KafkaConnectionError: retryable; each has refused.
+    """
+    servers: str = options["bootstrap_servers"]
+    if "," not in servers:
+        return servers
+    asking = [asyncio.create_task(_answers(server, options)) for server in servers.split(",")]
+    try:
+        for answer in asyncio.as_completed(asking):
+            with contextlib.suppress(*_NO_ANSWER):
+                return await answer
+    finally:
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
+    raise KafkaConnectionError(f"none of {servers} answers")
+
+
+async def _answers(server: str, options: dict[str, Any]) -> str:
+    [(host, port, _)] = collect_hosts(server)
+    connection = await create_conn(host, port, **_without_servers(options))
+    try:
+        await connection.send(MetadataRequest([]))
+    finally:
+        await _close(connection)
+    return server
 
 
 async def why_no_broker_answers(kafka: KafkaSettings, options: dict[str, Any]) -> str | None:
@@ -179,9 +211,13 @@ async def _listener(host: str, port: int) -> _Listener | None:
 
 
 async def _connect(host: str, port: int, options: dict[str, Any]) -> AIOKafkaConnection:
-    known = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     async with asyncio.timeout(_PATIENCE_S):
-        return await create_conn(host, port, request_timeout_ms=int(_PATIENCE_S * 1000), **known)
+        limit_ms = int(_PATIENCE_S * 1000)
+        return await create_conn(host, port, request_timeout_ms=limit_ms, **_without_servers(options))
+
+
+def _without_servers(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "bootstrap_servers"}
 
 
 async def _close(connection: AIOKafkaConnection) -> None:

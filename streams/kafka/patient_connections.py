@@ -1,13 +1,20 @@
-"""Connects to a broker that is away at growing pauses: aiokafka tries 10 times a second in each of its loops."""
+"""Connects to a broker that is away or silent at growing pauses, and asks the others meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka.client import ConnectionGroup
+
+SILENT_S = 5.0
+"""What a broker may take to make a connection usable while others answer; up to six times as long where none does."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 _FIRST_LOOK_S = 0.1
@@ -15,8 +22,8 @@ _LOOK_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
-class _Away:
-    """A broker that could not be connected to."""
+class _Way:
+    """One of the connections to a broker, and how often it could not be made of late."""
 
     pause_s: float = FIRST_PAUSE_S
     failures: int = 0
@@ -29,7 +36,8 @@ class PatientConnections:
 
     The pause is 1 s while another broker of the cluster answers, and doubles from 1 s to 30 s where none does. It ends
     early when a port that was closed opens, for which it looks once a second, without a word in any log. Code that asks
-    for a connection meanwhile waits, and has the answer of that one attempt. Lives on the loop of the client.
+    for a connection meanwhile waits, and has the answer of that one attempt; connections to other brokers are made
+    beside it, and what any broker may be asked is asked of those. Lives on the loop of the client.
     """
 
     def __init__(
@@ -44,46 +52,63 @@ class PatientConnections:
         self._client = client
         self._connect = client._get_conn
         client._get_conn = self._connection
+        client._get_conn_lock_value = contextlib.nullcontext()  # a silent broker would hold up all others
+        self._any_node = client.get_random_node
+        client.get_random_node = self._random_node
         self._clock, self._sleep, self._is_open = clock, sleep, is_open or _is_open
-        self._away: dict[Any, _Away] = {}
+        self._ways: defaultdict[Any, _Way] = defaultdict(_Way)
         self._answered_at = float("-inf")
         """When any broker had a connection."""
 
-    async def _connection(self, node: Any, **options: Any) -> Any:
-        key = (node, options.get("group"))
-        away = self._away.get(key)
-        if away is None:
-            return self._noted(key, await self._connect(node, **options))
-        failures = away.failures
-        async with away.one_at_a_time:
-            if away.failures != failures:
+    async def _connection(self, node: Any, *, group: Any = ConnectionGroup.DEFAULT, **options: Any) -> Any:
+        way = self._ways[node, group]
+        failures = way.failures
+        async with way.one_at_a_time:
+            if way.failures > failures:
                 return None  # another has just tried
-            if key in self._away and self._client.cluster.broker_metadata(node) is not None:
-                await self._pause(node, away)
-            return self._noted(key, await self._connect(node, **options))
+            if way.failures and self._client.cluster.broker_metadata(node) is not None:
+                await self._pause(node, way)
+            try:
+                async with asyncio.timeout(self._limit_s(way)):
+                    connection = await self._connect(node, group=group, **options)
+            except TimeoutError:
+                connection = None
+                self._client.force_metadata_update()  # as aiokafka does where it gives up itself
+            self._note(way, connection)
+            return connection
 
-    def _noted(self, key: Any, connection: Any) -> Any:
+    def _random_node(self) -> Any:
+        """Return a broker that could be connected to the last time, as long as there is one."""
+        away = {node for (node, _), way in self._ways.items() if way.failures}
+        here = [one.nodeId for one in self._client.cluster.brokers() if one.nodeId not in away]
+        return random.choice(here) if here else self._any_node()
+
+    def _note(self, way: _Way, connection: Any) -> None:
         if connection is None:
-            away = self._away.setdefault(key, _Away())
-            if away.failures:
-                away.pause_s = min(2 * away.pause_s, LONGEST_PAUSE_S)
-            away.failures, away.failed_at = away.failures + 1, self._clock()
+            if way.failures:
+                way.pause_s = min(2 * way.pause_s, LONGEST_PAUSE_S)
+            way.failures, way.failed_at = way.failures + 1, self._clock()
         else:
-            self._away.pop(key, None)
+            way.failures, way.pause_s = 0, FIRST_PAUSE_S
             self._answered_at = self._clock()
-        return connection
 
-    async def _pause(self, node: Any, away: _Away) -> None:
+    def _another_answers(self, way: _Way) -> bool:
+        return self._answered_at >= way.failed_at
+
+    def _limit_s(self, way: _Way) -> float:
+        """Where all seem to be silent, they may be slow."""
+        return SILENT_S if self._another_answers(way) else min(SILENT_S * way.pause_s, 6 * SILENT_S)
+
+    async def _pause(self, node: Any, way: _Way) -> None:
         look_s, closed = _FIRST_LOOK_S, set()
         while True:
-            another_answers = self._answered_at >= away.failed_at
-            until = away.failed_at + (FIRST_PAUSE_S if another_answers else away.pause_s)
+            until = way.failed_at + (FIRST_PAUSE_S if self._another_answers(way) else way.pause_s)
             left_s = until - self._clock()
             if left_s <= 0:
                 return
             await self._sleep(min(look_s, left_s))
             look_s = min(2 * look_s, _LOOK_EVERY_S)
-            for one in {node, self._client.get_random_node()}:
+            for one in {node, self._any_node()}:
                 broker = self._client.cluster.broker_metadata(one)
                 if broker is None:
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, CoordinationType
 
 from streams.kafka.broker_requests import READ, WRITE, allows, first_group, group_description, topic_rights
-from streams.kafka.connection import broker_answering, connection_options
+from streams.kafka.connection import broker_answering
 from streams.kafka.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
+from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_problems import TopicProblem
 from streams.kafka.topics import Topics, expected_topics
 from streams.settings import KafkaSettings
@@ -68,13 +69,13 @@ async def check_topic_rights(kafka: KafkaSettings, tasks: Iterable[str]) -> list
 
 @asynccontextmanager
 async def _connected(kafka: KafkaSettings) -> AsyncIterator[Any]:
-    client = AIOKafkaClient(**connection_options(kafka), request_timeout_ms=int(_ANSWER_S * 1000))
-    try:
-        async with broker_answering(kafka):
+    async with AsyncExitStack() as stack:
+        async with broker_answering(kafka) as options:
+            client = AIOKafkaClient(**options, request_timeout_ms=int(_ANSWER_S * 1000))
+            stack.push_async_callback(client.close)
             await client.bootstrap()
+        PatientConnections(client)
         yield client
-    finally:
-        await client.close()
 
 
 async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tuple[list[TopicProblem], bool]:
@@ -84,7 +85,7 @@ async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tu
     needed |= dict.fromkeys(map(topics.requests, tasks), READ)
     try:
         async with asyncio.timeout(_ANSWER_S):
-            response = await client.send(client.get_random_node(), topic_rights(sorted(needed)))
+            response = await _ask_any(client, topic_rights(sorted(needed)))
     except _UNANSWERED:
         return [], False
     lacking, is_told = [], True
@@ -102,6 +103,14 @@ async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tu
     return lacking, is_told
 
 
+async def _ask_any(client: Any, question: Any) -> Any:
+    """Return the answer of a broker that can be connected to: the next that is asked is another."""
+    while True:
+        with suppress(errors.NodeNotReadyError):
+            return await client.send(client.get_random_node(), question)
+        await asyncio.sleep(_AGAIN_S)
+
+
 async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
     """Return why the group cannot be joined, None where it can be, and whether the broker told."""
     code = NO_COORDINATOR
@@ -110,7 +119,7 @@ async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
             while (
                 True
             ):  # the first group of a cluster, or the first question after an election, takes a moment
-                with suppress(errors.GroupCoordinatorNotAvailableError):
+                with suppress(errors.GroupCoordinatorNotAvailableError, errors.NodeNotReadyError):
                     node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
                     code = 0
                     group = first_group(await client.send(node, group_description(kafka.group_id)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -19,11 +19,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 from streams.kafka.connection import (
     BrokerUnavailable,
     broker_answering,
-    connection_options,
     is_passing,
     unavailable,
 )
-from streams.kafka.patient_connections import client_of
+from streams.kafka.patient_connections import PatientConnections, client_of
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.kafka.topics import Topics, TopicSpec, expected_topics
 from streams.settings import KafkaSettings
@@ -107,13 +106,13 @@ def _compare(found: Mapping[str, int], wanted: Mapping[str, TopicSpec]) -> list[
 
 @asynccontextmanager
 async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**connection_options(kafka), request_timeout_ms=int(_ADMIN_TIMEOUT_S * 1000))
-    try:
-        async with broker_answering(kafka):
+    async with AsyncExitStack() as stack:
+        async with broker_answering(kafka) as options:
+            admin = AIOKafkaAdminClient(**options, request_timeout_ms=int(_ADMIN_TIMEOUT_S * 1000))
+            stack.push_async_callback(admin.close)
             await admin.start()
+        PatientConnections(client_of(admin))
         yield admin
-    finally:
-        await admin.close()
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> dict[str, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from streams.kafka.connection import broker_answering, connection_options, is_passing
+from streams.kafka.connection import broker_answering, is_passing
 from streams.kafka.header_names import forgive_header_names_of
 from streams.kafka.patient_connections import PatientConnections, client_of
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
@@ -38,26 +39,25 @@ class TopicReader:
         self._start = start
 
     async def __aenter__(self) -> Self:
-        self._consumer = consumer = AIOKafkaConsumer(
-            **connection_options(self._kafka),
-            group_id=None,
-            enable_auto_commit=False,
-            # Where an offset is gone: the end is looked up at the start alone.
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
-            metadata_max_age_ms=int(1000 * min(_METADATA_MAX_AGE_S, self._kafka.metadata_max_age_s)),
-            isolation_level=self._kafka.isolation_level,
-        )
-        try:
-            async with broker_answering(self._kafka):
+        async with AsyncExitStack() as stack:
+            async with broker_answering(self._kafka) as options:
+                self._consumer = consumer = AIOKafkaConsumer(
+                    **options,
+                    group_id=None,
+                    enable_auto_commit=False,
+                    # Where an offset is gone: the end is looked up at the start alone.
+                    auto_offset_reset="earliest",
+                    fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
+                    metadata_max_age_ms=int(1000 * min(_METADATA_MAX_AGE_S, self._kafka.metadata_max_age_s)),
+                    isolation_level=self._kafka.isolation_level,
+                )
+                stack.push_async_callback(consumer.stop)
                 await consumer.start()
                 PatientConnections(client_of(consumer))
                 forgive_header_names_of(consumer)
                 if self._topics:
                     await self._begin()
-        except BaseException:
-            await consumer.stop()
-            raise
+            stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:

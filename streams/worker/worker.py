@@ -21,6 +21,7 @@ from streams.faust.producer_sink import ProducerSink
 from streams.faust.source import FaustSource
 from streams.http.gateway import Gateway, start_gateway
 from streams.kafka.broker_watch import BrokerWatch, watching
+from streams.kafka.connection import broker_answering
 from streams.kafka.group_refusals import GroupRefused
 from streams.kafka.rights import check_topic_rights
 from streams.kafka.topic_admin import TopicsNotReady, check_topics
@@ -97,7 +98,9 @@ class Worker:
             self.gateway = await stack.enter_async_context(start_gateway(runtime, settings, is_ready=False))
         await runtime.warm(settings.worker.warm)
         self._watch = watch = await stack.enter_async_context(watching(settings.kafka))
-        app, stream, source = self._build_stream(runtime, stack)
+        async with broker_answering(settings.kafka) as options:  # while Faust would wait for a frozen one
+            kafka = settings.kafka.model_copy(update={"bootstrap_servers": options["bootstrap_servers"]})
+        app, stream, source = self._build_stream(runtime, stack, settings.model_copy(update={"kafka": kafka}))
         self.app, self._stream = app, stream
         if self.gateway is not None:
             self.gateway.stream = StreamState(
@@ -146,15 +149,15 @@ class Worker:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
 
     def _build_stream(
-        self, runtime: Runtime, stack: AsyncExitStack
+        self, runtime: Runtime, stack: AsyncExitStack, settings: Settings
     ) -> tuple[InferenceApp, Stream, FaustSource]:
         source = FaustSource(self.membership)
-        app = build_app(self._settings, self._tasks, source, self.membership)
+        app = build_app(settings, self._tasks, source, self.membership)
         stream = build_stream(
             source,
             ProducerSink(app.kafka_producer),
-            kafka=self._settings.kafka,
-            worker=self._settings.worker,
+            kafka=settings.kafka,
+            worker=settings.worker,
             tasks=self._tasks,
             answering=FastLane(runtime.pipeline, runtime.batcher),
             outcomes=runtime.manager.outcomes,

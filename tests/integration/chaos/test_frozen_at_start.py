@@ -1,0 +1,105 @@
+"""Workers that start while one of three brokers is frozen: it takes connections and never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.protocol.metadata import MetadataRequest
+
+from deploy.local import KafkaCluster
+from streams.kafka.rights import check_rights
+from streams.kafka.topic_admin import check_topics, specs
+from tests.integration.chaos.crew import Crew
+from tests.integration.chaos.deliveries import send_all, sleepy
+from tests.integration.chaos.places import TASKS, Place
+from tests.integration.worker_process import PATIENCE_S, Site
+
+pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+
+DRAWS = 6
+"""How often the servers are shuffled anew: each time any may come first."""
+
+
+async def coordinator(site: Site) -> int:
+    """Return the number of the node that coordinates the site's group."""
+    client = AIOKafkaClient(bootstrap_servers=site.settings.kafka.bootstrap_servers)
+    await client.bootstrap()
+    try:
+        node: int = await client.coordinator_lookup(CoordinationType.GROUP, site.settings.kafka.group_id)
+        return node
+    finally:
+        await client.close()
+
+
+async def leader(site: Site, topic: str) -> int:
+    """Return the number of the node that leads partition 0 of `topic`."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=site.settings.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        [told] = await admin.describe_topics([topic])
+        partitions: list[dict[str, Any]] = told["partitions"]
+        found: dict[int, int] = {one["partition"]: one["leader"] for one in partitions}
+        return found[0]
+    finally:
+        await admin.close()
+
+
+async def until_all_know(site: Site, cluster: KafkaCluster) -> None:
+    """Wait until each broker knows the site's topics: one that was made a moment ago is new to some."""
+    client = AIOKafkaClient(bootstrap_servers=site.settings.kafka.bootstrap_servers)
+    await client.bootstrap()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for node in cluster.nodes:
+                while specs(site.settings.kafka, TASKS).keys() - await names(client, node.number):
+                    await asyncio.sleep(0.1)
+    finally:
+        await client.close()
+
+
+async def names(client: AIOKafkaClient, node: int) -> set[str]:
+    answer = await client.send(node, MetadataRequest(None))
+    return {topic for _, topic, *_ in answer.topics}
+
+
+@pytest.mark.parametrize("frozen", ["coordinator", "leader"])
+@pytest.mark.timeout(400)
+async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
+    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path, frozen: str
+) -> None:
+    site = await three_brokers.site(tmp_path, partitions=1)
+    async with Crew(site) as crew:
+        await crew.join()  # so that the group has a coordinator
+        await crew.leave()
+        requests = [sleepy(uuid.uuid4().hex, task="plain") for _ in range(20)]
+        await send_all(site, requests)
+        number = (
+            await coordinator(site)
+            if frozen == "coordinator"
+            else await leader(site, site.topics.requests("plain"))
+        )
+        cluster.pause(number)
+        await crew.join()
+        await site.results("plain", [request.id for request in requests])
+        cluster.resume(number)
+        await crew.all_end_in_time()
+
+
+@pytest.mark.timeout(300)
+async def test_topics_and_rights_are_told_while_a_broker_is_frozen(
+    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    site = await three_brokers.site(tmp_path, partitions=1)
+    await until_all_know(site, cluster)
+    cluster.pause(1)
+    kafka = site.settings.kafka
+    told = await asyncio.gather(*(check_topics(kafka, TASKS) for _ in range(DRAWS)))
+    rights = await asyncio.gather(*(check_rights(kafka, TASKS) for _ in range(DRAWS)))
+    assert told == [[]] * DRAWS
+    assert not [one for one in rights if one.topics]
