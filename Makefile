@@ -18,7 +18,9 @@ export TOKENIZERS_PARALLELISM ?= false
 # Each worker takes a run of files, whose tests share what they load, and at the end what others have left.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help install demo fast test unit integration check chaos simulate bench lock clean
+FAULTS := tests/integration/chaos tests/integration/hostile
+
+.PHONY: help install demo fast test unit integration faults check chaos simulate bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36mmake %-11s\033[0m %s\n", $$1, $$2}'
@@ -37,14 +39,17 @@ demo: install ## Start broker, S3, MLflow and a worker, send real requests, show
 fast: install ## Run the unit tests that need neither servers nor published weights
 	$(BIN)/pytest $(PARALLEL) -m "not weights" tests/unit $(PYTEST_ARGS)
 
-test: check ## Run lint, types and all tests, unit beside integration
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit integration
+test: check ## Run lint, types and all tests, three kinds beside each other
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target unit integration faults
 
 unit: install ## Run all tests that need no servers
 	$(BIN)/pytest $(PARALLEL) --ignore=tests/integration $(PYTEST_ARGS)
 
 integration: install ## Run the tests that start a broker, a store, a registry and workers
-	$(BIN)/pytest tests/integration $(PYTEST_ARGS)
+	$(BIN)/pytest tests/integration $(FAULTS:%=--ignore=%) $(PYTEST_ARGS)
+
+faults: install ## Kill workers and brokers for some rounds, send some hostile files (make chaos: many)
+	$(BIN)/pytest $(FAULTS) $(PYTEST_ARGS)
 
 check: install ## Run ruff, mypy --strict, the import rules and the list of words
 	$(BIN)/ruff check .
@@ -54,7 +59,7 @@ check: install ## Run ruff, mypy --strict, the import rules and the list of word
 	$(BIN)/python -m tests.words
 
 chaos: install ## Kill workers and brokers for many rounds, send hostile files: nothing is lost
-	CHAOS_ROUNDS=20 $(BIN)/pytest tests/integration/chaos tests/integration/hostile $(PYTEST_ARGS)
+	CHAOS_ROUNDS=20 $(BIN)/pytest $(FAULTS) $(PYTEST_ARGS)
 
 simulate: install ## Run the delivery core on a broker in memory with RUNS=1000 seeds from FIRST=0
 	$(BIN)/python -m tests.simulation.run --runs $(or $(RUNS),1000) --first $(or $(FIRST),0)
