@@ -16,7 +16,7 @@ from deploy.local import KafkaCluster
 from streams.kafka.rights import check_rights
 from streams.kafka.topic_admin import check_topics, specs
 from tests.integration.chaos.crew import Crew
-from tests.integration.chaos.deliveries import send_all, sleepy
+from tests.integration.chaos.deliveries import send_all, sleepy, until_all_is_committed
 from tests.integration.chaos.places import TASKS, Place
 from tests.integration.worker_process import PATIENCE_S, Site
 
@@ -88,6 +88,7 @@ async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
         await crew.join()
         await site.results("plain", [request.id for request in requests])
         cluster.resume(number)
+        await until_all_is_committed(site, len(requests), task="plain")
         await crew.all_end_in_time()
 
 
