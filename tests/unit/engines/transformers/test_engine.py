@@ -217,7 +217,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_a_setting_allows_it(
     ship_code(copied, part, tmp_path / "it-ran")
     assert refusal(engine, copied) == (
         "model tiny ships Python code (its_code.py), which is not run; use a model of a class that "
-        "transformers has, or set transformers.trust_remote_code if you trust whoever wrote it"
+        "transformers has, or set transformers.trust_remote_code if you trust its author"
     )
     assert not (tmp_path / "it-ran").exists()
 
