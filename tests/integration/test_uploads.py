@@ -54,7 +54,7 @@ def test_a_file_of_many_parts_comes_whole_and_its_bytes_are_told(
 def test_what_cannot_be_put_says_why(s3: S3Settings, tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(b"x")
-    with pytest.raises(InvalidInput, match=r"set s3\.uploads to a folder"):
+    with pytest.raises(InvalidInput, match=r"set s3\.uploads to a place"):
         upload(file, s3.model_copy(update={"uploads": None}))
     with pytest.raises(InvalidInput, match=r"missing\.wav cannot be read \(No such file"):
         upload(tmp_path / "missing.wav", s3)
