@@ -28,7 +28,7 @@ from engines.run.media_values import FetchMedia, MediaValues
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import Handlers, RequestResolver
 from engines.run.statistics import Statistics
-from engines.versions.model_swap import ModelSwaps
+from engines.versions.versions import Versions
 from handlers.errors import ModelMismatch
 from handlers.settings import LimitSettings, MediaSettings
 
@@ -74,14 +74,14 @@ class InferenceManager:
         self._probes = probes or HealthProbes()
         self._guard = guard = guard or Guard()
         self._execution = Execution(cache, models, on_model, guard)
-        self._swaps = ModelSwaps(
+        self._versions = Versions(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
         self._resolver = RequestResolver(
             handlers=handlers,
             engines=engines,
             models=models,
-            swaps=self._swaps,
+            versions=self._versions,
             bounds=(limits or LimitSettings()).bounds,
         )
         values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
@@ -208,7 +208,7 @@ class InferenceManager:
             InferenceError: what resolving and loading raise of that tree.
         """
         warmed: VersionId | None = None
-        while (model := self._swaps.resolve(model_name, is_warm=True).model).id != warmed:
+        while (model := self._versions.resolve(model_name, is_warm=True).model).id != warmed:
             if not model.tasks or not model.engine:
                 raise ModelMismatch(
                     f"model {model.key} cannot be loaded ahead: its tags name no "
@@ -249,7 +249,7 @@ class InferenceManager:
     def clear_cache(self, *, include_warm: bool = False) -> dict[str, Any]:
         """Unload every model that nobody uses, and those of `worker.warm` only where `include_warm` says so:
         {"cleared": how many, "in_use": [those that stay so], "kept": [those that stay as they are warm]}."""
-        warm = set[VersionId]() if include_warm else self._swaps.warm_versions()
+        warm = set[VersionId]() if include_warm else self._versions.warm_versions()
         cleared = self.cache.clear(keep=lambda key: key.model in warm)
         if cleared:
             give_back()
@@ -280,7 +280,7 @@ class InferenceManager:
     def close(self) -> None:
         """Unload all models and let the engines go; call it when no request is under way any more."""
         self.outcomes.tell_left_out()
-        self._swaps.close()
+        self._versions.close()
         self.cache.clear()
         self.engines.unload()
         self._guard.close()

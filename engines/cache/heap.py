@@ -14,7 +14,7 @@ import structlog
 
 from engines.cache.model_cache import ModelCache
 from engines.native_environment import c_library
-from engines.upkeep import Upkeep
+from engines.periodic_task import PeriodicTask
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def resident_bytes() -> int:
         return 0
 
 
-class HeapUpkeep:
+class HeapTrimmer:
     """Gives memory back when a burst of requests is over, and when models have left. Thread-safe.
 
     It waits until no model has been used for some seconds: memory that the next request takes again would only
@@ -59,7 +59,7 @@ class HeapUpkeep:
         self._give_back = give_back
         self._resident = resident
         self._clock = clock
-        self._upkeep = Upkeep(self.tend, "heap")
+        self._looking = PeriodicTask(self.tend, "heap")
         self._uses = -1
         self._least = resident()
         """Bytes that the process took after it last gave memory back."""
@@ -68,11 +68,11 @@ class HeapUpkeep:
 
     def start(self) -> None:
         """Start to look."""
-        self._upkeep.start()
+        self._looking.start()
 
     def close(self) -> None:
         """Look no more."""
-        self._upkeep.close()
+        self._looking.close()
 
     def tend(self) -> float:
         """Give memory back where that is due; return the seconds until the next look."""

@@ -11,7 +11,7 @@ from engines.registry import EngineRegistry
 from engines.run.checks import check_engine, check_names, engine_of
 from engines.run.job import Job
 from engines.run.stages import stage_failed
-from engines.versions.model_swap import ModelSwaps
+from engines.versions.versions import Versions
 from handlers.base import BaseModelHandler, with_options_in_data
 from handlers.errors import InferenceError
 from handlers.options.options import validate_options
@@ -33,7 +33,7 @@ class RequestResolver:
         handlers: Handlers,
         engines: EngineRegistry,
         models: ModelManager,
-        swaps: ModelSwaps,
+        versions: Versions,
         bounds: Bounds,
     ) -> None:
         """`bounds` are the largest values of options, for every engine; each engine adds its own."""
@@ -41,7 +41,7 @@ class RequestResolver:
         self._handlers = handlers
         self._engines = engines
         self._models = models
-        self._swaps = swaps
+        self._versions = versions
 
     def resolve(self, job: Job) -> None:
         """Say which handler, engine and model version answer a job, checked but for its inputs, cheap checks first.
@@ -59,7 +59,7 @@ class RequestResolver:
             handler = self._handlers.get(task)
             found = None
             if not engine:
-                found = self._swaps.resolve(model_name)
+                found = self._versions.resolve(model_name)
                 engine = engine_of(found.model)
             runner = self._engines.get(engine)
             check_engine(runner, engine, task)
@@ -69,7 +69,7 @@ class RequestResolver:
             checked = validate_options(options, task_options=handler.options, engine=engine, bounds=bounds)
             if handler.options_in_data:
                 checked = with_options_in_data(handler, checked, job.data, engine, bounds)
-            model, claim = found or self._swaps.resolve(model_name)
+            model, claim = found or self._versions.resolve(model_name)
             check_tags(model, task=task, engine=engine)
             key = key_of(engine, task, model.id)
             batch_key = (*key, runner.batch_key(checked))

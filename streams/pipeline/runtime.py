@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from engines.cache.heap import HeapUpkeep
+from engines.cache.heap import HeapTrimmer
 from engines.cache.loader import ModelListener
 from engines.guard import Guard
 from engines.inference import InferenceManager
@@ -78,7 +78,7 @@ async def open_runtime(
             settings, models=models, on_model=on_model, on_pull=on_pull, guard=guard
         )
         stack.callback(manager.close)
-        heap = HeapUpkeep(manager.cache)
+        heap = HeapTrimmer(manager.cache)
         stack.callback(heap.close)
         heap.start()
         manager.engines.check_settings()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engines.swap_stage import Stage
+from tests.unit.engines.version_stage import Stage
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def make_stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
 
     yield stage
     for one in made:
-        one.swaps.close()
+        one.versions.close()
 
 
 @pytest.fixture

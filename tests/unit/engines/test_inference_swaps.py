@@ -129,7 +129,7 @@ def test_an_answer_that_grows_keeps_its_version_until_it_is_complete(tmp_path: P
 def test_a_warmed_model_follows_its_name_without_requests(bench: Bench, engine: VersionEngine) -> None:
     bench.manager.warm("tagged")
     stand_for(bench, "4")
-    bench.manager._swaps.tend()
+    bench.manager._versions.tend()
     wait_until(lambda: versions_in_memory(bench) == {"4"})
 
 
@@ -138,7 +138,7 @@ def test_a_warmed_model_whose_name_moves_while_it_loads_is_warm_in_its_new_versi
 ) -> None:
     def move() -> None:
         stand_for(bench, "4")
-        bench.manager._swaps.tend()
+        bench.manager._versions.tend()
 
     engine.while_loading["3"] = move
     bench.manager.warm("tagged")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from engines.cache import heap
-from engines.cache.heap import HeapUpkeep
+from engines.cache.heap import HeapTrimmer
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from tests.unit.engines.cached_models import Models, wait_until
@@ -17,14 +17,14 @@ MB = 1024**2
 
 
 class Process:
-    """What the upkeep sees of the process, and a cache of models beside it."""
+    """What the trimmer sees of the process, and a cache of models beside it."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.resident = 500 * MB
         self.given = 0
         self.models = Models(ModelCache(None, MemoryBudget(100)))
-        self.upkeep = HeapUpkeep(
+        self.trimmer = HeapTrimmer(
             self.models.cache,
             give_back=self.give_back,
             resident=lambda: self.resident,
@@ -36,9 +36,9 @@ class Process:
         self.resident = 510 * MB
 
     def look(self, times: int = 1) -> int:
-        """Let the upkeep look, two seconds apart; return how often memory has been given back by now."""
+        """Let the trimmer look, two seconds apart; return how often memory has been given back by now."""
         for _ in range(times):
-            self.now += self.upkeep.tend()
+            self.now += self.trimmer.tend()
         return self.given
 
 
@@ -84,12 +84,12 @@ def test_short_bursts_are_not_followed_one_by_one(process: Process) -> None:
     assert process.look(3) == 2
 
 
-def test_the_upkeep_looks_by_itself(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trimmer_looks_by_itself(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_LOOK_S", 0.001)
     process.resident = 900 * MB
-    process.upkeep.start()
+    process.trimmer.start()
     wait_until(lambda: process.given == 1)
-    process.upkeep.close()
+    process.trimmer.close()
 
 
 def test_what_the_heap_keeps_is_given_back() -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
-from tests.unit.engines.swap_stage import Stage
+from tests.unit.engines.version_stage import Stage
 
 
 def test_a_new_version_loads_beside_the_old_one_which_answers_until_it_is_there(stage: Stage) -> None:
@@ -136,7 +136,7 @@ def test_closing_waits_for_a_load_and_leaves_nothing_held(stage: Stage) -> None:
     stage.use()
     stage.flip("2")
     assert began.wait(DEADLINE_S)
-    closing = threading.Thread(target=stage.swaps.close)
+    closing = threading.Thread(target=stage.versions.close)
     closing.start()
     go_on.set()
     closing.join(DEADLINE_S)

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
 
-from engines.cache.cached_model import Lease
 from engines.cache.loader import ModelListener
 from engines.cache.model_cache import ModelCache
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel, VersionId
-from engines.upkeep import Upkeep
-from engines.versions.departures import Claim, Departures
-from engines.versions.model_moves import LoadModel, ModelMoves
-from engines.versions.model_service import Service
+from engines.periodic_task import PeriodicTask
+from engines.versions.active_version import ActiveVersion, State
+from engines.versions.retirement import Claim, Retirement
+from engines.versions.version_loader import LoadModel, VersionLoader
 from handlers.errors import InferenceError
 
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
-"""How often a replaced version is looked at that is still in use."""
+"""How often a retired version is looked at that is still in use."""
 
 
-class InService(NamedTuple):
+class ClaimedVersion(NamedTuple):
     """The version that answers a request, wholly; keep `claim` for as long as the request is under way."""
 
     model: ResolvedModel
     claim: Claim
 
 
-class ModelSwaps:
-    """Says which version of a model is in service, and brings in the next one without a request noticing.
+class Versions:
+    """Says which version of a model is active, and brings in the next one without a request noticing.
 
-    When the registry's answer for a name changes and the version in service is in memory, the new version is
+    When the registry's answer for a name changes and the active version is in memory, the new version is
     loaded beside it in a separate thread, for the same engines and tasks, while requests go on being
     answered by the old one. Then the name moves to the new version at once: requests resolved from then on
     get it, those resolved before are answered by the old one, which leaves the memory when the last of them
-    is done. A version that does not load leaves the old one in service; it is tried again after a while, and
+    is done. A version that does not load leaves the old one active; it is tried again after a while, and
     as soon as the registry names another. A name whose version is not in memory moves straight away.
 
     Names whose model is in memory are looked up again without requests too, so a change is followed within
@@ -64,22 +63,23 @@ class ModelSwaps:
         self._idle_unload_s = idle_unload_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._services: dict[str, Service] = {}
+        self._names: dict[str, ActiveVersion] = {}
         self._changes = 0
-        self._departures = Departures(cache, self._is_needed, clock)
-        self._moves = ModelMoves(
+        self._retirement = Retirement(cache, self._is_needed, clock)
+        self._tending = PeriodicTask(self.tend, "model versions")
+        self._loader = VersionLoader(
             cache=cache,
             load=load,
             lock=self._lock,
             look_up=self._look_up,
-            depart=self._depart,
+            retirement=self._retirement,
+            wake=self._tending.wake,
             on_model=on_model,
             clock=clock,
         )
-        self._upkeep = Upkeep(self.tend, "model versions")
 
-    def resolve(self, model_name: str, *, is_warm: bool = False) -> InService:
-        """Return the version in service under `name`, `name@alias` or `name/version`.
+    def resolve(self, model_name: str, *, is_warm: bool = False) -> ClaimedVersion:
+        """Return the active version of `name`, `name@alias` or `name/version`.
 
         `is_warm` keeps the model of that name in memory without requests.
 
@@ -91,21 +91,21 @@ class ModelSwaps:
         asked_after = self._changes
         answer = self._models.resolve(model_name)
         with self._lock:
-            service = self._services.get(model_name)
-            if service is None:
-                self._upkeep.start()
+            active = self._names.get(model_name)
+            if active is None:
+                self._tending.start()
                 self._changes += 1
-                service = self._services[model_name] = Service(model_name, answer, answer, self._changes)
-            elif answer is not service.wanted or answer is not service.current:
-                self._follow(service, answer, asked_after)
+                active = self._names[model_name] = ActiveVersion(model_name, answer, answer, self._changes)
+            elif answer is not active.wanted or answer is not active.current:
+                self._follow(active, answer, asked_after)
             if is_warm:
-                service.is_warm = True
-            return InService(service.current, self._departures.claim(service.current.id))
+                active.is_warm = True
+            return ClaimedVersion(active.current, self._retirement.claim(active.current.id))
 
     def warm_versions(self) -> set[VersionId]:
         """Return the versions that stay in memory without requests."""
         with self._lock:
-            return {service.current.id for service in self._services.values() if service.is_warm}
+            return {active.current.id for active in self._names.values() if active.is_warm}
 
     def tend(self) -> float:
         """Look up the names in memory, unload what nobody needs; return the seconds until the next time.
@@ -113,74 +113,70 @@ class ModelSwaps:
         Called by a thread of this object; blocks while the registry answers and models are unloaded.
         """
         self._look_up_names()
-        all_left = self._departures.let_go()
+        all_gone = self._retirement.collect()
         # An answer is renewed in the second half of its time: looked at every quarter, none grows too old.
         pause_s = self._models.alias_poll_s / 4
         if self._idle_unload_s is not None:
             self._unload_idle(self._idle_unload_s)
             pause_s = min(pause_s, self._idle_unload_s / 2)
-        return pause_s if all_left else _LOOK_AGAIN_S
+        return pause_s if all_gone else _LOOK_AGAIN_S
 
     def close(self) -> None:
         """Follow no further change, and wait a while for models that are being loaded."""
-        self._moves.close()
-        self._upkeep.close()
-        self._departures.close()
+        self._loader.close()
+        self._tending.close()
+        self._retirement.close()
 
-    def _follow(self, service: Service, answer: ResolvedModel, asked_after: int) -> None:
-        """Take the registry's answer for a name: it is in service, or on its way; under the lock."""
-        service.hear(answer, asked_after=asked_after, number=self._changes + 1)
-        self._changes = max(self._changes, service.changed)
-        if service.is_settled or not service.may_try(self._clock()):
+    def _follow(self, active: ActiveVersion, answer: ResolvedModel, asked_after: int) -> None:
+        """Take the registry's answer for a name: it is active, or on its way; under the lock."""
+        active.observe(answer, asked_after=asked_after, number=self._changes + 1)
+        self._changes = max(self._changes, active.change)
+        if active.state in (State.SETTLED, State.LOADING) or not active.is_due(self._clock()):
             return
-        if service.is_moving or self._moves.uses_to_carry_over(service):
-            self._moves.start(service)
-            return
-        log.info("model_moved", name=service.name, before=service.current.key, now=service.wanted.key)
-        self._departures.add(service.current.id)
-        service.move()
-        self._upkeep.wake()
+        if self._loader.uses_to_load(active):
+            self._loader.start(active)
+        else:
+            log.info("model_moved", name=active.name, before=active.current.key, now=active.wanted.key)
+            active.activate()
+            self._tending.wake()  # the version before may be in memory for what the new one is not meant for
 
     def _look_up_names(self) -> None:
         """Follow the registry for every name whose model is in memory, or on its way, and forget the others."""
         with self._lock:
             in_memory = {key.model for key in self._cache.all_keys()}
-            for service in list(self._services.values()):
-                version = service.current.id
-                is_used = version in in_memory or self._departures.is_claimed(version) or service.is_moving
-                if not is_used and service.failure is None and not service.is_warm:
-                    del self._services[service.name]
-            services = list(self._services.values())
-        for service in services:
-            self._look_up(service)
+            for active in list(self._names.values()):
+                version = active.current.id
+                is_used = version in in_memory or self._retirement.is_claimed(version)
+                if not is_used and not active.is_warm and active.state in (State.SETTLED, State.OUTDATED):
+                    del self._names[active.name]
+            names = list(self._names.values())
+        for active in names:
+            self._look_up(active)
 
-    def _look_up(self, service: Service) -> None:
+    def _look_up(self, active: ActiveVersion) -> None:
         asked_after = self._changes
         try:
-            answer = self._models.renew(service.name)
+            answer = self._models.renew(active.name)
         except InferenceError as error:
-            log.debug("name_not_looked_up", name=service.name, error=error.message)
+            log.debug("name_not_looked_up", name=active.name, error=error.message)
             return
         with self._lock:
-            self._follow(service, answer, asked_after)
-
-    def _depart(self, version: VersionId, holds: Iterable[Lease]) -> None:
-        self._departures.add(version, holds)
-        self._departures.let_go()
-        self._upkeep.wake()
+            self._follow(active, answer, asked_after)
 
     def _is_needed(self, version: VersionId) -> bool:
-        """Return whether a version is in service, or about to be."""
+        """Return whether a version is active, or about to be."""
         with self._lock:
             return any(
-                version in (service.current.id, service.loading) for service in self._services.values()
+                version == active.current.id
+                or (active.state is State.LOADING and version == active.wanted.id)
+                for active in self._names.values()
             )
 
     def _unload_idle(self, idle_s: float) -> None:
         with self._lock:
             to_stay = {
-                service.current.id
-                for service in self._services.values()
-                if service.is_warm or service.failure is not None
+                active.current.id
+                for active in self._names.values()
+                if active.is_warm or active.state is State.FAILED
             }
         self._cache.unload_idle(idle_s, keep=lambda key: key.model in to_stay)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from engines.versions.model_service import LONGEST_RETRY_S, RETRY_S
+from engines.versions.active_version import LONGEST_RETRY_S, RETRY_S
 from handlers.errors import ModelLoadFailed
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
-from tests.unit.engines.swap_stage import Stage
+from tests.unit.engines.version_stage import Stage
 
 
 def test_a_version_that_does_not_load_leaves_the_old_one_in_service_and_is_tried_again_less_and_less_often(
@@ -78,7 +78,7 @@ def test_the_old_version_survives_a_failure_even_when_its_room_was_needed_meanwh
     stage.settle()
     stage.use("other")
     assert stage.in_memory == {"t/other/1"}
-    stage.swaps.tend()
+    stage.versions.tend()
     stage.now += RETRY_S + 1
     assert stage.use("m") == "1"
     wait_until(lambda: len(stage.told) == 2)
@@ -122,5 +122,5 @@ def test_a_failure_of_a_version_that_is_not_wanted_any_more_is_forgotten(stage: 
     stage.settle()
     assert stage.told == []
     stage.cache.clear()
-    stage.swaps.tend()
-    assert stage.swaps._services == {}, "the name is kept for its failure"
+    stage.versions.tend()
+    assert stage.versions._names == {}, "the name is kept for its failure"

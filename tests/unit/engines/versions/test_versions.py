@@ -12,11 +12,11 @@ from engines.config.settings import MlflowSettings
 from engines.models.resolved_model import ResolvedModel
 from handlers.errors import RegistryUnavailable, UnknownModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
-from tests.unit.engines.swap_stage import Stage
+from tests.unit.engines.version_stage import Stage
 
 
 def test_a_model_that_is_not_in_memory_moves_straight_away(stage: Stage) -> None:
-    assert stage.swaps.resolve("m").model.version == "1"
+    assert stage.versions.resolve("m").model.version == "1"
     stage.models.versions["m"] = "2"
     assert stage.use() == "2"
     assert stage.loads == {"t:m/2": 1}
@@ -29,7 +29,7 @@ def test_an_explicit_version_never_moves(stage: Stage) -> None:
     stage.models.versions["m"] = "2"
     wait_until(lambda: stage.use("m") == "2")
     assert stage.use("m/1") == "1"
-    stage.swaps.tend()
+    stage.versions.tend()
     assert stage.in_memory == {"t/m/1", "t/m/2"}, "the name m/1 still stands for it"
 
 
@@ -55,19 +55,19 @@ def test_a_tag_that_says_which_files_a_version_has_makes_another_model_of_it(sta
 def test_a_tag_that_only_describes_a_version_loads_nothing_anew(stage: Stage) -> None:
     stage.use()
     stage.models.tags["m/1"] = {"owner": "somebody"}
-    assert stage.swaps.resolve("m").model.tags == {"owner": "somebody"}
-    stage.swaps.tend()
+    assert stage.versions.resolve("m").model.tags == {"owner": "somebody"}
+    stage.versions.tend()
     stage.settle()
     assert stage.loads == {"t:m/1": 1}
 
 
 def test_a_name_that_was_deleted_is_unknown_and_those_under_way_are_answered(stage: Stage) -> None:
     stage.use()
-    under_way = stage.swaps.resolve("m")
+    under_way = stage.versions.resolve("m")
     del stage.models.versions["m"]
     with pytest.raises(UnknownModel):
-        stage.swaps.resolve("m")
-    stage.swaps.tend()
+        stage.versions.resolve("m")
+    stage.versions.tend()
     assert stage.run(under_way) == "1"
     assert stage.loads == {"t:m/1": 1}
 
@@ -93,7 +93,7 @@ def test_an_answer_overtaken_by_a_newer_one_does_not_turn_the_name_back(stage: S
 
     stage.models.resolve = slowly  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as threads:
-        overtaken = threads.submit(stage.swaps.resolve, "m")
+        overtaken = threads.submit(stage.versions.resolve, "m")
         assert asked.wait(DEADLINE_S)
         stage.models.resolve = resolve  # type: ignore[method-assign]
         stage.models.versions["m"] = "2"
@@ -108,14 +108,14 @@ def test_a_version_for_another_engine_takes_over_straight_away(stage: Stage) -> 
     stage.use()
     stage.models.tags["m/2"] = {"engine": "another"}
     stage.models.versions["m"] = "2"
-    assert stage.swaps.resolve("m").model.version == "2"
+    assert stage.versions.resolve("m").model.version == "2"
     wait_until(lambda: stage.in_memory == set())
 
 
 def test_a_change_is_followed_without_requests(stage: Stage) -> None:
     stage.use()
     stage.models.versions["m"] = "2"
-    stage.swaps.tend()
+    stage.versions.tend()
     wait_until(lambda: stage.in_memory == {"t/m/2"})
     assert stage.kinds == [("model_swapped", "m/2")]
 
@@ -130,7 +130,7 @@ def test_changes_are_followed_by_a_thread_of_its_own(stage: Stage) -> None:
 def test_a_registry_that_is_away_changes_nothing(stage: Stage) -> None:
     stage.use()
     stage.models.is_away = True
-    stage.swaps.tend()
+    stage.versions.tend()
     with pytest.raises(RegistryUnavailable):
         stage.use()
     stage.models.is_away = False
@@ -141,8 +141,8 @@ def test_a_registry_that_is_away_changes_nothing(stage: Stage) -> None:
 def test_names_that_nobody_uses_any_more_are_forgotten(stage: Stage) -> None:
     stage.use()
     stage.cache.clear()
-    stage.swaps.tend()
-    assert stage.swaps._services == {}
+    stage.versions.tend()
+    assert stage.versions._names == {}
 
 
 def test_a_model_without_requests_leaves_the_memory_unless_it_was_warmed(
@@ -151,12 +151,12 @@ def test_a_model_without_requests_leaves_the_memory_unless_it_was_warmed(
     stage = make_stage(idle_unload_s=100.0)
     stage.models.versions["warm"] = "1"
     stage.use("m")
-    stage.run(stage.swaps.resolve("warm", is_warm=True))
+    stage.run(stage.versions.resolve("warm", is_warm=True))
     stage.now = 99.0
-    stage.swaps.tend()
+    stage.versions.tend()
     assert stage.in_memory == {"t/m/1", "t/warm/1"}
     stage.now = 100.0
-    stage.swaps.tend()
+    stage.versions.tend()
     assert stage.in_memory == {"t/warm/1"}
 
 
@@ -166,16 +166,16 @@ def test_a_use_puts_the_idle_unload_off(make_stage: Callable[..., Stage]) -> Non
     stage.now = 60.0
     stage.use()
     stage.now = 150.0
-    stage.swaps.tend()
+    stage.versions.tend()
     assert stage.in_memory == {"t/m/1"}
 
 
 def test_a_warmed_model_follows_its_alias_and_stays_warm(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage(idle_unload_s=100.0)
-    stage.run(stage.swaps.resolve("m", is_warm=True))
+    stage.run(stage.versions.resolve("m", is_warm=True))
     stage.models.versions["m"] = "2"
-    stage.swaps.tend()
+    stage.versions.tend()
     wait_until(lambda: stage.in_memory == {"t/m/2"})
     stage.now = 1000.0
-    stage.swaps.tend()
+    stage.versions.tend()
     assert stage.in_memory == {"t/m/2"}

@@ -14,7 +14,7 @@ from engines.cache.model_cache import MakeRoom, ModelCache
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel, key_of
-from engines.versions.model_swap import InService, ModelSwaps
+from engines.versions.versions import ClaimedVersion, Versions
 from handlers.errors import ModelLoadFailed, RegistryUnavailable, UnknownModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 
@@ -56,7 +56,7 @@ class Stage:
         self.before: dict[str, Callable[[], object]] = {}
         self.loads: Counter[str] = Counter()
         self.told: list[tuple[str, str, dict[str, Any]]] = []
-        self.swaps = ModelSwaps(
+        self.versions = Versions(
             models=self.models,
             cache=self.cache,
             load=self.load,
@@ -80,21 +80,21 @@ class Stage:
 
     def use(self, name: str = "m", *, task: str = "t") -> str:
         """Resolve a name and run its model; return the version."""
-        return self.run(self.swaps.resolve(name), task=task)
+        return self.run(self.versions.resolve(name), task=task)
 
     def flip(self, version: str, *, task: str = "t") -> None:
         """Let name m stand for another version, and let a request find that out; it gets the old one."""
-        before = self.swaps.resolve("m").model.version
+        before = self.versions.resolve("m").model.version
         self.models.versions["m"] = version
         assert self.use(task=task) == before
 
-    def run(self, version: InService, *, task: str = "t") -> str:
+    def run(self, version: ClaimedVersion, *, task: str = "t") -> str:
         self.load("e", task, version.model).release()
         return version.model.version
 
     def source(self, name: str = "m") -> str:
         """Resolve a name and run its model; return from where that was loaded."""
-        lease = self.load("e", "t", self.swaps.resolve(name).model)
+        lease = self.load("e", "t", self.versions.resolve(name).model)
         lease.release()
         return str(lease.model)
 
@@ -133,4 +133,4 @@ class Stage:
 
     def settle(self) -> None:
         """Return once no version is being loaded."""
-        wait_until(lambda: not self.swaps._moves._threads)
+        wait_until(lambda: not self.versions._loader._threads)

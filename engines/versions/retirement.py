@@ -1,0 +1,106 @@
+"""Unloads versions of models that no name stands for and no request needs any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from engines.cache.cached_model import Lease
+from engines.cache.model_cache import ModelCache
+from engines.models.resolved_model import VersionId
+
+STRAGGLERS_S = 60.0
+"""How long a retired version waits in memory for requests that were resolved to it and do not run yet."""
+
+
+class Claim:
+    """Kept by every request that one version is to answer; a retired version waits while there is one."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(slots=True)
+class _Retired:
+    until: float
+    holds: Sequence[Lease] = ()
+
+
+class Retirement:
+    """The versions that are to leave the memory, and the claims of requests on all versions.
+
+    Thread-safe. `is_needed` says of a version whether a name stands for it. It is called while no lock is held.
+    """
+
+    def __init__(
+        self,
+        cache: ModelCache,
+        is_needed: Callable[[VersionId], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._is_needed = is_needed
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._claims: WeakValueDictionary[VersionId, Claim] = WeakValueDictionary()
+        self._retired: dict[VersionId, _Retired] = {}
+
+    def claim(self, version: VersionId) -> Claim:
+        """Return what keeps a version in memory while it is referred to."""
+        with self._lock:
+            claim = self._claims.get(version)
+            if claim is None:
+                claim = self._claims[version] = Claim()
+            return claim
+
+    def is_claimed(self, version: VersionId) -> bool:
+        """Return whether a request is under way that the version is to answer."""
+        return version in self._claims
+
+    def retire(self, version: VersionId, holds: Sequence[Lease] = ()) -> None:
+        """Let a version go with the next `collect` that finds it unused, and end the holds on it then."""
+        with self._lock:
+            before = self._retired.get(version)
+            kept = () if before is None else before.holds
+            self._retired[version] = _Retired(self._clock() + STRAGGLERS_S, [*kept, *holds])
+
+    def collect(self) -> bool:
+        """Unload what nobody needs any more; return whether nothing is left that is to go."""
+        in_memory = {key.model for key in self._cache.all_keys()}
+        with self._lock:
+            retired = set(self._retired)
+        for version in in_memory | retired:
+            if self._is_needed(version):
+                self._end(version)
+                continue
+            if version not in retired:  # loaded by a request that came late, or in vain
+                self.retire(version)
+            if self._is_unloaded(version):
+                self._end(version)
+        with self._lock:
+            return not self._retired
+
+    def close(self) -> None:
+        """End all holds."""
+        with self._lock:
+            retired = list(self._retired)
+        for version in retired:
+            self._end(version)
+
+    def _is_unloaded(self, version: VersionId) -> bool:
+        with self._lock:
+            retired = self._retired.get(version)
+        if retired is None or (self.is_claimed(version) and self._clock() < retired.until):
+            return False
+        keys = [key for key in self._cache.all_keys() if key.model == version]
+        gone = [self._cache.retire(key) for key in keys]
+        return all(gone)
+
+    def _end(self, version: VersionId) -> None:
+        with self._lock:
+            retired = self._retired.pop(version, None)
+        if retired is not None:
+            for lease in retired.holds:
+                lease.release()
