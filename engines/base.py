@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import structlog
 from pydantic import BaseModel
 
 from engines.log_context import working_on_number
 from handlers.errors import InferenceError, InferenceFailed
+from handlers.logger import get_logger
 from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from engines.cache.cached_model import Lease
 from engines.deadlines import Patience
 from handlers.errors import EngineUnavailable, InferenceTimeout
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from weakref import WeakMethod
 
-import structlog
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AFTER_A_FAILURE_S = 5.0
 

@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-import structlog
-
 from engines.base import BaseEngine, PullProgress
 from engines.config.setting_problems import ConfigurationError, settings_for
 from engines.config.settings import EngineSettings
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
+from handlers.logger import get_logger
 from handlers.registry import BrokenEntryPoint, load_entry_point
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ENTRY_POINTS = "inferstream.engines"
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from functools import cache
 from importlib.metadata import entry_points
-
-import structlog
 
 from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
@@ -26,21 +23,13 @@ _lock = threading.RLock()
 def default_model_manager() -> ModelManager:
     """Return this process's manager of models."""
     with _lock:
-        _log_to_standard_error()
         return _models()
 
 
 def default_inference_manager() -> InferenceManager:
     """Return this process's manager; its callers may read what the process may, so local paths are trusted."""
     with _lock:
-        _log_to_standard_error()
         return _inference()
-
-
-def _log_to_standard_error() -> None:
-    """Keep log lines out of what a caller's script prints, unless the caller has configured structlog."""
-    if not structlog.is_configured():
-        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @cache

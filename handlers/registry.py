@@ -10,14 +10,13 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeGuard
 
-import structlog
-
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, UnknownTask, as_inference_error
+from handlers.logger import get_logger
 from handlers.settings import MediaSettings
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class BrokenEntryPoint(Exception):

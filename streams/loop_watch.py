@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import structlog
-
+from handlers.logger import get_logger
 from streams.shutdown import EXIT_FAILED, exit_now
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 GRACE_S = 10.0
 """What a loop may stand still longer than an engine; a stage is interrupted before (`streams.pipeline.slow_stages`)."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-import structlog
 
 from engines.deadlines import deadline_at
 from engines.run.results import Result as Result
 from engines.run.results import failed_instead
 from handlers.errors import InternalError
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_ID_CHARS = 256
 

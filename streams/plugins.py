@@ -6,14 +6,13 @@ import difflib
 import importlib
 from collections.abc import Iterable
 
-import structlog
-
 from engines.configuration import ConfigurationError
 from handlers import model_registry
+from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 from streams.settings import WorkerSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def import_plugins(names: Iterable[str]) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-import structlog
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED_TWICE = 130

@@ -15,24 +15,33 @@ os.environ.update(
 )
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
 import structlog
+from structlog.typing import WrappedLogger
 
 from deploy.models import prepare
+from handlers.logger import PROCESSORS
 from tests.recordings import Recording, librivox_recordings
 
 # Programs that tests start inherit it, and where the tests run in the background a shell may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The default is rich's rendering, with all local variables: half a second for a deep stack.
-structlog.configure(
-    processors=[
-        *structlog.get_config()["processors"][:-1],
-        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
-    ]
-)
+
+def _print_line(_logger: WrappedLogger, _method: str, line: Any) -> NoReturn:
+    print(line)  # noqa: T201
+    raise structlog.DropEvent
+
+
+# Tests read every line, of whatever level, as it is printed; `structlog.testing.capture_logs` takes these processors.
+PROCESSORS[:] = [
+    structlog.processors.add_log_level,
+    structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    _print_line,
+]
+structlog.configure(processors=PROCESSORS)
 
 # A run must be red for what changed, not by chance; --hypothesis-profile=default looks where none has looked yet.
 hypothesis.settings.register_profile(

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import structlog
-
+from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from engines.cache.model_cache import ModelCache
 from engines.native_environment import c_library
 from engines.periodic_task import PeriodicTask
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _STATM = Path("/proc/self/statm")
 _LOOK_S = 2.0

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import structlog
-
 from engines.base import BaseEngine
 from engines.cache.cached_model import Lease, Loaded
 from engines.cache.model_cache import MakeRoom
@@ -16,9 +14,10 @@ from engines.guard import Guard
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
 from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

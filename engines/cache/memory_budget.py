@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 
-import structlog
-
 from engines.cache.cached_model import Entry
 from handlers.errors import ModelLoadFailed
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 GPU_SHARE = 0.9
 """The share of a GPU's memory that models may take where no setting says otherwise; the rest is for running."""

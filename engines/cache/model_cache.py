@@ -9,15 +9,14 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-import structlog
-
 from engines.cache.cached_model import Entry, Lease, Loaded, State, unload_in_a_thread
 from engines.cache.memory_budget import MemoryBudget
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
+from handlers.logger import get_logger
 
 __all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MakeRoom = Callable[[int, str], None]
 """Makes room for bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not fit alone."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-import structlog
-
 from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
 from handlers.errors import InvalidRequest, ModelLoadFailed, RegistryUnavailable
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 _SAFE_WEIGHTS = "*.safetensors"

@@ -8,11 +8,10 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-import structlog
-
 from engines.models.resolved_model import ModelReference, ResolvedModel
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class LastGoodResolutions:

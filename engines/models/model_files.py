@@ -16,15 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from engines.config.settings import CacheSettings
 from engines.models.flavours import digest_of, files_in, flatten, refuse_logged
 from engines.models.hub import WantedFiles, fetch_from_hub
 from engines.models.resolved_model import ResolvedModel
 from handlers.errors import ModelLoadFailed, RegistryUnavailable
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Download = Callable[[str, Path], Path]
 """Brings the files at an address into a folder, and returns where in it they lie."""

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.models.hub import WantedFiles
 from engines.models.last_good import LastGoodResolutions
@@ -28,10 +26,11 @@ from handlers.errors import (
     UnknownModel,
     as_inference_error,
 )
+from handlers.logger import get_logger
 
 __all__ = ["ModelManager", "ResolvedModel"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PATIENCE_S = 1.0
 """How long a caller waits for news of a name whose last answer is at hand, in seconds."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
-
 from engines.base import Emit
 from engines.ollama.wire import AnswerChunk
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NS_PER_S = 1e9
 

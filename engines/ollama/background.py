@@ -10,11 +10,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import structlog
-
 from handlers.errors import EngineUnavailable, InferenceError, as_inference_error
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 CleanUp = Callable[[], Coroutine[Any, Any, None]]

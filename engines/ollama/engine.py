@@ -10,8 +10,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
-import structlog
-
 from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
 from engines.config.settings import OllamaSettings
 from engines.ollama.answer import Answer
@@ -23,8 +21,9 @@ from engines.ollama.server_models import ServerModels
 from engines.ollama.wire import AnswerChunk, Shown
 from engines.priority_queue import PrioritySemaphore
 from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 HEALTH_TIMEOUT_S = 1.5
 UNLOAD_TIMEOUT_S = 3.0

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 
-import structlog
-
 from engines.base import ProgressListener, PullProgress
 from engines.log_context import shared_task
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
 from engines.ollama.wire import PullChunk, Shown
 from handlers.errors import InferenceError
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PROGRESS_INTERVAL_S = 1.0
 LOG_INTERVAL_S = 10.0

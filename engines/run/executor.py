@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-import structlog
-
 from engines.base import BaseEngine, Emit, bisected
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import Lease, ModelCache
@@ -27,8 +25,9 @@ from handlers.errors import (
     InternalError,
     as_inference_error,
 )
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Execution:

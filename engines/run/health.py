@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import structlog
-
 from engines.cache.model_cache import ModelCache
 from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
 from engines.single_flight import SingleFlight
 from handlers.errors import EngineUnavailable
+from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Probe = Callable[[], dict[str, Any]]
 

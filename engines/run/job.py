@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from typing import Any
 
 import msgspec
-import structlog
 
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency
 from engines.log_context import RequestName
@@ -19,8 +18,9 @@ from engines.run.outcomes import Outcomes
 from engines.run.results import Result, failed_in, no_time, result_of
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, as_inference_error
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Outcome = dict[str, Any] | InferenceError
 """What became of a request: the raw result of its engine or the output of its task, or why there is none."""

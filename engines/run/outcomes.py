@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 
-import structlog
-
 from engines.log_context import LineLimit
 from engines.run.results import Result, ResultError
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LINES_PER_S = 5
 """Most log lines about one error code in a second; the others are counted, and told a second later."""

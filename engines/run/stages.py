@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
 from engines.run.checks import check_data
 from engines.run.job import Job
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def preprocess(job: Job, data: dict[str, Any]) -> None:

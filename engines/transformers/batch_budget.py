@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import structlog
-
 from engines.config.settings import TransformersSettings
 from engines.transformers.device import free_memory, is_out_of_memory, out_of_memory
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LEAST_COST = 1e-6
 """What an item counts at least, so that half of what does not fit is less even where the items cost nothing."""

@@ -11,8 +11,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
 from engines.log_context import RequestName, requests_at_hand, working_on
@@ -30,12 +28,13 @@ from engines.transformers.process_state import loading
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
+from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
 if TYPE_CHECKING:
     from engines.transformers.loading import ModelFolder
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _Asked = tuple[dict[str, Any], dict[str, Any], Sequence[RequestName]]
 """An input, its options, and what log lines call it."""

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from engines.models.registration import ADAPTER, is_adapter
 from engines.transformers.process_state import loading
 from handlers.errors import ModelLoadFailed
+from handlers.logger import get_logger
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MODELS_OF_AUTO_CLASS = {
     "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",

@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import structlog
-
 from engines.cache.cached_model import Lease
 from engines.cache.loader import ModelListener, tell
 from engines.cache.model_cache import ModelCache
@@ -15,8 +13,9 @@ from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use
 from engines.versions.active_version import ActiveVersion
 from engines.versions.retirement import Retirement
 from handlers.errors import InferenceError, ModelMismatch, as_inference_error
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LoadModel = Callable[[str, str, ResolvedModel], Lease]
 """Loads a model for an engine and a task where it is not in memory, and returns a lease on it."""

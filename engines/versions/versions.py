@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import structlog
-
 from engines.cache.loader import ModelListener
 from engines.cache.model_cache import ModelCache
 from engines.models.model_manager import ModelManager
@@ -18,8 +16,9 @@ from engines.versions.active_version import ActiveVersion, State
 from engines.versions.retirement import Claim, Retirement
 from engines.versions.version_loader import LoadModel, VersionLoader
 from handlers.errors import InferenceError
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
 """How often a retired version is looked at that is still in use."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
 from rich.console import Console
 from rich.text import Text
 
@@ -67,8 +66,6 @@ def _upload(platform: LocalPlatform, files: Mapping[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    # Of the Python call; the worker has a log of its own.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     # What matters of it is raised; an interrupted connection is only noise.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     terminal = Console()

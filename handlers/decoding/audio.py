@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from handlers.decoding.audio_parts import MOST_PARTS, parts_of, with_known_size
@@ -18,13 +17,14 @@ from handlers.decoding.audio_truncation import missing_end
 from handlers.decoding.container_truncation import missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced
+from handlers.logger import get_logger
 from handlers.media import Media
 from handlers.options.spec import shown
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MAX_CHANNELS = 64
 _RATES = range(1_000, 768_001)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
 from handlers.errors import MediaCorrupt
+from handlers.logger import get_logger
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 AnyStream = TypeVar("AnyStream", "AudioStream", "VideoStream")
 

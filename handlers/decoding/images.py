@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
@@ -20,11 +19,12 @@ from handlers.decoding.image_metadata import without_metadata
 from handlers.decoding.pixel_budget import PixelBudget, check_shape
 from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced, unread
+from handlers.logger import get_logger
 from handlers.media import Media
 from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
 """What is read, by Pillow's own decoders; formats that start other programs or fetch files are not."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from handlers.decoding import containers
@@ -22,6 +21,7 @@ from handlers.decoding.pixel_budget import check_shape
 from handlers.decoding.video_frames import FrameIndex, decode_frames, index_frames
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import Family, misplaced, unread
+from handlers.logger import get_logger
 from handlers.media import Media
 from handlers.options.spec import shown
 from handlers.settings import MediaSettings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Frames = NDArray[np.uint8]
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import structlog
-
 from handlers.decoding import containers
+from handlers.logger import get_logger
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _CHAINED = frozenset({"apng", "gif"})
 """Codecs whose frames may all depend on the first, whatever their packets say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -13,7 +14,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from streams.cli.global_options import global_options, load_settings
 
-__all__ = ["app", "command", "examples", "load_settings", "main"]
+__all__ = ["AsJson", "app", "command", "examples", "load_settings", "main", "print_json"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""The option of every command that shows something."""
 
 COMMANDS = {
     "up": "Start broker, S3, MLflow and a worker on this machine.",
@@ -85,6 +89,11 @@ def command(*lines: str) -> Callable[[Callable[..., None]], typer.Typer]:
         return own
 
     return made
+
+
+def print_json(value: Any) -> None:
+    """Print `value` on standard output for programs; what has no JSON form stands there as text."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 class CommandGroup(TyperGroup):

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.config.settings_tree import Leaf, leaves, sections
 from engines.configuration import Loaded
-from streams.cli import command, load_settings
+from streams.cli import command, load_settings, print_json
 from streams.settings import Settings
 
 _WIDTH = 110
@@ -73,7 +73,7 @@ def config(
         return
     shown = list(shown_settings(load_settings(ctx)))
     if as_json or format is Format.JSON:
-        typer.echo(json.dumps(_tree(shown), indent=2, ensure_ascii=False, default=str))
+        print_json(_tree(shown))
     elif format is Format.YAML:
         typer.echo("\n".join(_yaml_lines(shown)))
     else:

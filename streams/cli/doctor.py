@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from streams.cli import command, load_settings
+from streams.cli import AsJson, command, load_settings, print_json
 from streams.cli.findings import Finding, as_not_running, nothing_runs
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
@@ -25,7 +24,7 @@ def doctor(
     bucket: Annotated[
         str | None, typer.Option(help="A bucket that the worker must be able to read.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check broker, topics, S3, MLflow, models, engines and disk, within 30 seconds.
 
@@ -49,7 +48,7 @@ def doctor(
     findings.insert(0, Finding("settings", "ok", str(origin)))
     is_well = all(finding.status != "error" for finding in findings)
     if as_json:
-        typer.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
+        print_json({"ok": is_well, "checks": [asdict(finding) for finding in findings]})
     else:
         _print(findings, is_running=is_running)
     raise typer.Exit(0 if is_well else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
-from streams.cli import examples, load_settings, tables
+from streams.cli import AsJson, examples, load_settings, print_json, tables
 
 app = typer.Typer(
     add_completion=False,
@@ -30,13 +29,13 @@ app = typer.Typer(
 @app.command("list", epilog=examples("inferstream models list", "inferstream models list --json"))
 def list_models(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List every registered model; task, engine and source are those of the version its plain name takes."""
     settings = load_settings(ctx).settings
     found = ModelManager(settings.mlflow, settings.cache).registered()
     if as_json:
-        typer.echo(json.dumps([_described(one) for one in found], indent=2, ensure_ascii=False))
+        print_json([_described(one) for one in found])
     elif found:
         _print_table(found)
     else:
@@ -49,7 +48,7 @@ def list_models(
 def show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="name, name@alias or name/version.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a model: the version that NAME stands for, its tags, and what else there is of it."""
     settings = load_settings(ctx).settings
@@ -58,7 +57,7 @@ def show(
     whole = next(one for one in manager.registered() if one.preferred.name == model.name)
     described = _described(replace(whole, preferred=model))
     if as_json:
-        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        print_json(described)
         return
     tags = described.pop("tags")
     for key in ("task", "engine"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
 from handlers.options.schema import options_schema
-from streams.cli import command
+from streams.cli import command, print_json
 
 
 @command(
@@ -38,7 +37,7 @@ def options(
     if as_json:
         if task is None:
             raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")
-        typer.echo(json.dumps(options_schema(task, engine), indent=2, ensure_ascii=False))
+        print_json(options_schema(task, engine))
         return
     _print_table(task, engine)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streams import interrupts
-from streams.cli import examples, load_settings
+from streams.cli import AsJson, examples, load_settings, print_json
 
 if TYPE_CHECKING:
+    from streams.kafka.topic_problems import TopicProblem
     from streams.settings import WorkerSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
@@ -32,39 +33,56 @@ def topics() -> None:
 @app.command(
     epilog=examples("inferstream topics create", "inferstream topics create --set kafka.partitions=16")
 )
-def create(ctx: typer.Context, task: Tasks = None) -> None:
+def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> None:
     """Create missing topics and add partitions where there are too few."""
-    from rich.console import Console
-
-    from streams.kafka.topic_admin import create_topics
+    from streams.kafka.topic_admin import create_topics, specs
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
     touched = interrupts.run(create_topics(settings.kafka, tasks))
-    console = Console()
+    partitions = settings.kafka.partitions
+    if as_json:
+        names = specs(settings.kafka, tasks)
+        rows = [{"topic": name, "changed": name in touched, "partitions": partitions} for name in names]
+        print_json({"topics": rows})
+        return
     for name in touched:
-        console.print(f"[green]✓[/green] {name} ({settings.kafka.partitions} partitions)")
+        _print_line(f"{name} ({partitions} partitions)")
     if not touched:
-        console.print("[green]✓[/green] all topics are there already")
+        _print_line("all topics are there already")
 
 
-@app.command(epilog=examples("inferstream topics check", "inferstream topics check --task asr"))
-def check(ctx: typer.Context, task: Tasks = None) -> None:
+@app.command(epilog=examples("inferstream topics check", "inferstream topics check --task asr --json"))
+def check(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> None:
     """Check every topic; exit with 1 and say what to do where one is missing or has the wrong shape."""
-    from rich.console import Console
-
     from streams.kafka.topic_admin import check_topics, specs
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
-    problems = interrupts.run(check_topics(settings.kafka, tasks))
-    wrong = {problem.topic: problem for problem in problems}
-    console = Console(soft_wrap=True)
-    for name in specs(settings.kafka, tasks):
-        console.print(
-            f"[red]✗[/red] {wrong[name]}" if name in wrong else f"[green]✓[/green] {name}", highlight=False
-        )
-    raise typer.Exit(1 if problems else 0)
+    wrong = {one.topic: one for one in interrupts.run(check_topics(settings.kafka, tasks))}
+    names = specs(settings.kafka, tasks)
+    if as_json:
+        print_json({"topics": [_described(name, wrong.get(name)) for name in names]})
+    else:
+        for name in names:
+            _print_line(str(wrong.get(name, name)), ok=name not in wrong)
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _described(name: str, problem: TopicProblem | None) -> dict[str, Any]:
+    return {
+        "topic": name,
+        "ok": problem is None,
+        "problem": problem and problem.problem,
+        "cure": problem and problem.cure,
+    }
+
+
+def _print_line(text: str, *, ok: bool = True) -> None:
+    from rich.console import Console
+
+    mark = "[green]✓[/green]" if ok else "[red]✗[/red]"
+    Console(soft_wrap=True).print(f"{mark} {text}", highlight=False)
 
 
 def _tasks(worker: WorkerSettings, given: list[str] | None) -> list[str]:

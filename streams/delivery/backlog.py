@@ -6,14 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-import structlog
-
 from engines.log_context import shared_task
 from engines.run.job import Alike
+from handlers.logger import get_logger
 from streams.delivery.offsets import Fetched, OffsetTracker, Record, TopicPartition
 from streams.faults import supervised
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Line = deque[tuple[Fetched, int, str]]
 """Fetches in order; how many messages of each are started, and its task."""

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import structlog
 from aiokafka import errors
 
+from handlers.logger import get_logger
 from streams.delivery.offsets import OffsetTracker, TopicPartition
 from streams.delivery.port import RecordSource
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NOT_COMMITTED_S = 0.05
 _LONGEST_ASIDE_S = 60.0

@@ -7,16 +7,16 @@ import random
 from collections.abc import Sequence
 
 import msgspec
-import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
 from engines.log_context import LineLimit, shared_task
+from handlers.logger import get_logger
 from streams.delivery.port import DeliveryReport, ProducerRecord, RecordSink
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0

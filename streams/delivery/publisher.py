@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
-import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.run.outcomes import Outcomes
 from engines.run.results import Result, failed_instead
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
+from handlers.logger import get_logger
 from streams.delivery.dead_letters import ever_smaller_letters
 from streams.delivery.offsets import Record
 from streams.delivery.port import DeliveryReport, ProducerRecord
@@ -22,7 +22,7 @@ from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.kafka.topics import Topics
 from streams.messages import MetricsEvent, decode_result, encode, encode_result
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 T = TypeVar("T")
 
 _RECORD_OVERHEAD_BYTES = 1024

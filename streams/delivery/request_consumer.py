@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
-import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engines.log_context import shared_task
@@ -17,6 +16,7 @@ from engines.run.job import Alike
 from engines.run.outcomes import Outcomes
 from engines.run.results import refused_result
 from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
+from handlers.logger import get_logger
 from streams.delivery.backlog import Backlog
 from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record
 from streams.delivery.port import DeliveryReport
@@ -27,7 +27,7 @@ from streams.messages import MAX_ID_CHARS, Request, Result
 from streams.pipeline.decoding import decode_request, known_fields
 from streams.pipeline.fast_lane import OnResult
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Answering(Protocol):

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiokafka
-import structlog
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 
+from handlers.logger import get_logger
 from streams.delivery.offsets import Fetched, TopicPartition
 from streams.faust.assigned_partitions import ConsumerClosing
 from streams.faust.commits import CommittingThread
@@ -21,7 +21,7 @@ from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
 from streams.kafka.patient_connections import PatientConnections, client_of
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LEAVE_S = 1.5
 """How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""

@@ -11,7 +11,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from aiokafka import errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.group import (
@@ -21,6 +20,7 @@ from aiokafka.protocol.group import (
     SyncGroupRequest,
 )
 
+from handlers.logger import get_logger
 from streams.kafka.broker_requests import first_group, group_description
 from streams.kafka.group_refusals import (
     FENCED,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from streams.faust.membership import Membership, State
     from streams.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 15.0

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-import structlog
-
+from handlers.logger import get_logger
 from streams.kafka.group_refusals import GroupRefused
 from streams.kafka.topic_problems import TopicProblem
 from streams.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = Literal["connecting", "searching", "joining", "refused", "joined"]
 

@@ -14,16 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
 
+from handlers.logger import get_logger
 from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, Record, TopicPartition
 from streams.faust.assigned_partitions import AssignedPartitions
 from streams.faust.readings import Assignment, Reading, unreadable
 from streams.kafka.patient_connections import client_of
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _READS_OF_DAMAGE = 3
 """How often a batch is fetched before its partition stops: it may have been damaged on its way."""

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from engines.run.results import refused_result
 from handlers.errors import InferenceError, InvalidRequest
+from handlers.logger import get_logger
 from streams.http.status import retry_after, status_of
 from streams.messages import Result, encode
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WRITE_TIMEOUT_S = 60.0
 """How long a caller may leave unread what was sent before the connection is closed."""

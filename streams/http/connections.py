@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
 from aiohttp import web
 
-log = structlog.get_logger(__name__)
+from handlers.logger import get_logger
+
+log = get_logger(__name__)
 
 _ENOUGH_FILES = 65_536
 

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engines.configuration import ConfigurationError
 from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
+from handlers.logger import get_logger
 from streams.faults import contained
 from streams.http.answers import json_response, refused, write_whole
 from streams.http.asyncapi import asyncapi_document
@@ -31,7 +31,7 @@ from streams.pipeline.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
 from streams.stream_state import StreamState
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LAST_WRITES_S = 2.0
 """How long responses may still take to be written once nothing is in work any more."""

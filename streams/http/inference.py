@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
+from handlers.logger import get_logger
 from streams.faults import contained
 from streams.http.answers import Refusal, json_response, refused, result_response
 from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
@@ -30,7 +30,7 @@ from streams.pipeline.pipeline import Patience
 from streams.pipeline.runtime import Runtime
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class InferenceRoute:

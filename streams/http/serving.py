@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
 from engines.guard import TooManyStuck
+from handlers.logger import get_logger
 from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
 from streams.loop_watch import GRACE_S, watched_loop
@@ -14,7 +13,7 @@ from streams.pipeline.runtime import open_runtime
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MARGIN_S = 10.0
 """What closing may take on top of draining, in seconds."""

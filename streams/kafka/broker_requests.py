@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-import structlog
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Array,
@@ -25,7 +24,9 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-log = structlog.get_logger(__name__)
+from handlers.logger import get_logger
+
+log = get_logger(__name__)
 
 UNKNOWN_RIGHTS = -(2**31)
 """What a broker says that does not tell which operations are allowed."""

@@ -8,17 +8,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engines.log_context import shared_task
+from handlers.logger import get_logger
 from streams.kafka.connection import connection_options
 from streams.logs import tell_left_out
 from streams.settings import KafkaSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 EVERY_S = 2.0
 PATIENCE_S = 4.0

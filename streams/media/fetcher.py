@@ -10,9 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from handlers.errors import InferenceError, InvalidInput, MediaUnavailable, as_inference_error
+from handlers.logger import get_logger
 from handlers.media import Media, decode_data_uri
 from handlers.settings import MediaSettings
 from streams.media.addresses import ACCEPTED, parse_file_uri, parse_s3_address, scheme_of, shown
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from streams.media.s3 import S3Store
     from streams.media.web import WebStore
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Place = tuple[str, int | None]
 """A field of `data`, and the index in it where it is a list."""

@@ -10,14 +10,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Generic, NamedTuple
 
-import structlog
-
 from engines.log_context import shared_task
 from handlers.errors import Cancelled, as_inference_error
+from handlers.logger import get_logger
 from streams.faults import report_fault, supervised
 from streams.pipeline.batch_queue import BatchEntry, BatchQueue, OnOutcome, Outcome, Raw, T
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _WORTH_WAITING = 0.1
 """The part of a model's last run that a batch may wait for those who are coming: company saves more than that."""

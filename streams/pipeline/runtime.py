@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
-
 from engines.cache.heap import HeapTrimmer
 from engines.cache.loader import ModelListener
 from engines.guard import Guard
@@ -18,6 +16,7 @@ from engines.models.model_manager import ModelManager
 from engines.registry import PullListener
 from engines.run.job import Job
 from handlers.errors import InferenceError
+from handlers.logger import get_logger
 from streams.faults import contained
 from streams.media import MediaFetcher
 from streams.pipeline.batcher import Batcher
@@ -28,7 +27,7 @@ from streams.pipeline.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
 from streams.settings import Settings, WorkerSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _REGISTRY_THREADS = 8
 _STAGE_THREADS = 16

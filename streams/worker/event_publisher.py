@@ -7,16 +7,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from aiokafka.errors import KafkaError
 
 from engines.base import PullProgress
 from engines.models.resolved_model import ResolvedModel
+from handlers.logger import get_logger
 from streams.delivery.publisher import Publisher
 from streams.faults import supervised
 from streams.messages import EventKind, MetricsEvent
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class EventPublisher:

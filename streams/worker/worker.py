@@ -9,9 +9,8 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
-import structlog
-
 from engines.guard import TooManyStuck
+from handlers.logger import get_logger
 from streams.delivery.publisher import Publisher
 from streams.delivery.stream import Stream, build_stream
 from streams.faults import supervised, tell_of_faults
@@ -36,7 +35,7 @@ from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 from streams.stream_state import StreamState
 from streams.worker.event_publisher import EventPublisher
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Worker:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from handlers.logger import PROCESSORS
 from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.offsets import TopicPartition
 from streams.delivery.port import ProducerRecord
@@ -267,14 +267,12 @@ def simulate(plan: Plan) -> list[str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Write no log lines."""
-    before = structlog.get_config()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), processors=[_drop]
-    )
+    before = PROCESSORS[:]
+    PROCESSORS[:] = [_drop]
     try:
         yield
     finally:
-        structlog.configure(**before)
+        PROCESSORS[:] = before
 
 
 def _drop(*_: object) -> Any:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-import structlog
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from engines.config.settings import TransformersSettings
 from engines.transformers.process_state import running
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _TOKENS = 2
 """How many tokens the model is run over to see what it keeps of them."""

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
@@ -21,8 +20,9 @@ from engines.transformers.device import as_run_error, free_memory, is_out_of_mem
 from engines.transformers.generation.row import Row
 from engines.transformers.process_state import running
 from handlers.errors import Cancelled, InferenceError
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ResultOf = Callable[[Row], dict[str, Any]]
 

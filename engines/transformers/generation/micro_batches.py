@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import structlog
-
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation.batch_generation import SOURCE, OnStep
 from engines.transformers.generation.cache_sizes import CacheSizes
 from engines.transformers.generation.loop import GenerationLoop, ResultOf, Ticket
 from engines.transformers.generation.row import Row
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _AGEING_TOKENS_PER_S = 16.0
 """How much shorter a waiting row counts each second, so that a long one is not passed over for ever."""

@@ -108,8 +108,7 @@ def _answer(call: Call, content: bytes, output: int) -> None:
 
 def _quiet_logs() -> None:
     """Keep decoders from logging what the parent is told as an error anyway, and in another format than its own."""
-    if (structlog := sys.modules.get("structlog")) is not None and not structlog.is_configured():
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    logging.disable(logging.WARNING)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import structlog
-
 from handlers import errors
 from handlers.decoding.children.wire import (
     LENGTHS,
@@ -31,8 +29,9 @@ from handlers.decoding.children.wire import (
     decode_answer,
     lengths_and_head,
 )
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MOST_KEPT_BYTES = 256 * 1024 * 1024
 """A child that keeps more memory than this behind a call is replaced."""

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from handlers.logger import PROCESSORS
 from streams.cli import app
 from streams.logs import QUIET_LIBRARIES
 
@@ -22,10 +23,11 @@ def restored_logging() -> Iterator[None]:
     """Undo what `configure_logging` did in the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    config = structlog.get_config()
+    config, processors = structlog.get_config(), PROCESSORS[:]
     levels = {name: logging.getLogger(name).level for name in QUIET_LIBRARIES}
     yield
     structlog.configure(**config)
+    PROCESSORS[:] = processors
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)

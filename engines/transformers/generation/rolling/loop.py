@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-import structlog
 from transformers import PreTrainedModel
 
 from engines.transformers.device import as_run_error, is_out_of_memory
@@ -16,8 +15,9 @@ from engines.transformers.generation.rolling.batch import Growth, RollingBatch, 
 from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.row import Row
 from handlers.errors import InvalidInput
+from handlers.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _MOST_PASSED_AT_ONCE = 8
 """Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""
