@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel
 
 from engines.log_context import working_on_number
-from handlers.errors import InferenceError, InferenceFailed
+from handlers.errors import InferenceError, InferenceFailed, words_of
 from handlers.logger import get_logger
 from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal
@@ -130,7 +130,7 @@ class BaseEngine(ABC):
             if is_of_a_signal(error):
                 raise
             log.exception("inference_failed", engine=self.name)
-            return InferenceFailed(f"engine {self.name} failed: {type(error).__name__}: {error}")
+            return InferenceFailed(f"engine {self.name} failed: {words_of(error)}")
 
     def submit(
         self,

@@ -156,6 +156,14 @@ class InternalError(InferenceError):
     code = "INTERNAL_ERROR"
 
 
+def words_of(error: BaseException) -> str:
+    """Return the type and the message of `error`, only the type where its own `__str__` raises; for foreign errors."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - what an error says about itself must not become another one
+        return type(error).__name__
+
+
 def as_inference_error(error: BaseException) -> InferenceError:
     """Return `error` itself where it is one of ours, else an InternalError that hides its details.
 

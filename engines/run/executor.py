@@ -24,6 +24,7 @@ from handlers.errors import (
     InferenceTimeout,
     InternalError,
     as_inference_error,
+    words_of,
 )
 from handlers.logger import get_logger
 
@@ -222,7 +223,7 @@ class Execution:
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:
             if len(some) > 1:
-                log.warning("batch_failed", model=some[0].model.key, items=len(some), error=repr(error))
+                log.warning("batch_failed", model=some[0].model.key, items=len(some), error=words_of(error))
             return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
 
         return bisected(run, batch, failed=failed)
@@ -305,11 +306,14 @@ def _outcome(done: Future[Any], job: Job) -> Outcome:
 
 
 def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Outcome]:
-    """Return the outcomes where there is one of the right kind for each request, else errors that say so."""
+    """Return the outcomes, with an error in the place of each that is of the wrong kind.
+
+    Raises:
+        InternalError: permanent; there are more or fewer of them than requests, so nobody knows whose they are.
+    """
     engine = batch[0].engine
     if len(outcomes) != len(batch):
-        wrong = InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
-        return [wrong] * len(batch)
+        raise InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
     return [_checked(outcome, engine) for outcome in outcomes]
 
 

@@ -14,7 +14,7 @@ from streams.interrupts import ending_at_once
 @command(
     "inferstream worker",
     "inferstream worker --task asr --config production.yaml",
-    "inferstream worker --set kafka.group_id=team-a --set worker.max_in_flight=32",
+    "inferstream worker --set kafka.group_id=team-a --set worker.max_in_flight=99",
 )
 def worker(
     ctx: typer.Context,

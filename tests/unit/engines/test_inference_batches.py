@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def test_a_batch_whose_model_does_not_load_fails_item_by_item(bench: Bench) -> N
 def test_an_engine_that_loses_items_is_told_so_for_each_of_them(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.engine, "infer_batch", lambda model, inputs, options: [{"shouted": "ONE"}])
+    monkeypatch.setattr(bench.engine, "infer_batch", lambda model, inputs, options: [])
     outcomes = bench.manager.execute([prepare(bench, "one"), prepare(bench, "two")])
     assert [type(outcome) for outcome in outcomes] == [InternalError] * 2
 
@@ -102,6 +103,35 @@ def test_a_batch_that_raises_is_halved_until_the_bad_one_is_alone(
 def test_every_bad_one_of_a_batch_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = run_whole(bench, monkeypatch, Whole({"t0", "t3", "t4"}), 5)
     assert [isinstance(one, InferenceError) for one in outcomes] == [True, False, False, True, True]
+
+
+class Speechless(Exception):
+    """An error of somebody's engine that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+def test_an_error_without_words_costs_its_neighbours_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = run_whole(bench, monkeypatch, Whole({"t1"}, Speechless()), 4)
+    assert [isinstance(one, InternalError) for one in outcomes] == [False, True, False, False]
+
+
+def test_a_bad_item_that_ends_the_batch_early_costs_its_neighbours_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def until_the_bad_one(model: Any, inputs: Sequence[dict[str, Any]], options: Any) -> list[dict[str, Any]]:
+        texts = itertools.takewhile(lambda text: text != "t2", (one["text"] for one in inputs))
+        return [{"shouted": text.upper()} for text in texts]
+
+    monkeypatch.setattr(bench.engine, "infer_batch", until_the_bad_one)
+    outcomes = bench.manager.execute([prepare(bench, f"t{number}") for number in range(5)])
+    assert [isinstance(one, InternalError) for one in outcomes] == [False, False, True, False, False]
+    assert outcomes[4] == {"shouted": "T4"}
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("away"), Busy("later")])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,14 +63,25 @@ def test_the_help_of_every_command_has_examples_and_the_global_options(
         assert "--set" in shown.output
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *([name] for name in COMMANDS),
-        *(["models", name] for name in ("list", "show", "register", "delete", "alias")),
-        *(["topics", name] for name in ("create", "check")),
-    ],
-)
+WITH_EXAMPLES = [
+    *([name] for name in COMMANDS),
+    *(["models", name] for name in ("list", "show", "register", "delete", "alias")),
+    *(["topics", name] for name in ("create", "check")),
+]
+
+
+@pytest.mark.parametrize("command", WITH_EXAMPLES)
+def test_the_settings_of_examples_are_accepted(command: list[str], command_line: CommandLine) -> None:
+    _, _, shown = command_line(*command, "--help").output.partition("Examples")
+    for line in shown.splitlines():
+        words = shlex.split(line)
+        values = [value for option, value in itertools.pairwise(words) if option == "--set"]
+        if values:
+            checked = command_line("config", *(word for value in values for word in ("--set", value)))
+            assert checked.exit_code == 0, checked.output
+
+
+@pytest.mark.parametrize("command", WITH_EXAMPLES)
 def test_examples_are_copied_whole_from_a_terminal_of_80_columns(
     command: list[str], command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
