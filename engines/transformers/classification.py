@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.device import to_model
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from handlers.errors import InferenceError
@@ -34,7 +34,7 @@ class ClassificationRunner(TaskRunner):
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         super().__init__(name, model)
-        self.windows = BatchBudget(name, of="windows", most_cost=self.windows_at_once)
+        self.windows = ShrinkOnOutOfMemory(name, of="windows", most=self.windows_at_once)
 
     @abstractmethod
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.config.settings import TransformersSettings
 from engines.native_environment import set_torch_defaults
@@ -16,6 +16,8 @@ from handlers.signals import is_of_a_signal
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def prepare_torch(threads: int | None) -> None:
@@ -94,6 +96,18 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def unless_out_of_memory(run: Callable[[], T]) -> T | None:
+    """Return what `run` returns, None where memory ran out, which is free again by then."""
+    try:
+        return run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here is the error gone, and with it the frames that hold what the run had in memory.
+    free_memory()
+    return None
 
 
 def out_of_memory(model: str) -> OutOfMemory:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
 from engines.log_context import RequestName, requests_at_hand, working_on
-from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.device import (
     as_run_error,
     choose_device,
     choose_dtype,
     free_memory,
-    is_out_of_memory,
     out_of_memory,
     prepare_torch,
+    unless_out_of_memory,
 )
+from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
 from engines.transformers.process_state import loading
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
@@ -67,18 +67,16 @@ class TransformersEngine(BaseEngine):
         """
         folder = self._folder(name, kw)
         try:
-            runner = runner_of(kw["task"], folder).load(folder, self._shared)
-            runner.configure(self.config)
-            self._count(runner, 1)
-            return runner
+            runner = unless_out_of_memory(lambda: runner_of(kw["task"], folder).load(folder, self._shared))
         except InferenceError:
             raise
         except BaseException as error:
-            if not is_out_of_memory(error):
-                raise _did_not_load(name, error) from error
-        # Only here is the error gone, and with it the frames that hold what was loaded so far.
-        free_memory()
-        raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
+            raise _did_not_load(name, error) from error
+        if runner is None:
+            raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
+        runner.configure(self.config)
+        self._count(runner, 1)
+        return runner
 
     def infer(self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the raw result of one input: a batch of one."""
@@ -98,12 +96,12 @@ class TransformersEngine(BaseEngine):
     ) -> Future[dict[str, Any]]:
         """Start one text to be written; it grows beside those under way."""
         try:
-            return model.submit(inputs, options, emit, urgency)
+            started = unless_out_of_memory(lambda: model.submit(inputs, options, emit, urgency))
         except BaseException as error:
-            if not is_out_of_memory(error):
-                raise as_run_error(error, model.name) from error
-        free_memory()  # not before the error is gone: it holds what was brought to the device
-        raise out_of_memory(model.name)
+            raise as_run_error(error, model.name) from error
+        if started is None:
+            raise out_of_memory(model.name)
+        return started
 
     def infer_batch(
         self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]

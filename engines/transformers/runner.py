@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from engines.base import NO_HURRY
-from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import loading
 from handlers.errors import InferenceError, InvalidOption
 
@@ -88,7 +88,7 @@ class TaskRunner(ABC):
         """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
         self.name = name
         self.model = model
-        self.budget = BatchBudget(name)
+        self.budget = ShrinkOnOutOfMemory(name)
 
     @property
     def weights(self) -> Hashable:
@@ -142,7 +142,7 @@ class TaskRunner(ABC):
         """Return one raw result per input, in order, or the error of an input that cannot be run.
 
         What it raises costs the whole batch; the engine then runs its halves. A runner that cuts inputs into
-        pieces and runs several together, such as windows, gives them a `BatchBudget` of their own: a long input
+        pieces and runs several together, such as windows, gives them a `ShrinkOnOutOfMemory` of their own: a long input
         must not fail where it fits piece by piece.
         """
 

@@ -213,7 +213,7 @@ def test_a_recording_whose_windows_do_not_fit_the_memory_together_is_heard_all_t
         if passes[-1] > 1:
             raise torch.OutOfMemoryError("no room")
 
-    room = whisper.windows.most_cost
+    room = whisper.windows.most
     hook = whisper.model.get_encoder().register_forward_pre_hook(small)
     try:
         assert ENGINE.infer(whisper, {"audio": audio}, {}) == expected
@@ -223,7 +223,7 @@ def test_a_recording_whose_windows_do_not_fit_the_memory_together_is_heard_all_t
         assert set(passes) == {1}, "it was not remembered"
     finally:
         hook.remove()
-        whisper.windows.most_cost = room
+        whisper.windows.most = room
 
 
 def test_silence_is_no_text(whisper: Any) -> None:

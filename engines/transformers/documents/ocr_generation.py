@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-import torch
 from PIL import Image
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from engines.transformers.device import to_model
-from engines.transformers.generation.batch_generation import OnStep, run_batch, run_beams
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.runner import GenerationRunner, Prompt
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome
@@ -69,12 +66,6 @@ class ImageToTextRunner(GenerationRunner):
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return text, width, height, completion_tokens and finish_reason for each input."""
         return _as_read(inputs, super().run(inputs, options))
-
-    def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
-        run_batch(self.model, rows, on_step, **{_PIXELS: torch.cat([row.extras[_PIXELS] for row in rows])})
-
-    def _search(self, row: Row, beams: dict[str, Any], on_step: OnStep | None = None) -> None:
-        run_beams(self.model, row, beams, on_step, **{_PIXELS: row.extras[_PIXELS]})
 
 
 class TranscriptionRunner(AskingRunner):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
-from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.device import to_model
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from handlers.errors import ModelLoadFailed
 
@@ -57,7 +57,7 @@ class TextRecognizer:
         self.height: int = settings.get("size", {}).get("height", _HEIGHT)
         self._narrowest: int = settings.get("size", {}).get("width", _NARROWEST)
         self._widest: int = settings.get("max_image_width", _WIDEST)
-        self._budget = BatchBudget(name, of="lines", most_cost=_PIXELS_AT_ONCE)
+        self._budget = ShrinkOnOutOfMemory(name, of="lines", most=_PIXELS_AT_ONCE)
         classes = getattr(model.config, "head_out_channels", len(self.characters))
         if not self.characters or classes != len(self.characters):
             raise ModelLoadFailed(

@@ -1,4 +1,4 @@
-"""Rows of different lengths and settings run to their end in one padded batch of `generate`."""
+"""Sequences of different lengths and settings run to their end in one padded batch of `generate`."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from engines.transformers.generation.row import Row
+from engines.transformers.generation.token_sequence import TokenSequence
 
 SOURCE = "source"
-"""The extra that holds the tokens an encoder reads, (1, tokens) int64, where the row itself is a decoder's."""
+"""The extra that holds the tokens an encoder reads, (1, tokens) int64, where the prompt is a decoder's."""
+
+OnStep = Callable[[], None]
+"""Called whenever every sequence has its next token."""
 
 
-def stackable(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return `rows` in groups whose extras can be put together; without extras, all rows are one group."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
+def generate(model: PreTrainedModel, sequences: Sequence[TokenSequence], on_step: OnStep) -> None:
+    """Run every sequence to its end; greedy ones get the tokens that `generate` gives each of them alone.
+
+    The answers are in the sequences afterwards. Those whose extras do not stack run in separate batches. One with
+    `beams` comes alone, and has its tokens at the end, not before; where `on_step` gives it up, the search ends.
+    """
+    for batch in _stackable(sequences):
+        _run(model, batch, on_step)
+
+
+def _run(model: Any, batch: Sequence[TokenSequence], on_step: OnStep) -> None:
+    width = max(len(one.prompt) for one in batch)
+    beams = batch[0].beams
+    own_way = not all(one.picker.sampling.is_plain for one in batch)
+    picks = [_Picks(batch, width)] if own_way and not beams else []
+    if beams:
+        beams = {**beams, "repetition_penalty": batch[0].picker.sampling.repetition_penalty}
+    found = model.generate(
+        max_new_tokens=max(one.budget for one in batch),
+        stopping_criteria=StoppingCriteriaList([_Done(batch, on_step)]),
+        logits_processor=LogitsProcessorList(picks),
+        **_inputs(model, batch),
+        **beams,
+    )
+    if beams:
+        for token in found[0, width:].tolist():
+            if batch[0].accept(token):
+                return
+
+
+def _stackable(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
+    """Return `sequences` in groups whose extras can be put together; without extras, all are one group."""
+    groups: dict[tuple[object, ...], list[TokenSequence]] = {}
+    for one in sequences:
         shapes = (
-            (name, *(() if _goes_along(tensor, row) else tensor.shape[1:]))
-            for name, tensor in row.extras.items()
+            (name, *(() if _goes_along(tensor, one) else tensor.shape[1:]))
+            for name, tensor in one.extras.items()
             if name != SOURCE
         )
-        groups.setdefault(tuple(sorted(shapes, key=str)), []).append(row)
+        groups.setdefault(tuple(sorted(shapes, key=str)), []).append(one)
     return list(groups.values())
 
 
-def stacked(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
-    """Return the extras of one group of rows for prompts padded on the left to `width`.
+def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
+    """Return what the model reads of `batch`; what is shorter is padded, where the mask hides it.
 
-    Along the first dimension, each row's part follows the one before: a row may have several images there.
+    Prompts are padded on the left, since they go on on the right; what an encoder reads, on the right. Where an
+    encoder sees pictures, they are all that it is given.
     """
-    return {
-        name: torch.cat([_padded(row.extras[name], row, width) for row in rows])
-        for name in rows[0].extras
-        if name != SOURCE
-    }
-
-
-def _goes_along(tensor: torch.Tensor, row: Row) -> bool:
-    """Tell whether `tensor` holds something for each token of the prompt, as token types do."""
-    return tuple(tensor.shape[:2]) == (1, len(row.prompt))
-
-
-def _padded(tensor: torch.Tensor, row: Row, width: int) -> torch.Tensor:
-    if not _goes_along(tensor, row) or len(row.prompt) == width:
-        return tensor
-    padding = tensor.new_zeros((1, width - len(row.prompt), *tensor.shape[2:]))
-    return torch.cat([padding, tensor], dim=1)
-
-
-OnStep = Callable[[], None]
-"""Called whenever every row has its next token."""
-
-
-def generate_rows(model: PreTrainedModel, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
-    """Run every row to its end; greedy rows get the tokens that `generate` gives each of them alone.
-
-    The answers are in the rows afterwards. Rows whose extras do not stack run in separate batches.
-    """
-    for batch in stackable(rows):
-        run_batch(model, batch, on_step, **_inputs(model, batch))
-
-
-def _inputs(model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """Return what the model reads of `rows`; what is shorter is padded, where the mask hides it.
-
-    Prompts are padded on the left, since they go on on the right; what an encoder reads, on the right.
-    """
+    has_source = SOURCE in batch[0].extras
+    if model.config.is_encoder_decoder and not has_source:
+        return _stacked(batch, 0)
     pad = model.generation_config.pad_token_id
-    read = [row.extras[SOURCE][0].tolist() if SOURCE in row.extras else row.prompt for row in rows]
+    read = [one.extras[SOURCE][0].tolist() if has_source else one.prompt for one in batch]
     width = max(len(tokens) for tokens in read)
     padding = [width - len(tokens) for tokens in read]
-    if SOURCE in rows[0].extras:
+    if has_source:
         ids = [tokens + [pad] * count for tokens, count in zip(read, padding, strict=True)]
         mask = [[1] * (width - count) + [0] * count for count in padding]
     else:
@@ -88,103 +88,62 @@ def _inputs(model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, torch.Tens
     return {
         "input_ids": torch.tensor(ids, device=model.device),
         "attention_mask": torch.tensor(mask, device=model.device),
-        **stacked(rows, width),
+        **_stacked(batch, width),
     }
 
 
-def run_batch(
-    model: PreTrainedModel, rows: Sequence[Row], on_step: OnStep | None = None, **inputs: torch.Tensor
-) -> None:
-    """Run rows to their ends in one batch, given what the model reads of them as `inputs`."""
-    width = max(len(row.prompt) for row in rows)
-    own_way = not all(row.picker.sampling.is_plain for row in rows)
-    _generate(
-        model,
-        max_new_tokens=max(row.budget for row in rows),
-        stopping_criteria=StoppingCriteriaList([_RowsDone(rows, on_step)]),
-        logits_processor=LogitsProcessorList([_RowsPick(rows, width)] if own_way else []),
-        **inputs,
-    )
+def _stacked(batch: Sequence[TokenSequence], width: int) -> dict[str, torch.Tensor]:
+    """Return the extras of one group for prompts padded on the left to `width`.
 
-
-def search_beams(
-    model: PreTrainedModel, row: Row, beams: dict[str, Any], on_step: OnStep | None = None
-) -> None:
-    """Run one row to its end by beam search; `beams` holds num_beams and its companions.
-
-    The row has its tokens at the end, not before; where `on_step` gives it up, the search ends.
+    Along the first dimension, each one's part follows the one before: one may have several images there.
     """
-    run_beams(model, row, beams, on_step, **_inputs(model, [row]))
+    return {
+        name: torch.cat([_padded(one.extras[name], one, width) for one in batch])
+        for name in batch[0].extras
+        if name != SOURCE
+    }
 
 
-def run_beams(
-    model: PreTrainedModel,
-    row: Row,
-    beams: dict[str, Any],
-    on_step: OnStep | None = None,
-    **inputs: torch.Tensor,
-) -> None:
-    """Run one row to its end by beam search, given what the model reads of it as `inputs`."""
-    penalty = row.picker.sampling.repetition_penalty
-    found = _generate(
-        model,
-        max_new_tokens=row.budget,
-        repetition_penalty=penalty,
-        stopping_criteria=StoppingCriteriaList([_GivenUp(row, on_step)]),
-        **inputs,
-        **beams,
-    )
-    for token in found[0, len(row.prompt) :].tolist():
-        if row.accept(token):
-            return
+def _goes_along(tensor: torch.Tensor, sequence: TokenSequence) -> bool:
+    """Tell whether `tensor` holds something for each token of the prompt, as token types do."""
+    return tuple(tensor.shape[:2]) == (1, len(sequence.prompt))
 
 
-def _generate(model: PreTrainedModel, **arguments: Any) -> torch.Tensor:
-    found: torch.Tensor = model.generate(**arguments)  # type: ignore[operator]
-    return found
+def _padded(tensor: torch.Tensor, sequence: TokenSequence, width: int) -> torch.Tensor:
+    missing = width - len(sequence.prompt)
+    if missing <= 0 or not _goes_along(tensor, sequence):
+        return tensor
+    return torch.cat([tensor.new_zeros((1, missing, *tensor.shape[2:])), tensor], dim=1)
 
 
-class _RowsDone(StoppingCriteria):
-    """Hands each row its newest token and tells which rows are done."""
+class _Done(StoppingCriteria):
+    """Hands each sequence its newest token, but for those of beams, and tells which rows are done."""
 
-    def __init__(self, rows: Sequence[Row], on_step: OnStep | None) -> None:
-        self._rows = rows
+    def __init__(self, batch: Sequence[TokenSequence], on_step: OnStep) -> None:
+        self._batch = batch
         self._on_step = on_step
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            row.accept(token)
-        if self._on_step is not None:
-            self._on_step()
-        return torch.tensor([row.finish_reason is not None for row in self._rows], device=input_ids.device)
+        if not self._batch[0].beams:
+            for one, token in zip(self._batch, input_ids[:, -1].tolist(), strict=True):
+                one.accept(token)
+        self._on_step()
+        done = torch.tensor([one.finish_reason is not None for one in self._batch], device=input_ids.device)
+        return done.repeat_interleave(len(input_ids) // len(done))
 
 
-class _GivenUp(StoppingCriteria):
-    """Ends all beams of a row that is given up."""
+class _Picks(LogitsProcessor):
+    """Lets each sequence that is not plainly greedy pick its token; only that token keeps a score."""
 
-    def __init__(self, row: Row, on_step: OnStep | None) -> None:
-        self._row = row
-        self._on_step = on_step
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        if self._on_step is not None:
-            self._on_step()
-        given_up = self._row.finish_reason is not None
-        return torch.full((input_ids.shape[0],), given_up, device=input_ids.device)
-
-
-class _RowsPick(LogitsProcessor):
-    """Lets each row that is not plainly greedy pick its token; only that token keeps a score."""
-
-    def __init__(self, rows: Sequence[Row], width: int) -> None:
-        self._rows = rows
-        self._padding = [width - len(row.prompt) for row in rows]
+    def __init__(self, batch: Sequence[TokenSequence], width: int) -> None:
+        self._batch = batch
+        self._padding = [width - len(one.prompt) for one in batch]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        for index, (row, padding) in enumerate(zip(self._rows, self._padding, strict=True)):
-            if row.finish_reason is not None or row.picker.sampling.is_plain:
+        for index, (one, padding) in enumerate(zip(self._batch, self._padding, strict=True)):
+            if one.finish_reason is not None or one.picker.sampling.is_plain:
                 continue
-            token = row.picker.pick(scores[index], input_ids[index, padding:])
+            token = one.picker.pick(scores[index], input_ids[index, padding:])
             scores[index] = -torch.inf
             scores[index, token] = 0.0
         return scores

@@ -7,46 +7,23 @@ import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.log_context import RequestName, requests_at_hand, working_on
+from engines.log_context import working_on
 from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
-from engines.transformers.generation.row import Row
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.process_state import running
 from handlers.errors import Cancelled, InferenceError
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
-ResultOf = Callable[[Row], dict[str, Any]]
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One request: its row, its future, and what is told as it grows. `beams` are its options of beam search."""
-
-    row: Row
-    future: Future[dict[str, Any]]
-    since: float
-    """When it was taken, by the loop's clock."""
-    turn: tuple[Urgency, int]
-    """The smallest is next: the most urgent, and among equals the first that came."""
-    emit: Emit | None = None
-    beams: Mapping[str, Any] = field(default_factory=dict)
-    told: int = 0
-    """Characters of the answer that `emit` has heard."""
-    passed: int = 0
-    """How many rows that came later joined before it, as there was room for them only."""
-    was_tried: bool = False
-    """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
-    requests: Sequence[RequestName] = field(default_factory=requests_at_hand)
-    """What log lines call it: what the thread that submitted it had at hand."""
+ResultOf = Callable[[TokenSequence], dict[str, Any]]
 
 
 class GenerationLoop(ABC):
@@ -60,40 +37,35 @@ class GenerationLoop(ABC):
         self._name = name
         self._clock = clock
         self._result_of = result_of
-        self._waiting: list[Ticket] = []
-        """In the order of their turns; guarded by `_changed`."""
-        self._turns = itertools.count()
+        self._waiting: list[TokenSequence] = []
+        """In the order of their sort keys; guarded by `_changed`."""
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
         self._alive_at = time.monotonic()
 
     def submit(
-        self,
-        row: Row,
-        emit: Emit | None = None,
-        beams: Mapping[str, Any] | None = None,
-        *,
-        urgency: Urgency = NO_HURRY,
+        self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
-        """Return the future of the row's answer; cancelling it frees the row's place.
+        """Return the future of the sequence's answer; cancelling it frees its place.
 
         Raises:
             Cancelled: permanent; the model is being unloaded.
             InferenceError: whatever `_check` raises of that tree.
         """
-        self._check(row)
-        turn = (urgency, next(self._turns))
-        ticket = Ticket(row, Future(), self._clock(), turn, emit, beams or {})
+        self._check(sequence)
+        sequence.emit, sequence.since = emit, self._clock()
+        sequence.sort_key = urgency, next(self._numbers)
         with self._changed:
             if self._closed:
                 raise Cancelled(f"model {self._name} is being unloaded; send the request again")
-            self._queue(ticket)
+            self._queue(sequence)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"generate {self._name}", daemon=True)
                 self._thread.start()
             self._changed.notify()
-        return ticket.future
+        return sequence.future
 
     def last_sign(self) -> float:
         """Return when the loop last ended a step, or noticed a cancel, by time.monotonic."""
@@ -107,7 +79,7 @@ class GenerationLoop(ABC):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _check(self, row: Row) -> None:
+    def _check(self, sequence: TokenSequence) -> None:
         """Raise for a row that this loop can never run."""
 
     @abstractmethod
@@ -116,14 +88,11 @@ class GenerationLoop(ABC):
 
     @abstractmethod
     def _failed(self, error: BaseException) -> None:
-        """Settle or put back every ticket taken off the queue; never raises."""
-
-    def _ended(self) -> None:
-        """Release what the subclass holds; the last call in the loop's thread."""
+        """Settle or put back every sequence taken off the queue; never raises."""
 
     @abstractmethod
-    def _under_way(self) -> list[Ticket]:
-        """Return the tickets taken off the queue and not yet settled."""
+    def _under_way(self) -> list[TokenSequence]:
+        """Return the sequences taken off the queue and not yet settled."""
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -137,23 +106,21 @@ class GenerationLoop(ABC):
                     ran_out = is_out_of_memory(error)
                 if ran_out:  # only here, where the error no longer holds what it broke off
                     free_memory()
-            self._ended()
-        with self._changed:
-            left = [*self._under_way(), *self._waiting]
-            self._waiting.clear()
-        for ticket in left:
-            self.settle(ticket, Cancelled(f"model {self._name} was unloaded; send the request again"))
+        self._end_all(Cancelled(f"model {self._name} was unloaded; send the request again"))
 
     def _settle_failure(self, error: BaseException) -> None:
         try:
             self._failed(error)
         except BaseException as worse:  # a fault of the loop, which must leave nobody waiting
             log.exception("failure_not_settled", model=self._name)
-            with self._changed:
-                left = [*self._under_way(), *self._waiting]
-                self._waiting.clear()
-            for ticket in left:
-                self.settle(ticket, as_run_error(worse, self._name))
+            self._end_all(as_run_error(worse, self._name))
+
+    def _end_all(self, failure: InferenceError) -> None:
+        with self._changed:
+            left = [*self._under_way(), *self._waiting]
+            self._waiting.clear()
+        for sequence in left:
+            self.settle(sequence, failure)
 
     def _wait_for_work(self) -> bool:
         """Return once there is something to do; False when the loop is closed."""
@@ -162,65 +129,64 @@ class GenerationLoop(ABC):
             self._changed.wait_for(lambda: self._closed or self._waiting or self._under_way())
             return not self._closed
 
-    def _put_back(self, tickets: Iterable[Ticket]) -> None:
-        """Put tickets back in the queue, where they were."""
+    def _put_back(self, sequences: Iterable[TokenSequence]) -> None:
+        """Put sequences back in the queue, where they were."""
         with self._changed:
-            for ticket in tickets:
-                self._queue(ticket)
+            for sequence in sequences:
+                self._queue(sequence)
 
-    def _queue(self, ticket: Ticket) -> None:
-        bisect.insort(self._waiting, ticket, key=lambda one: one.turn)
+    def _queue(self, sequence: TokenSequence) -> None:
+        bisect.insort(self._waiting, sequence, key=lambda one: one.sort_key)
 
-    def _note_failure(self, tickets: Sequence[Ticket], error: BaseException) -> None:
+    def _note_failure(self, sequences: Sequence[TokenSequence], error: BaseException) -> None:
         """Log that a round of work for these rows broke off."""
-        with working_on([one for ticket in tickets for one in ticket.requests]):
-            log.warning("generation_failed", model=self._name, rows=len(tickets), error=repr(error))
+        with working_on([one for sequence in sequences for one in sequence.requests]):
+            log.warning("generation_failed", model=self._name, rows=len(sequences), error=repr(error))
 
-    def tell(self, ticket: Ticket) -> None:
+    def tell(self, sequence: TokenSequence) -> None:
         """Give the caller what its answer has grown by."""
         self._alive_at = time.monotonic()
-        if ticket.emit is None:
+        if sequence.emit is None:
             return
-        row = ticket.row
-        text = row.settled_text() if row.finish_reason is None else row.text()
-        if len(text) <= ticket.told:
+        text = sequence.settled_text() if sequence.finish_reason is None else sequence.text()
+        if len(text) <= sequence.told:
             return
-        piece, ticket.told = text[ticket.told :], len(text)
-        with working_on(ticket.requests):
+        piece, sequence.told = text[sequence.told :], len(text)
+        with working_on(sequence.requests):
             try:
-                ticket.emit(piece)
+                sequence.emit(piece)
             except BaseException:
                 # The listener failed, not the request.
                 log.exception("emit_failed", model=self._name)
-                ticket.emit = None
+                sequence.emit = None
 
-    def follow(self, tickets: Iterable[Ticket]) -> None:
-        """Tell callers of new text, give those whose rows are done their answers, and end rows nobody waits for."""
+    def follow(self, sequences: Iterable[TokenSequence]) -> None:
+        """Tell callers of new text, give those that are done their answers, and end those that nobody waits for."""
         self._alive_at = time.monotonic()
-        for ticket in tickets:
-            if ticket.future.cancelled():
-                ticket.row.give_up()
-            elif ticket.row.finish_reason is not None:
-                self.settle(ticket)
+        for sequence in sequences:
+            if sequence.future.cancelled():
+                sequence.give_up()
+            elif sequence.finish_reason is not None:
+                self.settle(sequence)
             else:
-                self.tell(ticket)
+                self.tell(sequence)
 
-    def settle(self, ticket: Ticket, failure: InferenceError | None = None) -> None:
+    def settle(self, sequence: TokenSequence, failure: InferenceError | None = None) -> None:
         """Give the caller its answer, or why there is none."""
-        if ticket.future.done():
+        if sequence.future.done():
             return
         answer: dict[str, Any] = {}
         if failure is None:
             try:
-                self.tell(ticket)
-                answer = self._result_of(ticket.row)
+                self.tell(sequence)
+                answer = self._result_of(sequence)
             except BaseException as error:
                 # Such as a token that the tokenizer cannot spell: no fault of the rows beside it.
-                with working_on(ticket.requests):
+                with working_on(sequence.requests):
                     log.exception("answer_not_made", model=self._name)
                 failure = as_run_error(error, self._name)
-        if ticket.future.set_running_or_notify_cancel():
+        if sequence.future.set_running_or_notify_cancel():
             if failure is None:
-                ticket.future.set_result(answer)
+                sequence.future.set_result(answer)
             else:
-                ticket.future.set_exception(failure)
+                sequence.future.set_exception(failure)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +16,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.config.settings import TransformersSettings
-from engines.transformers.generation.batch_generation import OnStep, generate_rows, search_beams
+from engines.transformers.generation.batch_generation import generate
 from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.loop import GenerationLoop
 from engines.transformers.generation.micro_batches import MicroBatchLoop
 from engines.transformers.generation.rolling.attention import use_grouped_attention
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.sampling import Sampling, TokenPicker, changes_scores
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption
@@ -98,12 +99,9 @@ class GenerationRunner(TaskRunner):
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
         """
-        row = self._row(inputs, options)
-        if options.get("num_beams", 1) == 1:
-            return self._loops().texts.submit(row, emit, urgency=urgency)
-        beams = {name: options[name] for name in BEAM_OPTIONS if name in options}
-        self._check_beams(row, beams["num_beams"])
-        return self._loops().beams.submit(row, emit, beams, urgency=urgency)
+        sequence = self._sequence(inputs, options)
+        loops = self._loops()
+        return (loops.beams if sequence.beams else loops.texts).submit(sequence, emit, urgency)
 
     def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
         """Return what `submit` answers for each input."""
@@ -151,8 +149,7 @@ class GenerationRunner(TaskRunner):
             limits.max_bytes,
             self._result,
             sizes=self._sizes,
-            generate=self._generate,
-            search=self._search,
+            generate=partial(generate, self.model),
         )
         # Only `generate` applies what a model's own configuration does to its scores.
         can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
@@ -163,43 +160,41 @@ class GenerationRunner(TaskRunner):
             RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token), micro_batches
         )
 
-    def _generate(self, rows: Sequence[Row], on_step: OnStep | None = None) -> None:
-        """Run `rows` to their ends together."""
-        generate_rows(self.model, rows, on_step)
-
-    def _search(self, row: Row, beams: dict[str, Any], on_step: OnStep | None = None) -> None:
-        """Run `row` to its end by beam search."""
-        search_beams(self.model, row, beams, on_step)
-
-    def _result(self, row: Row) -> dict[str, Any]:
+    def _result(self, sequence: TokenSequence) -> dict[str, Any]:
         return {
-            "generated_text": row.text(),
-            "prompt_tokens": len(row.prompt),
-            "completion_tokens": len(row.tokens),
-            "finish_reason": row.finish_reason or "length",
+            "generated_text": sequence.text(),
+            "prompt_tokens": len(sequence.prompt),
+            "completion_tokens": len(sequence.tokens),
+            "finish_reason": sequence.finish_reason or "length",
         }
 
     @running()
-    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
-        if options.get("num_beams", 1) > 1 and (options.get("do_sample") or options.get("temperature")):
+    def _sequence(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        """Return the sequence that answers `inputs`, with what `options` say about beams where those are several."""
+        count = options.get("num_beams", 1)
+        if count > 1 and (options.get("do_sample") or options.get("temperature")):
             raise InvalidOption(
                 "options.num_beams above 1 never samples; leave out do_sample and temperature"
             )
         prompt = self.prompt(inputs)
         self._check_tokens(prompt.tokens)
-        return Row(
+        budget = self._budget(len(prompt.tokens), options)
+        if count > 1:
+            self._check_beams(count, len(prompt.tokens) + budget)
+        return TokenSequence(
             prompt.tokens,
             extras=prompt.extras,
+            beams={name: options[name] for name in BEAM_OPTIONS if name in options} if count > 1 else None,
             tokenizer=self.tokenizer,
             ends=self.ends,
-            budget=self._budget(len(prompt.tokens), options),
+            budget=budget,
             stop=options.get("stop", ()),
             picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
         )
 
-    def _check_beams(self, row: Row, count: int) -> None:
+    def _check_beams(self, count: int, tokens: int) -> None:
         """Refuse beams whose caches, each as long as prompt and answer, would not fit."""
-        need = count * self._sizes.of(len(row.prompt) + row.budget)
+        need = count * self._sizes.of(tokens)
         most = Limits.of(self._settings, self.model.device).max_bytes
         if need > most:
             raise InvalidOption(

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
-from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
@@ -72,7 +72,7 @@ class CtcRunner(TaskRunner):
         self.samples_per_frame: int | None = int(ratio) if ratio else None
         self.window = self._aligned(window_s)
         self.stride = self._aligned(window_s / 6)
-        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE * self.window)
+        self.windows = ShrinkOnOutOfMemory(name, of="windows", most=_WINDOWS_AT_ONCE * self.window)
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
-from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.shared_vlms import SharedModels
@@ -58,7 +58,7 @@ class WhisperRunner(TaskRunner):
         self.tokenizer = tokenizer
         self.extractor = extractor
         self.rate: int = extractor.sampling_rate
-        self.windows = BatchBudget(name, of="windows", most_cost=_WINDOWS_AT_ONCE)
+        self.windows = ShrinkOnOutOfMemory(name, of="windows", most=_WINDOWS_AT_ONCE)
         self.languages = WhisperLanguages(name, model, tokenizer)
         self.tokens = SpeechTokens(tokenizer)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.transformers.generation.row import without_half_character
+from engines.transformers.generation.token_sequence import without_half_character
 from engines.transformers.speech.guards import Evidence, compression_ratio
 from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.scores import (

@@ -9,8 +9,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engines.transformers.generation.batch_generation import SOURCE
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.runner import GenerationRunner, Prompt
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InvalidInput, ModelLoadFailed
@@ -79,5 +79,5 @@ class Seq2SeqRunner(TextGenerationRunner):
             )
         return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
 
-    def _result(self, row: Row) -> dict[str, Any]:
-        return {**super()._result(row), "prompt_tokens": row.extras[SOURCE].shape[1]}
+    def _result(self, sequence: TokenSequence) -> dict[str, Any]:
+        return {**super()._result(sequence), "prompt_tokens": sequence.extras[SOURCE].shape[1]}

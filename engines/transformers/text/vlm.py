@@ -13,8 +13,8 @@ from transformers.generation.utils import GenerationMixin
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.config.settings import TransformersSettings
 from engines.transformers.device import to_model
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.runner import GenerationRunner, Prompt
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.shared_vlms import SharedModels
@@ -63,18 +63,18 @@ class VisionLanguageRunner(GenerationRunner):
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
         return Prompt(tokens, to_model(self.model, extras))
 
-    def _row(self, inputs: dict[str, Any], options: dict[str, Any]) -> Row:
-        row = super()._row(inputs, options)
-        if options.get("num_beams", 1) == 1:
-            return row
+    def _sequence(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        sequence = super()._sequence(inputs, options)
+        if not sequence.beams:
+            return sequence
         # Repeated one by one for the beams, the images of one row would end up in one another's places.
         one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
-        if one_by_one and any(tensor.shape[0] > 1 for tensor in row.extras.values()):
+        if one_by_one and any(tensor.shape[0] > 1 for tensor in sequence.extras.values()):
             raise InvalidOption(
                 f"options.num_beams above 1 takes one image with model {self.name}; leave it out, or send one "
                 "image"
             )
-        return row
+        return sequence
 
     def _encode(self, inputs: dict[str, Any]) -> Any:
         """Return what the processor makes of a conversation, about a video where there are `video_metadata`."""

@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from engines.transformers.generation.rolling.cache import RollingCache
 from engines.transformers.generation.rolling.prefill import Prefill
-from engines.transformers.generation.row import Row
+from engines.transformers.generation.token_sequence import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Growth:
     steps: int
 
     @classmethod
-    def of(cls, row: Row, steps_before: int = 0) -> Growth:
-        """Return the growth of a row that joins after `steps_before` steps of the others; 0 where it has joined."""
-        return cls(len(row.seen), steps_before + row.budget - len(row.tokens))
+    def of(cls, sequence: TokenSequence, steps_before: int = 0) -> Growth:
+        """Return the growth of one that joins after `steps_before` steps of the others; 0 where it has joined."""
+        return cls(len(sequence.seen), steps_before + sequence.budget - len(sequence.tokens))
 
 
 def most_tokens(rows: Iterable[Growth]) -> int:
@@ -47,21 +47,21 @@ class RollingBatch:
     def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
         """`most_tokens` is how many the cache may have room for, those of a prefill among them."""
         self.model = model
-        self.rows: list[Row] = []
+        self.sequences: list[TokenSequence] = []
         self._shifts: list[int] = []
         """How far each row's positions are ahead of its columns."""
         self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
 
     def expect(self, prefill: Prefill | None) -> None:
         """Leave room for the keys and values of a prefill until it joins; None where it does not."""
-        self.cache.make_way(prefill.width * len(prefill.rows) if prefill else 0)
+        self.cache.make_way(prefill.width * len(prefill.sequences) if prefill else 0)
 
     def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
         """Take in the rows of a finished prefill with their first tokens; those done by it stay out."""
         self.cache.join(prefill.cache, prefill.lengths)
-        self.rows += prefill.rows
+        self.sequences += prefill.sequences
         self._shifts += prefill.shifts
-        self._accept(scores, first=len(self.rows) - len(prefill.rows))
+        self._accept(scores, first=len(self.sequences) - len(prefill.sequences))
 
     def step(self) -> None:
         """Grow every row by one token; rows that are done leave."""
@@ -69,7 +69,7 @@ class RollingBatch:
         self.cache.reserve(1)
         positions = [length + shift for length, shift in zip(self.cache.lengths(), self._shifts, strict=True)]
         output: Any = self.model(
-            input_ids=torch.tensor([[row.tokens[-1]] for row in self.rows], device=device),
+            input_ids=torch.tensor([[one.tokens[-1]] for one in self.sequences], device=device),
             attention_mask=self.cache.mask(1, device),
             position_ids=torch.tensor(positions, device=device)[:, None],
             past_key_values=self.cache,
@@ -78,16 +78,15 @@ class RollingBatch:
         self.cache.advance(1)
         self._accept(output.logits[:, -1], first=0)
 
-    def leave(self, row: Row) -> None:
-        """Drop a row that is not done, as its caller has gone."""
-        self._leave(self.rows.index(row))
+    def leave(self, sequence: TokenSequence) -> None:
+        """Drop one that is not done, as its caller has gone."""
+        self._leave(self.sequences.index(sequence))
 
-    def clear(self) -> list[Row]:
-        """Drop every row and the cache's memory; return the rows as they are."""
-        rows, self.rows = self.rows, []
+    def clear(self) -> None:
+        """Drop every row and the cache's memory."""
+        self.sequences.clear()
         self._shifts.clear()
         self.cache.clear()
-        return rows
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
         """Give each row from `first` on its next token.
@@ -95,20 +94,20 @@ class RollingBatch:
         Each takes the token that it picked before another picks: where a pick fails, no row has drawn one that
         it does not have.
         """
-        rows = self.rows[first:]
+        joined = self.sequences[first:]
         likeliest = scores.argmax(-1).tolist()
         # From the last to the first: the row that takes a leaving row's place has had its token already.
-        for index in reversed(range(len(rows))):
-            row, token = rows[index], likeliest[index]
-            if not row.picker.sampling.is_plain:
-                token = row.picker.pick(scores[index], torch.tensor(row.seen, device=scores.device))
-            if row.accept(token):
+        for index in reversed(range(len(joined))):
+            one, token = joined[index], likeliest[index]
+            if not one.picker.sampling.is_plain:
+                token = one.picker.pick(scores[index], torch.tensor(one.seen, device=scores.device))
+            if one.accept(token):
                 self._leave(first + index)
 
     def _leave(self, index: int) -> None:
         self.cache.leave(index)
-        last, shift = self.rows.pop(), self._shifts.pop()
-        if index < len(self.rows):
-            self.rows[index], self._shifts[index] = last, shift
-        if not self.rows:
+        last, shift = self.sequences.pop(), self._shifts.pop()
+        if index < len(self.sequences):
+            self.sequences[index], self._shifts[index] = last, shift
+        if not self.sequences:
             self.cache.clear()

@@ -10,14 +10,12 @@ from transformers import PreTrainedModel
 
 from engines.transformers.device import as_run_error, is_out_of_memory
 from engines.transformers.generation.cache_sizes import Limits
-from engines.transformers.generation.loop import GenerationLoop, ResultOf, Ticket
+from engines.transformers.generation.loop import GenerationLoop, ResultOf
 from engines.transformers.generation.rolling.batch import Growth, RollingBatch, most_tokens
 from engines.transformers.generation.rolling.prefill import Prefill
-from engines.transformers.generation.row import Row
+from engines.transformers.generation.token_sequence import TokenSequence
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from handlers.errors import InvalidInput
-from handlers.logger import get_logger
-
-log = get_logger(__name__)
 
 _MOST_PASSED_AT_ONCE = 8
 """Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""
@@ -44,15 +42,15 @@ class RollingLoop(GenerationLoop):
         self._model = model
         self._limits = limits
         self._bytes_of_a_token = bytes_of_a_token
-        self._max_bytes = limits.max_bytes
-        """Most bytes of cache for several rows; less than the limits have where the memory proved too small."""
+        self._bytes_at_once = ShrinkOnOutOfMemory(name, of="bytes of cache", most=limits.max_bytes)
         self._batch = RollingBatch(model, limits.max_bytes // bytes_of_a_token)
         self._prefill: Prefill | None = None
-        self._tickets: dict[Row, Ticket] = {}
-        self._suspects: deque[Ticket] = deque()
+        self._joined: list[TokenSequence] = []
+        """What is in the batch, or in the prefill that comes next."""
+        self._suspects: deque[TokenSequence] = deque()
 
-    def _check(self, row: Row) -> None:
-        need = self._bytes(row)
+    def _check(self, sequence: TokenSequence) -> None:
+        need = (len(sequence.prompt) + sequence.budget) * self._bytes_of_a_token
         if need > self._limits.max_bytes:
             raise InvalidInput(
                 f"prompt and answer need {need} bytes of cache, transformers.kv_cache_bytes allows "
@@ -60,16 +58,16 @@ class RollingLoop(GenerationLoop):
                 "options.max_new_tokens, or raise it on the workers"
             )
 
-    def _under_way(self) -> list[Ticket]:
-        return [*self._tickets.values(), *self._suspects]
+    def _under_way(self) -> list[TokenSequence]:
+        return [*self._joined, *self._suspects]
 
     def _work(self) -> None:
         self._drop_cancelled()
-        if self._suspects and not self._tickets:
+        if self._suspects and not self._joined:
             self._try_alone(self._suspects.popleft())
         if not self._suspects:
             self._work_prompts_in()
-        if self._batch.rows:
+        if self._batch.sequences:
             self._batch.step()
             self._hand_out()
 
@@ -80,89 +78,85 @@ class RollingLoop(GenerationLoop):
         """
         entering, self._prefill = self._prefill, None
         self._batch.clear()
-        tickets = [ticket for ticket in self._tickets.values() if not self._is_over(ticket)]
-        self._tickets.clear()
-        self._note_failure(tickets, error)
-        if len(tickets) <= 1:
-            for ticket in tickets:
-                self.settle(ticket, as_run_error(error, self._name))
-        elif is_out_of_memory(error) and entering is not None and entering.rows[0].extras:
+        left = [one for one in self._joined if not self._is_over(one)]
+        self._joined.clear()
+        self._note_failure(left, error)
+        if len(left) <= 1:
+            for one in left:
+                self.settle(one, as_run_error(error, self._name))
+        elif is_out_of_memory(error) and entering is not None and entering.sequences[0].extras:
             # Its images, most likely: that alone does not call for fewer rows from now on.
-            suspect = [ticket for ticket in tickets if ticket.row in entering.rows]
-            self._suspects += suspect
-            self._put_back(ticket for ticket in tickets if ticket not in suspect)
+            self._suspects += [one for one in left if one in entering.sequences]
+            self._put_back(one for one in left if one not in entering.sequences)
         elif is_out_of_memory(error):
-            self._bound(self._bytes_taken(tickets) // 2)
-            self._put_back(tickets)
+            # Each row is as wide as the longest.
+            self._bytes_at_once.shrink(
+                len(left) * max(len(one.seen) for one in left) * self._bytes_of_a_token
+            )
+            self._batch = RollingBatch(self._model, int(self._bytes_at_once.most) // self._bytes_of_a_token)
+            self._put_back(left)
         else:
-            self._suspects += tickets
+            self._suspects += left
 
-    def _bound(self, max_bytes: int) -> None:
-        """Let rows that grow together, and the room that they have to grow, take fewer bytes from now on."""
-        self._max_bytes = min(self._max_bytes, max_bytes)
-        self._batch = RollingBatch(self._model, self._max_bytes // self._bytes_of_a_token)
-        log.warning("batches_made_smaller", model=self._name, max_bytes=self._max_bytes)
-
-    def _is_over(self, ticket: Ticket) -> bool:
-        if ticket.row.finish_reason is not None:
-            self.settle(ticket)
-        return ticket.future.done()
+    def _is_over(self, sequence: TokenSequence) -> bool:
+        if sequence.finish_reason is not None:
+            self.settle(sequence)
+        return sequence.future.done()
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            self._waiting = [ticket for ticket in self._waiting if not ticket.future.cancelled()]
-        self._suspects = deque(ticket for ticket in self._suspects if not ticket.future.cancelled())
-        entering = self._prefill.rows if self._prefill else []
-        if entering and all(self._tickets[row].future.cancelled() for row in entering):
+            self._waiting = [one for one in self._waiting if not one.future.cancelled()]
+        self._suspects = deque(one for one in self._suspects if not one.future.cancelled())
+        gone = [one for one in self._joined if one.future.cancelled()]
+        entering = self._prefill.sequences if self._prefill else []
+        if entering and all(one in gone for one in entering):
             self._prefill = None
             self._batch.expect(None)
-            for row in entering:
-                del self._tickets[row]
-            entering = []
-        for row, ticket in list(self._tickets.items()):
-            # A row whose prompt is going in stays until it is: its neighbours share that prefill.
-            if ticket.future.cancelled() and row not in entering:
-                self._batch.leave(row)
-                del self._tickets[row]
+        for one in gone:
+            # One whose prompt is going in stays until it is: its neighbours share that prefill.
+            if self._prefill is None or one not in entering:
+                self._joined.remove(one)
+                if one not in entering:
+                    self._batch.leave(one)
 
-    def _try_alone(self, ticket: Ticket) -> None:
-        """Run one row with nothing beside it, so that what fails is its own fault; then it joins the others.
+    def _try_alone(self, sequence: TokenSequence) -> None:
+        """Run one with nothing beside it, so that what fails is its own fault; then it joins the others.
 
-        Two tokens show it: one from the whole text so far, one step. A row that was tried before runs to its end:
-        what fails only in company would fail again and again.
+        Two tokens show it: one from the whole text so far, one step. What was tried before runs to its end: what fails
+        only in company would fail again and again.
         """
-        self._tickets[ticket.row] = ticket
-        self._begin([ticket.row])
-        while self._prefill is not None and self._is_awaited(ticket):
+        self._joined.append(sequence)
+        self._begin([sequence])
+        while self._prefill is not None and self._is_awaited(sequence):
             self._prefill_piece()
-        steps = ticket.row.budget if ticket.was_tried else 1
-        while steps and self._batch.rows and self._is_awaited(ticket):
+        steps = sequence.budget if sequence.was_tried else 1
+        while steps and self._batch.sequences and self._is_awaited(sequence):
             self._batch.step()
-            self.tell(ticket)
+            self.tell(sequence)
             steps -= 1
         self._hand_out()
-        if self._batch.rows and self._is_awaited(ticket):
-            ticket.was_tried = True
-            del self._tickets[ticket.row]
+        if self._batch.sequences and self._is_awaited(sequence):
+            sequence.was_tried = True
+            self._joined.remove(sequence)
             self._batch.clear()
-            self._put_back([ticket])
+            self._put_back([sequence])
 
-    def _is_awaited(self, ticket: Ticket) -> bool:
-        return not self._closed and not ticket.future.cancelled()
+    def _is_awaited(self, sequence: TokenSequence) -> bool:
+        return not self._closed and not sequence.future.cancelled()
 
     def _work_prompts_in(self) -> None:
         """Run waiting prompts through the model, up to the bound on tokens between two steps."""
         limit = left = self._limits.prefill_tokens
         while left > 0:
             if self._prefill is None:
-                rows = self._admit(left, is_first=left == limit)
-                if not rows:
+                admitted = self._admit(left, is_first=left == limit)
+                if not admitted:
                     return
-                self._begin(rows)
+                self._begin(admitted)
             left -= self._prefill_piece()
 
-    def _begin(self, rows: Sequence[Row]) -> None:
-        self._prefill = Prefill(self._model, rows)
+    def _begin(self, sequences: Sequence[TokenSequence]) -> None:
+        self._prefill = Prefill(self._model, sequences)
         self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
@@ -178,77 +172,68 @@ class RollingLoop(GenerationLoop):
             self._prefill = None
             self._batch.join(prefill, scores)
             self._hand_out()
-        return (before - prefill.left) * len(prefill.rows) or self._limits.prefill_tokens
+        return (before - prefill.left) * len(prefill.sequences) or self._limits.prefill_tokens
 
-    def _admit(self, tokens: int, *, is_first: bool) -> list[Row]:
-        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
+    def _admit(self, tokens: int, *, is_first: bool) -> list[TokenSequence]:
+        """Take the next off the queue: as many as fit the batch and share a prefill of `tokens`.
 
-        The first of a round may be longer: it goes in by pieces. Where a row has no room yet, those after it of
-        the same priority may pass, up to as many as a batch has; after that, all wait for its room.
+        The first of a round may be longer: it goes in by pieces. Where one has no room yet, those after it of the same
+        priority may pass, up to as many as a batch has; after that, all wait for its room.
         """
-        rows: list[Row] = []
-        passed: list[Ticket] = []
+        admitted: list[TokenSequence] = []
+        passed: list[TokenSequence] = []
         with self._changed:
-            for ticket in self._waiting[:]:
-                row = ticket.row
-                if ticket.future.cancelled():
+            for one in self._waiting[:]:
+                if one.future.cancelled():
                     continue
-                if (
-                    len(self._batch.rows) + len(rows) >= self._limits.max_rows
-                    or len(passed) > _MOST_PASSED_AT_ONCE
-                ):
+                is_full = len(self._batch.sequences) + len(admitted) >= self._limits.max_rows
+                if is_full or len(passed) > _MOST_PASSED_AT_ONCE:
                     break
-                if not all(self._may_pass(ticket, earlier) for earlier in passed):
+                if not all(self._may_pass(one, earlier) for earlier in passed):
                     break
-                if not self._has_room(rows, row):
-                    passed.append(ticket)
+                if not self._has_room(admitted, one):
+                    passed.append(one)
                     continue
-                if not self._shares_prefill(rows, row, tokens, is_first):
+                if not self._shares_prefill(admitted, one, tokens, is_first):
                     break
-                self._waiting.remove(ticket)
+                self._waiting.remove(one)
                 for earlier in passed:
                     earlier.passed += 1
-                rows.append(row)
-                self._tickets[row] = ticket
-        return rows
+                admitted.append(one)
+        self._joined += admitted
+        return admitted
 
-    def _may_pass(self, ticket: Ticket, earlier: Ticket) -> bool:
-        return earlier.passed < self._limits.max_rows and ticket.turn[0][0] == earlier.turn[0][0]
+    def _may_pass(self, one: TokenSequence, earlier: TokenSequence) -> bool:
+        return earlier.passed < self._limits.max_rows and one.sort_key[0][0] == earlier.sort_key[0][0]
 
-    def _has_room(self, rows: Sequence[Row], row: Row) -> bool:
-        """Return whether the block will have room for the running rows, `rows` and `row` until they all end."""
-        if not self._batch.rows and not rows:
+    def _has_room(self, admitted: Sequence[TokenSequence], one: TokenSequence) -> bool:
+        """Return whether the block will have room for the running ones, `admitted` and `one` until they all end."""
+        if not self._batch.sequences and not admitted:
             return True
-        entering = (Growth.of(one, self._pieces(one) - 1) for one in (*rows, row))
-        growing = (*map(Growth.of, self._batch.rows), *entering)
-        return most_tokens(growing) * self._bytes_of_a_token <= self._max_bytes
+        entering = (Growth.of(each, self._pieces(each) - 1) for each in (*admitted, one))
+        growing = (*map(Growth.of, self._batch.sequences), *entering)
+        return most_tokens(growing) * self._bytes_of_a_token <= self._bytes_at_once.most
 
-    def _pieces(self, row: Row) -> int:
-        """Return in how many pieces the row's prompt goes in."""
-        return math.ceil(len(row.seen) / self._limits.prefill_tokens) + bool(row.extras)
+    def _pieces(self, one: TokenSequence) -> int:
+        """Return in how many pieces its prompt goes in."""
+        return math.ceil(len(one.seen) / self._limits.prefill_tokens) + bool(one.extras)
 
-    def _shares_prefill(self, rows: Sequence[Row], row: Row, tokens: int, is_first: bool) -> bool:
-        if not rows:
-            return is_first or (not row.extras and len(row.seen) <= tokens)
-        if row.extras or rows[0].extras:
+    def _shares_prefill(
+        self, admitted: Sequence[TokenSequence], one: TokenSequence, tokens: int, is_first: bool
+    ) -> bool:
+        if not admitted:
+            return is_first or (not one.extras and len(one.seen) <= tokens)
+        if one.extras or admitted[0].extras:
             return False
-        lengths = [len(one.seen) for one in (*rows, row)]
+        lengths = [len(each.seen) for each in (*admitted, one)]
         area = max(lengths) * len(lengths)
         return area <= tokens and area - sum(lengths) <= self._limits.padding_share * area
 
-    def _bytes(self, row: Row) -> int:
-        """Return the bytes of cache that the row takes when it has grown to its budget."""
-        return (len(row.prompt) + row.budget) * self._bytes_of_a_token
-
-    def _bytes_taken(self, tickets: Sequence[Ticket]) -> int:
-        """Return the bytes of cache of rows as they are, each as wide as the longest."""
-        return len(tickets) * max(len(ticket.row.seen) for ticket in tickets) * self._bytes_of_a_token
-
     def _hand_out(self) -> None:
-        """Tell callers of new text, and give those whose rows are done their answers."""
-        for row, ticket in list(self._tickets.items()):
-            if row.finish_reason is None:
-                self.tell(ticket)
+        """Tell callers of new text, and give those whose answers are done theirs."""
+        for one in self._joined[:]:
+            if one.finish_reason is None:
+                self.tell(one)
             else:
-                del self._tickets[row]
-                self.settle(ticket)
+                self._joined.remove(one)
+                self.settle(one)

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from engines.transformers.generation.rolling.merging import merge
-from engines.transformers.generation.row import Row
+from engines.transformers.generation.token_sequence import TokenSequence
 
 
 class Prefill:
@@ -20,18 +20,19 @@ class Prefill:
     their own already, since they were in a batch before, those go in along with the prompts.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> None:
+        self.sequences = list(sequences)
         self.cache = DynamicCache(config=model.config)
-        self.lengths = [len(row.seen) for row in rows]
+        self.lengths = [len(one.seen) for one in sequences]
         self.width = max(self.lengths)
-        self.shifts = [0] * len(self.rows)
+        self.shifts = [0] * len(self.sequences)
         """How far each row's positions are ahead of its columns once its prompt is in."""
         self._done = 0
         device = model.device
         paddings = [self.width - length for length in self.lengths]
         self._ids = torch.tensor(
-            [[0] * padding + row.seen for padding, row in zip(paddings, rows, strict=True)], device=device
+            [[0] * padding + one.seen for padding, one in zip(paddings, sequences, strict=True)],
+            device=device,
         )
         self._mask = torch.tensor(
             [[0] * padding + [1] * length for padding, length in zip(paddings, self.lengths, strict=True)],
@@ -39,7 +40,7 @@ class Prefill:
         )
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         self._is_padded = any(paddings)
-        self._extras = self.rows[0].extras
+        self._extras = self.sequences[0].extras
         self._embeds: torch.Tensor | None = None
 
     @property
@@ -55,7 +56,9 @@ class Prefill:
         if self._extras:
             output = self._merge(model)
         else:
-            piece = slice(self._done, min(self._done + max(1, most_tokens // len(self.rows)), self.width))
+            piece = slice(
+                self._done, min(self._done + max(1, most_tokens // len(self.sequences)), self.width)
+            )
             output = self._run(model, piece)
             self._done = piece.stop
         return None if self.left else output.logits[:, -1]
@@ -80,7 +83,7 @@ class Prefill:
     def _merge(self, model: PreTrainedModel) -> Any:
         """Put the images in their places; return the model's output where the prompt had to go in whole."""
         extras, self._extras = self._extras, {}
-        prompt = len(self.rows[0].prompt)
+        prompt = len(self.sequences[0].prompt)
         merged = merge(
             model,
             self._ids[:, :prompt],

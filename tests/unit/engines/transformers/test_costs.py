@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from engines.config.settings import TransformersSettings
-from engines.transformers.batch_budget import cost_in, cost_of, most_cost_in
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
 from engines.transformers.runner import RUNNERS
 
 SOUND = {"audio": np.zeros(32_000, np.float32), "sampling_rate": 16_000}

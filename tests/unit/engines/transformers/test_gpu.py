@@ -116,7 +116,7 @@ def test_texts_that_outgrow_the_gpu_are_all_answered_and_fewer_bytes_of_them_gro
     assert all(answer["completion_tokens"] == 20 or answer["finish_reason"] == "stop" for answer in answers)
     loop = runner._loops().texts
     assert isinstance(loop, RollingLoop)
-    assert 0 < loop._max_bytes < 300 * MB
+    assert 0 < loop._bytes_at_once.most < 300 * MB
     engine.unload_model(runner)
 
 
@@ -137,7 +137,7 @@ def test_a_batch_that_outgrows_the_gpu_runs_in_halves_and_later_ones_fit_at_once
         failures = times_out_of_memory()
         again = engine.infer_batch(runner, sounds, [{}] * 16)
         assert times_out_of_memory() == failures
-    assert runner.budget.most_cost < 16
+    assert runner.budget.most < 16
     labels = [
         [one["labels"][0]["label"] for one in outcomes if isinstance(one, dict)]
         for outcomes in (whole, halved, again)

@@ -17,8 +17,8 @@ import torch
 from engines.transformers.generation.batch_generation import SOURCE, OnStep
 from engines.transformers.generation.cache_sizes import CacheSizes
 from engines.transformers.generation.micro_batches import MicroBatchLoop
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from handlers.errors import Cancelled, InferenceFailed
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 
@@ -26,15 +26,16 @@ PATIENCE_S = 60.0
 LETTER = WORDS.index("a")
 
 
-def row(budget: int, *, name: str = "a", stop: Sequence[str] = (), reads: int = 0) -> Row:
-    return Row(
-        [WORDS.index(name)],
+def row(budget: int, *, reads: int = 0, beams: dict[str, Any] | None = None) -> TokenSequence:
+    return TokenSequence(
+        [LETTER],
         tokenizer=tokenizer(chat=False),
         ends=frozenset({2}),
         budget=budget,
-        stop=stop,
+        stop=(),
         picker=TokenPicker(Sampling()),
         extras={SOURCE: torch.zeros((1, reads), dtype=torch.int64)} if reads else None,
+        beams=beams,
     )
 
 
@@ -51,7 +52,9 @@ class Model:
         self.most_rows = 100
         self.most_tokens = math.inf
 
-    def generate(self, rows: Sequence[Row], on_step: OnStep) -> None:
+    def generate(self, rows: Sequence[TokenSequence], on_step: OnStep) -> None:
+        if rows[0].beams:
+            self.searched.append(rows[0].beams)
         self.batches.append([one.budget for one in rows])
         self.entered.release()
         assert self.gate.wait(PATIENCE_S)
@@ -63,11 +66,6 @@ class Model:
         while any(one.finish_reason is None for one in rows):
             for one in rows:
                 one.accept(LETTER)
-            on_step()
-
-    def search(self, one: Row, beams: dict[str, Any], on_step: OnStep) -> None:
-        self.searched.append(beams)
-        while not one.accept(LETTER):
             on_step()
 
 
@@ -114,7 +112,6 @@ def loop(
         lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
         sizes=sizes,
         generate=model.generate,
-        search=model.search,
         clock=clock,
     )
     yield loop
@@ -194,10 +191,12 @@ def test_a_row_that_is_done_is_answered_while_its_neighbours_grow(loop: MicroBat
 
 
 def test_beams_run_alone_with_their_options(loop: MicroBatchLoop, model: Model) -> None:
+    held(loop, model)
+    answers = [loop.submit(row(3)), loop.submit(row(3, beams={"num_beams": 4})), loop.submit(row(3))]
     model.gate.set()
-    assert tokens(loop.submit(row(3), beams={"num_beams": 4})) == 3
+    assert [tokens(answer) for answer in answers] == [3, 3, 3]
     assert model.searched == [{"num_beams": 4}]
-    assert model.batches == []
+    assert model.batches == [[1], [3, 3], [3]]
 
 
 def test_a_cancelled_row_ends_where_it_is(loop: MicroBatchLoop, model: Model) -> None:
@@ -224,7 +223,7 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
 
 
 def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(model: Model) -> None:
-    def result_of(done: Row) -> dict[str, Any]:
+    def result_of(done: TokenSequence) -> dict[str, Any]:
         if len(done.tokens) == 5:
             raise IndexError("piece id is out of range")
         return {"tokens": len(done.tokens)}
@@ -236,7 +235,6 @@ def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(mode
         result_of,
         sizes=CacheSizes(of_a_token=1),
         generate=model.generate,
-        search=model.search,
     )
     held(loop, model)
     bad, good = loop.submit(row(5)), loop.submit(row(6))
@@ -291,7 +289,7 @@ def test_memory_that_a_failed_batch_held_is_free_before_the_next_one_runs(
 
     generate, made, alive = model.generate, list[weakref.ref[Tensor]](), list[bool]()
 
-    def hungry(rows: Sequence[Row], on_step: OnStep) -> None:
+    def hungry(rows: Sequence[TokenSequence], on_step: OnStep) -> None:
         alive.extend(one() is not None for one in made)
         if len(rows) > 1:
             tensor = Tensor()

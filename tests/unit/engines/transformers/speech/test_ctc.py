@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import pipeline
 
-from engines.transformers.batch_budget import BatchBudget
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.speech.ctc import CtcRunner
 from handlers.errors import InvalidOption
 from tests.device import on_this_machine
@@ -104,7 +104,7 @@ def test_windows_that_do_not_fit_together_are_heard_in_halves_from_then_on(
         if passes[-1] > 1:
             raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(short_windows, "windows", BatchBudget("tiny", most_cost=4 * short_windows.window))
+    monkeypatch.setattr(short_windows, "windows", ShrinkOnOutOfMemory("tiny", most=4 * short_windows.window))
     hook = short_windows.model.register_forward_pre_hook(small, with_kwargs=True)
     try:
         assert heard(short_windows, long) == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.transformers.batch_budget import BatchBudget
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.recordings import Recording, Window
 from engines.transformers.speech.whisper import WhisperRunner
@@ -21,7 +21,7 @@ class Listening(WhisperRunner):
     """Cuts recordings every 30 s and notes the start and length (s) of the windows of every pass."""
 
     def __init__(self, most_windows: int = 8) -> None:
-        self.windows = BatchBudget("m", of="windows", most_cost=8)
+        self.windows = ShrinkOnOutOfMemory("m", of="windows", most=8)
         self.most_windows = most_windows
         self.passes: list[list[tuple[int, int]]] = []
 

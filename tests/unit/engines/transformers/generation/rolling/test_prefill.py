@@ -12,8 +12,8 @@ import torch
 from engines.transformers.generation.rolling.batch import RollingBatch
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.prefill import Prefill
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from tests.unit.engines.tiny_models import tokenizer
 from tests.unit.engines.transformers.generation.rolling import families
 from tests.unit.engines.transformers.generation.rolling.families import Asked
@@ -29,8 +29,8 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-def row(tokens: list[int], budget: int = BUDGET, extras: Any = None) -> Row:
-    return Row(
+def row(tokens: list[int], budget: int = BUDGET, extras: Any = None) -> TokenSequence:
+    return TokenSequence(
         tokens,
         extras=extras,
         tokenizer=tokenizer(chat=False),
@@ -63,12 +63,12 @@ def columns_of_the_text_model(model: Any) -> list[int]:
     return seen
 
 
-def work_in(model: Any, batch: RollingBatch, *rows: Row, most_tokens: int) -> int:
+def work_in(model: Any, batch: RollingBatch, *rows: TokenSequence, most_tokens: int) -> int:
     """Prefill rows with a step of the batch between two pieces; return the number of pieces."""
     prefill, pieces = Prefill(model, rows), 1
     while (scores := prefill.advance(model, most_tokens)) is None:
         pieces += 1
-        if batch.rows:
+        if batch.sequences:
             batch.step()
     batch.join(prefill, scores)
     return pieces
@@ -87,7 +87,7 @@ def test_every_family_answers_as_generate_does_beside_a_running_row(
     running, asked = row([7, 8, 9], 40), row(tokens, extras=extras)
     work_in(model, batch, running, most_tokens=1000)
     work_in(model, batch, asked, most_tokens=most_tokens)
-    while batch.rows:
+    while batch.sequences:
         batch.step()
     assert asked.tokens == expected
     assert running.tokens == text
@@ -105,7 +105,7 @@ def test_a_row_with_an_image_that_joins_anew_goes_on_where_it_was(family: Callab
         batch.clear()
     assert 4 < len(asked.tokens) < BUDGET
     work_in(model, batch, asked, most_tokens=4)
-    while batch.rows:
+    while batch.sequences:
         batch.step()
     assert asked.tokens == expected
 
@@ -137,7 +137,7 @@ def test_a_row_that_leaves_takes_its_positions_with_it() -> None:
     short, pictured, plain = row([8, 9], 3), row(tokens, 20, extras), row([7, 8, 9], 20)
     for one in (short, plain, pictured):
         work_in(model, batch, one, most_tokens=1000)
-    while batch.rows:
+    while batch.sequences:
         batch.step()
     assert (plain.tokens, pictured.tokens) == (text, seen)
 

@@ -1,10 +1,14 @@
-"""One answer in the making: the tokens so far, and when it is done."""
+"""One answer in the making: the tokens so far, when it is done, and who waits for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from engines.base import NO_HURRY, Emit, Urgency
+from engines.log_context import requests_at_hand
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +21,11 @@ _LEAD_TOKENS = 8
 """Tokens of the prompt to begin with, where the answer is decoded along with its end."""
 
 
-class Row:
+class TokenSequence:
     """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
 
     `budget` is the most tokens it may grow, at least 1. The token that ends it is not part of the answer.
-    `extras` are what the model is given along with the prompt, such as pixel_values; see stacking.py.
+    `extras` are what the model is given along with the prompt, such as pixel_values; see batch_generation.py.
     """
 
     def __init__(
@@ -34,16 +38,34 @@ class Row:
         stop: Sequence[str],
         picker: TokenPicker,
         extras: Mapping[str, torch.Tensor] | None = None,
+        beams: Mapping[str, Any] | None = None,
     ) -> None:
+        """`beams` are the options of beam search, none where its tokens are picked one by one."""
         self.prompt = list(prompt)
         self.extras = dict(extras or {})
+        self.beams = dict(beams or {})
         self.tokens: list[int] = []
         self.budget = budget
         self.picker = picker
         self.finish_reason: Literal["stop", "length", "cancelled"] | None = None
         self._tokenizer = tokenizer
-        self.ends = ends
+        self._ends = ends
         self._stop = tuple(stop)
+        self.future: Future[dict[str, Any]] = Future()
+        """The answer, for who asked for it."""
+        self.emit: Emit | None = None
+        self.told = 0
+        """Characters of the answer that `emit` was called with."""
+        self.since = 0.0
+        """When its loop took it, by the loop's clock."""
+        self.sort_key: tuple[Urgency, int] = (NO_HURRY, 0)
+        """The smallest is next: the most urgent, and among equals the first that came."""
+        self.passed = 0
+        """How many that came later joined before it, as there was room for them only."""
+        self.was_tried = False
+        """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
+        self.requests = requests_at_hand()
+        """What log lines call it: what the thread that made it had at hand."""
 
     @property
     def seen(self) -> list[int]:
@@ -51,10 +73,10 @@ class Row:
         return self.prompt + self.tokens
 
     def accept(self, token: int) -> bool:
-        """Take the next token; return whether the row is done. After that, further tokens are ignored."""
+        """Take the next token; return whether it is done. After that, further tokens are ignored."""
         if self.finish_reason is not None:
             return True
-        if token in self.ends:
+        if token in self._ends:
             self.finish_reason = "stop"
             return True
         self.tokens.append(token)
@@ -65,7 +87,7 @@ class Row:
         return self.finish_reason is not None
 
     def give_up(self) -> None:
-        """End the row where it is: nobody waits for the rest."""
+        """End it where it is: nobody waits for the rest."""
         self.finish_reason = "cancelled"
 
     def start_again(self) -> None:

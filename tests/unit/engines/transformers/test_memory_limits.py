@@ -1,4 +1,4 @@
-"""Batches in parts that fit a model's memory: halved, remembered, and nothing kept of what failed."""
+"""What fits a model's memory at once: halved, remembered, and nothing kept of what failed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from engines.transformers import batch_budget
-from engines.transformers.batch_budget import BatchBudget
+from engines.transformers import device
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.runner import Outcome, TaskRunner
 from handlers.errors import InferenceFailed, OutOfMemory
 from tests.device import on_this_machine
@@ -38,13 +38,13 @@ def done(*items: float) -> list[str]:
 
 
 def test_everything_runs_together_until_something_does_not_fit() -> None:
-    memory, budget = Memory(), BatchBudget("m")
+    memory, budget = Memory(), ShrinkOnOutOfMemory("m")
     assert budget.run(memory.run, [1.0] * 6, [1.0] * 6) == done(*[1] * 6)
     assert memory.ran == [[1.0] * 6]
 
 
 def test_what_does_not_fit_is_halved_until_it_does_and_later_batches_are_cut_beforehand() -> None:
-    memory, budget = Memory(), BatchBudget("m")
+    memory, budget = Memory(), ShrinkOnOutOfMemory("m")
     assert budget.run(memory.run, [1.0] * 20, [1.0] * 20) == done(*[1] * 20)
     assert [len(part) for part in memory.ran] == [20, 10, 5, 5, 5, 5]
     memory.ran.clear()
@@ -53,14 +53,14 @@ def test_what_does_not_fit_is_halved_until_it_does_and_later_batches_are_cut_bef
 
 
 def test_a_part_counts_its_items_times_the_largest_as_they_are_padded_to_it() -> None:
-    memory, budget = Memory(), BatchBudget("m", most_cost=6.0)
+    memory, budget = Memory(), ShrinkOnOutOfMemory("m", most=6.0)
     items = [1.0, 2.0, 3.0, 6.0, 1.0]
     assert budget.run(memory.run, items, items) == done(*items)
     assert memory.ran == [[1.0, 2.0], [3.0], [6.0], [1.0]]
 
 
 def test_a_batch_of_short_items_is_larger_than_one_of_long_ones_after_either_did_not_fit() -> None:
-    memory, budget = Memory(), BatchBudget("m")
+    memory, budget = Memory(), ShrinkOnOutOfMemory("m")
     budget.run(memory.run, [3.0] * 4, [3.0] * 4)
     memory.ran.clear()
     budget.run(memory.run, [0.5] * 12, [0.5] * 12)
@@ -70,10 +70,10 @@ def test_a_batch_of_short_items_is_larger_than_one_of_long_ones_after_either_did
 def test_an_item_that_does_not_fit_by_itself_is_worth_another_try_and_says_nothing_about_smaller_ones() -> (
     None
 ):
-    budget = BatchBudget("m")
+    budget = ShrinkOnOutOfMemory("m")
     with pytest.raises(OutOfMemory, match="model m ran out of memory on this input"):
         budget.run(Memory().run, [7.0], [7.0])
-    assert budget.most_cost == math.inf
+    assert budget.most == math.inf
 
 
 def test_items_that_cost_nothing_are_halved_as_well() -> None:
@@ -85,18 +85,26 @@ def test_items_that_cost_nothing_are_halved_as_well() -> None:
             raise MemoryError
         return items
 
-    assert BatchBudget("m").run(run, [0.0] * 4, [0.0] * 4) == [0.0] * 4
+    assert ShrinkOnOutOfMemory("m").run(run, [0.0] * 4, [0.0] * 4) == [0.0] * 4
     assert ran == [4, 2, 2]
+
+
+def test_half_of_what_did_not_fit_is_the_most_and_that_never_grows_again() -> None:
+    limit = ShrinkOnOutOfMemory("m", most=100.0)
+    limit.shrink(60.0)
+    assert limit.most == 30.0
+    limit.shrink(90.0)
+    assert limit.most == 30.0
 
 
 def test_any_other_error_is_that_of_the_whole_run() -> None:
     def broken(items: Sequence[float]) -> Sequence[float]:
         raise ValueError("odd shape")
 
-    budget = BatchBudget("m")
+    budget = ShrinkOnOutOfMemory("m")
     with pytest.raises(ValueError, match="odd shape"):
         budget.run(broken, [1.0, 1.0], [1.0, 1.0])
-    assert budget.most_cost == math.inf
+    assert budget.most == math.inf
 
 
 class Hungry:
@@ -131,13 +139,13 @@ def without_collector() -> Any:
 def test_nothing_of_a_failed_run_is_alive_when_memory_is_freed_and_the_next_one_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hungry = Hungry(monkeypatch, batch_budget)
+    hungry = Hungry(monkeypatch, device)
 
     def run(items: Sequence[float]) -> Sequence[float]:
         hungry.run(len(items))
         return items
 
-    BatchBudget("m").run(run, [1.0] * 4, [1.0] * 4)
+    ShrinkOnOutOfMemory("m").run(run, [1.0] * 4, [1.0] * 4)
     assert hungry.alive_when_freed == [0, 0]
     assert hungry.alive_when_run == [0] * 6
 
@@ -191,12 +199,12 @@ def test_a_bad_input_fails_alone_and_makes_no_batch_smaller() -> None:
     runner = Recorder(room_for_three)
     outcomes = infer(runner, "a odd c")
     assert [type(one) for one in outcomes] == [dict, InferenceFailed, dict]
-    assert runner.budget.most_cost == math.inf
+    assert runner.budget.most == math.inf
 
 
 @pytest.mark.usefixtures("without_collector")
 def test_the_engine_keeps_nothing_of_a_failed_batch_in_its_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    hungry = Hungry(monkeypatch, batch_budget)
+    hungry = Hungry(monkeypatch, device)
 
     def run(names: list[str]) -> None:
         hungry.run(len(names))

@@ -8,13 +8,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from engines.transformers.generation.row import Row
 from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from tests.unit.engines.tiny_models import WORDS, tokenizer
 
 
-def row(budget: int, *, prompt: Sequence[str] = ("a",), stop: Sequence[str] = ()) -> Row:
-    return Row(
+def row(budget: int, *, prompt: Sequence[str] = ("a",), stop: Sequence[str] = ()) -> TokenSequence:
+    return TokenSequence(
         [WORDS.index(name) for name in prompt],
         tokenizer=tokenizer(chat=False),
         ends=frozenset({2}),
@@ -71,13 +71,13 @@ def test_a_long_prompt_is_not_decoded_anew_for_every_token(monkeypatch: pytest.M
     assert max(lengths) < 20
 
 
-def bytes_row(budget: int, stop: Sequence[str] = ()) -> tuple[Row, dict[str, int]]:
+def bytes_row(budget: int, stop: Sequence[str] = ()) -> tuple[TokenSequence, dict[str, int]]:
     """Return a row whose tokens are bytes, as those of rare characters are in most models, and the tokens."""
     vocabulary = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocabulary, merges=[]))
     backend.decoder = decoders.ByteLevel()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    one = Row(
+    one = TokenSequence(
         [vocabulary["a"]],
         tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend),  # type: ignore[no-untyped-call]
         ends=frozenset({-1}),
@@ -88,7 +88,7 @@ def bytes_row(budget: int, stop: Sequence[str] = ()) -> tuple[Row, dict[str, int
     return one, vocabulary
 
 
-def grown(text: str, budget: int, stop: Sequence[str] = ()) -> Row:
+def grown(text: str, budget: int, stop: Sequence[str] = ()) -> TokenSequence:
     """Return a row to which the bytes of `text` come until it is done."""
     one, _ = bytes_row(budget, stop)
     for token in one._tokenizer(text)["input_ids"]:
