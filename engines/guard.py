@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from engines.cache.cached_model import Lease
 from engines.deadlines import Patience
+from engines.lease import Lease
+from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
 from handlers.logger import get_logger
 
@@ -24,10 +26,8 @@ T = TypeVar("T")
 
 _IDLE_S = 60.0
 """How long a thread waits for its next call before it ends."""
-
 _WAKE_S = 1.0
 """How long a caller waits before it looks up: Python may miss a Ctrl-C that comes just before it waits."""
-
 _GRACE_S = 0.01
 _SOON_S = 5.0
 
@@ -35,9 +35,10 @@ DEFAULT_MOST_STUCK = 3
 
 
 @dataclass(slots=True, eq=False)
-class _Call(Generic[T]):
+class Call(Generic[T]):
     """One call on its way; `ended` is locked until it has come back."""
 
+    what: str
     call: Callable[[], Any]
     context: contextvars.Context
     thread_name: str
@@ -47,14 +48,29 @@ class _Call(Generic[T]):
     has_ended: bool = False
     left: Callable[[], None] | None = None
     """What follows its end where the caller has gone."""
+    waited_at: float = 0.0
+    """When it last waited for something that is not its own fault, by time.monotonic."""
+    is_given_up: bool = False
+
+    def waits(self) -> None:
+        """Note that the call waits for another that gets on: its time begins again."""
+        self.waited_at = time.monotonic()
 
     def run(self) -> None:
         threading.current_thread().name = self.thread_name
         call, self.call = self.call, _nothing  # the thread may keep this longer than the caller does
+        self.context.run(_present.set, self)
         try:
             self.result = self.context.run(call)
         except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
             self.error = error
+        finally:
+            self.context.run(_present.set, None)  # else the two keep each other
+
+
+_present: ContextVar[Call[Any] | None] = ContextVar("present_call", default=None)
+present_call = _present.get
+"""Returns the call of a guard that this thread runs, None where it runs none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,14 +105,14 @@ class Guard:
         self.patience = patience or Patience()
         self._most_stuck = most_stuck
         self._too_many = too_many
-        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
-        self._lock = threading.Condition()
+        self._calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._idle = 0
         self._stuck: dict[object, str] = {}
         self.timeouts = 0
         """How many calls have been given up so far, those that came back later included."""
         self._answers: set[_Answer] = set()
-        self._is_watching = False
+        self._looking = PeriodicTask(self._look, "silence of engines")
         self._looks_at = math.inf
         self._signs: dict[Hashable, float] = {}
         self._is_closed = False
@@ -104,8 +120,7 @@ class Guard:
     @property
     def stuck(self) -> list[str]:
         """What has not come back in its time, and has not since: tasks and models."""
-        with self._lock:
-            return sorted(set(self._stuck.values()))
+        return sorted(set(self._stuck.values()))
 
     def check(self) -> None:
         """Refuse to begin anything that takes memory where too much hangs already.
@@ -113,15 +128,13 @@ class Guard:
         Raises:
             EngineUnavailable: retryable, at another worker or after a restart.
         """
-        with self._lock:
-            stuck = list(self._stuck.values())
+        stuck = list(self._stuck.values())
         if len(stuck) > self._most_stuck:
             raise _exhausted(stuck)
 
     def recovered(self, of: Hashable) -> None:
         """Note that nothing of `of`, whose answers were given up, is left."""
-        with self._lock:
-            self._stuck.pop(of, None)
+        self._stuck.pop(of, None)
 
     def close(self) -> None:
         """Let the threads go that have nothing to do; further calls are answered all the same."""
@@ -130,7 +143,7 @@ class Guard:
             for _ in range(self._idle):
                 self._calls.put(None)
             self._idle = 0
-            self._lock.notify_all()
+        self._looking.close()
 
     def sign(self, of: Hashable) -> None:
         """Note that `of`, an engine or a model, gave something back just now."""
@@ -157,7 +170,7 @@ class Guard:
         Raises:
             GivenUp: retryable; it gave nothing back for `limit_s`.
         """
-        under_way: _Call[T] = _Call(call, contextvars.copy_context(), threading.current_thread().name)
+        under_way: Call[T] = Call(what, call, contextvars.copy_context(), threading.current_thread().name)
         under_way.ended.acquire()
         since = time.monotonic()
         try:
@@ -165,8 +178,9 @@ class Guard:
             while not under_way.ended.acquire(
                 timeout=_bounded(min(since + limit_s - time.monotonic(), _WAKE_S))
             ):
-                since = max(since, alive_at() if alive_at is not None else 0.0)
+                since = max(since, under_way.waited_at, alive_at() if alive_at is not None else 0.0)
                 if time.monotonic() - since >= limit_s:
+                    under_way.is_given_up = True
                     raise self._given_up(under_way, what, limit_s)
         except BaseException:
             self._leave(under_way, holding)
@@ -177,8 +191,7 @@ class Guard:
                 raise error
             finally:
                 del error  # else it and these frames hold on to each other
-        result, under_way.result = under_way.result, None
-        return result  # type: ignore[return-value]
+        return under_way.result  # type: ignore[return-value]
 
     def follow(
         self,
@@ -200,49 +213,38 @@ class Guard:
         one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
         with self._lock:
             self._answers.add(one)
-            if not self._is_watching:
-                self._is_watching = True
-                threading.Thread(target=self._watch, name="silence of engines", daemon=True).start()
-            elif one.since + limit_s < self._looks_at:
-                self._lock.notify_all()
+            is_sooner = one.since + limit_s < self._looks_at
+        self._looking.start()
+        if is_sooner:
+            self._looking.wake()
 
         def ended(_: object) -> None:
             with self._lock:
                 if outlives_cancel and answer.cancelled() and one in self._answers:
                     one.left_at = time.monotonic()
-                    self._lock.notify_all()
+                    self._looking.wake()
                 else:
                     self._answers.discard(one)
 
         answer.add_done_callback(ended)
 
-    def _watch(self) -> None:
-        while True:
-            with self._lock:
-                self._looks_at = math.inf
-                if not self._answers and not self._is_closed:
-                    self._lock.wait(_IDLE_S)
-                if not self._answers:
-                    self._is_watching = False
-                    return
-                now = time.monotonic()
-                self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
-                silent = {one for one in self._answers if _silent_until(one) <= now}
-                of_silent = {one.of for one in silent}
-                given_up = [one for one in self._answers if one.of in of_silent]
-                self._answers.difference_update(given_up)
-                if not given_up:
-                    self._looks_at = min(map(_looks_at, self._answers), default=now) + _GRACE_S
-                    self._lock.wait(_bounded(self._looks_at - now))
-            for one in given_up:
-                _safely(partial(one.give_up, self._given_up(one.of, one.what, one.limit_s)))
-            del silent, given_up
+    def _look(self) -> float:
+        """Give up the answers of what is silent for too long; return the seconds until the next look."""
+        with self._lock:
+            now = time.monotonic()
+            self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
+            silent = {one.of for one in self._answers if _silent_until(one) <= now}
+            given_up = [one for one in self._answers if one.of in silent]
+            self._answers.difference_update(given_up)
+            self._looks_at = min(map(_looks_at, self._answers), default=now + _IDLE_S) + _GRACE_S
+        for one in given_up:
+            _safely(partial(one.give_up, self._given_up(one.of, one.what, one.limit_s)))
+        return _bounded(self._looks_at - now)
 
-    def _start(self, call: _Call[Any]) -> None:
+    def _start(self, call: Call[Any]) -> None:
         with self._lock:
             has_thread = self._idle > 0
-            if has_thread:
-                self._idle -= 1
+            self._idle -= has_thread
         if has_thread:
             self._calls.put(call)
             return
@@ -252,8 +254,8 @@ class Guard:
             call.has_ended = True  # before it began
             raise
 
-    def _work(self, first: list[_Call[Any]]) -> None:
-        call: _Call[Any] | None = first.pop()  # else the thread would keep it, and all that it holds
+    def _work(self, first: list[Call[Any]]) -> None:
+        call: Call[Any] | None = first.pop()  # else the thread would keep it, and all that it holds
         while call is not None:
             call.run()
             with self._lock:
@@ -272,7 +274,7 @@ class Guard:
             call = None
             call = self._next()
 
-    def _next(self) -> _Call[Any] | None:
+    def _next(self) -> Call[Any] | None:
         """Return the next call, None where this thread has waited long enough for one."""
         while True:
             try:
@@ -283,7 +285,7 @@ class Guard:
                         self._idle -= 1
                         return None
 
-    def _leave(self, call: _Call[Any], holding: Lease | None) -> None:
+    def _leave(self, call: Call[Any], holding: Lease | None) -> None:
         """Have `holding` released at the end of a call that its caller waits for no longer."""
         left = _nothing if holding is None else holding.hand_over()
         with self._lock:

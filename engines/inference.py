@@ -11,10 +11,11 @@ from engines.cache.cached_model import cached_models
 from engines.cache.heap import give_back
 from engines.cache.loader import ModelListener
 from engines.cache.memory_budget import MemoryBudget
-from engines.cache.model_cache import Lease, ModelCache
+from engines.cache.model_cache import ModelCache
 from engines.config.settings import EngineSettings
 from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.guard import Guard
+from engines.lease import Lease
 from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId

@@ -121,41 +121,6 @@ def unload_in_a_thread(unload: Callable[[], None]) -> None:
         log.warning("unload_put_off", error=repr(error))
 
 
-class Lease:
-    """The right to use one loaded model, by itself or with others who lease it; thread-safe.
-
-    The model stays in memory until `release`, which every holder calls once; a second call does nothing.
-    """
-
-    def __init__(self, model: Any, release: Callable[[], None]) -> None:
-        self.model = model
-        self._release = release
-        self._held = threading.Lock()
-        self._held.acquire()
-
-    def __enter__(self) -> Any:
-        return self.model
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """End this use of the model; never blocks or raises, so it may be called from any thread."""
-        self.hand_over()()
-
-    def hand_over(self) -> Callable[[], None]:
-        """Return what ends this use of the model, for somebody else to call: `release` does nothing from now on."""
-        try:
-            self._held.release()
-        except RuntimeError:
-            return _nothing
-        return self._release
-
-
-def _nothing() -> None:
-    """End what has ended already."""
-
-
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row for each version of `ModelCache.entries()`: its tasks that use the same bytes in memory are one.
 

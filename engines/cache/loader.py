@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from engines.base import BaseEngine
-from engines.cache.cached_model import Lease, Loaded
+from engines.cache.cached_model import Loaded
 from engines.cache.model_cache import MakeRoom
 from engines.guard import Guard
+from engines.lease import Lease
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
 from handlers.errors import InferenceError, ModelLoadFailed
@@ -83,19 +84,17 @@ class ModelLoading:
             "version": self.model.version,
             "tags": dict(self.model.tags),
         }
-        if self.runner.needs_files:
-            details["path"] = self.models.files(self.model)
         late: list[Loaded] = []
-        files = Lease(None, lambda: self._undo(late))
+        taken = Lease(None, lambda: self._undo(details, late))
         try:
-            expected = self.runner.expected_size(self.model.name, **details)
+            expected = self._call("the load of", lambda: self._expected_size(details), taken)
             if expected is None:
                 make_room(0, "")
             elif expected[0]:
                 make_room(*expected)
-            loaded = self._call("the load of", lambda: self._load(details, late), files)
+            loaded = self._call("the load of", lambda: self._load(details, late), taken)
         except BaseException as error:
-            files.release()
+            taken.release()
             if isinstance(error, InferenceError) or is_of_a_signal(error):
                 raise
             log.exception("load_failed", engine=self.engine, model=self.model.key)
@@ -117,6 +116,12 @@ class ModelLoading:
         if not is_shared:
             self._tell("model_evicted", time.perf_counter() - started, size)
 
+    def _expected_size(self, details: dict[str, Any]) -> tuple[int, str] | None:
+        """Return what the engine expects of the model, whose files are here by then."""
+        if self.runner.needs_files:
+            details["path"] = self.models.files(self.model)
+        return self.runner.expected_size(self.model.name, **details)
+
     def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
         """Return what a call of the engine returns, if it ever does."""
         return self.guard.call(
@@ -124,21 +129,27 @@ class ModelLoading:
             self.guard.patience.of(self.task, self.model.name),
             call,
             holding=holding,
-            alive_at=lambda: self.guard.last_sign(self.engine),
+            alive_at=self._alive_at,
         )
+
+    def _alive_at(self) -> float:
+        if self.models.is_downloading(self.model):  # which has time-outs of its own
+            return time.monotonic()
+        return self.guard.last_sign(self.engine)
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
         loaded = self._measured(self.runner.load_model(self.model.name, **details))
         late.append(loaded)
         return loaded
 
-    def _undo(self, late: list[Loaded]) -> None:
-        """Release the files of a load that failed, and the model where it came after all."""
+    def _undo(self, details: Mapping[str, Any], late: list[Loaded]) -> None:
+        """Release the files of a load that failed, and the model, where they came after all."""
         try:
             for loaded in late:
                 self.runner.unload_model(loaded.model)
         finally:
-            self._release_files()
+            if "path" in details:
+                self._release_files()
 
     def _measured(self, model: Any) -> Loaded:
         """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-from engines.cache.cached_model import Entry, Lease, Loaded, State, unload_in_a_thread
+from engines.cache.cached_model import Entry, Loaded, State, unload_in_a_thread
 from engines.cache.memory_budget import MemoryBudget
+from engines.lease import Lease
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
 from handlers.logger import get_logger
 

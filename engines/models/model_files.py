@@ -67,6 +67,7 @@ class ModelFiles:
         self._wanted = wanted or WantedFiles()
         self._lock = threading.Lock()
         self._in_use: Counter[str] = Counter()
+        self._coming: list[str] = []
 
     def acquire(self, model: ResolvedModel) -> Path:
         """Return the folder of `model`, in place where its `physical_path` is trusted, downloaded otherwise.
@@ -83,7 +84,11 @@ class ModelFiles:
         try:
             folder = self._directory / model.name / model.version
             if not self._use(folder, model):
-                self._bring(folder, model)
+                self._coming.append(model.key)
+                try:
+                    self._bring(folder, model)
+                finally:
+                    self._coming.remove(model.key)
             return folder
         except BaseException:
             self.release(model)
@@ -95,6 +100,10 @@ class ModelFiles:
             self._in_use[model.key] -= 1
             if self._in_use[model.key] <= 0:
                 del self._in_use[model.key]
+
+    def is_downloading(self, model: ResolvedModel) -> bool:
+        """Return whether the files of `model` are on their way here, also by another process."""
+        return model.key in self._coming
 
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "directory", "free_bytes"} of the disk; never raises."""

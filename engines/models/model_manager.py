@@ -164,6 +164,10 @@ class ModelManager:
         """Say that the folder `files` returned is no longer in use: it may go when room is needed."""
         self._files.release(model)
 
+    def is_downloading(self, model: ResolvedModel) -> bool:
+        """Return whether `files` is bringing the model's files here just now."""
+        return self._files.is_downloading(model)
+
     def register_model_to_mlflow(
         self,
         *,

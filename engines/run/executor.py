@@ -10,8 +10,9 @@ from typing import Any
 
 from engines.base import BaseEngine, Emit, bisected
 from engines.cache.loader import ModelListener, ModelLoading
-from engines.cache.model_cache import Lease, ModelCache
+from engines.cache.model_cache import ModelCache
 from engines.guard import GivenUp, Guard
+from engines.lease import Lease
 from engines.log_context import working_on
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel

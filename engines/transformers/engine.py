@@ -24,7 +24,7 @@ from engines.transformers.device import (
     unless_out_of_memory,
 )
 from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
-from engines.transformers.process_state import loading
+from engines.transformers.process_state import load_problem, loading
 from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
@@ -211,7 +211,7 @@ class TransformersEngine(BaseEngine):
         return "cpu" if weights is None else str(weights.device)
 
     def health(self) -> dict[str, Any]:
-        """Return the status with the device and number format, once torch is loaded."""
+        """Return the status with the device and number format, once torch is loaded; error where a load hangs."""
         report: dict[str, Any] = {"status": "ok", "device": self.config.device}
         if not self._prepared:
             return report
@@ -219,6 +219,8 @@ class TransformersEngine(BaseEngine):
             device = choose_device(self.config)
         except ModelLoadFailed as error:
             return {"status": "error", "error": error.message}
+        if (problem := load_problem()) is not None:
+            return {"status": "error", "error": problem}
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
     def _folder(self, name: str, kw: Mapping[str, Any]) -> ModelFolder:

@@ -9,26 +9,100 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from engines.deadlines import DEFAULT_TIMEOUT_S
+from engines.guard import Call, present_call
 from handlers.errors import EngineUnavailable
 
 _PATIENCE_S = 30.0
 """How long a load waits for the runs under way to end."""
+_LOOK_S = 0.2
+"""How often those who wait look whether what they wait for hangs."""
 
-_lock = threading.RLock()
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    call: Call[Any] | None = field(default_factory=present_call)
+    since: float = field(default_factory=time.monotonic)
 
 
-@contextmanager
-def loading() -> Iterator[None]:
-    """Load by transformers in the body, or construct its models, while no other thread does; may be nested.
+class LoadLock:
+    """Lets one thread load at a time. Thread-safe.
 
-    Only what needs the library belongs here: downloads, and what is done with a model that is there, need not wait.
+    The time that a guarded load waits here is not its own. Where the one under way hangs, which is what its guard says,
+    those behind it are refused: what it has replaced in the library, it never puts back.
     """
-    with _lock:
-        yield
+
+    def __init__(self, patience_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """`patience_s`: how long a load may take that no guard watches."""
+        self._patience_s = patience_s
+        self._changed = threading.Condition()
+        self._holder: _Holder | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Load by transformers in the body, or construct its models, while no other thread does; may be nested.
+
+        Only what needs the library belongs here: downloads, and what is done with a model that is there, need not wait.
+
+        Raises:
+            EngineUnavailable: retryable, after a restart or at another worker; a load hangs.
+        """
+        if self._holder is not None and self._holder.thread is threading.current_thread():
+            yield
+            return
+        with self._changed:
+            self.wait_for(self._changed, lambda: self._holder is None)
+            self._holder = _Holder()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holder = None
+                self._changed.notify_all()
+
+    def wait_for(self, changed: threading.Condition, is_so: Callable[[], bool]) -> None:
+        """Wait, with `changed` held, for what the end of a load makes so; otherwise as `held`."""
+        waiting = present_call()
+        while not is_so():
+            if (problem := self.problem) is not None:
+                raise EngineUnavailable(problem)
+            if waiting is not None:
+                waiting.waits()
+            changed.wait(_LOOK_S)
+
+    @property
+    def problem(self) -> str | None:
+        """Which load hangs, in a sentence; None where none does."""
+        holder = self._holder
+        if holder is None:
+            return None
+        seconds = time.monotonic() - holder.since
+        if holder.call is None:
+            what, hangs = f"a model load in thread {holder.thread.name}", seconds >= self._patience_s
+        else:
+            what, hangs = holder.call.what, holder.call.is_given_up
+        if not hangs:
+            return None
+        return (
+            f"{what} has hung for {seconds:.0f} s, and models load by transformers one at a time in a process; start "
+            "it again, or send the request to another worker"
+        )
+
+
+_loads = LoadLock()
+loading = _loads.held
+
+
+def load_problem() -> str | None:
+    """Return which load by transformers hangs in this process, in a sentence; None where none does."""
+    return _loads.problem
 
 
 class DtypeGate:
@@ -47,12 +121,16 @@ class DtypeGate:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run with torch's own defaults: waits for a change that is under way or about to begin."""
+        """Run with torch's own defaults: waits for a change that is under way or about to begin.
+
+        Raises:
+            EngineUnavailable: retryable, after a restart or at another worker; the change never ends.
+        """
         if getattr(self._mine, "is_inside", False):
             yield
             return
         with self._changed:
-            self._changed.wait_for(lambda: not self._changes)
+            _loads.wait_for(self._changed, lambda: not self._changes)
             self._runs += 1
         self._mine.is_inside = True
         try:
@@ -101,7 +179,7 @@ def guard_transformers() -> None:
     nothing. Threads of others load too: engines that a user brings, a notebook around this package."""
     from transformers import PreTrainedModel, modeling_utils
 
-    with _lock:
+    with loading():
         if hasattr(modeling_utils.local_torch_dtype, "is_guarded"):
             return
         for name in ("from_pretrained", "_from_config"):

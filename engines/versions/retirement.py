@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from engines.cache.cached_model import Lease
 from engines.cache.model_cache import ModelCache
+from engines.lease import Lease
 from engines.models.resolved_model import VersionId
 
 STRAGGLERS_S = 60.0

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from engines.cache.cached_model import Lease
 from engines.cache.loader import ModelListener, tell
 from engines.cache.model_cache import ModelCache
+from engines.lease import Lease
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use, VersionId, check_tags
 from engines.versions.active_version import ActiveVersion
 from engines.versions.retirement import Retirement

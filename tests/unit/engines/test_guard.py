@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from engines.cache.cached_model import Lease
 from engines.deadlines import Patience
 from engines.guard import GivenUp, Guard, TooManyStuck
+from engines.lease import Lease
 from handlers.errors import EngineUnavailable
 from tests.processes import wait_until
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.cache.cached_model import Lease, Loaded
+from engines.cache.cached_model import Loaded
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import MakeRoom, ModelCache
 from engines.config.settings import CacheSettings, MlflowSettings
+from engines.lease import Lease
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel, key_of
 from engines.versions.versions import ClaimedVersion, Versions
