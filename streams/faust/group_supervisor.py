@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
-from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import (
     HeartbeatRequest,
     JoinGroupRequest,
@@ -34,9 +34,8 @@ from streams.kafka.group_refusals import (
 from streams.kafka.topic_problems import TopicProblem
 
 if TYPE_CHECKING:
-    from aiokafka import AIOKafkaConsumer
-
     from streams.faust.membership import Membership, State
+    from streams.kafka.aiokafka_internals import Coordination
     from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
@@ -54,16 +53,17 @@ _LEAVE_S = 1.0
 class Supervisor:
     """Watches over one consumer's group coordination from inside its thread, where all of this runs.
 
-    `attach` puts it between aiokafka's coordinator and the brokers.
+    It stands between aiokafka's coordinator and the brokers from the moment it is made.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, membership: Membership) -> None:
+    def __init__(self, coordination: Coordination, membership: Membership) -> None:
         self._membership = membership
         self._kafka = membership.kafka
-        self._client: Any = consumer._client
-        self._coordinator: Any = consumer._coordinator
-        self._send = self._coordinator._send_req
-        self._ensure_active_group = self._coordinator.ensure_active_group
+        self._coordination = coordination
+        self._client = coordination.client
+        self._send, self._ensure_active_group = coordination.take_over(
+            send=self._observe, join=self._unless_replaced, refused=self._refused
+        )
         self._code = 0
         """The error code of the latest answer of a coordinator."""
         self._is_joining = False
@@ -77,28 +77,21 @@ class Supervisor:
         self._refresh_at = 0.0
         self._unseen: frozenset[str] = frozenset()
 
-    def attach(self) -> None:
-        """Take over what the coordinator does with a refusal, and look at what it asks and is answered."""
-        coordinator = self._coordinator
-        coordinator._push_error_to_user = self._refused
-        coordinator._send_req = self._observe
-        coordinator.ensure_active_group = self._unless_replaced
-
     async def leave_while_joining(self) -> None:
         """Withdraw a join that a coordinator has not answered, which it may not for minutes.
 
         Over another connection, for that one is served in order. A static member stays: its place is kept for it.
         """
-        coordinator = self._coordinator
-        if not self._is_joining or coordinator._closing.done():
+        coordination = self._coordination
+        if not self._is_joining or coordination.is_closing:
             return
-        coordinator._closing.set_result(None)  # or it would join again
-        if not coordinator.member_id or self._kafka.group_instance_id:
+        coordination.close()  # or it would join again
+        if not coordination.member_id or self._kafka.group_instance_id:
             return
-        request = LeaveGroupRequest(self._kafka.group_id, coordinator.member_id)
+        request = LeaveGroupRequest(self._kafka.group_id, coordination.member_id)
         try:
             async with asyncio.timeout(_LEAVE_S):
-                await self._client.send(coordinator.coordinator_id, request)
+                await self._client.send(coordination.node, request)
         except (errors.KafkaError, TimeoutError) as error:
             log.warning("group_not_left", group=self._kafka.group_id, error=repr(error))
 
@@ -106,7 +99,7 @@ class Supervisor:
         """Tell what keeps this worker waiting, and which topics are missing, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if self._coordinator._coordination_task.done():
+            if self._coordination.has_broken_off:
                 self._end("the coordination of the consumer group broke off; its error is logged above")
                 return
             self._look_at_topics()
@@ -120,7 +113,7 @@ class Supervisor:
             response = await self._send(request)
         self._code = getattr(response, "error_code", self._code)
         if isinstance(request, SyncGroupRequest | HeartbeatRequest) and self._code == 0:
-            self._member_id = self._coordinator.member_id
+            self._member_id = self._coordination.member_id
             if self._membership.state != "joined":
                 self._joined()
         return response
@@ -133,16 +126,16 @@ class Supervisor:
         Raises:
             NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked for again.
         """
-        node = self._coordinator.coordinator_id
+        node = self._coordination.node
         if node is None:
             return
-        if not await self._client.ready(node, group=ConnectionGroup.COORDINATION):
-            self._coordinator.coordinator_dead()
+        if not await self._coordination.connect(node):
+            self._coordination.lost()
             raise errors.NodeNotReadyError(f"coordinator {node} of the group cannot be reached")
         limit_s = min(self._kafka.request_timeout_s, self._kafka.session_timeout_s / 2)
         if self._is_joining or isinstance(request, JoinGroupRequest | SyncGroupRequest):
             limit_s = self._kafka.rebalance_timeout_s + self._kafka.request_timeout_s
-        self._client._conns[node, ConnectionGroup.COORDINATION]._request_timeout = limit_s
+        self._coordination.limit_answers(node, limit_s)
 
     async def _join(self, request: Any) -> Any:
         if self._membership.state != "refused":
@@ -186,25 +179,12 @@ class Supervisor:
         if is_news or now >= self._say_at:
             log.error("group_refused", reason=why.reason, next_try_s=pause_s)
             self._say_at = now + max(4 * pause_s, _SAY_AFTER_S)
-        await asyncio.wait([self._coordinator._closing], timeout=pause_s)
-        await self._revive()
-
-    async def _revive(self) -> None:
-        """Start again what ended with the error: aiokafka would hand it out again for ever."""
-        coordinator = self._coordinator
-        heartbeat = coordinator._heartbeat_task
-        if heartbeat is not None and heartbeat.done() and not heartbeat.cancelled() and heartbeat.exception():
-            await coordinator._stop_heartbeat_task()
-            coordinator._start_heartbeat_task()
-        refresh = coordinator._commit_refresh_task
-        if refresh is not None and refresh.done() and not refresh.cancelled() and refresh.exception():
-            assignment = coordinator._subscription.subscription.assignment
-            if assignment is not None:
-                coordinator.start_commit_offsets_refresh_task(assignment)
+        await self._coordination.closed(pause_s)
+        await self._coordination.restart()
 
     async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:
         """Rejoin the group, unless another worker holds this one's instance id: that one is the newer."""
-        was_forgotten = self._member_id and self._coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
+        was_forgotten = self._member_id and self._coordination.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
         if self._kafka.group_instance_id and was_forgotten:
             holder = await self._holder()
             if holder is not None and holder["member_id"] != self._member_id:
@@ -215,7 +195,7 @@ class Supervisor:
 
     async def _give_up(self, reason: str) -> None:
         self._end(reason)
-        await asyncio.wait([self._coordinator._closing])
+        await self._coordination.closed()
 
     def _end(self, reason: str) -> None:
         self._enter("refused", reason)
@@ -234,7 +214,7 @@ class Supervisor:
         )
 
     async def _described(self) -> list[dict[str, Any]]:
-        node = self._coordinator.coordinator_id
+        node = self._coordination.node
         if node is None:
             return []
         try:
@@ -247,7 +227,7 @@ class Supervisor:
         return members
 
     def _look_at_topics(self) -> None:
-        if not self._membership.topics <= self._client._topics:
+        if not self._coordination.has_asked_for(self._membership.topics):
             return  # not subscribed to yet
         cluster = self._client.cluster
         unseen = frozenset(
@@ -271,11 +251,11 @@ class Supervisor:
 
     async def _look_at_group(self) -> None:
         state = self._membership.state
-        if self._coordinator.coordinator_id is None:
+        if self._coordination.node is None:
             if state in ("connecting", "joining", "joined"):
                 self._enter("searching")
         elif state == "searching":
-            self._enter("joined" if self._member_id and self._coordinator.member_id else "joining")
+            self._enter("joined" if self._member_id and self._coordination.member_id else "joining")
         if self._membership.state not in ("searching", "joining") or time.monotonic() < self._say_at:
             return
         waited_s = time.monotonic() - self._since
@@ -288,15 +268,14 @@ class Supervisor:
 
     async def _look_whether_coordinator_moved(self) -> None:
         """Break off a join at a broker that is the coordinator no more: where it fell silent, it answers none."""
-        node = self._coordinator.coordinator_id
+        node = self._coordination.node
         try:
             async with asyncio.timeout(_ASK_S):
                 present = await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
         except (errors.KafkaError, OSError, TimeoutError):
             return  # the next look may ask another broker
-        connection = self._client._conns.get((node, ConnectionGroup.COORDINATION))
-        if present != node and connection is not None:
-            connection.close()
+        if present != node and node is not None:
+            self._coordination.disconnect(node)
 
     async def _why_no_coordinator(self) -> str:
         try:

@@ -11,46 +11,58 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
+from aiokafka.errors import KafkaError
 
 from handlers.logger import get_logger
-from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, Record, TopicPartition
-from streams.faust.assigned_partitions import AssignedPartitions
-from streams.faust.readings import Assignment, Reading, unreadable
-from streams.kafka.patient_connections import client_of
+from streams.delivery.offsets import Fetched, Record, TopicPartition
+from streams.faust import group_offsets
+from streams.faust.assignment import Assignment
+from streams.kafka.aiokafka_internals import AssignedPartitions, Coordination, client_of, parse_fetches
+from streams.kafka.broker_requests import topic_ids
+from streams.kafka.header_names import ForgivingRecords
+from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
 
-_READS_OF_DAMAGE = 3
-"""How often a batch is fetched before its partition stops: it may have been damaged on its way."""
 _FIND_START_S = 5.0
 _FIND_START_AGAIN_S = 1.0
 _LOOK_FOR_TOPICS_S = 2.0
 
 
 class PartitionReader:
-    """Positions of one aiokafka consumer, and what it fetched."""
+    """Positions of one aiokafka consumer, what it fetched, and what is committed of it."""
 
-    def __init__(self, group_id: str) -> None:
-        self._group_id = group_id
-        self._consumer: AIOKafkaConsumer | None = None
+    consumer: AIOKafkaConsumer
+    loop: asyncio.AbstractEventLoop
+    """That of the consumer, where all of this runs."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
         self._assignment: Assignment | None = None
         self._is_open = False
         self._is_comparing = False
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
-        self.stopped: dict[TopicPartition, str] = {}
-        """Why no more is read of a partition; another thread may read a copy."""
         self.removed_unread: Counter[TopicPartition] = Counter()
         """How many offsets the broker had removed before they were read; another thread may read a copy."""
 
+    @property
+    def stopped(self) -> dict[TopicPartition, str]:
+        """Why no more is read of a partition; another thread may read a copy."""
+        return {} if self._assignment is None else self._assignment.stopped
+
     def attach(self, consumer: AIOKafkaConsumer) -> None:
-        """Serve this consumer, which is not started yet."""
-        self._consumer = consumer
+        """Serve this consumer, which was just started: what it fetches comes as `Record`, and nobody else's does.
+
+        A record of aiokafka's is made of eleven fields and two objects, and one of ours would have to follow; what is
+        made in one thread and freed in another costs far more than its bytes.
+        """
+        self.consumer, self.loop = consumer, asyncio.get_running_loop()
+        parse_fetches(consumer, ForgivingRecords, record_of)
         # Called with every answer about topics, which it does after errors of fetches too.
         client_of(consumer).cluster.add_listener(self._compare_topics)
 
@@ -74,42 +86,34 @@ class PartitionReader:
             KafkaError: permanent; the group may not be read.
             ConsumerClosing: the consumer is being stopped.
         """
-        self._is_open = False
+        self.close()
         generation = next(self._numbers)
-        partitions = AssignedPartitions(self._consumer)
-        committed = await partitions.committed()
+        partitions, coordination = AssignedPartitions(self.consumer), Coordination(self.consumer)
+        member_generation = coordination.generation
+        committed = await group_offsets.committed(coordination, partitions.partitions)
         noted_ids = {topic: noted for (topic, _), (_, noted) in committed.items() if noted}
         # Where no broker tells at present, what was noted is compared as soon as one does.
-        ids = {**noted_ids, **await partitions.topic_ids()}
-        readings = {}
-        for one in partitions.partitions:
-            offset, noted = committed.get(one, (None, ""))
-            reading = readings[one] = Reading(next(self._numbers), offset, offset)
-            if noted and noted != ids[one[0]]:
-                reading.is_replaced = True
-            elif offset is not None:
-                partitions.seek(one, offset)
-        assignment = self._assignment = Assignment(generation, partitions, readings, ids)
+        ids = {**noted_ids, **await self._topic_ids(partitions)}
+
+        def find_starts(places: list[TopicPartition]) -> None:
+            self._run_beside(self._find_starts(assignment, places))
+
+        assignment = self._assignment = Assignment(
+            generation,
+            member_generation,
+            partitions,
+            self._kafka.group_id,
+            self._numbers,
+            self.removed_unread,
+            find_starts,
+            ids,
+        )
+        assignment.start(committed)
         self._is_open = True
-        self.stopped.clear()
-        without = [
-            one for one, reading in readings.items() if reading.is_replaced or reading.position is None
-        ]
-        for topic in {topic for topic, _ in without}:
-            self._look_for_starts(assignment, [one for one in without if one[0] == topic])
         if partitions.missing_topics():
             self._run_beside(self._look_for_topics(partitions))
         partitions.wake()  # those that wait for records of the generation before
         return generation
-
-    def note(self, topic: str) -> str:
-        """Return what is to be noted with offsets of `topic`, so that they are not taken for those of another."""
-        return "" if self._assignment is None else self._assignment.topic_ids.get(topic, "")
-
-    @property
-    def member_generation(self) -> int | None:
-        """What the broker calls the generation of the present assignment."""
-        return None if self._assignment is None else self._assignment.partitions.member_generation
 
     def epochs(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the present epochs of those `places` that are assigned; none while a rebalance changes them."""
@@ -135,122 +139,41 @@ class PartitionReader:
             PositionLost: permanent; aiokafka has moved a position.
             ConsumerClosing: the consumer is being stopped.
         """
-        until = asyncio.get_running_loop().time() + timeout_s
+        until = self.loop.time() + timeout_s
         while (assignment := self._assignment) is not None and assignment.generation == generation:
-            if fetched := self._take(assignment, partitions, most):
+            is_open = self._is_open and assignment.partitions.is_present
+            if is_open and (fetched := assignment.take(partitions, most)):
                 hand_over(fetched)
                 return
-            left_s = until - asyncio.get_running_loop().time()
+            left_s = until - self.loop.time()
             if left_s <= 0:
                 return
             await assignment.partitions.arrival(left_s)
 
-    def _take(self, assignment: Assignment, places: Collection[TopicPartition], most: int) -> list[Fetched]:
-        if not self._is_open or not assignment.partitions.is_present:
-            return []
-        if assignment.fault is not None:
-            raise assignment.fault
-        taken = [one for one in assignment.due if one.place in places]
-        assignment.due = [one for one in assignment.due if one.place not in places]
-        for partition in assignment.partitions.buffered():
-            reading = assignment.readings[partition]
-            # While the start is looked for, the error stays where it is: aiokafka would ask again and again.
-            if partition not in places or reading.is_lost:
-                continue
-            if error := assignment.partitions.error(partition):
-                if not self._answer(assignment, partition, error) and not taken:
-                    self._drop_alike(assignment, places, error)
-                    raise error
-                continue
-            fetched = self._take_of(assignment, partition, reading, most)
-            if fetched is not None:
-                taken.append(fetched)
-                most -= len(fetched.records)
-                if most <= 0:
-                    break
-        return taken
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        """Commit offsets of these epochs, as `RecordSource.commit` has it.
 
-    def _take_of(
-        self, assignment: Assignment, partition: TopicPartition, reading: Reading, most: int
-    ) -> Fetched | None:
-        assert reading.position is not None
-        start = reading.position
-        records, end, damage, behind = assignment.partitions.take(partition, start, most)
-        reading.position = end
-        if damage is not None:
-            self._count_damage(assignment, partition, reading, damage, behind)
-        if end == start and not records:
-            return None
-        return self._fetched(assignment, partition, reading, start, records)
-
-    def _fetched(
-        self,
-        assignment: Assignment,
-        partition: TopicPartition,
-        reading: Reading,
-        start: int,
-        records: Sequence[Record],
-    ) -> Fetched:
-        """Return what is delivered next of a partition: all from `start` up to its position."""
-        assert reading.position is not None
-        begins, reading.begins = reading.begins, False
-        return Fetched(
-            *partition,
-            assignment.generation,
-            reading.epoch,
-            start,
-            reading.position,
-            records,
-            begins,
-            reading.committed,
+        Raises:
+            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+        """
+        present, assignment = self.epochs(offsets.keys()), self._assignment
+        # With the id of the topic, so that they are not taken for offsets of another by the same name.
+        noted = {
+            place: (offset, assignment.topic_ids.get(place[0], ""))
+            for place, offset in offsets.items()
+            if assignment is not None and present.get(place) == epochs[place]
+        }
+        if assignment is None or not noted:
+            return {}
+        return await group_offsets.commit(
+            Coordination(self.consumer),
+            assignment.member_generation,
+            noted,
+            # Late enough for a slow broker, and early enough to look for another before the session ends.
+            timeout_s=self._kafka.session_timeout_s / 2,
         )
-
-    def _answer(self, assignment: Assignment, partition: TopicPartition, error: Exception) -> bool:
-        """Do what an error in place of records calls for; return False where that is not known."""
-        if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
-            self._look_for_starts(assignment, [partition])
-        elif isinstance(error, RecordTooLargeError):
-            self._stop(assignment, partition, "it is larger than a fetch, or says so", None)
-        else:
-            return False
-        return True
-
-    def _drop_alike(
-        self, assignment: Assignment, places: Collection[TopicPartition], error: Exception
-    ) -> None:
-        """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""
-        for one in assignment.partitions.buffered():
-            if one in places and type(assignment.partitions.error(one)) is type(error):
-                assignment.partitions.drop(one)
-
-    def _count_damage(
-        self,
-        assignment: Assignment,
-        partition: TopicPartition,
-        reading: Reading,
-        damage: Exception,
-        behind: int | None,
-    ) -> None:
-        offset, reads = reading.damaged_at
-        reads = reads + 1 if offset == reading.position else 1
-        reading.damaged_at = (reading.position or 0, reads)
-        if reads == _READS_OF_DAMAGE:
-            self._stop(assignment, partition, f"{type(damage).__name__}: {damage}", behind)
-
-    def _stop(
-        self, assignment: Assignment, partition: TopicPartition, reason: str, behind: int | None
-    ) -> None:
-        """Read no more of a partition whose next batch cannot be read; all others go on."""
-        assignment.partitions.pause(partition)
-        topic, number = partition
-        offset = assignment.readings[partition].position
-        self.stopped[topic, number] = why = unreadable(partition, offset, reason, behind, self._group_id)
-        log.error("partition_stopped", topic=topic, partition=number, offset=offset, error=why)
-
-    def _look_for_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
-        for one in partitions:
-            assignment.readings[one].is_lost = True
-        self._run_beside(self._find_starts(assignment, partitions))
 
     def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
         looking = asyncio.create_task(work, name="look at logs")
@@ -265,28 +188,19 @@ class PartitionReader:
 
     async def _compare_ids(self, assignment: Assignment) -> None:
         try:
-            ids = await assignment.partitions.topic_ids()
+            ids = await self._topic_ids(assignment.partitions)
         finally:
             self._is_comparing = False
-        for topic, topic_id in ids.items():
-            before = assignment.topic_ids.setdefault(topic, topic_id)
-            if before == topic_id or not assignment.partitions.holds:
-                continue
-            assignment.topic_ids[topic] = topic_id
-            replaced = [one for one in assignment.readings if one[0] == topic]
-            for one in replaced:
-                reading = assignment.readings[one]
-                reading.is_replaced = True
-                reading.epoch = next(
-                    self._numbers
-                )  # so that nothing of the log before is committed from now on
-            self._look_for_starts(assignment, replaced)
+        assignment.compare(ids)
+
+    async def _topic_ids(self, partitions: AssignedPartitions) -> dict[str, str]:
+        return await topic_ids(client_of(self.consumer), {topic for topic, _ in partitions.partitions})
 
     async def _look_for_topics(self, partitions: AssignedPartitions) -> None:
-        """Have topics that are missing read as soon as they are made."""
+        """Have topics that are missing read as soon as they are made: where that is news, a rebalance begins."""
         while partitions.holds and partitions.missing_topics():
             await asyncio.sleep(_LOOK_FOR_TOPICS_S)
-            await partitions.look_again()
+            await client_of(self.consumer).force_metadata_update()
 
     async def _find_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
         """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""
@@ -298,12 +212,11 @@ class PartitionReader:
                 left = []
                 for group, starts in zip(groups, answers, strict=True):
                     if not isinstance(starts, BaseException):
-                        for partition in group:
-                            self._go_on_at(assignment, partition, starts[partition])
+                        for place in group:
+                            assignment.go_on_at(place, starts[place])
                     elif isinstance(starts, KafkaError):
-                        log.warning(
-                            "log_start_unknown", partitions=[tuple(one) for one in group], error=str(starts)
-                        )
+                        told = [tuple(one) for one in group]
+                        log.warning("log_start_unknown", partitions=told, error=str(starts))
                         left += group
                     else:
                         raise starts
@@ -314,36 +227,10 @@ class PartitionReader:
             assignment.fault = error
         assignment.partitions.wake()
 
-    def _go_on_at(self, assignment: Assignment, partition: TopicPartition, start: int) -> None:
-        """Read a partition from the start of its log on."""
-        if not assignment.partitions.holds:
-            return
-        reading = assignment.readings[partition]
-        before, reading.position, reading.is_lost = reading.position, start, False
-        is_replaced, reading.is_replaced = reading.is_replaced, False
-        assignment.partitions.seek(partition, start)
-        if before is None and not is_replaced:
-            return
-        topic, number = partition
-        if before is not None and start > before and not is_replaced:
-            self.removed_unread[(topic, number)] += start - before
-            log.warning(
-                "unread_records_removed",
-                topic=topic,
-                partition=number,
-                from_offset=before,
-                to_offset=start,
-                count=start - before,
-            )
-            assignment.due.append(self._fetched(assignment, partition, reading, before, ()))
-        else:
-            # Made again; or it ended before the position: cut off or restored. Nothing tells which of its records
-            # are new, so all are.
-            reading.epoch = next(self._numbers)
-            reading.begins = True
-            reading.committed = UNKNOWN_OFFSET
-            if before != start:
-                log.warning(
-                    "log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start
-                )
-            assignment.due.append(self._fetched(assignment, partition, reading, start, ()))
+
+def record_of(partition: Any, raw: Any) -> Record:
+    """Return what is delivered of one of aiokafka's raw records of a partition."""
+    headers = raw.headers or ()  # nearly always none, and then no list is kept for each
+    return Record(
+        partition.topic, partition.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers
+    )

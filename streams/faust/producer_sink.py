@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 
+from streams.kafka.aiokafka_internals import fill
 from streams.kafka.connection import is_passing_for
 
 if TYPE_CHECKING:
-    from aiokafka.producer.message_accumulator import BatchBuilder
-
     from streams.delivery.port import ProducerRecord
 
 
@@ -46,20 +44,3 @@ class ProducerSink:
         except Exception as error:  # noqa: BLE001 - it is for those who wait
             return count, error
         return count, None
-
-
-def fill(batch: BatchBuilder, records: Sequence[ProducerRecord]) -> int:
-    """Append to a new batch as many of `records` as it has room for, at least one; return how many.
-
-    As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
-    day, each time.
-    """
-    append = batch._builder.append
-    now_ms = int(time.time() * 1000)
-    count = 0
-    for record in records:
-        if append(count, now_ms, record.key, record.value, record.headers) is None:
-            break
-        count += 1
-    batch._relative_offset = count
-    return count

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Collection, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiokafka.errors import TopicAuthorizationFailedError
 from faust.types import TP
 
 from streams.delivery.offsets import Fetched, TopicPartition
 from streams.delivery.port import RecordListener
-from streams.faust.assigned_partitions import ConsumerClosing
 from streams.faust.membership import Membership
-
-if TYPE_CHECKING:
-    from streams.faust.consumer_thread import ConsumerThread
+from streams.faust.positions import PartitionReader
+from streams.kafka.aiokafka_internals import ConsumerClosing
 
 T = TypeVar("T")
 
@@ -26,8 +23,9 @@ T = TypeVar("T")
 class FaustConsumer(Protocol):
     """What a source needs of Faust's consumer."""
 
-    app: Any
-    _thread: ConsumerThread
+    @property
+    def should_stop(self) -> bool:
+        """Whether it is being stopped."""
 
     def active_partitions(self) -> AbstractSet[TP]:
         """Return the partitions that are assigned."""
@@ -50,6 +48,8 @@ class FaustSource:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
+        self.reader = PartitionReader(membership.kafka)
+        """Lives in the consumer's thread."""
         self._generation: int | None = None
         self._next_generation: int | None = None
         self._is_open = asyncio.Event()
@@ -79,23 +79,18 @@ class FaustSource:
         def deliver(fetched: list[Fetched]) -> None:
             taken.clear()
             self.consumer.queue_of(topic).put_nowait(fetched)
-            # Else Faust takes a busy worker for one whose streams stand still, and says so.
-            now = time.monotonic()
-            self.consumer.app.monitor.stream_inbound_time.update({TP(*one.place): now for one in fetched})
 
         def hand_over(fetched: list[Fetched]) -> None:
             # Not as what the fetch returns, which would be lost where it is cancelled.
             loop.call_soon_threadsafe(deliver, fetched)
 
         try:
-            await self._in_thread(
-                self.consumer._thread.fetch(generation, partitions, most, timeout_s, hand_over)
-            )
+            await self._in_thread(self.reader.deliver(generation, partitions, most, timeout_s, hand_over))
             self._membership.may_read(topic)
         except TopicAuthorizationFailedError:
             await asyncio.sleep(self._membership.may_not_read(topic))
         except ConsumerClosing:
-            if not self.consumer.app.should_stop:
+            if not self.consumer.should_stop:
                 raise
             self.close()
         await taken.wait()
@@ -103,20 +98,17 @@ class FaustSource:
     async def commit(
         self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
     ) -> Mapping[TopicPartition, int]:
-        answers = await self._in_thread(self.consumer._thread.commit_once(offsets, epochs))
-        committed = {TP(*place): offsets[place] for place, code in answers.items() if code == 0}
-        self.consumer.app.monitor.on_tp_commit(committed)
-        return answers
+        return await self._in_thread(self.reader.commit(offsets, epochs))
 
     @property
     def stopped_partitions(self) -> dict[TopicPartition, str]:
         """Partitions of which no more is read until the worker starts again, as a batch cannot be read; with why."""
-        return dict(self.consumer._thread.source.stopped)
+        return dict(self.reader.stopped)
 
     @property
     def removed_unread(self) -> dict[TopicPartition, int]:
         """How many offsets of each partition the broker had removed before they were read, since the start."""
-        return dict(self.consumer._thread.source.removed_unread)
+        return dict(self.reader.removed_unread)
 
     def take(self, topic: str, fetched: list[Fetched]) -> None:
         """Take from an agent what lay in its queue."""
@@ -144,9 +136,7 @@ class FaustSource:
 
         Not by Faust's `call_thread`: two calls are all it runs at once, and a commit may wait for its coordinator.
         """
-        return await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(work, self.consumer._thread.thread_loop)
-        )
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.reader.loop))
 
 
 def _event_set() -> asyncio.Event:

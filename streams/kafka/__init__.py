@@ -1,6 +1,7 @@
 """What is on Kafka and how to reach it: connections, topics, rights, message headers.
 
 - connection, patient_connections, connection_problems: clients from the settings, and why no broker answers
+- aiokafka_internals: all that is used of aiokafka beyond what it promises
 - settings: section kafka of the settings tree, all that a client needs
 - topics, topic_admin, topic_reader, topic_problems: names, creation, checks and whole reads
 - rights, group_refusals, broker_requests, broker_watch: what a broker allows, refuses and says about itself

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from types import FunctionType
 from typing import Any
 
 # Not used here: aiokafka starts without it too, and then stops at the first batch of another codec than gzip.
 import cramjam  # noqa: F401
-from aiokafka import AIOKafkaConsumer, codec
-from aiokafka.consumer import fetcher
+from aiokafka import codec
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecord, DefaultRecordBase
 from aiokafka.record.memory_records import MemoryRecords
@@ -33,14 +31,6 @@ _UNCOMPRESSED = {
     DefaultRecordBase.CODEC_LZ4: codec.lz4_decode,
     DefaultRecordBase.CODEC_ZSTD: codec.zstd_decode,
 }
-
-
-def forgive_header_names_of(consumer: AIOKafkaConsumer) -> None:
-    """Have what `consumer` fetches read forgivingly, and nothing else of this process.
-
-    It is started and has no partitions yet, so that no fetch is under way.
-    """
-    consumer._fetcher.__class__ = _ForgivingFetcher
 
 
 class ForgivingRecords:
@@ -89,25 +79,6 @@ class ForgivingRecords:
         except struct.error:
             return None
         return int(behind) if behind > first else None
-
-
-def seeing(function: FunctionType, **names: Any) -> Any:
-    """Return the same function for which these global names stand for something else."""
-    copy = FunctionType(
-        function.__code__,
-        {**function.__globals__, **names},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-class _ForgivingFetcher(fetcher.Fetcher):  # type: ignore[misc]
-    """aiokafka's fetcher, but for what it makes of an answer."""
-
-    _proc_fetch_request = seeing(fetcher.Fetcher._proc_fetch_request, MemoryRecords=ForgivingRecords)
 
 
 class _ForgivingBatch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import defaultdict
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.client import ConnectionGroup
+
+from streams.kafka.aiokafka_internals import connect_by
 
 SILENT_S = 5.0
 """What a broker may take to make a connection usable while others answer; up to six times as long where none does."""
@@ -50,9 +51,7 @@ class PatientConnections:
     ) -> None:
         """Take over how `client` (AIOKafkaClient) makes its connections."""
         self._client = client
-        self._connect = client._get_conn
-        client._get_conn = self._connection
-        client._get_conn_lock_value = contextlib.nullcontext()  # a silent broker would hold up all others
+        self._connect = connect_by(client, self._connection)
         self._any_node = client.get_random_node
         client.get_random_node = self._random_node
         self._clock, self._sleep, self._is_open = clock, sleep, is_open or _is_open
@@ -116,11 +115,6 @@ class PatientConnections:
                     closed.add(one)
                 elif one in closed:
                     return
-
-
-def client_of(owner: Any) -> Any:
-    """Return the AIOKafkaClient of one of aiokafka's consumers or admins, which have no public name for it."""
-    return owner._client
 
 
 async def _is_open(host: str, port: int) -> bool:

@@ -16,13 +16,14 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from streams.kafka.aiokafka_internals import client_of
 from streams.kafka.connection import (
     BrokerUnavailable,
     broker_answering,
     is_passing,
     unavailable,
 )
-from streams.kafka.patient_connections import PatientConnections, client_of
+from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
 from streams.kafka.topics import Topics, TopicSpec, expected_topics
 from streams.settings import KafkaSettings

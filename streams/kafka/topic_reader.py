@@ -9,9 +9,10 @@ from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from streams.kafka.aiokafka_internals import client_of, parse_fetches
 from streams.kafka.connection import broker_answering, is_passing
-from streams.kafka.header_names import forgive_header_names_of
-from streams.kafka.patient_connections import PatientConnections, client_of
+from streams.kafka.header_names import ForgivingRecords
+from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
 from streams.settings import KafkaSettings
 
@@ -54,7 +55,7 @@ class TopicReader:
                 stack.push_async_callback(consumer.stop)
                 await consumer.start()
                 PatientConnections(client_of(consumer))
-                forgive_header_names_of(consumer)
+                parse_fetches(consumer, ForgivingRecords)
                 if self._topics:
                     await self._begin()
             stack.pop_all()

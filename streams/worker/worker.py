@@ -14,7 +14,8 @@ from handlers.logger import get_logger
 from streams.delivery.publisher import Publisher
 from streams.delivery.stream import Stream, build_stream
 from streams.faults import supervised, tell_of_faults
-from streams.faust.app import InferenceApp, build_app
+from streams.faust.app import build_app
+from streams.faust.faust_internals import InferenceApp
 from streams.faust.membership import Membership
 from streams.faust.producer_sink import ProducerSink
 from streams.faust.source import FaustSource

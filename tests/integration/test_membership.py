@@ -17,6 +17,7 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from deploy.local import KafkaCluster, KafkaRelease
 from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
+from streams.kafka.aiokafka_internals import Coordination
 from streams.kafka.group_refusals import GroupRefused
 from streams.kafka.rights import Rights, check_rights
 from streams.kafka.topic_admin import check_topics, create_topics
@@ -67,8 +68,7 @@ class Member:
 
     async def start(self) -> None:
         await self.consumer.start()
-        self.supervisor = Supervisor(self.consumer, self.membership)
-        self.supervisor.attach()
+        self.supervisor = Supervisor(Coordination(self.consumer), self.membership)
         self._watching = asyncio.create_task(self.supervisor.watch())
         self.consumer.subscribe(sorted(self.membership.topics))
 

@@ -18,9 +18,7 @@ from aiokafka.errors import (
 from faust.transport.drivers import aiokafka as driver
 
 from streams import repeated_lines
-from streams.faust.app import InferenceApp
-from streams.faust.consumer import BatchConsumer, PatientProducer
-from streams.faust.consumer_thread import ConsumerThread
+from streams.faust.faust_internals import BatchConsumer, ConsumerThread, InferenceApp, PatientProducer
 from streams.logs import configure_logging, tell_left_out
 from streams.repeated_lines import RepeatedLines
 from streams.settings import LoggingSettings

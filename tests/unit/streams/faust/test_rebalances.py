@@ -11,17 +11,15 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import aiokafka.abc
 import pytest
 
 from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record, TopicPartition
-from streams.faust.assigned_partitions import ConsumerClosing
-from streams.faust.commits import CommittingThread
-from streams.faust.fetched_records import deliver_as_received
 from streams.faust.positions import PartitionReader
+from streams.kafka.aiokafka_internals import ConsumerClosing
+from streams.settings import KafkaSettings
 from tests.unit.streams.fake_brokers import SESSION_S, Brokers, consumer_of, virtual_time
 
 PARTITIONS = {"requests": 8, "others": 3}
@@ -36,17 +34,10 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         self.group = group
         self.pause = group.pause
         self.tracker = OffsetTracker(window=40)
-        self.source = PartitionReader("group")
+        self.source = PartitionReader(KafkaSettings(session_timeout_s=SESSION_S, heartbeat_interval_s=0.1))
         self.consumer = consumer_of(group.brokers)
-        self.source.attach(self.consumer)
         self.generation: int | None = None
         self.queue: asyncio.Queue[Fetched] = asyncio.Queue()
-        self.thread: Any = SimpleNamespace(
-            _ensure_consumer=lambda: self.consumer,
-            source=self.source,
-            app=SimpleNamespace(conf=SimpleNamespace(broker_session_timeout=SESSION_S)),
-            tp_last_committed_at={},
-        )
         self.tasks: set[asyncio.Task[None]] = set()
         self.is_stopping = False
 
@@ -63,7 +54,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         await self.consumer.start()
-        deliver_as_received(self.consumer)
+        self.source.attach(self.consumer)
         self.consumer.subscribe(list(PARTITIONS), listener=self)
         for topic in PARTITIONS:
             self.run(self.follow(topic))
@@ -149,7 +140,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         offsets = self.tracker.positions()
         if not offsets:
             return
-        answers = await CommittingThread.commit_once(cast(CommittingThread, self.thread), offsets, epochs)
+        answers = await self.source.commit(offsets, epochs)
         committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
         self.tracker.committed(committed, epochs)
         self.tracker.give_up(offsets.keys() - answers.keys(), epochs)

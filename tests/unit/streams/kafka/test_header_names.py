@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record import memory_records
@@ -29,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.kafka import header_names
-from streams.kafka.header_names import ForgivingRecords, forgive_header_names_of
+from streams.kafka.header_names import ForgivingRecords
 from tests.raw_names import RawName
 
 Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -176,18 +173,3 @@ def test_what_aiokafka_can_read_is_read_as_it_reads_it(made: list[Message], firs
     data = batch(first, made)
     ours = header_names._records_in(memoryview(data))
     assert list(map(told, ours)) == list(map(told, DefaultRecordBatch(data)))
-
-
-def test_aiokafka_still_reads_what_it_fetched_with_what_is_replaced() -> None:
-    assert "MemoryRecords(part_data[-1])" in inspect.getsource(fetcher.Fetcher._proc_fetch_request)
-
-
-def test_one_consumer_can_be_made_forgiving_and_nothing_else_of_the_process() -> None:
-    before = dict(vars(fetcher))
-    consumer: Any = SimpleNamespace(_fetcher=fetcher.Fetcher.__new__(fetcher.Fetcher))
-    forgive_header_names_of(consumer)
-    made = type(consumer._fetcher)
-    assert issubclass(made, fetcher.Fetcher)
-    assert made._proc_fetch_request.__globals__["MemoryRecords"] is ForgivingRecords
-    assert dict(vars(fetcher)) == before
-    assert fetcher.Fetcher._proc_fetch_request.__globals__ is vars(fetcher)

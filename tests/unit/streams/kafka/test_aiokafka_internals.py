@@ -1,4 +1,4 @@
-"""What the worker's consumer fetches comes as our own objects, and only that."""
+"""What one consumer fetches is read and delivered as asked, and that of no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.delivery.offsets import Record
-from streams.faust.fetched_records import deliver_as_received
+from streams.faust.positions import record_of
+from streams.kafka.aiokafka_internals import parse_fetches
+from streams.kafka.header_names import ForgivingRecords
 
 PLACE = TopicPartition("requests", 3)
 HEADERS = [("name", b"content"), ("name", None)]
@@ -42,7 +44,7 @@ def batch() -> bytes:
 
 def fetched_by(whose: Any, *, position: int = 0) -> list[Any]:
     """Return what the fetcher of a consumer makes of an answer to a fetch at `position`."""
-    known = type(whose._fetcher)._proc_fetch_request.__globals__
+    known = whose._fetcher._proc_fetch_request.__globals__
     records = known["MemoryRecords"](batch())
     return list(
         known["PartitionRecords"](PLACE, records, None, position, None, whose._value_deserializer, True, 0)
@@ -51,7 +53,7 @@ def fetched_by(whose: Any, *, position: int = 0) -> list[Any]:
 
 def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
     ours = consumer()
-    deliver_as_received(ours)
+    parse_fetches(ours, ForgivingRecords, record_of)
     first, second = fetched_by(ours)
     assert isinstance(first, Record)
     assert (first.topic, first.partition, first.offset, first.timestamp) == ("requests", 3, 0, 1000)
@@ -62,7 +64,7 @@ def test_a_record_comes_as_received_with_all_that_is_read_of_it() -> None:
 
 def test_what_lies_before_the_position_is_left_out_as_ever() -> None:
     ours = consumer()
-    deliver_as_received(ours)
+    parse_fetches(ours, ForgivingRecords, record_of)
     assert [one.offset for one in fetched_by(ours, position=1)] == [1]
 
 
@@ -72,7 +74,7 @@ def test_other_consumers_of_the_process_get_the_records_they_know_and_no_module_
 
     before = dict(vars(fetcher))
     ours, plain, other = consumer(), consumer(), consumer(as_text)
-    deliver_as_received(ours)
+    parse_fetches(ours, ForgivingRecords, record_of)
     first, second = fetched_by(other)
     assert isinstance(first, ConsumerRecord)
     assert (first.value, second.value, first.timestamp_type) == ("first", "nothing", 0)
@@ -81,5 +83,6 @@ def test_other_consumers_of_the_process_get_the_records_they_know_and_no_module_
 
 
 def test_aiokafka_still_makes_records_where_it_is_told_to_make_ours() -> None:
+    assert "MemoryRecords(part_data[-1])" in inspect.getsource(fetcher.Fetcher._proc_fetch_request)
     assert "PartitionRecords(" in inspect.getsource(fetcher.Fetcher._proc_fetch_request)
     assert "self._consumer_record(tp, record)" in inspect.getsource(fetcher.PartitionRecords._unpack_records)

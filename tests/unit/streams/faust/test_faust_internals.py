@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka import AIOKafkaConsumer, errors
+from aiokafka import errors
 from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as base
@@ -26,41 +26,28 @@ from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Topic
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
-from streams.faust.app import InferenceApp
-from streams.faust.assigned_partitions import ConsumerClosing
-from streams.faust.consumer import BatchConsumer, BatchTransport
+from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp, RebalanceListener
 from streams.faust.membership import Membership
+from streams.faust.positions import PartitionReader
 from streams.faust.source import FaustSource
+from streams.kafka.aiokafka_internals import ConsumerClosing
 from streams.settings import KafkaSettings
 from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
 PARTITION = TP(TOPIC, 0)
 
 
-class Thread(Service):
-    """Stands for the consumer's thread: answers fetches from a script, in the order in which they are asked for."""
+class Reader:
+    """Stands for what lives in the consumer's thread: answers fetches from a script, in the order of asking."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.answers: list[list[Fetched] | Exception] = []
         self.asked: list[set[TopicPartition]] = []
         self.generations: list[int] = []
         self.timeouts: list[float] = []
-        self.thread_loop = asyncio.get_running_loop()
-        self.committed: list[dict[TopicPartition, int]] = []
-        self.refusals: dict[str, int] = {}
-        """The broker's error code for commits of a topic."""
-        self.replaced = False
+        self.loop = asyncio.get_running_loop()
 
-    async def commit_once(
-        self, offsets: dict[TopicPartition, int], epochs: dict[TopicPartition, int]
-    ) -> dict[TopicPartition, int]:
-        if self.replaced:
-            return {}
-        self.committed.append(offsets)
-        return {place: self.refusals.get(place[0], 0) for place in offsets}
-
-    async def fetch(
+    async def deliver(
         self,
         generation: int,
         partitions: set[TopicPartition],
@@ -82,7 +69,7 @@ class Thread(Service):
 
 class Consumer(BatchConsumer):
     def _new_consumer_thread(self) -> Any:
-        return Thread()
+        return Service()
 
 
 class Transport(BatchTransport):
@@ -116,8 +103,8 @@ class Rig:
             tracker=self.tracker,
             kafka=KafkaSettings(commit_interval_s=60.0),
         )
-        self.committer = self.stream.committer
-        self.thread: Thread = self.consumer._thread
+        self.reader = Reader()
+        self.source.reader = cast(PartitionReader, self.reader)
         self.consumer._active_partitions = {PARTITION}
         self.queue: asyncio.Queue[list[Fetched]] = self.app.FlowControlQueue(1, clear_on_resume=True)
         self.consumer.queue_of = lambda topic: self.queue
@@ -151,15 +138,8 @@ class Rig:
 
     async def asked(self) -> None:
         """Wait for the first fetch."""
-        while not self.thread.asked:
+        while not self.reader.asked:
             await asyncio.sleep(0)
-
-    def track(self, *offsets: int, partition: int = 0) -> list[Any]:
-        """Have messages taken, each of a fetch of its own."""
-        made = [message(offset, partition=partition) for offset in offsets]
-        for one in made:
-            self.tracker.track(self.fetches.of([one]))
-        return made
 
 
 @pytest.fixture
@@ -178,11 +158,11 @@ async def turns() -> None:
 
 async def test_a_topic_that_may_not_be_read_any_more_is_told_and_read_again_when_it_may(rig: Rig) -> None:
     membership = rig.membership
-    rig.thread.answers.append(errors.TopicAuthorizationFailedError(TOPIC))
+    rig.reader.answers.append(errors.TopicAuthorizationFailedError(TOPIC))
     async with asyncio.timeout(60):
         while not membership.unreadable:
             await asyncio.sleep(0)
-        rig.thread.answers.append(rig.fetched(5, 2))
+        rig.reader.answers.append(rig.fetched(5, 2))
         assert [one.offset for fetched in await rig.queue.get() for one in fetched.records] == [5, 6]
         while membership.unreadable:
             await asyncio.sleep(0)
@@ -190,18 +170,18 @@ async def test_a_topic_that_may_not_be_read_any_more_is_told_and_read_again_when
 
 async def test_what_a_fetch_brings_arrives_in_one_list(rig: Rig) -> None:
     other = rig.fetched(1, 1, partition=1)
-    rig.thread.answers.append(rig.fetched(5, 2) + other)
+    rig.reader.answers.append(rig.fetched(5, 2) + other)
     async with asyncio.timeout(10):
         arrived = await rig.queue.get()
     assert [[one.offset for one in fetched.records] for fetched in arrived] == [[5, 6], [1]]
-    assert (rig.thread.asked[0], rig.thread.generations[0]) == ({PARTITION}, 1)
+    assert (rig.reader.asked[0], rig.reader.generations[0]) == ({PARTITION}, 1)
 
 
 async def test_the_next_fetch_waits_until_the_list_was_taken(rig: Rig) -> None:
-    rig.thread.answers += [rig.fetched(0, 2), rig.fetched(2, 2)]
+    rig.reader.answers += [rig.fetched(0, 2), rig.fetched(2, 2)]
     assert await rig.offsets() == [0, 1]
     await turns()
-    assert len(rig.thread.asked) == 1
+    assert len(rig.reader.asked) == 1
     rig.take()
     assert await rig.offsets() == [2, 3]
 
@@ -213,17 +193,17 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
     rig.consumer._active_partitions = {PARTITION, other}
     await rig.asked()
     rig.tracker.hold_back((TOPIC, 0))
-    rig.thread.answers += [[], []]
-    while len(rig.thread.asked) < 3:
+    rig.reader.answers += [[], []]
+    while len(rig.reader.asked) < 3:
         await asyncio.sleep(0)
     rig.tracker.release((TOPIC, 0))
-    rig.thread.answers.append(rig.fetched(5, 1))
+    rig.reader.answers.append(rig.fetched(5, 1))
     assert await rig.offsets() == [5]
     rig.take()
-    while len(rig.thread.asked) < 4:
+    while len(rig.reader.asked) < 4:
         await asyncio.sleep(0)
-    assert rig.thread.asked[1:] == [{other}, {other}, {PARTITION, other}]
-    assert rig.thread.timeouts[1] == rig.thread.timeouts[2] < rig.thread.timeouts[3]
+    assert rig.reader.asked[1:] == [{other}, {other}, {PARTITION, other}]
+    assert rig.reader.timeouts[1] == rig.reader.timeouts[2] < rig.reader.timeouts[3]
 
 
 async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at_the_first_release(
@@ -231,11 +211,11 @@ async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at
 ) -> None:
     await rig.asked()
     rig.tracker.hold_back(PARTITION)
-    rig.thread.answers.append([])
+    rig.reader.answers.append([])
     await turns()
-    assert (rig.thread.answers, len(rig.thread.asked)) == ([], 1)
+    assert (rig.reader.answers, len(rig.reader.asked)) == ([], 1)
     rig.tracker.release(PARTITION)
-    rig.thread.answers.append(rig.fetched(0, 2))
+    rig.reader.answers.append(rig.fetched(0, 2))
     assert await rig.offsets() == [0, 1]
 
 
@@ -244,13 +224,13 @@ async def test_nothing_is_fetched_between_two_generations_and_the_topic_is_follo
 ) -> None:
     await rig.asked()
     rig.consumer.stop_flow()
-    rig.thread.answers.append([])
+    rig.reader.answers.append([])
     await turns()
-    assert (len(rig.thread.asked), rig.is_current(1)) == (1, False)
+    assert (len(rig.reader.asked), rig.is_current(1)) == (1, False)
     rig.open(2)
-    rig.thread.answers.append(rig.fetched(0, 3, generation=2))
+    rig.reader.answers.append(rig.fetched(0, 3, generation=2))
     assert await rig.offsets() == [0, 1, 2]
-    assert rig.thread.generations == [1, 2]
+    assert rig.reader.generations == [1, 2]
     assert rig.is_current(2)
 
 
@@ -259,13 +239,13 @@ async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: R
     await rig.asked()
     rig.consumer.stop_flow()
     rig.consumer.resume_flow()
-    rig.thread.answers.append([])
+    rig.reader.answers.append([])
     await turns()
-    assert (len(rig.thread.asked), rig.is_current(1)) == (1, False)
+    assert (len(rig.reader.asked), rig.is_current(1)) == (1, False)
 
 
 async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Rig) -> None:
-    rig.thread.answers.append(rig.fetched(0, 2))
+    rig.reader.answers.append(rig.fetched(0, 2))
     while not rig.queue.full():
         await asyncio.sleep(0)
     rig.app.flow_control.resume()
@@ -275,7 +255,7 @@ async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Ri
 
 
 async def test_what_an_older_generation_left_in_the_queue_is_taken_first(rig: Rig) -> None:
-    rig.thread.answers.append(rig.fetched(0, 2))
+    rig.reader.answers.append(rig.fetched(0, 2))
     while not rig.queue.full():
         await asyncio.sleep(0)
     rig.app.flow_control.suspend()
@@ -283,12 +263,12 @@ async def test_what_an_older_generation_left_in_the_queue_is_taken_first(rig: Ri
     rig.consumer.stop_flow()
     rig.open(2)
     await turns()
-    assert len(rig.thread.asked) == 1
+    assert len(rig.reader.asked) == 1
     async with asyncio.timeout(10):
         [left] = await rig.queue.get()
     assert not rig.is_current(left.generation)
     rig.take()
-    rig.thread.answers.append(rig.fetched(0, 2, generation=2))
+    rig.reader.answers.append(rig.fetched(0, 2, generation=2))
     assert await rig.offsets() == [0, 1]
 
 
@@ -300,7 +280,7 @@ async def test_a_fetch_that_is_cancelled_is_delivered_all_the_same(rig: Rig) -> 
         arguments[-1]([one])
         await asyncio.sleep(3600)
 
-    rig.thread.fetch = fetch  # type: ignore[method-assign, assignment]
+    rig.reader.deliver = fetch  # type: ignore[method-assign, assignment]
     fetching = asyncio.create_task(rig.source.fetch(1, TOPIC, {PARTITION}, 10, 1.0))
     await asyncio.sleep(0)
     fetching.cancel()
@@ -309,14 +289,14 @@ async def test_a_fetch_that_is_cancelled_is_delivered_all_the_same(rig: Rig) -> 
 
 async def test_a_consumer_that_is_closed_while_nobody_stops_ends_the_worker(rig: Rig) -> None:
     following = await rig.following()
-    rig.thread.answers += [ConsumerClosing(), ConsumerClosing()]
+    rig.reader.answers += [ConsumerClosing(), ConsumerClosing()]
     with pytest.raises(ConsumerClosing):
         await following
 
 
 async def test_a_lost_position_ends_the_worker(rig: Rig) -> None:
     following = await rig.following()
-    rig.thread.answers += [PositionLost("offset 3 was due"), PositionLost("offset 3 was due")]
+    rig.reader.answers += [PositionLost("offset 3 was due"), PositionLost("offset 3 was due")]
     with pytest.raises(PositionLost):
         await following
 
@@ -361,7 +341,7 @@ def test_what_is_replaced_or_relied_on_in_faust_is_as_it_was(
     method: Callable[..., Any], fingerprint: str
 ) -> None:
     assert fingerprint_of(method) == FINGERPRINTS[fingerprint], (
-        f"{method.__qualname__} has changed: read it, compare consumer.py and commits.py, then note it"
+        f"{method.__qualname__} has changed: read it, compare faust_internals.py, then note it"
     )
 
 
@@ -369,14 +349,39 @@ def fingerprint_of(method: Callable[..., Any]) -> str:
     return hashlib.sha256(inspect.getsource(method).encode()).hexdigest()[:12]
 
 
-def test_aiokafka_still_keeps_the_wait_of_a_fetch_and_the_generation_where_they_are_looked_for() -> None:
-    assert "self._fetch_max_wait_ms" in inspect.getsource(AIOKafkaConsumer.__init__)
-    source = inspect.getsource(driver.ConsumerRebalanceListener.on_partitions_assigned)
-    assert "_coordinator.generation" in source
-
-
 def test_the_transport_brings_our_consumer() -> None:
     assert BatchTransport.Consumer is BatchConsumer
+
+
+class Failing:
+    """Stands for the consumer's thread, of which each step raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.crashes: list[Exception] = []
+        self.reader = SimpleNamespace(close=lambda: None, begin=self.fail)
+        self.app = SimpleNamespace(on_rebalance_start=lambda: None)
+
+    async def fail(self, *_: Any) -> None:
+        raise self.error
+
+    on_partitions_revoked = fail
+
+    async def crash(self, error: Exception) -> None:
+        self.crashes.append(error)
+
+
+@pytest.mark.parametrize("step", ["on_partitions_revoked", "on_partitions_assigned"])
+async def test_whatever_a_step_of_a_rebalance_raises_ends_the_worker(step: str) -> None:
+    thread: Any = Failing(KeyError("a mistake of ours"))
+    await getattr(RebalanceListener(thread), step)([])
+    assert thread.crashes == [thread.error]
+
+
+async def test_a_stop_during_a_rebalance_is_no_fault() -> None:
+    thread: Any = Failing(ConsumerClosing())
+    await RebalanceListener(thread).on_partitions_assigned([])
+    assert thread.crashes == []
 
 
 FINGERPRINTS: dict[str, str] = {

@@ -1,0 +1,219 @@
+"""One assignment of the group: how far each of its partitions is read, and what is taken of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
+
+from handlers.logger import get_logger
+from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, PositionLost, Record, TopicPartition
+from streams.kafka.aiokafka_internals import AssignedPartitions
+
+log = get_logger(__name__)
+
+_READS_OF_DAMAGE = 3
+"""How often a batch is fetched before its partition stops: it may have been damaged on its way."""
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """How far one partition is read."""
+
+    epoch: int
+    position: int | None
+    """Where the next record taken has to come from; None until it is known where the log begins."""
+    committed: int | None
+    begins: bool = True
+    """Whether nothing of this epoch was taken yet."""
+    is_lost: bool = False
+    """Whether it is being looked up where the log begins."""
+    is_replaced: bool = False
+    """Whether its log is known to be another than the one that was read."""
+    damaged_at: tuple[int, int] = (-1, 0)
+    """The position of a batch that could not be read, and how often."""
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """One assignment, for as long as its partitions hold."""
+
+    generation: int
+    member_generation: int
+    """What the broker calls it."""
+    partitions: AssignedPartitions
+    group_id: str
+    numbers: Iterator[int]
+    """Of epochs, which are never used twice."""
+    removed_unread: Counter[TopicPartition]
+    find_starts: Callable[[list[TopicPartition]], None]
+    """Called with partitions that are lost; has `go_on_at` called for each, some time later."""
+    topic_ids: dict[str, str]
+    readings: dict[TopicPartition, Reading] = field(default_factory=dict)
+    stopped: dict[TopicPartition, str] = field(default_factory=dict)
+    """Why no more is read of a partition."""
+    due: list[Fetched] = field(default_factory=list)
+    """What has to be delivered though it holds no records."""
+    fault: BaseException | None = None
+    """What ended the search for the start of a log; the next take raises it."""
+
+    def start(self, committed: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        """Set all positions to what the group has, with what it noted; those of logs made again since are lost."""
+        for place in self.partitions.partitions:
+            offset, noted = committed.get(place, (None, ""))
+            reading = self.readings[place] = Reading(next(self.numbers), offset, offset)
+            if noted and noted != self.topic_ids[place[0]]:
+                reading.is_replaced = True
+            elif offset is not None:
+                self.partitions.seek(place, offset)
+        without = [one for one, it in self.readings.items() if it.is_replaced or it.position is None]
+        for topic in {topic for topic, _ in without}:
+            self._lose([one for one in without if one[0] == topic])
+
+    def take(self, places: Collection[TopicPartition], most: int) -> list[Fetched]:
+        """Return what there is of these partitions, up to `most` records.
+
+        Raises:
+            KafkaError: permanent.
+            PositionLost: permanent; aiokafka has moved a position.
+        """
+        if self.fault is not None:
+            raise self.fault
+        taken = [one for one in self.due if one.place in places]
+        self.due = [one for one in self.due if one.place not in places]
+        for place in self.partitions.buffered():
+            reading = self.readings[place]
+            # While the start is looked for, the error stays where it is: aiokafka would ask again and again.
+            if place not in places or reading.is_lost:
+                continue
+            if error := self.partitions.error(place):
+                if not self._answer(place, error) and not taken:
+                    self._drop_alike(places, error)
+                    raise error
+            elif fetched := self._take_of(place, reading, most):
+                taken.append(fetched)
+                most -= len(fetched.records)
+                if most <= 0:
+                    break
+        return taken
+
+    def go_on_at(self, place: TopicPartition, start: int) -> None:
+        """Read a partition that was lost from the start of its log on."""
+        if not self.partitions.holds:
+            return
+        reading = self.readings[place]
+        before, reading.position, reading.is_lost = reading.position, start, False
+        is_replaced, reading.is_replaced = reading.is_replaced, False
+        self.partitions.seek(place, start)
+        if before is None and not is_replaced:
+            return
+        topic, number = place
+        if before is not None and start > before and not is_replaced:
+            self.removed_unread[place] += start - before
+            log.warning(
+                "unread_records_removed",
+                topic=topic,
+                partition=number,
+                from_offset=before,
+                to_offset=start,
+                count=start - before,
+            )
+            self.due.append(self._fetched(place, reading, before))
+            return
+        # Made again; or it ended before the position: cut off or restored. Nothing tells which of its records
+        # are new, so all are.
+        reading.epoch = next(self.numbers)
+        reading.begins = True
+        reading.committed = UNKNOWN_OFFSET
+        if before != start:
+            log.warning("log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start)
+        self.due.append(self._fetched(place, reading, start))
+
+    def compare(self, topic_ids: Mapping[str, str]) -> None:
+        """Lose the positions of topics that have other ids by now: they say nothing of the new logs."""
+        for topic, topic_id in topic_ids.items():
+            before = self.topic_ids.setdefault(topic, topic_id)
+            if before == topic_id or not self.partitions.holds:
+                continue
+            self.topic_ids[topic] = topic_id
+            replaced = [one for one in self.readings if one[0] == topic]
+            for one in replaced:
+                self.readings[one].is_replaced = True
+                # So that nothing of the log before is committed from now on.
+                self.readings[one].epoch = next(self.numbers)
+            self._lose(replaced)
+
+    def _lose(self, places: list[TopicPartition]) -> None:
+        for one in places:
+            self.readings[one].is_lost = True
+        self.find_starts(places)
+
+    def _take_of(self, place: TopicPartition, reading: Reading, most: int) -> Fetched | None:
+        start = reading.position
+        assert start is not None
+        if not self.partitions.buffered_from(place) == self.partitions.position(place) == start:
+            topic, number = place
+            raise PositionLost(
+                f"topic {topic} partition {number}: offset {start} was due and aiokafka goes on at offset "
+                f"{self.partitions.buffered_from(place)}; the worker stops, and what is behind the committed offset is "
+                "delivered again"
+            )
+        records, end, damage, batches = self.partitions.take(place, most)
+        reading.position = end
+        if damage is not None:
+            self._count_damage(place, reading, damage, batches.behind_batch)
+        return None if end == start and not records else self._fetched(place, reading, start, records)
+
+    def _fetched(
+        self, place: TopicPartition, reading: Reading, start: int, records: Sequence[Record] = ()
+    ) -> Fetched:
+        """Return what is delivered next of a partition: all from `start` up to its position."""
+        assert reading.position is not None
+        begins, reading.begins = reading.begins, False
+        end, epoch = reading.position, reading.epoch
+        return Fetched(*place, self.generation, epoch, start, end, records, begins, reading.committed)
+
+    def _answer(self, place: TopicPartition, error: Exception) -> bool:
+        """Do what an error in place of records calls for; return False where that is not known."""
+        if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
+            self._lose([place])
+        elif isinstance(error, RecordTooLargeError):
+            self._stop(place, "it is larger than a fetch, or says so", None)
+        else:
+            return False
+        return True
+
+    def _drop_alike(self, places: Collection[TopicPartition], error: Exception) -> None:
+        """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""
+        for one in self.partitions.buffered():
+            if one in places and type(self.partitions.error(one)) is type(error):
+                self.partitions.drop(one)
+
+    def _count_damage(
+        self, place: TopicPartition, reading: Reading, damage: Exception, behind: int | None
+    ) -> None:
+        offset, reads = reading.damaged_at
+        reads = reads + 1 if offset == reading.position else 1
+        reading.damaged_at = (reading.position or 0, reads)
+        if reads == _READS_OF_DAMAGE:
+            self._stop(place, f"{type(damage).__name__}: {damage}", behind)
+
+    def _stop(self, place: TopicPartition, reason: str, behind: int | None) -> None:
+        """Read no more of a partition whose next batch cannot be read; all others go on.
+
+        `behind` is the offset behind that batch, None where nobody knows.
+        """
+        self.partitions.pause(place)
+        topic, number = place
+        offset = self.readings[place].position
+        to_offset = "the offset behind it" if behind is None else str(behind)
+        self.stopped[topic, number] = why = (
+            f"the batch at offset {offset} of topic {topic} partition {number} cannot be read ({reason}); what is "
+            "before it is answered, what is behind it waits, other partitions go on. To go on behind it stop the "
+            f"workers of group {self.group_id}, run kafka-consumer-groups.sh --bootstrap-server <broker> "
+            f"--group {self.group_id} --topic {topic}:{number} --reset-offsets --to-offset {to_offset} --execute, "
+            "and start them again"
+        )
+        log.error("partition_stopped", topic=topic, partition=number, offset=offset, error=why)

@@ -1,0 +1,133 @@
+"""The offsets of the group: all of an assignment are read by one request, and commits are asked once.
+
+aiokafka reads one partition after the other and takes a coordinator that cannot tell for one that has nothing; it
+repeats a commit without end, also where a topic is gone. docs/decisions/manual-in-order-acks.md says more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiokafka import errors
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+
+from streams.delivery.committer import ASIDE, NO_MEMBER
+from streams.delivery.offsets import TopicPartition
+from streams.kafka.aiokafka_internals import ConsumerClosing, Coordination
+
+_RETRY_S = 0.1
+_TIMED_OUT = errors.RequestTimedOutError.errno
+_COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
+_NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TIMED_OUT})
+
+
+async def committed(
+    coordination: Coordination, partitions: Iterable[TopicPartition]
+) -> dict[TopicPartition, tuple[int, str]]:
+    """Return the offsets of these partitions, and what was noted with them; without those for which there is nothing.
+
+    Asks again for as long as the coordinator cannot tell.
+
+    Raises:
+        KafkaError: permanent; the group may not be read.
+        ConsumerClosing: the consumer is being stopped.
+    """
+    by_topic = defaultdict(list)
+    for topic, number in partitions:
+        by_topic[topic].append(number)
+    request = OffsetFetchRequest(coordination.group_id, list(by_topic.items()))
+    while not coordination.is_closing:
+        await coordination.found()
+        try:
+            return _offsets(await coordination.ask(request))
+        except errors.KafkaError as error:
+            if isinstance(error, _COORDINATOR_MOVED):
+                coordination.lost()
+            elif not error.retriable:
+                raise
+        await coordination.closed(_RETRY_S)
+    raise ConsumerClosing
+
+
+async def commit(
+    coordination: Coordination,
+    generation: int,
+    offsets: Mapping[TopicPartition, tuple[int, str]],
+    *,
+    timeout_s: float,
+) -> dict[TopicPartition, int]:
+    """Commit offsets, with what is noted with each, as a member of `generation`; return the broker's code of each.
+
+    0 where it has the offset. One that cannot be asked has the code of a time-out.
+
+    Raises:
+        KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+    """
+    if coordination.generation != generation:
+        return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
+    by_topic = defaultdict(list)
+    for (topic, number), (offset, note) in offsets.items():
+        by_topic[topic].append((number, offset, note))
+    request = OffsetCommitRequest(
+        coordination.group_id,
+        generation,
+        coordination.member_id,
+        OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+        list(by_topic.items()),
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            response = await coordination.ask(request)
+    except (errors.KafkaError, TimeoutError):
+        return dict.fromkeys(offsets, _TIMED_OUT)
+    answers = {(topic, number): code for topic, parts in response.topics for number, code in parts}
+    _react(coordination, set(answers.values()))
+    for place, code in answers.items():
+        _raise_if_permanent(place, code)
+    return {place: answers.get(place, _TIMED_OUT) for place in offsets}
+
+
+def _react(coordination: Coordination, codes: set[int]) -> None:
+    """Begin what the codes of a commit call for, as aiokafka's own commit does."""
+    if codes & _NO_COORDINATOR:
+        coordination.lost()
+    if codes & NO_MEMBER:
+        coordination.put_out()
+    elif errors.RebalanceInProgressError.errno in codes:
+        coordination.rejoin()
+
+
+def _raise_if_permanent(place: TopicPartition, code: int) -> None:
+    error = errors.for_code(code)
+    known = {0, errors.RebalanceInProgressError.errno, *ASIDE, *NO_MEMBER, *_NO_COORDINATOR}
+    if code not in known and not error.retriable:
+        topic, number = place
+        raise error(f"the broker refuses the offset of {topic}[{number}] with error {code}")
+
+
+def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str]]:
+    """Return the offsets of an answer.
+
+    Raises:
+        KafkaError: the broker could not tell, or would not.
+    """
+    if response.API_VERSION >= 2:
+        _check(response.error_code)
+    offsets = {}
+    for topic, partitions in response.topics:
+        for number, offset, note, error_code in partitions:
+            if errors.for_code(error_code) is errors.UnknownTopicOrPartitionError:
+                continue
+            _check(error_code)
+            if offset >= 0:
+                offsets[(topic, number)] = (offset, note or "")
+    return offsets
+
+
+def _check(error_code: int) -> None:
+    error = errors.for_code(error_code)
+    if error is not errors.NoError:
+        raise error()

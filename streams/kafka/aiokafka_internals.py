@@ -1,0 +1,327 @@
+"""What is needed of aiokafka that it does not promise: all its private names, behind plain ones.
+
+Only the object that is handed in is changed, never a module or a class. All runs on the event loop of its client. A
+worker pins aiokafka: read this file against a new version before moving to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.consumer import fetcher
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+    from aiokafka.producer.message_accumulator import BatchBuilder
+
+Place = tuple[str, int]
+"""A topic and the number of a partition; what aiokafka calls a TopicPartition is one."""
+_Call = Callable[..., Awaitable[Any]]
+_COORDINATION = ConnectionGroup.COORDINATION
+
+
+class ConsumerClosing(Exception):
+    """Raised where the consumer is being stopped, so that nothing more will come."""
+
+
+class Appendable(Protocol):
+    """What a batch takes."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+def client_of(owner: Any) -> Any:
+    """Return the AIOKafkaClient of a consumer or an admin."""
+    return owner._client
+
+
+def connect_by(client: Any, connect: _Call) -> _Call:
+    """Have `client` get each connection from `connect`, several at a time; return its own way to make one."""
+    own: _Call = client._get_conn
+    client._get_conn = connect
+    client._get_conn_lock_value = contextlib.nullcontext()  # a silent broker would hold up all others
+    return own
+
+
+def parse_fetches(
+    consumer: AIOKafkaConsumer, batches: type, record: Callable[[TopicPartition, Any], Any] | None = None
+) -> None:
+    """Have `batches` stand for aiokafka's `MemoryRecords` in all that `consumer` fetches.
+
+    `record` makes what is delivered of a partition and one of its raw records, where that is not a ConsumerRecord. The
+    consumer is started and has no partitions yet, so that no fetch is under way.
+    """
+    names: dict[str, Any] = {"MemoryRecords": batches}
+    if record is not None:
+        methods = {"_consumer_record": lambda _, partition, raw: record(partition, raw)}
+        names["PartitionRecords"] = type("PartitionRecords", (fetcher.PartitionRecords,), methods)
+    own = fetcher.Fetcher._proc_fetch_request
+    seeing = FunctionType(
+        own.__code__, {**own.__globals__, **names}, own.__name__, own.__defaults__, own.__closure__
+    )
+    seeing.__kwdefaults__ = own.__kwdefaults__
+    consumer._fetcher._proc_fetch_request = seeing.__get__(consumer._fetcher)
+
+
+def fill(batch: BatchBuilder, records: Iterable[Appendable]) -> int:
+    """Append to a new batch as many of `records` as it has room for, at least one; return how many.
+
+    As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
+    day, each time.
+    """
+    append = batch._builder.append
+    now_ms = int(time.time() * 1000)
+    count = 0
+    for record in records:
+        if append(count, now_ms, record.key, record.value, record.headers) is None:
+            break
+        count += 1
+    batch._relative_offset = count
+    return count
+
+
+class Coordination:
+    """One started consumer's talk with the coordinator of its group."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self.client: Any = consumer._client
+        self._coordinator: Any = consumer._coordinator
+        self._closing: asyncio.Future[None] = self._coordinator._closing
+
+    @property
+    def group_id(self) -> str:
+        return self._coordinator.group_id  # type: ignore[no-any-return]
+
+    @property
+    def generation(self) -> int:
+        """What the broker calls the present assignment; -1 where the group has put this member out."""
+        return self._coordinator.generation  # type: ignore[no-any-return]
+
+    @property
+    def member_id(self) -> str:
+        """What the group knows this member by; empty where it does not."""
+        return self._coordinator.member_id  # type: ignore[no-any-return]
+
+    @property
+    def node(self) -> int | None:
+        """The broker that coordinates the group; None while it is looked for."""
+        return self._coordinator.coordinator_id  # type: ignore[no-any-return]
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the consumer is being stopped."""
+        return self._closing.done()
+
+    @property
+    def has_broken_off(self) -> bool:
+        """Whether the task that joins and rejoins has ended."""
+        return self._coordinator._coordination_task.done()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Join no more."""
+        self._closing.set_result(None)
+
+    async def closed(self, timeout_s: float | None = None) -> None:
+        """Return when the consumer is being stopped, at the latest after `timeout_s`."""
+        await asyncio.wait([self._closing], timeout=timeout_s)
+
+    def take_over(
+        self,
+        *,
+        send: Callable[[Any], Awaitable[Any]],
+        join: Callable[[Any, Any], Awaitable[Any]],
+        refused: Callable[[Exception], Awaitable[None]],
+    ) -> tuple[_Call, _Call]:
+        """Replace how requests are sent and how the group is joined, and return its own ways to do so.
+
+        `refused` is called with what would be raised to the user; until it returns, the coordination stands still.
+        """
+        coordinator = self._coordinator
+        own = coordinator._send_req, coordinator.ensure_active_group
+        coordinator._send_req, coordinator.ensure_active_group = send, join
+        coordinator._push_error_to_user = refused
+        return own
+
+    async def ask(self, request: Any) -> Any:
+        """Send a request to the coordinator, and return its answer.
+
+        Raises:
+            KafkaError: retryable; it cannot be reached.
+        """
+        return await self._coordinator._send_req(request)
+
+    async def found(self) -> None:
+        """Return when the coordinator is known."""
+        await self._coordinator.ensure_coordinator_known()
+
+    def lost(self) -> None:
+        """Look for the coordinator again: the known one is it no more, or does not answer."""
+        self._coordinator.coordinator_dead()
+
+    def put_out(self) -> None:
+        """Join as a new member: the group does not know this one any more."""
+        self._coordinator.reset_generation()
+
+    def rejoin(self) -> None:
+        """Join again: the group rebalances."""
+        self._coordinator.request_rejoin()
+
+    async def connect(self, node: int) -> bool:
+        """Return whether there is a connection to `node` for the group's requests."""
+        return await self.client.ready(node, group=_COORDINATION)  # type: ignore[no-any-return]
+
+    def limit_answers(self, node: int, limit_s: float) -> None:
+        """Set how long the connected `node` may take to answer before its connection counts as broken."""
+        self.client._conns[node, _COORDINATION]._request_timeout = limit_s
+
+    def disconnect(self, node: int) -> None:
+        """Break the group's connection to `node`, if there is one: what waits for it fails."""
+        if (connection := self.client._conns.get((node, _COORDINATION))) is not None:
+            connection.close()
+
+    def has_asked_for(self, topics: Iterable[str]) -> bool:
+        """Return whether the client knows, or has asked for, all these topics."""
+        return bool(set(topics) <= self.client._topics)
+
+    async def restart(self) -> None:
+        """Start again what ended with an error: aiokafka would hand that error out again for ever."""
+        coordinator = self._coordinator
+        if _has_failed(coordinator._heartbeat_task):
+            await coordinator._stop_heartbeat_task()
+            coordinator._start_heartbeat_task()
+        if _has_failed(coordinator._commit_refresh_task):
+            assignment = coordinator._subscription.subscription.assignment
+            if assignment is not None:
+                coordinator.start_commit_offsets_refresh_task(assignment)
+
+
+class AssignedPartitions:
+    """One assignment of a consumer: its buffers and positions, for as long as it is the present one."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._subscription = consumer._subscription
+        self._assignment = consumer._subscription.subscription.assignment
+        self._fetcher = consumer._fetcher
+
+    @property
+    def holds(self) -> bool:
+        """Whether no other has followed."""
+        subscription = self._subscription.subscription
+        return subscription is not None and subscription.assignment is self._assignment
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it holds, and no rebalance has begun."""
+        return self.holds and not self._subscription.reassignment_in_progress
+
+    @property
+    def partitions(self) -> frozenset[Place]:
+        return self._assignment.tps  # type: ignore[no-any-return]
+
+    async def starts(self, partitions: Iterable[Place], *, timeout_s: float) -> Mapping[Place, int]:
+        """Return where the logs of these partitions begin.
+
+        Raises:
+            KafkaError: retryable; a broker did not tell in time.
+        """
+        asked = [TopicPartition(*one) for one in partitions]
+        return await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))  # type: ignore[no-any-return]
+
+    def missing_topics(self) -> set[str]:
+        """Return the topics that are subscribed to and have no partitions, as far as is known."""
+        known = self._consumer.partitions_for_topic
+        return {topic for topic in self._consumer.subscription() if not known(topic)}
+
+    def position(self, partition: Place) -> int | None:
+        """Return from where aiokafka fetches next, None where that is open."""
+        return self._assignment.state_value(partition)._position  # type: ignore[no-any-return]
+
+    def seek(self, partition: Place, offset: int) -> None:
+        """Fetch from `offset` on, and forget what is buffered."""
+        self._fetcher.seek_to(partition, offset)
+
+    def pause(self, partition: Place) -> None:
+        """Fetch no more of it, and forget what is buffered."""
+        self._subscription.pause(partition)
+        self._fetcher._records.pop(partition, None)
+
+    def buffered(self) -> list[Place]:
+        """Return the partitions of which there is something to take, those that have waited longest first."""
+        return list(self._fetcher._records)
+
+    def error(self, partition: Place) -> Exception | None:
+        """Return what the broker answered instead of records, None where it did not."""
+        held = self._fetcher._records.get(partition)
+        return held._error if isinstance(held, fetcher.FetchError) else None
+
+    def drop(self, partition: Place) -> None:
+        """Forget what is buffered, and have more fetched."""
+        del self._fetcher._records[partition]
+        self._fetcher._notify(self._fetcher._wait_consume_future)
+
+    def buffered_from(self, partition: Place) -> int:
+        """Return the offset at which the buffered records of a partition go on."""
+        return self._fetcher._records[partition]._partition_records.next_fetch_offset  # type: ignore[no-any-return]
+
+    def take(self, partition: Place, most: int) -> tuple[list[Any], int, Exception | None, Any]:
+        """Take up to `most` records out of the buffer, and move the position behind them.
+
+        Return the records, the new position, and where the next record cannot be read: why, and the batches of which it
+        is. Nothing is awaited, so no rebalance comes between.
+        """
+        held = self._fetcher._records[partition]._partition_records
+        records: list[Any] = []
+        damage: Exception | None = None
+        try:
+            records.extend(islice(held, most))  # keeps what came before an error
+        except Exception as error:  # noqa: BLE001 - codecs raise what they like; the caller reports it
+            damage = error
+        end = held.next_fetch_offset
+        self._assignment.state_value(partition).consumed_to(end)
+        if damage is not None or len(records) < most:
+            self.drop(partition)
+        return records, end, damage, held._records
+
+    async def arrival(self, timeout_s: float) -> None:
+        """Return when something was fetched, at the latest after `timeout_s`.
+
+        Raises:
+            KafkaError: permanent; the group cannot go on, or the fetcher has died.
+            ConsumerClosing: the consumer is being stopped.
+        """
+        own = self._fetcher
+        if self._consumer._closed or own._closed:
+            raise ConsumerClosing
+        waiter = own._create_fetch_waiter()
+        try:
+            await asyncio.wait(
+                [waiter, own._fetch_task], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if waiter.done():
+                waiter.result()
+        finally:
+            waiter.cancel()
+        if self._consumer._closed or own._closed:
+            raise ConsumerClosing
+        if own._fetch_task.done():
+            own._fetch_task.result()
+
+    def wake(self) -> None:
+        """Let those that await an arrival look again."""
+        for waiter in list(self._fetcher._fetch_waiters):
+            self._fetcher._notify(waiter)
+
+
+def _has_failed(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is not None
