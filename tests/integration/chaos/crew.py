@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
+from streams.kafka.connection import broker_answering
 from streams.kafka.topic_reader import TopicReader
 from streams.messages import decode_event
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
@@ -39,13 +41,18 @@ class Crew:
     ) -> None:
         self._exit.close()
 
+    def start(self) -> WorkerProcess:
+        """Start a worker, and return it at once."""
+        worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}", settings=self.settings)
+        self._exit.enter_context(worker)
+        self.workers.append(worker)
+        return worker
+
     async def join(self) -> WorkerProcess:
         """Start a worker and return it once it says that it consumes."""
         # From the end: at 200 requests a second their events are many.
         async with TopicReader(self.site.settings.kafka, [self.site.topics.events]) as reader:
-            worker = WorkerProcess(self.site, name=f"w{uuid.uuid4().hex[:8]}", settings=self.settings)
-            self._exit.enter_context(worker)
-            self.workers.append(worker)
+            worker = self.start()
             hearing = asyncio.create_task(_hear_start(reader, worker.name))
             late = time.monotonic() + PATIENCE_S
             while not hearing.done():
@@ -82,15 +89,21 @@ class Crew:
 async def answers_grow(site: Site, task: str, by: int, *, patience_s: float = PATIENCE_S) -> None:
     """Wait until the results topic has grown by so many records; fails the test where it does not."""
     topic = site.topics.results(task)
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=site.settings.kafka.bootstrap_servers, group_id=None)
-    await consumer.start()
+    async with broker_answering(site.settings.kafka) as options:  # some may be frozen
+        consumer = AIOKafkaConsumer(topic, **options, group_id=None, request_timeout_ms=5_000)
+        await consumer.start()
     try:
         partitions = sorted(consumer.assignment())
 
-        async def count() -> int:
-            return sum((await consumer.end_offsets(partitions)).values())
-
         late = time.monotonic() + patience_s
+
+        async def count() -> int:
+            while True:
+                try:
+                    return sum((await consumer.end_offsets(partitions)).values())
+                except KafkaError:  # the leader is frozen, and another not elected yet
+                    assert time.monotonic() < late, f"nobody tells the end of {topic}"
+
         goal = await count() + by
         while await count() < goal:
             assert time.monotonic() < late, f"{topic} did not grow by {by} records within {patience_s:g} s"
