@@ -6,10 +6,11 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
@@ -133,23 +134,59 @@ def _check_size(model: ResolvedModel, at: str, sizes: list[int], max_bytes: int)
         )
 
 
-def pinned_revision(repo_id: str, revision: str | None) -> str | None:
-    """Return the commit that `revision` (default: main) of a model stands for now, None where that is not known.
+class FoundOnHub(NamedTuple):
+    """What can be said of a model on the hub before it is registered."""
 
-    Asks the hub, else the cache of its client on this machine; never waits long.
+    commit: str | None = None
+    """What its revision stands for now; None where that is not known."""
+    names: Sequence[str] | None = None
+    """Its files; None where the hub could not be asked."""
+
+
+def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
+    """Return what the hub says of a model at `revision` (default: main), or else the cache of its client here.
+
+    Never waits long. Where nobody can tell, that is one WARNING `hub_model_not_checked`.
+
+    Raises:
+        InvalidRequest: permanent; the hub answered that it has no such model or revision.
     """
+    at = revision or "main"
     try:
         import httpx
         from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        return None
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError as error:
+        log.warning("hub_model_not_checked", repo_id=repo_id, revision=at, reason=str(error))
+        return FoundOnHub()
     try:
-        return HfApi().model_info(repo_id, revision=revision, timeout=_PIN_TIMEOUT_S).sha
+        found = HfApi().model_info(repo_id, revision=revision, timeout=_PIN_TIMEOUT_S)
+        return FoundOnHub(found.sha, [file.rfilename for file in found.siblings or ()])
+    except RevisionNotFoundError as error:
+        raise InvalidRequest(
+            f"hf://{repo_id}: the hub has this model, but not at revision {at}; correct the tag revision, or leave "
+            "it out"
+        ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        log.info("hub_not_asked", repo_id=repo_id, reason=type(error).__name__)
-    cached = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
-    return _commit(cached, revision or "main")
+        is_unknown = isinstance(error, RepositoryNotFoundError | HFValidationError) or (
+            isinstance(error, HfHubHTTPError) and error.response.status_code == httpx.codes.NOT_FOUND
+        )
+        if is_unknown and not isinstance(error, GatedRepoError):
+            raise InvalidRequest(
+                f"hf://{repo_id}: the hub has no such model, or shows it to those with a token alone; correct the "
+                "name, or set HF_TOKEN"
+            ) from error
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    commit = _commit(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}", at)
+    if commit is None:
+        log.warning("hub_model_not_checked", repo_id=repo_id, revision=at, reason=reason)
+    return FoundOnHub(commit)
 
 
 def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:

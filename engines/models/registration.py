@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from engines.models.flavours import digest_of, files_in
-from engines.models.hub import pinned_revision, snapshot_in
+from engines.models.hub import find_on_hub, snapshot_in
 from engines.models.mlflow_registry import MlflowRegistry, unreadable
 from engines.models.resolved_model import ResolvedModel, is_model_name
 from engines.ollama.request import is_valid_name
@@ -72,10 +72,13 @@ def register(
         )
         if named is not None and (folder is None or not folder.is_dir()):
             all_tags.setdefault("repo_id", named[1])
-            commit = pinned_revision(named[1], all_tags.get("revision"))
-            if commit is not None:
-                all_tags["revision"] = commit
-            return _by_reference(registry, model_name, f"hf://{named[1]}", all_tags)
+            source = f"hf://{named[1]}"
+            found = find_on_hub(named[1], all_tags.get("revision"))
+            if found.commit is not None:
+                all_tags["revision"] = found.commit
+            if found.names is not None and all_tags["engine"] == "transformers":
+                _check_content(source, found.names, is_transformers=True)
+            return _by_reference(registry, model_name, source, all_tags)
         snapshot = None if folder is None else snapshot_in(folder)
         if snapshot is not None:
             model_path, known = snapshot
@@ -137,32 +140,31 @@ def _folder(model_source: str, model_path: str | Path | None) -> Path:
         raise InvalidRequest(
             f"model_path {str(model_path)!r} {what}; give the folder with the model's files{also}"
         )
-    _check_content(model_source, folder)
+    names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
+    _check_content(f"model_path {str(folder)!r}", names, is_transformers=model_source == "huggingface")
     return folder
 
 
-def _check_content(model_source: str, folder: Path) -> None:
-    """Refuse a folder that cannot be a model: no file but texts about it, or not in the layout of its source."""
-    names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
+def _check_content(where: str, names: Sequence[str], *, is_transformers: bool) -> None:
+    """Refuse files that cannot be a model: nothing but texts about it, or not in the layout of transformers."""
     shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
     if all(_ABOUT.fullmatch(name.rpartition("/")[2]) for name in names):
         raise InvalidRequest(
-            f"model_path {str(folder)!r} holds no model, only {shown}; give the folder with its weights"
+            f"{where} holds no model, only {shown or 'nothing'}; give the folder with its weights"
         )
     kinds = {name.rpartition("/")[2] for name in names}  # a model of several parts has a folder for each
-    if model_source != "huggingface" or "MLmodel" in kinds:
+    if not is_transformers or "MLmodel" in kinds:
         return
     if is_adapter(kinds):
-        raise InvalidRequest(f"model_path {str(folder)!r} {ADAPTER}")
+        raise InvalidRequest(f"{where} {ADAPTER}")
     if "config.json" not in kinds:
         raise InvalidRequest(
-            f"model_path {str(folder)!r} has no config.json (it has {shown}); give the folder that save_pretrained "
-            "wrote, or register it with source local for an engine of your own"
+            f"{where} has no config.json (it has {shown}); give what save_pretrained wrote, or register a folder with "
+            "source local for an engine of your own"
         )
     if not any(name.endswith(_WEIGHTS) for name in names):
         raise InvalidRequest(
-            f"model_path {str(folder)!r} has no weights (it has {shown}); a model has files that end in "
-            f"{', '.join(_WEIGHTS)}"
+            f"{where} has no weights (it has {shown}); a model has files that end in {', '.join(_WEIGHTS)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
 from streams.cli import AsJson, examples, load_settings, print_json, tables
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 app = typer.Typer(
     add_completion=False,
@@ -150,6 +153,12 @@ def register(
     if unserved := [one for one in model.tasks if one not in served]:
         typer.echo(
             f"note: nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}",
+            err=True,
+        )
+    if model.source.startswith("hf://") and not _COMMIT.fullmatch(model.tags.get("revision", "")):
+        typer.echo(
+            f"note: the hub did not say whether it has {model.source}, and its cache here does not hold it; workers "
+            "fetch it with the first request",
             err=True,
         )
     named = "".join(f", {name}@{one}" for one in alias or [])

@@ -85,6 +85,15 @@ def test_a_task_that_nothing_serves_is_pointed_out(
     assert "note: nothing here serves task asrr" in shown.stderr
 
 
+def test_where_the_hub_cannot_be_asked_that_is_pointed_out(
+    command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    path = ("--path", "hf://no/such-model")
+    shown = command_line("models", "register", "m", "--source", "huggingface", *path, *registry)
+    assert shown.exit_code == 0, shown.output
+    assert "note: the hub did not say whether it has hf://no/such-model" in shown.stderr
+
+
 def test_an_alias_can_be_moved_to_another_version(
     command_line: CommandLine, registry: tuple[str, ...]
 ) -> None:

@@ -32,6 +32,13 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         def _answer(self, *, with_body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             name = path.partition(f"/resolve/{COMMIT}/")[2]
+            if path in state.refusals:
+                status, code = state.refusals[path]
+                self.send_response(status)
+                self.send_header("X-Error-Code", code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if path.startswith("/api/models/org/tiny"):
                 state.asked.append(path)
                 siblings = [{"rfilename": one, "size": len(held)} for one, held in state.files.items()]

@@ -48,6 +48,8 @@ class FakeHub:
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By path: the status and the code of the hub's own words for what is wrong."""
 
 
 def keep(cache: Path, files: dict[str, bytes], *, commit: str = COMMIT, ref: str | None = "main") -> Path:

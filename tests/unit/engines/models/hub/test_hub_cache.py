@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.models.hub import pinned_revision, snapshot_in
+from engines.models.hub import find_on_hub, snapshot_in
 from engines.models.resolved_model import ResolvedModel
 from handlers.errors import InvalidRequest
 from tests.unit.engines.models.hub.fake_hub import (
@@ -87,17 +87,18 @@ def test_of_the_cache_too_only_what_is_of_use_is_taken(tmp_path: Path, cache: Pa
 def test_the_commit_of_a_branch_is_learned_from_the_hub_or_else_from_its_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pinned_revision("org/tiny", None) is None
+    assert find_on_hub("org/tiny", None) == (None, None)
     keep(cache, FILES)
     keep(cache, FILES, commit=OLDER, ref="v1")
-    assert pinned_revision("org/tiny", None) == COMMIT
-    assert pinned_revision("org/tiny", "v1") == OLDER
+    assert find_on_hub("org/tiny", None) == (COMMIT, None)
+    assert find_on_hub("org/tiny", "v1") == (OLDER, None)
 
     class Info:
         sha = "d" * 40
+        siblings = ()
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: Info)
-    assert pinned_revision("org/tiny", "v1") == "d" * 40
+    assert find_on_hub("org/tiny", "v1") == ("d" * 40, [])
 
 
 def test_a_folder_of_the_cache_holds_the_snapshot_of_its_main_branch(cache: Path, tmp_path: Path) -> None:
