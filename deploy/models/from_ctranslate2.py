@@ -30,7 +30,7 @@ _SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 _MAX_TOKENS = 448
 
 
-def convert_whisper(weights: Path, config: Path, tokenizer: Path, target: Path) -> None:
+def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Path) -> None:
     """Write model, tokenizer, feature extractor and generation settings into `target`, weights in fp32.
 
     `config` and `tokenizer` are the config.json and tokenizer.json that lie beside CTranslate2's model.bin.

@@ -18,10 +18,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from deploy.models.from_onnx_weights import GraphWeights, fill_backbone
+from deploy.models.from_onnx_weights import GraphWeights
 
-_BRANCHES = {"conv_symmetric_num": 1}
-"""The export has already added up the parallel convolutions of training."""
+_BACKBONE = {
+    "model_type": "pp_lcnet_v3",
+    "out_features": ["stage2", "stage3", "stage4", "stage5"],
+    "out_indices": [2, 3, 4, 5],
+    "divisor": 16,
+    "conv_symmetric_num": 1,  # the export has already added up the parallel convolutions of training
+}
 
 _RECOGNITION_BLOCKS = [
     [[3, 16, 32, 1, False]],
@@ -50,7 +55,7 @@ _RECOGNITION_SETTINGS = {
 }
 
 
-def convert_pp_ocr(detection: Path, recognition: Path, characters: Path, target: Path) -> None:
+def convert_pp_ocr(target: Path, *, detection: Path, recognition: Path, characters: Path) -> None:
     """Write `detection/` and `recognition/` into `target`, weights in fp32, each with its preprocessor settings.
 
     `characters` has a line for every class of the recognizer, the blank first; they go into its settings.
@@ -78,65 +83,26 @@ def _save(model: Any, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _detector(path: Path) -> Any:
-    config = PPOCRV5MobileDetConfig(
-        backbone_config={
-            "model_type": "pp_lcnet_v3",
-            "scale": 0.75,
-            "out_features": ["stage2", "stage3", "stage4", "stage5"],
-            "out_indices": [2, 3, 4, 5],
-            "divisor": 16,
-            **_BRANCHES,
-        },
-        dtype="float32",
-    )
+    config = PPOCRV5MobileDetConfig(backbone_config={**_BACKBONE, "scale": 0.75}, dtype="float32")
     model: Any = PPOCRV5MobileDetForObjectDetection(config)
-    weights = GraphWeights(path)
-    with torch.no_grad():
-        fill_backbone(weights, model.model.backbone.encoder)
-        for layer in model.model.layer:
-            weights.fill_convolution(layer)
-        for stage in (model.model.neck.insert_conv, model.model.neck.input_conv):
-            for block in reversed(stage):  # the deepest feature map is worked on first
-                weights.fill_convolution(block.in_conv)
-                weights.fill_convolution(block.squeeze_excitation_block.conv1)
-                weights.fill_convolution(block.squeeze_excitation_block.conv2)
-        for layer in (model.head.conv_down, model.head.conv_up):
-            weights.fill_convolution(layer.convolution)
-            weights.fill_normalization(layer.norm)
-        weights.fill_convolution(model.head.conv_final)
-    weights.check_all_used()
-    return model
+    neck = model.model.neck
+    # The deepest feature map is worked on first.
+    stages = (*reversed(neck.insert_conv), *reversed(neck.input_conv))
+    return _filled(model, path, model.model.backbone.encoder, model.model.layer, *stages, model.head)
 
 
 def _recognizer(path: Path) -> Any:
-    config = PPOCRV5MobileRecConfig(
-        backbone_config={
-            "model_type": "pp_lcnet_v3",
-            "scale": 0.95,
-            "block_configs": _RECOGNITION_BLOCKS,
-            "out_features": ["stage2", "stage3", "stage4", "stage5"],
-            "out_indices": [2, 3, 4, 5],
-            "divisor": 16,
-            **_BRANCHES,
-        },
-        dtype="float32",
-    )
+    backbone = {**_BACKBONE, "scale": 0.95, "block_configs": _RECOGNITION_BLOCKS}
+    config = PPOCRV5MobileRecConfig(backbone_config=backbone, dtype="float32")
     model: Any = PPOCRV5MobileRecForTextRecognition(config)
+    return _filled(model, path, model.model.backbone.encoder, model.head)
+
+
+def _filled(model: Any, path: Path, *parts: Any) -> Any:
+    """Return `model` with the graph's weights; `parts` are its modules with weights, as the graph runs them."""
     weights = GraphWeights(path)
     with torch.no_grad():
-        fill_backbone(weights, model.model.backbone.encoder)
-        encoder = model.head.encoder
-        for layer in encoder.conv_block:
-            weights.fill_convolution(layer.convolution)
-            weights.fill_normalization(layer.normalization)
-        for block in encoder.svtr_block:
-            weights.fill_layer_norm(block.layer_norm1)
-            weights.fill_linear(block.self_attn.qkv)
-            weights.fill_linear(block.self_attn.projection)
-            weights.fill_layer_norm(block.layer_norm2)
-            weights.fill_linear(block.mlp.fc1)
-            weights.fill_linear(block.mlp.fc2)
-        weights.fill_layer_norm(encoder.norm)
-        weights.fill_linear(model.head.head)
+        for part in parts:
+            weights.fill(part)
     weights.check_all_used()
     return model

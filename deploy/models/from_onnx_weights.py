@@ -34,52 +34,32 @@ class GraphWeights:
             if kind is not None:
                 self._queues[kind].append([_tensor(constant) for constant in used.values()])
 
-    def fill_convolution(self, module: Any) -> None:
-        """Fill a convolution; its bias, where it has one, is a separate addition in the graph."""
-        self._fill(module.weight, *self._take("convolution"))
-        if module.bias is not None:
-            self._fill(module.bias, self._take("bias")[0].flatten())
+    def fill(self, module: Any) -> None:
+        """Fill a module, whatever it consists of.
 
-    def fill_normalization(self, module: Any) -> None:
-        """Fill a batch normalization and its running statistics."""
-        weight, bias, mean, variance = self._take("batch normalization")
-        self._fill(module.weight, weight)
-        self._fill(module.bias, bias)
-        self._fill(module.running_mean, mean)
-        self._fill(module.running_var, variance)
-
-    def fill_layer_norm(self, module: Any) -> None:
-        """Fill a layer normalization."""
-        self._fill(module.weight, *self._take("layer normalization"))
-        self._fill(module.bias, *self._take("layer normalization"))
-
-    def fill_linear(self, module: Any) -> None:
-        """Fill a linear layer."""
-        self._fill(module.weight, self._take("matrix")[0].T)
-        self._fill(module.bias, *self._take("vector"))
-
-    def fill_affine(self, module: Any) -> None:
-        """Fill a learned scale and shift of the whole feature map."""
-        self._fill(module.scale, *self._take("affine"))
-        self._fill(module.bias, *self._take("affine"))
-
-    def fill_branches(self, layer: Any) -> None:
-        """Fill a layer of parallel branches so that the first does the whole work and the others add nothing.
-
-        The export added up the branches into one convolution with a bias.
+        Raises:
+            ValueError: permanent; the next weights of the graph do not fit.
         """
-        [main] = layer.conv_symmetric
-        self._fill(main.convolution.weight, *self._take("convolution"))
-        _pass_on(main.normalization, scale=1.0)
-        self._fill(main.normalization.bias, self._take("bias")[0].flatten())
-        if layer.conv_small_symmetric is not None:
-            layer.conv_small_symmetric.convolution.weight.zero_()
-            _pass_on(layer.conv_small_symmetric.normalization, scale=0.0)
-        if layer.identity is not None:
-            _pass_on(layer.identity, scale=0.0)
-        self.fill_affine(layer.lab)
-        if layer.stride != 2:  # else transformers leaves the activation out, and Paddle does not export it
-            self.fill_affine(layer.act.lab)
+        match module:
+            case torch.nn.Conv2d() | torch.nn.ConvTranspose2d():
+                self._put(module.weight, *self._take("convolution"))
+                if module.bias is not None:  # a separate addition in the graph
+                    self._put(module.bias, self._take("bias")[0].flatten())
+            case torch.nn.BatchNorm2d():
+                into: Any = (module.weight, module.bias, module.running_mean, module.running_var)
+                for parameter, values in zip(into, self._take("batch normalization"), strict=True):
+                    self._put(parameter, values)
+            case torch.nn.LayerNorm():
+                self._put(module.weight, *self._take("layer normalization"))
+                self._put(module.bias, *self._take("layer normalization"))
+            case torch.nn.Linear():
+                self._put(module.weight, self._take("matrix")[0].T)
+                self._put(module.bias, *self._take("vector"))
+            case object(conv_symmetric=_):
+                self._fill_branches(module)
+            case _:
+                for part in module.children():
+                    self.fill(part)
 
     def check_all_used(self) -> None:
         """Raise ValueError where weights are left over: the graph is another model."""
@@ -87,30 +67,39 @@ class GraphWeights:
         if left:
             raise ValueError(f"{self._name} has weights that no layer takes: {left}; it is another model")
 
+    def _fill_branches(self, layer: Any) -> None:
+        """Fill a layer of parallel branches so that the first does the whole work and the others add nothing.
+
+        The export added up the branches into one convolution with a bias.
+        """
+        [main] = layer.conv_symmetric
+        self._put(main.convolution.weight, *self._take("convolution"))
+        _pass_on(main.normalization, scale=1.0)
+        self._put(main.normalization.bias, self._take("bias")[0].flatten())
+        if layer.conv_small_symmetric is not None:
+            layer.conv_small_symmetric.convolution.weight.zero_()
+            _pass_on(layer.conv_small_symmetric.normalization, scale=0.0)
+        if layer.identity is not None:
+            _pass_on(layer.identity, scale=0.0)
+        self._fill_affine(layer.lab)
+        if layer.stride != 2:  # else transformers leaves the activation out, and Paddle does not export it
+            self._fill_affine(layer.act.lab)
+
+    def _fill_affine(self, module: Any) -> None:
+        self._put(module.scale, *self._take("affine"))
+        self._put(module.bias, *self._take("affine"))
+
     def _take(self, kind: str) -> list[torch.Tensor]:
         if not self._queues[kind]:
             raise ValueError(f"{self._name} has too few weights of kind {kind}; it is another model")
         return self._queues[kind].popleft()
 
-    def _fill(self, parameter: torch.Tensor, values: torch.Tensor) -> None:
+    def _put(self, parameter: torch.Tensor, values: torch.Tensor) -> None:
         if parameter.shape != values.shape:
             raise ValueError(
                 f"{self._name} has weights of shape {tuple(values.shape)} where {tuple(parameter.shape)} belong"
             )
         parameter.copy_(values)
-
-
-def fill_backbone(weights: GraphWeights, encoder: Any) -> None:
-    """Fill a PP-LCNetV3 encoder."""
-    weights.fill_convolution(encoder.convolution.convolution)
-    weights.fill_normalization(encoder.convolution.normalization)
-    for block in encoder.blocks:
-        for layer in block.layers:
-            weights.fill_branches(layer.depthwise_convolution)
-            for part in getattr(layer.squeeze_excitation_module, "convolutions", ()):
-                if isinstance(part, torch.nn.Conv2d):
-                    weights.fill_convolution(part)
-            weights.fill_branches(layer.pointwise_convolution)
 
 
 def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:

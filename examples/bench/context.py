@@ -129,13 +129,13 @@ class Context:
     def prepared_model(self, name: str) -> Path:
         """Return the folder of a model of the catalogue, made where need be, and register it at the stack."""
         self.report(f"preparing {name}", 0.0)
-        folder = prepare(name)
+        folder = prepare(CATALOGUE[name])
         self.register(name, CATALOGUE[name].tags, folder)
         return folder
 
     def models(self) -> ModelManager:
         """Return a manager of the stack's models, its files in this benchmark's folder."""
         return ModelManager(
-            MlflowSettings(tracking_uri=self.stack.endpoints.mlflow_uri),
+            MlflowSettings(tracking_uri=self.stack.mlflow.url),
             CacheSettings(directory=self.directory / "model-files"),
         )

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from deploy.local import LocalStack
+from deploy.local.s3 import BUCKET
 
 _THREADS = 8
 
 
 def upload(stack: LocalStack, files: Sequence[bytes], *, folder: str, suffix: str) -> list[str]:
     """Upload `files` under `bench/folder/` and return their addresses, s3://bucket/key, in order."""
-    bucket = stack.endpoints.s3_bucket
-    store = stack.s3_client()
+    bucket = BUCKET
+    store = stack.s3.client()
 
     def put(numbered: tuple[int, bytes]) -> str:
         number, content = numbered

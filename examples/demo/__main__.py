@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from deploy.local import StackError
+from deploy.local.s3 import BUCKET
 from deploy.models import PreparationError
 from examples.demo.cases import planned
 from examples.demo.models import demo_models
 from examples.demo.progress import AnswersProgress
 from examples.demo.report import show
 from examples.demo.sending import outcomes_of
+from examples.models.ollama import Ollama
 from handlers.errors import InferenceError
 from streams import interrupts
 from streams.local.platform import LocalPlatform
@@ -40,11 +42,11 @@ def main(console: Console) -> int:
     with (
         StatusLines(console) as lines,
         LocalPlatform(
-            Path(".local"), models=models, with_ollama=True, overrides=overrides, on_status=lines.show
+            Path(".local"), models=models, more=[Ollama], overrides=overrides, on_status=lines.show
         ) as platform,
     ):
         os.environ["INFERSTREAM_CONFIG"] = str(platform.config_path)  # for the Python call
-        plan = planned(platform.stack.endpoints.s3_bucket)
+        plan = planned(BUCKET)
         _upload(platform, plan.files)
         lines.pause()
         console.rule("requests")
@@ -57,10 +59,10 @@ def main(console: Console) -> int:
 
 
 def _upload(platform: LocalPlatform, files: Mapping[str, bytes]) -> None:
-    store = platform.stack.s3_client()
+    store = platform.stack.s3.client()
     try:
         for key, content in files.items():
-            store.put_object(Bucket=platform.stack.endpoints.s3_bucket, Key=key, Body=content)
+            store.put_object(Bucket=BUCKET, Key=key, Body=content)
     finally:
         store.close()
 

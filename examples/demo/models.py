@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from deploy.local.ollama import MODEL
-from deploy.models import prepare
-from deploy.models.progress_bars import progress_bars
+from deploy.models import CATALOGUE, prepare, progress_bars
+from examples.models.ollama import MODEL
 from streams.local.platform import LocalModel
 from tests.models import audio, video, vlm
 
@@ -23,7 +22,8 @@ def demo_models(console: Console) -> tuple[LocalModel, ...]:
     """Return the models, ready to be registered; the published ones are fetched the first time."""
     with progress_bars(console) as report:
         published = [
-            LocalModel.prepared(name, prepare(name, progress=report)) for name in (TEXT, SPEECH, PAGES)
+            LocalModel.prepared(name, prepare(CATALOGUE[name], progress=report))
+            for name in (TEXT, SPEECH, PAGES)
         ]
     trained = [
         LocalModel(name, "local", {"task": task, "engine": "transformers"}, folder)

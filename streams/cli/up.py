@@ -83,8 +83,7 @@ def up(
     from rich.console import Console
 
     from deploy.local import KafkaRelease
-    from deploy.models import CATALOGUE, prepare
-    from deploy.models.progress_bars import progress_bars
+    from deploy.models import CATALOGUE, prepare, progress_bars
     from streams.local.platform import LocalModel, LocalPlatform
     from streams.local.status import StatusLines
 
@@ -102,7 +101,7 @@ def up(
     console = Console()
     with _sigterm_like_ctrl_c():
         with progress_bars(console) as report:
-            folders = {name: prepare(name, progress=report) for name in names}
+            folders = {name: prepare(CATALOGUE[name], progress=report) for name in names}
         models = [LocalModel.prepared(name, folder) for name, folder in folders.items()]
         overrides["worker"].setdefault("warm", names)  # else the first request waits for torch to be imported
         with (

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Self
 
 import yaml
 
-from deploy.local import KafkaRelease, LocalStack, PartStatus, StackError
+from deploy.local import KafkaRelease, LocalStack, Part, PartStatus, StackError
 from deploy.local.process import GuardedProcess
 from deploy.models import CATALOGUE, models_directory
 from engines.configuration import load
@@ -73,23 +73,21 @@ class LocalPlatform:
         *,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         models: Iterable[LocalModel] = (),
-        with_ollama: bool = False,
+        more: Iterable[type[Part]] = (),
         kafka: KafkaRelease | None = None,
         brokers: int = 1,
         on_status: Callable[[PartStatus], None] = lambda status: None,
     ) -> None:
         """`overrides` are settings on top of those of the local stack, by section and name.
 
-        `models` are registered before the worker starts, so `worker.warm` may name them. `with_ollama` also
-        starts a small model behind Ollama's API. `kafka` runs Apache Kafka in place of the embedded broker,
-        with one or three `brokers`.
+        `models` are registered before the worker starts, so `worker.warm` may name them. `more` are parts of
+        the stack beyond its own. `kafka` runs Apache Kafka in place of the embedded broker, with one or three
+        `brokers`.
 
         Raises:
             StackError: permanent; so many brokers cannot be.
         """
-        self.stack = LocalStack(
-            root, with_ollama=with_ollama, kafka=kafka, brokers=brokers, on_status=on_status
-        )
+        self.stack = LocalStack(root, more=more, kafka=kafka, brokers=brokers, on_status=on_status)
         self.config_path = self.stack.root / "inferstream.yaml"
         self.worker_log_path = self.stack.root / "logs" / "worker.log"
         self.http_url = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.models import prepare
+from deploy.models import CATALOGUE, prepare
 from engines.models.resolved_model import ResolvedModel
 from tests.contract import samples
 from tests.models.audio import WEIGHTS as AUDIO_WEIGHTS
@@ -85,7 +85,7 @@ CASES = (
         name="text",
         task="text-generation",
         engine="transformers",
-        folder=lambda: prepare("smollm2-135m-instruct"),
+        folder=lambda: prepare(CATALOGUE["smollm2-135m-instruct"]),
         data=lambda: {"inputs": "What is the capital of France?"},
         options={"max_new_tokens": 8},
         is_right=lambda result: "Paris" in result["generated_text"],
@@ -140,7 +140,7 @@ CASES = (
         name="speech",
         task="asr",
         engine="transformers",
-        folder=lambda: prepare("whisper-tiny.en"),
+        folder=lambda: prepare(CATALOGUE["whisper-tiny.en"]),
         data=lambda: {"audio": samples.speech()},
         is_right=lambda result: normalized(result["text"]) == samples.SPOKEN.transcript,
         wrong={"audio": NOT_MEDIA},
@@ -151,7 +151,7 @@ CASES = (
         name="sign",
         task="ocr",
         engine="transformers",
-        folder=lambda: prepare("pp-ocrv5-mobile"),
+        folder=lambda: prepare(CATALOGUE["pp-ocrv5-mobile"]),
         data=lambda: {"image": samples.sign()},
         is_right=lambda result: [line["text"] for line in result["lines"]] == ["INVOICE", "Total: 42"],
         wrong={"image": NOT_MEDIA, "prompt": NOT_TEXT},
@@ -197,7 +197,7 @@ CASES = (
         name="letter",
         task="document-analysis",
         engine="transformers",
-        folder=lambda: prepare("pp-ocrv5-mobile"),
+        folder=lambda: prepare(CATALOGUE["pp-ocrv5-mobile"]),
         data=lambda: {"document": samples.letter(), "pages": "1-2"},
         is_right=lambda result: (
             [page["text"] for page in result["pages"]] == ["Dear reader,\nthe total is 42.", "Page two"]
@@ -211,7 +211,7 @@ CASES = (
         name="scan",
         task="document-analysis",
         engine="transformers",
-        folder=lambda: prepare("pp-ocrv5-mobile"),
+        folder=lambda: prepare(CATALOGUE["pp-ocrv5-mobile"]),
         data=lambda: {"document": samples.sign()},
         is_right=lambda result: result["pages"][0]["text"] == "INVOICE\nTotal: 42",
         wrong={"document": NOT_MEDIA, "pages": NOT_PAGES, "question": NOT_TEXT},

@@ -12,10 +12,11 @@ from threading import Event
 import pytest
 
 from deploy.local import KafkaRelease, LocalStack
-from deploy.local.ollama import Ollama
+from deploy.local.s3 import BUCKET
 from deploy.models import CATALOGUE
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.models.model_manager import ModelManager
+from examples.models.ollama import Ollama
 from tests.integration.worker_process import Site, WorkerProcess
 
 KAFKA_HOME = "INFERSTREAM_TEST_KAFKA_HOME"
@@ -67,7 +68,7 @@ def local_stack(
 
 @pytest.fixture(scope="session")
 def ollama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
-    """A running Ollama-like server with the model `deploy.local.ollama.MODEL`, shared: leave it running."""
+    """A running Ollama-like server with the model `examples.models.ollama.MODEL`, shared: leave it running."""
     server = Ollama(tmp_path_factory.mktemp("ollama"), on_status=lambda status: None, abandon=Event())
     server.start()
     yield server
@@ -79,7 +80,7 @@ def model_manager(local_stack: LocalStack, tmp_path_factory: pytest.TempPathFact
     """A manager for registering models at the shared stack."""
     directory = tmp_path_factory.mktemp("registering")
     return ModelManager(
-        MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri), CacheSettings(directory=directory)
+        MlflowSettings(tracking_uri=local_stack.mlflow.url), CacheSettings(directory=directory)
     )
 
 
@@ -129,7 +130,7 @@ def worker_site(
 @pytest.fixture(scope="session")
 def forbidden_object(local_stack: LocalStack) -> str:
     """The address of an object in a bucket that the worker's identity may not read."""
-    store = local_stack.s3_client()
+    store = local_stack.s3.client()
     try:
         store.create_bucket(Bucket="private")
         store.put_object(Bucket="private", Key="secret.wav", Body=b"not for everybody")
@@ -141,8 +142,8 @@ def forbidden_object(local_stack: LocalStack) -> str:
 @pytest.fixture(scope="session")
 def huge_object(local_stack: LocalStack) -> Iterator[str]:
     """The address of a real object of 1 GiB."""
-    store = local_stack.s3_client()
-    place = {"Bucket": local_stack.endpoints.s3_bucket, "Key": "huge.wav"}
+    store = local_stack.s3.client()
+    place = {"Bucket": BUCKET, "Key": "huge.wav"}
     try:
         upload = store.create_multipart_upload(**place, ContentType="text/plain")["UploadId"]
         zeros = bytes(_PART)

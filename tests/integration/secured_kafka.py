@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from deploy.local import KafkaCluster, KafkaRelease
+from deploy.local import KafkaRelease
 from deploy.local.ports import HOST, free_ports
+from tests.kafka_cluster import RunningCluster
 
 KINDS = ("SASL_PLAINTEXT", "SSL", "SASL_SSL", "MTLS")
 PASSWORD = "a-secret"
@@ -26,7 +27,7 @@ class SecuredKafka:
     Whoever comes without a login may do anything; user alice may do nothing but log in.
     """
 
-    cluster: KafkaCluster
+    cluster: RunningCluster
     servers: dict[str, str]
     ca_path: Path
     other_ca_path: Path
@@ -36,8 +37,8 @@ def secured_kafka(directory: Path, release: KafkaRelease) -> SecuredKafka:
     """Return a broker that is not started yet."""
     ca_path, server_path = _certificates(directory)
     other_ca_path, _ = _certificates(directory / "other")
-    cluster = KafkaCluster(directory / "kafka", release)
-    ports = cluster.nodes[0].ports = cluster.ports_of(1)
+    cluster = RunningCluster(directory / "kafka", release)
+    ports = cluster.nodes[0].ports
     kinds = dict(zip(KINDS, free_ports(len(KINDS)), strict=True))
     addresses = {"PLAINTEXT": f"{HOST}:{ports['main']}"}
     addresses |= {kind: f"{HOST}:{port}" for kind, port in kinds.items()}

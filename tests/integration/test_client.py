@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import KafkaError
 
-from deploy.local import KafkaCluster, KafkaRelease, LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from engines.run.results import result_of
 from streams.client import InferenceClient
 from streams.client_errors import (
@@ -33,6 +33,7 @@ from streams.kafka.topic_admin import TopicsNotReady, TopicsRefused, check_topic
 from streams.kafka.topics import Topics
 from streams.messages import Request, Result, encode
 from streams.settings import KafkaSettings
+from tests.kafka_cluster import RunningCluster
 
 PATIENCE_S = 120.0
 
@@ -40,23 +41,23 @@ PATIENCE_S = 120.0
 @pytest.fixture(scope="module")
 def cluster(
     kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KafkaCluster | None]:
+) -> Iterator[RunningCluster | None]:
     """Three brokers of Apache Kafka where a release is named; a test that stops one starts it again."""
     if kafka_release is None:
         yield None
         return
-    with KafkaCluster(tmp_path_factory.mktemp("client-kafka"), kafka_release, brokers=3) as cluster:
+    with RunningCluster(tmp_path_factory.mktemp("client-kafka"), kafka_release, brokers=3) as cluster:
         yield cluster
 
 
 @pytest.fixture
-async def kafka(cluster: KafkaCluster | None, request: pytest.FixtureRequest) -> KafkaSettings:
+async def kafka(cluster: RunningCluster | None, request: pytest.FixtureRequest) -> KafkaSettings:
     """Topics of a test's own for task `echo`."""
     if cluster is None:
         stack: LocalStack = request.getfixturevalue("local_stack")
         where = stack.settings()["kafka"]
     else:
-        where = cluster.settings()
+        where = cluster.kafka
     prefix = f"t{uuid.uuid4().hex[:8]}"
     settings = KafkaSettings(**where, topic_prefix=prefix, partitions=2, producer_timeout_s=10)
     await create_topics(settings, ["echo"])
@@ -64,7 +65,7 @@ async def kafka(cluster: KafkaCluster | None, request: pytest.FixtureRequest) ->
 
 
 @pytest.fixture
-def killable(cluster: KafkaCluster | None) -> KafkaCluster:
+def killable(cluster: RunningCluster | None) -> RunningCluster:
     if cluster is None:
         pytest.skip("only Apache Kafka has several brokers, adds partitions and keeps what it has")
     return cluster
@@ -120,7 +121,7 @@ async def echo(
         await producer.stop()
 
 
-async def test_calls_ride_out_the_death_of_a_broker(kafka: KafkaSettings, killable: KafkaCluster) -> None:
+async def test_calls_ride_out_the_death_of_a_broker(kafka: KafkaSettings, killable: RunningCluster) -> None:
     done, over = 0, asyncio.Event()
 
     async def call(client: InferenceClient) -> None:
@@ -168,7 +169,7 @@ asyncio.run(main())
 
 
 async def test_brokers_that_are_away_are_a_few_lines_and_their_return_is_seen(
-    kafka: KafkaSettings, killable: KafkaCluster
+    kafka: KafkaSettings, killable: RunningCluster
 ) -> None:
     host = await asyncio.create_subprocess_exec(
         *[sys.executable, "-c", _HOST, kafka.bootstrap_servers, kafka.topic_prefix],
@@ -196,7 +197,7 @@ async def test_brokers_that_are_away_are_a_few_lines_and_their_return_is_seen(
 
 
 async def test_results_in_partitions_that_were_added_are_read_from_their_start(
-    kafka: KafkaSettings, killable: KafkaCluster
+    kafka: KafkaSettings, killable: RunningCluster
 ) -> None:
     topic = Topics(kafka.topic_prefix).results("echo")
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
@@ -221,7 +222,7 @@ async def test_results_in_partitions_that_were_added_are_read_from_their_start(
             await admin.close()
 
 
-async def test_a_cluster_without_a_controller_is_told(kafka: KafkaSettings, killable: KafkaCluster) -> None:
+async def test_a_cluster_without_a_controller_is_told(kafka: KafkaSettings, killable: RunningCluster) -> None:
     await asyncio.to_thread(killable.kill, 1, 2)
     try:
         assert await check_topics(kafka, ["echo"]) == []
@@ -275,7 +276,7 @@ async def test_what_the_broker_refuses_is_an_error_of_the_clients_own(kafka: Kaf
             await client.infer(ask("r1", metadata={"x": "x" * 20_000}), timeout_s=PATIENCE_S)
 
 
-async def test_a_missing_topic_is_named(kafka: KafkaSettings, killable: KafkaCluster) -> None:
+async def test_a_missing_topic_is_named(kafka: KafkaSettings, killable: RunningCluster) -> None:
     with pytest.raises(TopicsNotReady, match=r"results\.absent does not exist"):
         async with InferenceClient(kafka, tasks=["absent"]):
             pass

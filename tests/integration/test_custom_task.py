@@ -211,6 +211,6 @@ def test_the_notebook_of_the_readme_finds_keywords(local_stack: LocalStack, tmp_
         [sys.executable, "-W", "error", "-c", script],
         cwd=tmp_path,
         XDG_CACHE_HOME=str(tmp_path / "cache"),
-        INFERSTREAM_MLFLOW__TRACKING_URI=local_stack.endpoints.mlflow_uri,
+        INFERSTREAM_MLFLOW__TRACKING_URI=local_stack.mlflow.url,
     )
     assert printed.splitlines()[-1] == "['requests', 'workers']"

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from deploy.local import LocalStack
-from deploy.local.ollama import Ollama
+from deploy.local.s3 import BUCKET
+from examples.models.ollama import Ollama
 from streams.cli.checks import check_broker, check_s3
 from streams.kafka.topic_admin import create_topics
 from streams.settings import Settings
@@ -101,7 +102,7 @@ def test_wrong_s3_keys_are_an_error(settings: SettingsOfStack) -> None:
 
 
 def test_a_bucket_that_is_asked_for_must_be_there(settings: SettingsOfStack, local_stack: LocalStack) -> None:
-    (there,) = check_s3(settings(), local_stack.endpoints.s3_bucket)
+    (there,) = check_s3(settings(), BUCKET)
     (absent,) = check_s3(settings(), "no-such-bucket")
     assert (there.status, absent.status) == ("ok", "error")
 

@@ -9,8 +9,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from deploy.local import KafkaCluster, KafkaRelease
+from deploy.local import KafkaRelease
 from deploy.local.kafka_probe import live_brokers
+from tests.kafka_cluster import RunningCluster
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ async def first_of(servers: str, topic: str) -> bytes | None:
 def test_a_node_dies_freezes_and_returns_at_its_address_and_data_outlives_the_cluster(
     release: KafkaRelease, tmp_path: Path
 ) -> None:
-    with KafkaCluster(tmp_path, release) as kafka:
+    with RunningCluster(tmp_path, release) as kafka:
         address, (node,) = kafka.bootstrap_servers, kafka.nodes
         asyncio.run(put(address, "kept", b"value"))
         kafka.kill(1)
@@ -64,5 +65,5 @@ def test_a_node_dies_freezes_and_returns_at_its_address_and_data_outlives_the_cl
         assert asyncio.run(first_of(address, "kept")) == b"value"
         kafka.pause(1)  # a frozen node is killed as well
     assert node.pid is None
-    with KafkaCluster(tmp_path, release) as kafka:
+    with RunningCluster(tmp_path, release) as kafka:
         assert asyncio.run(first_of(kafka.bootstrap_servers, "kept")) == b"value"

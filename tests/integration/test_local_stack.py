@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from botocore.exceptions import ClientError
 
 from deploy.local import LocalStack, PartStatus, StackError
+from deploy.local.s3 import BUCKET
 from tests.processes import all_gone, family, living_in, wait_until
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ with LocalStack(Path(sys.argv[1])) as stack:
 
 
 async def test_the_broker_carries_keys_values_and_headers(local_stack: LocalStack) -> None:
-    address, topic = local_stack.endpoints.bootstrap_servers, f"stack-{uuid.uuid4().hex}"
+    address, topic = local_stack.settings()["kafka"]["bootstrap_servers"], f"stack-{uuid.uuid4().hex}"
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
@@ -62,15 +63,15 @@ async def test_the_broker_carries_keys_values_and_headers(local_stack: LocalStac
 
 
 def test_the_user_has_the_bucket_media_and_may_do_nothing_else(local_stack: LocalStack) -> None:
-    endpoints, key, secret_bucket = local_stack.endpoints, uuid.uuid4().hex, f"other-{uuid.uuid4().hex}"
+    key, secret_bucket = uuid.uuid4().hex, f"other-{uuid.uuid4().hex}"
     with _client(local_stack) as admin, _client(local_stack, as_user=True) as user:
-        admin.put_object(Bucket=endpoints.s3_bucket, Key=key, Body=b"speech")
+        admin.put_object(Bucket=BUCKET, Key=key, Body=b"speech")
         admin.create_bucket(Bucket=secret_bucket)
         admin.put_object(Bucket=secret_bucket, Key=key, Body=b"private")
-        assert user.get_object(Bucket=endpoints.s3_bucket, Key=key)["Body"].read() == b"speech"
-        assert key in _keys(user, endpoints.s3_bucket)
-        user.put_object(Bucket=endpoints.s3_bucket, Key=f"mine-{key}", Body=b"uploaded")
-        assert admin.get_object(Bucket=endpoints.s3_bucket, Key=f"mine-{key}")["Body"].read() == b"uploaded"
+        assert user.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"speech"
+        assert key in _keys(user, BUCKET)
+        user.put_object(Bucket=BUCKET, Key=f"mine-{key}", Body=b"uploaded")
+        assert admin.get_object(Bucket=BUCKET, Key=f"mine-{key}")["Body"].read() == b"uploaded"
         with pytest.raises(ClientError, match="AccessDenied"):
             user.put_object(Bucket=secret_bucket, Key="mine", Body=b"")
         with pytest.raises(ClientError, match="AccessDenied"):
@@ -81,7 +82,7 @@ def test_mlflow_registers_a_model_and_serves_its_files(local_stack: LocalStack, 
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
-    client = MlflowClient(tracking_uri=local_stack.endpoints.mlflow_uri)
+    client = MlflowClient(tracking_uri=local_stack.mlflow.url)
     name = f"stack-{uuid.uuid4().hex}"
     (tmp_path / "config.json").write_text("{}")
     run = client.create_run(experiment_id="0")
@@ -93,7 +94,7 @@ def test_mlflow_registers_a_model_and_serves_its_files(local_stack: LocalStack, 
     fetched = download_artifacts(
         artifact_uri=f"{run.info.artifact_uri}/model/config.json",
         dst_path=str(tmp_path / "fetched"),
-        tracking_uri=local_stack.endpoints.mlflow_uri,
+        tracking_uri=local_stack.mlflow.url,
     )
     assert Path(fetched).read_text() == "{}"
 
@@ -101,38 +102,38 @@ def test_mlflow_registers_a_model_and_serves_its_files(local_stack: LocalStack, 
 def test_a_part_can_be_away_for_a_while_and_returns_at_the_same_address_with_its_data(
     local_stack: LocalStack,
 ) -> None:
-    endpoints, key = local_stack.endpoints, uuid.uuid4().hex
+    settings, key = local_stack.settings(), uuid.uuid4().hex
     with _client(local_stack) as admin:
-        admin.put_object(Bucket=endpoints.s3_bucket, Key=key, Body=b"kept")
-    s3 = local_stack.part("s3")
+        admin.put_object(Bucket=BUCKET, Key=key, Body=b"kept")
+    s3 = local_stack.s3
     s3.stop()
     try:
         assert s3.status == "stopped"
         with pytest.raises(ConnectionRefusedError):
-            _get(endpoints.s3_endpoint)
+            _get(s3.url)
     finally:
         s3.start()
-    assert local_stack.endpoints == endpoints
+    assert local_stack.settings() == settings
     with _client(local_stack) as admin:
-        assert admin.get_object(Bucket=endpoints.s3_bucket, Key=key)["Body"].read() == b"kept"
+        assert admin.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"kept"
 
 
 def test_the_settings_of_a_worker_point_at_the_stack_as_the_user(local_stack: LocalStack) -> None:
-    endpoints, settings = local_stack.endpoints, local_stack.settings()
-    assert settings["kafka"]["bootstrap_servers"] == endpoints.bootstrap_servers
-    assert settings["s3"]["access_key"] == endpoints.s3_user.access_key
-    assert settings["s3"]["endpoint_url"] == endpoints.s3_endpoint
-    assert settings["mlflow"] == {"tracking_uri": endpoints.mlflow_uri}
+    settings, (broker, *_) = local_stack.settings(), local_stack.parts
+    assert settings["kafka"]["bootstrap_servers"] == broker.address
+    assert settings["s3"]["access_key"] == local_stack.s3.user.access_key
+    assert settings["s3"]["endpoint_url"] == local_stack.s3.url
+    assert settings["mlflow"] == {"tracking_uri": local_stack.mlflow.url}
 
 
 def test_secrets_are_private_random_and_not_in_any_log(local_stack: LocalStack) -> None:
-    endpoints = local_stack.endpoints
     identities = local_stack.root / "s3" / "identities.json"
     assert stat.S_IMODE(identities.stat().st_mode) == 0o600
-    secrets = {endpoints.s3_admin.secret_key, endpoints.s3_user.secret_key}
+    known = (local_stack.s3.admin, local_stack.s3.user)
+    secrets = {credentials.secret_key for credentials in known}
     assert len(secrets) == 2
     for secret in secrets:
-        assert secret not in repr(endpoints)
+        assert secret not in repr(known)
         assert secret in identities.read_text()
         for part in local_stack.parts:
             assert secret not in part.log_path.read_text(errors="replace")
@@ -159,11 +160,6 @@ def test_a_second_stack_on_the_same_folder_is_refused(
     monkeypatch.setattr("deploy.local.stack._LOCK_TIMEOUT_S", 0.1)
     with pytest.raises(StackError, match="another local stack uses"):
         LocalStack(local_stack.root).start()
-
-
-def test_an_unknown_part_names_the_known_ones(local_stack: LocalStack) -> None:
-    with pytest.raises(KeyError, match=r"no part 'redis'.*broker.*s3.*mlflow"):
-        local_stack.part("redis")
 
 
 def test_a_failing_part_stops_the_others_and_is_named(
@@ -248,7 +244,7 @@ def _start_child(root: Path) -> subprocess.Popen[str]:
 
 @contextmanager
 def _client(stack: LocalStack, *, as_user: bool = False) -> Iterator[Any]:
-    client = stack.s3_client(stack.endpoints.s3_user if as_user else stack.endpoints.s3_admin)
+    client = stack.s3.client(stack.s3.user if as_user else stack.s3.admin)
     try:
         yield client
     finally:

@@ -29,7 +29,7 @@ PATIENCE_S = 60.0
 @pytest.fixture(scope="module")
 def s3(local_stack: LocalStack) -> Iterator[Any]:
     """The store's admin, who has put in place what the tests read; keys of a test's own are uuids."""
-    client = local_stack.s3_client()
+    client = local_stack.s3.client()
     client.create_bucket(Bucket=PRIVATE)
     client.put_object(Bucket=PRIVATE, Key="clip.wav", Body=b"not for everybody")
     client.put_object(Bucket="media", Key="fetcher/large.bin", Body=LARGE)
@@ -39,7 +39,7 @@ def s3(local_stack: LocalStack) -> Iterator[Any]:
 
 @pytest.fixture
 def proxy(local_stack: LocalStack) -> Iterator[ToxicProxy]:
-    host, port = local_stack.part("s3").address.split(":")
+    host, port = local_stack.s3.address.split(":")
     with ToxicProxy(host, int(port)) as proxy:
         yield proxy
 
@@ -55,11 +55,10 @@ def connect(local_stack: LocalStack, s3: Any) -> Iterator[Connect]:
     def make(
         *, admin: bool = False, port: int | None = None, media: dict[str, Any] | None = None, **s3: Any
     ) -> MediaFetcher:
-        ends = local_stack.endpoints
-        who = ends.s3_admin if admin else ends.s3_user
+        who = local_stack.s3.admin if admin else local_stack.s3.user
         settings = S3Settings.model_validate(
             {
-                "endpoint_url": ends.s3_endpoint if port is None else f"http://127.0.0.1:{port}",
+                "endpoint_url": local_stack.s3.url if port is None else f"http://127.0.0.1:{port}",
                 "access_key": who.access_key,
                 "secret_key": who.secret_key,
             }
@@ -246,7 +245,7 @@ def test_a_store_that_comes_back_within_the_deadline_answers(
     connect: Connect, local_stack: LocalStack, s3: Any
 ) -> None:
     fetcher = connect()
-    store = local_stack.part("s3")
+    store = local_stack.s3
     store.stop()
     try:
         with ThreadPoolExecutor(1) as thread:

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
-from deploy.local import KafkaCluster, KafkaRelease
+from deploy.local import KafkaRelease
 from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.kafka.aiokafka_internals import Coordination
@@ -22,6 +22,7 @@ from streams.kafka.group_refusals import GroupRefused
 from streams.kafka.rights import Rights, check_rights
 from streams.kafka.topic_admin import check_topics, create_topics
 from streams.settings import KafkaSettings
+from tests.kafka_cluster import RunningCluster
 
 T = TypeVar("T")
 
@@ -39,11 +40,11 @@ READ, WRITE, DESCRIBE_CONFIGS = 3, 4, 10
 @pytest.fixture(scope="module")
 def kafka(
     kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KafkaCluster]:
+) -> Iterator[RunningCluster]:
     """One broker that limits groups to two members and heeds access rules."""
     if kafka_release is None:
         pytest.skip("needs Apache Kafka: the embedded broker has neither rights nor limits")
-    with KafkaCluster(tmp_path_factory.mktemp("limits"), kafka_release, properties=LIMITS) as cluster:
+    with RunningCluster(tmp_path_factory.mktemp("limits"), kafka_release, properties=LIMITS) as cluster:
         yield cluster
 
 
@@ -82,7 +83,7 @@ class Member:
 class Place:
     """A topic and a group of a test's own."""
 
-    def __init__(self, kafka: KafkaCluster) -> None:
+    def __init__(self, kafka: RunningCluster) -> None:
         self.name = f"t{uuid.uuid4().hex[:10]}"
         self.servers = kafka.bootstrap_servers
         self.members: list[Member] = []
@@ -132,7 +133,7 @@ async def admin(servers: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def place(kafka: KafkaCluster) -> AsyncIterator[Place]:
+async def place(kafka: RunningCluster) -> AsyncIterator[Place]:
     made = Place(kafka)
     await made.topic()
     yield made

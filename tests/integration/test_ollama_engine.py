@@ -1,6 +1,6 @@
 """OllamaEngine on real weights: llama.cpp behind an Ollama-like proxy, and a real Ollama where there is one.
 
-Of the proxy only the framing is true (deploy/local/ollama.py says what is not), so the tests look at texts,
+Of the proxy only the framing is true (examples/models/ollama.py says what is not), so the tests look at texts,
 pieces and bounds. Set OLLAMA_HOST to run them against a real server as well; OLLAMA_MODEL names the model there.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from deploy.local import LocalStack
-from deploy.local.ollama import MODEL, Ollama
 from engines.config.settings import CacheSettings, EngineSettings, MlflowSettings, OllamaSettings
 from engines.configuration import address_of_ollama_host
 from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
 from engines.ollama.engine import OllamaEngine
+from examples.models.ollama import MODEL, Ollama
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 QUESTION = {"inputs": "Name three colours."}
@@ -177,7 +177,7 @@ def test_a_model_registered_in_mlflow_answers_through_the_manager(
     )
     manager = InferenceManager.from_settings(
         EngineSettings(
-            mlflow=MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri),
+            mlflow=MlflowSettings(tracking_uri=local_stack.mlflow.url),
             cache=CacheSettings(directory=tmp_path),
             ollama=settings,
         )

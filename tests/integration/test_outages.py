@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.local import LocalStack
+from deploy.local.s3 import BUCKET
 from streams.client import InferenceClient
 from streams.messages import Request, Result
 from tests.integration.worker_process import Site, WorkerProcess
@@ -38,13 +39,13 @@ async def site(local_stack: LocalStack, sleepy_model: str, tmp_path: Path) -> As
 @pytest.fixture
 def with_media(local_stack: LocalStack) -> dict[str, Any]:
     """Data of a request that names an object of 5 bytes."""
-    store = local_stack.s3_client()
+    store = local_stack.s3.client()
     key = f"{uuid.uuid4().hex}.bin"
     try:
-        store.put_object(Bucket=local_stack.endpoints.s3_bucket, Key=key, Body=b"hello")
+        store.put_object(Bucket=BUCKET, Key=key, Body=b"hello")
     finally:
         store.close()
-    return {"value": 1, "media": f"s3://{local_stack.endpoints.s3_bucket}/{key}"}
+    return {"value": 1, "media": f"s3://{BUCKET}/{key}"}
 
 
 async def ask(client: InferenceClient, data: dict[str, Any], *, model: str = "sleepy") -> Result:
@@ -65,14 +66,14 @@ async def test_while_s3_is_away_its_requests_fail_alone_and_come_right_when_it_i
     async with InferenceClient(site.settings.kafka, tasks=["sleepy"]) as client:
         answered = [await ask(client, with_media), await ask(client, BARE)]
         refused: list[Result] = []
-        local_stack.part("s3").stop()
+        local_stack.s3.stop()
         try:
             until = time.monotonic() + OUTAGE_S
             while time.monotonic() < until:
                 refused.append(await ask(client, with_media))
                 answered.append(await ask(client, BARE))
         finally:
-            local_stack.part("s3").start()
+            local_stack.s3.start()
         answered.append(await ask(client, with_media))
     for result in refused:
         assert result.error is not None
@@ -92,14 +93,14 @@ async def test_while_mlflow_is_away_known_models_answer_and_new_ones_are_refused
     async with InferenceClient(site.settings.kafka, tasks=["sleepy"]) as client:
         answered = [await ask(client, BARE)]
         refused: list[Result] = []
-        local_stack.part("mlflow").stop()
+        local_stack.mlflow.stop()
         try:
             until = time.monotonic() + OUTAGE_S
             while time.monotonic() < until:
                 refused.append(await ask(client, BARE, model="sleepy-too"))
                 answered.append(await ask(client, BARE))
         finally:
-            local_stack.part("mlflow").start()
+            local_stack.mlflow.start()
         answered.append(await ask(client, BARE, model="sleepy-too"))
     for result in refused:
         assert result.error is not None

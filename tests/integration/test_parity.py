@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from deploy.local import LocalStack
-from deploy.local.ollama import MODEL as OLLAMA_MODEL
-from deploy.local.ollama import Ollama
-from deploy.models import prepare
+from deploy.local.s3 import BUCKET
+from deploy.models import CATALOGUE, prepare
 from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
+from examples.models.ollama import MODEL as OLLAMA_MODEL
+from examples.models.ollama import Ollama
 from handlers.registry import HandlerRegistry
 from streams.client import InferenceClient
 from streams.media import MediaFetcher
@@ -176,7 +177,7 @@ def models(
         ("parity-text", save_llama(tmp_path_factory.mktemp("llama")), "text-generation"),
         ("parity-vlm", VLM_WEIGHTS, "vlm,video-analysis,document-analysis"),
         ("parity-speech", whisper_tiny_path, "asr"),
-        ("parity-reader", prepare("pp-ocrv5-mobile"), "ocr,document-analysis"),
+        ("parity-reader", prepare(CATALOGUE["pp-ocrv5-mobile"]), "ocr,document-analysis"),
         ("parity-audio", AUDIO_WEIGHTS, "audio-classification"),
         ("parity-video", VIDEO_WEIGHTS, "video-analysis"),
     ):
@@ -199,8 +200,8 @@ def answers(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Answers:
     """What one worker, over Kafka and HTTP, and a manager in this process say to every case."""
-    bucket = local_stack.endpoints.s3_bucket
-    store = local_stack.s3_client()
+    bucket = BUCKET
+    store = local_stack.s3.client()
     try:
         for name, content in UPLOADS.items():
             store.put_object(Bucket=bucket, Key=f"parity/{name}", Body=content())

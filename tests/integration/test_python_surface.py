@@ -147,7 +147,7 @@ def test_one_import_and_one_call_answer_also_inside_a_running_loop(
     local_stack: LocalStack, real_models: None, tmp_path: Path
 ) -> None:
     answers, wrong, stats, health, cached, cleared, left = notebook(
-        QUESTION + ONE_CALL, mlflow_uri=local_stack.endpoints.mlflow_uri, folder=tmp_path
+        QUESTION + ONE_CALL, mlflow_uri=local_stack.mlflow.url, folder=tmp_path
     )
     for answer in answers:
         assert answer["success"], answer
@@ -173,7 +173,7 @@ def test_media_on_s3_are_fetched_for_a_python_call(
     local_stack: LocalStack, real_models: None, tmp_path: Path
 ) -> None:
     clip = next(clip for clip in librivox_recordings() if "0930" in clip.path.name)
-    store = local_stack.s3_client()
+    store = local_stack.s3.client()
     try:
         store.put_object(Bucket="media", Key="surface/clip.flac", Body=clip.path.read_bytes())
     finally:
@@ -181,7 +181,7 @@ def test_media_on_s3_are_fetched_for_a_python_call(
     reach = local_stack.settings()["s3"]
     heard, missing = notebook(
         FROM_S3,
-        mlflow_uri=local_stack.endpoints.mlflow_uri,
+        mlflow_uri=local_stack.mlflow.url,
         folder=tmp_path,
         settings={f"INFERSTREAM_S3__{name.upper()}": str(value) for name, value in reach.items()},
     )
@@ -196,7 +196,7 @@ def test_counts_are_exact_when_16_threads_ask_an_engine_of_ones_own(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.txt").write_text("2")
-    right, stats, loads = notebook(THREADS, mlflow_uri=local_stack.endpoints.mlflow_uri, folder=tmp_path)
+    right, stats, loads = notebook(THREADS, mlflow_uri=local_stack.mlflow.url, folder=tmp_path)
     # Numbers that 5 divides are sent without data, and those that end in 9 break the model.
     answered = [number for number in range(800) if number % 5 and number % 10 != 9]
     assert right == [2 * number if number in answered else None for number in range(800)]

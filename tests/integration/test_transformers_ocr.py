@@ -289,7 +289,7 @@ def test_one_registered_model_serves_both_of_its_tasks(
     local_stack: LocalStack, real_models: None, tmp_path: Path
 ) -> None:
     settings = EngineSettings(
-        mlflow=MlflowSettings(tracking_uri=local_stack.endpoints.mlflow_uri),
+        mlflow=MlflowSettings(tracking_uri=local_stack.mlflow.url),
         cache=CacheSettings(directory=tmp_path),
         transformers=on_this_machine(),
     )

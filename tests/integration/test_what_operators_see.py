@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.local import KafkaCluster, KafkaRelease, LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from streams.client import InferenceClient
 from streams.messages import Request
 from tests.integration.worker_process import Site, WorkerProcess
+from tests.kafka_cluster import RunningCluster
 
 PATIENCE_S = 90.0
 
@@ -23,19 +24,19 @@ PATIENCE_S = 90.0
 @pytest.fixture(scope="module")
 def cluster(
     kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KafkaCluster]:
+) -> Iterator[RunningCluster]:
     if kafka_release is None:
         pytest.skip("the embedded broker forgets everything when it dies")
-    with KafkaCluster(tmp_path_factory.mktemp("seen-kafka"), kafka_release) as cluster:
+    with RunningCluster(tmp_path_factory.mktemp("seen-kafka"), kafka_release) as cluster:
         yield cluster
 
 
 @pytest.fixture
 async def worker(
-    local_stack: LocalStack, sleepy_model: str, cluster: KafkaCluster, tmp_path: Path
+    local_stack: LocalStack, sleepy_model: str, cluster: RunningCluster, tmp_path: Path
 ) -> AsyncIterator[WorkerProcess]:
     settings = local_stack.settings()
-    settings["kafka"] = {**settings["kafka"], **cluster.settings(), "producer_timeout_s": 5}
+    settings["kafka"] = {**settings["kafka"], **cluster.kafka, "producer_timeout_s": 5}
     site = Site(
         tmp_path,
         settings,
@@ -65,7 +66,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def test_an_outage_is_few_lines_a_state_and_no_lost_request(
-    worker: WorkerProcess, cluster: KafkaCluster
+    worker: WorkerProcess, cluster: RunningCluster
 ) -> None:
     [url] = [line["url"] for line in lines(worker) if line["message"] == "http_listening"]
     kafka = worker.site.settings.kafka

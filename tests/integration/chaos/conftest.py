@@ -8,11 +8,12 @@ from threading import Event
 
 import pytest
 
-from deploy.local import KafkaCluster, KafkaRelease, LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from deploy.local.broker import Broker
 from tests.integration.chaos.deliveries import WINDOW
 from tests.integration.chaos.places import Place
 from tests.integration.worker_process import Site
+from tests.kafka_cluster import RunningCluster
 
 
 @pytest.fixture
@@ -34,18 +35,18 @@ async def site(tmp_path: Path, local_stack: LocalStack, sleepy_model: str) -> Si
 @pytest.fixture(scope="package")
 def cluster(
     kafka_release: KafkaRelease | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KafkaCluster]:
+) -> Iterator[RunningCluster]:
     """Three running brokers of Apache Kafka, shared by the tests of this folder; skips where there is no release."""
     if kafka_release is None:
         pytest.skip("no release of Apache Kafka is named to run three brokers of")
-    with KafkaCluster(tmp_path_factory.mktemp("kafka"), kafka_release, brokers=3) as cluster:
+    with RunningCluster(tmp_path_factory.mktemp("kafka"), kafka_release, brokers=3) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def three_brokers(cluster: KafkaCluster, local_stack: LocalStack, sleepy_model: str) -> Iterator[Place]:
+def three_brokers(cluster: RunningCluster, local_stack: LocalStack, sleepy_model: str) -> Iterator[Place]:
     """Three brokers of Apache Kafka; those that a test killed or froze run again after it."""
-    yield Place({**local_stack.settings(), "kafka": cluster.settings()})
+    yield Place({**local_stack.settings(), **cluster.settings()})
     for node in cluster.nodes:
         if node.pid is not None:
             cluster.resume(node.number)
@@ -68,4 +69,4 @@ def place(request: pytest.FixtureRequest, local_stack: LocalStack, sleepy_model:
     if request.param == "three_brokers":
         return request.getfixturevalue("three_brokers")  # type: ignore[no-any-return]
     broker: Broker = request.getfixturevalue("embedded_broker")
-    return Place({**local_stack.settings(), "kafka": broker.settings()})
+    return Place({**local_stack.settings(), **broker.settings()})

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import KafkaCluster
 from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
 from tests.integration.chaos.deliveries import send_all, sleepy
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
+from tests.kafka_cluster import RunningCluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -25,14 +25,14 @@ AWAY_S = 20.0 if IS_LONG else 8.0
 """How long brokers stay away: longer than the controllers take to notice, and than a session lasts."""
 
 
-async def away(cluster: KafkaCluster, *numbers: int) -> None:
+async def away(cluster: RunningCluster, *numbers: int) -> None:
     """Kill these nodes, leave them away for a while, and bring them back."""
     await asyncio.to_thread(cluster.kill, *numbers)
     await asyncio.sleep(AWAY_S)
     await asyncio.to_thread(cluster.restart, *numbers)
 
 
-async def frozen(cluster: KafkaCluster, number: int) -> None:
+async def frozen(cluster: RunningCluster, number: int) -> None:
     """Freeze a node for a while."""
     cluster.pause(number)
     await asyncio.sleep(AWAY_S)
@@ -41,7 +41,7 @@ async def frozen(cluster: KafkaCluster, number: int) -> None:
 
 @pytest.mark.timeout(1200 if IS_LONG else 400)
 async def test_brokers_that_die_and_freeze_cost_no_request(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=6)
     async with Crew(site) as crew:
@@ -69,7 +69,7 @@ async def test_brokers_that_die_and_freeze_cost_no_request(
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_an_idle_worker_stops_in_time_while_all_brokers_are_away(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path, how: str
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path, how: str
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=2)
     async with Crew(site) as crew:
@@ -80,7 +80,7 @@ async def test_an_idle_worker_stops_in_time_while_all_brokers_are_away(
 
 
 async def test_a_busy_worker_ends_in_time_while_all_brokers_are_away_and_a_later_one_answers(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=2)
     async with Crew(site) as crew:

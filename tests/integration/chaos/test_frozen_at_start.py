@@ -12,13 +12,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.metadata import MetadataRequest
 
-from deploy.local import KafkaCluster
 from streams.kafka.rights import check_rights
 from streams.kafka.topic_admin import check_topics, specs
 from tests.integration.chaos.crew import Crew
 from tests.integration.chaos.deliveries import send_all, sleepy, until_all_is_committed
 from tests.integration.chaos.places import TASKS, Place
 from tests.integration.worker_process import PATIENCE_S, Site
+from tests.kafka_cluster import RunningCluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -50,7 +50,7 @@ async def leader(site: Site, topic: str) -> int:
         await admin.close()
 
 
-async def until_all_know(site: Site, cluster: KafkaCluster) -> None:
+async def until_all_know(site: Site, cluster: RunningCluster) -> None:
     """Wait until each broker knows the site's topics: one that was made a moment ago is new to some."""
     client = AIOKafkaClient(bootstrap_servers=site.settings.kafka.bootstrap_servers)
     await client.bootstrap()
@@ -71,7 +71,7 @@ async def names(client: AIOKafkaClient, node: int) -> set[str]:
 @pytest.mark.parametrize("frozen", ["coordinator", "leader"])
 @pytest.mark.timeout(400)
 async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path, frozen: str
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path, frozen: str
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=1)
     async with Crew(site) as crew:
@@ -94,7 +94,7 @@ async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
 
 @pytest.mark.timeout(300)
 async def test_topics_and_rights_are_told_while_a_broker_is_frozen(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=1)
     await until_all_know(site, cluster)

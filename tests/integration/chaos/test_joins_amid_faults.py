@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from deploy.local import KafkaCluster
 from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
 from tests.integration.worker_process import PATIENCE_S, Site
+from tests.kafka_cluster import RunningCluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -29,7 +29,7 @@ AWAY_S = 12.0
 
 @pytest.mark.timeout(300 + 120 * ROUNDS)
 async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=PARTITIONS)
     async with Crew(site) as crew:
@@ -53,7 +53,7 @@ async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
 
 @pytest.mark.timeout(300 + 120 * ROUNDS)
 async def test_all_brokers_away_while_a_worker_joins_cost_no_request(
-    three_brokers: Place, cluster: KafkaCluster, tmp_path: Path
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path
 ) -> None:
     site = await three_brokers.site(tmp_path, partitions=PARTITIONS)
     chance = random.Random(SEED)

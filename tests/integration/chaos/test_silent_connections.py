@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import KafkaCluster, KafkaRelease, LocalStack
+from deploy.local import KafkaRelease, LocalStack
 from deploy.local.ports import HOST, free_ports
 from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
@@ -16,6 +16,7 @@ from tests.integration.chaos.deliveries import send_all, sleepy
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
 from tests.integration.toxic_proxy import Pass, Stall, ToxicProxy
+from tests.kafka_cluster import RunningCluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -29,9 +30,8 @@ def proxied(
     """One broker, and a proxy by which workers reach it: `PROXIED` names its address."""
     if kafka_release is None:
         pytest.skip("no release of Apache Kafka is named: the embedded broker names one address only")
-    cluster = KafkaCluster(tmp_path / "kafka", kafka_release)
+    cluster = RunningCluster(tmp_path / "kafka", kafka_release)
     node = cluster.nodes[0]
-    node.ports = cluster.ports_of(1)
     inner, outer = free_ports(2)
     proxy = ToxicProxy(HOST, inner)
     proxy.port = outer
@@ -43,7 +43,7 @@ def proxied(
         "inter.broker.listener.name": "PLAINTEXT",
     }
     with cluster, proxy:
-        yield Place({**local_stack.settings(), "kafka": cluster.settings()}), proxy
+        yield Place({**local_stack.settings(), **cluster.settings()}), proxy
 
 
 async def test_a_worker_gives_up_connections_that_are_silent_and_goes_on(

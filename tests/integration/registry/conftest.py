@@ -22,7 +22,7 @@ def name() -> str:
 @pytest.fixture
 def make(local_stack: LocalStack, tmp_path: Path) -> Make:
     def made(*, cache: dict[str, Any] | None = None, **mlflow: Any) -> ModelManager:
-        settings = {"tracking_uri": local_stack.endpoints.mlflow_uri, "alias_poll_s": 0.01, **mlflow}
+        settings = {"tracking_uri": local_stack.mlflow.url, "alias_poll_s": 0.01, **mlflow}
         files = {"directory": tmp_path / "files", **(cache or {})}
         return ModelManager(MlflowSettings.model_validate(settings), CacheSettings.model_validate(files))
 
@@ -38,7 +38,7 @@ def models(make: Make) -> ModelManager:
 def client(local_stack: LocalStack) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(local_stack.endpoints.mlflow_uri)
+    return MlflowClient(local_stack.mlflow.url)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_files_are_downloaded_once_however_many_processes_ask(
         "path = models.files(models.resolve(sys.argv[3])); "
         "print(sorted(file.name for file in path.rglob('*') if file.is_file()))"
     )
-    command = [sys.executable, "-c", script, local_stack.endpoints.mlflow_uri, str(tmp_path / "shared"), name]
+    command = [sys.executable, "-c", script, local_stack.mlflow.url, str(tmp_path / "shared"), name]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]

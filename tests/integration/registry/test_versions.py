@@ -119,8 +119,8 @@ def test_files_here_serve_while_the_server_is_away(
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     model = models.resolve(name)
     models.files(model)
-    assert models.health() == {"status": "ok", "tracking_uri": local_stack.endpoints.mlflow_uri}
-    server = local_stack.part("mlflow")
+    assert models.health() == {"status": "ok", "tracking_uri": local_stack.mlflow.url}
+    server = local_stack.mlflow
     server.stop()
     try:
         after_restart = make(max_retries=0, timeout_s=2)

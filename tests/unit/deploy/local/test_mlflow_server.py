@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from deploy.local import StackError
 from deploy.local.mlflow_server import MlflowServer
+
+Upgrade = Callable[[Path], None]
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> MlflowServer:
     part = MlflowServer(tmp_path, on_status=lambda status: None, abandon=Event())
     part.directory.mkdir()
-    part.ports = {"main": 4711}
     return part
+
+
+def prepare(server: MlflowServer, monkeypatch: pytest.MonkeyPatch, upgrade: Upgrade) -> None:
+    """Prepare the server; `upgrade` stands in for MLflow's own."""
+
+    def run(self: MlflowServer, argv: Sequence[str]) -> None:
+        assert argv[-1].startswith("sqlite:///")
+        upgrade(Path(argv[-1].removeprefix("sqlite:///")))
+
+    monkeypatch.setattr(MlflowServer, "run", run)
+    server.prepare()
 
 
 def write(database: Path, text: str) -> None:
@@ -31,49 +45,54 @@ def texts(database: Path) -> list[str]:
         return [text for (text,) in connection.execute("select text from texts")]
 
 
-def target(server: MlflowServer) -> Path:
-    """Return the database that is upgraded before the server starts."""
-    command = server.first_command()
-    assert command is not None
-    assert command[-1].startswith("sqlite:///")
-    return Path(command[-1].removeprefix("sqlite:///"))
+def cut_short(database: Path) -> None:
+    write(database, "half")
+    Path(f"{database}-journal").touch()
+    raise StackError("killed")
 
 
-def test_a_new_database_is_made_beside_its_place_and_put_there_when_it_is_whole(server: MlflowServer) -> None:
-    server.prepare()
-    write(target(server), "whole")
+def forbidden(database: Path) -> None:
+    raise AssertionError(f"{database} is upgraded")
+
+
+def test_a_new_database_is_made_beside_its_place_and_put_there_when_it_is_whole(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = server.directory / "mlflow.db"
-    assert not place.exists()
-    server.command()
+
+    def upgrade(database: Path) -> None:
+        write(database, "whole")
+        assert not place.exists()
+
+    prepare(server, monkeypatch, upgrade)
     assert texts(place) == ["whole"]
-    assert server.first_command() is None
 
 
-def test_what_an_upgrade_that_was_cut_short_left_is_thrown_away(server: MlflowServer) -> None:
-    server.prepare()
-    leftover = target(server)
-    write(leftover, "half")
-    Path(f"{leftover}-journal").touch()
-    server.prepare()
-    assert not list(server.directory.iterdir())
+def test_what_an_upgrade_that_was_cut_short_left_is_thrown_away(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StackError, match="killed"):
+        prepare(server, monkeypatch, cut_short)
+    prepare(server, monkeypatch, lambda database: write(database, "whole"))
+    assert texts(server.directory / "mlflow.db") == ["whole"]
+    assert not list(server.directory.glob("upgraded*"))
 
 
-def test_a_database_of_an_older_mlflow_is_kept_until_its_copy_is_upgraded(server: MlflowServer) -> None:
+def test_a_database_of_an_older_mlflow_is_kept_until_its_copy_is_upgraded(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = server.directory / "mlflow.db"
     write(place, "old")
-    server.prepare()
-    write(target(server), "upgraded")
+    with pytest.raises(StackError, match="killed"):
+        prepare(server, monkeypatch, cut_short)
     assert texts(place) == ["old"]
-    server.prepare()
-    assert texts(target(server)) == ["old"]
-    server.command()
-    assert texts(place) == ["old"]
+    prepare(server, monkeypatch, lambda database: write(database, "upgraded"))
+    assert texts(place) == ["old", "upgraded"]
 
 
-def test_a_database_of_this_mlflow_is_left_alone(server: MlflowServer) -> None:
-    server.prepare()
-    write(target(server), "here")
-    server.command()
-    server.prepare()
-    assert server.first_command() is None
+def test_a_database_of_this_mlflow_is_left_alone(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(server, monkeypatch, lambda database: write(database, "here"))
+    prepare(server, monkeypatch, forbidden)
     assert texts(server.directory / "mlflow.db") == ["here"]

