@@ -45,11 +45,16 @@ def client_of(owner: Any) -> Any:
     return owner._client
 
 
+def connect_side_by_side(client: Any) -> None:
+    """Have `client` make several connections at a time: else a silent broker holds up those to all others."""
+    client._get_conn_lock_value = contextlib.nullcontext()
+
+
 def connect_by(client: Any, connect: _Call) -> _Call:
-    """Have `client` get each connection from `connect`, several at a time; return its own way to make one."""
+    """Have `client` get each connection from `connect`, side by side; return its own way to make one."""
+    connect_side_by_side(client)
     own: _Call = client._get_conn
     client._get_conn = connect
-    client._get_conn_lock_value = contextlib.nullcontext()  # a silent broker would hold up all others
     return own
 
 

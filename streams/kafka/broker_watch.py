@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engines.log_context import shared_task
 from handlers.logger import get_logger
+from streams.kafka.aiokafka_internals import connect_side_by_side
 from streams.kafka.connection import connection_options
+from streams.kafka.connection_problems import NO_ANSWER, first_to_answer
 from streams.logs import tell_left_out
 from streams.settings import KafkaSettings
 
@@ -25,7 +26,6 @@ PATIENCE_S = 4.0
 """What a broker may take to answer; so an outage is known within 6 s."""
 _AT_A_STOP_S = 0.5
 _FIRST_LINE_AFTER_S = 30.0
-_NO_ANSWER = (KafkaError, OSError, TimeoutError)
 
 
 class Ask(Protocol):
@@ -102,18 +102,26 @@ class BrokerWatch:
 class _Brokers:
     """A separate connection to each broker: what others send and wait for on theirs does not hold it up."""
 
-    def __init__(self, client: AIOKafkaClient) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], Awaitable[AIOKafkaClient]]) -> None:
+        """`connect` returns a client that has been told which brokers there are, or raises one of `NO_ANSWER`."""
+        self._connect = connect
+        self._client: AIOKafkaClient | None = None
         self._any_answered = False
 
     async def __call__(self) -> tuple[int, int]:
         if not self._any_answered:  # not yet, or all have other addresses by now
-            with contextlib.suppress(*_NO_ANSWER):
+            with contextlib.suppress(*NO_ANSWER):
                 async with asyncio.timeout(PATIENCE_S):
-                    await self._client.bootstrap()
+                    client = await self._connect()
+                await self.close()
+                self._client = client
         answers = await asyncio.gather(*map(self._answers, nodes := self._nodes()))
         self._any_answered = any(answers)
         return len(nodes), sum(answers)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
 
     async def any_answers(self, within_s: float) -> bool:
         asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
@@ -129,13 +137,14 @@ class _Brokers:
         return False
 
     def _nodes(self) -> list[int]:
-        return [broker.nodeId for broker in self._client.cluster.brokers()]
+        return [] if self._client is None else [one.nodeId for one in self._client.cluster.brokers()]
 
     async def _answers(self, node: int) -> bool:
+        assert self._client is not None
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._client.send(node, MetadataRequest([]))
-        except _NO_ANSWER:
+        except NO_ANSWER:
             return False
         return True
 
@@ -143,14 +152,26 @@ class _Brokers:
 @contextlib.asynccontextmanager
 async def watching(kafka: KafkaSettings) -> AsyncIterator[BrokerWatch]:
     """Watch the brokers during the block."""
-    client = AIOKafkaClient(
-        **connection_options(kafka), client_id="inferstream-watch", request_timeout_ms=int(PATIENCE_S * 1000)
-    )
-    watch = BrokerWatch(kafka.bootstrap_servers, _Brokers(client))
+    options = connection_options(kafka)
+
+    async def connect() -> AIOKafkaClient:
+        server = await first_to_answer(options)
+        limit_ms = int(PATIENCE_S * 1000)
+        client = AIOKafkaClient(
+            **{**options, "bootstrap_servers": server},
+            client_id="inferstream-watch",
+            request_timeout_ms=limit_ms,
+        )
+        await client.bootstrap()
+        connect_side_by_side(client)
+        return client
+
+    brokers = _Brokers(connect)
+    watch = BrokerWatch(kafka.bootstrap_servers, brokers)
     task = shared_task(watch.run(), name="broker watch")
     try:
         yield watch
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await client.close()
+        await brokers.close()

@@ -47,8 +47,22 @@ async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bo
 
 
 @asynccontextmanager
+async def answered_within(kafka: KafkaSettings, limit_s: float) -> AsyncIterator[None]:
+    """Run a body that asks brokers, within a time limit and with one clear error.
+
+    Raises:
+        BrokerUnavailable: retryable; a broker did not answer in time, or refused.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise await unavailable(kafka, error, limit_s) from error
+
+
+@asynccontextmanager
 async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]]:
-    """Run a body that connects to the broker, within a time limit and with one clear error.
+    """Run a body that connects to the brokers, as `answered_within` does.
 
     Yields `connection_options` with the one bootstrap server that answered first: aiokafka asks one after another,
     and waits for a frozen one as long as for any request.
@@ -56,26 +70,20 @@ async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]
     Raises:
         BrokerUnavailable: retryable; the broker did not answer, or refused.
     """
-    try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            options = connection_options(kafka)
-            yield {**options, "bootstrap_servers": await first_to_answer(options)}
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise await unavailable(kafka, error) from error
+    async with answered_within(kafka, _CONNECT_TIMEOUT_S):
+        options = connection_options(kafka)
+        yield {**options, "bootstrap_servers": await first_to_answer(options)}
 
 
-async def unavailable(kafka: KafkaSettings, error: BaseException) -> BrokerUnavailable:
-    """Return the error that says why `error` came up, for which it looks at the brokers again."""
+async def unavailable(kafka: KafkaSettings, error: BaseException, limit_s: float) -> BrokerUnavailable:
+    """Return the error that says why `error` came up within `limit_s`, for which it looks at the brokers again."""
     reason = await why_no_broker_answers(kafka, connection_options(kafka))
-    return BrokerUnavailable(reason or _too_slow(kafka, error))
-
-
-def _too_slow(kafka: KafkaSettings, error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        said = f"did not answer all that was asked within {_CONNECT_TIMEOUT_S:g} s"
-    else:
-        said = f"gave up: {error}"
-    return f"the broker at {kafka.bootstrap_servers} can be reached and {said}; try again, or look at its own log"
+    is_slow = isinstance(error, TimeoutError)
+    said = f"did not answer all that was asked within {limit_s:g} s" if is_slow else f"gave up: {error}"
+    return BrokerUnavailable(
+        reason
+        or f"the broker at {kafka.bootstrap_servers} can be reached and {said}; try again, or look at its own log"
+    )
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:

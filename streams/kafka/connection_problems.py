@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 3.0
 _ILLEGAL_SASL_STATE = 34
 _MOST_SERVERS = 3
-_NO_ANSWER = (KafkaError, OSError, TimeoutError, EOFError, AssertionError)
+NO_ANSWER = (KafkaError, OSError, TimeoutError, EOFError, AssertionError)
 
 _CERTIFICATE_WRONG = (
     ("hostname mismatch", "is not made out for that name; name the broker as its certificate does"),
@@ -62,7 +62,7 @@ async def first_to_answer(options: dict[str, Any]) -> str:
     asking = [asyncio.create_task(_answers(server, options)) for server in servers.split(",")]
     try:
         for answer in asyncio.as_completed(asking):
-            with contextlib.suppress(*_NO_ANSWER):
+            with contextlib.suppress(*NO_ANSWER):
                 return await answer
     finally:
         for one in asking:
@@ -121,11 +121,11 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
             f"the broker at {where} refuses user {kafka.sasl_username}: the name or the password is wrong; correct "
             "kafka.sasl_username and kafka.sasl_password"
         )
-    except _NO_ANSWER as error:
+    except NO_ANSWER as error:
         return await _other_protocol(kafka, host, port, error)
     try:
         metadata = await asyncio.wait_for(connection.send(MetadataRequest([])), _PATIENCE_S)
-    except _NO_ANSWER as error:
+    except NO_ANSWER as error:
         return await _other_protocol(kafka, host, port, error)
     finally:
         await _close(connection)
@@ -139,7 +139,7 @@ async def _advertised(where: str, metadata: Any, options: dict[str, Any]) -> str
         try:
             await _close(await _connect(host, port, options))
             return None
-        except _NO_ANSWER as error:
+        except NO_ANSWER as error:
             reason = (
                 f"the broker at {where} answers, and the address it gives for itself, {host}:{port}, cannot be "
                 f"reached from here ({_named(error)}); correct advertised.listeners of the brokers"
@@ -193,14 +193,14 @@ async def _listener(host: str, port: int) -> _Listener | None:
         plain = {"security_protocol": "SSL" if is_tls else "PLAINTEXT", "ssl_context": context}
         try:
             connection = await _connect(host, port, plain)
-        except _NO_ANSWER:
+        except NO_ANSWER:
             if is_tls:
                 return _Listener(True, None)
             continue
         try:
             request = SaslHandShakeRequest("PLAIN")
             answer = await asyncio.wait_for(connection.send(request), _PATIENCE_S)
-        except _NO_ANSWER:
+        except NO_ANSWER:
             return _Listener(is_tls, None)
         finally:
             await _close(connection)

@@ -127,7 +127,7 @@ async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
                         break
                 await asyncio.sleep(_AGAIN_S)
     except _UNANSWERED as error:
-        code = getattr(error, "errno", code)
+        code = getattr(error, "errno", None) or code  # a TimeoutError is an OSError, whose number is None
         return (refusal(code, kafka).reason, True) if code in _GROUP_CODES else (None, False)
     if group["error_code"] in _GROUP_CODES:
         return refusal(group["error_code"], kafka).reason, True

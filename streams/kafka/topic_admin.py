@@ -136,7 +136,7 @@ async def _patiently(kafka: KafkaSettings, ask: Callable[[], Awaitable[T]]) -> T
             if not isinstance(error, TimeoutError) and not is_passing(error):
                 raise
             if asyncio.get_running_loop().time() > until:
-                raise await unavailable(kafka, error) from error
+                raise await unavailable(kafka, error, _ADMIN_TIMEOUT_S) from error
         await asyncio.sleep(_PAUSE_S)
 
 

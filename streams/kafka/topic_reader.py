@@ -10,7 +10,7 @@ from typing import Literal, Self
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from streams.kafka.aiokafka_internals import client_of, parse_fetches
-from streams.kafka.connection import broker_answering, is_passing
+from streams.kafka.connection import answered_within, broker_answering, is_passing
 from streams.kafka.header_names import ForgivingRecords
 from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
@@ -18,6 +18,7 @@ from streams.settings import KafkaSettings
 
 _POLL_MS = 200
 _PAUSE_S = 0.5
+_BEGIN_S = 60.0
 _TOPIC_APPEARS_S = 5.0
 """How long a topic may take to be known to the broker that is asked, when it was just made."""
 _METADATA_MAX_AGE_S = 10.0
@@ -54,9 +55,11 @@ class TopicReader:
                 )
                 stack.push_async_callback(consumer.stop)
                 await consumer.start()
-                PatientConnections(client_of(consumer))
-                parse_fetches(consumer, ForgivingRecords)
-                if self._topics:
+            PatientConnections(client_of(consumer))
+            parse_fetches(consumer, ForgivingRecords)
+            if self._topics:
+                # Where the leader of a partition is frozen, until the cluster has found another.
+                async with answered_within(self._kafka, _BEGIN_S):
                     await self._begin()
             stack.pop_all()
         return self

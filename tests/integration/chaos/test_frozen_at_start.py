@@ -12,8 +12,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.protocol.metadata import MetadataRequest
 
+from streams.kafka import connection
 from streams.kafka.rights import check_rights
 from streams.kafka.topic_admin import check_topics, specs
+from streams.kafka.topic_reader import TopicReader
 from tests.integration.chaos.crew import Crew
 from tests.integration.chaos.deliveries import send_all, sleepy, until_all_is_committed
 from tests.integration.chaos.places import TASKS, Place
@@ -90,6 +92,19 @@ async def test_a_worker_starts_and_answers_while_a_broker_is_frozen(
         cluster.resume(number)
         await until_all_is_committed(site, len(requests), task="plain")
         await crew.all_end_in_time()
+
+
+@pytest.mark.timeout(300)
+async def test_a_reader_begins_as_soon_as_a_frozen_leader_has_a_successor(
+    three_brokers: Place, cluster: RunningCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await three_brokers.site(tmp_path, partitions=6)
+    await until_all_know(site, cluster)
+    # A busy cluster takes longer to find another leader than to answer a client that connects.
+    monkeypatch.setattr(connection, "_CONNECT_TIMEOUT_S", 4.0)
+    cluster.pause(await leader(site, site.topics.events))
+    async with TopicReader(site.settings.kafka, [site.topics.events]):
+        pass
 
 
 @pytest.mark.timeout(300)

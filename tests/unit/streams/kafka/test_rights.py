@@ -32,6 +32,23 @@ class Coordinator:
         return SimpleNamespace(to_object=lambda: {"groups": [group]})
 
 
+class NoCoordinator:
+    """Brokers that never name a coordinator."""
+
+    async def coordinator_lookup(self, kind: Any, group: str) -> int:
+        raise errors.GroupCoordinatorNotAvailableError
+
+
+async def test_a_group_whose_coordinator_nobody_names_in_time_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rights, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(rights, "_ANSWER_S", 0.1)
+    reason, is_told = await rights._group(NoCoordinator(), KafkaSettings())
+    assert is_told
+    assert "the brokers have no coordinator for group 'inferstream'" in str(reason)
+
+
 @pytest.mark.parametrize(("operations", "is_refused"), [(MAY_READ, False), (MAY_DESCRIBE_ALONE, True)])
 async def test_a_coordinator_that_loads_or_moves_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, operations: int, is_refused: bool

@@ -11,7 +11,7 @@ from aiokafka.protocol.admin import ApiVersionResponse_v0
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from streams.client import InferenceClient
-from streams.kafka import connection, patient_connections
+from streams.kafka import broker_watch, connection, patient_connections
 from streams.kafka.connection import BrokerUnavailable
 from streams.kafka.rights import check_rights
 from streams.kafka.topic_admin import check_topics
@@ -94,6 +94,18 @@ async def test_clients_and_readers_go_on_with_the_server_that_answers(servers: S
     await servers.add(answers=True)
     async with TopicReader(servers.settings, []), InferenceClient(servers.settings, tasks=[]):
         pass
+
+
+async def test_a_watch_that_begins_beside_silent_servers_takes_the_answer_of_any(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(broker_watch, "PATIENCE_S", 2.0)
+    await servers.add(answers=True)
+    async with asyncio.timeout(60), broker_watch.watching(servers.settings) as watch:
+        while not watch.known:
+            await asyncio.sleep(0.05)
+        assert (watch.known, watch.answering) == (SILENT + 1, 1)
+    assert "broker_away" not in capsys.readouterr().out
 
 
 async def test_only_when_no_server_answers_the_start_fails(
