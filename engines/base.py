@@ -38,6 +38,9 @@ ProgressListener = Callable[[PullProgress], None]
 Emit = Callable[[str], None]
 """Called with the next piece of a growing answer."""
 
+Early = Callable[[int, dict[str, Any] | InferenceError], None]
+"""Called with the number of an input in its batch and what became of it, before the others are done."""
+
 Urgency = tuple[float, float]
 """Minus the priority, and the deadline in unix seconds, infinity for none: the smallest goes first."""
 
@@ -118,6 +121,18 @@ class BaseEngine(ABC):
             with working_on_number(number, len(inputs)):
                 outcomes.append(self._infer_safely(model, one_input, its_options))
         return outcomes
+
+    def infer_each(
+        self,
+        model: Any,
+        inputs: Sequence[dict[str, Any]],
+        options: Sequence[dict[str, Any]],
+        early: Early,
+    ) -> list[dict[str, Any] | InferenceError]:
+        """Do as `infer_batch`, and call `early`, from one thread, with the number and the outcome of each input that
+        need not wait for the others: its request is answered at once. An engine whose inputs take differently long
+        overrides this; what it told stands, also where it raises afterwards and what is left runs again."""
+        return self.infer_batch(model, inputs, options)
 
     def _infer_safely(
         self, model: Any, inputs: dict[str, Any], options: dict[str, Any]

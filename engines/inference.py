@@ -22,7 +22,7 @@ from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.checks import check_engine
 from engines.run.direct_call import DirectCall, new_job
-from engines.run.executor import Execution
+from engines.run.executor import Execution, OnOutcome
 from engines.run.health import HealthProbes, health_report
 from engines.run.job import Job, Outcome
 from engines.run.media_values import FetchMedia, MediaValues
@@ -186,9 +186,9 @@ class InferenceManager:
         """Return whether `resolve` takes microseconds: it has nothing to ask, to import or to wait for."""
         return self._resolver.resolves_at_once(job)
 
-    def execute(self, batch: Sequence[Job]) -> list[Outcome]:
+    def execute(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
         """Run jobs of one `batch_key` together and return one outcome each, in order, as `Execution.run` does."""
-        return self._execution.run(batch)
+        return self._execution.run(batch, early)
 
     def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
         """Start one job whose `is_continuous`, beside those under way, as `Execution.start` does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -32,6 +32,9 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 
+OnOutcome = Callable[[Job, Outcome], None]
+
+
 class Execution:
     """Loads what a request needs, leases it for as long as the engine works, and tells what came of it.
 
@@ -51,18 +54,19 @@ class Execution:
         self._models = models
         self._on_model = on_model
 
-    def run(self, batch: Sequence[Job]) -> list[Outcome]:
+    def run(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.
 
         The model is loaded where it is not in memory, and stays leased until the engine is done; nothing else
-        runs on it meanwhile.
+        runs on it meanwhile. `early` is called with each outcome that is there before the last one, in a thread of the
+        engine.
         """
         if not batch:
             return []
         with working_on([one.name for one in batch]):
-            return self._run_named(batch)
+            return self._run_named(batch, early)
 
-    def _run_named(self, batch: Sequence[Job]) -> list[Outcome]:
+    def _run_named(self, batch: Sequence[Job], early: OnOutcome | None) -> list[Outcome]:
         first = batch[0]
         loading = self._loading(first)
         started = time.perf_counter()
@@ -72,15 +76,22 @@ class Execution:
                 running = time.perf_counter()
                 for one in batch:
                     one.running_since = running
+                    one.timings["wait"] += running - started
+                told: dict[Job, Outcome] = {}
+
+                def tell(job: Job, outcome: Outcome) -> None:
+                    told[job] = outcome
+                    job.timings["infer"] = time.perf_counter() - running
+                    if early is not None:
+                        early(job, outcome)
+
                 try:
-                    outcomes = self._run(lease, batch)
+                    outcomes = self._run(lease, batch, told, tell)
                 finally:
-                    ended = time.perf_counter()
-                    wait_s, infer_s = running - started, ended - running
+                    infer_s = time.perf_counter() - running
                     for one in batch:
-                        timings = one.timings
-                        timings["wait"] += wait_s
-                        timings["infer"] = infer_s
+                        if one not in told:
+                            one.timings["infer"] = infer_s
             return outcomes
         except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
             return [_as_failure(error, first)] * len(batch)
@@ -190,9 +201,12 @@ class Execution:
         """Return whether the model of `job` is in memory, so that it can run without a load."""
         return self._cache.is_loaded(self._loading(job).key)
 
-    def _run(self, lease: Lease, batch: Sequence[Job]) -> list[Outcome]:
+    def _run(
+        self, lease: Lease, batch: Sequence[Job], told: Mapping[Job, Outcome], tell: OnOutcome
+    ) -> list[Outcome]:
         """Run a batch; where the engine raises, rather than tell which request failed, find that out.
 
+        `tell` puts outcomes into `told` as the engine gives them back; those requests are not run again.
         Where it never comes back, another load takes the place of the model.
         """
         first, model = batch[0], lease.model
@@ -202,25 +216,35 @@ class Execution:
         given_up: list[GivenUp] = []
 
         def run(some: Sequence[Job]) -> list[Outcome]:
+            left = [one for one in some if one not in told]
+            made = dict(zip(left, _one_outcome_each(run_all(left), left), strict=True)) if left else {}
+            return [told[one] if one in told else made[one] for one in some]
+
+        def run_all(left: Sequence[Job]) -> Sequence[Outcome]:
             if given_up:
-                return [*given_up] * len(some)
-            inputs, options = [one.inputs for one in some], [one.options for one in some]
+                return [*given_up] * len(left)
+
+            def early(number: int, outcome: Outcome) -> None:
+                self._guard.sign(key)
+                if not given_up and left[number] not in told:
+                    tell(left[number], _checked(outcome, first.engine))
+
+            inputs, options = [one.inputs for one in left], [one.options for one in left]
             try:
-                with working_on([one.name for one in some]):
-                    outcomes = self._guard.call(
+                with working_on([one.name for one in left]):
+                    return self._guard.call(
                         what,
                         limit_s,
-                        lambda: runner.infer_batch(model, inputs, options),
+                        lambda: runner.infer_each(model, inputs, options, early),
                         holding=lease,
                         alive_at=signs,
                     )
             except GivenUp as error:
                 self._cache.abandon(key)
                 given_up.append(error.with_traceback(None))
-                return [error] * len(some)
+                return [error] * len(left)
             except (EngineUnavailable, Busy) as error:
-                return [error] * len(some)  # no fault of any of them
-            return _one_outcome_each(outcomes, some)
+                return [error] * len(left)  # no fault of any of them
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:
             if len(some) > 1:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -15,11 +15,16 @@ from engines.transformers.device import to_model
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from handlers.errors import InferenceError
 
 DEFAULT_LABELS = 5
 
 Features = Mapping[str, torch.Tensor]
+
+
+class _Prepared(NamedTuple):
+    features: Features
+    besides: dict[str, Any]
+    top_k: int
 
 
 class ClassificationRunner(TaskRunner):
@@ -48,30 +53,24 @@ class ClassificationRunner(TaskRunner):
         """
 
     @running()
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
-        prepared = [self._features_or_error(one) for one in inputs]
-        outcomes: list[Outcome] = [one if isinstance(one, InferenceError) else {} for one in prepared]
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for position, one in enumerate(prepared):
-            if not isinstance(one, InferenceError):
-                shapes = tuple((name, tensor.shape[1:]) for name, tensor in one[0].items())
-                alike.setdefault(shapes, []).append(position)
-        for positions in alike.values():
-            group = [one for one in (prepared[position] for position in positions) if isinstance(one, tuple)]
-            windows = [window for features, _ in group for window in _windows(features)]
-            scores = iter(self.windows.run(self._scores, windows, [1.0] * len(windows)))
-            for position, (features, besides) in zip(positions, group, strict=True):
-                top_k = options[position].get("top_k", DEFAULT_LABELS)
-                its_scores = torch.stack(list(itertools.islice(scores, _count(features)))).mean(0)
-                outcomes[position] = {"labels": self._labels(its_scores, top_k), **besides}
-        return outcomes
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Prepared:
+        """Return the features of one input, and how many labels it asks for."""
+        return _Prepared(*self.features(inputs), options.get("top_k", DEFAULT_LABELS))
 
-    def _features_or_error(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]] | InferenceError:
-        try:
-            return self.features(inputs)
-        except InferenceError as error:
-            return error
+    def answer(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[int, Outcome]]:
+        """Yield labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, one in enumerate(prepared):
+            shapes = tuple((name, tensor.shape[1:]) for name, tensor in one.features.items())
+            alike.setdefault(shapes, []).append(place)
+        for places in alike.values():
+            windows = [window for place in places for window in _windows(prepared[place].features)]
+            with running():
+                scores = iter(self.windows.run(self._scores, windows, [1.0] * len(windows)))
+            for place in places:
+                one = prepared[place]
+                its_scores = torch.stack(list(itertools.islice(scores, _count(one.features)))).mean(0)
+                yield place, {"labels": self._labels(its_scores, one.top_k), **one.besides}
 
     def _scores(self, features: Sequence[Features]) -> list[torch.Tensor]:
         """Return the scores of all labels, (labels,), of each window."""

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engines.base import NO_HURRY, BaseEngine, Emit, Urgency, bisected
+from engines.base import NO_HURRY, BaseEngine, Early, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
 from engines.log_context import RequestName, requests_at_hand, working_on
 from engines.transformers.device import (
@@ -36,8 +36,14 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_Asked = tuple[dict[str, Any], dict[str, Any], Sequence[RequestName]]
-"""An input, its options, and what log lines call it."""
+
+class _Asked(NamedTuple):
+    """An input, its options, and what log lines call it."""
+
+    number: int
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    names: Sequence[RequestName]
 
 
 class TransformersEngine(BaseEngine):
@@ -110,24 +116,37 @@ class TransformersEngine(BaseEngine):
 
         A batch that did not fit the memory is remembered: later ones of this model take half of what it took.
         """
+        return self.infer_each(model, inputs, options, lambda number, outcome: None)
+
+    def infer_each(
+        self,
+        model: TaskRunner,
+        inputs: Sequence[dict[str, Any]],
+        options: Sequence[dict[str, Any]],
+        early: Early,
+    ) -> list[Outcome]:
+        """Do as `infer_batch`; `early` gets what is done while others are not, such as short recordings."""
+
+        def run_part(part: Sequence[_Asked]) -> list[Outcome]:
+            return model.run(
+                [one.inputs for one in part],
+                [one.options for one in part],
+                lambda place, outcome: early(part[place].number, outcome),
+            )
 
         def run(some: Sequence[_Asked]) -> list[Outcome]:
-            return model.budget.run(
-                lambda part: model.run([one for one, _, _ in part], [its for _, its, _ in part]),
-                some,
-                [cost_of(one) for one, _, _ in some],
-            )
+            return model.budget.run(run_part, some, [cost_of(one.inputs) for one in some])
 
         at_hand: Sequence[RequestName] = requests_at_hand()
         names = [(name,) for name in at_hand] if len(at_hand) == len(inputs) else [at_hand] * len(inputs)
-        asked = list(zip(inputs, options, names, strict=True))
+        asked = list(map(_Asked, range(len(inputs)), inputs, options, names))
         return bisected(run, asked, failed=functools.partial(self._note_failure, model))
 
     def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: BaseException) -> Outcome:
         if len(batch) > 1:
             log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
         elif not isinstance(error, InferenceError):
-            with working_on(batch[0][2]):
+            with working_on(batch[0].names):
                 log.error("inference_failed", model=model.name, exc_info=error)
         # Kept with the outcome, the traceback would keep what the failed run had in memory.
         return as_run_error(error, model.name).with_traceback(None)

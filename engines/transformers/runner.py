@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from engines.base import Emit, Urgency
+    from engines.base import Early, Emit, Urgency
     from engines.config.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
     from engines.transformers.shared_vlms import SharedModels
@@ -137,13 +137,48 @@ class TaskRunner(ABC):
         """Return when a request that was started last got further, by time.monotonic; None where that is not known."""
         return None
 
-    @abstractmethod
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
+    def run(
+        self,
+        inputs: Sequence[dict[str, Any]],
+        options: Sequence[dict[str, Any]],
+        early: Early = lambda number, outcome: None,
+    ) -> list[Outcome]:
         """Return one raw result per input, in order, or the error of an input that cannot be run.
 
-        What it raises costs the whole batch; the engine then runs its halves. A runner that cuts inputs into
-        pieces and runs several together, such as windows, gives them a `ShrinkOnOutOfMemory` of their own: a long input
-        must not fail where it fits piece by piece.
+        `early` is called with the number and the outcome of each as soon as it is known. What this raises costs the
+        whole batch; the engine then runs its halves.
+        """
+        outcomes: dict[int, Outcome] = {}
+
+        def settle(number: int, outcome: Outcome) -> None:
+            outcomes[number] = outcome
+            early(number, outcome)
+
+        prepared: dict[int, Any] = {}
+        for number, (one, its) in enumerate(zip(inputs, options, strict=True)):
+            try:
+                prepared[number] = self.prepare(one, its)
+            except InferenceError as error:
+                settle(number, error)
+        numbers = list(prepared)
+        for place, outcome in self.answer(list(prepared.values())):
+            settle(numbers[place], outcome)
+        return [outcomes[number] for number in range(len(inputs))]
+
+    @abstractmethod
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Return what `answer` needs of one input.
+
+        Raises:
+            InferenceError: permanent; this input or these options cannot be run.
+        """
+
+    @abstractmethod
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield the place of each of `prepared` and its raw result or error, as soon as it is known.
+
+        A runner that cuts inputs into pieces and runs several together, such as windows, gives them a
+        `ShrinkOnOutOfMemory` of their own: a long input must not fail where it fits piece by piece.
         """
 
 

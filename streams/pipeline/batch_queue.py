@@ -59,6 +59,7 @@ class BatchEntry(msgspec.Struct, Generic[T], eq=False):
     on_outcome: OnOutcome
     wanted: asyncio.Future[Outcome] | None
     """Done where the awaiting caller has gone."""
+    is_answered: bool = False
 
 
 @dataclass(slots=True)

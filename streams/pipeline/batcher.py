@@ -44,12 +44,13 @@ class Batcher(Generic[T]):
     until they are here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the
     model's last turn took where that is longer. While the model works, what arrives gathers for the next batch.
     Batches are formed in the order of urgency. A model that takes microseconds for one runs several in a turn of
-    its thread. `execute` returns one outcome per item, in order.
+    its thread. `execute` returns one outcome per item, in order; those that it gives back before, by the callback that
+    it gets, are told at once.
     """
 
     def __init__(
         self,
-        execute: Callable[[Sequence[T]], Sequence[Raw]],
+        execute: Callable[[Sequence[T], Callable[[T, Raw], None]], Sequence[Raw]],
         *,
         threads: Callable[[T], Executor],
         max_items: int,
@@ -157,11 +158,11 @@ class Batcher(Generic[T]):
 
     async def _run(self, key: Hashable, batches: list[list[BatchEntry[T]]]) -> None:
         """Run the batches in one turn of a thread, and tell everybody what became of them."""
-        items = [[waiting.item for waiting in batch] for batch in batches]
         started = self._clock()
+        loop = asyncio.get_running_loop()
         try:
-            thread = self._threads(items[0][0])
-            ran = await asyncio.get_running_loop().run_in_executor(thread, self._execute_each, items)
+            thread = self._threads(batches[0][0].item)
+            ran = await loop.run_in_executor(thread, self._execute_each, batches, loop)
         except Exception as error:
             log.exception("batches_not_run", batches=len(batches))
             ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
@@ -170,25 +171,40 @@ class Batcher(Generic[T]):
             self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
         for batch, (raws, began, _) in zip(batches, ran, strict=True):
             for waiting, raw in zip(batch, raws, strict=True):
-                try:
-                    waiting.on_outcome(raw, began - waiting.since)
-                except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
-                    report_fault(error, "the outcome of a request was not taken")
+                _answer(waiting, raw, began)
 
-    def _execute_each(self, batches: list[list[T]]) -> list[_Ran]:
+    def _execute_each(
+        self, batches: list[list[BatchEntry[T]]], loop: asyncio.AbstractEventLoop
+    ) -> list[_Ran]:
         """Run the batches one after the other; in a thread."""
-        ran = []
-        for items in batches:
-            began = self._clock()
-            try:
-                raws = self._execute(items)
-                if len(raws) != len(items):
-                    raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(items)} requests")
-            except BaseException as error:
-                log.exception("batch_failed", items=len(items))
-                raws = [as_inference_error(error)] * len(items)
-            ran.append(_Ran(raws, began, self._clock()))
-        return ran
+        return [self._execute_one(batch, loop) for batch in batches]
+
+    def _execute_one(self, batch: list[BatchEntry[T]], loop: asyncio.AbstractEventLoop) -> _Ran:
+        began = self._clock()
+
+        def early(item: T, raw: Raw) -> None:
+            waiting = next(one for one in batch if one.item is item)
+            loop.call_soon_threadsafe(_answer, waiting, raw, began)
+
+        try:
+            raws = self._execute([one.item for one in batch], early)
+            if len(raws) != len(batch):
+                raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(batch)} requests")
+        except BaseException as error:
+            log.exception("batch_failed", items=len(batch))
+            raws = [as_inference_error(error)] * len(batch)
+        return _Ran(raws, began, self._clock())
+
+
+def _answer(waiting: BatchEntry[T], raw: Raw, began: float) -> None:
+    """Tell one who waits what became of its request in the batch that began then, unless it was told early."""
+    if waiting.is_answered:
+        return
+    waiting.is_answered = True
+    try:
+        waiting.on_outcome(raw, began - waiting.since)
+    except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
+        report_fault(error, "the outcome of a request was not taken")
 
 
 def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:

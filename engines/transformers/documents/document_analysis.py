@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Self
 
 from torch import nn
@@ -102,8 +102,18 @@ class DocumentAnalysisRunner(TaskRunner):
         if self.parts.asked is not None:
             self.parts.asked.close()
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}] for each input,
+    def prepare(
+        self, inputs: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the document and its options, which a model that writes no text has none of."""
+        if self.parts.asked is None:
+            refuse_options(options, takes=(), because=f"model {self.name} generates no text")
+        return inputs, options
+
+    def answer(
+        self, prepared: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Yield pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}] for each input,
         and answer (with answer_page and answer_score where the model finds it in the words) for a question.
 
         text_source is text_layer, ocr (read from the picture) or mixed (both). A region is {text, box, score?},
@@ -115,20 +125,17 @@ class DocumentAnalysisRunner(TaskRunner):
         finish_reason tells whether it is whole (stop) or was cut (length). For an answer alone, task vlm
         takes pictures of pages.
         """
-        return [self._analysed(one, its) for one, its in zip(inputs, options, strict=True)]
-
-    def _analysed(self, inputs: dict[str, Any], options: dict[str, Any]) -> Outcome:
-        pages: list[Page] = inputs["pages"]
-        question: str | None = inputs.get("question")
-        try:
-            if self.parts.asked is not None:
-                return self._told(self.parts.asked, pages, question, options)
-            refuse_options(options, takes=(), because=f"model {self.name} generates no text")
-            if question is not None:
-                return self._found(pages, question)
-            return {"pages": [self._read(page).result() for page in pages]}
-        except InferenceError as error:
-            return error
+        for place, (inputs, options) in enumerate(prepared):
+            pages, question = inputs["pages"], inputs.get("question")
+            try:
+                if self.parts.asked is not None:
+                    yield place, self._told(self.parts.asked, pages, question, options)
+                elif question is not None:
+                    yield place, self._found(pages, question)
+                else:
+                    yield place, {"pages": [self._read(page).result() for page in pages]}
+            except InferenceError as error:
+                yield place, error
 
     def _told(
         self,

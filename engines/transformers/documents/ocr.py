@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from PIL import Image
@@ -13,7 +13,7 @@ from engines.transformers.documents.text_recognition import TextRecognizer
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
-from handlers.errors import InferenceError, InvalidInput
+from handlers.errors import InvalidInput
 
 
 class _ReadingRunner(TaskRunner):
@@ -23,22 +23,24 @@ class _ReadingRunner(TaskRunner):
     def read(self, image: Image.Image) -> PageText:
         """Return the text of a picture."""
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return text, lines [{text, box, score}], width and height for each input."""
-        return [self._result(one, its) for one, its in zip(inputs, options, strict=True)]
-
-    def _result(self, inputs: dict[str, Any], options: dict[str, Any]) -> Outcome:
-        try:
-            refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
-            if "prompt" in inputs:
-                raise InvalidInput(
-                    f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
-                )
-        except InferenceError as error:
-            return error
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Image.Image:
+        """Return the picture."""
+        refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
+        if "prompt" in inputs:
+            raise InvalidInput(
+                f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
+            )
         image: Image.Image = inputs["image"]
-        page = self.read(image)
-        return {"text": page.text, "lines": page.lines, "width": image.width, "height": image.height}
+        return image
+
+    def answer(self, prepared: Sequence[Image.Image]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, lines [{text, box, score}], width and height for each picture."""
+        for place, image in enumerate(prepared):
+            page = self.read(image)
+            yield (
+                place,
+                {"text": page.text, "lines": page.lines, "width": image.width, "height": image.height},
+            )
 
 
 class PageRunner(_ReadingRunner):

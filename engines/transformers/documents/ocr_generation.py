@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from PIL import Image
@@ -14,7 +14,7 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome
 from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.text.vlm import AskingRunner
-from handlers.errors import InferenceError, InvalidInput, ModelLoadFailed
+from handlers.errors import InvalidInput, ModelLoadFailed
 
 TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."
 """What a model is asked when the request brings no prompt."""
@@ -63,17 +63,23 @@ class ImageToTextRunner(GenerationRunner):
         pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
         return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return text, width, height, completion_tokens and finish_reason for each input."""
-        return _as_read(inputs, super().run(inputs, options))
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return super().prepare(inputs, options), inputs["image"]
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, width, height, completion_tokens and finish_reason for each picture."""
+        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
 
 
 class TranscriptionRunner(AskingRunner):
     """Asks an image-text-to-text model for the text of a picture, by the request's prompt or `TRANSCRIBE`."""
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return text, width, height, prompt_tokens, completion_tokens and finish_reason for each input."""
-        return _as_read(inputs, super().run([_question(one) for one in inputs], options))
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return super().prepare(_question(inputs), options), inputs["image"]
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, width, height, prompt_tokens, completion_tokens and finish_reason for each picture."""
+        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
 
 
 def _question(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -83,15 +89,14 @@ def _question(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"images": [inputs["image"]], "messages": [message]}
 
 
-def _as_read(inputs: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes of generation as those of reading."""
-    read: list[Outcome] = []
-    for one, outcome in zip(inputs, outcomes, strict=True):
-        if isinstance(outcome, InferenceError):
-            read.append(outcome)
-            continue
-        image: Image.Image = one["image"]
-        rest = {name: value for name, value in outcome.items() if name != "generated_text"}
-        text = outcome["generated_text"].strip()
-        read.append({"text": text, "width": image.width, "height": image.height, **rest})
-    return read
+def _as_read(
+    answers: Iterator[tuple[int, Outcome]], prepared: Sequence[tuple[Any, Image.Image]]
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield the outcomes of generation as those of reading."""
+    for place, outcome in answers:
+        if isinstance(outcome, dict):
+            _, image = prepared[place]
+            rest = {name: value for name, value in outcome.items() if name != "generated_text"}
+            text = outcome["generated_text"].strip()
+            outcome = {"text": text, "width": image.width, "height": image.height, **rest}
+        yield place, outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -99,24 +99,28 @@ class GenerationRunner(TaskRunner):
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
         """
-        sequence = self._sequence(inputs, options)
+        return self._launch(self.prepare(inputs, options), emit, urgency)
+
+    def _launch(
+        self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
+    ) -> Future[dict[str, Any]]:
         loops = self._loops()
         return (loops.beams if sequence.beams else loops.texts).submit(sequence, emit, urgency)
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return what `submit` answers for each input."""
-        started: list[Future[dict[str, Any]] | InferenceError] = []
-        for one, its in zip(inputs, options, strict=True):
-            try:
-                started.append(self.submit(one, its))
-            except InferenceError as error:
-                started.append(error)
-            except BaseException:
-                for before in started:  # the batch is run again in halves: these would be written for nobody
-                    if not isinstance(before, InferenceError):
-                        before.cancel()
-                raise
-        return [one if isinstance(one, InferenceError) else _outcome(one) for one in started]
+    def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
+        """Yield what `submit` answers, the shortest answers first."""
+        places: dict[Future[dict[str, Any]], int] = {}
+        try:
+            for place, sequence in enumerate(prepared):
+                try:
+                    places[self._launch(sequence)] = place
+                except InferenceError as error:
+                    yield place, error
+            for done in as_completed(places):
+                yield places[done], _outcome(done)
+        finally:
+            for left in places:  # where this breaks off: they would be written for nobody
+                left.cancel()
 
     def last_sign(self) -> float | None:
         """Return when a loop last ended a step."""
@@ -169,7 +173,7 @@ class GenerationRunner(TaskRunner):
         }
 
     @running()
-    def _sequence(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
         """Return the sequence that answers `inputs`, with what `options` say about beams where those are several."""
         count = options.get("num_beams", 1)
         if count > 1 and (options.get("do_sample") or options.get("temperature")):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech.recordings import OverlappingWindow, split_with_overlap
 from engines.transformers.speech.segments import Segment, segments_at_pauses
-from handlers.errors import InferenceError, InvalidOption
+from handlers.errors import InvalidOption
 
 WINDOW_S = 30.0
 """Length of a window; a sixth of it on either side is heard but does not count."""
@@ -80,42 +79,42 @@ class CtcRunner(TaskRunner):
         model = folder.model(*cls.kinds, needs="a CTC speech model")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
 
-    @running()
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return text, language (not known), segments, words (where asked for), duration_s and windows."""
-        recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]
-        with torch.inference_mode():
-            self._hear([one for one in recordings if isinstance(one, _Recording)])
-        return [one if isinstance(one, InferenceError) else self._result(one) for one in recordings]
-
-    def _recording(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Recording | InferenceError:
-        try:
-            refuse_options(
-                options,
-                takes=("timestamps",),
-                because=f"model {self.name} hears by CTC, in the one language it was trained on",
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Recording:
+        """Return the windows of one recording."""
+        refuse_options(
+            options,
+            takes=("timestamps",),
+            because=f"model {self.name} hears by CTC, in the one language it was trained on",
+        )
+        timestamps = options.get("timestamps", "segment")
+        if timestamps == "word" and not self._knows_times:
+            raise InvalidOption(
+                f'options.timestamps is "word", but the tokenizer of model {self.name} does not tell when '
+                'a word was said; ask for "segment"'
             )
-            timestamps = options.get("timestamps", "segment")
-            if timestamps == "word" and not self._knows_times:
-                raise InvalidOption(
-                    f'options.timestamps is "word", but the tokenizer of model {self.name} does not tell when '
-                    'a word was said; ask for "segment"'
-                )
-        except InferenceError as error:
-            return error
         samples: NDArray[np.float32] = inputs["audio"]
         windows = split_with_overlap(len(samples), window=self.window, stride=self.stride)
         return _Recording(samples, timestamps, windows)
 
-    def _hear(self, recordings: Sequence[_Recording]) -> None:
-        """Set the tokens of every window of `recordings`."""
-        waiting = [(one, number) for one in recordings for number in range(len(one.windows))]
-        waiting.sort(key=_length)
-        for _, of_one_length in itertools.groupby(waiting, key=_length):
-            alike = list(of_one_length)
-            heard = self.windows.run(self._pass, alike, [float(_length(one)) for one in alike])
+    def answer(self, prepared: Sequence[_Recording]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, language (not known), segments, words (where asked for), duration_s and windows, the shortest
+        recordings first."""
+        waiting = [(one, number) for one in prepared for number in range(len(one.windows))]
+        waiting.sort(key=lambda window: (_length(window), len(window[0].windows)))
+        done: set[int] = set()
+        while waiting:
+            length = _length(waiting[0])
+            alike = [window for window in waiting if _length(window) == length]
+            alike = alike[: max(1, int(self.windows.most // length))]
+            waiting = waiting[len(alike) :]
+            with running(), torch.inference_mode():
+                heard = self.windows.run(self._pass, alike, [float(length)] * len(alike))
             for (one, number), tokens in zip(alike, heard, strict=True):
                 one.tokens[number] = tokens
+            for place, one in enumerate(prepared):
+                if place not in done and len(one.tokens) == len(one.windows):
+                    done.add(place)
+                    yield place, self._result(one)
 
     def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> list[list[int]]:
         """Return the tokens of the frames that count of each window."""

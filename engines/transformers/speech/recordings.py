@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,7 +78,7 @@ def _quietest(samples: NDArray[np.float32], rate: int) -> int:
     return int((last_quietest + _PAUSE_S / _HOP_S / 2) * hop)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Recording:
     """One input in the making."""
 
@@ -89,10 +88,17 @@ class Recording:
     is_language_given: bool = True
     windows: int = 0
     silent_windows: int = 0
+    left: int = 0
+    """Windows of which something is still to be heard."""
     segments: list[Segment] = field(default_factory=list)
 
+    @property
+    def is_language_open(self) -> bool:
+        """Whether a window that holds no speech after all may have told its language."""
+        return not self.is_language_given and not self.segments
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """A stretch of a recording that one pass of the model hears, beginning at sample `start`."""
 
@@ -112,11 +118,16 @@ class Window:
         return self.recording.samples[self.start : self.end]
 
     @property
-    def turn(self) -> tuple[bool, int, int]:
-        """The smallest goes first: what was encoded already; then the longest, but the beginning of a recording
-        whose language is not known."""
+    def sort_key(self) -> tuple[bool, bool, int, int]:
+        """The smallest is next: what is not doubtful; what was encoded already; then the longest, as a pass lasts as
+        long as its longest window, but the beginning of a recording whose language is not known."""
         first = self.start if self.recording.language is None else 0
-        return self.encoded is None, first, self.start - self.end
+        return self.attempt > 0, self.encoded is None, first, self.start - self.end
+
+    @property
+    def kind(self) -> tuple[SpeechSettings, bool, bool]:
+        """What must agree within a pass."""
+        return self.recording.settings, self.attempt > 0, self.encoded is None
 
     def draw(self) -> Draw:
         """Return how its tokens are taken. What falls back is drawn by its own sound, so a second time alike."""
@@ -135,21 +146,14 @@ class Window:
         return self.best
 
 
-def alike(waiting: Sequence[Window], *, most: int) -> list[Window]:
-    """Return the first of `waiting` that may share a pass: those that were encoded already, or those that were not."""
-    is_new = waiting[0].encoded is None
-    sharing = itertools.takewhile(lambda window: (window.encoded is None) == is_new, waiting)
-    return list(itertools.islice(sharing, most))
+def next_pass(waiting: Sequence[Window], *, most: int) -> tuple[list[Window], list[Window]]:
+    """Return which of `waiting`, at most so many, are heard together next, and the others.
 
-
-def by_settings(recordings: Sequence[Recording]) -> list[tuple[SpeechSettings, list[Recording]]]:
-    """Return `recordings` in groups that may run together."""
-    groups: list[tuple[SpeechSettings, list[Recording]]] = []
-    for recording in recordings:
-        for settings, group in groups:
-            if settings == recording.settings:
-                group.append(recording)
-                break
-        else:
-            groups.append((recording.settings, [recording]))
-    return groups
+    Where a doubtful window has told the language of its recording, the others of that recording wait for it.
+    """
+    told = {id(one.recording) for one in waiting if one.attempt and one.recording.is_language_open}
+    ready = sorted(
+        (one for one in waiting if one.attempt or id(one.recording) not in told), key=lambda one: one.sort_key
+    )
+    batch = [one for one in ready if one.kind == ready[0].kind][:most]
+    return batch, [one for one in waiting if one not in batch]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -17,15 +17,18 @@ from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.speech.options import SpeechSettings, WhisperLanguages
-from engines.transformers.speech.recordings import Recording, Window, alike, by_settings, split_at_pauses
+from engines.transformers.speech.options import WhisperLanguages
+from engines.transformers.speech.recordings import Recording, Window, next_pass, split_at_pauses
 from engines.transformers.speech.scores import encoder_output
 from engines.transformers.speech.segments import Segment, join_texts, words_of
 from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, hear
-from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.errors import ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8
 """Windows in one pass: bounds memory, however long the recordings are. Each costs 1: the encoder pads them all."""
+
+_MOST_KEPT = 2 * _WINDOWS_AT_ONCE
+"""Windows to be heard again of which the encoder's states are kept; others are encoded once more."""
 
 _SILENCE = 1e-4
 """Windows that never get louder hold no speech; the model would invent some."""
@@ -70,33 +73,35 @@ class WhisperRunner(TaskRunner):
             raise ModelLoadFailed(f"model {folder.name} is a {type(model).__name__}; asr runs Whisper models")
         return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
 
-    @running()
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return text, language, segments, words (where asked for), duration_s and windows for each input."""
-        recordings = [self._recording(one, its) for one, its in zip(inputs, options, strict=True)]
-        ready = [recording for recording in recordings if isinstance(recording, Recording)]
-        with torch.inference_mode():
-            for settings, group in by_settings(ready):
-                self._transcribe(group, settings)
-        return [one if isinstance(one, InferenceError) else self._result(one) for one in recordings]
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Recording:
+        """Return one recording, of which nothing is heard yet."""
+        settings = self.languages.settings(options)
+        language = self.languages.code(options.get("language"))
+        return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
 
-    def _recording(self, inputs: dict[str, Any], options: dict[str, Any]) -> Recording | InferenceError:
-        try:
-            settings = self.languages.settings(options)
-            language = self.languages.code(options.get("language"))
-            return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
-        except InferenceError as error:
-            return error
-
-    def _transcribe(self, recordings: Sequence[Recording], settings: SpeechSettings) -> None:
-        waiting = [window for recording in recordings for window in self._windows(recording)]
+    def answer(self, prepared: Sequence[Recording]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, language, segments, words (where asked for), duration_s and windows of each recording, as soon as
+        all of it is heard: what is doubtful is heard again when the rest is done."""
+        waiting: list[Window] = []
+        for place, recording in enumerate(prepared):
+            windows = self._windows(recording)
+            recording.left = len(windows)
+            waiting += windows
+            if not windows:
+                yield place, self._result(recording)
         while waiting:
-            # A pass lasts as long as its longest window, so windows of one length share it.
-            waiting.sort(key=lambda window: window.turn)
-            batch = alike(waiting, most=_WINDOWS_AT_ONCE)
-            waiting = waiting[len(batch) :]
-            again = self.windows.run(lambda some: self._hear(some, settings), batch, [1.0] * len(batch))
-            waiting += [window for window in again if window is not None]
+            batch, waiting = next_pass(waiting, most=_WINDOWS_AT_ONCE)
+            with running(), torch.inference_mode():
+                again = self.windows.run(self._hear, batch, [1.0] * len(batch))
+            kept = sum(window.encoded is not None for window in waiting)
+            for window, following in zip(batch, again, strict=True):
+                if following is not None:
+                    kept += following.encoded is not None
+                    waiting.append(following if kept <= _MOST_KEPT else replace(following, encoded=None))
+                    continue
+                window.recording.left -= 1
+                if not window.recording.left:
+                    yield prepared.index(window.recording), self._result(window.recording)
 
     def _windows(self, recording: Recording) -> list[Window]:
         borders = split_at_pauses(recording.samples, rate=self.rate, window_s=self.extractor.chunk_length)
@@ -106,8 +111,9 @@ class WhisperRunner(TaskRunner):
         recording.silent_windows = len(borders) - len(loud)
         return loud
 
-    def _hear(self, windows: Sequence[Window], settings: SpeechSettings) -> list[Window | None]:
+    def _hear(self, windows: Sequence[Window]) -> list[Window | None]:
         """Add the segments of `windows` to their recordings; return what is to be heard next of each."""
+        settings = windows[0].recording.settings
         states, mask = self._encoded(windows)
         encoded = encoder_output(states)
         sources = self._detect_languages(windows, encoded)
@@ -127,7 +133,7 @@ class WhisperRunner(TaskRunner):
         following: list[Window | None] = []
         for row, (window, heard, verdict) in enumerate(zip(windows, found, verdicts, strict=True)):
             recording = window.recording
-            kept = states[row : row + 1], mask[row : row + 1]
+            kept = states[row : row + 1].clone(), mask[row : row + 1]  # not the states of its neighbours
             if verdict == "silence":
                 self._pass_over(window)
                 following.append(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome
 from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
-from handlers.errors import InferenceError, InvalidInput
+from handlers.errors import InvalidInput
 
 _ROOM_FOR_ANSWER = 0.25
 """The part of a model's context that frames leave free where the request does not say how long the answer is."""
@@ -66,35 +66,21 @@ class VideoDescriptionRunner(AskingRunner):
         own = getattr(processor, "video_processor", None) if self.takes_videos else None
         self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return what task vlm does, and frame_times_s and duration_s, for each input."""
-        asked = [self._asked(one, its) for one, its in zip(inputs, options, strict=True)]
-        ready = [index for index, one in enumerate(asked) if isinstance(one, tuple)]
-        questions = [one[0] for one in asked if isinstance(one, tuple)]
-        answers = iter(super().run(questions, [options[index] for index in ready]))
-        outcomes: list[Outcome] = []
-        for one in asked:
-            answer = one if isinstance(one, InferenceError) else next(answers)
-            if isinstance(answer, dict) and isinstance(one, tuple):
-                answer = {**answer, **one[1]}
-            outcomes.append(answer)
-        return outcomes
-
-    @running()
-    def _asked(
-        self, inputs: dict[str, Any], options: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]] | InferenceError:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the question as vlm has it, and what the result says besides the answer."""
-        try:
-            if "prompt" not in inputs:
-                raise InvalidInput(
-                    f"data.prompt is required: model {self.name} answers in words; say what it is asked"
-                )
-            there = len(inputs["frames"])
+        if "prompt" not in inputs:
+            raise InvalidInput(
+                f"data.prompt is required: model {self.name} answers in words; say what it is asked"
+            )
+        there = len(inputs["frames"])
+        with running():
             seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
-            return self._question(inputs, seen), _besides(inputs, seen)
-        except InferenceError as error:
-            return error
+            return super().prepare(self._question(inputs, seen), options), _besides(inputs, seen)
+
+    def answer(self, prepared: Sequence[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
+        """Yield what task vlm answers, with frame_times_s and duration_s."""
+        for place, answer in super().answer([asked for asked, _ in prepared]):
+            yield place, {**answer, **prepared[place][1]} if isinstance(answer, dict) else answer
 
     def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
         """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""

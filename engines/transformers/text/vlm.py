@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -63,8 +63,8 @@ class VisionLanguageRunner(GenerationRunner):
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
         return Prompt(tokens, to_model(self.model, extras))
 
-    def _sequence(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
-        sequence = super()._sequence(inputs, options)
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        sequence = super().prepare(inputs, options)
         if not sequence.beams:
             return sequence
         # Repeated one by one for the beams, the images of one row would end up in one another's places.
@@ -174,6 +174,8 @@ class AskingRunner(TaskRunner):
         """Start one conversation, as `VisionLanguageRunner.submit`."""
         return self.asked.submit(inputs, options, emit, urgency)
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        """Return what `submit` answers for each input."""
-        return self.asked.run(inputs, options)
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.asked.prepare(inputs, options)
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        return self.asked.answer(prepared)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engines.base import Early
 from handlers.errors import Busy, EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
 from tests.unit.engines.parts import Bench, prepare
 
@@ -150,3 +151,38 @@ def test_the_time_of_all_halves_counts_for_each_request(
     batch = [prepare(bench, f"t{number}") for number in range(2)]
     bench.manager.execute(batch)
     assert batch[0].timings["infer"] == batch[1].timings["infer"] > 0
+
+
+class OneByOne:
+    """Answers the requests of a batch early, in order, up to one that breaks it off."""
+
+    def __init__(self, bad: str) -> None:
+        self.bad = bad
+        self.ran: list[list[str]] = []
+
+    def __call__(self, model: Any, inputs: Any, options: Any, early: Early) -> list[dict[str, Any]]:
+        texts = [one["text"] for one in inputs]
+        self.ran.append(texts)
+        for number, text in enumerate(texts):
+            if text == self.bad:
+                raise ValueError("this one")
+            early(number, {"shouted": text.upper()})
+        return [{"shouted": "late"} for _ in texts]
+
+
+def test_what_was_answered_early_stands_and_is_not_run_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OneByOne(bad="t1")
+    monkeypatch.setattr(bench.engine, "infer_each", engine)
+    batch, told = [prepare(bench, f"t{number}") for number in range(4)], list[tuple[Any, Any]]()
+    outcomes = bench.manager.execute(batch, lambda job, outcome: told.append((job, outcome)))
+    assert [one if isinstance(one, dict) else type(one) for one in outcomes] == [
+        {"shouted": "T0"},
+        InternalError,
+        {"shouted": "T2"},
+        {"shouted": "T3"},
+    ]
+    assert told == [(batch[number], outcomes[number]) for number in (0, 2, 3)]
+    assert engine.ran == [["t0", "t1", "t2", "t3"], ["t1"], ["t1"], ["t2", "t3"]]
+    assert 0 < batch[0].timings["infer"] <= batch[1].timings["infer"]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,12 +56,15 @@ class Faulty(TaskRunner):
     def load(cls, folder: Any, shared: Any) -> Faulty:
         raise NotImplementedError
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        self.batches.append(len(inputs))
-        for one in inputs:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        return inputs
+
+    def answer(self, prepared: Sequence[dict[str, Any]]) -> Iterator[tuple[int, Outcome]]:
+        self.batches.append(len(prepared))
+        for one in prepared:
             if "fault" in one:
                 raise self.errors[one["fault"]]
-        return [dict(one) for one in inputs]
+        yield from enumerate(prepared)
 
 
 def test_a_model_is_loaded_run_and_unloaded(engine: TransformersEngine, llama: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -162,11 +162,15 @@ class Recorder(TaskRunner):
     def load(cls, folder: Any, shared: Any) -> Recorder:
         raise NotImplementedError
 
-    def run(self, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]) -> list[Outcome]:
-        names = [one["inputs"] for one in inputs]
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return inputs["inputs"]
+
+    def answer(self, prepared: Sequence[str]) -> Iterator[tuple[int, Outcome]]:
+        names = list(prepared)
         self.ran.append(names)
         self._run(names)
-        return [{"text": name} for name in names]
+        for place, name in enumerate(names):
+            yield place, {"text": name}
 
 
 def room_for_three(names: list[str]) -> None:
@@ -217,3 +221,12 @@ def test_the_engine_keeps_nothing_of_a_failed_batch_in_its_outcomes(monkeypatch:
     assert [type(one) for one in outcomes] == [dict, InferenceFailed, dict, dict]
     assert hungry.alive == 0
     assert set(hungry.alive_when_run) == {0}
+
+
+def test_those_who_are_answered_early_are_told_by_their_number_in_the_whole_batch() -> None:
+    runner, told = Recorder(room_for_three), list[tuple[int, Outcome]]()
+    inputs = [{"inputs": name} for name in ["a", "b", "c", "odd", "e"]]
+    engine = TransformersEngine(on_this_machine())
+    outcomes = engine.infer_each(runner, inputs, [{}] * 5, lambda number, one: told.append((number, one)))
+    assert [type(one) for one in outcomes] == [dict, dict, dict, InferenceFailed, dict]
+    assert dict(told) == {number: {"text": "abc e"[number]} for number in (0, 1, 2, 4)}

@@ -44,6 +44,12 @@ class Engine:
 
 
 Make = Callable[..., Batcher[Item]]
+Execute = Callable[[Sequence[Item], Callable[[Item, Raw], None]], Sequence[Raw]]
+
+
+def all_at_once(execute: Callable[[Sequence[Item]], Sequence[Raw]]) -> Execute:
+    """Return what answers nobody early."""
+    return lambda batch, early: execute(batch)
 
 
 @pytest.fixture
@@ -52,9 +58,8 @@ async def make() -> AsyncIterator[Make]:
     with ThreadPoolExecutor(4) as pool:
 
         def build(execute: Callable[[Sequence[Item]], Sequence[Raw]], **options: Any) -> Batcher[Item]:
-            batcher = Batcher(
-                execute, threads=lambda _: pool, **({"max_items": 4, "max_wait_s": 0.01} | options)
-            )
+            asked = {"max_items": 4, "max_wait_s": 0.01} | options
+            batcher = Batcher(all_at_once(execute), threads=lambda _: pool, **asked)
             batchers.append(batcher)
             return batcher
 
@@ -247,7 +252,9 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
         return engine(batch)
 
     with Turns(1) as thread:
-        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
+        batcher = Batcher(
+            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
+        )
         await batcher.submit(Item(0))  # nobody knows yet how long it takes
         outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(1, 21)))
         await batcher.close()
@@ -266,7 +273,9 @@ async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> 
         return [{"value": item.value} for item in batch]
 
     with Turns(1) as thread:
-        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0])
+        batcher = Batcher(
+            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
+        )
         await batcher.submit(Item(0))
         await batcher.submit(Item(-1))
         await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
@@ -281,7 +290,9 @@ async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
         return [{"value": item.value} for item in batch]
 
     with Turns(1) as thread:
-        batcher = Batcher(run, threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0)
+        batcher = Batcher(
+            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0
+        )
         await batcher.submit(Item(99))
         outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
         await batcher.close()
@@ -376,3 +387,36 @@ async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: 
     batcher.put(Item(2), lambda raw, wait_s: heard.set_result(raw))
     assert await heard == {"value": 2}
     assert (await batcher.submit(Item(3)))[0] == {"value": 3}
+
+
+async def test_who_is_done_early_is_answered_while_the_batch_runs_and_only_once() -> None:
+    rest = threading.Event()
+
+    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+        early(batch[1], {"value": "early"})
+        assert rest.wait(30)
+        return [{"value": item.value} for item in batch]
+
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
+        first, second = await queued(batcher, [Item(0), Item(1)])
+        try:
+            assert (await asyncio.wait_for(second, 30))[0] == {"value": "early"}
+            assert not first.done()
+        finally:
+            rest.set()
+        assert (await first)[0] == {"value": 0}
+        await batcher.close()
+
+
+async def test_who_was_answered_early_keeps_that_where_the_batch_breaks_off() -> None:
+    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+        early(batch[0], {"value": "early"})
+        raise InferenceFailed("the rest does not fit")
+
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
+        first, second = await asyncio.gather(*await queued(batcher, [Item(0), Item(1)]))
+        await batcher.close()
+    assert first[0] == {"value": "early"}
+    assert isinstance(second[0], InferenceFailed)

@@ -52,7 +52,7 @@ class Manager:
     def is_loaded(self, prepared: Item) -> bool:
         return prepared.model in self.warm
 
-    def execute(self, batch: Sequence[Item]) -> list[Outcome]:
+    def execute(self, batch: Sequence[Item], early: Any) -> list[Outcome]:
         self._load(batch[0].model)
         return [{"model": item.model} for item in batch]
 

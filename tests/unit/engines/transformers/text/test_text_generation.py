@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.sampling import Sampling, TokenPicker
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.text.text_generation import TextGenerationRunner
 from handlers.errors import InferenceError, InferenceFailed, InvalidInput, InvalidOption
 from tests.device import on_this_machine
@@ -78,17 +79,17 @@ def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
 ) -> None:
     started: list[tuple[str, Future[dict[str, Any]]]] = []
 
-    def submit(self: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Future[dict[str, Any]]:
-        if inputs["inputs"] == "bad":
-            raise ValueError("a bug of the processor")
-        future: Future[dict[str, Any]] = Future()
-        started.append((inputs["inputs"], future))
+    def launch(self: Any, sequence: TokenSequence) -> Future[dict[str, Any]]:
+        text = self.tokenizer.decode(sequence.prompt)
+        if text == "c":
+            raise RuntimeError("can't start new thread")
+        started.append((text, sequence.future))
         if len(started) in (3, 5):  # alone in its batch by now
-            future.set_result(inputs)
-        return future
+            sequence.future.set_result({})
+        return sequence.future
 
-    monkeypatch.setattr(TextGenerationRunner, "submit", submit)
-    outcomes = ENGINE.infer_batch(raw, [{"inputs": text} for text in ("a", "b", "bad")], [{}] * 3)
+    monkeypatch.setattr(TextGenerationRunner, "_launch", launch)
+    outcomes = ENGINE.infer_batch(raw, [{"inputs": text} for text in ("a", "b", "c")], [{}] * 3)
     assert [type(one) for one in outcomes] == [dict, dict, InferenceFailed]
     assert [(text, future.cancelled()) for text, future in started] == [
         ("a", True),

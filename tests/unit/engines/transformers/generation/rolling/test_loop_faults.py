@@ -141,7 +141,7 @@ def test_a_neighbour_whose_draw_fails_leaves_a_seeded_answer_as_it_is(
     runner, watched = tiny
     drawn = {"do_sample": True, "seed": 7}
     by_itself = text(start(runner, "a b c", 12, **drawn))
-    bad = runner._sequence({"inputs": "a b c"}, {"max_new_tokens": 12, **drawn})
+    bad = runner.prepare({"inputs": "a b c"}, {"max_new_tokens": 12, **drawn})
     pick, picks = bad.picker.pick, itertools.count(1)
 
     def fail_from_the_fourth_on(scores: torch.Tensor, seen: torch.Tensor) -> int:
