@@ -45,6 +45,14 @@ def test_counts_are_exact_under_sixteen_threads() -> None:
     assert snapshot["stage_mean_s"]["infer"] == 0.25
 
 
+def test_a_request_whose_engine_never_was_known_is_in_the_count_of_none() -> None:
+    statistics = Statistics()
+    statistics.record("t", "unknown", "", False, 0.1, code="UNKNOWN_MODEL")
+    snapshot = statistics.snapshot()
+    assert (snapshot["total_inferences"], snapshot["tasks"]["t"]["failed"]) == (1, 1)
+    assert snapshot["engines"] == {}
+
+
 def test_percentiles_are_those_of_the_values() -> None:
     statistics = Statistics()
     for value in range(100, 0, -1):

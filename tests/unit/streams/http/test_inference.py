@@ -114,6 +114,20 @@ async def test_beyond_the_bound_requests_are_refused_as_busy(tmp_path: Path) -> 
         assert (await site.infer()).status_code == 200
 
 
+async def test_a_connection_shut_down_on_the_side_of_its_caller_is_a_closed_one(tmp_path: Path) -> None:
+    pipeline = ScriptedPipeline()
+    body = json.dumps({**SHOUT, "id": "half"}).encode()
+    async with http_site(tmp_path, pipeline=pipeline) as site:
+        reader, writer = await asyncio.open_connection(*site.address)
+        head = f"POST /inference/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await until(lambda: pipeline.requests)
+        writer.write_eof()
+        assert await reader.read() == b""
+        await until(lambda: pipeline.cancelled == ["half"])
+        writer.close()
+
+
 async def test_a_closed_connection_cancels_its_request_and_no_other(tmp_path: Path) -> None:
     pipeline = ScriptedPipeline()
     async with http_site(tmp_path, pipeline=pipeline) as site:
