@@ -21,17 +21,16 @@ from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.checks import check_engine
-from engines.run.direct_call import DirectCall, new_job
+from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point, new_job
 from engines.run.executor import Execution, OnOutcome
 from engines.run.health import HealthProbes, health_report
 from engines.run.job import Job, Outcome
-from engines.run.media_values import FetchMedia, MediaValues
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import Handlers, RequestResolver
 from engines.run.statistics import Statistics
 from engines.versions.versions import Versions
 from handlers.errors import ModelMismatch
-from handlers.settings import LimitSettings, MediaSettings
+from handlers.settings import LimitSettings
 
 T = TypeVar("T")
 
@@ -53,16 +52,14 @@ class InferenceManager:
         cache: ModelCache,
         engines: EngineRegistry,
         handlers: Handlers,
-        media: MediaSettings,
-        fetch_media: FetchMedia | None = None,
-        trust_local_paths: bool = False,
+        fetch_media: FetchMedia = fetch_by_entry_point,
         on_model: ModelListener | None = None,
         idle_unload_s: float | None = None,
         probes: HealthProbes | None = None,
         limits: LimitSettings | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`trust_local_paths` is for callers in this very process: every path it can read is accepted.
+        """`fetch_media` brings the media of a Python call here.
 
         `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed.
         """
@@ -85,8 +82,7 @@ class InferenceManager:
             versions=self._versions,
             bounds=(limits or LimitSettings()).bounds,
         )
-        values = MediaValues(media, fetch=fetch_media, trust_local_paths=trust_local_paths)
-        self._direct = DirectCall(self._resolver, self._execution, values, self.outcomes, guard)
+        self._direct = DirectCall(self._resolver, self._execution, fetch_media, self.outcomes, guard)
 
     @classmethod
     def from_settings(
@@ -95,8 +91,7 @@ class InferenceManager:
         *,
         handlers: Handlers | None = None,
         models: ModelManager | None = None,
-        fetch_media: FetchMedia | None = None,
-        trust_local_paths: bool = False,
+        fetch_media: FetchMedia = fetch_by_entry_point,
         on_model: ModelListener | None = None,
         on_pull: PullListener | None = None,
         guard: Guard | None = None,
@@ -120,9 +115,7 @@ class InferenceManager:
             ),
             engines=EngineRegistry(settings, _sign_of_life(guard, on_pull)),
             handlers=handlers,
-            media=settings.media,
             fetch_media=fetch_media,
-            trust_local_paths=trust_local_paths,
             on_model=on_model,
             idle_unload_s=settings.cache.idle_unload_s,
             limits=settings.limits,

@@ -6,9 +6,10 @@ import contextvars
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
@@ -17,14 +18,19 @@ from engines.log_context import RequestName, working_on
 from engines.run.checks import check_data, check_texts
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome, Walk
-from engines.run.media_values import MediaValues
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import Result
 from engines.run.stages import postprocess, preprocess, stage_failed
-from handlers.errors import InferenceError
+from handlers.errors import InferenceError, InvalidInput
 
 T = TypeVar("T")
+
+FetchMedia = Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
+"""Returns a copy of a request's data with the media in these fields brought here; blocks, raises InferenceErrors."""
+
+MEDIA_ENTRY_POINTS = "inferstream.media"
+"""Group of entry points whose `default` is a `FetchMedia`."""
 
 
 class DirectCall(Walk):
@@ -34,7 +40,7 @@ class DirectCall(Walk):
         self,
         resolver: RequestResolver,
         execution: Execution,
-        media: MediaValues,
+        fetch_media: FetchMedia,
         outcomes: Outcomes,
         guard: Guard | None = None,
     ) -> None:
@@ -43,7 +49,7 @@ class DirectCall(Walk):
         self._resolver = resolver
         self._guard = guard or Guard()
         self._execution = execution
-        self._media = media
+        self._fetch_media = fetch_media
 
     def prepare(self, job: Job) -> None:
         """Check one request, bring its media here and preprocess them.
@@ -84,7 +90,7 @@ class DirectCall(Walk):
     async def _fetch(self, job: Job) -> None:
         started = time.perf_counter()
         try:
-            job.data = self._media.resolve(job.data, job.handler.media_fields)
+            job.data = self._fetch_media(job.data, job.handler.media_fields)
         except InferenceError:
             raise
         except BaseException as error:
@@ -149,6 +155,20 @@ class DirectCall(Walk):
             for future in running:
                 future.cancel()
             raise expired() from None
+
+
+def fetch_by_entry_point(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Fetch by what an installed package offers: the stream side does, and this side may not import it."""
+    if all(data.get(name) is None for name in fields):
+        return dict(data)
+    offers = list(entry_points(group=MEDIA_ENTRY_POINTS))
+    if not offers:
+        raise InvalidInput(
+            f"data.{fields[0]} cannot be fetched: no installed package offers an entry point {MEDIA_ENTRY_POINTS}; "
+            "install inferstream again"
+        )
+    fetch: FetchMedia = offers[0].load()
+    return fetch(data, fields)
 
 
 def new_job(

@@ -125,9 +125,9 @@ class Statistics:
     def snapshot(self) -> dict[str, Any]:
         """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.
 
-        `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start. A request that
-        failed before its engine was known is counted under none. `errors` counts failed requests by code, `refusals`
-        those that were not let in, which are in no other number, and `dead_letters` messages kept as such.
+        `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start. A request
+        that failed before its engine was known is counted under none. `errors` counts failed requests by code,
+        `refusals` those that were not let in, which are in no other number, and `dead_letters` messages kept as such.
         """
         with self._lock:
             self._sum_up()

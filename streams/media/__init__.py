@@ -10,23 +10,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
-from handlers.media import Media
 from streams.media.fetcher import MediaFetcher
 
 __all__ = ["MediaFetcher", "fetch_by_settings"]
 
 
-def fetch_by_settings(address: str) -> Media:
-    """Return the media at `address`, by the settings of this process; what a Python call fetches with.
+def fetch_by_settings(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Return what `MediaFetcher.resolve` does by the settings of this process, whose callers may read what it may.
 
-    Blocks; from any thread. Made with the first call and kept until the process ends.
+    Blocks; from any thread. Its connections are kept until the process ends.
 
     Raises:
-        InferenceError: as `MediaFetcher.fetch`.
+        InferenceError: as `MediaFetcher.resolve`.
     """
-    return _fetcher().fetch(address)
+    return _fetcher().resolve(data, fields)
 
 
 @cache
@@ -35,4 +36,4 @@ def _fetcher() -> MediaFetcher:
     from streams.settings import Settings
 
     settings = load(Settings).settings
-    return MediaFetcher(settings.media, settings.s3)
+    return MediaFetcher(settings.media, settings.s3, trust_local_paths=True)

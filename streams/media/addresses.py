@@ -28,13 +28,14 @@ class S3Address:
     version_id: str | None = None
 
 
-def scheme_of(address: str) -> str:
-    """Return the address's scheme in lower case; "" for an absolute path.
+def scheme_of(address: str, *, any_path: bool = False) -> str:
+    """Return the address's scheme in lower case; "" for an absolute path, and with `any_path` for a relative one.
 
     Raises:
-        InvalidInput: permanent; neither a scheme nor an absolute path, or characters no address can hold.
+        InvalidInput: permanent; neither a scheme nor such a path, or characters no address can hold.
     """
-    if address.startswith("/"):
+    is_relative = any_path and address and "://" not in address[:32] and address[:5].lower() != "data:"
+    if address.startswith("/") or is_relative:
         scheme = ""
     else:
         scheme, colon, _ = address[:32].partition(":")

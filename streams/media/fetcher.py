@@ -7,7 +7,7 @@ import contextvars
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import InferenceError, InvalidInput, MediaUnavailable, as_inference_error
@@ -29,21 +29,33 @@ log = get_logger(__name__)
 Place = tuple[str, int | None]
 """A field of `data`, and the index in it where it is a list."""
 
+Value = str | bytes | Media
+"""What may stand for media: an address, or the media themselves."""
+
 
 class MediaFetcher:
-    """Fetches media from S3, data: URIs, allowed hosts and allowed folders.
+    """Brings the media of requests here: from S3, data: URIs, allowed hosts and allowed folders.
 
-    Thread-safe; one instance serves the whole worker. Every call ends within its deadline, whatever the store
-    does, and after `close` at once. What is fetched for one call is together at most `media.max_bytes` large.
+    Addresses: `s3://bucket/key[?versionId=ID]` (the key as it is stored, not percent-decoded), `https://host/path` at
+    media.allowed_hosts, `data:` URIs, and absolute paths or file:/// URIs under media.allowed_roots.
+    Thread-safe; one instance serves the whole process. Every call ends within its deadline, whatever the store
+    does, and after `close` at once. The media of one call are together at most `media.max_bytes` large.
     Every failure is a MediaError or InvalidInput whose message names the address, the numbers and the cure.
     """
 
     def __init__(
-        self, media: MediaSettings, s3: S3Settings, *, web_schemes: Collection[str] = frozenset({"https"})
+        self,
+        media: MediaSettings,
+        s3: S3Settings,
+        *,
+        trust_local_paths: bool = False,
+        web_schemes: Collection[str] = frozenset({"https"}),
     ) -> None:
+        """`trust_local_paths` is for callers in this very process: every path that it can read is accepted."""
         self._media = media
         self._s3_settings = s3
         self._web_schemes = frozenset(web_schemes)
+        self._roots = None if trust_local_paths else media.allowed_roots
         self._threads = ThreadPoolExecutor(media.threads, thread_name_prefix="media")
         self._lock = threading.Lock()
         self._closed = False
@@ -52,38 +64,30 @@ class MediaFetcher:
         self._s3: S3Store | None = None
         self._web: WebStore | None = None
 
-    def fetch(self, address: str, *, deadline_s: float | None = None) -> Media:
-        """Return the media at `address`; waits at most `deadline_s` or media.deadline_s, the smaller one.
+    def resolve(
+        self, data: Mapping[str, Any], fields: Sequence[str], *, deadline_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return a copy of a request's `data` with each media value in `fields`, or in a list in one, as its Media.
 
-        Addresses: `s3://bucket/key[?versionId=ID]` (the key as it is stored, not percent-decoded),
-        `https://host/path` at media.allowed_hosts, `data:` URIs, and absolute paths or file:/// URIs under
-        media.allowed_roots.
+        Addresses, paths and bytes are; arrays, images and all else stay as they are. All are fetched side by side
+        within `deadline_s` or media.deadline_s, the smaller one, and the first failure ends the others. Messages begin
+        with the place, as in "data.images[1]: ...".
 
         Raises:
             InvalidInput: permanent; no address of these kinds.
             MediaNotFound, MediaForbidden, MediaTooLarge, MediaCorrupt: permanent.
             MediaUnavailable: retryable; it did not arrive in time, or the fetcher was closed.
         """
-        fetches = self._start([(None, address)], deadline_s)
-        wait([one.answer for one in fetches], timeout=fetches[0].remaining_s())
-        return self._collect(fetches)[0]
-
-    def resolve(
-        self, data: Mapping[str, Any], fields: Sequence[str], *, deadline_s: float | None = None
-    ) -> dict[str, Any]:
-        """Return a copy of a request's `data` with each address in `fields` replaced by its Media.
-
-        An address is a string in one of `fields`, or in a list in one; other values stay as they are. All are
-        fetched side by side, and the first failure ends the others.
-
-        Raises:
-            InferenceError: as `fetch`; its message begins with the place, as in "data.images[1]: ...".
-        """
         places = _places(data, fields)
         fetches = self._start(places, deadline_s)
         if fetches:
             answers = [one.answer for one in fetches]
-            wait(answers, timeout=fetches[0].remaining_s(), return_when=FIRST_EXCEPTION)
+            try:
+                wait(answers, timeout=fetches[0].remaining_s(), return_when=FIRST_EXCEPTION)
+            except BaseException:
+                for one in fetches:
+                    one.stop()
+                raise
         return _replaced(data, places, self._collect(fetches))
 
     async def aresolve(
@@ -117,34 +121,37 @@ class MediaFetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, places: Sequence[tuple[Place | None, str]], deadline_s: float | None) -> list[Fetch]:
+    def _start(self, places: Sequence[tuple[Place, Value]], deadline_s: float | None) -> list[Fetch]:
         allowance = Allowance(self._media.max_bytes)
         if deadline_s is not None and deadline_s < self._media.deadline_s:
             limit_s, limit_name = max(0.0, deadline_s), "what the request's own deadline leaves"
         else:
             limit_s, limit_name = self._media.deadline_s, "media.deadline_s"
         fetches = []
-        for place, address in places:
+        for place, value in places:
             one = Fetch(
-                shown(address),
+                _source(place, value),
                 allowance=allowance,
                 deadline_s=limit_s,
                 deadline_name=limit_name,
-                place=_name(place) if place else "",
+                place=_name(place),
             )
             fetches.append(one)
+            if isinstance(value, bytes | Media):
+                self._work(one, value)  # here already: no thread is needed
+                continue
             with self._lock:
                 if self._closed:
                     one.fail(_stopping(one.source))
                     continue
                 self._under_way.add(one)
-                self._threads.submit(contextvars.copy_context().run, self._work, one, address)
+                self._threads.submit(contextvars.copy_context().run, self._work, one, value)
         return fetches
 
-    def _work(self, one: Fetch, address: str) -> None:
+    def _work(self, one: Fetch, value: Value) -> None:
         try:
             one.check()
-            one.succeed(self._get(one, address))
+            one.succeed(self._get(one, value))
         except InferenceError as error:
             one.fail(error)
         except BaseException as error:
@@ -154,9 +161,15 @@ class MediaFetcher:
             with self._lock:
                 self._under_way.discard(one)
 
-    def _get(self, one: Fetch, address: str) -> Media:
-        scheme = scheme_of(address)
-        match scheme:
+    def _get(self, one: Fetch, value: Value) -> Media:
+        match value:
+            case Media() | bytes():
+                media = value if isinstance(value, Media) else Media(value, one.source)
+                one.expect(len(media.content))
+                one.take(len(media.content))
+                return media
+        address = value
+        match scheme := scheme_of(address, any_path=self._roots is None):
             case "s3":
                 return download(self._s3_store().object(parse_s3_address(address), one.source), one)
             case "https" | "http":
@@ -166,9 +179,9 @@ class MediaFetcher:
                 one.take(len(media.content))
                 return media
             case "file":
-                return read_local(parse_file_uri(address), self._media.allowed_roots, one)
+                return read_local(parse_file_uri(address), self._roots, one)
             case "":
-                return read_local(PurePosixPath(address), self._media.allowed_roots, one)
+                return read_local(PurePosixPath(address), self._roots, one)
         raise InvalidInput(f"{one.source}: {scheme}:// is not supported; write {ACCEPTED}")
 
     def _s3_store(self) -> S3Store:
@@ -218,19 +231,23 @@ async def _wait_async(fetches: Sequence[Fetch]) -> None:
                 answer.exception()  # seen; `_collect` raises it
 
 
-def _places(data: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[Place, str]]:
-    places: list[tuple[Place, str]] = []
+def _places(data: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[Place, Value]]:
+    places: list[tuple[Place, Value]] = []
     for field in fields:
-        value = data.get(field)
-        if isinstance(value, str):
-            places.append(((field, None), value))
-        elif isinstance(value, list | tuple):
-            places += [((field, index), item) for index, item in enumerate(value) if isinstance(item, str)]
+        given = data.get(field)
+        values = given if isinstance(given, list | tuple) else [given]
+        for index, value in enumerate(values):
+            if isinstance(value, bytearray | memoryview):
+                value = bytes(value)
+            elif isinstance(value, Path):
+                value = str(value)
+            if isinstance(value, str | bytes | Media):
+                places.append(((field, index if values is given else None), value))
     return places
 
 
 def _replaced(
-    data: Mapping[str, Any], places: Sequence[tuple[Place, str]], media: Sequence[Media]
+    data: Mapping[str, Any], places: Sequence[tuple[Place, Value]], media: Sequence[Media]
 ) -> dict[str, Any]:
     copy = dict(data)
     for ((field, index), _), one in zip(places, media, strict=True):
@@ -246,6 +263,15 @@ def _replaced(
 def _name(place: Place) -> str:
     field, index = place
     return f"data.{field}" if index is None else f"data.{field}[{index}]"
+
+
+def _source(place: Place, value: Value) -> str:
+    match value:
+        case Media():
+            return value.source
+        case bytes():
+            return f"{_name(place)} ({len(value)} bytes)"
+    return shown(value)
 
 
 def _stopping(source: str) -> MediaUnavailable:

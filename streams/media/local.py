@@ -10,11 +10,12 @@ from pathlib import Path, PurePath
 
 from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable
 from handlers.media import Media
+from streams.media.addresses import ACCEPTED
 from streams.media.fetch import CHUNK_BYTES, Fetch
 
 
-def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
-    """Return the file's bytes.
+def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Media:
+    """Return the bytes of a file under `roots`; None: of any, also below a ~ or this process's folder.
 
     Links and `..` are resolved first, so neither leads out of a root; whether a path outside of the roots
     exists is never told. Devices, pipes and folders are refused.
@@ -25,8 +26,8 @@ def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
         MediaTooLarge: permanent; checked before reading and while reading.
         MediaUnavailable: retryable; the deadline passed, or the disk failed.
     """
-    real = Path(os.path.realpath(path))
-    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+    real = Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 - Path's raises for an unknown user
+    if roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         raise MediaForbidden(
             f"{fetch.source} is not in a folder this worker may read; put the file on S3 and send its "
             "s3:// address, or add its folder to media.allowed_roots"
@@ -55,7 +56,9 @@ def read_local(path: PurePath, roots: Sequence[Path], fetch: Fetch) -> Media:
 def _refusal(error: OSError, fetch: Fetch) -> InferenceError:
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return MediaNotFound(f"{fetch.source}: {reason}; check the path, as the worker's machine sees it")
+        return MediaNotFound(
+            f"{fetch.source}: {reason}; check the path as this machine sees it, or write {ACCEPTED}"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
-        return MediaForbidden(f"{fetch.source}: {reason}; make it a regular file the worker's user may read")
-    return MediaUnavailable(f"{fetch.source}: {reason} after {fetch.received} bytes; check the worker's disk")
+        return MediaForbidden(f"{fetch.source}: {reason}; make it a regular file this process may read")
+    return MediaUnavailable(f"{fetch.source}: {reason} after {fetch.received} bytes; check the disk")

@@ -73,16 +73,21 @@ async def open_runtime(
     import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:
         guard = _guard(settings.worker, on_too_many_stuck)
+        fetcher = MediaFetcher(settings.media, settings.s3)
+        stack.callback(fetcher.close)
         manager = InferenceManager.from_settings(
-            settings, models=models, on_model=on_model, on_pull=on_pull, guard=guard
+            settings,
+            models=models,
+            fetch_media=fetcher.resolve,
+            on_model=on_model,
+            on_pull=on_pull,
+            guard=guard,
         )
         stack.callback(manager.close)
         heap = HeapTrimmer(manager.cache)
         stack.callback(heap.close)
         heap.start()
         manager.engines.check_settings()
-        fetcher = MediaFetcher(settings.media, settings.s3)
-        stack.callback(fetcher.close)
         pools = Pools(
             registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
             stages=stack.enter_context(ThreadPoolExecutor(_STAGE_THREADS, "stages")),

@@ -20,6 +20,7 @@ from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
 from tests.integration.toxic_proxy import BlackHole, Pass, Refuse, Reset, Stall, ToxicProxy, Trickle
+from tests.media import fetched
 
 PRIVATE = "private-media"
 LARGE = random.Random(7).randbytes(8 * 1024 * 1024)
@@ -94,7 +95,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 )
 def test_an_object_is_fetched_under_its_key_as_it_is_stored(connect: Connect, s3: Any, key: str) -> None:
     s3.put_object(Bucket="media", Key=f"fetcher/{key}", Body=key.encode(), ContentType="audio/wav")
-    media = connect().fetch(f"s3://media/fetcher/{key}")
+    media = fetched(connect(), f"s3://media/fetcher/{key}")
     assert media.content == key.encode()
     assert media.content_type == "audio/wav"
     assert media.source == f"s3://media/fetcher/{key}"
@@ -104,14 +105,14 @@ def test_an_object_stored_compressed_arrives_as_it_was(connect: Connect, s3: Any
     s3.put_object(
         Bucket="media", Key="fetcher/packed.wav", Body=gzip.compress(b"sound" * 100), ContentEncoding="gzip"
     )
-    assert connect().fetch("s3://media/fetcher/packed.wav").content == b"sound" * 100
+    assert fetched(connect(), "s3://media/fetcher/packed.wav").content == b"sound" * 100
 
 
 def test_a_key_that_reads_like_a_version_is_named_with_an_empty_version_behind_it(
     connect: Connect, s3: Any
 ) -> None:
     s3.put_object(Bucket="media", Key="fetcher/a?versionId=7", Body=b"odd")
-    assert connect().fetch("s3://media/fetcher/a?versionId=7?versionId=").content == b"odd"
+    assert fetched(connect(), "s3://media/fetcher/a?versionId=7?versionId=").content == b"odd"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_name_that_cannot_be_is_never_blamed_on_how_the_object_is_stored(
     connect: Connect, address: str
 ) -> None:
     with pytest.raises(InferenceError) as refused:
-        connect().fetch(address)
+        fetched(connect(), address)
     assert refused.value.code in {"INVALID_INPUT", "MEDIA_NOT_FOUND", "MEDIA_FORBIDDEN"}
     assert "check how it is stored" not in refused.value.message
 
@@ -129,8 +130,8 @@ def test_a_name_that_cannot_be_is_never_blamed_on_how_the_object_is_stored(
 def test_a_large_and_an_empty_object_come_whole(connect: Connect, s3: Any) -> None:
     s3.put_object(Bucket="media", Key="fetcher/empty", Body=b"")
     fetcher = connect()
-    assert fetcher.fetch("s3://media/fetcher/large.bin").content == LARGE
-    assert fetcher.fetch("s3://media/fetcher/empty").content == b""
+    assert fetched(fetcher, "s3://media/fetcher/large.bin").content == LARGE
+    assert fetched(fetcher, "s3://media/fetcher/empty").content == b""
 
 
 def test_a_version_id_pins_an_older_version(connect: Connect, s3: Any) -> None:
@@ -142,14 +143,14 @@ def test_a_version_id_pins_an_older_version(connect: Connect, s3: Any) -> None:
     )
     mark = s3.delete_object(Bucket=bucket, Key="clip.wav")["VersionId"]
     fetcher = connect(admin=True)
-    assert fetcher.fetch(f"s3://{bucket}/clip.wav?versionId={old}").content == b"old"
-    assert fetcher.fetch(f"s3://{bucket}/clip.wav?versionId={new}").content == b"new"
+    assert fetched(fetcher, f"s3://{bucket}/clip.wav?versionId={old}").content == b"old"
+    assert fetched(fetcher, f"s3://{bucket}/clip.wav?versionId={new}").content == b"new"
     for gone in (f"s3://{bucket}/clip.wav", f"s3://{bucket}/clip.wav?versionId={mark}"):
         with pytest.raises(MediaNotFound, match=bucket):
-            fetcher.fetch(gone)
+            fetched(fetcher, gone)
     absent = old[:-4] + "0000"
     with pytest.raises(MediaNotFound, match="list the versions"):
-        fetcher.fetch(f"s3://{bucket}/clip.wav?versionId={absent}")
+        fetched(fetcher, f"s3://{bucket}/clip.wav?versionId={absent}")
 
 
 async def test_a_missing_key_names_the_field_the_bucket_and_the_key(connect: Connect) -> None:
@@ -164,23 +165,23 @@ def test_a_missing_bucket_is_told_from_a_missing_key(connect: Connect) -> None:
     with pytest.raises(
         MediaNotFound, match=r"has no bucket 'no-such-bucket'; check the name and s3\.endpoint_url"
     ):
-        connect(admin=True).fetch("s3://no-such-bucket/clip.wav")
+        fetched(connect(admin=True), "s3://no-such-bucket/clip.wav")
 
 
 def test_a_bucket_without_permission_is_forbidden_and_says_what_to_grant(connect: Connect) -> None:
     address = f"s3://{PRIVATE}/clip.wav"
-    assert connect(admin=True).fetch(address).content == b"not for everybody"
+    assert fetched(connect(admin=True), address).content == b"not for everybody"
     with pytest.raises(MediaForbidden, match=rf"grant s3:GetObject on arn:aws:s3:::{PRIVATE}/clip\.wav"):
-        connect().fetch(address)
+        fetched(connect(), address)
 
 
 def test_a_wrong_secret_and_an_unknown_key_are_told_apart(connect: Connect) -> None:
     wrong = SecretStr("the-wrong-secret")
     with pytest.raises(MediaForbidden, match=r"check s3\.secret_key") as refused:
-        connect(secret_key=wrong).fetch("s3://media/fetcher/large.bin")
+        fetched(connect(secret_key=wrong), "s3://media/fetcher/large.bin")
     assert "the-wrong-secret" not in refused.value.message
     with pytest.raises(MediaForbidden, match=r"check s3\.access_key"):
-        connect(access_key="nobody", secret_key=wrong).fetch("s3://media/fetcher/large.bin")
+        fetched(connect(access_key="nobody", secret_key=wrong), "s3://media/fetcher/large.bin")
 
 
 def test_an_oversize_object_is_refused_before_its_body_has_come(connect: Connect, proxy: ToxicProxy) -> None:
@@ -189,21 +190,21 @@ def test_an_oversize_object_is_refused_before_its_body_has_come(connect: Connect
     with pytest.raises(
         MediaTooLarge, match=rf"holds {len(LARGE)} bytes; media\.max_bytes allows {len(LARGE) - 1}"
     ):
-        fetcher.fetch("s3://media/fetcher/large.bin")
+        fetched(fetcher, "s3://media/fetcher/large.bin")
     assert proxy.accepted == 1
 
 
 def test_resets_are_resumed_by_range(connect: Connect, proxy: ToxicProxy) -> None:
     proxy.mode = Reset(after_bytes=3_000_000)  # on every connection: without ranges it could never end
     fetcher = connect(port=proxy.port)
-    assert fetcher.fetch("s3://media/fetcher/large.bin").content == LARGE
+    assert fetched(fetcher, "s3://media/fetcher/large.bin").content == LARGE
     assert proxy.accepted >= 3
 
 
 def test_a_stall_is_resumed_after_the_read_timeout(connect: Connect, proxy: ToxicProxy) -> None:
     proxy.mode = Stall(after_bytes=3_000_000, times=1)
     fetcher = connect(port=proxy.port, read_timeout_s=0.3)
-    assert fetcher.fetch("s3://media/fetcher/large.bin").content == LARGE
+    assert fetched(fetcher, "s3://media/fetcher/large.bin").content == LARGE
     assert proxy.accepted == 2
 
 
@@ -215,7 +216,7 @@ def test_an_object_that_is_overwritten_between_tries_comes_as_the_new_one(
     proxy.mode = Stall(after_bytes=1_000_000)
     fetcher = connect(port=proxy.port)
     with ThreadPoolExecutor(1) as thread:
-        fetching = thread.submit(fetcher.fetch, f"s3://media/{key}")
+        fetching = thread.submit(fetched, fetcher, f"s3://media/{key}")
         wait_until(lambda: any(one.received for one in fetcher._under_way))
         new = LARGE[::-1]
         s3.put_object(Bucket="media", Key=key, Body=new)
@@ -249,7 +250,7 @@ def test_a_store_that_comes_back_within_the_deadline_answers(
     store.stop()
     try:
         with ThreadPoolExecutor(1) as thread:
-            fetching = thread.submit(fetcher.fetch, "s3://media/fetcher/large.bin")
+            fetching = thread.submit(fetched, fetcher, "s3://media/fetcher/large.bin")
             wait_until(lambda: any(one.tries > 1 for one in fetcher._under_way))
             store.start()
             assert fetching.result(PATIENCE_S).content == LARGE
@@ -276,7 +277,7 @@ def test_sixteen_threads_wait_on_the_store_at_once(connect: Connect, proxy: Toxi
     proxy.mode = BlackHole()
     fetcher = connect(port=proxy.port, media={"threads": 16}, read_timeout_s=1)
     with ThreadPoolExecutor(16) as threads:
-        fetching = [threads.submit(fetcher.fetch, "s3://media/fetcher/large.bin") for _ in range(16)]
+        fetching = [threads.submit(fetched, fetcher, "s3://media/fetcher/large.bin") for _ in range(16)]
         wait_until(lambda: sum(one.tries > 0 for one in fetcher._under_way) == 16 and proxy.accepted >= 16)
         proxy.mode = Pass()
         assert all(one.result(PATIENCE_S).content == LARGE for one in fetching)

@@ -219,7 +219,7 @@ def answers(
     known = {name: getattr(site.settings, name) for name in EngineSettings.model_fields}
     with WorkerProcess(site) as worker, MediaFetcher(site.settings.media, site.settings.s3) as fetcher:
         asyncio.run(worker.started())
-        manager = InferenceManager.from_settings(EngineSettings(**known), fetch_media=fetcher.fetch)
+        manager = InferenceManager.from_settings(EngineSettings(**known), fetch_media=fetcher.resolve)
         try:
             requests = {name: complete(case, bucket) for name, case in {**CASES, **REFUSED}.items()}
             found = asyncio.run(asked_three_ways(requests, site, manager))

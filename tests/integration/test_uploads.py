@@ -14,6 +14,7 @@ from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.uploads import upload
 from streams.settings import S3Settings
+from tests.media import fetched
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_a_file_is_fetched_from_the_address_that_its_upload_gives(
     address = upload(tmp_path / name, s3)
     assert address.startswith("s3://media/uploads/")
     with fetcher:
-        assert fetcher.fetch(address).content == b"sound of " + name.encode()
+        assert fetched(fetcher, address).content == b"sound of " + name.encode()
     assert upload(tmp_path / name, s3) == address, "the same file has the same address"
 
 
@@ -48,7 +49,7 @@ def test_a_file_of_many_parts_comes_whole_and_its_bytes_are_told(
     assert address == "s3://media/large/large.wav"
     assert sum(told) == len(content)
     with fetcher:
-        assert fetcher.fetch(address).content == content
+        assert fetched(fetcher, address).content == content
 
 
 def test_what_cannot_be_put_says_why(s3: S3Settings, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +15,12 @@ from engines.inference import InferenceManager, Job
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
+from engines.run.direct_call import FetchMedia, fetch_by_entry_point
 from engines.run.health import HealthProbes
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InvalidInput, UnknownModel
 from handlers.media import Media
 from handlers.registry import HandlerRegistry
-from handlers.settings import MediaSettings
 
 
 class ShoutHandler(BaseModelHandler):
@@ -129,9 +128,7 @@ class Bench:
         self,
         directory: Path,
         *,
-        media: MediaSettings | None = None,
-        fetch_media: Callable[[str], Media] | None = None,
-        trust_local_paths: bool = False,
+        fetch_media: FetchMedia = fetch_by_entry_point,
         max_models: int = 4,
         probes: HealthProbes | None = None,
         handler: type[ShoutHandler] = ShoutHandler,
@@ -154,9 +151,7 @@ class Bench:
             cache=ModelCache(max_models, MemoryBudget(1000)),
             engines=self.engines,
             handlers=handlers,
-            media=media or MediaSettings(),
             fetch_media=fetch_media,
-            trust_local_paths=trust_local_paths,
             probes=probes,
             on_model=lambda kind, model, details: self.told.append((kind, model.key)),
         )

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from engines.run.direct_call import DirectCall, new_job
+from engines.run.direct_call import DirectCall, fetch_by_entry_point, new_job
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
-from engines.run.media_values import MediaValues
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import STAGES
 from engines.run.statistics import Statistics
 from handlers.errors import InvalidInput
 from handlers.settings import MediaSettings
+from streams.media import MediaFetcher
+from streams.settings import S3Settings
 from tests.unit.engines.parts import Bench, prepare
 
 
@@ -51,9 +53,11 @@ def failed_after(bench: Bench, data: dict[str, Any], **request: Any) -> dict[str
 
 
 def test_a_failed_request_has_the_stages_that_it_went_through(tmp_path: Path) -> None:
-    def refuse(address: str) -> Any:
+    def refuse(data: Mapping[str, Any], _fields: Sequence[str]) -> dict[str, Any]:
+        if "media" not in data:
+            return dict(data)
         time.sleep(0.01)
-        raise InvalidInput(f"{address} is refused")
+        raise InvalidInput("refused")
 
     bench = Bench(tmp_path, fetch_media=refuse)
     resolve = failed_after(bench, {"text": "x"}, model_name="nobody")
@@ -93,15 +97,16 @@ async def test_infer_works_inside_a_running_event_loop(bench: Bench) -> None:
 
 
 def test_media_become_bytes_before_the_handler_sees_them(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    assert bench.infer({"media": b"bytes"})["result"]["text"] == "BYTES"
-    assert bench.infer({"media": "data:,uri"})["result"]["text"] == "URI"
-    assert bench.error_of({"media": "s3://bucket/key"})["code"] == "INVALID_INPUT"
+    with MediaFetcher(MediaSettings(), S3Settings()) as fetcher:
+        bench = Bench(tmp_path, fetch_media=fetcher.resolve)
+        assert bench.infer({"media": b"bytes"})["result"]["text"] == "BYTES"
+        assert bench.infer({"media": "data:,uri"})["result"]["text"] == "URI"
+        assert bench.error_of({"media": "gs://bucket/key"})["code"] == "INVALID_INPUT"
 
 
 def test_prepare_raises_what_the_fetcher_raises(tmp_path: Path) -> None:
-    def refuse(address: str) -> Any:
-        raise InvalidInput(f"{address} is refused")
+    def refuse(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+        raise InvalidInput(f"{data[fields[0]]} is refused")
 
     bench = Bench(tmp_path, fetch_media=refuse)
     with pytest.raises(InvalidInput, match="s3://bucket/key is refused"):
@@ -127,7 +132,7 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
         call = DirectCall(
             cast(RequestResolver, bench.manager),
             cast(Execution, Starts()),
-            MediaValues(MediaSettings()),
+            fetch_by_entry_point,
             Outcomes(Statistics()),
         )
         request: dict[str, Any] = {"task": "shout", "engine": "shouter", "model_name": "tagged"}

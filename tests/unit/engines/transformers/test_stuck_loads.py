@@ -23,7 +23,6 @@ from engines.transformers import process_state
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import EngineUnavailable
 from handlers.registry import HandlerRegistry
-from handlers.settings import MediaSettings
 from tests.device import on_this_machine
 from tests.processes import wait_until
 from tests.unit.engines.parts import KnownModels
@@ -63,7 +62,6 @@ class Site:
             cache=ModelCache(None, MemoryBudget(10**9)),
             engines=engines,
             handlers=HandlerRegistry(),
-            media=MediaSettings(),
             guard=self.guard,
         )
         without_ties = initialization.no_tie_weights

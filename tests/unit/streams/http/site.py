@@ -119,7 +119,7 @@ async def http_site(
 ) -> AsyncIterator[HttpSite]:
     """Serve a gateway during the block; it is drained at its end."""
     settings = settings or settings_with()
-    bench = Bench(directory, media=settings.media)
+    bench = Bench(directory)
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         fetcher = stack.enter_context(MediaFetcher(settings.media, settings.s3))

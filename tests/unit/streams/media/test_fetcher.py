@@ -27,6 +27,7 @@ from handlers.media import Media
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
+from tests.media import fetched
 from tests.unit.streams.media.web_server import WebServer, body
 
 SOUND = "data:audio/wav;base64," + base64.b64encode(b"sound").decode()
@@ -65,32 +66,32 @@ async def under_way(fetcher: MediaFetcher, count: int) -> None:
 
 
 def test_a_data_uri_is_decoded(fetcher: MediaFetcher) -> None:
-    media = fetcher.fetch(SOUND)
+    media = fetched(fetcher, SOUND)
     assert (media.content, media.content_type) == (b"sound", "audio/wav")
-    assert fetcher.fetch(SOUND.replace("data:", "Data:")).content == b"sound"
+    assert fetched(fetcher, SOUND.replace("data:", "Data:")).content == b"sound"
     with pytest.raises(MediaCorrupt, match="does not decode"):
-        fetcher.fetch("data:audio/wav;base64,?")
+        fetched(fetcher, "data:audio/wav;base64,?")
     with pytest.raises(MediaTooLarge, match=r"media\.max_bytes allows 1000"):
-        fetcher.fetch("data:," + "x" * 1001)
+        fetched(fetcher, "data:," + "x" * 1001)
 
 
 def test_paths_and_file_uris_under_a_root_are_read(fetcher: MediaFetcher, root: Path) -> None:
-    assert fetcher.fetch(str(root / "a.wav")).content == b"from a"
-    assert fetcher.fetch(f"file://{root}/b.wav").content == b"from b"
+    assert fetched(fetcher, str(root / "a.wav")).content == b"from a"
+    assert fetched(fetcher, f"file://{root}/b.wav").content == b"from b"
     with pytest.raises(MediaForbidden):
-        fetcher.fetch("/etc/passwd")
+        fetched(fetcher, "/etc/passwd")
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/key", "ftp://host/a", "javascript:alert(1)"])
 def test_another_scheme_is_refused_with_the_ones_that_work(fetcher: MediaFetcher, address: str) -> None:
     with pytest.raises(InvalidInput, match=r"is not supported; write s3://bucket/key, https://"):
-        fetcher.fetch(address)
+        fetched(fetcher, address)
 
 
 def test_plain_http_is_refused_even_at_an_allowed_host(server: WebServer) -> None:
     media = MediaSettings(allowed_hosts=(server.host,))
     with MediaFetcher(media, S3Settings()) as fetcher, pytest.raises(MediaForbidden, match="https"):
-        fetcher.fetch(server.url("/a"))
+        fetched(fetcher, server.url("/a"))
     assert server.requests == []
 
 
@@ -105,8 +106,8 @@ async def test_the_async_twin_gives_the_same(fetcher: MediaFetcher) -> None:
         await afetch(fetcher, "nonsense")
 
 
-DATA: dict[str, Any] = {"prompt": "s3://not/touched", "frames": 3, "empty": None, "raw": b"bytes", "none": []}
-FIELDS = ["audio", "images", "frames", "empty", "raw", "none", "absent"]
+DATA: dict[str, Any] = {"prompt": "s3://not/touched", "frames": 3, "empty": None, "none": []}
+FIELDS = ["audio", "images", "frames", "empty", "none", "absent"]
 
 
 async def _check_resolved(resolved: dict[str, Any], data: dict[str, Any], ready: Media, root: Path) -> None:
@@ -162,7 +163,7 @@ def test_the_first_failure_does_not_wait_for_the_others(silent: str) -> None:
 async def test_a_silent_server_ends_at_the_smaller_deadline(silent: str) -> None:
     with web_fetcher(silent, deadline_s=0.3) as fetcher:
         with pytest.raises(MediaUnavailable, match=r"within 0\.3 s \(media\.deadline_s\): 0 bytes in 1 try"):
-            fetcher.fetch(f"http://{silent}/a")
+            fetched(fetcher, f"http://{silent}/a")
         with pytest.raises(
             MediaUnavailable, match=r"within 0\.1 s \(what the request's own deadline leaves\)"
         ):
@@ -195,9 +196,9 @@ def test_bytes_that_trickle_in_end_at_the_deadline_and_free_the_thread(server: W
     try:
         with web_fetcher(server.host, deadline_s=0.5, threads=1) as fetcher:
             with pytest.raises(MediaUnavailable, match=r"[1-9]\d* of 100000 bytes in 1 try"):
-                fetcher.fetch(server.url("/slow"))
+                fetched(fetcher, server.url("/slow"))
             assert left.wait(10), "the thread hung up once nobody waited"
-            assert fetcher.fetch(server.url("/a")).content == b"sound"
+            assert fetched(fetcher, server.url("/a")).content == b"sound"
     finally:
         left.set()
 
@@ -205,7 +206,7 @@ def test_bytes_that_trickle_in_end_at_the_deadline_and_free_the_thread(server: W
 async def test_close_ends_what_waits_and_refuses_what_comes(silent: str) -> None:
     fetcher = web_fetcher(silent, deadline_s=200, threads=1)
     waiting = [asyncio.create_task(afetch(fetcher, f"http://{silent}/{number}")) for number in range(3)]
-    blocked = asyncio.create_task(asyncio.to_thread(fetcher.fetch, f"http://{silent}/x"))
+    blocked = asyncio.create_task(asyncio.to_thread(fetched, fetcher, f"http://{silent}/x"))
     await under_way(fetcher, 4)
     fetcher.close()
     fetcher.close()
@@ -213,7 +214,7 @@ async def test_close_ends_what_waits_and_refuses_what_comes(silent: str) -> None
         with pytest.raises(MediaUnavailable, match="this worker is stopping"):
             await task
     with pytest.raises(MediaUnavailable, match="this worker is stopping"):
-        fetcher.fetch(SOUND)
+        fetched(fetcher, SOUND)
 
 
 async def test_a_cancelled_caller_leaves_nothing_behind(silent: str) -> None:
@@ -237,7 +238,7 @@ def test_a_fault_of_ours_is_an_internal_error(
 
     monkeypatch.setattr(fetcher, "_get", broken)
     with pytest.raises(InferenceError, match=kind.__name__) as refused:
-        fetcher.fetch(SOUND)
+        fetched(fetcher, SOUND)
     assert refused.value.code == "INTERNAL_ERROR"
 
 

@@ -19,6 +19,7 @@ from handlers.errors import (
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
+from tests.media import fetched
 from tests.unit.streams.media.web_server import Answer, WebServer, body, status
 
 PATH = "/media/clip.wav"
@@ -69,8 +70,8 @@ def test_a_final_refusal_names_the_address_and_the_cure(
 ) -> None:
     server.answers[PATH] = refusal(code, name)
     with pytest.raises(error, match=cure) as refused:
-        fetcher.fetch(ADDRESS)
-    assert refused.value.message.startswith(f"{ADDRESS}: ")
+        fetched(fetcher, ADDRESS)
+    assert refused.value.message.startswith(f"data.media: {ADDRESS}: ")
     assert "SECRET" not in refused.value.message
     assert len(server.requests) == 1
 
@@ -83,7 +84,7 @@ def test_a_busy_or_failing_store_is_asked_again(
     fetcher: MediaFetcher, server: WebServer, code: int, name: str
 ) -> None:
     server.answers[PATH] = in_turn(server, refusal(code, name), body(b"sound"))
-    assert fetcher.fetch(ADDRESS).content == b"sound"
+    assert fetched(fetcher, ADDRESS).content == b"sound"
     assert len(server.requests) == 2
 
 
@@ -92,13 +93,13 @@ def test_a_store_that_keeps_failing_is_unavailable_and_the_last_answer_is_shown(
 ) -> None:
     server.answers[PATH] = refusal(503, "SlowDown")
     with pytest.raises(MediaUnavailable, match=rf"the last fault: 503 SlowDown from http://{server.host}"):
-        fetcher.fetch(ADDRESS, deadline_s=5.0)
+        fetched(fetcher, ADDRESS, deadline_s=5.0)
 
 
 def test_an_answer_that_is_no_xml_is_tried_again(fetcher: MediaFetcher, server: WebServer) -> None:
     page = status(502, b"<html>Oops &")
     server.answers[PATH] = in_turn(server, page, body(b"sound"))
-    assert fetcher.fetch(ADDRESS).content == b"sound"
+    assert fetched(fetcher, ADDRESS).content == b"sound"
 
 
 def test_a_gigabyte_is_refused_by_its_header_without_one_byte_of_its_body(
@@ -106,14 +107,14 @@ def test_a_gigabyte_is_refused_by_its_header_without_one_byte_of_its_body(
 ) -> None:
     server.answers[PATH] = status(200, Content_Length=str(1 << 30))
     with pytest.raises(MediaTooLarge, match=r"holds 1073741824 bytes; media\.max_bytes allows 1000"):
-        fetcher.fetch(ADDRESS)
+        fetched(fetcher, ADDRESS)
     assert len(server.requests) == 1
 
 
 def test_a_body_cut_short_is_resumed_under_the_etag_seen(fetcher: MediaFetcher, server: WebServer) -> None:
     rest = status(206, b"b" * 200, Content_Range="bytes 400-599/600", ETag='"1"')
     server.answers[PATH] = in_turn(server, body(b"a" * 400, Content_Length="600", ETag='"1"'), rest)
-    assert fetcher.fetch(ADDRESS).content == b"a" * 400 + b"b" * 200
+    assert fetched(fetcher, ADDRESS).content == b"a" * 400 + b"b" * 200
     assert server.requests[1][1]["Range"] == "bytes=400-"
     assert server.requests[1][1]["If-Match"] == '"1"'
 
@@ -125,7 +126,7 @@ def test_a_failed_precondition_starts_over(fetcher: MediaFetcher, server: WebSer
         refusal(412, "PreconditionFailed"),
         body(b"c" * 500, ETag='"2"'),
     )
-    assert fetcher.fetch(ADDRESS).content == b"c" * 500
+    assert fetched(fetcher, ADDRESS).content == b"c" * 500
     assert "Range" not in server.requests[2][1]
 
 
@@ -140,12 +141,12 @@ def test_a_worker_without_credentials_is_told_where_to_put_them(
     settings = S3Settings(endpoint_url=f"http://{server.host}")
     with MediaFetcher(MediaSettings(), settings) as fetcher:
         with pytest.raises(MediaForbidden, match=r"set s3\.access_key and s3\.secret_key"):
-            fetcher.fetch(ADDRESS)
+            fetched(fetcher, ADDRESS)
     assert server.requests == []
 
 
 def test_a_wrong_address_never_reaches_the_store(fetcher: MediaFetcher, server: WebServer) -> None:
     for address in ("s3://media", "s3://me/../dia", "s3:media/clip.wav"):
         with pytest.raises(InvalidInput):
-            fetcher.fetch(address)
+            fetched(fetcher, address)
     assert server.requests == []

@@ -21,6 +21,7 @@ from streams.media.http_get import HttpClient
 from streams.media.s3 import S3Store, make_s3_client
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
+from tests.media import fetched
 from tests.unit.streams.media.heard import Heard
 from tests.unit.streams.media.socket_server import OK, make_certificate, saying, serving
 from tests.unit.streams.media.web_server import Answer, WebServer, body, status
@@ -34,9 +35,9 @@ def settings_of(server: WebServer, **changes: Any) -> S3Settings:
     return S3Settings(endpoint_url=f"http://{server.host}", **keys)
 
 
-def fetched(settings: S3Settings, *addresses: str) -> list[bytes]:
+def contents(settings: S3Settings, *addresses: str) -> list[bytes]:
     with MediaFetcher(MediaSettings(threads=2), settings) as fetcher:
-        return [fetcher.fetch(address).content for address in addresses]
+        return [fetched(fetcher, address).content for address in addresses]
 
 
 def ask_once(settings: S3Settings) -> None:
@@ -95,7 +96,7 @@ def test_the_url_and_the_signature_are_those_of_the_client(
 
 def test_a_version_is_asked_for_by_its_id(server: WebServer) -> None:
     server.answers[PATH] = body(b"sound")
-    assert fetched(settings_of(server), f"{ADDRESS}?versionId=a b&c") == [b"sound"]
+    assert contents(settings_of(server), f"{ADDRESS}?versionId=a b&c") == [b"sound"]
     assert server.requests[0][0] == f"{PATH}?versionId=a%20b%26c"
 
 
@@ -134,7 +135,7 @@ def test_a_bucket_in_another_region_is_followed_there_and_from_then_on_left_to_t
         (body(b"sound") if is_right else elsewhere)(request)
 
     server.answers[PATH] = answer
-    assert fetched(settings_of(server), ADDRESS, ADDRESS) == [b"sound", b"sound"]
+    assert contents(settings_of(server), ADDRESS, ADDRESS) == [b"sound", b"sound"]
     regions = [region_signed_for(headers) for _, headers in server.requests]
     assert regions == ["us-east-1", "us-east-1", "eu-west-1", "eu-west-1"]
 
@@ -148,7 +149,7 @@ def test_a_refusal_that_happens_to_name_a_region_is_final(
 ) -> None:
     server.answers[PATH] = status(code, refusal(name, "<Region>us-east-1</Region>"))
     with pytest.raises(error):
-        fetched(settings_of(server), ADDRESS)
+        contents(settings_of(server), ADDRESS)
     assert len(server.requests) == 1
 
 
@@ -211,7 +212,7 @@ def test_a_store_is_trusted_by_the_certificates_that_the_environment_names(
         with pytest.raises(Interrupted, match="certificate"):
             ask_once(settings)
         monkeypatch.setenv(name, str(certificate))
-        assert fetched(settings, ADDRESS) == [b"sound"]
+        assert contents(settings, ADDRESS) == [b"sound"]
 
 
 def test_a_store_elsewhere_is_asked_by_way_of_the_proxy_that_the_environment_names(
@@ -223,7 +224,7 @@ def test_a_store_elsewhere_is_asked_by_way_of_the_proxy_that_the_environment_nam
     store = "http://store.example:9000"
     server.answers[f"{store}{PATH}"] = body(b"by proxy")
     settings = S3Settings(endpoint_url=store, access_key="key", secret_key=SecretStr("SECRET"))
-    assert fetched(settings, ADDRESS) == [b"by proxy"]
+    assert contents(settings, ADDRESS) == [b"by proxy"]
     monkeypatch.setenv("no_proxy", "store.example")
     with pytest.raises(Interrupted, match=r"store\.example"):
         ask_once(settings)
