@@ -88,8 +88,8 @@ class MediaSettings(Section):
     decode_memory_bytes: int = Field(
         default=1024**3,
         ge=128 * 1024**2,
-        description="Private memory, in bytes, that such a process may take; a file that takes more is refused. For an "
-        "image it may take 20 bytes for each pixel that max_image_pixels allows, where that is more.",
+        description="Private memory, in bytes, that such a process may take for a file; one that takes more is "
+        "refused. For an image it may take 20 bytes for each pixel that max_image_pixels allows, where that is more.",
     )
     decode_timeout_s: float = Field(
         default=60.0,

@@ -20,12 +20,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from handlers.decoding.children.memory import private_bytes, trim
 from handlers.decoding.children.wire import (
     LENGTHS,
-    Answer,
     Began,
     Block,
     Call,
@@ -36,8 +36,6 @@ from handlers.decoding.children.wire import (
     lengths_and_head,
 )
 from handlers.errors import InferenceError
-
-_PAGE_BYTES = resource.getpagesize()
 
 
 def main() -> None:
@@ -56,9 +54,23 @@ def main() -> None:
         os.dup2(nowhere, stream)
     calls: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(int(sys.argv[1]), calls), daemon=True).start()
+    own_bytes = private_bytes()
     while True:
         call, content = calls.get()
-        _answer(call, content, output)
+        _write(output, lengths_and_head(Began()))
+        before = private_bytes()
+        try:
+            function = _imported(call.function)
+            own_bytes += private_bytes() - before
+            _run(function, call, content, output)
+            failure = None
+        except InferenceError as error:
+            failure = Failure(type(error).__name__, error.message, "")
+        except BaseException as error:  # noqa: BLE001 - the parent is told
+            failure = Failure(type(error).__name__, str(error), traceback.format_exc())
+        del content
+        trim()
+        _write(output, lengths_and_head(Done(private_bytes() - own_bytes, failure)))
 
 
 def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
@@ -86,24 +98,20 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
         calls.put((call, read(block_size)))
 
 
-def _answer(call: Call, content: bytes, output: int) -> None:
-    """Run a call, and write all that comes of it."""
-    last: Answer
-    _write(output, lengths_and_head(Began()))
-    try:
-        with _bounded(call.memory_bytes, call.cpu_s):
-            module, _, name = call.function.partition(":")
-            function = getattr(importlib.import_module(module), name)
-            _quiet_logs()
-            for value, block in function(content, **call.arguments):
-                _write(output, lengths_and_head(Item(value), block))
-                _write(output, block)
-        last = Done(_resident_bytes())
-    except InferenceError as error:
-        last = Failure(type(error).__name__, error.message, "")
-    except BaseException as error:  # noqa: BLE001 - the parent is told
-        last = Failure(type(error).__name__, str(error), traceback.format_exc())
-    _write(output, lengths_and_head(last))
+def _imported(name: str) -> Callable[..., Iterator[tuple[Any, Block]]]:
+    module, _, function = name.partition(":")
+    found: Callable[..., Iterator[tuple[Any, Block]]] = getattr(importlib.import_module(module), function)
+    _quiet_logs()
+    return found
+
+
+def _run(
+    function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int
+) -> None:
+    with _bounded(call.memory_bytes, call.cpu_s):
+        for value, block in function(content, **call.arguments):
+            _write(output, lengths_and_head(Item(value), block))
+            _write(output, block)
 
 
 def _quiet_logs() -> None:
@@ -113,13 +121,16 @@ def _quiet_logs() -> None:
 
 @contextlib.contextmanager
 def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
-    """Let the process have no more private memory than that, and take no more whole seconds of work.
+    """Let the process take that much private memory beyond what it has, and that many whole seconds of work.
 
     What it asks beyond that memory fails or aborts it; SIGXCPU ends it after that work. Not the address space: what
     threads and allocators reserve there and never touch would count. Not the time by the clock: on a busy machine a
     good file would be refused for good.
     """
-    bounds = {resource.RLIMIT_DATA: memory_bytes, resource.RLIMIT_CPU: math.ceil(time.process_time() + cpu_s)}
+    bounds = {
+        resource.RLIMIT_DATA: private_bytes() + memory_bytes,
+        resource.RLIMIT_CPU: math.ceil(time.process_time() + cpu_s),
+    }
     usual = {which: resource.getrlimit(which) for which in bounds}
     for which, bound in bounds.items():
         _, most = usual[which]
@@ -129,13 +140,6 @@ def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
     finally:
         for which, before in usual.items():
             resource.setrlimit(which, before)
-
-
-def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def _write(output: int, block: Block) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from handlers import errors
+from handlers.decoding.children.memory import is_at_its_limit
 from handlers.decoding.children.wire import (
     LENGTHS,
     Answer,
@@ -33,15 +34,21 @@ from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
-_MOST_KEPT_BYTES = 256 * 1024 * 1024
-"""A child that keeps more memory than this behind a call is replaced."""
+_MOST_KEPT_BYTES = 64 << 20
+"""A child that keeps more memory than this of its calls is replaced: the next may take as much more."""
+
+_LOOK_S = 0.5
+"""How often a child that is silent is looked at, in seconds."""
+
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
+"""Has glibc give large blocks back to the system when they are freed. Else it learns to keep ever larger ones."""
 
 _CHUNK = 1 << 20
 
 _MOST_WAIT = 4
 
 _BYTES_A_PIXEL, _BYTES_BESIDES = 20, 256 << 20
-"""What decoders of images take at most: WebP 16 bytes a pixel, and a process its libraries."""
+"""What decoders of images take at most: WebP 16 bytes a pixel, and the tables of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, **_ALLOCATOR, "PYTHONPATH": paths},
             start_new_session=True,  # what a terminal sends to its processes is for the parent
         )
         assert self._process.stdin is not None
@@ -219,12 +226,11 @@ class _Child:
             match answer:
                 case Item(value):
                     yield value, block
-                case Done(resident_bytes):
-                    self.is_fit = resident_bytes < _MOST_KEPT_BYTES
+                case Done(kept_bytes, failure):
+                    self.is_fit = kept_bytes < _MOST_KEPT_BYTES and not (failure and failure.trace)
+                    if failure:
+                        raise _as_error(failure, call)
                     return
-                case Failure() as failure:
-                    self.is_fit = not failure.trace
-                    raise _as_error(failure, call)
 
     def end(self) -> None:
         """End the process, and wait until it has ended."""
@@ -266,12 +272,22 @@ class _Child:
                 left = left[count:]
         return read
 
-    @staticmethod
-    def _wait(pipe: int, event: int, until: float) -> None:
+    def _wait(self, pipe: int, event: int, until: float) -> None:
+        """Wait until the child reads or writes.
+
+        Raises:
+            ChildEnded: the time is over, or the child has long had no memory left: where there is none to handle
+                the error, Python 3.11 raises it again and again.
+        """
         poll = select.poll()
         poll.register(pipe, event)
-        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise ChildEnded("time", "no answer in time")
+        looks_at_limit = 0
+        while not poll.poll(max(0.0, min(_LOOK_S, until - time.monotonic())) * 1000):
+            if time.monotonic() >= until:
+                raise ChildEnded("time", "no answer in time")
+            looks_at_limit = looks_at_limit + 1 if is_at_its_limit(self._process.pid) else 0
+            if looks_at_limit > 1:
+                raise ChildEnded("memory", "nothing left")
 
     def ended(self) -> ChildEnded:
         """Return why the process ended, which it does now or did before."""

@@ -20,7 +20,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     """As "module:name": takes the content and the arguments, and yields (value, block) pairs."""
     arguments: dict[str, Any]
     memory_bytes: int
-    """Private memory that the process may have while it runs the function."""
+    """Private memory that the process may take for it, beyond what it has."""
     cpu_s: float
     """Seconds of work that it may take, of all its threads together."""
 
@@ -35,8 +35,8 @@ class Item(msgspec.Struct, frozen=True, array_like=True, tag=True):
     value: Any
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The function raised; nothing follows."""
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """What the function raised."""
 
     kind: str
     """The name of a class in `handlers.errors`, or of any other exception."""
@@ -46,13 +46,14 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The function came to its end."""
+    """The function came to its end; nothing follows."""
 
-    resident_bytes: int
-    """Memory that the process has kept; 0 where the system does not tell."""
+    kept_bytes: int
+    """Memory that the process has kept of all its calls; 0 where the system does not tell."""
+    failure: Failure | None
 
 
-Answer = Began | Item | Failure | Done
+Answer = Began | Item | Done
 
 encode = msgspec.msgpack.Encoder().encode
 decode_call = msgspec.msgpack.Decoder(Call).decode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -56,13 +57,27 @@ def grow(content: bytes) -> Pairs:
         yield len(kept), b""
 
 
-def keep(content: bytes) -> Pairs:
+def keep(content: bytes, *, size: int) -> Pairs:
     global _kept
-    _kept = b"x" * (300 << 20)
+    _kept = b"x" * size
     yield os.getpid(), content
 
 
 _kept = b""
+
+
+def take(content: bytes, *, size: int) -> Pairs:
+    yield os.getpid(), bytes(size)[:1]
+
+
+def starve(content: bytes) -> Pairs:
+    """Take all memory that there is, to the last page, and go on."""
+    yield os.getpid(), content
+    kept = []
+    with contextlib.suppress(MemoryError):
+        while True:
+            kept.append(bytes(1 << 17))
+    threading.Event().wait()
 
 
 def refuse(content: bytes) -> Pairs:

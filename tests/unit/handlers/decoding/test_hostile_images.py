@@ -18,7 +18,7 @@ from handlers.settings import MediaSettings
 from tests import hostile_images as hostile
 
 SHORT = MediaSettings(decode_timeout_s=2, document_timeout_s=2)
-TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, decode_timeout_s=20)
+TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, decode_timeout_s=120)
 
 
 def read(content: bytes, limits: MediaSettings) -> Image.Image:
@@ -69,12 +69,10 @@ def test_an_image_that_takes_minutes_is_refused_with_the_limit(made: Callable[[]
     assert read(encoded(kind), MediaSettings()).getpixel((5, 5)) is not None
 
 
-def test_an_image_that_takes_much_memory_is_refused_with_a_limit() -> None:
-    """By the limit of time where memory runs so short that the decoder only seeks for more."""
+def test_an_image_that_takes_much_memory_is_refused_with_the_limit() -> None:
     with pytest.raises(
         MediaTooLarge,
-        match=r"takes (more memory to decode than media\.decode_memory_bytes and media\.max_image_pixels allow"
-        r"|longer to decode than media\.decode_timeout_s allows \(20 s\))",
+        match=r"takes more memory to decode than media\.decode_memory_bytes and media\.max_image_pixels allow",
     ):
         read(hostile.tiff_of_strips(2_000_000), TINY)  # whose table alone takes more
 

@@ -91,6 +91,7 @@ def test_calls_run_side_by_side_and_no_more_than_allowed(pool: ChildPool) -> Non
         ("crash", {"by": int(signal.SIGKILL)}, "killed", "SIGKILL"),
         ("leave", {}, "crash", "status 3"),
         ("grow", {}, "memory", "MemoryError"),
+        ("starve", {}, "memory", "nothing left"),
     ],
 )
 def test_a_child_that_ends_takes_one_call_with_it(
@@ -157,9 +158,20 @@ def test_what_decoders_print_and_log_goes_nowhere(pool: ChildPool, capfd: pytest
 
 
 def test_a_child_that_keeps_much_memory_is_replaced(pool: ChildPool) -> None:
-    [(pid, _)] = run(pool, "keep")
+    [(pid, _)] = run(pool, "keep", size=300 << 20)
     assert run(pool, "echo")[0][0]["pid"] != pid
     assert not is_running(pid)
+
+
+def test_what_a_call_may_take_does_not_depend_on_those_before(pool: ChildPool) -> None:
+    """Neither on what they have kept, nor on what they have given back, nor on what they imported."""
+    allowed, more = LIMITS.memory_bytes - (8 << 20), LIMITS.memory_bytes + (64 << 20)
+    pids = [run(pool, "take", size=allowed)[0][0]]
+    pids += [run(pool, "keep", os.urandom(40 << 20), size=size << 20)[0][0] for size in (50, 20, 50)]
+    pids += [run(pool, "take", os.urandom(40 << 20), size=allowed)[0][0] for _ in range(2)]
+    assert len(set(pids)) == 1
+    with pytest.raises(ChildEnded, match="memory"):
+        run(pool, "take", size=more)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,38 @@
+"""The private memory of a process, as the limit on a child's data counts it; the system tells it on Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from pathlib import Path
+
+_A_LITTLE = 1 << 20
+"""With less than this left, allocators get nothing more from the system."""
+
+_DATA = 5
+"""The place in /proc/<pid>/statm of the pages that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
+
+
+def private_bytes(pid: int | str = "self") -> int:
+    """Return what a process has, whether or not it has touched it; 0 where the system does not tell."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[_DATA]
+    except OSError:
+        return 0
+    return int(pages) * resource.getpagesize()
+
+
+def is_at_its_limit(pid: int) -> bool:
+    """Tell whether a process has all the private memory that it may have."""
+    try:
+        limit, _ = resource.prlimit(pid, resource.RLIMIT_DATA)
+    except (OSError, AttributeError):  # it has ended, or the system has no such call
+        return False
+    return limit != resource.RLIM_INFINITY and private_bytes(pid) > limit - _A_LITTLE
+
+
+def trim() -> None:
+    """Give what this process has freed back to the system, where its allocator can."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
