@@ -220,7 +220,7 @@ class MemorySource(_Client):
             self._is_open.set()
             await self._rejoin.wait()
             self._close()
-            await self._listener.drain()
+            await self._listener.drain(group.rebalance_s / 2)
 
     async def _send_heartbeats(self) -> None:
         group = self._broker.group(self._group)

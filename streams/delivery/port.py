@@ -72,10 +72,10 @@ class RecordListener(Protocol):
     def begin(self) -> None:
         """Forget what was not committed: the partitions were handed out again. Called before a generation opens."""
 
-    async def drain(self) -> None:
-        """Return once all that was taken is answered and committed, as far as it can be.
+    async def drain(self, within_s: float | None = None) -> None:
+        """Return once all that was taken is answered and committed, as far as it can be within `within_s`.
 
-        Called after a generation was closed, before its partitions go to others.
+        Called after a generation was closed, before its partitions go to others. What is not answered comes again.
         """
 
 

@@ -69,8 +69,10 @@ class Stream:
     def begin(self) -> None:
         self.tracker.forget_all()
 
-    async def drain(self) -> None:
-        await self.tracker.drained()
+    async def drain(self, within_s: float | None = None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.tracker.drained()
         with suppress(TimeoutError):  # by then others have the partitions
             async with asyncio.timeout(self._session_s):
                 await self.committer.commit_last()

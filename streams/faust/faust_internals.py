@@ -43,7 +43,8 @@ class InferenceApp(faust.App):
     """Faust with our consumer, and without the folders it keeps for tables, of which we have none."""
 
     logger = FAUST_LOG
-    _is_draining = False
+    is_draining = False
+    """Whether the worker stops, and so waits for the answers to all that it has taken."""
     _is_drained = False
 
     def kafka_producer(self) -> AIOKafkaProducer:
@@ -52,7 +53,7 @@ class InferenceApp(faust.App):
 
     async def drain(self) -> None:
         """Take nothing more, and return once all that was taken is answered and committed, as far as it can be."""
-        self._is_draining = True
+        self.is_draining = True
         await self._stop_consumer()
         self._is_drained = True
 
@@ -61,7 +62,7 @@ class InferenceApp(faust.App):
             await super()._stop_consumer()
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        if not self._is_draining:
+        if not self.is_draining:
             await super()._on_partitions_assigned(assigned, generation_id)
 
     async def _producer_flush(self, logger: Any) -> None:
@@ -103,7 +104,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         transport = cast(BatchTransport, self.transport)
         self.reader = transport.source.reader
-        self._membership = transport.membership
+        self.membership = transport.membership
         self._supervisor: Supervisor | None = None
 
     async def on_start(self) -> None:
@@ -111,7 +112,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         self.reader.attach(consumer)
         PatientConnections(client_of(consumer))
-        self._supervisor = Supervisor(Coordination(consumer), self._membership)
+        self._supervisor = Supervisor(Coordination(consumer), self.membership)
         self.add_future(self._supervisor.watch())
 
     async def on_thread_stop(self) -> None:
@@ -124,7 +125,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if closing.done():
             closing.result()
         else:
-            log.warning("group_not_left", group=self._membership.kafka.group_id, waited_s=_LEAVE_S)
+            log.warning("group_not_left", group=self.membership.kafka.group_id, waited_s=_LEAVE_S)
 
     async def _close_consumer(self) -> None:
         try:
@@ -166,9 +167,12 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
     _thread: ConsumerThread
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._thread.reader.close()
-        async with _fatal_errors(self._thread):
+        thread = self._thread
+        thread.reader.close()
+        thread.membership.is_answering = True
+        async with _fatal_errors(thread):
             await super().on_partitions_revoked(revoked)
+        thread.membership.is_answering = False
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Set all positions, then tell Faust of the assignment under a number of our own.
@@ -236,8 +240,14 @@ class BatchConsumer(driver.Consumer):
         super().resume_flow()
 
     async def wait_empty(self) -> None:
-        """Let the listener answer and commit what is in flight; at once where the consumer is stopping."""
-        await self.wait(self._source.listener.drain())
+        """Let the listener answer and commit what is in flight; at once where the consumer is stopping.
+
+        Where partitions move, not as long as the group waits for this worker: one slow request would put it out, and
+        each return of a worker moves partitions again.
+        """
+        kafka = cast(BatchTransport, self.transport).kafka
+        within_s = None if cast(InferenceApp, self.app).is_draining else kafka.answer_in_rebalance_s
+        await self.wait(self._source.listener.drain(within_s))
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: what may be committed, and when, is the listener's."""

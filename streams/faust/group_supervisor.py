@@ -260,11 +260,20 @@ class Supervisor:
             return
         waited_s = time.monotonic() - self._since
         self._say_at = time.monotonic() + 2 * waited_s
-        if state == "joining":
-            await self._look_whether_coordinator_moved()
-        reason = await self._why_no_coordinator() if state == "searching" else self._why_waiting()
+        reason = await self._why_not_joined(state)
         self._membership.reason = reason
         log.warning("group_keeps_waiting", reason=reason, waited_s=round(waited_s))
+
+    async def _why_not_joined(self, state: State) -> str:
+        if self._membership.is_answering:
+            return (
+                f"requests in work are answered before this worker joins group {self._kafka.group_id!r} again, "
+                f"for {self._kafka.answer_in_rebalance_s:g} s at most (kafka.rebalance_timeout_s)"
+            )
+        if state == "searching":
+            return await self._why_no_coordinator()
+        await self._look_whether_coordinator_moved()
+        return self._why_waiting()
 
     async def _look_whether_coordinator_moved(self) -> None:
         """Break off a join at a broker that is the coordinator no more: where it fell silent, it answers none."""

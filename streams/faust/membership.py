@@ -30,6 +30,8 @@ class Membership:
         self.state: State = "connecting"
         self.reason = ""
         """Why it is not joined, as a sentence; empty where nothing is wrong."""
+        self.is_answering = False
+        """Whether a rebalance waits for the answers to what this worker has in work."""
         self.missing_topics: frozenset[str] = frozenset()
         """Those of its topics that the brokers do not have."""
         self.hidden_topics: frozenset[str] = frozenset()

@@ -119,6 +119,14 @@ class KafkaSettings(Section):
         description="Longest wait for a broker to take a result before it is sent again.",
     )
 
+    @property
+    def answer_in_rebalance_s(self) -> float:
+        """Seconds for which requests in work are answered when partitions move.
+
+        A heartbeat brings word of a rebalance, and commit and join must come before rebalance_timeout_s is over.
+        """
+        return max(self.rebalance_timeout_s / 2, self.rebalance_timeout_s - 3 * self.heartbeat_interval_s)
+
     @model_validator(mode="after")
     def _agree(self) -> KafkaSettings:
         faults = [*self._timing_faults(), *self._login_faults()]

@@ -52,7 +52,7 @@ class Member:
     def begin(self) -> None:
         self.heard.append("begin")
 
-    async def drain(self) -> None:
+    async def drain(self, within_s: float | None = None) -> None:
         self.heard.append("drain")
         await self.before_it_goes()
 

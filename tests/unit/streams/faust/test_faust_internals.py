@@ -27,6 +27,7 @@ from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
 from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp, RebalanceListener
+from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
 from streams.faust.source import FaustSource
@@ -244,6 +245,24 @@ async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: R
     assert (len(rig.reader.asked), rig.is_current(1)) == (1, False)
 
 
+async def test_a_slow_request_does_not_put_its_worker_out_of_a_group_that_rebalances(rig: Rig) -> None:
+    rig.tracker.track(rig.fetches.of([message(0)]))
+    rig.consumer.transport.kafka = KafkaSettings(rebalance_timeout_s=1.0)
+    async with asyncio.timeout(60):
+        await rig.consumer.wait_empty()
+    assert rig.tracker.in_flight == 1
+
+
+async def test_a_worker_that_stops_waits_for_slow_requests_longer_than_its_group(rig: Rig) -> None:
+    rig.tracker.track(rig.fetches.of([message(0)]))
+    rig.app.is_draining = True
+    rig.consumer.transport.kafka = KafkaSettings(rebalance_timeout_s=1.0)
+    waiting = asyncio.create_task(rig.consumer.wait_empty())
+    await asyncio.wait([waiting], timeout=1.5)
+    assert not waiting.done()
+    waiting.cancel()
+
+
 async def test_what_lies_in_the_queue_outlives_a_flow_that_goes_on_twice(rig: Rig) -> None:
     rig.reader.answers.append(rig.fetched(0, 2))
     while not rig.queue.full():
@@ -361,6 +380,7 @@ class Failing:
         self.crashes: list[Exception] = []
         self.reader = SimpleNamespace(close=lambda: None, begin=self.fail)
         self.app = SimpleNamespace(on_rebalance_start=lambda: None)
+        self.membership = Membership(KafkaSettings(), [], on_fatal=lambda error: None)
 
     async def fail(self, *_: Any) -> None:
         raise self.error
@@ -376,6 +396,25 @@ async def test_whatever_a_step_of_a_rebalance_raises_ends_the_worker(step: str) 
     thread: Any = Failing(KeyError("a mistake of ours"))
     await getattr(RebalanceListener(thread), step)([])
     assert thread.crashes == [thread.error]
+
+
+class Answering(Failing):
+    """A worker that the group has put out, and that looks at what keeps it from it while it answers."""
+
+    async def on_partitions_revoked(self, *_: Any) -> None:
+        coordination = SimpleNamespace(client=None, node=None, take_over=lambda **_: (None, None))
+        supervisor = Supervisor(cast(Any, coordination), self.membership)
+        supervisor._say_at = 0.0
+        await supervisor._look_at_group()
+
+
+async def test_a_worker_that_answers_before_it_joins_again_says_so() -> None:
+    thread: Any = Answering(KeyError())
+    thread.membership.state = "searching"
+    await RebalanceListener(thread).on_partitions_revoked([])
+    assert thread.crashes == []
+    assert "requests in work are answered" in thread.membership.reason
+    assert not thread.membership.is_answering
 
 
 async def test_a_stop_during_a_rebalance_is_no_fault() -> None:
