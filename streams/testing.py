@@ -12,7 +12,7 @@ from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.port import ProducerRecord
 from streams.delivery.stream import build_stream
-from streams.kafka.topics import Topics, expected_topics
+from streams.kafka.topics import Topics
 from streams.messages import Result, decode_result, encode
 from streams.pipeline.fast_lane import FastLane
 from streams.pipeline.runtime import open_runtime
@@ -73,8 +73,7 @@ async def worker_in_memory(
     topics = Topics(settings.kafka.topic_prefix)
     async with open_runtime(settings, models=models) as runtime:
         tasks = tasks_of(settings.worker)  # after the plugins were imported
-        specs = expected_topics(topics, tasks, partitions=settings.kafka.partitions, replication_factor=1)
-        broker = MemoryBroker({name: spec.partitions for name, spec in specs.items()})
+        broker = MemoryBroker(dict.fromkeys(topics.all_of(tasks), settings.kafka.partitions))
         worker = MemoryWorker(broker, topics)
         source = MemorySource(broker, settings.kafka.group_id, [topics.requests(task) for task in tasks])
         stream = build_stream(

@@ -71,8 +71,8 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
     """Check that a broker answers and has every topic of `tasks` as the settings want it."""
     from streams.kafka.connection import BrokerUnavailable
-    from streams.kafka.rights import check_rights
-    from streams.kafka.topic_admin import check_topics, specs
+    from streams.kafka.topic_admin import check_rights, check_topics
+    from streams.kafka.topics import Topics
 
     kafka = settings.kafka
     try:
@@ -89,7 +89,7 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
         names = ", ".join(problem.topic for problem in same)
         findings.append(Finding("topics", "error", f"{names}: {same[0].problem}", cure))
     if not problems:
-        count = len(specs(kafka, tasks))
+        count = len(Topics(kafka.topic_prefix).all_of(tasks))
         detail = f"all {count} are there, {kafka.partitions} partitions each, for {', '.join(tasks)}"
         findings.append(Finding("topics", "ok", detail))
     known = {problem.topic for problem in problems}

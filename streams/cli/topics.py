@@ -8,6 +8,7 @@ import typer
 
 from streams import interrupts
 from streams.cli import AsJson, examples, load_settings, print_json
+from streams.kafka.topics import Topics
 
 if TYPE_CHECKING:
     from streams.kafka.topic_problems import TopicProblem
@@ -35,14 +36,14 @@ def topics() -> None:
 )
 def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> None:
     """Create missing topics and add partitions where there are too few."""
-    from streams.kafka.topic_admin import create_topics, specs
+    from streams.kafka.topic_admin import create_topics
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
     touched = interrupts.run(create_topics(settings.kafka, tasks))
     partitions = settings.kafka.partitions
     if as_json:
-        names = specs(settings.kafka, tasks)
+        names = Topics(settings.kafka.topic_prefix).all_of(tasks)
         rows = [{"topic": name, "changed": name in touched, "partitions": partitions} for name in names]
         print_json({"topics": rows})
         return
@@ -55,12 +56,12 @@ def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> N
 @app.command(epilog=examples("inferstream topics check", "inferstream topics check --task asr --json"))
 def check(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> None:
     """Check every topic; exit with 1 and say what to do where one is missing or has the wrong shape."""
-    from streams.kafka.topic_admin import check_topics, specs
+    from streams.kafka.topic_admin import check_topics
 
     settings = load_settings(ctx).settings
     tasks = _tasks(settings.worker, task)
     wrong = {one.topic: one for one in interrupts.run(check_topics(settings.kafka, tasks))}
-    names = specs(settings.kafka, tasks)
+    names = Topics(settings.kafka.topic_prefix).all_of(tasks)
     if as_json:
         print_json({"topics": [_described(name, wrong.get(name)) for name in names]})
     else:

@@ -8,11 +8,8 @@ from typing import Any
 from streams.faust.faust_internals import BatchTransport, InferenceApp
 from streams.faust.membership import Membership
 from streams.faust.source import FaustSource
-from streams.kafka.connection import faust_credentials
 from streams.kafka.topics import Topics
 from streams.settings import Settings
-
-_LARGEST_BATCH_BYTES = 256 * 1024
 
 
 def build_app(
@@ -24,11 +21,8 @@ def build_app(
     out in docs/decisions/manual-in-order-acks.md.
     """
     kafka = settings.kafka
-    servers = kafka.bootstrap_servers.split(",")
     app = InferenceApp(
         kafka.group_id,
-        broker=[f"kafka://{server.strip()}" for server in servers],
-        broker_credentials=faust_credentials(kafka),
         processing_guarantee="at_least_once",
         # Faust's own tables, leader and topic creation stay off: they bring topics and an assignor we do not use.
         table_standby_replicas=0,
@@ -39,10 +33,6 @@ def build_app(
         stream_wait_empty=True,
         # One list of messages; the next is fetched while the agent works through the one before.
         stream_buffer_maxsize=1,
-        producer_acks=-1,
-        producer_max_request_size=kafka.max_message_bytes,
-        producer_max_batch_size=min(_LARGEST_BATCH_BYTES, kafka.max_message_bytes),
-        producer_request_timeout=kafka.producer_timeout_s,
     )
     app.transport = BatchTransport(
         app.conf.broker_consumer, app, source=source, kafka=kafka, membership=membership

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import faust
@@ -35,6 +35,7 @@ from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
 
+_LARGEST_BATCH_BYTES = 256 * 1024
 _LEAVE_S = 1.5
 """How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""
 
@@ -90,6 +91,17 @@ class PatientProducer(driver.Producer):
     async def on_start(self) -> None:
         await super().on_start()
         PatientConnections(self._ensure_producer().client)
+
+    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
+        kafka = cast(BatchTransport, self.transport).kafka
+        return AIOKafkaProducer(
+            **connection_options(kafka),
+            client_id=self.client_id,
+            acks="all",
+            max_request_size=kafka.max_message_bytes,
+            max_batch_size=min(_LARGEST_BATCH_BYTES, kafka.max_message_bytes),
+            request_timeout_ms=int(kafka.producer_timeout_s * 1000),
+        )
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -258,7 +270,8 @@ class BatchConsumer(driver.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch nothing: the listener does. Returns when Faust cancels it."""
-        await asyncio.Event().wait()
+        with suppress(asyncio.CancelledError):  # which it would take for a crash while the group rebalances
+            await asyncio.Event().wait()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)

@@ -39,7 +39,7 @@ async def committed(
     for topic, number in partitions:
         by_topic[topic].append(number)
     request = OffsetFetchRequest(coordination.group_id, list(by_topic.items()))
-    while not coordination.is_closing:
+    while not coordination.closing.done():
         await coordination.found()
         try:
             return _offsets(await coordination.ask(request))
@@ -48,7 +48,7 @@ async def committed(
                 coordination.lost()
             elif not error.retriable:
                 raise
-        await coordination.closed(_RETRY_S)
+        await asyncio.wait([coordination.closing], timeout=_RETRY_S)
     raise ConsumerClosing
 
 

@@ -83,9 +83,9 @@ class Supervisor:
         Over another connection, for that one is served in order. A static member stays: its place is kept for it.
         """
         coordination = self._coordination
-        if not self._is_joining or coordination.is_closing:
+        if not self._is_joining or coordination.closing.done():
             return
-        coordination.close()  # or it would join again
+        coordination.closing.set_result(None)  # or it would join again
         if not coordination.member_id or self._kafka.group_instance_id:
             return
         request = LeaveGroupRequest(self._kafka.group_id, coordination.member_id)
@@ -179,7 +179,7 @@ class Supervisor:
         if is_news or now >= self._say_at:
             log.error("group_refused", reason=why.reason, next_try_s=pause_s)
             self._say_at = now + max(4 * pause_s, _SAY_AFTER_S)
-        await self._coordination.closed(pause_s)
+        await asyncio.wait([self._coordination.closing], timeout=pause_s)
         await self._coordination.restart()
 
     async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:
@@ -195,7 +195,7 @@ class Supervisor:
 
     async def _give_up(self, reason: str) -> None:
         self._end(reason)
-        await self._coordination.closed()
+        await asyncio.wait([self._coordination.closing])
 
     def _end(self, reason: str) -> None:
         self._enter("refused", reason)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import DefaultRecord, _DefaultRecordBatchPy
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -30,14 +31,6 @@ _COORDINATION = ConnectionGroup.COORDINATION
 
 class ConsumerClosing(Exception):
     """Raised where the consumer is being stopped, so that nothing more will come."""
-
-
-class Appendable(Protocol):
-    """What a batch takes."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 def client_of(owner: Any) -> Any:
@@ -78,8 +71,33 @@ def parse_fetches(
     consumer._fetcher._proc_fetch_request = seeing.__get__(consumer._fetcher)
 
 
-def fill(batch: BatchBuilder, records: Iterable[Appendable]) -> int:
+def read_leniently(batch: memoryview) -> Iterator[DefaultRecord]:
+    """Yield the records of a batch; bytes in names of headers that are not UTF-8 become replacement characters.
+
+    Raises:
+        CorruptRecordException: the length of a record is not that of what is in it.
+    """
+    records = _DefaultRecordBatchPy(batch)
+    records._maybe_uncompress()
+    records._buffer = _Lenient(records._buffer)
+    yield from records
+
+
+class _Lenient(bytearray):
+    """Bytes of which slices decode whatever is in them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return _Lenient(found) if isinstance(found, bytearray) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, errors)
+
+
+def fill(batch: BatchBuilder, records: Iterable[Any]) -> int:
     """Append to a new batch as many of `records` as it has room for, at least one; return how many.
+
+    Of a record it takes `key`, `value` and `headers`.
 
     As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
     day, each time.
@@ -101,11 +119,9 @@ class Coordination:
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self.client: Any = consumer._client
         self._coordinator: Any = consumer._coordinator
-        self._closing: asyncio.Future[None] = self._coordinator._closing
-
-    @property
-    def group_id(self) -> str:
-        return self._coordinator.group_id  # type: ignore[no-any-return]
+        self.group_id: str = self._coordinator.group_id
+        self.closing: asyncio.Future[None] = self._coordinator._closing
+        """Done when the consumer is being stopped; once it is, nothing joins any more."""
 
     @property
     def generation(self) -> int:
@@ -123,22 +139,9 @@ class Coordination:
         return self._coordinator.coordinator_id  # type: ignore[no-any-return]
 
     @property
-    def is_closing(self) -> bool:
-        """Whether the consumer is being stopped."""
-        return self._closing.done()
-
-    @property
     def has_broken_off(self) -> bool:
         """Whether the task that joins and rejoins has ended."""
         return self._coordinator._coordination_task.done()  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Join no more."""
-        self._closing.set_result(None)
-
-    async def closed(self, timeout_s: float | None = None) -> None:
-        """Return when the consumer is being stopped, at the latest after `timeout_s`."""
-        await asyncio.wait([self._closing], timeout=timeout_s)
 
     def take_over(
         self,

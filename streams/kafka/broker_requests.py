@@ -131,7 +131,7 @@ _GroupDescription = _request(
 )
 
 
-def topic_rights(topics: list[str]) -> Any:
+def topics_description(topics: list[str]) -> Any:
     """Return the question which of these topics there are, and what this client may do with each; creates none."""
     return _TopicRights(topics, False, False, True)
 

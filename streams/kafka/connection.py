@@ -1,4 +1,4 @@
-"""How to reach the broker: one translation of the kafka settings for aiokafka and for Faust."""
+"""How to reach the broker: one translation of the kafka settings for aiokafka."""
 
 from __future__ import annotations
 
@@ -135,18 +135,3 @@ def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
         }
     return options
-
-
-def faust_credentials(kafka: KafkaSettings) -> Any:
-    """Return Faust's credentials object for these settings, None for a plain connection."""
-    from faust import SASLCredentials, SSLCredentials
-
-    context = ssl_context(kafka)
-    if kafka.sasl_mechanism:
-        return SASLCredentials(
-            username=kafka.sasl_username,
-            password=kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
-            mechanism=kafka.sasl_mechanism,
-            ssl_context=context,
-        )
-    return SSLCredentials(context) if context else None

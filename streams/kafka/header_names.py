@@ -13,24 +13,16 @@ from typing import Any
 
 # Not used here: aiokafka starts without it too, and then stops at the first batch of another codec than gzip.
 import cramjam  # noqa: F401
-from aiokafka import codec
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import DefaultRecord, DefaultRecordBase
 from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import decode_varint
+
+from streams.kafka.aiokafka_internals import read_leniently
 
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
 _OFFSET_TO_FORMAT = struct.Struct(">qiib")
 _LAST_OFFSET = struct.Struct(">qiibIhi")
 """From the first offset to how far behind it the last one is."""
 _LATEST_FORMAT = 2
-_UNCOMPRESSED = {
-    DefaultRecordBase.CODEC_NONE: bytes,
-    DefaultRecordBase.CODEC_GZIP: codec.gzip_decode,
-    DefaultRecordBase.CODEC_SNAPPY: codec.snappy_decode,
-    DefaultRecordBase.CODEC_LZ4: codec.lz4_decode,
-    DefaultRecordBase.CODEC_ZSTD: codec.zstd_decode,
-}
 
 
 class ForgivingRecords:
@@ -102,44 +94,4 @@ class _ForgivingBatch:
             # Where aiokafka runs without its C extensions, it wraps the one in the other.
             if not isinstance(error.__cause__ or error, UnicodeDecodeError):
                 raise
-            yield from _records_in(self._data)
-
-
-def _records_in(batch: memoryview) -> Iterator[DefaultRecord]:
-    """Yield the records of a batch whose checksum has been looked at.
-
-    Raises:
-        CorruptRecordException: the length of a record is not that of what is in it.
-    """
-    header = DefaultRecordBase.HEADER_STRUCT
-    first_offset, _, _, _, _, attributes, _, first_ms, last_ms, _, _, _, count = header.unpack_from(batch)
-    uncompressed = _UNCOMPRESSED[attributes & DefaultRecordBase.CODEC_MASK]
-    body = bytearray(uncompressed(bytes(batch[header.size :])))
-    is_of_append = bool(attributes & DefaultRecordBase.TIMESTAMP_TYPE_MASK)
-    position = 0
-    for _ in range(count):
-        length, start = decode_varint(body, position)
-        since_first_ms, position = decode_varint(body, start + 1)  # attributes, one byte, are unused
-        number, position = decode_varint(body, position)
-        key, position = _bytes_at(body, position)
-        value, position = _bytes_at(body, position)
-        header_count, position = decode_varint(body, position)
-        headers = []
-        for _ in range(header_count):
-            name, position = _bytes_at(body, position)
-            content, position = _bytes_at(body, position)
-            headers.append(((name or b"").decode("utf-8", "replace"), content))
-        if position != start + length:
-            raise CorruptRecordException(
-                f"the record at offset {first_offset + number} has {position - start} bytes and says {length}"
-            )
-        timestamp = last_ms if is_of_append else first_ms + since_first_ms
-        yield DefaultRecord(first_offset + number, timestamp, int(is_of_append), key, value, headers)
-
-
-def _bytes_at(body: bytearray, position: int) -> tuple[bytes | None, int]:
-    """Return bytes that follow their length, None where that is negative, and the position behind them."""
-    length, position = decode_varint(body, position)
-    if length < 0:
-        return None, position
-    return bytes(body[position : position + length]), position + length
+            yield from read_leniently(self._data)

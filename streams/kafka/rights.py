@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiokafka import errors
-from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.client import CoordinationType
 
-from streams.kafka.broker_requests import READ, WRITE, allows, first_group, group_description, topic_rights
-from streams.kafka.connection import broker_answering
+from streams.kafka.broker_requests import (
+    READ,
+    WRITE,
+    allows,
+    first_group,
+    group_description,
+    topics_description,
+)
 from streams.kafka.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
-from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_problems import TopicProblem
-from streams.kafka.topics import Topics, expected_topics
+from streams.kafka.topics import Topics
 from streams.settings import KafkaSettings
 
 _ANSWER_S = 10.0
@@ -37,55 +42,23 @@ _UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
 class Rights:
     """Which rights are lacking. What a broker does not tell is not among them."""
 
-    topics: tuple[TopicProblem, ...]
+    topics: list[TopicProblem]
     group: str | None
     """Why the group cannot be joined, as a sentence."""
     is_told: bool
     """Whether the broker told all that was asked."""
 
 
-async def check_rights(kafka: KafkaSettings, tasks: Iterable[str]) -> Rights:
-    """Ask the broker what this client may do with the group and the topics of `tasks`.
-
-    Raises:
-        BrokerUnavailable: retryable; no broker answered.
-    """
-    async with _connected(kafka) as client:
-        lacking, topics_told = await _topics(client, kafka, tasks)
-        group, group_told = await _group(client, kafka)
-    return Rights(tuple(lacking), group, topics_told and group_told)
-
-
-async def check_topic_rights(kafka: KafkaSettings, tasks: Iterable[str]) -> list[TopicProblem]:
-    """Return the topics of `tasks` that this client may not read or write as a worker does, as far as that is told.
-
-    Raises:
-        BrokerUnavailable: retryable; no broker answered.
-    """
-    async with _connected(kafka) as client:
-        lacking, _ = await _topics(client, kafka, tasks)
-    return lacking
-
-
-@asynccontextmanager
-async def _connected(kafka: KafkaSettings) -> AsyncIterator[Any]:
-    async with AsyncExitStack() as stack:
-        async with broker_answering(kafka) as options:
-            client = AIOKafkaClient(**options, request_timeout_ms=int(_ANSWER_S * 1000))
-            stack.push_async_callback(client.close)
-            await client.bootstrap()
-        PatientConnections(client)
-        yield client
-
-
-async def _topics(client: Any, kafka: KafkaSettings, tasks: Iterable[str]) -> tuple[list[TopicProblem], bool]:
+async def topic_rights(
+    client: Any, kafka: KafkaSettings, tasks: Iterable[str]
+) -> tuple[list[TopicProblem], bool]:
     """Return the topics of which a right is lacking, and whether the broker named each that exists."""
     topics, tasks = Topics(kafka.topic_prefix), list(tasks)
-    needed = dict.fromkeys(expected_topics(topics, tasks, partitions=1, replication_factor=1), WRITE)
+    needed = dict.fromkeys(topics.all_of(tasks), WRITE)
     needed |= dict.fromkeys(map(topics.requests, tasks), READ)
     try:
         async with asyncio.timeout(_ANSWER_S):
-            response = await _ask_any(client, topic_rights(sorted(needed)))
+            response = await _ask_any(client, topics_description(sorted(needed)))
     except _UNANSWERED:
         return [], False
     lacking, is_told = [], True
@@ -111,7 +84,7 @@ async def _ask_any(client: Any, question: Any) -> Any:
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _group(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
+async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
     """Return why the group cannot be joined, None where it can be, and whether the broker told."""
     code = NO_COORDINATOR
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -12,9 +12,7 @@ from aiokafka.errors import (
     KafkaError,
     NotControllerError,
     TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
 )
-from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka.aiokafka_internals import client_of
 from streams.kafka.connection import (
@@ -24,28 +22,17 @@ from streams.kafka.connection import (
     unavailable,
 )
 from streams.kafka.patient_connections import PatientConnections
+from streams.kafka.rights import Rights, group_rights, topic_rights
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
-from streams.kafka.topics import Topics, TopicSpec, expected_topics
+from streams.kafka.topics import Topics
 from streams.settings import KafkaSettings
 
-__all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_topics", "create_topics", "specs"]
+__all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_rights", "check_topics", "create_topics"]
 
 T = TypeVar("T")
 
 _ADMIN_TIMEOUT_S = 15.0
 _PAUSE_S = 0.3
-_SAYS_WHETHER_TO_CREATE = 4
-"""Version of the request for metadata from which on a topic that is asked for need not be made thereby."""
-
-
-def specs(kafka: KafkaSettings, tasks: Iterable[str]) -> dict[str, TopicSpec]:
-    """Return the topics that these settings and tasks call for."""
-    return expected_topics(
-        Topics(kafka.topic_prefix),
-        tasks,
-        partitions=kafka.partitions,
-        replication_factor=kafka.replication_factor,
-    )
 
 
 async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]:
@@ -55,21 +42,21 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
         BrokerUnavailable: retryable; no broker answered.
         TopicsRefused: the broker refuses; says why and what to do.
     """
-    wanted = specs(kafka, tasks)
+    wanted = Topics(kafka.topic_prefix).all_of(tasks)
     async with _admin(kafka) as admin:
         found = await _partition_counts(admin, kafka)
-        missing = [spec for spec in wanted.values() if spec.name not in found]
-        short = [spec for spec in wanted.values() if found.get(spec.name, spec.partitions) < spec.partitions]
+        missing = [name for name in wanted if name not in found]
+        short = [name for name in wanted if found.get(name, kafka.partitions) < kafka.partitions]
         if missing:
-            new = [NewTopic(spec.name, spec.partitions, spec.replication_factor) for spec in missing]
-            await _ask_controller(admin, kafka, missing[0].name, lambda: admin.create_topics(new))
+            new = [NewTopic(name, kafka.partitions, kafka.replication_factor) for name in missing]
+            await _ask_controller(admin, kafka, missing[0], lambda: admin.create_topics(new))
         if short:
-            more = {spec.name: NewPartitions(spec.partitions) for spec in short}
-            await _ask_controller(admin, kafka, short[0].name, lambda: admin.create_partitions(more))
-    return sorted(spec.name for spec in missing + short)
+            more = dict.fromkeys(short, NewPartitions(kafka.partitions))
+            await _ask_controller(admin, kafka, short[0], lambda: admin.create_partitions(more))
+    return sorted(missing + short)
 
 
-async def check_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[TopicProblem]:
+async def check_topics(kafka: KafkaSettings, tasks: Sequence[str]) -> list[TopicProblem]:
     """Return what is wrong with the topics, empty when all are there with enough partitions.
 
     More than kafka.partitions asks for is well: they may have been added to one topic, and cannot be taken away.
@@ -77,32 +64,38 @@ async def check_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[Topic
     Raises:
         BrokerUnavailable: retryable; no broker answered.
     """
-    wanted = specs(kafka, tasks)
+    names, hidden = Topics(kafka.topic_prefix).all_of(tasks), {}
     async with _admin(kafka) as admin:
         found = await _partition_counts(admin, kafka)
-        unseen = [name for name in wanted if name not in found]
-        hidden = await _patiently(kafka, lambda: _hidden(admin, unseen))
-    return [
-        TopicProblem.not_allowed(problem.topic, kafka.sasl_username) if problem.topic in hidden else problem
-        for problem in _compare(found, wanted)
-    ]
-
-
-def _compare(found: Mapping[str, int], wanted: Mapping[str, TopicSpec]) -> list[TopicProblem]:
+        if not found.keys() >= set(names):
+            lacking, _ = await topic_rights(client_of(admin), kafka, tasks)
+            hidden = {problem.topic: problem for problem in lacking}
     problems = []
-    for name, spec in wanted.items():
+    for name in names:
         count = found.get(name)
         if count is None:
-            problems.append(TopicProblem.missing(name))
-        elif count < spec.partitions:
+            problems.append(hidden.get(name) or TopicProblem.missing(name))
+        elif count < kafka.partitions:
             problems.append(
                 TopicProblem(
                     name,
-                    f"has {count} partitions, kafka.partitions asks for {spec.partitions}",
+                    f"has {count} partitions, kafka.partitions asks for {kafka.partitions}",
                     f"run: inferstream topics create (adds partitions), or set kafka.partitions={count}",
                 )
             )
     return problems
+
+
+async def check_rights(kafka: KafkaSettings, tasks: Sequence[str], *, of_group: bool = True) -> Rights:
+    """Ask the broker what this client may do with the topics of `tasks`, and with the group.
+
+    Raises:
+        BrokerUnavailable: retryable; no broker answered.
+    """
+    async with _admin(kafka) as admin:
+        lacking, are_told = await topic_rights(client_of(admin), kafka, tasks)
+        group, is_told = await group_rights(client_of(admin), kafka) if of_group else (None, True)
+    return Rights(lacking, group, are_told and is_told)
 
 
 @asynccontextmanager
@@ -138,18 +131,6 @@ async def _patiently(kafka: KafkaSettings, ask: Callable[[], Awaitable[T]]) -> T
             if asyncio.get_running_loop().time() > until:
                 raise await unavailable(kafka, error, _ADMIN_TIMEOUT_S) from error
         await asyncio.sleep(_PAUSE_S)
-
-
-async def _hidden(admin: AIOKafkaAdminClient, names: list[str]) -> set[str]:
-    """Return those of `names` that are not in the list of all topics as the right to describe them is missing."""
-    if not names:
-        return set()
-    client = client_of(admin)
-    request = MetadataRequest(names, allow_auto_topic_creation=False)
-    answer = await client.send(client.get_random_node(), request)
-    if answer.API_VERSION < _SAYS_WHETHER_TO_CREATE:
-        return set()
-    return {name for code, name, *_ in answer.topics if code == TopicAuthorizationFailedError.errno}
 
 
 async def _ask_controller(

@@ -1,18 +1,9 @@
-"""Every topic's name and shape, built here and nowhere else."""
+"""Every topic's name, built here and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """What a topic must look like on the broker."""
-
-    name: str
-    partitions: int
-    replication_factor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +29,9 @@ class Topics:
         """Metrics events: one per request and outcome, model loads, worker starts and stops."""
         return f"{self.prefix}.events"
 
-
-def expected_topics(
-    topics: Topics, tasks: Iterable[str], *, partitions: int, replication_factor: int
-) -> dict[str, TopicSpec]:
-    """Return every topic that workers of `tasks` read or write, by name."""
-    names = [topics.events]
-    for task in tasks:
-        names += [topics.requests(task), topics.results(task), topics.dead_letters(task)]
-    return {name: TopicSpec(name, partitions, replication_factor) for name in names}
+    def all_of(self, tasks: Iterable[str]) -> list[str]:
+        """Every topic that workers of `tasks` read or write."""
+        names = [self.events]
+        for task in tasks:
+            names += [self.requests(task), self.results(task), self.dead_letters(task)]
+        return names

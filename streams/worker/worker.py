@@ -23,8 +23,7 @@ from streams.http.gateway import Gateway, start_gateway
 from streams.kafka.broker_watch import BrokerWatch, watching
 from streams.kafka.connection import broker_answering
 from streams.kafka.group_refusals import GroupRefused
-from streams.kafka.rights import check_topic_rights
-from streams.kafka.topic_admin import TopicsNotReady, check_topics
+from streams.kafka.topic_admin import TopicsNotReady, check_rights, check_topics
 from streams.kafka.topics import Topics
 from streams.logs import tell_left_out
 from streams.loop_watch import GRACE_S, watched_loop
@@ -91,7 +90,8 @@ class Worker:
         )
         problems = await check_topics(settings.kafka, self._tasks)
         # A right to the group may be granted while this worker waits for it; the topics are needed at once.
-        problems = problems or await check_topic_rights(settings.kafka, self._tasks)
+        if not problems:
+            problems = (await check_rights(settings.kafka, self._tasks, of_group=False)).topics
         if problems:
             raise TopicsNotReady(problems)
         if settings.http.listens:

@@ -19,8 +19,8 @@ from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.kafka.aiokafka_internals import Coordination
 from streams.kafka.group_refusals import GroupRefused
-from streams.kafka.rights import Rights, check_rights
-from streams.kafka.topic_admin import check_topics, create_topics
+from streams.kafka.rights import Rights
+from streams.kafka.topic_admin import check_rights, check_topics, create_topics
 from streams.settings import KafkaSettings
 from tests.kafka_cluster import RunningCluster
 
@@ -302,7 +302,7 @@ async def test_what_a_worker_may_not_do_is_found_without_doing_it(place: Place) 
         bootstrap_servers=place.servers, group_id=place.name, topic_prefix=place.name, partitions=2
     )
     await create_topics(settings, ["asr"])
-    assert await check_rights(settings, ["asr"]) == Rights(topics=(), group=None, is_told=True)
+    assert await check_rights(settings, ["asr"]) == Rights(topics=[], group=None, is_told=True)
     requests, results = f"{place.name}.requests.asr", f"{place.name}.results.asr"
     await place.deny(GROUP)
     await place.allow_only(WRITE, requests)

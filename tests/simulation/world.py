@@ -16,7 +16,7 @@ from handlers.logger import PROCESSORS
 from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.offsets import TopicPartition
 from streams.delivery.port import ProducerRecord
-from streams.kafka.topics import Topics, expected_topics
+from streams.kafka.topics import Topics
 from streams.messages import Request
 from streams.settings import KafkaSettings, WorkerSettings
 from tests.simulation.loop import OWNER, SeededLoop, Stalled
@@ -62,9 +62,8 @@ class World:
         self.worker = _WORKER.model_copy(update={"max_in_flight": plan.window})
         self.tasks = [f"task{number}" for number in range(plan.tasks)]
         self.request_topics = [TOPICS.requests(task) for task in self.tasks]
-        specs = expected_topics(TOPICS, self.tasks, partitions=plan.partitions, replication_factor=1)
         self.broker = Broker(
-            {name: spec.partitions for name, spec in specs.items()} | {"replies": 1},
+            {**dict.fromkeys(TOPICS.all_of(self.tasks), plan.partitions), "replies": 1},
             session_s=SESSION_S,
             rebalance_s=REBALANCE_S,
             wall_clock=asyncio.get_running_loop().time,

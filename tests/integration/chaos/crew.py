@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
 from streams.kafka.connection import broker_answering
@@ -110,6 +111,18 @@ async def answers_grow(site: Site, task: str, by: int, *, patience_s: float = PA
             await asyncio.sleep(0.1)
     finally:
         await consumer.stop()
+
+
+async def coordinator(site: Site) -> int:
+    """Return the number of the node that coordinates the site's group, as a broker that answers names it."""
+    async with broker_answering(site.settings.kafka) as options:
+        client = AIOKafkaClient(**options, request_timeout_ms=5_000)
+        await client.bootstrap()
+    try:
+        node: int = await client.coordinator_lookup(CoordinationType.GROUP, site.settings.kafka.group_id)
+        return node
+    finally:
+        await client.close()
 
 
 async def _hear_start(reader: TopicReader, name: str) -> None:

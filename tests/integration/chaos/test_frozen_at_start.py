@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka import connection
-from streams.kafka.rights import check_rights
-from streams.kafka.topic_admin import check_topics, specs
+from streams.kafka.topic_admin import check_rights, check_topics
 from streams.kafka.topic_reader import TopicReader
-from tests.integration.chaos.crew import Crew
+from tests.integration.chaos.crew import Crew, coordinator
 from tests.integration.chaos.deliveries import send_all, sleepy, until_all_is_committed
 from tests.integration.chaos.places import TASKS, Place
 from tests.integration.worker_process import PATIENCE_S, Site
@@ -26,17 +25,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
 DRAWS = 6
 """How often the servers are shuffled anew: each time any may come first."""
-
-
-async def coordinator(site: Site) -> int:
-    """Return the number of the node that coordinates the site's group."""
-    client = AIOKafkaClient(bootstrap_servers=site.settings.kafka.bootstrap_servers)
-    await client.bootstrap()
-    try:
-        node: int = await client.coordinator_lookup(CoordinationType.GROUP, site.settings.kafka.group_id)
-        return node
-    finally:
-        await client.close()
 
 
 async def leader(site: Site, topic: str) -> int:
@@ -59,7 +47,7 @@ async def until_all_know(site: Site, cluster: RunningCluster) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             for node in cluster.nodes:
-                while specs(site.settings.kafka, TASKS).keys() - await names(client, node.number):
+                while set(site.topics.all_of(TASKS)) - await names(client, node.number):
                     await asyncio.sleep(0.1)
     finally:
         await client.close()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from tests.integration.chaos.auditor import settled
-from tests.integration.chaos.crew import Crew, answers_grow
+from tests.integration.chaos.crew import Crew, answers_grow, coordinator
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
 from tests.integration.worker_process import PATIENCE_S, Site
@@ -41,6 +43,9 @@ async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
                 cluster.pause(node)
                 await crew.join()
                 await answers_grow(site, "plain", by=RATE_PER_S)
+                await until_another_coordinates(
+                    site, node
+                )  # else what is answered cannot be committed in time
                 await crew.leave()
                 cluster.resume(node)
                 await answers_grow(site, "plain", by=RATE_PER_S)
@@ -113,6 +118,16 @@ async def test_a_rolling_restart_of_three_workers_costs_no_request(
     found.check()
     assert not found.unasked
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
+
+
+async def until_another_coordinates(site: Site, node: int) -> None:
+    """Return as soon as the brokers name another coordinator of the site's group than `node`."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(KafkaError):  # as while another is elected
+                if await coordinator(site) != node:
+                    return
+            await asyncio.sleep(0.2)
 
 
 async def until_the_group_rebalances(site: Site) -> None:

@@ -306,6 +306,17 @@ async def test_a_fetch_that_is_cancelled_is_delivered_all_the_same(rig: Rig) -> 
     assert await rig.offsets() == [0, 1]
 
 
+async def test_a_stop_while_the_group_rebalances_is_no_crash(rig: Rig) -> None:
+    """Faust's fetcher takes its own end for one then, and with it ends the consumer that is to be drained."""
+    rig.app.rebalancing = True
+    fetcher = cast(Any, rig.app)._fetcher
+    await fetcher.start()
+    await turns()
+    await fetcher.stop()
+    assert not fetcher.crashed
+    assert rig.app.crash_reason is None
+
+
 async def test_a_consumer_that_is_closed_while_nobody_stops_ends_the_worker(rig: Rig) -> None:
     following = await rig.following()
     rig.reader.answers += [ConsumerClosing(), ConsumerClosing()]

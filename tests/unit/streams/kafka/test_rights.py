@@ -44,7 +44,7 @@ async def test_a_group_whose_coordinator_nobody_names_in_time_is_told(
 ) -> None:
     monkeypatch.setattr(rights, "_AGAIN_S", 0.01)
     monkeypatch.setattr(rights, "_ANSWER_S", 0.1)
-    reason, is_told = await rights._group(NoCoordinator(), KafkaSettings())
+    reason, is_told = await rights.group_rights(NoCoordinator(), KafkaSettings())
     assert is_told
     assert "the brokers have no coordinator for group 'inferstream'" in str(reason)
 
@@ -55,5 +55,5 @@ async def test_a_coordinator_that_loads_or_moves_is_asked_again(
 ) -> None:
     monkeypatch.setattr(rights, "_AGAIN_S", 0)
     coordinator = Coordinator((15, 0), (14, 0), (16, 0), (0, operations))
-    reason, is_told = await rights._group(coordinator, KafkaSettings())
+    reason, is_told = await rights.group_rights(coordinator, KafkaSettings())
     assert (is_told, bool(reason)) == (True, is_refused)

@@ -13,8 +13,7 @@ from aiokafka.protocol.metadata import MetadataResponse_v1
 from streams.client import InferenceClient
 from streams.kafka import broker_watch, connection, patient_connections
 from streams.kafka.connection import BrokerUnavailable
-from streams.kafka.rights import check_rights
-from streams.kafka.topic_admin import check_topics
+from streams.kafka.topic_admin import check_rights, check_topics
 from streams.kafka.topic_reader import TopicReader
 from streams.settings import KafkaSettings
 
