@@ -47,7 +47,7 @@ def _inflated(content: bytes, name: str, fetch: Fetch) -> bytes:
                 piece = inflate.decompress(left, CHUNK_BYTES)
                 whole += piece
                 if len(whole) > len(content):
-                    fetch.take(min(len(piece), len(whole) - len(content)))
+                    fetch.count(min(len(piece), len(whole) - len(content)))
                 left = inflate.unconsumed_tail
             if not inflate.eof:
                 raise MediaCorrupt(f"{fetch.source} ends in the middle of its {name}; upload it again")

@@ -1,16 +1,29 @@
-"""One fetch under way: its clock, its allowance of bytes, how far it got, and its answer."""
+"""One fetch under way: its clock, its allowance of bytes, what has come so far, and its answer.
+
+Source: RFC 9110, sections 13.1.1 (If-Match) and 14 (Range).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
+from io import BytesIO
 
 from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
 from handlers.media import Media
 
 CHUNK_BYTES = 256 * 1024
 """Most bytes to read between two looks at the clock."""
+
+
+class Interrupted(Exception):
+    """A try failed in a way that another try may not; the text says how, fit for a caller's eyes."""
+
+
+class Changed(Exception):
+    """The object is no longer the one whose first bytes were read."""
 
 
 class Allowance:
@@ -39,7 +52,7 @@ class Allowance:
 
 
 class Fetch:
-    """One address being fetched; a worker thread does it while somebody waits for `answer`.
+    """One address being fetched; a worker thread does it, with one or several GETs, while somebody waits for `answer`.
 
     The worker calls `check` between any two steps, so that it ends soon after the deadline or `stop`. The caller
     never waits for the worker: `fail` answers at once, and what the worker still finds is dropped.
@@ -57,6 +70,11 @@ class Fetch:
         self.total: int | None = None
         self.tries = 0
         self.last_fault = ""
+        self._body = BytesIO()
+        self._etag: str | None = None
+        self._content_type: str | None = None
+        self.coding = ""
+        """The Content-Encoding that it is stored with."""
         self._limit = f"{deadline_s:.3g} s ({deadline_name})"
         self._ends = time.monotonic() + deadline_s
         self._stopped = threading.Event()
@@ -90,8 +108,8 @@ class Fetch:
         if total is not None and total - self.received > self.allowance.left:
             raise self._too_large(f"holds {total} bytes")
 
-    def take(self, count: int) -> None:
-        """Count `count` received bytes.
+    def count(self, count: int) -> None:
+        """Count bytes against the allowance.
 
         Raises:
             MediaTooLarge: permanent; they are more than is allowed.
@@ -100,11 +118,70 @@ class Fetch:
             raise self._too_large(f"holds at least {self.received + count} bytes")
         self.received += count
 
+    @property
+    def can_resume(self) -> bool:
+        return self._etag is not None
+
+    def condition(self) -> dict[str, str]:
+        """Return the headers of a GET for what is missing, provided the object is still the same."""
+        if self._etag is None or not self.received:
+            return {}
+        return {"Range": f"bytes={self.received}-", "If-Match": self._etag}
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take the headers of a success, by names in lower case, before its body.
+
+        Raises:
+            Changed: it is another object than before.
+            Interrupted: its headers make no sense.
+            MediaTooLarge: permanent; it declares more bytes than are allowed.
+        """
+        length = headers.get("content-length", "")
+        start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
+        etag = headers.get("etag") or None
+        if etag is not None and etag.startswith("W/"):
+            etag = None  # a weak one may stand for several bodies, so that none can be resumed
+        if self.received and (etag, total) != (self._etag, self.total):
+            raise Changed
+        if start != self.received:
+            self.start_over()
+        self._etag = etag
+        self._content_type = headers.get("content-type")
+        self.coding = headers.get("content-encoding", "")
+        self.expect(total)
+
+    def take(self, chunk: bytes) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            MediaTooLarge: permanent; they are more than is allowed.
+            MediaUnavailable: retryable; as `check`.
+        """
+        self.check()
+        self.count(len(chunk))
+        self._body.write(chunk)
+
+    def content(self) -> bytes:
+        """Return all that has come.
+
+        Raises:
+            Interrupted: it is not complete.
+        """
+        if self.total is not None and self.received != self.total:
+            raise Interrupted(f"the body ended at byte {self.received} of {self.total}")
+        return self._body.getvalue()
+
+    def media(self, content: bytes) -> Media:
+        """Return `content` as what this address stands for."""
+        return Media(content, self.source, self._content_type)
+
     def start_over(self) -> None:
         """Forget what was received."""
         self.allowance.give_back(self.received)
         self.received = 0
         self.total = None
+        self._body = BytesIO()
+        self._etag = None
 
     def succeed(self, media: Media) -> None:
         """Answer with `media`, unless an answer was given already."""
@@ -140,6 +217,21 @@ class Fetch:
             f"{self.source} {what}{beside}; media.max_bytes allows {self.allowance.max_bytes} a request: "
             "send a smaller or shorter one, or raise media.max_bytes on the workers"
         )
+
+
+def extent(content_range: str | None, content_length: int | None) -> tuple[int, int | None]:
+    """Return where a body starts in its object and the object's size: "bytes 5-9/10" gives 5 and 10.
+
+    Raises:
+        Interrupted: the range is unreadable.
+    """
+    if content_range is None:
+        return 0, content_length
+    span, _, total = content_range.removeprefix("bytes ").partition("/")
+    start = span.partition("-")[0]
+    if not start.isdigit() or not total.isdigit():
+        raise Interrupted("the answer has an unreadable Content-Range")
+    return int(start), int(total)
 
 
 def _cure(source: str) -> str:

@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -166,17 +167,18 @@ class MediaFetcher:
             case Media() | bytes():
                 media = value if isinstance(value, Media) else Media(value, one.source)
                 one.expect(len(media.content))
-                one.take(len(media.content))
+                one.count(len(media.content))
                 return media
         address = value
         match scheme := scheme_of(address, any_path=self._roots is None):
             case "s3":
-                return download(self._s3_store().object(parse_s3_address(address), one.source), one)
+                return download(partial(self._s3_store().get, parse_s3_address(address), one.source), one)
             case "https" | "http":
-                return download(self._web_store().object(address, one.source), one)
+                web = self._web_store()
+                return download(partial(web.get, web.url(address, one.source), one.source), one)
             case "data":
                 media = decode_data_uri("data" + address[4:], max_bytes=self._media.max_bytes)
-                one.take(len(media.content))
+                one.count(len(media.content))
                 return media
             case "file":
                 return read_local(parse_file_uri(address), self._roots, one)

@@ -40,17 +40,15 @@ def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Me
             if not stat.S_ISREG(status.st_mode):
                 raise MediaForbidden(f"{fetch.source} is not a regular file; name a file")
             fetch.tries += 1
-            fetch.expect(status.st_size)
-            chunks = []
+            if status.st_size > fetch.allowance.left:  # else whatever it holds when its end is reached
+                fetch.expect(status.st_size)
             while chunk := os.read(descriptor, CHUNK_BYTES):
-                fetch.check()
-                fetch.take(len(chunk))
-                chunks.append(chunk)
+                fetch.take(chunk)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise _refusal(error, fetch) from None
-    return Media(b"".join(chunks), fetch.source)
+    return fetch.media(fetch.content())
 
 
 def _refusal(error: OSError, fetch: Fetch) -> InferenceError:

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import S3Address
-from streams.media.download import Changed, Download, Interrupted
+from streams.media.fetch import Changed, Fetch, Interrupted
 from streams.media.http_get import HttpClient, TransferFailed
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
@@ -75,50 +75,36 @@ class S3Store:
         )
         self._gets = ObjectGets(self._client, session.get_credentials(), self._http)
 
-    def object(self, address: S3Address, source: str) -> S3Object:
-        """Return the object at `address`; nothing is sent yet."""
-        return S3Object(self._gets, address, source, self._endpoint)
+    def get(self, address: S3Address, source: str, condition: Mapping[str, str], fetch: Fetch) -> None:
+        """Send one GET of the object at `address`, as `streams.media.download.Get`; messages name it by `source`."""
+        try:
+            self._gets.get(address, condition, fetch)
+        except ClientError as error:
+            raise self._refusal(error, address, source) from None
+        except (NoCredentialsError, PartialCredentialsError):
+            raise MediaForbidden(
+                f"{source}: the worker has no S3 credentials; set s3.access_key and s3.secret_key, or give it a role"
+            ) from None
+        except ParamValidationError as error:
+            raise InvalidInput(f"{source} is not a valid S3 address: {error}") from None
+        except TransferFailed as error:
+            raise Interrupted(f"{error} ({self._endpoint})") from None
+        except (BotoCoreError, HTTPError) as error:
+            raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
 
     def close(self) -> None:
         """Close the idle connections."""
         self._client.close()
         self._http.close()
 
-
-class S3Object:
-    """One object; a `streams.media.download.Remote`."""
-
-    def __init__(self, gets: ObjectGets, address: S3Address, source: str, endpoint: str) -> None:
-        self._gets = gets
-        self._address = address
-        self._source = source
-        self._endpoint = endpoint
-
-    def get(self, condition: Mapping[str, str], download: Download) -> None:
-        try:
-            self._gets.get(self._address, condition, download)
-        except ClientError as error:
-            raise self._refusal(error) from None
-        except (NoCredentialsError, PartialCredentialsError):
-            raise MediaForbidden(
-                f"{self._source}: the worker has no S3 credentials; set s3.access_key and s3.secret_key, or "
-                "give it a role"
-            ) from None
-        except ParamValidationError as error:
-            raise InvalidInput(f"{self._source} is not a valid S3 address: {error}") from None
-        except TransferFailed as error:
-            raise Interrupted(f"{error} ({self._endpoint})") from None
-        except (BotoCoreError, HTTPError) as error:
-            raise Interrupted(f"{type(error).__name__} from {self._endpoint}") from None
-
-    def _refusal(self, error: ClientError) -> Exception:
+    def _refusal(self, error: ClientError, address: S3Address, source: str) -> Exception:
         """Return what to raise for an error the store answered with.
 
         Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
         """
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        source, bucket = self._source, self._address.bucket
+        bucket = address.bucket
         if status in (412, 416):
             return Changed()
         if status >= 500 or status in _TRY_AGAIN_STATUSES or code in _TRY_AGAIN_CODES:
@@ -131,7 +117,7 @@ class S3Object:
             return MediaNotFound(f"{source}: no such version, or it marks a deletion; list the versions")
         if code == "NoSuchKey":
             return MediaNotFound(
-                f"{source}: bucket {bucket!r} has no key {self._address.key!r}; check that its upload is complete "
+                f"{source}: bucket {bucket!r} has no key {address.key!r}; check that its upload is complete "
                 "and that the key is written as it is stored (it is not percent-decoded)"
             )
         if status == 404:
@@ -141,7 +127,7 @@ class S3Object:
         if code in _OTHER_REGION_CODES:
             return MediaForbidden(f"{source}: the bucket is in another region ({code}); set s3.region to it")
         if status == 403 or code in _DENIALS:
-            return MediaForbidden(f"{source}: {self._denial(code)}")
+            return MediaForbidden(f"{source}: {self._denial(code, address)}")
         if code in _INVALID_ADDRESS_CODES:
             said = str(error.response.get("Error", {}).get("Message", ""))[:_LONGEST_REASON] or "no reason"
             return InvalidInput(
@@ -149,10 +135,10 @@ class S3Object:
             )
         return MediaForbidden(f"{source}: {self._endpoint} answers {status} {code}; check how it is stored")
 
-    def _denial(self, code: str) -> str:
+    def _denial(self, code: str, address: S3Address) -> str:
         if code in _DENIALS:
             return f"{self._endpoint} {_DENIALS[code]}"
-        arn = f"arn:aws:s3:::{self._address.bucket}/{self._address.key}"
+        arn = f"arn:aws:s3:::{address.bucket}/{address.key}"
         return (
             f"{self._endpoint} denies access ({code}); grant s3:GetObject on {arn} to the worker's s3.access_key; "
             "without s3:ListBucket a missing key looks the same"

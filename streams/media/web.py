@@ -8,8 +8,8 @@ import httpx
 
 from handlers.errors import InferenceError, InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import shown
-from streams.media.download import Changed, Download, Interrupted
-from streams.media.http_get import Answer, HttpClient, Receiver, TransferFailed, proxy_for
+from streams.media.fetch import Changed, Fetch, Interrupted
+from streams.media.http_get import HttpClient, TransferFailed, proxy_for
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 10.0
@@ -31,8 +31,8 @@ class WebStore:
         self._schemes = frozenset(schemes)
         self._http = HttpClient(connect_timeout_s=_CONNECT_TIMEOUT_S, read_timeout_s=_READ_TIMEOUT_S)
 
-    def object(self, address: str, source: str) -> WebObject:
-        """Return the object at `address`; nothing is sent yet.
+    def url(self, address: str, source: str) -> httpx.URL:
+        """Return the URL that `address` is; nothing is sent.
 
         Raises:
             InvalidInput: permanent; no valid URL, or one with a user name in it.
@@ -42,33 +42,26 @@ class WebStore:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError):
             raise InvalidInput(f"{source} is not a valid URL; write https://host/path") from None
-        self.check(url, source)
-        return WebObject(self, url, source)
+        self._check(url, source)
+        return url
 
-    def check(self, url: httpx.URL, source: str) -> None:
-        """Raise unless `url` may be fetched."""
-        host = url.raw_host.decode("ascii").lower()
-        if url.userinfo or not host:
-            raise InvalidInput(f"{source} must name a host and no user; write https://host/path")
-        names = {f"{host}:{url.port}"} if url.port else {host, f"{host}:{_DEFAULT_PORTS.get(url.scheme, 0)}"}
-        if url.scheme not in self._schemes or names.isdisjoint(self._hosts):
-            raise MediaForbidden(
-                f"{source} is not at a host and scheme ({', '.join(sorted(self._schemes))}) this worker may "
-                "fetch from; send an s3:// address, or add the host to media.allowed_hosts"
-            )
-
-    def get(self, url: httpx.URL, headers: Mapping[str, str], receiver: Receiver, source: str) -> Answer:
-        """Send a GET and return the answer, after following what redirects are allowed."""
+    def get(self, url: httpx.URL, source: str, condition: Mapping[str, str], fetch: Fetch) -> None:
+        """Send one GET, as `streams.media.download.Get`, and follow what redirects are allowed."""
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._http.get(
-                str(url),
-                {**_HEADERS, **headers},
-                receiver,
-                proxy=proxy_for(str(url)),
-                reads_refusals=False,
-            )
+            try:
+                answer = self._http.get(
+                    str(url),
+                    {**_HEADERS, **condition},
+                    fetch,
+                    proxy=proxy_for(str(url)),
+                    reads_refusals=False,
+                )
+            except TransferFailed as error:
+                raise Interrupted(f"{error} ({url.host})") from None
+            if answer.is_success:
+                return
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
-                return answer
+                raise _refusal(answer.status, url.host, source)
             url = self._target(url, answer.headers["location"], source)
         raise MediaForbidden(f"{source} redirects more than {_MAX_REDIRECTS} times; send the final address")
 
@@ -84,31 +77,26 @@ class WebStore:
             raise InvalidInput(
                 f"{source}, which redirects to what is not a valid URL; send the final address"
             ) from None
-        self.check(target, f"{source}, which redirects to {shown(str(target))},")
+        self._check(target, f"{source}, which redirects to {shown(str(target))},")
         return target
 
+    def _check(self, url: httpx.URL, source: str) -> None:
+        """Raise unless `url` may be fetched."""
+        host = url.raw_host.decode("ascii").lower()
+        if url.userinfo or not host:
+            raise InvalidInput(f"{source} must name a host and no user; write https://host/path")
+        names = {f"{host}:{url.port}"} if url.port else {host, f"{host}:{_DEFAULT_PORTS.get(url.scheme, 0)}"}
+        if url.scheme not in self._schemes or names.isdisjoint(self._hosts):
+            raise MediaForbidden(
+                f"{source} is not at a host and scheme ({', '.join(sorted(self._schemes))}) this worker may "
+                "fetch from; send an s3:// address, or add the host to media.allowed_hosts"
+            )
 
-class WebObject:
-    """One object; a `streams.media.download.Remote`."""
 
-    def __init__(self, store: WebStore, url: httpx.URL, source: str) -> None:
-        self._store = store
-        self._url = url
-        self._source = source
-
-    def get(self, condition: Mapping[str, str], download: Download) -> None:
-        try:
-            answer = self._store.get(self._url, condition, download, self._source)
-        except TransferFailed as error:
-            raise Interrupted(f"{error} ({self._url.host})") from None
-        if not answer.is_success:
-            raise self._refusal(answer.status)
-
-    def _refusal(self, status: int) -> Exception:
-        host = self._url.host
-        if status in (412, 416):
-            return Changed()
-        if status >= 500 or status in (408, 425, 429):
-            return Interrupted(f"{status} from {host}")
-        error: type[InferenceError] = MediaNotFound if status in (404, 410) else MediaForbidden
-        return error(f"{self._source}: {host} answers {status}; check the address, and its expiry if signed")
+def _refusal(status: int, host: str, source: str) -> Exception:
+    if status in (412, 416):
+        return Changed()
+    if status >= 500 or status in (408, 425, 429):
+        return Interrupted(f"{status} from {host}")
+    error: type[InferenceError] = MediaNotFound if status in (404, 410) else MediaForbidden
+    return error(f"{source}: {host} answers {status}; check the address, and its expiry if signed")

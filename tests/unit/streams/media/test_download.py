@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from handlers.errors import MediaNotFound, MediaTooLarge, MediaUnavailable
 from streams.media import download as module
-from streams.media.download import Changed, Download, Interrupted, download, extent
-from streams.media.fetch import Allowance, Fetch
+from streams.media.download import download
+from streams.media.fetch import Allowance, Changed, Fetch, Interrupted, extent
 
 MAX_BYTES = 1000
 
@@ -29,7 +29,7 @@ class ScriptedRemote:
     asked: list[dict[str, str]] = field(default_factory=list)
     reads: int = 0
 
-    def get(self, condition: Mapping[str, str], download: Download) -> None:
+    def __call__(self, condition: Mapping[str, str], download: Fetch) -> None:
         number = len(self.asked)
         self.asked.append(dict(condition))
         self.before(number)
@@ -38,7 +38,7 @@ class ScriptedRemote:
             raise Changed
         self.send(offset if self.honours_range else 0, number, download)
 
-    def send(self, start: int, number: int, download: Download) -> None:
+    def send(self, start: int, number: int, download: Fetch) -> None:
         body = self.content[start:]
         cut = self.cuts[number] if number < len(self.cuts) else len(body) + 1
         headers = {"content-type": "audio/wav"}
@@ -135,10 +135,10 @@ def test_an_object_that_changed_once_is_read_again_whole() -> None:
 
 def test_a_server_that_ignores_if_match_is_found_out_by_the_etag_it_sends() -> None:
     class Careless(ScriptedRemote):
-        def get(self, condition: Mapping[str, str], download: Download) -> None:
+        def __call__(self, condition: Mapping[str, str], download: Fetch) -> None:
             if len(self.asked) == 1:
                 self.content, self.etag = b"new" * 20, '"2"'
-            super().get({**condition, "If-Match": str(self.etag)} if condition else {}, download)
+            super().__call__({**condition, "If-Match": str(self.etag)} if condition else {}, download)
 
     assert download(Careless(b"old" * 20, cuts=[14]), a_fetch()).content == b"new" * 20
 
@@ -168,7 +168,7 @@ def test_an_undeclared_size_over_the_limit_is_refused_while_reading() -> None:
 
 def test_a_body_shorter_than_declared_is_tried_again() -> None:
     class Short(ScriptedRemote):
-        def send(self, start: int, number: int, download: Download) -> None:
+        def send(self, start: int, number: int, download: Fetch) -> None:
             if number:
                 return super().send(start, number, download)
             download.begin({"content-length": "30", "etag": '"1"'})

@@ -15,8 +15,7 @@ from handlers.errors import InferenceError, MediaForbidden, MediaNotFound
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
-from streams.media.download import Download, Interrupted
-from streams.media.fetch import Allowance, Fetch
+from streams.media.fetch import Allowance, Fetch, Interrupted
 from streams.media.http_get import HttpClient
 from streams.media.s3 import S3Store, make_s3_client
 from streams.media.s3_get import ObjectGets
@@ -44,7 +43,7 @@ def ask_once(settings: S3Settings) -> None:
     """Send one GET, which is not tried again."""
     fetch = Fetch(ADDRESS, allowance=Allowance(1000), deadline_s=30, deadline_name="media.deadline_s")
     with contextlib.closing(S3Store(settings, connections=1)) as store:
-        store.object(S3Address("media", "clip.wav"), ADDRESS).get({}, Download(fetch))
+        store.get(S3Address("media", "clip.wav"), ADDRESS, {}, fetch)
 
 
 def gets_of(client: Any, credentials: Credentials) -> ObjectGets:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -30,7 +31,7 @@ def store(server: WebServer) -> Iterator[WebStore]:
 
 def fetch(store: WebStore, address: str) -> Media:
     one = Fetch(shown(address), allowance=Allowance(100_000), deadline_s=30, deadline_name="media.deadline_s")
-    return download(store.object(address, one.source), one)
+    return download(partial(store.get, store.url(address, one.source), one.source), one)
 
 
 def test_media_comes_from_an_allowed_host(store: WebStore, server: WebServer) -> None:
@@ -56,14 +57,14 @@ def test_media_comes_from_an_allowed_host(store: WebStore, server: WebServer) ->
 def test_other_hosts_ports_and_schemes_are_refused(address: str) -> None:
     store = WebStore(["media.example"], schemes={"https"})
     with pytest.raises(MediaForbidden, match=r"media\.allowed_hosts"):
-        store.object(address, shown(address))
+        store.url(address, shown(address))
     store.close()
 
 
 @pytest.mark.parametrize("address", ["https://Media.Example/a", "https://media.example:443/a"])
 def test_a_host_is_matched_in_any_case_with_its_own_port(address: str) -> None:
     store = WebStore(["MEDIA.example"], schemes={"https"})
-    store.object(address, address)
+    store.url(address, address)
     store.close()
 
 
@@ -73,7 +74,7 @@ def test_a_host_is_matched_in_any_case_with_its_own_port(address: str) -> None:
 def test_an_address_without_a_host_or_with_a_user_is_invalid(address: str) -> None:
     store = WebStore(["media.example"], schemes={"https"})
     with pytest.raises(InvalidInput, match="https://host/path") as refused:
-        store.object(address, shown(address))
+        store.url(address, shown(address))
     assert "pw" not in refused.value.message
     store.close()
 
