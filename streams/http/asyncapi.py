@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from streams.http.message_schemas import message_schemas, reference
+from streams.http.openapi import message_schemas, reference
 from streams.kafka.topics import Topics
 from streams.messages import MetricsEvent, Request, Result
 

@@ -1,13 +1,13 @@
-"""The OpenAPI document of the gateway, made from the message structs and the table of statuses."""
+"""The OpenAPI document of the gateway, made from the message structs and the table of statuses, and their schemas."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from streams.http.examples import request_examples
-from streams.http.message_schemas import message_schemas, reference
+import msgspec
+
 from streams.http.status import STATUS
 from streams.messages import Request, Result
 
@@ -22,6 +22,31 @@ _MEANING = {
     504: "The deadline has passed.",
 }
 _RETRIED = (429, 503)
+_REF = "#/components/schemas/{name}"
+_NULL = {"type": "null"}
+
+_EXAMPLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "text-generation": (
+        "smollm2-135m-instruct",
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        {"max_new_tokens": 32},
+    ),
+    "asr": ("whisper-base", {"audio": "s3://media/talk.flac"}, {"language": "en", "timestamps": "word"}),
+    "audio-classification": ("ast-audioset", {"audio": "s3://media/street.wav"}, {"top_k": 3}),
+    "video-analysis": ("videomae-kinetics", {"video": "s3://media/match.mp4"}, {"num_frames": 16}),
+    "vlm": (
+        "smolvlm-256m-instruct",
+        {"image": "s3://media/photo.jpg", "prompt": "What is in this picture?"},
+        {"max_new_tokens": 64},
+    ),
+    "ocr": ("pp-ocrv5-mobile", {"image": "s3://media/page.png"}, {}),
+    "document-analysis": (
+        "pp-ocrv5-mobile",
+        {"document": "s3://media/contract.pdf", "pages": [1, 2]},
+        {},
+    ),
+}
+"""By task: the name of a model as one may register it, the data, and options."""
 
 
 def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
@@ -42,32 +67,60 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
         },
         "paths": {
             "/inference/infer": {"post": _infer(tasks)},
-            "/inference/tasks": {
-                "get": _get("listTasks", "Tasks with their engines, media fields and options.")
-            },
-            "/inference/models": {
-                "get": _get("listModels", "Models of the registry, and those in memory.", 503)
-            },
-            "/inference/stats": {"get": _get("getStats", "Counts and latencies since the start.")},
-            "/inference/cache": {
-                "delete": {
-                    **_get("clearCache", "Unload every model that nobody uses."),
-                    "parameters": [_INCLUDE_WARM],
-                }
-            },
-            "/healthz": {"get": _get("isAlive", "Whether the process is alive.")},
-            "/readyz": {"get": _get("isReady", "Whether requests can be answered.", 503)},
-            "/metrics": {
-                "get": {
-                    "operationId": "getMetrics",
-                    "summary": "Metrics in Prometheus' text format.",
-                    "responses": {"200": {"description": "The metrics.", "content": {"text/plain": {}}}},
-                }
-            },
-            "/openapi.json": {"get": _get("getOpenapi", "This document.")},
-            "/asyncapi.json": {"get": _get("getAsyncapi", "The topics and their messages.")},
+            **_OTHER_PATHS,
         },
         "components": {"schemas": schemas},
+    }
+
+
+def message_schemas(*messages: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the schema of each of `messages`, and of what they refer to, by name.
+
+    Of a request they accept what `streams.pipeline.decoding.decode_request` does, but for two things that a schema does
+    not tell: a deadline written as text must be an RFC 3339 time, as `format` says, which not every validator
+    checks, and a priority is written without a point.
+    """
+    _, schemas = msgspec.json.schema_components(messages, ref_template=_REF)
+    if Request in messages:
+        _say_what_decoding_takes(schemas["Request"])
+    return schemas
+
+
+def reference(name: str) -> dict[str, str]:
+    """Return the reference to the schema of a message."""
+    return {"$ref": _REF.format(name=name)}
+
+
+def _say_what_decoding_takes(request: dict[str, Any]) -> None:
+    fields = request["properties"]
+    time = next(way for way in fields["deadline"]["anyOf"] if way["type"] == "string")
+    time |= {"format": "date-time"}
+    fields["deadline"]["description"] = "RFC 3339 with an offset, or seconds since the epoch."
+    for name in fields.keys() - set(request["required"]):
+        fields[name] = _or_null(fields[name])
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return `schema` with null, which counts as not given, among what it takes."""
+    if _NULL in schema.get("anyOf", ()):
+        return schema
+    beside: dict[str, Any] = {
+        name: schema[name] for name in ("default", "description", "examples") if name in schema
+    }
+    values = {name: rule for name, rule in schema.items() if name not in beside}
+    return {"anyOf": [values, _NULL], **beside}
+
+
+def _operation(name: str, summary: str, *failures: int, **more: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {
+            "200": {"description": summary, "content": content},
+            **{str(status): {"description": _MEANING[status]} for status in failures},
+        },
+        **more,
     }
 
 
@@ -76,6 +129,27 @@ _INCLUDE_WARM = {
     "in": "query",
     "description": "Whether models that worker.warm names leave as well.",
     "schema": {"type": "boolean", "default": False},
+}
+_METRICS = {"200": {"description": "The metrics.", "content": {"text/plain": {}}}}
+
+_OTHER_PATHS = {
+    "/inference/tasks": {
+        "get": _operation("listTasks", "Tasks with their engines, media fields and options.")
+    },
+    "/inference/models": {
+        "get": _operation("listModels", "Models of the registry, and those in memory.", 503)
+    },
+    "/inference/stats": {"get": _operation("getStats", "Counts and latencies since the start.")},
+    "/inference/cache": {
+        "delete": _operation("clearCache", "Unload every model that nobody uses.", parameters=[_INCLUDE_WARM])
+    },
+    "/healthz": {"get": _operation("isAlive", "Whether the process is alive.")},
+    "/readyz": {"get": _operation("isReady", "Whether requests can be answered.", 503)},
+    "/metrics": {
+        "get": _operation("getMetrics", "Metrics in Prometheus' text format.") | {"responses": _METRICS}
+    },
+    "/openapi.json": {"get": _operation("getOpenapi", "This document.")},
+    "/asyncapi.json": {"get": _operation("getAsyncapi", "The topics and their messages.")},
 }
 
 
@@ -112,22 +186,19 @@ def _infer(tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _form() -> dict[str, Any]:
+    about = {
+        **dict.fromkeys(("data", "options", "metadata"), "A JSON object."),
+        "deadline": "RFC 3339, or seconds since the epoch.",
+        "priority": "0 to 9; 9 is the most urgent.",
+    }
+    names = [name for name in Request.__struct_fields__ if name != "reply_to"]
+    fields = {name: {"description": about[name]} if name in about else {} for name in names}
+    fields["request"] = {"description": "A Request as JSON."}
     return {
         "type": "object",
         "description": "Either `request`, or the fields of a request one by one; each file goes to the field of "
         "`data` that its part is named for.",
-        "properties": {
-            "request": {"type": "string", "description": "A Request as JSON."},
-            "task": {"type": "string"},
-            "engine": {"type": "string"},
-            "model_name": {"type": "string"},
-            "data": {"type": "string", "description": "A JSON object."},
-            "options": {"type": "string", "description": "A JSON object."},
-            "id": {"type": "string"},
-            "deadline": {"type": "string", "description": "RFC 3339, or seconds since the epoch."},
-            "priority": {"type": "string", "description": "0 to 9; 9 is the most urgent."},
-            "metadata": {"type": "string", "description": "A JSON object."},
-        },
+        "properties": {name: {"type": "string", **more} for name, more in fields.items()},
         "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
     }
 
@@ -144,12 +215,11 @@ def _failure(status: int) -> dict[str, Any]:
     return answer
 
 
-def _get(operation: str, summary: str, *failures: int) -> dict[str, Any]:
-    return {
-        "operationId": operation,
-        "summary": summary,
-        "responses": {
-            "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-            **{str(status): {"description": _MEANING[status]} for status in failures},
-        },
-    }
+def request_examples(tasks: Iterable[str]) -> dict[str, Any]:
+    """Return an OpenAPI example of a request for each of `tasks` that is one of ours, by task."""
+    examples = {}
+    for task in _EXAMPLES.keys() & set(tasks):
+        model_name, data, options = _EXAMPLES[task]
+        request = {"task": task, "engine": "transformers", "model_name": model_name}
+        examples[task] = {"value": request | {"data": data, "options": options}}
+    return examples

@@ -7,39 +7,27 @@ not arrive in time, 413 a body above http.max_body_bytes. So 404 on /inference/i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-STATUS: Mapping[str, int] = MappingProxyType(
-    {
-        "INVALID_REQUEST": 400,
-        "INVALID_INPUT": 400,
-        "INVALID_OPTION": 400,
-        "UNKNOWN_TASK": 400,
-        "UNKNOWN_ENGINE": 400,
-        "UNKNOWN_MODEL": 404,
-        "MODEL_MISMATCH": 400,
-        "UNDECODABLE": 400,
+_CODES = {
+    400: (
+        *("INVALID_REQUEST", "INVALID_INPUT", "INVALID_OPTION", "UNDECODABLE"),
+        *("UNKNOWN_TASK", "UNKNOWN_ENGINE", "MODEL_MISMATCH"),
         # The address is part of the request, so what is wrong with it is wrong with the request.
-        "MEDIA_NOT_FOUND": 400,
-        "MEDIA_FORBIDDEN": 400,
-        "MEDIA_TOO_LARGE": 413,
-        "MEDIA_CORRUPT": 400,
-        "MEDIA_UNAVAILABLE": 503,
-        "REGISTRY_UNAVAILABLE": 503,
-        "ENGINE_UNAVAILABLE": 503,
-        "MODEL_LOAD_FAILED": 500,
-        "INFERENCE_FAILED": 500,
-        "OUT_OF_MEMORY": 503,
-        "INFERENCE_TIMEOUT": 503,
-        "DEADLINE_EXCEEDED": 504,
+        *("MEDIA_NOT_FOUND", "MEDIA_FORBIDDEN", "MEDIA_CORRUPT"),
+    ),
+    404: ("UNKNOWN_MODEL",),
+    413: ("MEDIA_TOO_LARGE", "RESULT_TOO_LARGE"),
+    429: ("BUSY",),
+    500: ("MODEL_LOAD_FAILED", "INFERENCE_FAILED", "INTERNAL_ERROR"),
+    503: (
+        *("MEDIA_UNAVAILABLE", "REGISTRY_UNAVAILABLE", "ENGINE_UNAVAILABLE"),
+        *("OUT_OF_MEMORY", "INFERENCE_TIMEOUT"),
         # A caller who withdrew has closed the connection; what is left is a worker that stops.
-        "CANCELLED": 503,
-        "BUSY": 429,
-        "RESULT_TOO_LARGE": 413,
-        "INTERNAL_ERROR": 500,
-    }
-)
+        "CANCELLED",
+    ),
+    504: ("DEADLINE_EXCEEDED",),
+}
+
+STATUS = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each code of `handlers.errors`."""
 
 _RETRY_AFTER_S = {429: 1, 503: 5}
@@ -52,5 +40,4 @@ def status_of(code: str) -> int:
 
 def retry_after(status: int) -> dict[str, str]:
     """Return the header that says when to try again, in seconds, for a status where that can help."""
-    seconds = _RETRY_AFTER_S.get(status)
-    return {} if seconds is None else {"Retry-After": str(seconds)}
+    return {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
