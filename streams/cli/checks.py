@@ -18,13 +18,7 @@ from engines.registry import EngineRegistry
 from engines.run.health import HealthProbes
 from handlers import model_registry
 from streams.cli.findings import Finding, Status, only_warn
-from streams.cli.model_checks import (
-    Registered,
-    check_mlflow,
-    check_models,
-    check_ollama,
-    check_transformers,
-)
+from streams.cli.model_checks import check_mlflow, check_models, check_ollama, check_transformers
 from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
 
@@ -47,22 +41,26 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     known = model_registry.tasks()
     tasks = [task for task in settings.worker.tasks if task in known] or known
     manager = ModelManager(settings.mlflow, settings.cache)
-    checks: dict[str, Callable[[], list[Finding] | Registered]] = {
+    named: set[str] = set()
+    checks: dict[str, Callable[[], list[Finding]]] = {
         "broker": partial(check_broker, settings, tasks),
         "s3": partial(check_s3, settings, bucket),
         "mlflow": partial(check_mlflow, settings),
-        "models": partial(check_models, settings, manager),
+        "models": partial(check_models, settings, manager, named),
         "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
         "ollama": partial(check_ollama, settings),
         "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
     }
     with _libraries_silent():
-        answers = HealthProbes(LONGEST_S).probe({name: _as_probe(check) for name, check in checks.items()})
+        answers = HealthProbes(LONGEST_S).probe(
+            {name: partial(_answer, check) for name, check in checks.items()}
+        )
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
-    engines = frozenset({"transformers", "ollama"})
-    needed = answers["models"].get("engines", engines)  # any may be, where the list did not come in time
+    engines = {"transformers", "ollama"}
+    # Any may be needed, where the list did not come in time.
+    needed = named if "findings" in answers["models"] else engines
     if any(finding.status == "error" for finding in found["mlflow"]):
-        found["models"], needed = [], frozenset()  # it could only say the same again
+        found["models"], needed = [], set()  # it could only say the same again
     for engine in engines - needed:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
     return [*findings, *(finding for name in checks for finding in found[name])]
@@ -211,14 +209,8 @@ def _libraries_silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def _as_probe(check: Callable[[], list[Finding] | Registered]) -> Callable[[], dict[str, Any]]:
-    def probe() -> dict[str, Any]:
-        found = check()
-        if isinstance(found, Registered):
-            return {"status": "ok", "findings": found.findings, "engines": found.engines}
-        return {"status": "ok", "findings": found}
-
-    return probe
+def _answer(check: Callable[[], list[Finding]]) -> dict[str, Any]:
+    return {"status": "ok", "findings": check()}
 
 
 def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[Finding]:

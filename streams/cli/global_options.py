@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engines.configuration import Loaded
     from streams.settings import Settings
 
-_PANEL = "Settings"
+_SHARED: dict[str, Any] = {"expose_value": False, "show_default": False, "rich_help_panel": "Settings"}
 
 
 @dataclass(slots=True)
@@ -74,9 +74,7 @@ def _signature(
             metavar="FILE",
             help="YAML file; else $INFERSTREAM_CONFIG, ./inferstream.yaml, .local/inferstream.yaml.",
             callback=_take_config,
-            expose_value=False,
-            show_default=False,
-            rich_help_panel=_PANEL,
+            **_SHARED,
         ),
     ] = None,
     _overrides: Annotated[
@@ -86,21 +84,12 @@ def _signature(
             metavar="SECTION.NAME=VALUE",
             help="One setting, over file and environment; repeatable.",
             callback=_take_overrides,
-            expose_value=False,
-            show_default=False,
-            rich_help_panel=_PANEL,
+            **_SHARED,
         ),
     ] = None,
     _verbose: Annotated[
         bool,
-        typer.Option(
-            "--verbose",
-            help="Log at level DEBUG.",
-            callback=_take_verbose,
-            expose_value=False,
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
+        typer.Option("--verbose", help="Log at level DEBUG.", callback=_take_verbose, **_SHARED),
     ] = False,
 ) -> None:
     """The options as typer reads them; never called."""

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import httpx
 
@@ -31,14 +30,6 @@ print(json.dumps({"torch": torch.__version__, "transformers": transformers.__ver
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """Findings about the registry, and the engines that its models name."""
-
-    findings: list[Finding]
-    engines: frozenset[str]
-
-
 def check_mlflow(settings: Settings) -> list[Finding]:
     """Check that an MLflow server answers, and say which."""
     uri = settings.mlflow.tracking_uri
@@ -54,21 +45,24 @@ def check_mlflow(settings: Settings) -> list[Finding]:
     return [Finding("mlflow", "ok", f"MLflow {answer.text.strip()[:20]} answers at {shown}")]
 
 
-def check_models(settings: Settings, manager: ModelManager) -> Registered:
-    """Check that the registered models' tags make sense, and that worker.warm names registered models."""
+def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -> list[Finding]:
+    """Check that the registered models' tags make sense, and that worker.warm names registered models.
+
+    Adds the engines that the models name to `engines`.
+    """
     try:
         models = manager.list_models()
     except ModuleNotFoundError as error:
         cure = "pip install 'inferstream[registry]'"
-        return Registered([Finding("models", "error", f"{error.name} is not installed", cure)], frozenset())
+        return [Finding("models", "error", f"{error.name} is not installed", cure)]
     except InferenceError as error:
         reason, _, cure = error.message.partition("; ")
-        return Registered([Finding("models", "error", reason, cure)], frozenset())
+        return [Finding("models", "error", reason, cure)]
     names = ", ".join(model.name for model in models[:5]) + (", …" if len(models) > 5 else "")
     findings = [Finding("models", "ok", f"{len(models)} registered{': ' if names else ''}{names}")]
     findings += check_tags(models, tasks=model_registry.tasks(), engines=EngineRegistry(settings).names())
-    findings += _check_warm(settings.worker.warm, manager)
-    return Registered(findings, frozenset(model.engine for model in models if model.engine))
+    engines.update(model.engine for model in models if model.engine)
+    return [*findings, *_check_warm(settings.worker.warm, manager)]
 
 
 def check_tags(

@@ -35,8 +35,7 @@ def list_models(
     as_json: AsJson = False,
 ) -> None:
     """List every registered model; task, engine and source are those of the version its plain name takes."""
-    settings = load_settings(ctx).settings
-    found = ModelManager(settings.mlflow, settings.cache).registered()
+    found = _manager(ctx).registered()
     if as_json:
         print_json([_described(one) for one in found])
     elif found:
@@ -54,8 +53,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a model: the version that NAME stands for, its tags, and what else there is of it."""
-    settings = load_settings(ctx).settings
-    manager = ModelManager(settings.mlflow, settings.cache)
+    manager = _manager(ctx)
     model = manager.resolve(name)
     whole = next(one for one in manager.registered() if one.preferred.name == model.name)
     described = _described(replace(whole, preferred=model))
@@ -80,8 +78,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
 ) -> None:
     """Delete a version of a model, or the model with all its versions; requests that name it fail from then on."""
-    settings = load_settings(ctx).settings
-    manager = ModelManager(settings.mlflow, settings.cache)
+    manager = _manager(ctx)
     reference = parse_model_name(name)
     if reference.alias is not None:
         raise typer.BadParameter(
@@ -139,8 +136,7 @@ def register(
 ) -> None:
     """Register a version of a model; the same files and tags again create nothing new."""
     tags = _tags(task=task, engine=engine, pairs=tag or [])
-    settings = load_settings(ctx).settings
-    manager = ModelManager(settings.mlflow, settings.cache)
+    manager = _manager(ctx)
     model = manager.register_model_to_mlflow(
         model_name=name,
         model_source=source,
@@ -175,11 +171,15 @@ def alias(
     ],
 ) -> None:
     """Let NAME@ALIAS stand for a version; workers follow within mlflow.alias_poll_s."""
-    settings = load_settings(ctx).settings
-    manager = ModelManager(settings.mlflow, settings.cache)
+    manager = _manager(ctx)
     model = manager.resolve(f"{name}/{version}")
     manager.set_alias(model, alias)
     typer.echo(f"{name}@{alias} is {model.key} now")
+
+
+def _manager(ctx: typer.Context) -> ModelManager:
+    settings = load_settings(ctx).settings
+    return ModelManager(settings.mlflow, settings.cache)
 
 
 def _tags(*, task: str | None, engine: str | None, pairs: list[str]) -> dict[str, str]:
