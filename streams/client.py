@@ -125,7 +125,7 @@ class InferenceClient:
             ClientClosed: permanent.
         """
         request = _with_id(request)
-        await self._send(request, key, time.monotonic() + self._time_to_send(timeout_s), timeout_s)
+        await self._send(request, key, time.monotonic() + self._time_to_send(timeout_s))
         return request.id
 
     async def send_bytes(
@@ -158,7 +158,7 @@ class InferenceClient:
         until = time.monotonic() + timeout_s
         future = self.expect(request.id)
         try:
-            await self._send(request, key, until, timeout_s)
+            await self._send(request, key, until)
             async with asyncio.timeout(until - time.monotonic()):
                 return await future
         except TimeoutError as error:
@@ -248,7 +248,7 @@ class InferenceClient:
     def _time_to_send(self, timeout_s: float | None) -> float:
         return 2 * self._kafka.producer_timeout_s if timeout_s is None else timeout_s
 
-    async def _send(self, request: Request, key: bytes | None, until: float, timeout_s: float | None) -> None:
+    async def _send(self, request: Request, key: bytes | None, until: float) -> None:
         headers = self._headers.of(request.id, time.time())
         try:
             value = encode(request)

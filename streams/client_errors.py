@@ -1,14 +1,5 @@
 """What an `InferenceClient` raises; nothing of the Kafka library's own gets out of it.
 
-    ClientError
-    |-- TaskNotOpened ......... the client does not read the results of that task (a ValueError, too)
-    |-- OtherLoop ............. the client lives on another event loop than the caller (a RuntimeError, too)
-    |-- RequestNotSent ........ the broker refuses the request (too large, no right, no such topic), or it is not JSON
-    |-- NoAnswer .............. not sent, or not answered, in time (a TimeoutError, too)       (retryable)
-    |-- RequestsUnanswered .... some requests of `infer_many` have no result; `errors` has why, by id
-    |-- ResultsNotReadable .... the result topics cannot be read any more
-    `-- ClientClosed .......... the client is not open, or was closed before the result was here
-
 Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or
 `streams.kafka.topic_admin.TopicsNotReady` where a result topic is missing, or
 `engines.configuration.ConfigurationError` where a certificate file of the settings cannot be used.
@@ -27,7 +18,7 @@ class ClientError(Exception):
 
 
 class TaskNotOpened(ClientError, ValueError):
-    """Raised for a request whose result this client would never see."""
+    """Raised for a request whose result this client, not opened for its task, would never see."""
 
 
 class OtherLoop(ClientError, RuntimeError):
@@ -35,7 +26,7 @@ class OtherLoop(ClientError, RuntimeError):
 
 
 class RequestNotSent(ClientError):
-    """Raised where the broker refuses a request, and for one that cannot be written as JSON."""
+    """Raised where the broker refuses a request (too large, no right, no topic), and for one that is not JSON."""
 
 
 class NoAnswer(ClientError, TimeoutError):

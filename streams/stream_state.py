@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -98,18 +98,21 @@ def stream_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
         ("partitions_stopped", "Partitions that cannot be read on.", len(offsets["stopped"])),
     ):
         yield GaugeMetricFamily(f"inferstream_{name}", help_text, value=float(value))
-    yield _by_partition(offsets["removed_unread"].items())
-
-
-def _by_partition(counts: Iterable[tuple[str, int]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(
-        "inferstream_records_removed_unread",
+    yield counter_family(
+        "records_removed_unread",
         "Offsets that the broker had removed before they were read.",
-        labels=("topic", "partition"),
+        ("topic", "partition"),
+        {tuple(place.rsplit("/", 1)): count for place, count in offsets["removed_unread"].items()},
     )
-    for place, count in counts:
-        topic, _, partition = place.rpartition("/")
-        family.add_metric((topic, partition), count)
+
+
+def counter_family(
+    name: str, help_text: str, labels: tuple[str, ...], counts: Mapping[tuple[str, ...], int]
+) -> CounterMetricFamily:
+    """Return the counts by the values of `labels`, as Prometheus reads them."""
+    family = CounterMetricFamily(f"inferstream_{name}", help_text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
     return family
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -161,10 +161,10 @@ class Gateway:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _get_openapi(self, http: web.Request) -> web.Response:
-        return json_response(self._openapi)
+        return json_response(openapi_document(self._tasks))
 
     async def _get_asyncapi(self, http: web.Request) -> web.Response:
-        return json_response(self._asyncapi)
+        return json_response(asyncapi_document(self._settings.kafka.topic_prefix, self._tasks))
 
     async def _health(self) -> dict[str, Any]:
         """Return the health of the parts; callers that come while it is asked for share the answer."""
@@ -179,14 +179,6 @@ class Gateway:
     @staticmethod
     async def _in(threads: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(threads, contained, call, *arguments)
-
-    @cached_property
-    def _openapi(self) -> dict[str, Any]:
-        return openapi_document(self._tasks)
-
-    @cached_property
-    def _asyncapi(self) -> dict[str, Any]:
-        return asyncapi_document(self._settings.kafka.topic_prefix, self._tasks)
 
     @property
     def _failures_as_results(self) -> Any:

@@ -6,17 +6,18 @@ from the manager's own statistics at each scrape, so nothing is counted twice, a
 
 from __future__ import annotations
 
-from collections import Counter as Counted
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as CounterMetric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engines.inference import InferenceManager
 from streams.messages import Result
-from streams.stream_state import stream_metrics
+from streams.stream_state import counter_family, stream_metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUCCESS = "OK"
@@ -47,7 +48,7 @@ class Metrics:
         self._tasks = frozenset(tasks)
         self._manager = manager
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        self._requests = CounterMetric(
             "inferstream_http_requests",
             "Inference requests answered over HTTP, by error code, OK for success.",
             ("task", "engine", "code"),
@@ -65,7 +66,7 @@ class Metrics:
             ("inferstream_batch_waiting", "Requests that wait for a batch, however they came.", waiting),
         ):
             Gauge(name, help_text, registry=self._registry).set_function(read)
-        self._registry.register(_OfManager(manager, self._tasks))
+        self._registry.register(_Families(self._of_manager))
 
     def answered(self, result: Result, seconds: float) -> None:
         """Count one response."""
@@ -81,81 +82,62 @@ class Metrics:
         if stream is None:
             return text
         of_stream = CollectorRegistry()
-        of_stream.register(_OfStream(stream))
+        of_stream.register(_Families(lambda: stream_metrics(stream)))
         return text + generate_latest(of_stream)
 
+    def _of_manager(self) -> Iterator[Metric]:
+        """Read the manager's statistics and cache."""
+        stats = self._manager.get_stats()
+        yield _inferences("task", stats["tasks"], self._tasks)
+        yield _inferences("engine", stats["engines"], self._manager.engines.names())
+        yield counter_family(
+            "model_cache_lookups",
+            "Models asked of the cache, by outcome.",
+            ("outcome",),
+            {("hit",): stats["cache_hits"], ("miss",): stats["cache_misses"]},
+        )
+        for name, counts in self._manager.statistics.by_code().items():
+            sums: Counter[tuple[str, ...]] = Counter()
+            for (task, code), count in counts.items():
+                sums[task if task in self._tasks else UNKNOWN, code] += count
+            yield counter_family(name, _BY_CODE[name], ("task", "code"), sums)
+        yield counter_family(
+            "given_up_calls",
+            "Calls of engines and handlers that were given up, those that came back later included.",
+            (),
+            {(): stats["given_up_calls"]},
+        )
+        for name, help_text, value in (
+            ("cached_models", "Models in memory.", stats["cached_models"]),
+            ("cached_model_bytes", "Memory the models hold.", self._manager.cache.bytes),
+            (
+                "stuck_calls",
+                "Calls of engines and handlers that gave nothing back in their time and have not come back since.",
+                len(stats["stuck_calls"]),
+            ),
+        ):
+            yield GaugeMetricFamily(f"inferstream_{name}", help_text, value=value)
 
-class _OfStream(Collector):
-    """Shows what is known of a worker's stream at one moment."""
 
-    def __init__(self, report: Mapping[str, Any]) -> None:
-        self._report = report
+def _inferences(
+    label: str, counts: Mapping[str, Mapping[str, int]], known: Collection[str]
+) -> CounterMetricFamily:
+    sums: Counter[tuple[str, ...]] = Counter()
+    for name, count in counts.items():
+        for outcome in ("succeeded", "failed"):
+            sums[name if name in known else UNKNOWN, outcome] += count[outcome]
+    help_text = f"Requests answered by this process on any way, by {label} and outcome."
+    return counter_family(f"inferences_by_{label}", help_text, (label, "outcome"), sums)
 
-    def collect(self) -> Iterator[Metric]:
-        return stream_metrics(self._report)
 
+class _Families(Collector):
+    """Yields, at each scrape, what a function does."""
 
-class _OfManager(Collector):
-    """Reads the manager's statistics and cache at each scrape."""
-
-    def __init__(self, manager: InferenceManager, tasks: Collection[str]) -> None:
-        self._manager = manager
-        self._tasks = tasks
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._families = families
 
     def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._manager.get_stats()
-        yield self._inferences("task", stats["tasks"], self._tasks)
-        yield self._inferences("engine", stats["engines"], self._manager.engines.names())
-        looked_up = CounterMetricFamily(
-            "inferstream_model_cache_lookups", "Models asked of the cache, by outcome.", labels=("outcome",)
-        )
-        looked_up.add_metric(("hit",), stats["cache_hits"])
-        looked_up.add_metric(("miss",), stats["cache_misses"])
-        yield looked_up
-        for name, counts in self._manager.statistics.by_code().items():
-            yield self._by_code(name, counts)
-        yield GaugeMetricFamily(
-            "inferstream_cached_models", "Models in memory.", value=stats["cached_models"]
-        )
-        yield GaugeMetricFamily(
-            "inferstream_stuck_calls",
-            "Calls of engines and handlers that gave nothing back in their time and have not come back since.",
-            value=len(stats["stuck_calls"]),
-        )
-        yield CounterMetricFamily(
-            "inferstream_given_up_calls",
-            "Calls of engines and handlers that were given up, those that came back later included.",
-            value=stats["given_up_calls"],
-        )
-        yield GaugeMetricFamily(
-            "inferstream_cached_model_bytes", "Memory the models hold.", value=self._manager.cache.bytes
-        )
-
-    def _by_code(self, name: str, counts: Mapping[tuple[str, str], int]) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"inferstream_{name}", _BY_CODE[name], labels=("task", "code"))
-        sums: Counted[tuple[str, str]] = Counted()
-        for (task, code), count in counts.items():
-            sums[task if task in self._tasks else UNKNOWN, code] += count
-        for labels, value in sums.items():
-            family.add_metric(labels, value)
-        return family
-
-    @staticmethod
-    def _inferences(
-        label: str, counts: Mapping[str, Mapping[str, int]], known: Collection[str]
-    ) -> CounterMetricFamily:
-        sums: Counted[tuple[str, str]] = Counted()
-        for name, count in counts.items():
-            for outcome in ("succeeded", "failed"):
-                sums[name if name in known else UNKNOWN, outcome] += count[outcome]
-        family = CounterMetricFamily(
-            f"inferstream_inferences_by_{label}",
-            f"Requests answered by this process on any way, by {label} and outcome.",
-            labels=(label, "outcome"),
-        )
-        for labels, value in sums.items():
-            family.add_metric(labels, value)
-        return family
+        return self._families()
