@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "faust", "mlflow", "boto3", "numpy", "PIL", "av")
 
@@ -21,6 +23,7 @@ def in_clean_interpreter(script: str) -> object:
     return json.loads(done.stdout)
 
 
+@pytest.mark.processes
 def test_every_package_resolves_to_ours() -> None:
     names = ["deploy", "engines", "handlers", "streams"]
     origins = in_clean_interpreter(
@@ -39,17 +42,18 @@ def test_every_package_says_that_it_is_typed() -> None:
     assert untyped == []
 
 
-def test_messages_and_client_bring_in_nothing_heavy() -> None:
-    for module in ("streams.messages", "streams.client", "streams.kafka.topics", "streams.kafka.cloudevents"):
-        loaded = in_clean_interpreter(
-            f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
-        )
-        assert loaded == [], module
-
-
-def test_the_managers_can_be_named_without_anything_heavy() -> None:
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("engines, handlers", HEAVY),
+        ("streams.messages, streams.client, streams.kafka.topics, streams.kafka.cloudevents", HEAVY),
+        ("streams.media", (*HEAVY, "httpx", "pycurl")),
+        ("streams.http.gateway, streams.http.serving", ("torch", "transformers", "faust", "mlflow", "boto3")),
+    ],
+)
+def test_what_is_imported_brings_in_nothing_heavy(modules: str, without: tuple[str, ...]) -> None:
     loaded = in_clean_interpreter(
-        "import json, sys, engines, handlers;"
-        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+        f"import json, sys, {modules}; print(json.dumps([name for name in {without} if name in sys.modules]))"
     )
     assert loaded == []

@@ -92,7 +92,9 @@ class TextDetector:
         """Return the probability of text at every pixel, (height, width)."""
         pixels = np.empty((3, image.height, image.width), np.float32)
         for plane, channel, mean, deviation in zip(pixels, "BGR", _MEAN, _DEVIATION, strict=True):
-            plane[:] = np.asarray(image.getchannel(channel))  # in place: of a large picture, each copy takes 200 MB
+            plane[:] = np.asarray(
+                image.getchannel(channel)
+            )  # in place: of a large picture, each copy takes 200 MB
             plane /= 255
             plane -= mean
             plane /= deviation

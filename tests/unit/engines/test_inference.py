@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.processes
 def test_importing_the_managers_brings_in_no_heavy_library() -> None:
     script = (
         "import sys; import engines.inference, engines.models.model_manager; "

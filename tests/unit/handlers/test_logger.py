@@ -40,6 +40,7 @@ def run(setup: str) -> subprocess.CompletedProcess[str]:
         "structlog.configure(processors=[lambda *_: sys.exit('a processor of the host')])",
     ],
 )
+@pytest.mark.processes
 def test_a_host_without_logging_sees_warnings_in_plain_lines(setup: str) -> None:
     ran = run(setup)
     assert ran.stdout == "INTERNAL_ERROR\n"
@@ -51,6 +52,7 @@ def test_a_host_without_logging_sees_warnings_in_plain_lines(setup: str) -> None
     assert "s3cret" * 2 not in ran.stderr
 
 
+@pytest.mark.processes
 def test_the_logging_of_a_host_decides_what_is_logged_and_where() -> None:
     ran = run("logging.basicConfig(stream=sys.stdout, level='INFO', format='%(name)s|%(message)s')")
     assert "engines.run.stages|model_loaded model=m/1" in ran.stdout.splitlines()

@@ -204,6 +204,7 @@ def test_a_handler_that_hangs_while_it_is_made_holds_up_no_other_task() -> None:
     assert isinstance(registry.get("hangs"), Hangs)
 
 
+@pytest.mark.processes
 def test_importing_the_registry_brings_in_no_heavy_library() -> None:
     code = (
         "import sys; from handlers import model_registry, BaseModelHandler; model_registry.tasks(); "

@@ -103,6 +103,7 @@ def test_it_runs_in_other_threads_too() -> None:
     "hangs", ["time.sleep(3600)", "os.system('exec sleep 20')"]
 )  # the second heeds no signal
 @pytest.mark.parametrize("command", ["worker", "serve"])
+@pytest.mark.processes
 def test_a_sigterm_while_a_plugin_is_imported_ends_with_0_for_nothing_has_begun(
     tmp_path: Path, command: str, hangs: str
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from streams.loop_watch import watched_loop
 
 PATIENCE_S = 60.0
@@ -45,6 +47,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 def test_so_does_one_that_no_thread_can_watch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FROZEN], capture_output=True, text=True, timeout=PATIENCE_S, check=False

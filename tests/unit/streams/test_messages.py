@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -38,12 +36,3 @@ def test_a_result_that_has_no_json_form_is_one_failure_that_still_repeats_the_me
     assert "no JSON form" in result.error.message
     assert (result.id, result.metadata, result.attempt) == ("r1", {"run": 7}, 2)
     assert (result.processing_time, result.timings["queue"]) == (0.5, 1.0)
-
-
-def test_importing_messages_and_client_pulls_in_nothing_heavy() -> None:
-    code = (
-        "import sys, streams.messages, streams.client, streams.settings;"
-        "print([m for m in ('torch', 'transformers', 'faust', 'mlflow', 'boto3') if m in sys.modules])"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[]"

@@ -115,6 +115,7 @@ def test_no_topics_are_made_for_a_task_that_nothing_serves(
     assert asked == []
 
 
+@pytest.mark.processes
 def test_a_worker_whose_plugin_is_missing_says_so_in_a_line() -> None:
     command = [sys.executable, "-m", "streams.cli", "worker", "--config", "/dev/null", "--set"]
     done = subprocess.run([*command, "worker.plugins=gone_away"], capture_output=True, text=True, check=False)

@@ -16,8 +16,12 @@ from streams.shutdown import Stopping
 PATIENCE_S = 60.0
 
 PROCESS = """
-import asyncio, threading, time
+import asyncio, sys, threading, time
+from streams.logs import configure_logging
+from streams.settings import LoggingSettings
 from streams.shutdown import Stopping
+
+configure_logging(LoggingSettings(), sys.stdout)
 
 def hangs(*_):
     print("hangs", flush=True)

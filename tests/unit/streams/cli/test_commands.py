@@ -36,6 +36,7 @@ def modules_after(*arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.processes
 def test_help_lists_every_command_and_imports_none() -> None:
     imported = modules_after("--help")
     assert not [name for name in COMMANDS if f"streams.cli.{name}" in imported]
@@ -90,6 +91,7 @@ def test_examples_are_copied_whole_from_a_terminal_of_80_columns(
     assert [line for line in shown.splitlines() if line.strip() and not line.startswith(" $ ")] == []
 
 
+@pytest.mark.processes
 def test_sending_a_request_needs_only_the_core() -> None:
     imported = modules_after("send", "--help")
     assert "streams.cli.send" in imported
@@ -228,6 +230,7 @@ def test_a_file_that_the_system_refuses_is_said_in_a_sentence(
     )
 
 
+@pytest.mark.processes
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
     script = "import sys; sys.modules['faust'] = None; from streams.cli import main; main()"
     command = [sys.executable, "-c", script, "worker", "--config", "/dev/null"]

@@ -102,6 +102,7 @@ def test_a_fetch_that_begins_behind_it_in_its_batch_goes_on_from_there() -> None
     assert offsets(batch(0, [PLAIN, NAMED_BADLY, PLAIN, PLAIN]), position=2) == [2, 3]
 
 
+@pytest.mark.processes
 def test_where_the_codecs_are_missing_nothing_starts(tmp_path: Path) -> None:
     (tmp_path / "cramjam.py").write_text("raise ImportError('cramjam is missing')")
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -248,15 +245,3 @@ def test_many_threads_may_fetch_at_once(server: WebServer) -> None:
     with web_fetcher(server.host, threads=8) as fetcher:
         resolved = fetcher.resolve({"images": [server.url(path) for path in contents]}, ["images"])
     assert [media.content for media in resolved["images"]] == list(contents.values())
-
-
-def test_no_client_is_imported_before_it_is_needed() -> None:
-    script = (
-        "import sys; from streams.media import MediaFetcher;"
-        "print([name for name in ('boto3', 'httpx', 'torch', 'faust', 'mlflow') if name in sys.modules])"
-    )
-    environment = os.environ | {"PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
-    )
-    assert done.stdout.strip() == "[]"
