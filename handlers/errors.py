@@ -24,6 +24,7 @@
     |-- DeadlineExceeded ...... DEADLINE_EXCEEDED      the request's own deadline has passed
     |-- Cancelled ............. CANCELLED              the caller withdrew the request
     |-- Busy .................. BUSY                   more work is waiting than this worker takes (retryable)
+    |-- WorkerCrashed ......... WORKER_CRASHED         each worker that ran this request ended with it
     |-- ResultTooLarge ........ RESULT_TOO_LARGE       the answer exceeds what the broker accepts
     `-- InternalError ......... INTERNAL_ERROR         a fault of ours, logged with its stack trace
 
@@ -146,6 +147,10 @@ class Cancelled(InferenceError):
 class Busy(InferenceError):
     code = "BUSY"
     retryable = True
+
+
+class WorkerCrashed(InferenceError):
+    code = "WORKER_CRASHED"
 
 
 class ResultTooLarge(InferenceError):

@@ -143,6 +143,14 @@ class WorkerSettings(Section):
         le=100,
         description="Most calls that may hang and be replaced; with one more the worker drains and exits with 1.",
     )
+    max_crashes: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="How many workers in a row may end without a word (a crash, a kill, a hang that nothing "
+        "interrupts) while they run one request and nothing else; then it fails as WORKER_CRASHED and is kept as a "
+        "dead letter.",
+    )
     drain_timeout_s: float = Field(
         default=120.0,
         gt=0,

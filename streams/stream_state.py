@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for Kafka
-    from streams.delivery.offsets import OffsetTracker, TopicPartition
+    from streams.delivery.offsets import OffsetTracker
+    from streams.delivery.port import TopicPartition
     from streams.faust.membership import Membership
     from streams.kafka.broker_watch import BrokerWatch
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from engines.log_context import shared_task
 from engines.run.job import Alike
 from handlers.logger import get_logger
-from streams.delivery.offsets import Fetched, OffsetTracker, Record, TopicPartition
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched, Record, TopicPartition
 from streams.faults import supervised
 
 log = get_logger(__name__)
@@ -21,7 +23,7 @@ Start = Callable[[Record, str, Alike], None]
 
 
 class Backlog:
-    """Lines of messages, one for each partition, of which the tracker lets each go on by itself.
+    """Lines of messages, one for each partition, of which tracker and guard let each go on by itself.
 
     Lives on the event loop. The consumer fetches no more of a partition that has a line, so a line is a few
     fetches long at most.
@@ -30,6 +32,7 @@ class Backlog:
     def __init__(
         self,
         tracker: OffsetTracker,
+        guard: CrashGuard,
         *,
         is_current: Callable[[int], bool],
         start: Start,
@@ -37,6 +40,7 @@ class Backlog:
     ) -> None:
         """`start` begins work on a message that is tracked by now; it must not raise."""
         self._tracker = tracker
+        self._guard = guard
         self._is_current = is_current
         self._start = start
         self._on_fatal = on_fatal
@@ -98,7 +102,9 @@ class Backlog:
         records = fetched.records
         if not self._is_current(fetched.generation):
             return len(records)
-        count = self._tracker.track(fetched, started)
+        if started == 0:
+            self._tracker.enter(fetched)
+        count = self._tracker.track(fetched, started, self._guard.room(fetched, started))
         for message in records[started : started + count]:
             self._start(message, task, alike)
         return started + count

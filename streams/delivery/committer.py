@@ -1,16 +1,17 @@
-"""Decides when offsets are committed, and for how long each is tried; which ones, the tracker knows."""
+"""Decides when offsets are committed, and for how long each is tried; which ones, tracker and guard know."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from aiokafka import errors
 
 from handlers.logger import get_logger
-from streams.delivery.offsets import OffsetTracker, TopicPartition
-from streams.delivery.port import RecordSource
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Positions, RecordSource, TopicPartition
 
 log = get_logger(__name__)
 
@@ -41,9 +42,12 @@ class Committer:
     at growing intervals, and holds up no other.
     """
 
-    def __init__(self, source: RecordSource, tracker: OffsetTracker, *, interval_s: float) -> None:
+    def __init__(
+        self, source: RecordSource, tracker: OffsetTracker, guard: CrashGuard, *, interval_s: float
+    ) -> None:
         self._source = source
         self._tracker = tracker
+        self._guard = guard
         self._interval_s = interval_s
         self._one_at_a_time = asyncio.Lock()
         self._aside: dict[str, _Aside] = {}
@@ -73,7 +77,7 @@ class Committer:
         Raises:
             KafkaError: as `run`.
         """
-        while self._due(self._tracker.epochs()):
+        while self._due():
             if not await self.commit():
                 await asyncio.sleep(_NOT_COMMITTED_S)
 
@@ -89,41 +93,35 @@ class Committer:
             KafkaError: as `run`.
         """
         async with self._one_at_a_time:
-            epochs = self._tracker.epochs()
-            offsets = self._due(epochs)
-            if not offsets:
-                return False
-            answers = await self._source.commit(offsets, epochs)
-            return self._note(offsets, epochs, answers)
+            due = self._due()
+            return bool(due) and self._note(due, await self._source.commit(due))
 
-    def _due(self, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    def _due(self) -> Positions:
         """Return the positions that may be told now; one is below that before where a log was replaced."""
         now = asyncio.get_running_loop().time()
         return {
-            place: offset
-            for place, offset in self._tracker.positions().items()
-            if epochs[place] > self._lost_epoch
+            place: position
+            for place, position in self._guard.positions().items()
+            if position.epoch > self._lost_epoch
             and ((aside := self._aside.get(place[0])) is None or now >= aside.until)
         }
 
-    def _note(
-        self,
-        offsets: Mapping[TopicPartition, int],
-        epochs: Mapping[TopicPartition, int],
-        answers: Mapping[TopicPartition, int],
-    ) -> bool:
-        committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
-        for (topic, _), _ in committed:
+    def _note(self, asked: Positions, answers: Mapping[TopicPartition, int]) -> bool:
+        def answered(codes: Container[int]) -> Positions:
+            return {place: asked[place] for place, code in answers.items() if code in codes}
+
+        committed = answered((0,))
+        for topic, _ in committed:
             self._aside.pop(topic, None)
-        gone = [(place, offset) for place, offset in offsets.items() if answers.get(place) == _TOPIC_GONE]
-        self._tracker.committed(committed, epochs)
-        self._tracker.discount(gone, epochs)
-        self._tracker.give_up(offsets.keys() - answers.keys(), epochs)
+        self._guard.told({**committed, **answered(ASIDE)})
+        self._tracker.committed(committed)
+        self._tracker.discount(answered((_TOPIC_GONE,)))
+        self._tracker.give_up({place: asked[place] for place in asked.keys() - answers.keys()})
         for topic, code in {place[0]: code for place, code in answers.items() if code in ASIDE}.items():
             self._put_aside(topic, ASIDE[code])
         if NO_MEMBER & set(answers.values()):
-            self._lost_epoch = max(epochs.values())
-        return len(committed) == len(offsets)
+            self._lost_epoch = max(position.epoch for position in asked.values())
+        return len(committed) == len(asked)
 
     def _put_aside(self, topic: str, reason: str) -> None:
         before = self._aside.get(topic)

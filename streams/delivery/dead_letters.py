@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handlers.errors import InferenceError
-from streams.delivery.offsets import Record
-from streams.delivery.port import ProducerRecord
+from streams.delivery.port import ProducerRecord, Record
 from streams.kafka.cloudevents import Headers
 
 _MESSAGE_CHARS = 1000
@@ -31,7 +30,7 @@ def ever_smaller_letters(
         ("__dlq.errors.partition", str(origin.partition).encode()),
         ("__dlq.errors.offset", str(origin.offset).encode()),
         ("__dlq.errors.group", group.encode()),
-        ("__dlq.errors.delivery.count", b"1"),
+        ("__dlq.errors.delivery.count", str(max(1, origin.crashes)).encode()),
         ("__dlq.errors.stage", stage.encode()),
         ("__dlq.errors.exception.class", error.code.encode()),
         ("__dlq.errors.message", error.message[:_MESSAGE_CHARS].encode("utf-8", "replace")),

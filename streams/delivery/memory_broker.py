@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import errors
 
-from streams.delivery.offsets import Record, TopicPartition
-from streams.delivery.port import ProducerRecord
+from streams.delivery.port import Positions, ProducerRecord, Record, TopicPartition
 
 OnRequest = Callable[[str], Awaitable[None]]
 """Called with `fetch` as such a request leaves a client, and `fetch answered` where its answer is on the way back."""
@@ -67,6 +66,8 @@ class Group:
     rebalance_s: float
     generation: int = 0
     committed: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
+    """What was committed beside those offsets."""
     members: dict[str, _Member] = field(default_factory=dict)
     _deadline: asyncio.TimerHandle | None = None
     """When a rebalance ends, with those who have joined by then; None where there is none."""
@@ -101,11 +102,16 @@ class Group:
             self._expect(name)
         return code or (REBALANCING if self._deadline is not None else 0)
 
-    def commit(self, name: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
-        """Take offsets, or none of them; return an error code of Kafka's, 0 for none."""
+    def committed_by_now(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, str]]:
+        """Return the offsets, and the notes beside them."""
+        return self.committed.copy(), self.notes.copy()
+
+    def commit(self, name: str, generation: int, positions: Positions) -> int:
+        """Take positions, or none of them; return an error code of Kafka's, 0 for none."""
         code = self._refusal(name, generation)
         if not code:
-            self.committed.update(offsets)
+            self.committed.update({place: one.offset for place, one in positions.items()})
+            self.notes.update({place: one.note for place, one in positions.items()})
         return code
 
     def _refusal(self, name: str, generation: int) -> int:
@@ -209,9 +215,9 @@ class MemoryBroker:
         """Return all records of `topic`, partition by partition."""
         return [one for place in self.partitions(topic) for one in self.logs[place].read(0, 2**63)[0]]
 
-    def commit(self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
-        """Take offsets for a group, or none of them; return an error code of Kafka's, 0 for none."""
-        return self.group(group).commit(member, generation, offsets)
+    def commit(self, group: str, member: str, generation: int, positions: Positions) -> int:
+        """Take positions for a group, or none of them; return an error code of Kafka's, 0 for none."""
+        return self.group(group).commit(member, generation, positions)
 
     def arrival(self, topic: str) -> asyncio.Future[None]:
         """Return what is done when the next records come on `topic`; shared, so leave it as it is."""

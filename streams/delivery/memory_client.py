@@ -15,8 +15,7 @@ from aiokafka import errors
 from aiokafka.errors import KafkaError
 
 from streams.delivery.memory_broker import MEMBERSHIP_CODES, UNKNOWN_MEMBER, MemoryBroker, OnRequest
-from streams.delivery.offsets import Fetched, Record, TopicPartition
-from streams.delivery.port import ProducerRecord, RecordListener
+from streams.delivery.port import Fetched, Positions, ProducerRecord, Record, RecordListener, TopicPartition
 from streams.faults import supervised
 from streams.kafka.connection import is_passing
 
@@ -63,6 +62,7 @@ class _Reading:
     epoch: int
     committed: int | None
     position: int
+    note: str
     begins: bool = True
 
 
@@ -176,19 +176,18 @@ class MemorySource(_Client):
                     [_as_new(record) for record in records],
                     reading.begins,
                     reading.committed,
+                    reading.note,
                 )
             )
             reading.position, reading.begins = end, False
         return fetched
 
-    async def commit(
-        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, int]:
+    async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
         readings, name, generation = self._readings, self._name, self._member_generation
         asked = {
-            place: offset
-            for place, offset in offsets.items()
-            if place in readings and readings[place].epoch == epochs[place]
+            place: position
+            for place, position in positions.items()
+            if place in readings and readings[place].epoch == position.epoch
         }
         if not asked:
             return {}
@@ -210,9 +209,11 @@ class MemorySource(_Client):
             self._rejoin.clear()
             joined = await self._ask_until_answered("join", functools.partial(group.join, name, self._topics))
             self._member_generation, places = await joined
-            committed = await self._ask_until_answered("committed", group.committed.copy)
+            committed, notes = await self._ask_until_answered("committed", group.committed_by_now)
             self._readings = {
-                place: _Reading(next(self._numbers), committed.get(place), committed.get(place, 0))
+                place: _Reading(
+                    next(self._numbers), committed.get(place), committed.get(place, 0), notes.get(place, "")
+                )
                 for place in sorted(places)
             }
             self._listener.begin()

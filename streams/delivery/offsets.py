@@ -6,21 +6,18 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 
-import msgspec
-
-TopicPartition = tuple[str, int]
-"""A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
-
-
-UNKNOWN_OFFSET = -1
-"""What the group has where a log was replaced: it is of the log before, and a commit may be on its way."""
-
-
-class PositionLost(RuntimeError):
-    """Raised where records that were fetched did not arrive: permanent, for a commit would pass them."""
+from streams.delivery.port import (
+    UNKNOWN_OFFSET,
+    Fetched,
+    Position,
+    PositionLost,
+    Positions,
+    Record,
+    TopicPartition,
+)
 
 
 class _Partition:
@@ -61,46 +58,6 @@ class _Partition:
             self.position = max(self.position, self.gaps.popleft()[1])
 
 
-class Record(msgspec.Struct, eq=False):
-    """One message as the broker delivered it to this worker, and how far it has come."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    """In milliseconds since the epoch; -1 where nobody knows."""
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-    is_done: bool = False
-    since: float = 0.0
-    account: _Partition | None = None
-    """Where it is in flight; set by the tracker."""
-
-
-class Fetched(msgspec.Struct, eq=False):
-    """What one fetch brought of one partition: all that its log has from `start` up to `end`."""
-
-    topic: str
-    partition: int
-    generation: int
-    """Counts the assignments of this process; another has others, whatever the broker calls them."""
-    epoch: int
-    """Counts the logs that were begun: one for each partition of an assignment, and again where a log was replaced."""
-    start: int
-    end: int
-    """Above the last record's offset plus one where markers of transactions, aborted records or gaps follow it."""
-    records: Sequence[Record] = ()
-    begins: bool = False
-    """Whether it is the first of its epoch."""
-    committed: int | None = None
-    """What the group has for the partition, None for nothing; looked at where it begins."""
-
-    @property
-    def place(self) -> TopicPartition:
-        return (self.topic, self.partition)
-
-
 class OffsetTracker:
     """Knows of each partition the contiguous finished prefix, so that a commit never passes unfinished work.
 
@@ -115,8 +72,6 @@ class OffsetTracker:
     """
 
     def __init__(self, *, window: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
-        self.in_flight = 0
-        """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
         self.unfinished = 0
         """How many tracked messages are not done yet."""
         self.commit_is_due = asyncio.Event()
@@ -128,28 +83,30 @@ class OffsetTracker:
         self._clock = clock
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._forgotten: list[_Partition] = []
-        """Those that have something in flight still."""
+        """Those that have something unfinished still."""
         self._held_back: set[TopicPartition] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def track(self, fetched: Fetched, start: int = 0) -> int:
-        """Remember that records from `start` on are in flight, as many as there is room for; return how many.
-
-        Fetches of a partition come in order, and each is tracked whole before the next.
+    def enter(self, fetched: Fetched) -> None:
+        """Look whether a fetch follows the one before of its partition, or begins an epoch; before it is tracked.
 
         Raises:
             PositionLost: permanent; what was fetched before has not been tracked.
         """
-        partition = self._partitions.get(fetched.place)
-        if start == 0 and (
-            partition is None or partition.epoch != fetched.epoch or partition.tracked_to != fetched.start
-        ):
-            partition = self._begin(partition, fetched)
-        assert partition is not None
+        before = self._partitions.get(fetched.place)
+        if before is None or before.epoch != fetched.epoch or before.tracked_to != fetched.start:
+            self._begin(before, fetched)
+
+    def track(self, fetched: Fetched, start: int, most: int) -> int:
+        """Remember that up to `most` records from `start` on are in flight, as far as there is room; return how many.
+
+        Fetches of a partition come in order, and each is tracked whole before the next.
+        """
+        partition = self._partitions[fetched.place]
         records = fetched.records
         room = self._window - len(partition.in_flight) - len(partition.acked)
         share = math.ceil(self._window / len(self._partitions))
-        room = min(room, max(self._window - self.unfinished, share - partition.unfinished))
+        room = min(room, max(self._window - self.unfinished, share - partition.unfinished), most)
         tracked = records[start : start + max(0, room)]
         now = self._clock()
         for message in tracked:
@@ -159,7 +116,6 @@ class OffsetTracker:
         partition.in_flight.extend(tracked)
         partition.unfinished += count
         self.unfinished += count
-        self.in_flight += count
         if start + count == len(records):
             partition.tracked_to = end = fetched.end
             behind = records[-1].offset + 1 if records else fetched.start
@@ -189,40 +145,50 @@ class OffsetTracker:
         if acked:
             if partition.gaps:
                 partition.cross_gaps()
-            self.in_flight -= acked
             self._acked += acked
             if partition.is_forgotten:
                 self._settle(partition)
             elif self._acked >= self._commit_after:
                 self.commit_is_due.set()
-        elif self.unfinished + 1 < self._window:
+        elif 0 < self.unfinished < self._window - 1:
             return  # nobody can go on for that
         if self._waiting:
             self._wake()
 
-    def committed(
-        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
-    ) -> None:
-        """Note that the broker has these offsets, which were the positions of these epochs."""
-        for partition, offset in self._of_epochs(offsets, epochs):
+    def give_back(self, message: Record) -> None:
+        """Count `message` as finished though it is not: it was not begun, and the next owner of its partition gets it.
+
+        The position stays before it; for partitions that are about to be handed out again.
+        """
+        assert message.account is not None
+        message.account.unfinished -= 1
+        self.unfinished -= 1
+        self._wake()
+
+    def committed(self, positions: Positions) -> None:
+        """Note that the group has these positions."""
+        for partition, offset in self._of_epochs(positions):
             partition.committed = offset
             self._settle(partition, offset)
         self._wake()
 
-    def discount(
-        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
-    ) -> None:
+    def discount(self, positions: Positions) -> None:
         """Let what leads to these positions take no room any more: the broker has no place for them at present."""
-        for partition, offset in self._of_epochs(offsets, epochs):
+        for partition, offset in self._of_epochs(positions):
             self._settle(partition, offset)
         self._wake()
 
-    def give_up(self, places: Iterable[TopicPartition], epochs: Mapping[TopicPartition, int]) -> None:
+    def give_up(self, positions: Positions) -> None:
         """Note that nothing of these epochs will ever be committed: the log was replaced, or handed out again."""
-        for partition, _ in self._of_epochs(((place, 0) for place in places), epochs):
+        for partition, _ in self._of_epochs(positions):
             partition.is_forgotten = True
             self._settle(partition)
         self._wake()
+
+    @property
+    def in_flight(self) -> int:
+        """How many tracked messages are not acked yet, finished ones behind an unfinished one included."""
+        return sum(len(one.in_flight) for one in (*self._partitions.values(), *self._forgotten))
 
     @property
     def uncommitted(self) -> int:
@@ -232,20 +198,28 @@ class OffsetTracker:
         """
         return self.in_flight + self._acked
 
-    def positions(self) -> dict[TopicPartition, int]:
-        """Return the offset of each partition that is to be committed, as all before is done and the group has another.
+    def positions(self) -> dict[TopicPartition, Position]:
+        """Return the position of each partition that is to be committed, as the group has another.
 
         It is below the group's where the log was replaced.
         """
         return {
-            place: partition.position
+            place: Position(partition.position, partition.epoch)
             for place, partition in self._partitions.items()
             if partition.position != partition.committed and not partition.is_forgotten
         }
 
-    def epochs(self) -> dict[TopicPartition, int]:
-        """Return the epoch of each partition that may be committed."""
-        return {place: partition.epoch for place, partition in self._partitions.items()}
+    def position(self, place: TopicPartition) -> Position | None:
+        """Return the position of a partition, None where nothing of it may be committed."""
+        partition = self._partitions.get(place)
+        if partition is None or partition.is_forgotten:
+            return None
+        return Position(partition.position, partition.epoch)
+
+    def unfinished_of(self, place: TopicPartition) -> int:
+        """Return how many tracked messages of a partition are not done yet, those of earlier epochs left out."""
+        partition = self._partitions.get(place)
+        return 0 if partition is None else partition.unfinished
 
     def forget_all(self) -> None:
         """Drop all positions: the partitions were handed out again, to this worker or another."""
@@ -274,8 +248,8 @@ class OffsetTracker:
         await waiting
 
     async def drained(self) -> None:
-        """Return once nothing is in flight."""
-        while self.in_flight:
+        """Return once nothing is unfinished."""
+        while self.unfinished:
             await self.progress()
 
     def oldest_age_s(self) -> float:
@@ -284,8 +258,7 @@ class OffsetTracker:
         firsts = [one.in_flight[0].since for one in counted if one.in_flight]
         return self._clock() - min(firsts) if firsts else 0.0
 
-    def _begin(self, before: _Partition | None, fetched: Fetched) -> _Partition:
-        """Return the account of a partition of which this is the first fetch in its epoch."""
+    def _begin(self, before: _Partition | None, fetched: Fetched) -> None:
         if not fetched.begins or (before is not None and before.epoch >= fetched.epoch):
             raise _lost(fetched, "nothing" if before is None else f"offset {before.tracked_to}")
         if fetched.committed not in (None, UNKNOWN_OFFSET, fetched.start):
@@ -293,21 +266,18 @@ class OffsetTracker:
         committed = fetched.start if fetched.committed is None else fetched.committed
         if before is not None:
             self._forget(fetched.place)
-        made = self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed)
-        return made
+        self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed)
 
     def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)
         partition.is_forgotten = True
         self._settle(partition)
-        self._forgotten = [one for one in (*self._forgotten, partition) if one.in_flight]
+        self._forgotten = [one for one in (*self._forgotten, partition) if one.unfinished]
 
-    def _of_epochs(
-        self, offsets: Iterable[tuple[TopicPartition, int]], epochs: Mapping[TopicPartition, int]
-    ) -> Iterator[tuple[_Partition, int]]:
-        for place, offset in offsets:
+    def _of_epochs(self, positions: Positions) -> Iterator[tuple[_Partition, int]]:
+        for place, (offset, epoch, _) in positions.items():
             partition = self._partitions.get(place)
-            if partition is not None and partition.epoch == epochs[place]:
+            if partition is not None and partition.epoch == epoch:
                 yield partition, offset
 
     def _settle(self, partition: _Partition, position: float = math.inf) -> None:

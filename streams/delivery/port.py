@@ -9,14 +9,79 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from streams.kafka.cloudevents import Headers
 
-if TYPE_CHECKING:
-    from streams.delivery.offsets import Fetched, TopicPartition
+TopicPartition = tuple[str, int]
+"""A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
+
+
+UNKNOWN_OFFSET = -1
+"""What the group has where a log was replaced: it is of the log before, and a commit may be on its way."""
+
+
+class Position(NamedTuple):
+    """How far a partition is done, as it is committed."""
+
+    offset: int
+    epoch: int
+    """Of which log; a commit of one that is over is refused."""
+    note: str = ""
+    """What the group keeps beside the offset, of `streams.delivery.crash_guard`."""
+
+
+Positions = Mapping[TopicPartition, Position]
+
+
+class PositionLost(RuntimeError):
+    """Raised where records that were fetched did not arrive: permanent, for a commit would pass them."""
+
+
+class Record(msgspec.Struct, eq=False):
+    """One message as the broker delivered it to this worker, and how far it has come."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """In milliseconds since the epoch; -1 where nobody knows."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    is_done: bool = False
+    crashes: int = 0
+    """How many workers ended with it; set where it is to be given up for that."""
+    since: float = 0.0
+    account: Any = None
+    """Where it is in flight; set by the tracker."""
+
+
+class Fetched(msgspec.Struct, eq=False):
+    """What one fetch brought of one partition: all that its log has from `start` up to `end`."""
+
+    topic: str
+    partition: int
+    generation: int
+    """Counts the assignments of this process; another has others, whatever the broker calls them."""
+    epoch: int
+    """Counts the logs that were begun: one for each partition of an assignment, and again where a log was replaced."""
+    start: int
+    end: int
+    """Above the last record's offset plus one where markers of transactions, aborted records or gaps follow it."""
+    records: Sequence[Record] = ()
+    begins: bool = False
+    """Whether it is the first of its epoch."""
+    committed: int | None = None
+    """What the group has for the partition, None for nothing; looked at where it begins."""
+    note: str = ""
+    """What the group keeps beside that."""
+
+    @property
+    def place(self) -> TopicPartition:
+        return (self.topic, self.partition)
 
 
 class DeliveryReport(msgspec.Struct, eq=False):
@@ -113,13 +178,11 @@ class RecordSource(Protocol):
             PositionLost: permanent; records are missing between two fetches.
         """
 
-    async def commit(
-        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, int]:
-        """Ask once to commit `offsets`, which are positions of these epochs; return the broker's code for each.
+    async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
+        """Ask once to commit these positions and their notes; return the broker's code for each.
 
-        0 where the broker has the offset. Those of an epoch that is over are neither committed nor returned. The code
-        is that of a time-out where the broker may or may not have it.
+        0 where the broker has it. Those of an epoch that is over are neither committed nor returned. The code is that
+        of a time-out where the broker may or may not have it. `Fetched.note` tells the note where a partition begins.
 
         Raises:
             KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.

@@ -16,8 +16,7 @@ from engines.run.results import Result, failed_instead
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from handlers.logger import get_logger
 from streams.delivery.dead_letters import ever_smaller_letters
-from streams.delivery.offsets import Record
-from streams.delivery.port import DeliveryReport, ProducerRecord
+from streams.delivery.port import DeliveryReport, ProducerRecord, Record
 from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
 from streams.kafka.topics import Topics
 from streams.messages import MetricsEvent, decode_result, encode, encode_result

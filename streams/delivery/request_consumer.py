@@ -15,11 +15,12 @@ from engines.log_context import shared_task
 from engines.run.job import Alike
 from engines.run.outcomes import Outcomes
 from engines.run.results import refused_result
-from handlers.errors import InferenceError, InvalidRequest, Undecodable, as_inference_error
+from handlers.errors import InferenceError, InvalidRequest, Undecodable, WorkerCrashed, as_inference_error
 from handlers.logger import get_logger
 from streams.delivery.backlog import Backlog
-from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record
-from streams.delivery.port import DeliveryReport
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import DeliveryReport, Fetched, PositionLost, Record
 from streams.delivery.publisher import Publisher
 from streams.faults import supervised
 from streams.kafka import cloudevents
@@ -54,6 +55,7 @@ class RequestConsumer:
         answering: Answering,
         publisher: Publisher,
         tracker: OffsetTracker,
+        guard: CrashGuard,
         is_current: Callable[[int], bool],
         outcomes: Outcomes,
         worker: str,
@@ -70,7 +72,7 @@ class RequestConsumer:
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = False
-        self._held_back = Backlog(tracker, is_current=is_current, start=self._start, on_fatal=on_fatal)
+        self._held_back = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
@@ -99,6 +101,9 @@ class RequestConsumer:
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
         """Start work on a message that is tracked."""
+        if message.crashes:
+            self._see_through(message, task, functools.partial(self._give_up, message, task))
+            return
         try:
             incoming, request = self._read(message, task)
             sent_ms = message.timestamp  # -1 where nobody knows
@@ -203,6 +208,24 @@ class RequestConsumer:
                 f"reply_to {request.reply_to!r} matches none of worker.reply_topics; "
                 "leave it out, or have the operator allow the topic"
             )
+
+    async def _give_up(self, message: Record, task: str) -> None:
+        """Tell the caller of a request at which workers ended that it will not run, and keep it."""
+        error = WorkerCrashed(
+            f"{message.crashes} workers one after the other ended without a word while they ran this request and "
+            "nothing else: it crashes native code, takes more memory than there is, or hangs where nothing can "
+            "interrupt it; look at the last lines and the exit status of those workers, and send it again when the "
+            "cause is gone"
+        )
+        log.error(
+            "request_crashes_workers",
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            crashes=message.crashes,
+        )
+        await self._refuse(message, task, error)
+        await self.publisher.dead_letter(message, task=task, stage="crash", error=error)
 
     async def _refuse(self, message: Record, task: str, error: InferenceError) -> None:
         """Tell the caller that the request is not valid; where that cannot be told, keep the message."""

@@ -9,8 +9,9 @@ from contextlib import suppress
 
 from engines.run.outcomes import Outcomes
 from streams.delivery.committer import Committer
-from streams.delivery.offsets import Fetched, OffsetTracker
-from streams.delivery.port import RecordSink, RecordSource
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched, RecordSink, RecordSource
 from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import Answering, RequestConsumer
@@ -38,6 +39,7 @@ class Stream:
         request_consumer: RequestConsumer,
         publisher: Publisher,
         tracker: OffsetTracker,
+        guard: CrashGuard,
         kafka: KafkaSettings,
     ) -> None:
         """`tasks` names the task of each request topic."""
@@ -48,7 +50,8 @@ class Stream:
         self.request_consumer = request_consumer
         self.publisher = publisher
         self.tracker = tracker
-        self.committer = Committer(source, tracker, interval_s=kafka.commit_interval_s)
+        self._guard = guard
+        self.committer = Committer(source, tracker, guard, interval_s=kafka.commit_interval_s)
         source.attach(self)
 
     async def run(self) -> None:
@@ -68,8 +71,15 @@ class Stream:
 
     def begin(self) -> None:
         self.tracker.forget_all()
+        self._guard.forget_all()
+
+    async def withdraw(self) -> None:
+        """Have no more noted that this worker has begun on its requests: it does not end because of them."""
+        self._guard.withdraw()
+        await self.committer.commit()
 
     async def drain(self, within_s: float | None = None) -> None:
+        await self.withdraw()
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.tracker.drained()
@@ -111,6 +121,7 @@ def build_stream(
     """
     topics = Topics(kafka.topic_prefix)
     tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
+    guard = CrashGuard(tracker, max_crashes=worker.max_crashes, window=worker.max_in_flight)
     publisher = Publisher(
         BatchingProducer(sink),
         topics=topics,
@@ -125,6 +136,7 @@ def build_stream(
         answering=answering,
         publisher=publisher,
         tracker=tracker,
+        guard=guard,
         is_current=lambda generation: generation == source.generation,
         outcomes=outcomes,
         worker=worker.name,
@@ -137,5 +149,6 @@ def build_stream(
         request_consumer=request_consumer,
         publisher=publisher,
         tracker=tracker,
+        guard=guard,
         kafka=kafka,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
 
 from handlers.logger import get_logger
-from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, PositionLost, Record, TopicPartition
+from streams.delivery.port import UNKNOWN_OFFSET, Fetched, PositionLost, Record, TopicPartition
 from streams.kafka.aiokafka_internals import AssignedPartitions
 
 log = get_logger(__name__)
@@ -26,6 +26,8 @@ class Reading:
     position: int | None
     """Where the next record taken has to come from; None until it is known where the log begins."""
     committed: int | None
+    note: str
+    """What the group keeps beside that."""
     begins: bool = True
     """Whether nothing of this epoch was taken yet."""
     is_lost: bool = False
@@ -59,11 +61,11 @@ class Assignment:
     fault: BaseException | None = None
     """What ended the search for the start of a log; the next take raises it."""
 
-    def start(self, committed: Mapping[TopicPartition, tuple[int, str]]) -> None:
-        """Set all positions to what the group has, with what it noted; those of logs made again since are lost."""
+    def start(self, committed: Mapping[TopicPartition, tuple[int, str, str]]) -> None:
+        """Set all positions to what the group has, with ids of topics and notes; those of logs made again are lost."""
         for place in self.partitions.partitions:
-            offset, noted = committed.get(place, (None, ""))
-            reading = self.readings[place] = Reading(next(self.numbers), offset, offset)
+            offset, noted, note = committed.get(place, (None, "", ""))
+            reading = self.readings[place] = Reading(next(self.numbers), offset, offset, note)
             if noted and noted != self.topic_ids[place[0]]:
                 reading.is_replaced = True
             elif offset is not None:
@@ -126,7 +128,7 @@ class Assignment:
         # are new, so all are.
         reading.epoch = next(self.numbers)
         reading.begins = True
-        reading.committed = UNKNOWN_OFFSET
+        reading.committed, reading.note = UNKNOWN_OFFSET, ""
         if before != start:
             log.warning("log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start)
         self.due.append(self._fetched(place, reading, start))
@@ -173,7 +175,9 @@ class Assignment:
         assert reading.position is not None
         begins, reading.begins = reading.begins, False
         end, epoch = reading.position, reading.epoch
-        return Fetched(*place, self.generation, epoch, start, end, records, begins, reading.committed)
+        return Fetched(
+            *place, self.generation, epoch, start, end, records, begins, reading.committed, reading.note
+        )
 
     def _answer(self, place: TopicPartition, error: Exception) -> bool:
         """Do what an error in place of records calls for; return False where that is not known."""

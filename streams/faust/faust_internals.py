@@ -23,7 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from handlers.logger import get_logger
-from streams.delivery.offsets import Fetched
+from streams.delivery.port import Fetched
 from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.faust.source import FaustSource

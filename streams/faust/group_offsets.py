@@ -15,10 +15,12 @@ from aiokafka import errors
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from streams.delivery.committer import ASIDE, NO_MEMBER
-from streams.delivery.offsets import TopicPartition
+from streams.delivery.port import TopicPartition
 from streams.kafka.aiokafka_internals import ConsumerClosing, Coordination
 
 _RETRY_S = 0.1
+_NOTE = "|"
+"""Between a topic's id and a note, in what the group keeps beside an offset."""
 _TIMED_OUT = errors.RequestTimedOutError.errno
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
 _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TIMED_OUT})
@@ -26,8 +28,10 @@ _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TI
 
 async def committed(
     coordination: Coordination, partitions: Iterable[TopicPartition]
-) -> dict[TopicPartition, tuple[int, str]]:
-    """Return the offsets of these partitions, and what was noted with them; without those for which there is nothing.
+) -> dict[TopicPartition, tuple[int, str, str]]:
+    """Return the offsets of these partitions, each with the topic's id and the note that are kept beside it.
+
+    Without those for which there is nothing.
 
     Asks again for as long as the coordinator cannot tell.
 
@@ -55,11 +59,11 @@ async def committed(
 async def commit(
     coordination: Coordination,
     generation: int,
-    offsets: Mapping[TopicPartition, tuple[int, str]],
+    offsets: Mapping[TopicPartition, tuple[int, str, str]],
     *,
     timeout_s: float,
 ) -> dict[TopicPartition, int]:
-    """Commit offsets, with what is noted with each, as a member of `generation`; return the broker's code of each.
+    """Commit offsets, each with its topic's id and a note, as a member of `generation`; return the broker's codes.
 
     0 where it has the offset. One that cannot be asked has the code of a time-out.
 
@@ -69,8 +73,8 @@ async def commit(
     if coordination.generation != generation:
         return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
     by_topic = defaultdict(list)
-    for (topic, number), (offset, note) in offsets.items():
-        by_topic[topic].append((number, offset, note))
+    for (topic, number), (offset, topic_id, note) in offsets.items():
+        by_topic[topic].append((number, offset, f"{topic_id}{_NOTE}{note}" if note else topic_id))
     request = OffsetCommitRequest(
         coordination.group_id,
         generation,
@@ -108,7 +112,7 @@ def _raise_if_permanent(place: TopicPartition, code: int) -> None:
         raise error(f"the broker refuses the offset of {topic}[{number}] with error {code}")
 
 
-def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str]]:
+def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str, str]]:
     """Return the offsets of an answer.
 
     Raises:
@@ -118,12 +122,13 @@ def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str]]:
         _check(response.error_code)
     offsets = {}
     for topic, partitions in response.topics:
-        for number, offset, note, error_code in partitions:
+        for number, offset, kept, error_code in partitions:
             if errors.for_code(error_code) is errors.UnknownTopicOrPartitionError:
                 continue
             _check(error_code)
             if offset >= 0:
-                offsets[(topic, number)] = (offset, note or "")
+                topic_id, _, note = (kept or "").partition(_NOTE)
+                offsets[(topic, number)] = (offset, topic_id, note)
     return offsets
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from handlers.logger import get_logger
-from streams.delivery.offsets import Fetched, Record, TopicPartition
+from streams.delivery.port import Fetched, Positions, Record, TopicPartition
 from streams.faust import group_offsets
 from streams.faust.assignment import Assignment
 from streams.kafka.aiokafka_internals import AssignedPartitions, Coordination, client_of, parse_fetches
@@ -91,7 +91,7 @@ class PartitionReader:
         partitions, coordination = AssignedPartitions(self.consumer), Coordination(self.consumer)
         member_generation = coordination.generation
         committed = await group_offsets.committed(coordination, partitions.partitions)
-        noted_ids = {topic: noted for (topic, _), (_, noted) in committed.items() if noted}
+        noted_ids = {topic: noted for (topic, _), (_, noted, _) in committed.items() if noted}
         # Where no broker tells at present, what was noted is compared as soon as one does.
         ids = {**noted_ids, **await self._topic_ids(partitions)}
 
@@ -150,27 +150,25 @@ class PartitionReader:
                 return
             await assignment.partitions.arrival(left_s)
 
-    async def commit(
-        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
-    ) -> dict[TopicPartition, int]:
-        """Commit offsets of these epochs, as `RecordSource.commit` has it.
+    async def commit(self, positions: Positions) -> dict[TopicPartition, int]:
+        """Commit positions, as `RecordSource.commit` has it.
 
         Raises:
             KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
         """
-        present, assignment = self.epochs(offsets.keys()), self._assignment
+        present, assignment = self.epochs(positions.keys()), self._assignment
         # With the id of the topic, so that they are not taken for offsets of another by the same name.
-        noted = {
-            place: (offset, assignment.topic_ids.get(place[0], ""))
-            for place, offset in offsets.items()
-            if assignment is not None and present.get(place) == epochs[place]
+        offsets = {
+            place: (offset, assignment.topic_ids.get(place[0], ""), note)
+            for place, (offset, epoch, note) in positions.items()
+            if assignment is not None and present.get(place) == epoch
         }
-        if assignment is None or not noted:
+        if assignment is None or not offsets:
             return {}
         return await group_offsets.commit(
             Coordination(self.consumer),
             assignment.member_generation,
-            noted,
+            offsets,
             # Late enough for a slow broker, and early enough to look for another before the session ends.
             timeout_s=self._kafka.session_timeout_s / 2,
         )

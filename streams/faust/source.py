@@ -11,8 +11,7 @@ from typing import Any, Protocol, TypeVar
 from aiokafka.errors import TopicAuthorizationFailedError
 from faust.types import TP
 
-from streams.delivery.offsets import Fetched, TopicPartition
-from streams.delivery.port import RecordListener
+from streams.delivery.port import Fetched, Positions, RecordListener, TopicPartition
 from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
 from streams.kafka.aiokafka_internals import ConsumerClosing
@@ -95,10 +94,8 @@ class FaustSource:
             self.close()
         await taken.wait()
 
-    async def commit(
-        self, offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, int]:
-        return await self._in_thread(self.reader.commit(offsets, epochs))
+    async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
+        return await self._in_thread(self.reader.commit(positions))
 
     @property
     def stopped_partitions(self) -> dict[TopicPartition, str]:

@@ -9,8 +9,11 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
 from engines.guard import TooManyStuck
 from handlers.logger import get_logger
+from streams.delivery.port import PositionLost
 from streams.delivery.publisher import Publisher
 from streams.delivery.stream import Stream, build_stream
 from streams.faults import supervised, tell_of_faults
@@ -36,6 +39,9 @@ from streams.stream_state import StreamState
 from streams.worker.event_publisher import EventPublisher
 
 log = get_logger(__name__)
+
+_NOT_BY_A_REQUEST = (KafkaError, GroupRefused, PositionLost)
+"""What ends a worker whatever its requests ask for."""
 
 
 class Worker:
@@ -136,6 +142,11 @@ class Worker:
         if self._delivering is not None:
             self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
 
+    async def withdraw(self) -> None:
+        """Have the group not take the end of this worker for that of one which a request has ended."""
+        if self._stream is not None:
+            await self._stream.withdraw()
+
     async def leave(self) -> None:
         """Leave the group and close the connections, as far as the broker answers; after `drain`."""
         if self._watch is not None and not await self._watch.any_answers():
@@ -213,6 +224,8 @@ async def _run(settings: Settings) -> int:
                 log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
             if failure is not None and not isinstance(failure, TooManyStuck):
                 tell_left_out()
+                if isinstance(failure, _NOT_BY_A_REQUEST):
+                    await stopping.courtesy(worker.withdraw(), share=0.5)
                 # Draining would commit what comes after the message that could not be answered.
                 exit_now(EXIT_FAILED)
             status = 0 if failure is None else EXIT_FAILED

@@ -10,8 +10,15 @@ from typing import Protocol
 import pytest
 from aiokafka import errors
 
-from streams.delivery.offsets import Fetched, Record, TopicPartition
-from streams.delivery.port import ProducerRecord, RecordSink, RecordSource
+from streams.delivery.port import (
+    Fetched,
+    Position,
+    ProducerRecord,
+    Record,
+    RecordSink,
+    RecordSource,
+    TopicPartition,
+)
 
 PATIENCE_S = 240.0
 """Longest wait for anything that must happen; reached only when a test is about to fail."""
@@ -81,13 +88,10 @@ class Member:
         while len(self.records) < count:
             await self.fetch()
 
-    def ends(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Return up to where each partition was taken, and in which epoch."""
-        return {one.place: one.end for one in self.taken}, {one.place: one.epoch for one in self.taken}
-
-    async def commit(self) -> dict[TopicPartition, int]:
+    async def commit(self, note: str = "") -> dict[TopicPartition, int]:
         """Commit all that was taken; return the codes."""
-        return dict(await self.source.commit(*self.ends()))
+        ends = {one.place: Position(one.end, one.epoch, note) for one in self.taken}
+        return dict(await self.source.commit(ends))
 
 
 class PortContract:
@@ -139,12 +143,12 @@ class PortContract:
         first, second = Member(site), Member(site)
         async with site.joined(first.source):
             await first.fetch_all(8)
-            assert await first.commit() == {(site.topic, number): 0 for number in range(PARTITIONS)}
+            assert await first.commit("a note") == {(site.topic, number): 0 for number in range(PARTITIONS)}
         await send(site, 0, range(4, 6))
         async with site.joined(second.source):
             await second.fetch_all(2)
             assert [int(record.value or b"") for record in second.records] == [4, 5]
-            assert {one.committed for one in second.taken} == {4}
+            assert {(one.committed, one.note) for one in second.taken} == {(4, "a note")}
 
     async def test_partitions_go_only_after_the_drain_whose_commits_count(self, site: Site) -> None:
         await send(site, 0, range(4))

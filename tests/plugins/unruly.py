@@ -1,13 +1,16 @@
-"""Tasks and an engine that raise what no code should, or never come back, where a request asks for it.
+"""Tasks and an engine that raise what no code should, never come back, or end the process, as a request asks for it.
 
-`data`: {value, media?, raises?: {WHERE: KIND}, hangs?: [WHERE]}; WHERE is preprocess, infer, postprocess, submit,
-future (that of `submit`) or emit; KIND one of `KINDS`. A model called `load-KIND` raises that when it is loaded,
-`unload-KIND` when it is unloaded; `load-hangs` and `unload-hangs` never come back from there.
+`data`: {value, media?, raises?: {WHERE: KIND}, hangs?: [WHERE], kills?: {WHERE: segfault | memory}}; WHERE is
+preprocess, infer, postprocess, submit, future (that of `submit`) or emit; KIND one of `KINDS`. A model called
+`load-KIND` raises that when it is loaded, `unload-KIND` when it is unloaded; `load-hangs` and `unload-hangs` never come
+back from there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -41,6 +44,8 @@ def misbehave(where: str, asked: dict[str, Any]) -> None:
     if where in asked.get("hangs", ()):
         FOREVER.wait()
         return
+    if where in asked.get("kills", {}):
+        os.kill(os.getpid(), signal.SIGSEGV if asked["kills"][where] == "segfault" else signal.SIGKILL)
     kind = asked.get("raises", {}).get(where)
     if kind is not None:
         raise KINDS[kind](f"{kind} in {where}")

@@ -39,8 +39,10 @@ class Plan:
     """How many requests to the broker fail, and as many answers get lost."""
     refusal_rate: float
     """How many sends are refused for good, which ends the worker."""
+    poison_rate: float
+    """How many inference requests end each worker that runs them."""
     crash_rate: float
-    """How many requests are the last thing that their worker does, and how many answers the last that it hears."""
+    """How many requests to the broker are the last thing that a worker does, and how many answers the last it hears."""
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -68,6 +70,7 @@ class Plan:
             most_fetched=rng.choice((1, 3, 20)),
             error_rate=rng.choice((0.0, 0.0, 0.01, 0.1)),
             refusal_rate=rng.choice((0.0, 0.0, 0.0, 0.005)),
+            poison_rate=rng.choice((0.0, 0.0, 0.02, 0.2)),
             crash_rate=rng.choice((0.0, 0.0, 0.002)),
         )
 
@@ -81,7 +84,7 @@ class Plan:
         for name in ("members", "tasks", "partitions", "window", "most_fetched"):
             if getattr(self, name) > 1:
                 yield self._with(name, getattr(self, name) - 1)
-        for name in ("error_rate", "refusal_rate", "crash_rate"):
+        for name in ("error_rate", "refusal_rate", "crash_rate", "poison_rate"):
             if getattr(self, name):
                 yield self._with(name, 0.0)
 

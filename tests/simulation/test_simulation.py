@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from streams.delivery.offsets import Fetched, OffsetTracker, Record
-from streams.delivery.port import DeliveryReport, ProducerRecord
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import DeliveryReport, Fetched, ProducerRecord, Record
 from streams.delivery.producer import BatchingProducer
 from tests.simulation.plan import Plan
 from tests.simulation.run import failing, shrink
@@ -78,12 +79,28 @@ class NoLimit(OffsetTracker):
         super().__init__(window=4 * window + 4, **options)
 
 
+class NoGuard(CrashGuard):
+    """Has a request run again however many workers it ended."""
+
+    def room(self, fetched: Fetched, start: int) -> int:
+        return len(fetched.records) - start
+
+
+class NotAlone(CrashGuard):
+    """Blames a request for what others that run meanwhile have done."""
+
+    def _is_held_up(self, caution: Any) -> bool:
+        return False
+
+
 FAULTS = [
     ("tests.simulation.workers.Source", OvertakenByASeek),
     ("streams.delivery.stream.OffsetTracker", PastTheUnfinished),
     ("streams.delivery.stream.BatchingProducer", BeforeTheBrokerHasIt),
     ("streams.delivery.stream.OffsetTracker", WaitsTooLate),
     ("streams.delivery.stream.OffsetTracker", NoLimit),
+    ("streams.delivery.stream.CrashGuard", NoGuard),
+    ("streams.delivery.stream.CrashGuard", NotAlone),
 ]
 
 

@@ -14,8 +14,7 @@ from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
-from streams.delivery.offsets import Fetched, PositionLost
-from streams.delivery.port import ProducerRecord, RecordListener
+from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordListener
 from streams.delivery.stream import build_stream
 from streams.faults import supervised
 from streams.messages import Request, Result
@@ -168,6 +167,7 @@ class Member:
         """Do as a worker does: exit, to have what is not acked delivered again."""
         if self.is_dead:
             return
+        self.world.disturbances += 1
         if isinstance(error, PositionLost) or not isinstance(error, errors.TopicAuthorizationFailedError):
             self.world.failed(f"{self.name} ended: {error!r}")
         self.crash()
@@ -181,6 +181,7 @@ class Member:
         elif chance < 0.4:
             await asyncio.sleep(0)
         if not self.world.is_calm and rng.random() < plan.crash_rate:
+            self.world.disturbances += 1
             self.crash()
         if self.is_dead:
             await asyncio.get_running_loop().create_future()

@@ -14,8 +14,7 @@ import structlog
 
 from handlers.logger import PROCESSORS
 from streams.delivery.memory_broker import MemoryBroker
-from streams.delivery.offsets import TopicPartition
-from streams.delivery.port import ProducerRecord
+from streams.delivery.port import Positions, ProducerRecord, TopicPartition
 from streams.kafka.topics import Topics
 from streams.messages import Request
 from streams.settings import KafkaSettings, WorkerSettings
@@ -31,7 +30,9 @@ PATIENCE_S = 900.0
 TOPICS = Topics()
 _KAFKA = KafkaSettings(session_timeout_s=SESSION_S, heartbeat_interval_s=2.0, commit_interval_s=2.0)
 _WORKER = WorkerSettings(reply_topics=("replies",))
-_DATA = {"small": (True, True, False), "ends": ("answers",) * 8 + ("fails", "hangs", "kills")}
+_DATA = {"small": (True, True, False), "ends": ("answers",) * 16 + ("fails", "hangs", "kills") * 2}
+_MOST_KILLED = 12
+"""By one request, where nothing else ends workers: those that it did not end at its place, and three that it did."""
 
 
 class Broker(MemoryBroker):
@@ -44,11 +45,11 @@ class Broker(MemoryBroker):
         self.world.note_outcomes(records)
         return first
 
-    def commit(self, group: str, member: str, generation: int, offsets: Mapping[TopicPartition, int]) -> int:
+    def commit(self, group: str, member: str, generation: int, positions: Positions) -> int:
         before = dict(self.group(group).committed)
-        code = super().commit(group, member, generation, offsets)
+        code = super().commit(group, member, generation, positions)
         if not code:
-            self.world.check_commit(before, offsets)
+            self.world.check_commit(before, positions)
         return code
 
 
@@ -74,6 +75,10 @@ class World:
         self.asked: dict[tuple[TopicPartition, int], str] = {}
         """What the outcome of each request is known by."""
         self.kills: Counter[str] = Counter()
+        self.given_up: Counter[str] = Counter()
+        """Requests that were given up as they end workers."""
+        self.disturbances = 0
+        """How many workers ended, or were frozen, for another reason than a request."""
         self.outcomes: Counter[str] = Counter()
         self.doubts: Counter[str] = Counter()
         self.delivered: Counter[tuple[TopicPartition, int]] = Counter()
@@ -94,7 +99,7 @@ class World:
         self.is_calm = True
         self.loop.frozen.clear()
         self.join()
-        until = self.loop.now + PATIENCE_S
+        until = self.loop.now + PATIENCE_S * (1 + len(self.kills))
         while not self.failures and (left := self.left()):
             if self.loop.now > until:
                 self.failed(f"stuck: {left}")
@@ -135,6 +140,7 @@ class World:
             return
         member = self.members[event.which % len(self.members)]
         if event.kind == "crash":
+            self.disturbances += 1
             member.crash()
         elif event.kind == "leave":
             self.members.remove(member)
@@ -142,6 +148,7 @@ class World:
             self.loop.create_task(member.leave())
             OWNER.reset(token)
         else:
+            self.disturbances += 1
             self.loop.frozen.add(member.name)
             self.loop.call_later(event.for_s, self.loop.frozen.discard, member.name)
 
@@ -166,6 +173,8 @@ class World:
             return b"no request"
         data: dict[str, Any] = {name: self.rng.choice(values) for name, values in _DATA.items()}
         slow_s = self.rng.choice((0.0, 0.01, 0.5, 3.0)) * self.rng.random()
+        if self.rng.random() < self.plan.poison_rate:
+            data["ends"] = "always kills"
         data["takes_s"] = INFER_TIMEOUT_S if data["ends"] == "hangs" else slow_s
         request: dict[str, Any] = {
             "task": topic.rpartition(".")[2],
@@ -182,24 +191,28 @@ class World:
         return json.dumps(request).encode()
 
     def may_kill(self, request: Request) -> bool:
-        """Return whether this request ends the process now; it does so twice."""
-        if request.data["ends"] != "kills" or self.kills[request.id] == 2:
+        """Return whether this request ends the process now; some do so twice, and some always."""
+        ends = request.data["ends"]
+        if ends != "always kills" and (ends != "kills" or self.kills[request.id] == 2):
             return False
         self.kills[request.id] += 1
         return True
 
     def note_outcomes(self, records: Sequence[ProducerRecord]) -> None:
-        self.outcomes.update(_outcomes(records))
+        for record in records:
+            headers = dict(record.headers)
+            if headers.get("__dlq.errors.stage") == b"crash":
+                self.given_up[json.loads(record.value or b"")["id"]] += 1
+            else:
+                self.outcomes.update(_outcomes([record]))
 
     def note_doubt(self, records: Sequence[ProducerRecord]) -> None:
         """Note that these may be sent twice."""
         self.doubts.update(_outcomes(records))
 
-    def check_commit(
-        self, before: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]
-    ) -> None:
+    def check_commit(self, before: Mapping[TopicPartition, int], positions: Positions) -> None:
         """Nothing is committed past a request without an outcome, and nothing backwards."""
-        for place, offset in offsets.items():
+        for place, (offset, _, _) in positions.items():
             committed = before.get(place, 0)
             if offset < committed:
                 self.failed(f"{place} was committed back from {committed} to {offset}")
@@ -223,6 +236,12 @@ class World:
             most = self.delivered[where] + self.doubts[named]
             if not 1 <= self.outcomes[named] <= most and not self.failures:
                 self.failed(f"{named} at {where} has {self.outcomes[named]} outcomes, and {most} at most")
+        for named, kills in self.kills.items():
+            if kills > _MOST_KILLED + self.disturbances:
+                self.failed(f"{named} ended {kills} workers")
+        for named in self.given_up:
+            if not self.kills[named] + self.disturbances:
+                self.failed(f"{named} was given up, and has never ended a worker")
         if unknown := set(self.outcomes) - set(self.asked.values()):
             self.failed(f"outcomes that nobody asked for: {unknown}")
 

@@ -19,7 +19,7 @@ import aiokafka
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.errors import KafkaConnectionError
 
-from streams.delivery.offsets import TopicPartition
+from streams.delivery.port import TopicPartition
 from tests.unit.streams.kafka.test_header_names import PLAIN, batch, sealed
 
 OUT_OF_RANGE, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING = 1, 22, 25, 27

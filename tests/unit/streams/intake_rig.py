@@ -12,13 +12,13 @@ from engines.run.outcomes import Outcomes
 from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
-from streams.delivery.offsets import OffsetTracker, Record
-from streams.delivery.port import DeliveryReport, ProducerRecord
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import DeliveryReport, ProducerRecord, Record
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
 from streams.messages import Request, Result, decode_result, encode
 from streams.pipeline.fast_lane import OnResult
-from tests.unit.streams.received_messages import Fetches, message
+from tests.unit.streams.received_messages import Fetches, NoGuard, message, offsets_due
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
 
@@ -32,7 +32,7 @@ class Acker(OffsetTracker):
 
     def done(self, message: Record) -> None:
         super().done(message)
-        position = self.positions().get((message.topic, message.partition))
+        position = offsets_due(self).get((message.topic, message.partition))
         self.journal.append(f"position {position}")
 
 
@@ -65,6 +65,7 @@ class Rig:
             answering=self,
             publisher=cast(Publisher, self),
             tracker=self.tracker,
+            guard=NoGuard(self.tracker),
             is_current=lambda generation: generation == self.generation,
             outcomes=Outcomes(self.statistics),
             worker="w1",
@@ -72,7 +73,7 @@ class Rig:
         )
 
     def commit(self) -> None:
-        self.tracker.committed(self.tracker.positions().items(), self.tracker.epochs())
+        self.tracker.committed(self.tracker.positions())
 
     def start(self, request: Request, on_result: OnResult, *, queue_s: float, **_: Any) -> None:
         if request.id in self.quick:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streams.delivery.offsets import Fetched, Record, TopicPartition
+from streams.delivery.crash_guard import CrashGuard
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched, Record, TopicPartition
 
 TOPIC = "inference.requests.asr"
 
@@ -20,6 +22,27 @@ def message(offset: int, value: bytes | None = None, **changes: Any) -> Record:
         "headers": (),
     }
     return Record(offset=offset, value=value, **(fields | changes))
+
+
+def offsets_due(tracker: OffsetTracker) -> dict[TopicPartition, int]:
+    """Return the offset of each partition that is to be committed."""
+    return {place: position.offset for place, position in tracker.positions().items()}
+
+
+def track(tracker: OffsetTracker, fetched: Fetched) -> int:
+    """Track all of a fetch that there is room for."""
+    tracker.enter(fetched)
+    return tracker.track(fetched, 0, len(fetched.records))
+
+
+class NoGuard(CrashGuard):
+    """Lets all begin without a note."""
+
+    def __init__(self, tracker: OffsetTracker) -> None:
+        super().__init__(tracker, max_crashes=3, window=512)
+
+    def room(self, fetched: Fetched, start: int) -> int:
+        return len(fetched.records) - start
 
 
 class Fetches:

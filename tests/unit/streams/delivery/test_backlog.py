@@ -10,9 +10,10 @@ import pytest
 
 from engines.run.job import Alike
 from streams.delivery.backlog import Backlog
-from streams.delivery.offsets import OffsetTracker, Record
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Record
 from tests.unit.streams.delivery.test_offsets import received
-from tests.unit.streams.received_messages import TOPIC, Fetches
+from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, offsets_due
 
 
 class Rig:
@@ -26,6 +27,7 @@ class Rig:
         self.fatal: list[BaseException] = []
         self.held_back = Backlog(
             self.tracker,
+            NoGuard(self.tracker),
             is_current=lambda generation: generation == self.generation,
             start=self.start,
             on_fatal=self.fatal.append,
@@ -43,7 +45,7 @@ class Rig:
 
     async def finish(self, message: Record) -> None:
         self.tracker.done(message)
-        self.tracker.committed(self.tracker.positions().items(), self.tracker.epochs())
+        self.tracker.committed(self.tracker.positions())
         await settled()
 
 
@@ -112,7 +114,7 @@ async def test_a_gap_behind_messages_that_wait_is_crossed_behind_them(rig: Rig) 
     await settled()
     await rig.finish(made[0])
     rig.tracker.done(made[1])
-    assert rig.tracker.positions() == {(TOPIC, 0): 5}
+    assert offsets_due(rig.tracker) == {(TOPIC, 0): 5}
     assert not rig.tracker.held_back
 
 

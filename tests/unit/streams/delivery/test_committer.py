@@ -9,9 +9,9 @@ import pytest
 from aiokafka import errors
 
 from streams.delivery.committer import Committer
-from streams.delivery.offsets import UNKNOWN_OFFSET, OffsetTracker, TopicPartition
-from streams.delivery.port import RecordSource
-from tests.unit.streams.received_messages import TOPIC, Fetches, message
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import UNKNOWN_OFFSET, Positions, RecordSource, TopicPartition
+from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, message, track
 
 OTHER_TOPIC = "inference.requests.ocr"
 PARTITION, OTHER = (TOPIC, 0), (OTHER_TOPIC, 0)
@@ -31,27 +31,26 @@ class Source:
     async def opened(self) -> int:
         return 1
 
-    async def commit(
-        self, offsets: dict[TopicPartition, int], epochs: dict[TopicPartition, int]
-    ) -> dict[TopicPartition, int]:
+    async def commit(self, positions: Positions) -> dict[TopicPartition, int]:
         if self.replaced:
             return {}
-        self.committed.append(offsets)
-        return {place: self.refusals.get(place[0], 0) for place in offsets}
+        self.committed.append({place: one.offset for place, one in positions.items()})
+        return {place: self.refusals.get(place[0], 0) for place in positions}
 
 
 class Rig:
     def __init__(self) -> None:
         self.source = Source()
         self.tracker = OffsetTracker(window=4)
-        self.committer = Committer(cast(RecordSource, self.source), self.tracker, interval_s=60.0)
+        guard = NoGuard(self.tracker)
+        self.committer = Committer(cast(RecordSource, self.source), self.tracker, guard, interval_s=60.0)
         self.fetches = Fetches()
 
     def track(self, *offsets: int) -> list[Any]:
         """Have messages taken, each of a fetch of its own."""
         made = [message(offset) for offset in offsets]
         for one in made:
-            self.tracker.track(self.fetches.of([one]))
+            track(self.tracker, self.fetches.of([one]))
         return made
 
 
@@ -60,7 +59,7 @@ def rig() -> Rig:
     """Two topics, of which one message each is answered and not committed."""
     made = Rig()
     for one in (message(0), message(0, topic=OTHER_TOPIC)):
-        made.tracker.track(made.fetches.of([one]))
+        track(made.tracker, made.fetches.of([one]))
         made.tracker.done(one)
     return made
 
@@ -157,7 +156,7 @@ async def test_the_position_of_a_replaced_log_is_committed_though_it_is_below_th
     [old] = idle.track(456)
     idle.tracker.done(old)
     await idle.committer.commit()
-    idle.tracker.track(idle.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
+    track(idle.tracker, idle.fetches.of([message(0)], epoch=2, committed=UNKNOWN_OFFSET))
     await idle.committer.commit()
     assert idle.source.committed == [{PARTITION: 457}, {PARTITION: 0}]
 

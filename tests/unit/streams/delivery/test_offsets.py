@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.delivery.offsets import UNKNOWN_OFFSET, Fetched, OffsetTracker, PositionLost, Record
-from tests.unit.streams.received_messages import TOPIC, Fetches, message
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import UNKNOWN_OFFSET, Fetched, Position, PositionLost, Record
+from tests.unit.streams.received_messages import TOPIC, Fetches, message, offsets_due
 
 PLACE = (TOPIC, 0)
 
@@ -30,8 +31,15 @@ class Acker(OffsetTracker):
         """Track what one fetch brought; what finds no room is never offered again."""
         return self.track(self.fetches.of(messages, **changes))
 
+    def track(self, fetched: Fetched, start: int = 0, most: int = 1_000_000) -> int:
+        if start == 0:
+            self.enter(fetched)
+        return super().track(fetched, start, most)
+
     def commit(self, offsets: dict[tuple[str, int], int] | None = None) -> None:
-        self.committed((self.positions() if offsets is None else offsets).items(), self.epochs())
+        epochs = {place: one.epoch for place, one in self._partitions.items()}
+        due = offsets_due(self) if offsets is None else offsets
+        self.committed({place: Position(offset, epochs[place]) for place, offset in due.items()})
 
 
 def tracking(*messages: Record, window: int = 512) -> Acker:
@@ -46,7 +54,7 @@ def test_nothing_may_be_committed_while_the_oldest_is_in_flight() -> None:
     tracker = tracking(first, second, third)
     tracker.done(third)
     tracker.done(second)
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
     assert tracker.in_flight == 3
 
 
@@ -56,7 +64,7 @@ def test_finishing_the_oldest_lets_everything_contiguous_be_committed() -> None:
     tracker.done(made[1])
     tracker.done(made[2])
     tracker.done(made[0])
-    assert tracker.positions() == {(TOPIC, 0): 3}
+    assert offsets_due(tracker) == {(TOPIC, 0): 3}
     assert tracker.in_flight == 1
 
 
@@ -64,9 +72,9 @@ def test_a_gap_in_the_offsets_is_no_message_in_flight() -> None:
     before, after = received(1), received(1, first=7)
     tracker = tracking(*before, *after)
     tracker.done(before[0])
-    assert tracker.positions() == {(TOPIC, 0): 1}
+    assert offsets_due(tracker) == {(TOPIC, 0): 1}
     tracker.done(after[0])
-    assert tracker.positions() == {(TOPIC, 0): 8}
+    assert offsets_due(tracker) == {(TOPIC, 0): 8}
 
 
 @given(st.permutations(range(12)))
@@ -78,7 +86,7 @@ def test_every_order_of_finishing_moves_the_position_to_the_first_unfinished(ord
         finished.add(index)
         tracker.done(made[index])
         contiguous = next(n for n in range(13) if n not in finished)
-        assert tracker.positions().get(PLACE, 0) == contiguous
+        assert offsets_due(tracker).get(PLACE, 0) == contiguous
     assert tracker.in_flight == 0
 
 
@@ -86,7 +94,7 @@ def test_partitions_do_not_wait_for_each_other() -> None:
     (slow,), (quick,) = received(1, partition=0), received(1, partition=1)
     tracker = tracking(slow, quick)
     tracker.done(quick)
-    assert tracker.positions() == {(TOPIC, 1): 1}
+    assert offsets_due(tracker) == {(TOPIC, 1): 1}
 
 
 def test_what_an_earlier_generation_finishes_moves_no_position_of_a_later_one() -> None:
@@ -96,10 +104,10 @@ def test_what_an_earlier_generation_finishes_moves_no_position_of_a_later_one() 
     tracker.take(new, generation=2)
     for one in old:
         tracker.done(one)
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
     assert tracker.in_flight == 3
     tracker.done(new[0])
-    assert tracker.positions() == {PLACE: 1}
+    assert offsets_due(tracker) == {PLACE: 1}
 
 
 def test_forgetting_generations_keeps_count_of_what_they_have_in_flight() -> None:
@@ -107,7 +115,7 @@ def test_forgetting_generations_keeps_count_of_what_they_have_in_flight() -> Non
     tracker = tracking(*old, *done)
     tracker.done(done[0])
     tracker.forget_all()
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
     assert tracker.in_flight == 1
     assert tracker.oldest_age_s() > 0
     tracker.done(old[0])
@@ -122,24 +130,24 @@ def test_the_position_crosses_what_the_log_does_not_have_once_all_before_is_done
     tracker.take([], end=9)
     tracker.take(behind)
     tracker.done(before[1])
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
     tracker.done(before[0])
-    assert tracker.positions() == {PLACE: 9}
+    assert offsets_due(tracker) == {PLACE: 9}
     tracker.done(behind[0])
-    assert tracker.positions() == {PLACE: 10}
+    assert offsets_due(tracker) == {PLACE: 10}
 
 
 def test_a_gap_that_comes_when_all_is_done_is_crossed_at_once() -> None:
     tracker = Acker()
     tracker.take([], end=1, committed=0)
-    assert tracker.positions() == {PLACE: 1}
+    assert offsets_due(tracker) == {PLACE: 1}
 
 
 def test_where_nothing_was_done_nothing_is_committed() -> None:
     tracker = Acker()
     tracker.take(received(1, first=5), committed=5)
     tracker.take(received(1, partition=1))
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
 
 
 def test_a_fetch_that_does_not_follow_the_one_before_is_refused_and_named() -> None:
@@ -189,17 +197,16 @@ def test_a_replaced_log_is_committed_from_its_start_whatever_the_old_one_finishe
     tracker = Acker()
     tracker.take(old, committed=455)
     tracker.done(old[0])
-    assert tracker.positions() == {PLACE: 456}
-    late = tracker.epochs()
+    assert offsets_due(tracker) == {PLACE: 456}
     tracker.take(new, epoch=2, committed=UNKNOWN_OFFSET)
-    assert tracker.positions() == {PLACE: 0}
-    tracker.committed([(PLACE, 456)], late)  # a commit that was on its way
+    assert offsets_due(tracker) == {PLACE: 0}
+    tracker.committed({PLACE: Position(456, 1)})  # a commit that was on its way
     tracker.done(old[1])
-    assert (tracker.positions(), tracker.in_flight) == ({PLACE: 0}, 2)
+    assert (offsets_due(tracker), tracker.in_flight) == ({PLACE: 0}, 2)
     tracker.commit()
-    assert tracker.positions() == {}
+    assert offsets_due(tracker) == {}
     tracker.done(new[0])
-    assert tracker.positions() == {PLACE: 1}
+    assert offsets_due(tracker) == {PLACE: 1}
 
 
 def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
@@ -211,7 +218,7 @@ def test_a_message_stays_uncommitted_until_its_position_was_committed() -> None:
     tracker.commit({PLACE: 1})
     assert tracker.uncommitted == 2
     tracker.commit({PLACE: 1})
-    tracker.committed([(PLACE, 3)], {PLACE: 2})
+    tracker.committed({PLACE: Position(3, 2)})
     assert tracker.uncommitted == 2
     tracker.done(made[2])
     tracker.commit({PLACE: 3})
@@ -261,7 +268,7 @@ def test_a_message_for_which_there_is_no_room_is_not_counted() -> None:
     assert not tracker.take([second])
     assert (tracker.in_flight, tracker.uncommitted, tracker.unfinished) == (1, 1, 1)
     tracker.done(first)
-    assert tracker.positions() == {(TOPIC, 0): 1}
+    assert offsets_due(tracker) == {(TOPIC, 0): 1}
     with pytest.raises(ValueError, match="not in flight"):
         tracker.done(second)
 

@@ -13,8 +13,7 @@ from aiokafka.errors import (
 from engines.run.outcomes import Outcomes
 from engines.run.statistics import Statistics
 from handlers.errors import Undecodable
-from streams.delivery.offsets import Record
-from streams.delivery.port import ProducerRecord
+from streams.delivery.port import ProducerRecord, Record
 from streams.delivery.publisher import Out, Publisher
 from streams.kafka.topics import Topics
 from tests.unit.streams.publishing_rig import Broker, publisher

@@ -45,6 +45,16 @@ async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_ac
     assert [error.code for error in rig.dead_letters] == ["UNDECODABLE", "UNDECODABLE"]
 
 
+async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked_without_being_run() -> None:
+    rig = Rig()
+    rig.take(0, request(id="r1"), crashes=2)
+    await rig.settle()
+    assert rig.journal == ["result r1", "dead letter 0", "position 1"]
+    assert rig.results[0]["error"]["code"] == rig.dead_letters[0].code == "WORKER_CRASHED"
+    assert "2 workers one after the other ended" in rig.dead_letters[0].message
+    assert (rig.stages, rig.requests) == (["crash"], [])
+
+
 async def test_an_invalid_request_gets_a_failure_under_its_own_id() -> None:
     rig = Rig()
     rig.take(0, json.dumps({"id": "r9", "task": "asr", "metadata": {"a": 1}}).encode())

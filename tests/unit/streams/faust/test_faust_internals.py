@@ -22,7 +22,8 @@ from faust.types import TP
 from mode import Service
 from mode.utils.queues import FlowControlEvent
 
-from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, TopicPartition
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched, PositionLost, TopicPartition
 from streams.delivery.publisher import Publisher
 from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
@@ -33,7 +34,7 @@ from streams.faust.positions import PartitionReader
 from streams.faust.source import FaustSource
 from streams.kafka.aiokafka_internals import ConsumerClosing
 from streams.settings import KafkaSettings
-from tests.unit.streams.received_messages import TOPIC, Fetches, message
+from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, message, track
 
 PARTITION = TP(TOPIC, 0)
 
@@ -102,6 +103,7 @@ class Rig:
             ),
             publisher=cast(Publisher, None),
             tracker=self.tracker,
+            guard=NoGuard(self.tracker),
             kafka=KafkaSettings(commit_interval_s=60.0),
         )
         self.reader = Reader()
@@ -246,7 +248,7 @@ async def test_the_flow_that_goes_on_while_a_rebalance_runs_opens_nothing(rig: R
 
 
 async def test_a_slow_request_does_not_put_its_worker_out_of_a_group_that_rebalances(rig: Rig) -> None:
-    rig.tracker.track(rig.fetches.of([message(0)]))
+    track(rig.tracker, rig.fetches.of([message(0)]))
     rig.consumer.transport.kafka = KafkaSettings(rebalance_timeout_s=1.0)
     async with asyncio.timeout(60):
         await rig.consumer.wait_empty()
@@ -254,7 +256,7 @@ async def test_a_slow_request_does_not_put_its_worker_out_of_a_group_that_rebala
 
 
 async def test_a_worker_that_stops_waits_for_slow_requests_longer_than_its_group(rig: Rig) -> None:
-    rig.tracker.track(rig.fetches.of([message(0)]))
+    track(rig.tracker, rig.fetches.of([message(0)]))
     rig.app.is_draining = True
     rig.consumer.transport.kafka = KafkaSettings(rebalance_timeout_s=1.0)
     waiting = asyncio.create_task(rig.consumer.wait_empty())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiokafka import errors
 
-from streams.delivery.offsets import TopicPartition
+from streams.delivery.port import Position, TopicPartition
 from streams.faust.assignment import Assignment, Reading
 from streams.faust.positions import PartitionReader
 from streams.settings import KafkaSettings
@@ -51,10 +51,10 @@ async def commit(
     epochs: dict[TopicPartition, int] = {PARTITION: 7, OTHER: 8}
     reader = PartitionReader(KafkaSettings(session_timeout_s=1, heartbeat_interval_s=0.1))
     reader.consumer = types.SimpleNamespace(_client=None, _coordinator=coordinator)
-    readings = {place: Reading(epoch, 0, 0) for place, epoch in (present or epochs).items()}
+    readings = {place: Reading(epoch, 0, 0, "") for place, epoch in (present or epochs).items()}
     held: Any = types.SimpleNamespace(holds=True)
     reader._assignment = Assignment(1, 1, held, "group", iter([]), Counter(), lambda _: None, {}, readings)
-    return await reader.commit(offsets, epochs)
+    return await reader.commit({place: Position(offset, epochs[place]) for place, offset in offsets.items()})
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ import pytest
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBase
 
-from streams.delivery.offsets import Fetched, OffsetTracker
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched
 from streams.faust.positions import PartitionReader
 from streams.settings import KafkaSettings
 from tests.unit.streams.fake_brokers import Brokers, consumer_of, virtual_time
 from tests.unit.streams.kafka.test_header_names import sealed
+from tests.unit.streams.received_messages import offsets_due, track
 
 TOPIC = "requests"
 PLACE, OTHER = (TOPIC, 0), (TOPIC, 1)
@@ -56,7 +58,7 @@ class Rig:
         fetched: list[Fetched] = []
         await self.source.deliver(self.generation, {PLACE, OTHER}, 100, timeout_s, fetched.extend)
         for one in fetched:
-            self.tracker.track(one)
+            track(self.tracker, one)
             for record in one.records:
                 self.tracker.done(record)
         return fetched
@@ -150,13 +152,13 @@ async def test_a_log_that_was_made_again_is_read_from_its_start_and_committed_do
     rig.log.append(20)
     await rig.assign()
     assert await rig.offsets() == list(range(20))
-    assert rig.tracker.positions() == {PLACE: 20}
+    assert offsets_due(rig.tracker) == {PLACE: 20}
     old = rig.source.epochs([PLACE])
     rig.log = rig.brokers.logs[PLACE] = type(rig.log)()
     rig.log.append(10)
     assert [(one.begins, one.start, one.end) for one in await rig.next()] == [(True, 0, 0)]
     assert rig.source.epochs([PLACE]) != old  # so nothing of the old log is committed any more
-    assert rig.tracker.positions() == {PLACE: 0}
+    assert offsets_due(rig.tracker) == {PLACE: 0}
     assert await rig.offsets() == list(range(10))
 
 
@@ -167,7 +169,7 @@ async def test_a_committed_offset_above_the_end_is_replaced_though_nothing_comes
     rig.brokers.committed = {PLACE: 456}
     await rig.assign()
     await rig.next()
-    assert rig.tracker.positions() == {PLACE: 2}
+    assert offsets_due(rig.tracker) == {PLACE: 2}
 
 
 @with_rig
@@ -178,7 +180,7 @@ async def test_records_that_retention_removes_unread_are_counted_and_crossed(rig
     rig.log.cut_before(20)
     await rig.assign()
     assert [(one.begins, one.start, one.end) for one in await rig.next()] == [(True, 0, 20)]
-    assert rig.tracker.positions() == {PLACE: 20}
+    assert offsets_due(rig.tracker) == {PLACE: 20}
     assert await rig.offsets() == list(range(20, 30))
     assert rig.source.removed_unread == {PLACE: 20}
 
@@ -244,7 +246,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
     rig.log.append(1)
     await rig.assign()
     assert await rig.offsets() == [0, 1, 2]
-    assert rig.tracker.positions() == {PLACE: 3}
+    assert offsets_due(rig.tracker) == {PLACE: 3}
     for _ in range(5):
         assert await rig.next(timeout_s=1.0) == []
     [(place, why)] = rig.source.stopped.items()
@@ -253,7 +255,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
     assert f"--topic {TOPIC}:0 --reset-offsets --to-offset" in why
     rig.brokers.logs[OTHER].append(2)
     assert await rig.offsets() == [0, 1]
-    assert rig.tracker.positions()[PLACE] == 3
+    assert offsets_due(rig.tracker)[PLACE] == 3
 
 
 @with_rig
@@ -331,7 +333,7 @@ async def test_a_topic_made_again_that_is_longer_than_before_is_noticed_by_its_i
     assert rig.source.epochs([PLACE]) != old
     begun = [one for one in await rig.next() if one.place == PLACE]
     assert [(one.begins, one.start, len(one.records)) for one in begun] == [(True, 0, 0), (False, 0, 10)]
-    assert rig.tracker.positions()[PLACE] == 10
+    assert offsets_due(rig.tracker)[PLACE] == 10
 
 
 @with_rig
@@ -345,7 +347,7 @@ async def test_an_offset_that_was_committed_for_a_topic_of_that_name_before_is_n
     await rig.assign()
     assert rig.topic_id() == f"{2:032x}"
     assert await rig.offsets() == list(range(10))
-    assert rig.tracker.positions() == {PLACE: 10}
+    assert offsets_due(rig.tracker) == {PLACE: 10}
 
 
 @with_rig

@@ -16,7 +16,8 @@ from typing import Any, cast
 import aiokafka.abc
 import pytest
 
-from streams.delivery.offsets import Fetched, OffsetTracker, PositionLost, Record, TopicPartition
+from streams.delivery.offsets import OffsetTracker
+from streams.delivery.port import Fetched, PositionLost, Record, TopicPartition
 from streams.faust.positions import PartitionReader
 from streams.kafka.aiokafka_internals import ConsumerClosing
 from streams.settings import KafkaSettings
@@ -117,7 +118,9 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             await self.pause("taken")
             started = 0
             while fetched.generation == self.generation:
-                count = self.tracker.track(fetched, started)
+                if started == 0:
+                    self.tracker.enter(fetched)
+                count = self.tracker.track(fetched, started, len(fetched.records))
                 for record in fetched.records[started : started + count]:
                     self.run(self.answer(record))
                 started += count
@@ -136,14 +139,12 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             await self.commit()
 
     async def commit(self) -> None:
-        epochs = self.tracker.epochs()
-        offsets = self.tracker.positions()
-        if not offsets:
+        due = self.tracker.positions()
+        if not due:
             return
-        answers = await self.source.commit(offsets, epochs)
-        committed = [(place, offset) for place, offset in offsets.items() if answers.get(place) == 0]
-        self.tracker.committed(committed, epochs)
-        self.tracker.give_up(offsets.keys() - answers.keys(), epochs)
+        answers = await self.source.commit(due)
+        self.tracker.committed({place: due[place] for place, code in answers.items() if code == 0})
+        self.tracker.give_up({place: due[place] for place in due.keys() - answers.keys()})
 
     async def leave(self) -> None:
         self.is_stopping = True

@@ -14,7 +14,7 @@ from streams.kafka.broker_watch import BrokerWatch
 from streams.settings import KafkaSettings, WorkerSettings
 from streams.stream_state import StreamState
 from tests.unit.streams.http.site import HttpSite, http_site
-from tests.unit.streams.received_messages import Fetches, message
+from tests.unit.streams.received_messages import Fetches, message, track
 
 
 class Stream:
@@ -57,7 +57,7 @@ async def ready(site: HttpSite) -> tuple[int, dict[str, Any]]:
 async def test_the_figures_of_the_stream_are_in_readyz_and_metrics(tmp_path: Path) -> None:
     stream = Stream()
     messages = [message(number, b"x") for number in range(3)]
-    stream.tracker.track(Fetches().of(messages))
+    track(stream.tracker, Fetches().of(messages))
     stream.tracker.done(messages[0])
     stream.tracker.hold_back(("t", 3))
     stream.partitions.removed_unread = {("t", 1): 7}

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from streams.delivery.offsets import Record
+from streams.delivery.port import Record
 from streams.faust.positions import record_of
 from streams.kafka.aiokafka_internals import parse_fetches
 from streams.kafka.header_names import ForgivingRecords

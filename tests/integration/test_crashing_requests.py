@@ -1,0 +1,62 @@
+"""Requests that end the process of each worker that runs them: their partition goes on all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from deploy.local import LocalStack
+from engines.models.model_manager import ModelManager
+from tests.integration.test_unruly import TASKS, send, unruly
+from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
+
+MOST_ENDED = 8
+
+
+@pytest.fixture
+def model(model_manager: ModelManager) -> str:
+    """A registered model without files."""
+    model_manager.register_model_to_mlflow(
+        model_name="unruly",
+        model_source="huggingface",
+        model_path="hf://tests/unruly",
+        tags={"task": ",".join(TASKS), "engine": "unruly"},
+    )
+    return "unruly"
+
+
+async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_are_answered(
+    local_stack: LocalStack, model: str, tmp_path: Path
+) -> None:
+    site = Site(
+        tmp_path,
+        local_stack.settings(),
+        kafka={"partitions": 1, "session_timeout_s": 6.0, "heartbeat_interval_s": 1.0},
+        worker={"tasks": ["unruly"], "plugins": ["tests.plugins.unruly_plugin"]},
+    )
+    await site.create_topics(["unruly"])
+    requests = [unruly(f"r{number}", model=model) for number in range(20)]
+    requests[7] = unruly("r7", model=model, kills={"infer": "segfault"})
+    for one in requests:  # so that they are in this order
+        await send(site, [one])
+    results = asyncio.create_task(site.results("unruly", [one.id for one in requests], patience_s=900.0))
+    ended = 0
+    while not results.done():
+        with WorkerProcess(site) as worker:
+            dying = asyncio.create_task(asyncio.to_thread(worker.process.wait))
+            await asyncio.wait({dying, results}, return_when=asyncio.FIRST_COMPLETED)
+            if results.done():
+                async with asyncio.timeout(PATIENCE_S):
+                    while (await site.committed(site.topics.requests("unruly"))) != {0: 20}:
+                        await asyncio.sleep(0.1)
+                assert worker.terminate() == 0
+            await dying
+            ended += worker.process.returncode < 0
+    answers = await results
+    codes = {name: error.code for name, one in answers.items() if (error := one.error) is not None}
+    assert codes == {"r7": "WORKER_CRASHED"}
+    assert ended <= MOST_ENDED
+    letters = await site.everything(site.topics.dead_letters("unruly"))
+    assert [dict(letter.headers)["__dlq.errors.exception.class"] for letter in letters] == [b"WORKER_CRASHED"]
