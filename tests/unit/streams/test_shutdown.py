@@ -15,6 +15,8 @@ from streams.shutdown import Stopping
 
 PATIENCE_S = 60.0
 
+pytestmark = pytest.mark.processes
+
 PROCESS = """
 import asyncio, sys, threading, time
 from streams.logs import configure_logging
