@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,12 +14,7 @@ __all__ = ["BaseModelHandler", "model_registry"]
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use, so that importing a module of this package stays light."""
-    if name == "BaseModelHandler":
-        from handlers.base import BaseModelHandler
-
-        return BaseModelHandler
-    if name == "model_registry":
-        from handlers.registry import model_registry
-
-        return model_registry
+    homes = {"BaseModelHandler": "handlers.base", "model_registry": "handlers.registry"}
+    if name in homes:
+        return getattr(import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

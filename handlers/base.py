@@ -68,6 +68,27 @@ class BaseModelHandler(ABC):
                 )
 
 
+def optional_text(data: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return field `name` of `data` as a part of the inputs, which is empty where it was not given.
+
+    Raises:
+        InvalidInput: permanent; it is not a text, or blank.
+    """
+    value = data.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"data.{name} is {shown(value)}; it must be a text, or left out")
+    return {name: value}
+
+
+def with_metadata(output: dict[str, Any], result: Mapping[str, Any], *used: str) -> dict[str, Any]:
+    """Return `output` with its metadata: all of an engine's raw `result` that is neither in it nor `used` in it."""
+    known = {*output, *used, "metadata"}
+    metadata = {name: value for name, value in result.items() if name not in known}
+    return {**output, "metadata": {**metadata, **result.get("metadata", {})}}
+
+
 def with_options_in_data(
     handler: BaseModelHandler,
     options: Mapping[str, Any],

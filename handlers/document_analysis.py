@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, optional_text, with_metadata
 from handlers.decoding.document import read_document
-from handlers.errors import InvalidInput
 from handlers.options.options import options_of
-from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
 
@@ -29,17 +27,15 @@ class DocumentAnalysisHandler(BaseModelHandler):
         With a question, pages that have a text layer get a picture too: some models look for the answer.
         """
         self.validate_input(data, ["document"])
-        question = data.get("question")
-        if question is not None and (not isinstance(question, str) or not question.strip()):
-            raise InvalidInput(f"data.question is {shown(question)}; it must be a text, or left out")
+        question = optional_text(data, "question")
         pages = read_document(
             data["document"],
             field="data.document",
             limits=self.limits,
             pages=data.get("pages"),
-            with_images=question is not None,
+            with_images=bool(question),
         )
-        return {"pages": pages} if question is None else {"pages": pages, "question": question}
+        return {"pages": pages, **question}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], the answer where a
@@ -49,9 +45,4 @@ class DocumentAnalysisHandler(BaseModelHandler):
         from the picture, polygon where it is tilted, boxes where its last word goes on in the line below. A page has
         a finish_reason (stop, length) where the model wrote its text.
         """
-        known = ("pages", "answer", "metadata")
-        metadata = {name: value for name, value in result.items() if name not in known}
-        output = {"pages": result["pages"]}
-        if "answer" in result:
-            output["answer"] = result["answer"]
-        return {**output, "metadata": {**metadata, **result.get("metadata", {})}}
+        return with_metadata({name: result[name] for name in ("pages", "answer") if name in result}, result)

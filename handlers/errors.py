@@ -40,10 +40,14 @@ from handlers.signals import is_of_a_signal
 
 
 class InferenceError(Exception):
-    """Root of every failure that reaches a caller; subclasses fix `code` and `retryable`."""
+    """Root of every failure that reaches a caller; a subclass inherits `code` and `retryable` or names its own."""
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, code: str = "", retryable: bool = False) -> None:
+        if code:
+            cls.code, cls.retryable = code, retryable
 
     @property
     def message(self) -> str:
@@ -51,114 +55,82 @@ class InferenceError(Exception):
         return str(self.args[0]) if self.args else self.code
 
 
-class InvalidRequest(InferenceError):
-    code = "INVALID_REQUEST"
+class InvalidRequest(InferenceError, code="INVALID_REQUEST"): ...
 
 
-class InvalidInput(InvalidRequest):
-    code = "INVALID_INPUT"
+class InvalidInput(InvalidRequest, code="INVALID_INPUT"): ...
 
 
-class InvalidOption(InvalidRequest):
-    code = "INVALID_OPTION"
+class InvalidOption(InvalidRequest, code="INVALID_OPTION"): ...
 
 
-class UnknownTask(InvalidRequest):
-    code = "UNKNOWN_TASK"
+class UnknownTask(InvalidRequest, code="UNKNOWN_TASK"): ...
 
 
-class UnknownEngine(InvalidRequest):
-    code = "UNKNOWN_ENGINE"
+class UnknownEngine(InvalidRequest, code="UNKNOWN_ENGINE"): ...
 
 
-class UnknownModel(InvalidRequest):
-    code = "UNKNOWN_MODEL"
+class UnknownModel(InvalidRequest, code="UNKNOWN_MODEL"): ...
 
 
-class ModelMismatch(InvalidRequest):
-    code = "MODEL_MISMATCH"
+class ModelMismatch(InvalidRequest, code="MODEL_MISMATCH"): ...
 
 
-class Undecodable(InvalidRequest):
-    code = "UNDECODABLE"
+class Undecodable(InvalidRequest, code="UNDECODABLE"): ...
 
 
-class MediaError(InferenceError):
-    """Root of what can go wrong with an image, recording, video or document."""
+class MediaError(InferenceError): ...
 
 
-class MediaNotFound(MediaError):
-    code = "MEDIA_NOT_FOUND"
+class MediaNotFound(MediaError, code="MEDIA_NOT_FOUND"): ...
 
 
-class MediaForbidden(MediaError):
-    code = "MEDIA_FORBIDDEN"
+class MediaForbidden(MediaError, code="MEDIA_FORBIDDEN"): ...
 
 
-class MediaTooLarge(MediaError):
-    code = "MEDIA_TOO_LARGE"
+class MediaTooLarge(MediaError, code="MEDIA_TOO_LARGE"): ...
 
 
-class MediaCorrupt(MediaError):
-    code = "MEDIA_CORRUPT"
+class MediaCorrupt(MediaError, code="MEDIA_CORRUPT"): ...
 
 
-class MediaUnavailable(MediaError):
-    code = "MEDIA_UNAVAILABLE"
-    retryable = True
+class MediaUnavailable(MediaError, code="MEDIA_UNAVAILABLE", retryable=True): ...
 
 
-class RegistryUnavailable(InferenceError):
-    code = "REGISTRY_UNAVAILABLE"
-    retryable = True
+class RegistryUnavailable(InferenceError, code="REGISTRY_UNAVAILABLE", retryable=True): ...
 
 
-class EngineUnavailable(InferenceError):
-    code = "ENGINE_UNAVAILABLE"
-    retryable = True
+class EngineUnavailable(InferenceError, code="ENGINE_UNAVAILABLE", retryable=True): ...
 
 
-class ModelLoadFailed(InferenceError):
-    code = "MODEL_LOAD_FAILED"
+class ModelLoadFailed(InferenceError, code="MODEL_LOAD_FAILED"): ...
 
 
-class InferenceFailed(InferenceError):
-    code = "INFERENCE_FAILED"
+class InferenceFailed(InferenceError, code="INFERENCE_FAILED"): ...
 
 
-class OutOfMemory(InferenceError):
-    code = "OUT_OF_MEMORY"
-    retryable = True
+class OutOfMemory(InferenceError, code="OUT_OF_MEMORY", retryable=True): ...
 
 
-class InferenceTimeout(InferenceError):
-    code = "INFERENCE_TIMEOUT"
-    retryable = True
+class InferenceTimeout(InferenceError, code="INFERENCE_TIMEOUT", retryable=True): ...
 
 
-class DeadlineExceeded(InferenceError):
-    code = "DEADLINE_EXCEEDED"
+class DeadlineExceeded(InferenceError, code="DEADLINE_EXCEEDED"): ...
 
 
-class Cancelled(InferenceError):
-    code = "CANCELLED"
+class Cancelled(InferenceError, code="CANCELLED"): ...
 
 
-class Busy(InferenceError):
-    code = "BUSY"
-    retryable = True
+class Busy(InferenceError, code="BUSY", retryable=True): ...
 
 
-class WorkerCrashed(InferenceError):
-    code = "WORKER_CRASHED"
+class WorkerCrashed(InferenceError, code="WORKER_CRASHED"): ...
 
 
-class ResultTooLarge(InferenceError):
-    code = "RESULT_TOO_LARGE"
+class ResultTooLarge(InferenceError, code="RESULT_TOO_LARGE"): ...
 
 
-class InternalError(InferenceError):
-    code = "INTERNAL_ERROR"
+class InternalError(InferenceError, code="INTERNAL_ERROR"): ...
 
 
 def words_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 Family = Literal["image", "sound", "video", "document", "other"]
 
-_TAKEN_BY: dict[Family, str] = {
+TAKEN_BY: dict[Family, str] = {
     "image": "send it as data.image to task vlm or ocr",
     "sound": "send it as data.audio to task asr or audio-classification",
     "video": "send it as data.video to task video-analysis",
@@ -150,13 +150,14 @@ def misplaced(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str |
     if kind.family in wanted:
         return f"{kind.name}, which is not read; {kind.cure}, or {cure}" if kind.cure else None
     article = "an" if wanted[0] == "image" else "a"
-    ways_out = [way for way in (kind.cure or _TAKEN_BY.get(kind.family), cure) if way]
+    ways_out = [way for way in (kind.cure or TAKEN_BY.get(kind.family), cure) if way]
     return f"{kind.name}, not {article} {_name(wanted)}; {', or '.join(ways_out)}"
 
 
-def unread(content: bytes, *, wanted: tuple[Family, ...], cure: str) -> str:
-    """Return why a decoder takes no `content`: what `misplaced` tells, else that it is damaged or of a rare kind."""
-    if told := misplaced(content, wanted=wanted, cure=cure):
+def refusal(content: bytes, *, wanted: tuple[Family, ...], cure: str, cut: str = "") -> str:
+    """Return why a decoder takes no `content`: what `misplaced` tells, that it is `cut`, else that it is damaged or of
+    a rare kind."""
+    if told := misplaced(content, wanted=wanted, cure=cure) or cut:
         return told
     if (kind := kind_of(content)) is None:
         return f"no {_name(wanted)} of a known format; {cure}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from handlers.errors import MediaCorrupt, MediaTooLarge
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.options.spec import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,28 @@ class Media:
     content_type: str | None = None
 
 
+def encoded_file(
+    value: Any, field: str, *, besides: type | tuple[type, ...] = (), named: str = " or a numpy array"
+) -> tuple[bytes, str] | None:
+    """Return the encoded file in `value`, and what messages call it; None where `value` is of a type in `besides`.
+
+    Raises:
+        InvalidInput: permanent; neither, such as an address; `named` is what `besides` is called.
+    """
+    match value:
+        case Media(content=content, source=source):
+            return content, f"{field} ({source})"
+        case bytes() | bytearray() | memoryview():
+            return bytes(value), f"{field} (bytes)"
+        case str():
+            raise InvalidInput(
+                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+            )
+    if isinstance(value, besides):
+        return None
+    raise InvalidInput(f"{field} is a {type(value).__name__}; it must be an address, bytes{named}")
+
+
 def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
     """Return the bytes a `data:` URI carries.
 
@@ -33,21 +57,21 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
         MediaTooLarge: permanent; more than `max_bytes` once decoded (checked before decoding).
     """
     head, comma, payload = uri.partition(",")
-    shown = f"{head[:60]},… ({len(payload)} characters)"
+    source = f"{head[:60]},… ({len(payload)} characters)"
     if not comma:
-        raise MediaCorrupt(f"{shown} is not a data: URI; write data:<type>;base64,<payload>")
+        raise MediaCorrupt(f"{source} is not a data: URI; write data:<type>;base64,<payload>")
     declared, is_base64 = head.removeprefix("data:"), False
     if declared.endswith(";base64"):
         declared, is_base64 = declared.removesuffix(";base64"), True
     estimate = len(payload) * 3 // 4 - 2 if is_base64 else len(payload) // 3
     if estimate > max_bytes:
-        raise MediaTooLarge(f"{shown} decodes to about {estimate} bytes; media.max_bytes allows {max_bytes}")
+        raise MediaTooLarge(f"{source} decodes to about {estimate} bytes; media.max_bytes allows {max_bytes}")
     try:
         content = base64.b64decode(payload, validate=True) if is_base64 else unquote_to_bytes(payload)
     except (binascii.Error, ValueError) as error:
         raise MediaCorrupt(
-            f"{shown} does not decode: {error}; send standard base64 without line breaks"
+            f"{source} does not decode: {error}; send standard base64 without line breaks"
         ) from None
     if len(content) > max_bytes:
-        raise MediaTooLarge(f"{shown} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
-    return Media(content, shown, declared or None)
+        raise MediaTooLarge(f"{source} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
+    return Media(content, source, declared or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, with_metadata
 from handlers.decoding.audio import SAMPLE_RATE, read_sound
 from handlers.options.options import options_of
 from handlers.settings import MediaSettings
@@ -53,10 +53,7 @@ class AsrHandler(RecordingHandler):
         }
         if "words" in result:
             output["words"] = result["words"]
-        known = (*output, "metadata")
-        metadata = {name: value for name, value in result.items() if name not in known}
-        output["metadata"] = {**metadata, **result.get("metadata", {})}
-        return output
+        return with_metadata(output, result)
 
 
 class AudioClassificationHandler(RecordingHandler):
@@ -71,5 +68,4 @@ class AudioClassificationHandler(RecordingHandler):
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return labels [{label, score}], the likeliest first, and metadata (duration_s)."""
-        metadata = {name: value for name, value in result.items() if name not in ("labels", "metadata")}
-        return {"labels": result["labels"], "metadata": {**metadata, **result.get("metadata", {})}}
+        return with_metadata({"labels": result["labels"]}, result)

@@ -129,10 +129,8 @@ class HandlerRegistry:
 
     def _make(self, task: str) -> BaseModelHandler:
         handler_class = self._find(task)
-        if "limits" in inspect.signature(handler_class).parameters:
-            handler = handler_class(limits=self._limits)  # type: ignore[call-arg]
-        else:
-            handler = handler_class()
+        takes_limits = "limits" in inspect.signature(handler_class).parameters
+        handler = handler_class(**({"limits": self._limits} if takes_limits else {}))
         if not handler.task:
             # The class may serve several tasks, so the name goes on the instance.
             object.__setattr__(handler, "task", task)
@@ -143,7 +141,7 @@ class HandlerRegistry:
             return self._registered[task]
         try:
             if task in self._entry_points():
-                return self._load(self._entry_points()[task])
+                return self._checked(task, load_entry_point(self._entry_points()[task]))
             if task in BUILT_IN_HANDLERS:
                 module, _, name = BUILT_IN_HANDLERS[task].partition(":")
                 return self._checked(task, getattr(import_module(module), name))
@@ -156,9 +154,6 @@ class HandlerRegistry:
         near = difflib.get_close_matches(task, self.tasks(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UnknownTask(f"task {task!r} is unknown; {hint}known tasks: {', '.join(self.tasks())}")
-
-    def _load(self, entry_point: EntryPoint) -> type[BaseModelHandler]:
-        return self._checked(entry_point.name, load_entry_point(entry_point))
 
     @staticmethod
     def _checked(task: str, found: object) -> type[BaseModelHandler]:

@@ -98,9 +98,7 @@ class MediaSettings(Section):
         "refused. On a busy machine that may take four times as long by the clock.",
     )
     document_timeout_s: float = Field(
-        default=30.0,
-        gt=0,
-        description="The same for one document, however many of its pages are read.",
+        default=30.0, gt=0, description="The same for one document, however many of its pages are read."
     )
     deadline_s: float = Field(
         default=60.0,

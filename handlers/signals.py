@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-from types import CodeType, TracebackType
+import traceback
+from types import CodeType
 from typing import Any
 
 
@@ -22,15 +23,7 @@ def is_of_a_signal(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:
         return True
     codes = {code for code in map(_code_of, handlers) if code is not None}
-    return any(code in codes for code in _codes_in(error.__traceback__))
-
-
-def _codes_in(traceback: TracebackType | None) -> list[CodeType]:
-    codes = []
-    while traceback is not None:
-        codes.append(traceback.tb_frame.f_code)
-        traceback = traceback.tb_next
-    return codes
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _code_of(handler: Any) -> CodeType | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, with_metadata
 from handlers.errors import InvalidInput
 from handlers.options.options import options_of
 from handlers.options.spec import shown
@@ -20,50 +21,51 @@ class TextGenerationHandler(BaseModelHandler):
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return {"inputs": str} or {"messages": [{"role": str, "content": str}, ...]}."""
-        inputs, messages = data.get("inputs"), data.get("messages")
-        if inputs is not None and messages is not None:
-            raise InvalidInput("data.inputs and data.messages are both given; send one of them")
-        if messages is not None:
-            return {"messages": checked_messages(messages)}
-        if inputs is None:
-            came = ", ".join(sorted(map(str, data))) or "nothing"
-            raise InvalidInput(f"data.inputs (a string) or data.messages (a list) is required; got {came}")
-        if not isinstance(inputs, str) or not inputs.strip():
-            raise InvalidInput(f"data.inputs is {shown(inputs)}; it must be a string with some text in it")
-        return {"inputs": inputs}
+        asked = text_or_messages(data, "inputs", _content)
+        return {"inputs": asked} if isinstance(asked, str) else {"messages": asked}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return generated_text and metadata: prompt_tokens, completion_tokens, finish_reason."""
-        return generated_text(result)
+        return with_metadata({"generated_text": result["generated_text"]}, result)
 
 
-def generated_text(result: dict[str, Any]) -> dict[str, Any]:
-    """Return generated_text, and everything else an engine's raw `result` holds as metadata."""
-    metadata = {name: value for name, value in result.items() if name not in ("generated_text", "metadata")}
-    return {
-        "generated_text": result["generated_text"],
-        "metadata": {**metadata, **result.get("metadata", {})},
-    }
+def text_or_messages(
+    data: dict[str, Any], name: str, checked: Callable[[str, str, Any], Any]
+) -> str | list[dict[str, Any]]:
+    """Return the text in field `name` of `data`, or its messages as dicts of role and content alone.
 
-
-def checked_messages(messages: Any) -> list[dict[str, str]]:
-    """Return `messages` as dicts of role and content alone.
+    `checked` returns the content of a message of which it gets the place, the role and the content.
 
     Raises:
-        InvalidInput: permanent; names the message by its index and what it must be.
+        InvalidInput: permanent; both or none of them, or what is wrong: a message is named by its index.
     """
-    if not isinstance(messages, list | tuple) or not messages:
-        raise InvalidInput(f"data.messages is {shown(messages)}; it must be a list of {{role, content}}")
-    return [_checked_message(index, message) for index, message in enumerate(messages)]
+    text, messages = data.get(name), data.get("messages")
+    if text is not None and messages is not None:
+        raise InvalidInput(f"data.{name} and data.messages are both given; send one of them")
+    if messages is not None:
+        if not isinstance(messages, list | tuple) or not messages:
+            raise InvalidInput(f"data.messages is {shown(messages)}; it must be a list of {{role, content}}")
+        return [
+            _message(f"data.messages[{index}]", message, checked) for index, message in enumerate(messages)
+        ]
+    if text is None:
+        came = ", ".join(sorted(map(str, data))) or "nothing"
+        raise InvalidInput(f"data.{name} (a string) or data.messages (a list) is required; got {came}")
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInput(f"data.{name} is {shown(text)}; it must be a string with some text in it")
+    return text
 
 
-def _checked_message(index: int, message: Any) -> dict[str, str]:
-    where = f"data.messages[{index}]"
+def _message(where: str, message: Any, checked: Callable[[str, str, Any], Any]) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise InvalidInput(f"{where} is {shown(message)}; it must be an object with role and content")
-    role, content = message.get("role"), message.get("content")
+    role = message.get("role")
     if role not in ROLES:
         raise InvalidInput(f"{where}.role is {shown(role)}; it must be one of {', '.join(ROLES)}")
+    return {"role": role, "content": checked(f"{where}.content", role, message.get("content"))}
+
+
+def _content(where: str, role: str, content: Any) -> str:
     if not isinstance(content, str) or (role == "user" and not content.strip()):
-        raise InvalidInput(f"{where}.content is {shown(content)}; it must be a string with some text in it")
-    return {"role": role, "content": content}
+        raise InvalidInput(f"{where} is {shown(content)}; it must be a string with some text in it")
+    return content

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, optional_text, with_metadata
 from handlers.decoding.video import read_video
-from handlers.errors import InvalidInput, InvalidOption
+from handlers.errors import InvalidOption
 from handlers.options.options import options_of
-from handlers.options.spec import over_bound, shown
+from handlers.options.spec import over_bound
 from handlers.settings import MediaSettings
 
 
@@ -30,9 +30,7 @@ class VideoAnalysisHandler(BaseModelHandler):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `frames` (uint8 (n, height, width, 3) RGB), `frame_times_s`, `duration_s`, `prompt` if given."""
         self.validate_input(data, ["video"])
-        prompt = data.get("prompt")
-        if prompt is not None and not (isinstance(prompt, str) and prompt.strip()):
-            raise InvalidInput(f"data.prompt is {shown(prompt)}; it must be a non-empty string")
+        prompt = optional_text(data, "prompt")
         num_frames, every_s = options.get("num_frames"), options.get("every_s")
         if num_frames is not None and every_s is not None:
             raise InvalidOption("num_frames and every_s both say which frames; give one")
@@ -47,19 +45,17 @@ class VideoAnalysisHandler(BaseModelHandler):
             frame_rate=data.get("frame_rate"),
             in_child=True,
         )
-        inputs: dict[str, Any] = {
+        truncated = {"truncated": video.truncated} if video.truncated else {}
+        return {
             "frames": video.frames,
             "frame_times_s": video.frame_times_s,
             "duration_s": video.duration_s,
+            **truncated,
+            **prompt,
         }
-        if video.truncated:
-            inputs["truncated"] = video.truncated
-        return inputs if prompt is None else {**inputs, "prompt": prompt}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return labels [{label, score}] or generated_text, and frame_times (s) of what the model saw."""
         answer = "generated_text" if "generated_text" in result else "labels"
         output = {answer: result[answer], "frame_times": result["frame_times_s"]}
-        known = (answer, "frame_times_s", "metadata")
-        metadata = {name: value for name, value in result.items() if name not in known}
-        return {**output, "metadata": {**metadata, **result.get("metadata", {})}}
+        return with_metadata(output, result, "frame_times_s")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler
+from handlers.base import BaseModelHandler, with_metadata
 from handlers.decoding.images import read_images
 from handlers.errors import InvalidInput
 from handlers.options.options import options_of
 from handlers.options.spec import shown
 from handlers.settings import MediaSettings
-from handlers.text_generation import ROLES, generated_text
+from handlers.text_generation import text_or_messages
 
 _ADDRESSES = ("image", "image_url", "url", "path", "base64", "data", "source")
 """Keys under which other programs' messages carry the image itself."""
@@ -36,7 +36,9 @@ class VlmHandler(BaseModelHandler):
 
         There are as many parts of type image as there are images.
         """
-        messages = _messages(data)
+        messages = text_or_messages(data, "prompt", _content)
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": [{"type": "text", "text": messages}]}]
         images = read_images(data, self.limits)
         named = sum(part["type"] == "image" for message in messages for part in message["content"])
         if not named:
@@ -50,38 +52,17 @@ class VlmHandler(BaseModelHandler):
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return generated_text and metadata: prompt_tokens, completion_tokens, finish_reason."""
-        return generated_text(result)
+        return with_metadata({"generated_text": result["generated_text"]}, result)
 
 
-def _messages(data: dict[str, Any]) -> list[dict[str, Any]]:
-    prompt, messages = data.get("prompt"), data.get("messages")
-    if prompt is not None and messages is not None:
-        raise InvalidInput("data.prompt and data.messages are both given; send one of them")
-    if messages is not None:
-        if not isinstance(messages, list | tuple) or not messages:
-            raise InvalidInput(f"data.messages is {shown(messages)}; it must be a list of {{role, content}}")
-        return [_message(f"data.messages[{index}]", message) for index, message in enumerate(messages)]
-    if prompt is None:
-        came = ", ".join(sorted(map(str, data))) or "nothing"
-        raise InvalidInput(f"data.prompt (a string) or data.messages (a list) is required; got {came}")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidInput(f"data.prompt is {shown(prompt)}; it must be a string with some text in it")
-    return [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-
-
-def _message(where: str, message: Any) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise InvalidInput(f"{where} is {shown(message)}; it must be an object with role and content")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise InvalidInput(f"{where}.role is {shown(role)}; it must be one of {', '.join(ROLES)}")
+def _content(where: str, role: str, content: Any) -> list[dict[str, str]]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list | tuple) or not parts:
-        raise InvalidInput(f"{where}.content is {shown(content)}; it must be a string or a list of parts")
-    checked = [_part(f"{where}.content[{index}]", part) for index, part in enumerate(parts)]
+        raise InvalidInput(f"{where} is {shown(content)}; it must be a string or a list of parts")
+    checked = [_part(f"{where}[{index}]", part) for index, part in enumerate(parts)]
     if role == "user" and not any(part["type"] == "image" or part["text"].strip() for part in checked):
-        raise InvalidInput(f"{where}.content is {shown(content)}; it must have some text or an image in it")
-    return {"role": role, "content": checked}
+        raise InvalidInput(f"{where} is {shown(content)}; it must have some text or an image in it")
+    return checked
 
 
 def _part(where: str, part: Any) -> dict[str, str]:

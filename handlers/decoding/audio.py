@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from handlers.decoding.audio_parts import MOST_PARTS, parts_of, with_known_size
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
 from handlers.decoding.audio_samples import Gathering, Samples, mixed
-from handlers.decoding.audio_truncation import missing_end
-from handlers.decoding.container_truncation import missing_end_of_container
+from handlers.decoding.truncation import missing_end, missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
-from handlers.file_kinds import misplaced
+from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
-from handlers.media import Media
+from handlers.media import encoded_file
 from handlers.options.spec import shown
 
 if TYPE_CHECKING:
@@ -53,12 +52,7 @@ class Sound:
 
 
 def read_sound(
-    value: Any,
-    *,
-    field: str,
-    sampling_rate: Any = None,
-    max_s: float,
-    max_samples: int | None = None,
+    value: Any, *, field: str, sampling_rate: Any = None, max_s: float, max_samples: int | None = None
 ) -> Sound:
     """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
 
@@ -74,21 +68,9 @@ def read_sound(
         MediaTooLarge: permanent; longer than `max_s` seconds or `max_samples`, by the header before anything is
             decoded.
     """
-    match value:
-        case Media(content=content, source=source):
-            return _decode(content, f"{field} ({source})", Gathering(max_s, max_samples))
-        case bytes() | bytearray() | memoryview():
-            return _decode(bytes(value), f"{field} (bytes)", Gathering(max_s, max_samples))
-        case np.ndarray():
-            return Sound(_from_array(value, field, sampling_rate, max_s))
-        case str():
-            raise InvalidInput(
-                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
-            )
-        case _:
-            raise InvalidInput(
-                f"{field} is a {type(value).__name__}; it must be an address, bytes or a numpy array"
-            )
+    if (file := encoded_file(value, field, besides=np.ndarray)) is None:
+        return Sound(_from_array(value, field, sampling_rate, max_s))
+    return _decode(*file, Gathering(max_s, max_samples))
 
 
 def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
@@ -114,8 +96,8 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
     """Gather one file; return what of it is missing."""
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
-        told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
-        raise MediaCorrupt(f"{what} is {told or f'cut short: {missing.text}; {_CURE}'}")
+        cut = f"cut short: {missing.text}; {_CURE}"
+        raise MediaCorrupt(f"{what} is {refusal(content, wanted=('sound', 'video'), cure=_CURE, cut=cut)}")
     before_s = gathering.duration_s
     if not _decode_plain(content, what, gathering):
         gathering.back_to(before_s)
@@ -165,8 +147,7 @@ def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut
     """Decode what soundfile could not read."""
     from handlers.decoding.audio_containers import sound_track
 
-    told = misplaced(content, wanted=("sound", "video"), cure=_CURE)
-    if told:
+    if told := misplaced(content, wanted=("sound", "video"), cure=_CURE):
         raise MediaCorrupt(f"{what} is {told}")
     with sound_track(content, what, cure=_CURE, is_cut=is_cut) as track:
         claimed = None if track.claimed_s is None else track.claimed_s * track.rate

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from handlers.decoding import containers
 from handlers.decoding.audio_samples import mixed
 from handlers.errors import MediaCorrupt
-from handlers.file_kinds import unread
+from handlers.file_kinds import refusal
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
@@ -50,7 +50,7 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
         what,
         formats=_FORMATS,
         max_pixels=_COVER_PIXELS,
-        refusal=unread(content, wanted=("sound", "video"), cure=cure),
+        refusal=refusal(content, wanted=("sound", "video"), cure=cure),
         cure=cure,
     ) as container:
         tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]

@@ -41,27 +41,33 @@ def with_known_size(content: bytes) -> bytes:
         return content[:8] + b"\xff\xff\xff\xff" + content[12:]
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return content
-    start = 12
-    while start + 8 <= len(content):
-        name, size = content[start : start + 4], struct.unpack_from("<I", content, start + 4)[0]
-        if name == b"data":
-            rest = len(content) - start - 8
-            if size or not rest or _are_chunks(content, start + 8):
-                return content
-            sizes = struct.pack("<I", len(content) - 8), struct.pack("<I", rest)
-            return content[:4] + sizes[0] + content[8 : start + 4] + sizes[1] + content[start + 8 :]
-        start += 8 + size + size % 2
-    return content
+    data = next(((start, size) for start, name, size in _chunks(content, 12) if name == b"data"), None)
+    if data is None:
+        return content
+    start, size = data
+    rest = len(content) - start - 8
+    if size or not rest or _are_chunks(content, start + 8):
+        return content
+    sizes = struct.pack("<I", len(content) - 8), struct.pack("<I", rest)
+    return content[:4] + sizes[0] + content[8 : start + 4] + sizes[1] + content[start + 8 :]
 
 
 def _are_chunks(content: bytes, start: int) -> bool:
     """Return whether what follows an empty data chunk is a list of chunks, and no samples."""
-    while start + 8 <= len(content):
-        name, size = content[start : start + 4], struct.unpack_from("<I", content, start + 4)[0]
+    end = start
+    for begin, name, size in _chunks(content, start):
         if not name.isascii() or not name.decode("ascii").isprintable():
             return False
-        start += 8 + size + size % 2
-    return start in (len(content), len(content) + 1)
+        end = begin + 8 + size + size % 2
+    return end in (len(content), len(content) + 1)
+
+
+def _chunks(content: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield start, name and size of each chunk of a RIFF file."""
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        yield at, content[at : at + 4], size
+        at += 8 + size + size % 2
 
 
 def _starts(content: bytes) -> Iterator[int]:
@@ -119,15 +125,24 @@ def _ogg_starts(content: bytes) -> Iterator[int]:
 
 def _mp4_starts(content: bytes) -> Iterator[int]:
     """Yield each box that tells a file's type and comes behind the index of the file before."""
-    at, has_index = 0, True
-    while at + 8 <= len(content):
-        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        if size == 1:
-            size = int.from_bytes(content[at + 8 : at + 16], "big")
+    has_index = True
+    for at, kind, _ in boxes(content):
         if kind == b"ftyp" and has_index:
             yield at
             has_index = False
         has_index = has_index or kind == b"moov"
+
+
+def boxes(content: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield start, kind and size of each box of an mp4 file; a size below 8 is that of something else, and the last."""
+    at = 0
+    while at + 8 <= len(content):
+        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16], "big")
+        elif size == 0:  # the last box, to the end of the file
+            size = len(content) - at
+        yield at, kind, size
         if size < 8:
             return
         at += size
@@ -138,7 +153,7 @@ def _mp3_starts(content: bytes) -> Iterator[int]:
     at = 0
     while True:
         yield at
-        frame = _after_id3(content, at)
+        frame = after_id3(content, at)
         first = _XING.search(content, frame, frame + 64)
         search_from = frame + 4
         if first is not None and _frame_of(content, first.start()) == frame:
@@ -156,7 +171,7 @@ def _mp3_starts(content: bytes) -> Iterator[int]:
         if following is None:
             return
         tag = content.rfind(b"ID3", search_from, following)
-        at = tag if tag >= 0 and _after_id3(content, tag) == following else following
+        at = tag if tag >= 0 and after_id3(content, tag) == following else following
 
 
 def _frame_of(content: bytes, xing: int) -> int | None:
@@ -165,7 +180,7 @@ def _frame_of(content: bytes, xing: int) -> int | None:
     return next((start for start in starts if start >= 0 and _frame_size(content, start)), None)
 
 
-def _after_id3(content: bytes, at: int) -> int:
+def after_id3(content: bytes, at: int) -> int:
     """Return where the sound begins behind the ID3 tags at `at`."""
     while content.startswith(b"ID3", at) and at + 10 <= len(content):
         sizes = content[at + 6 : at + 10]

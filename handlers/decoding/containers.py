@@ -41,11 +41,7 @@ def opened(
 
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {cure}")
-    options = {
-        "format_whitelist": ",".join(formats),
-        "protocol_whitelist": "",
-        "max_pixels": str(max_pixels),
-    }
+    options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "", "max_pixels": str(max_pixels)}
     try:
         container = av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
+from PIL import Image
+
+from handlers.decoding.children import processes
 from handlers.decoding.children.images import TIFF_STARTS, dpi_of
-from handlers.decoding.document_pages import Page, chosen_pages, page_image
-from handlers.decoding.document_pdf import read_pdf, read_tiff, start_of_pdf
+from handlers.decoding.children.processes import ChildEnded, Limits
+from handlers.decoding.document_pages import Page, chosen_pages, fewer_pages, page_image
 from handlers.decoding.images import read_image
-from handlers.errors import InvalidInput, MediaCorrupt
-from handlers.file_kinds import Family, kind_of, misplaced, unread
-from handlers.media import Media
-from handlers.options.spec import shown
+from handlers.errors import MediaCorrupt
+from handlers.file_kinds import Family, kind_of, misplaced, refusal
+from handlers.media import encoded_file
 from handlers.settings import MediaSettings
 
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
 _WANTED: tuple[Family, ...] = ("document", "image")
 _CURE = "send a whole PDF, TIFF or other image"
+
+_PDF = "handlers.decoding.children.pdf:read_pages"
+_TIFF = "handlers.decoding.children.child_functions:tiff_pages"
+"""What reads these in child processes: some files make their decoder crash, hang or take all memory."""
+
+_MOST_JUNK = 16 * 1024
+"""Bytes before a PDF that are passed over, as readers do; what mail servers and scanners put there."""
 
 
 def read_document(
@@ -34,27 +44,24 @@ def read_document(
         MediaTooLarge: permanent; more pages than `limits.max_pages`, or pictures that together have more
             than `limits.max_image_pixels`; found before anything is rendered.
     """
-    match value:
-        case Media(content=content, source=source):
-            what = f"{field} ({source})"
-        case bytes() | bytearray() | memoryview():
-            content, what = bytes(value), f"{field} (bytes)"
-        case str():
-            raise InvalidInput(
-                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
-            )
-        case _:
-            return _single(value, field, limits, pages)
+    file = encoded_file(value, field, besides=object)
+    if file is None:
+        return _single(value, field, limits, pages)
+    content, what = file
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); send a whole PDF or image")
     if content.startswith(TIFF_STARTS):
-        return read_tiff(content, what, limits=limits, pages=pages)
+        children = limits.document_children.for_images(limits.max_image_pixels)
+        return _pages(_TIFF, content, what, limits, children, {"pages": pages})
     if not content.startswith(_PICTURE_STARTS):  # in which a PDF may be embedded
-        if (start := start_of_pdf(content)) is not None:
-            return read_pdf(content[start:], what, limits=limits, pages=pages, with_images=with_images)
-        told = misplaced(content, wanted=_WANTED, cure=_CURE)
-        if told or kind_of(content) is None:
-            raise MediaCorrupt(f"{what} is {told or unread(content, wanted=_WANTED, cure=_CURE)}")
+        if (start := content.find(b"%PDF-", 0, _MOST_JUNK)) >= 0:
+            content = content[start:]
+            if _is_cut_short(content):
+                raise MediaCorrupt(f"{what} is cut short: it has no end-of-file mark; send a whole PDF file")
+            more = {"pages": pages, "max_letters": limits.max_document_letters, "with_images": with_images}
+            return _pages(_PDF, content, what, limits, limits.document_children, more)
+        if kind_of(content) is None or misplaced(content, wanted=_WANTED, cure=_CURE):
+            raise MediaCorrupt(f"{what} is {refusal(content, wanted=_WANTED, cure=_CURE)}")
     try:
         return _single(value, field, limits, pages)
     except MediaCorrupt as error:
@@ -66,3 +73,31 @@ def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[P
     image = read_image(value, field=field, max_pixels=limits.max_image_pixels, children=limits.children)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
     return [page_image(1, image, dpi_of(image))]
+
+
+def _pages(
+    function: str, content: bytes, what: str, limits: MediaSettings, children: Limits, more: dict[str, Any]
+) -> list[Page]:
+    arguments = {"what": what, "max_pages": limits.max_pages, "max_pixels": limits.max_image_pixels, **more}
+    count = 1
+    try:
+        with closing(processes.documents.call(function, content, arguments, children)) as found:
+            count, _ = next(found)
+            return [_page(page, block) for page, block in found]
+    except ChildEnded as ended:
+        raise ended.refusal(what, children, cure=fewer_pages(count)) from ended
+
+
+def _page(page: dict[str, Any], block: bytearray) -> Page:
+    stride, size = page.pop("stride"), (page["width"], page["height"])
+    image = Image.frombytes("RGB", size, block, "raw", "RGB", stride) if block else None
+    return {**page, "image": image}  # type: ignore[typeddict-item]
+
+
+def _is_cut_short(content: bytes) -> bool:
+    """Tell whether the end is missing: no mark of it, or parts of a file behind the last one.
+
+    A file that was changed has a mark after each change, and one made for the web has one near its start.
+    """
+    mark = content.rfind(b"%%EOF")
+    return mark < 0 or b" obj" in content[mark:]

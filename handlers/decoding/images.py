@@ -16,11 +16,11 @@ from PIL import ExifTags, Image
 from handlers.decoding.children.images import are_few, dpi_of, is_quick, read_in_child
 from handlers.decoding.children.processes import Limits
 from handlers.decoding.image_metadata import without_metadata
-from handlers.decoding.pixel_budget import PixelBudget, check_shape
-from handlers.errors import InferenceError, InvalidInput, MediaCorrupt, MediaTooLarge
-from handlers.file_kinds import misplaced, unread
+from handlers.decoding.pixel_budget import PixelBudget, check_size
+from handlers.errors import InferenceError, InvalidInput, MediaCorrupt
+from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
-from handlers.media import Media
+from handlers.media import encoded_file
 from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
@@ -75,9 +75,7 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
         for index, value in enumerate(several)
     ]
     budget = PixelBudget(
-        "data.images",
-        limits.max_image_pixels,
-        cure="send fewer of them in one request, or scale them down",
+        "data.images", limits.max_image_pixels, cure="send fewer of them in one request, or scale them down"
     )
     for picture in pictures:
         budget.spend(picture.what, picture.width, picture.height)
@@ -123,37 +121,21 @@ class _Picture:
 
 def _picture(value: Any, field: str, max_pixels: int, children: Limits | None) -> _Picture:
     """Return the image in `value` by its header or shape; raises as `read_image` does."""
-    match value:
-        case Media(content=content, source=source):
-            return _file(content, f"{field} ({source})", max_pixels, children)
-        case bytes() | bytearray() | memoryview():
-            return _file(bytes(value), f"{field} (bytes)", max_pixels, children)
-        case Image.Image():
-            what = f"{field} (a PIL image)"
-            return _sized(value.width, value.height, what, max_pixels, partial(_loaded, value, what))
-        case np.ndarray():
-            return _array(value, field, max_pixels)
-        case str():
-            raise InvalidInput(
-                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
-            )
-        case _:
-            raise InvalidInput(
-                f"{field} is a {type(value).__name__}; it must be an address, bytes, a PIL image or a numpy array"
-            )
+    arrays = (Image.Image, np.ndarray)
+    if file := encoded_file(value, field, besides=arrays, named=", a PIL image or a numpy array"):
+        return _file(*file, max_pixels, children)
+    if isinstance(value, np.ndarray):
+        return _array(value, field, max_pixels)
+    what = f"{field} (a PIL image)"
+    return _sized(value.width, value.height, what, max_pixels, partial(_loaded, value, what))
 
 
 def _sized(
     width: int, height: int, what: str, max_pixels: int, decode: Callable[[], Image.Image]
 ) -> _Picture:
-    if width * height > max_pixels:
-        raise MediaTooLarge(
-            f"{what} is {width} x {height} = {width * height} pixels; media.max_image_pixels allows "
-            f"{max_pixels}: scale it down"
-        )
     if not width * height:
         raise MediaCorrupt(f"{what} is {width} x {height}: it has no pixels; {_CURE}")
-    check_shape(width, height, what)
+    check_size(what, width, height, max_pixels)
     return _Picture(what, width, height, decode)
 
 
@@ -204,7 +186,7 @@ def _opened(content: bytes, what: str) -> Image.Image:
                 "cut short" if _is_cut(error) else "damaged at its beginning, or of a kind that is not read"
             )
             raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
-    raise MediaCorrupt(f"{what} is {unread(content, wanted=('image',), cure=_CURE)}")
+    raise MediaCorrupt(f"{what} is {refusal(content, wanted=('image',), cure=_CURE)}")
 
 
 def _loaded(image: Image.Image, what: str) -> Image.Image:

@@ -8,16 +8,23 @@ _MOST_ASPECT = 200
 """How many times the other a side of a picture may be."""
 
 
-def check_shape(width: int, height: int, what: str) -> None:
-    """Refuse a picture of which models that scale the shorter side up make billions of pixels.
+def check_size(
+    what: str, width: int, height: int, max_pixels: int, *, has: str = "is", cure: str = "scale it down"
+) -> None:
+    """Refuse a picture that is too large, or of which models that scale the shorter side up make billions of pixels.
 
     Raises:
-        MediaTooLarge: permanent; one side is more than 200 times the other.
+        MediaTooLarge: permanent; more than `max_pixels`, or one side is more than 200 times the other.
     """
+    if width * height > max_pixels:
+        raise MediaTooLarge(
+            f"{what} {has} {width} x {height} = {width * height} pixels; media.max_image_pixels allows {max_pixels}: "
+            f"{cure}"
+        )
     if max(width, height) > _MOST_ASPECT * min(width, height):
         raise MediaTooLarge(
-            f"{what} is {width} x {height} pixels; one side may be at most {_MOST_ASPECT} times the other: cut it into "
-            "pieces, or pad it"
+            f"{what} {has} {width} x {height} pixels; one side may be at most {_MOST_ASPECT} times the other: cut it "
+            "into pieces, or pad it"
         )
 
 
@@ -40,12 +47,7 @@ class PixelBudget:
         Raises:
             MediaTooLarge: permanent; it does not fit beside those counted before, or is far too long.
         """
-        check_shape(width, height, f"{self._what}: {place}")
-        if width * height > self._max_pixels:
-            raise MediaTooLarge(
-                f"{self._what}: {place} is {width} x {height} = {width * height} pixels; "
-                f"media.max_image_pixels allows {self._max_pixels}: {self._cure_of_one}"
-            )
+        check_size(f"{self._what}: {place}", width, height, self._max_pixels, cure=self._cure_of_one)
         self._spent += width * height
         if self._spent > self._max_pixels:
             raise MediaTooLarge(

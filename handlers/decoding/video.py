@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 
 from handlers.decoding import containers
 from handlers.decoding.audio_parts import parts_of
-from handlers.decoding.audio_truncation import MissingEnd
 from handlers.decoding.children import processes
 from handlers.decoding.children.processes import ChildEnded
-from handlers.decoding.container_truncation import missing_end_of_container
-from handlers.decoding.pixel_budget import check_shape
+from handlers.decoding.pixel_budget import check_size
+from handlers.decoding.truncation import MissingEnd, missing_end_of_container
 from handlers.decoding.video_frames import FrameIndex, decode_frames, index_frames
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
-from handlers.file_kinds import Family, misplaced, unread
+from handlers.file_kinds import TAKEN_BY, refusal
 from handlers.logger import get_logger
-from handlers.media import Media
+from handlers.media import encoded_file
 from handlers.options.spec import shown
 from handlers.settings import MediaSettings
 
@@ -106,22 +105,10 @@ def read_video(
     """
     sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
     decode = _decode_in_child if in_child else decode_file
-    match value:
-        case Media(content=content, source=source):
-            return decode(content, f"{field} ({source})", limits, num_frames=num_frames, every_s=every_s)
-        case bytes() | bytearray() | memoryview():
-            return decode(bytes(value), f"{field} (bytes)", limits, num_frames=num_frames, every_s=every_s)
-        case np.ndarray():
-            everything = num_frames is None and every_s is None
-            return _from_array(value, field, limits, frame_rate, None if everything else sampling)
-        case str():
-            raise InvalidInput(
-                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
-            )
-        case _:
-            raise InvalidInput(
-                f"{field} is a {type(value).__name__}; it must be an address, bytes or a numpy array"
-            )
+    if file := encoded_file(value, field, besides=np.ndarray):
+        return decode(*file, limits, num_frames=num_frames, every_s=every_s)
+    everything = num_frames is None and every_s is None
+    return _from_array(value, field, limits, frame_rate, None if everything else sampling)
 
 
 def decode_file(
@@ -132,16 +119,16 @@ def decode_file(
     missing = missing_end_of_container(content)
     with _opened(content, what, limits, missing) as container:
         stream = _picture_stream(container, what)
-        _check_size(stream.codec_context.width, stream.codec_context.height, what, limits)
+        size = stream.codec_context.width, stream.codec_context.height
+        check_size(what, *size, limits.max_image_pixels, has="has frames of")
         claimed_s = containers.claimed_duration_s(container, stream.index)
         if claimed_s is not None:
             _check_length(claimed_s, what, limits)
         index = index_frames(container, stream)
-        size = stream.codec_context.width, stream.codec_context.height
     if not index.shown:
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, limits)
-    _check_count(index.duration_s, what, limits, sampling)
+    _check_count(sampling.count(index.duration_s), what, limits)
     lost = []
     if missing:
         whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
@@ -172,7 +159,7 @@ def _decode_in_child(
     """Return what `decode_file` does, from a child process: a file of some kilobytes can ask for minutes of work."""
     its = limits.model_dump(mode="json")
     arguments = {"what": what, "limits": its, "num_frames": num_frames, "every_s": every_s}
-    function = "handlers.decoding.children.child_functions:video"
+    function = "handlers.decoding.children.video:video"
     try:
         with closing(processes.pictures.call(function, content, arguments, limits.children)) as found:
             [(about, block)] = found
@@ -182,17 +169,13 @@ def _decode_in_child(
 
 
 def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> Any:
-    wanted: tuple[Family, ...] = ("video",)
     cut = f"cut short: {missing.text}; {_CURE}" if missing else ""
-    refusal = (
-        misplaced(content, wanted=wanted, cure=_CURE) or cut or unread(content, wanted=wanted, cure=_CURE)
-    )
     return containers.opened(
         content,
         what,
         formats=_FORMATS,
         max_pixels=limits.max_image_pixels,
-        refusal=refusal,
+        refusal=refusal(content, wanted=("video",), cure=_CURE, cut=cut),
         cure=_CURE,
     )
 
@@ -204,12 +187,8 @@ def _picture_stream(container: InputContainer, what: str) -> VideoStream:
     moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not moving:
         kinds = "a cover picture" if known else containers.kinds(container)
-        belongs = (
-            "; send it as data.audio to task asr or audio-classification, or "
-            if container.streams.audio
-            else "; "
-        )
-        raise MediaCorrupt(f"{what} holds no video, only {kinds}{belongs}{_CURE}")
+        elsewhere = f"{TAKEN_BY['sound']}, or " if container.streams.audio else ""
+        raise MediaCorrupt(f"{what} holds no video, only {kinds}; {elsewhere}{_CURE}")
     return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
 
 
@@ -288,25 +267,16 @@ def _from_array(
         )
     if not array.size:
         raise MediaCorrupt(f"{field} has shape {array.shape}: it holds no pictures; send some frames")
-    _check_size(array.shape[2], array.shape[1], field, limits)
+    check_size(field, array.shape[2], array.shape[1], limits.max_image_pixels, has="has frames of")
     count, duration_s = len(array), len(array) / rate
     taken = list(range(count))
     if sampling is not None:
-        _check_count(duration_s, field, limits, sampling)
+        _check_count(sampling.count(duration_s), field, limits)
         taken = sorted({min(count - 1, int(moment * rate + 1e-6)) for moment in sampling.moments(duration_s)})
-    elif count > limits.max_frames:
-        raise MediaTooLarge(_too_many(field, count, limits))
+    else:
+        _check_count(count, field, limits)
     frames = array if len(taken) == count else array[taken]
     return Video(frames, [round(index / rate, 6) for index in taken], round(duration_s, 6))
-
-
-def _check_size(width: int, height: int, what: str, limits: MediaSettings) -> None:
-    if width * height > limits.max_image_pixels:
-        raise MediaTooLarge(
-            f"{what} has frames of {width} x {height} = {width * height} pixels; media.max_image_pixels "
-            f"allows {limits.max_image_pixels}: scale it down"
-        )
-    check_shape(width, height, f"a frame of {what}")
 
 
 def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:
@@ -327,13 +297,9 @@ def _check_length(duration_s: float, what: str, limits: MediaSettings) -> None:
         )
 
 
-def _check_count(duration_s: float, what: str, limits: MediaSettings, sampling: Sampling) -> None:
-    if (count := sampling.count(duration_s)) > limits.max_frames:
-        raise MediaTooLarge(_too_many(what, count, limits))
-
-
-def _too_many(what: str, count: int, limits: MediaSettings) -> str:
-    return (
-        f"{what} would give {count} frames; media.max_frames allows {limits.max_frames}: lower "
-        "options.num_frames, or raise options.every_s"
-    )
+def _check_count(count: int, what: str, limits: MediaSettings) -> None:
+    if count > limits.max_frames:
+        raise MediaTooLarge(
+            f"{what} would give {count} frames; media.max_frames allows {limits.max_frames}: lower "
+            "options.num_frames, or raise options.every_s"
+        )

@@ -27,11 +27,7 @@ _REQUEST = (
 )
 _SAMPLING = (
     OptionSpec(
-        "min_p",
-        "number",
-        "Leave out tokens below this share of the likeliest one's probability.",
-        0,
-        1,
+        "min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1
     ),
     OptionSpec("typical_p", "number", "Draw from tokens as surprising as usual; 1 draws from all.", 0, 1),
     OptionSpec("tfs_z", "number", "Tail-free sampling of older servers; 1 is none.", 0, 100),
@@ -48,11 +44,7 @@ _SAMPLING = (
     ),
     OptionSpec("presence_penalty", "number", "Above 0, tokens that came at all become less likely.", -2, 2),
     OptionSpec(
-        "frequency_penalty",
-        "number",
-        "Above 0, tokens become less likely each time they come.",
-        -2,
-        2,
+        "frequency_penalty", "number", "Above 0, tokens become less likely each time they come.", -2, 2
     ),
     OptionSpec("penalize_newline", "boolean", "Whether repeat_penalty counts line ends; older servers."),
     OptionSpec(

@@ -1,4 +1,4 @@
-"""What children run of the decoders of pictures: generators of (value, block of bytes) pairs."""
+"""What children run of the decoders of images: generators of (value, block of bytes) pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from handlers.decoding import images
 from handlers.decoding.children.images import dpi_of
 from handlers.decoding.document_pages import chosen_pages, page_budget
 from handlers.errors import InferenceError, MediaCorrupt
-from handlers.settings import MediaSettings
 
 _STRIP_PIXELS = 4_000_000
 """Pixels that leave a child at a time."""
@@ -58,23 +57,3 @@ def _frames(
         picture = images.read_image(tiff, field=f"{what} page {number}", max_pixels=max_pixels)
         page = {"number": number, "width": picture.width, "height": picture.height, "dpi": dpi_of(picture)}
         yield {**page, "words": None, "layer": [], "stride": 3 * picture.width}, picture.tobytes()
-
-
-def video(
-    content: bytes, *, what: str, limits: dict[str, Any], num_frames: int | None, every_s: float | None
-) -> Iterator[tuple[dict[str, Any], memoryview]]:
-    """Yield the fields of a `handlers.decoding.video.Video` with the bytes of its frames."""
-    import numpy as np
-
-    from handlers.decoding.video import decode_file
-
-    its = MediaSettings.model_validate(limits)
-    found = decode_file(content, what, its, num_frames=num_frames, every_s=every_s)
-    frames = np.ascontiguousarray(found.frames)
-    about = {
-        "shape": frames.shape,
-        "frame_times_s": found.frame_times_s,
-        "duration_s": found.duration_s,
-        "truncated": found.truncated,
-    }
-    yield about, frames.data.cast("B")

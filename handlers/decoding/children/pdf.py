@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pypdfium2 import PdfDocument, PdfiumError, PdfPage  # type: ignore[import-untyped]
+from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY  # type: ignore[import-untyped]
 
 from handlers.decoding.children.pdf_pictures import has_unread_pictures
+from handlers.decoding.children.pdf_words import words_of
 from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_budget
-from handlers.decoding.document_words import words_of
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
-
-if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument, PdfPage  # type: ignore[import-untyped]
 
 PIXELS_PER_INCH = 150
 """Of pictures and boxes: 10 point letters are 20 pixels high."""
@@ -63,9 +63,6 @@ def read_pages(
 
 @contextmanager
 def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
-    from pypdfium2 import PdfDocument, PdfiumError
-    from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY  # type: ignore[import-untyped]
-
     try:
         pdf = PdfDocument(content)
     except PdfiumError as error:
@@ -85,8 +82,6 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
 
 @contextmanager
 def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
-    from pypdfium2 import PdfiumError
-
     try:
         with closing(pdf[number - 1]) as page:
             yield page

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from handlers.decoding.document_words import Box, ToPixels, pixels_of
+from pypdfium2 import PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
 
-if TYPE_CHECKING:
-    from pypdfium2 import PdfPage, PdfTextPage  # type: ignore[import-untyped]
-
-    from handlers.decoding.document_pages import Word
+from handlers.decoding.children.pdf_words import Box, ToPixels, pixels_of
+from handlers.decoding.document_pages import Word
 
 _CELLS = 64
 """The page is looked at in a grid of so many cells each way."""
@@ -57,25 +55,17 @@ def has_unread_pictures(
 
 def _pictures(page: Any, form: Any, matrix: Matrix, depth: int) -> Iterator[list[tuple[float, float]]]:
     """Yield the corners of each picture in points of the page."""
-    from pypdfium2.raw import (  # type: ignore[import-untyped]
-        FPDF_PAGEOBJ_FORM,
-        FPDF_PAGEOBJ_IMAGE,
-        FPDFFormObj_CountObjects,
-        FPDFFormObj_GetObject,
-        FPDFPage_CountObjects,
-        FPDFPage_GetObject,
-        FPDFPageObj_GetType,
-    )
-
     if depth > _DEEPEST:
         return
-    count = FPDFPage_CountObjects(page) if form is None else FPDFFormObj_CountObjects(form)
+    count = raw.FPDFPage_CountObjects(page) if form is None else raw.FPDFFormObj_CountObjects(form)
     for index in range(count):
-        found = FPDFPage_GetObject(page, index) if form is None else FPDFFormObj_GetObject(form, index)
-        kind = FPDFPageObj_GetType(found)
-        if kind in (FPDF_PAGEOBJ_IMAGE, FPDF_PAGEOBJ_FORM):
+        found = (
+            raw.FPDFPage_GetObject(page, index) if form is None else raw.FPDFFormObj_GetObject(form, index)
+        )
+        kind = raw.FPDFPageObj_GetType(found)
+        if kind in (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM):
             placed = _within(_matrix(found), matrix)
-            if kind == FPDF_PAGEOBJ_FORM:
+            if kind == raw.FPDF_PAGEOBJ_FORM:
                 yield from _pictures(page, found, placed, depth + 1)
             else:
                 a, b, c, d, e, f = placed
@@ -83,10 +73,8 @@ def _pictures(page: Any, form: Any, matrix: Matrix, depth: int) -> Iterator[list
 
 
 def _matrix(found: Any) -> Matrix:
-    from pypdfium2.raw import FS_MATRIX, FPDFPageObj_GetMatrix
-
-    matrix = FS_MATRIX()
-    if not FPDFPageObj_GetMatrix(found, ctypes.byref(matrix)):
+    matrix = raw.FS_MATRIX()
+    if not raw.FPDFPageObj_GetMatrix(found, ctypes.byref(matrix)):
         return (0, 0, 0, 0, 0, 0)
     return matrix.a, matrix.b, matrix.c, matrix.d, matrix.e, matrix.f
 
@@ -127,12 +115,10 @@ def _marked(boxes: Sequence[Box], width: int, height: int) -> list[int]:
 
 def _is_invisible(text: PdfTextPage) -> bool:
     """Tell whether most of the letters, or of a sample of them, are not drawn."""
-    from pypdfium2.raw import FPDFText_GetTextObject, FPDFTextObj_GetTextRenderMode
-
     count = text.count_chars()
     modes = [
-        FPDFTextObj_GetTextRenderMode(found)
+        raw.FPDFTextObj_GetTextRenderMode(found)
         for index in range(0, count, max(1, count // _LETTERS_LOOKED_AT))
-        if (found := FPDFText_GetTextObject(text.raw, index))
+        if (found := raw.FPDFText_GetTextObject(text.raw, index))
     ]
     return 2 * modes.count(_INVISIBLE) > len(modes)

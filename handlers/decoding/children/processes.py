@@ -135,18 +135,6 @@ class ChildPool:
             InternalError: permanent; the function raised anything else, which is logged.
         """
         call = Call(function, arguments, limits.memory_bytes, limits.timeout_s)
-        with self._begun(call, content, limits) as answers:
-            yield from answers
-
-    def close(self) -> None:
-        """End the children that are idle."""
-        with self._changed:
-            idle, self._idle = self._idle, []
-        for child in idle:
-            child.end()
-
-    @contextlib.contextmanager
-    def _begun(self, call: Call, content: Block, limits: Limits) -> Iterator[Iterator[tuple[Any, bytearray]]]:
         with self._changed:
             while self._busy >= limits.processes:
                 self._changed.wait()
@@ -161,7 +149,7 @@ class ChildPool:
                 child = _Child()
                 if not child.begins(call, content, until):
                     raise child.ended()
-            yield child.answers(call, until)
+            yield from child.answers(call, until)
         finally:
             is_fit = child is not None and child.is_fit
             if child is not None and not is_fit:
@@ -171,6 +159,13 @@ class ChildPool:
                 if child is not None and is_fit:
                     self._idle.append(child)
                 self._changed.notify()
+
+    def close(self) -> None:
+        """End the children that are idle."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
 
     def _forget(self) -> None:
         """Leave the children to the process that this one was forked from."""
@@ -236,13 +231,14 @@ class _Child:
         """End the process, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._close()
 
     def forget(self) -> None:
         """Close the pipes of a process that is not a child of this one."""
         self._process.returncode = 0  # it is not ours to wait for
+        self._close()
+
+    def _close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -1,9 +1,12 @@
-"""Recordings that lost their end, which decoders read without complaint as shorter ones."""
+"""Files of sound and pictures that lost their end, which decoders read without complaint as shorter ones."""
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
+
+from handlers.decoding.audio_parts import after_id3, boxes
 
 _ENOUGH = 0.5
 """Of a file that tells how long it should be, more than this part must be there for it to be used."""
@@ -16,6 +19,9 @@ _UNTOLD_SIZE = (1 << 64) - 1
 
 _WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
+_KIND = re.compile(rb"[ -~\xa9]{4}")
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
 
 @dataclass(frozen=True, slots=True)
 class MissingEnd:
@@ -25,8 +31,11 @@ class MissingEnd:
     share: float | None = None
 
     @classmethod
-    def of(cls, promised: int, came: int) -> MissingEnd:
-        """Return what is missing of a file by the size in its header, in bytes."""
+    def of(cls, promised: int, content: bytes, *, start: int = 0) -> MissingEnd | None:
+        """Return what is missing of a file that promises so many bytes from `start` on, None where they are there."""
+        came = len(content) - start
+        if promised <= came:
+            return None
         return cls(f"its header promises {promised} bytes and {came} came", came / promised)
 
     @property
@@ -46,7 +55,7 @@ def missing_end(content: bytes) -> MissingEnd | None:
     promised = _promised(content)
     if promised is None:
         return _missing_of_mp3(content)
-    return MissingEnd.of(promised, len(content)) if len(content) + 1 < promised else None
+    return MissingEnd.of(promised, content) if len(content) + 1 < promised else None
 
 
 def _promised(content: bytes) -> int | None:
@@ -95,10 +104,7 @@ def _missing_of_ogg(content: bytes) -> MissingEnd | None:
 
 
 def _missing_of_mp3(content: bytes) -> MissingEnd | None:
-    start = 0
-    if content[:3] == b"ID3" and len(content) > 10:
-        sizes = content[6:10]
-        start = 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
+    start = after_id3(content, 0)
     first_frame = content[start : start + 200]
     if first_frame[:1] != b"\xff":
         return None
@@ -109,6 +115,46 @@ def _missing_of_mp3(content: bytes) -> MissingEnd | None:
     has_frames, has_size = flags & 1, flags & 2
     claimed = (size if has_frames else frames) if has_size else 0
     # Encoders disagree on whether the tag's own frame and the tags at the end count: allow a hundredth.
-    if claimed * 0.99 > len(content) - start:
-        return MissingEnd.of(claimed, len(content) - start)
+    return MissingEnd.of(claimed, content, start=start) if claimed * 0.99 > len(content) - start else None
+
+
+def missing_end_of_container(content: bytes) -> MissingEnd | None:
+    """Return what is missing of an mp4, webm or avi file that ends too early, else None.
+
+    Source: ISO/IEC 14496-12 section 4.2 (boxes of mp4); RFC 8794 section 4 (sizes in webm).
+    """
+    if content[4:8] in (b"ftyp", b"styp", b"moov"):
+        return _missing_of_mp4(content)
+    if content[:4] == _EBML:
+        return _missing_of_webm(content)
+    if content[:4] == b"RIFF" and content[8:12] == b"AVI ":
+        return MissingEnd.of(int.from_bytes(content[4:8], "little") + 8, content)
     return None
+
+
+def _missing_of_mp4(content: bytes) -> MissingEnd | None:
+    end, kinds = 0, set()
+    for start, kind, size in boxes(content):
+        if size < 8 or not _KIND.fullmatch(kind):  # not a box, but bytes that somebody put behind them
+            break
+        kinds.add(kind)
+        end = start + size
+    missing = None if b"moov" in kinds else MissingEnd("its index (moov) did not come")
+    return MissingEnd.of(end, content) or missing
+
+
+def _missing_of_webm(content: bytes) -> MissingEnd | None:
+    header_size, header_start = _size_at(content, 4)
+    segment = header_start + (header_size or 0)
+    if content[segment : segment + 4] != _SEGMENT:
+        return MissingEnd("its segment did not come")
+    size, start = _size_at(content, segment + 4)
+    return None if size is None else MissingEnd.of(start + size, content)
+
+
+def _size_at(content: bytes, position: int) -> tuple[int | None, int]:
+    """Return the size written at `position`, None where it is unknown, and where what it counts begins."""
+    first = content[position] if position < len(content) else 0
+    length = 9 - first.bit_length()
+    value = int.from_bytes(content[position : position + length], "big") & ((1 << 7 * length) - 1)
+    return (None if value == (1 << 7 * length) - 1 else value), position + length

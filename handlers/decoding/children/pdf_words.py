@@ -6,12 +6,10 @@ import ctypes
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from pypdfium2 import PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
 
 from handlers.decoding.document_pages import Word
-
-if TYPE_CHECKING:
-    from pypdfium2 import PdfPage, PdfTextPage  # type: ignore[import-untyped]
 
 Box = tuple[int, int, int, int]
 ToPixels = Callable[[float, float], tuple[int, int] | None]
@@ -78,31 +76,27 @@ def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[
 
 def pixels_of(page: PdfPage, width: int, height: int) -> ToPixels:
     """Return what turns a point of the page into pixels, whichever way the page is turned."""
-    from pypdfium2.raw import FPDF_PageToDevice  # type: ignore[import-untyped]
-
     column, row = ctypes.c_int(), ctypes.c_int()
 
     def to_pixels(x: float, y: float) -> tuple[int, int] | None:
-        is_known = FPDF_PageToDevice(page.raw, 0, 0, width, height, 0, x, y, column, row)
+        is_known = raw.FPDF_PageToDevice(page.raw, 0, 0, width, height, 0, x, y, column, row)
         return (column.value, row.value) if is_known else None
 
     return to_pixels
 
 
 def _letters(page: PdfPage, text: PdfTextPage, to_pixels: ToPixels) -> Iterator[_Letter]:
-    from pypdfium2.raw import FS_RECTF, FPDFText_GetCharAngle, FPDFText_GetLooseCharBox, FPDFText_GetUnicode
-
     rotation = math.radians(page.get_rotation())
-    found = FS_RECTF()
+    found = raw.FS_RECTF()
     for index in range(text.count_chars()):
-        code = FPDFText_GetUnicode(text.raw, index)
+        code = raw.FPDFText_GetUnicode(text.raw, index)
         letter = _SOFT_HYPHEN if code == _HYPHEN else chr(code) if 0 < code <= 0x10FFFF else _UNKNOWN
         box = turned = None
         # As high as its font, and so are all letters of a line.
-        if FPDFText_GetLooseCharBox(text.raw, index, found):
+        if raw.FPDFText_GetLooseCharBox(text.raw, index, found):
             first, last = to_pixels(found.left, found.top), to_pixels(found.right, found.bottom)
             box = _around((first, last)) if first and last else None
-            angle = FPDFText_GetCharAngle(text.raw, index)  # clockwise; negative where it is not known
+            angle = raw.FPDFText_GetCharAngle(text.raw, index)  # clockwise; negative where it is not known
             if angle >= 0 and _LEVEL < (angle + rotation) % math.tau < math.tau - _LEVEL:
                 turned = _turned(text, index, found.right - found.left + found.top - found.bottom)
         yield _Letter(letter, box, turned)
@@ -110,13 +104,13 @@ def _letters(page: PdfPage, text: PdfTextPage, to_pixels: ToPixels) -> Iterator[
 
 def _turned(text: PdfTextPage, index: int, sides: float) -> _Turned | None:
     """Return where a letter stands around which an upright box of two `sides`, added, was drawn."""
-    from pypdfium2.raw import FS_MATRIX, FPDFText_GetCharOrigin, FPDFText_GetFontSize, FPDFText_GetMatrix
-
-    x, y, matrix = ctypes.c_double(), ctypes.c_double(), FS_MATRIX()
-    if not FPDFText_GetCharOrigin(text.raw, index, x, y) or not FPDFText_GetMatrix(text.raw, index, matrix):
+    x, y, matrix = ctypes.c_double(), ctypes.c_double(), raw.FS_MATRIX()
+    if not raw.FPDFText_GetCharOrigin(text.raw, index, x, y) or not raw.FPDFText_GetMatrix(
+        text.raw, index, matrix
+    ):
         return None
     angle = math.atan2(matrix.b, matrix.a)
-    size = FPDFText_GetFontSize(text.raw, index) * math.hypot(matrix.c, matrix.d)
+    size = raw.FPDFText_GetFontSize(text.raw, index) * math.hypot(matrix.c, matrix.d)
     # The box around a turned letter of that reach and height has sides of (reach + height) (|cos| + |sin|).
     reach = sides / (abs(math.cos(angle)) + abs(math.sin(angle))) - (_ASCENT + _DESCENT) * size
     return _Turned(x.value, y.value, angle, size, max(reach, _DESCENT * size))
