@@ -46,7 +46,7 @@ _LOOK_EVERY_S = 1.0
 _SAY_AFTER_S = 5.0
 """How long a group may keep a worker waiting before that is told, in seconds; then after twice as long each time."""
 _ASK_S = 5.0
-_MISSING_REFRESH_S = 5.0
+_MISSING_REFRESH_S = 2.0
 _LEAVE_S = 1.0
 
 
@@ -270,37 +270,24 @@ class Supervisor:
                 f"requests in work are answered before this worker joins group {self._kafka.group_id!r} again, "
                 f"for {self._kafka.answer_in_rebalance_s:g} s at most (kafka.rebalance_timeout_s)"
             )
-        if state == "searching":
-            return await self._why_no_coordinator()
-        await self._look_whether_coordinator_moved()
-        return self._why_waiting()
-
-    async def _look_whether_coordinator_moved(self) -> None:
-        """Break off a join at a broker that is the coordinator no more: where it fell silent, it answers none."""
-        node = self._coordination.node
+        node, group_id = self._coordination.node, self._kafka.group_id
         try:
             async with asyncio.timeout(_ASK_S):
-                present = await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
-        except (errors.KafkaError, OSError, TimeoutError):
-            return  # the next look may ask another broker
-        if present != node and node is not None:
-            self._coordination.disconnect(node)
-
-    async def _why_no_coordinator(self) -> str:
-        try:
-            async with asyncio.timeout(_ASK_S):
-                await self._client.coordinator_lookup(CoordinationType.GROUP, self._kafka.group_id)
+                named = await self._client.coordinator_lookup(CoordinationType.GROUP, group_id)
         except errors.GroupCoordinatorNotAvailableError:
-            return refusal(NO_COORDINATOR, self._kafka).reason
+            reason = refusal(NO_COORDINATOR, self._kafka).reason
         except (errors.KafkaError, OSError, TimeoutError) as error:
-            return f"no coordinator of group {self._kafka.group_id!r} can be asked for: {error!r}"
+            reason = f"no coordinator of group {group_id!r} can be asked for: {error!r}"
+        else:
+            reason = f"the coordinator of group {group_id!r} is named by the brokers and does not answer"
+            if state == "joining" and node is not None and node != named:
+                self._coordination.disconnect(
+                    node
+                )  # it is the coordinator no more, and may have fallen silent
+        if state == "searching":
+            return reason
         return (
-            f"the coordinator of group {self._kafka.group_id!r} is named by the brokers and does not answer"
-        )
-
-    def _why_waiting(self) -> str:
-        return (
-            f"group {self._kafka.group_id!r} waits for its other members to finish what they have in work, "
+            f"group {group_id!r} waits for its other members to finish what they have in work, "
             f"up to the longest kafka.rebalance_timeout_s among them (here {self._kafka.rebalance_timeout_s:g} s)"
         )
 

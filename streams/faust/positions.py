@@ -30,7 +30,6 @@ log = get_logger(__name__)
 
 _FIND_START_S = 5.0
 _FIND_START_AGAIN_S = 1.0
-_LOOK_FOR_TOPICS_S = 2.0
 
 
 class PartitionReader:
@@ -110,8 +109,6 @@ class PartitionReader:
         )
         assignment.start(committed)
         self._is_open = True
-        if partitions.missing_topics():
-            self._run_beside(self._look_for_topics(partitions))
         partitions.wake()  # those that wait for records of the generation before
         return generation
 
@@ -193,12 +190,6 @@ class PartitionReader:
 
     async def _topic_ids(self, partitions: AssignedPartitions) -> dict[str, str]:
         return await topic_ids(client_of(self.consumer), {topic for topic, _ in partitions.partitions})
-
-    async def _look_for_topics(self, partitions: AssignedPartitions) -> None:
-        """Have topics that are missing read as soon as they are made: where that is news, a rebalance begins."""
-        while partitions.holds and partitions.missing_topics():
-            await asyncio.sleep(_LOOK_FOR_TOPICS_S)
-            await client_of(self.consumer).force_metadata_update()
 
     async def _find_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
         """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""

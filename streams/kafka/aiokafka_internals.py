@@ -246,11 +246,6 @@ class AssignedPartitions:
         asked = [TopicPartition(*one) for one in partitions]
         return await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))  # type: ignore[no-any-return]
 
-    def missing_topics(self) -> set[str]:
-        """Return the topics that are subscribed to and have no partitions, as far as is known."""
-        known = self._consumer.partitions_for_topic
-        return {topic for topic in self._consumer.subscription() if not known(topic)}
-
     def position(self, partition: Place) -> int | None:
         """Return from where aiokafka fetches next, None where that is open."""
         return self._assignment.state_value(partition)._position  # type: ignore[no-any-return]

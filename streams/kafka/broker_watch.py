@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
@@ -28,26 +28,24 @@ _AT_A_STOP_S = 0.5
 _FIRST_LINE_AFTER_S = 30.0
 
 
-class Ask(Protocol):
-    """How brokers are asked; never raises for those that do not answer."""
-
-    async def __call__(self) -> tuple[int, int]:
-        """Return how many brokers are known, and how many of them answer."""
-
-    async def any_answers(self, within_s: float) -> bool:
-        """Return whether one answers in time, as soon as it does."""
-
-
 class BrokerWatch:
     """What is known of the brokers; lives on one event loop.
 
-    Where none answers, one line says so, and one after 30 s, 60 s, 120 s and so on; then one that says they are back.
+    Each has a separate connection: what others send and wait for on theirs does not hold it up. Where none answers,
+    one line says so, and one after 30 s, 60 s, 120 s and so on; then one that says they are back.
     """
 
-    def __init__(self, servers: str, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        servers: str,
+        connect: Callable[[], Awaitable[AIOKafkaClient]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`connect` returns a client that has been told which brokers there are, or raises one of `NO_ANSWER`."""
         self._servers = servers
-        self._ask = ask
+        self._connect = connect
         self._clock = clock
+        self._client: AIOKafkaClient | None = None
         self.known = 0
         """How many brokers the cluster names."""
         self.answering = 0
@@ -72,13 +70,30 @@ class BrokerWatch:
         }
 
     async def any_answers(self) -> bool:
-        """Return, within half a second, whether a broker answers right now."""
-        return await self._ask.any_answers(_AT_A_STOP_S)
+        """Return, within half a second, whether a broker answers right now; as soon as one does."""
+        asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
+        try:
+            for answered in asyncio.as_completed(asking, timeout=_AT_A_STOP_S):
+                if await answered:
+                    return True
+        except TimeoutError:
+            pass
+        finally:
+            for one in asking:
+                one.cancel()
+        return False
 
     async def look(self) -> None:
-        """Ask once."""
+        """Ask all once."""
         asked_at = self._clock()
-        self.known, self.answering = await self._ask()
+        if not self.answering:  # not yet, or all have other addresses by now
+            with contextlib.suppress(*NO_ANSWER):
+                async with asyncio.timeout(PATIENCE_S):
+                    client = await self._connect()
+                await self.close()
+                self._client = client
+        answers = await asyncio.gather(*map(self._answers, nodes := self._nodes()))
+        self.known, self.answering = len(nodes), sum(answers)
         if self.answering:
             if self._since is not None:
                 log.info("broker_back", servers=self._servers, away_s=round(self.away_s, 1))
@@ -98,43 +113,10 @@ class BrokerWatch:
             await self.look()
             await asyncio.sleep(EVERY_S)
 
-
-class _Brokers:
-    """A separate connection to each broker: what others send and wait for on theirs does not hold it up."""
-
-    def __init__(self, connect: Callable[[], Awaitable[AIOKafkaClient]]) -> None:
-        """`connect` returns a client that has been told which brokers there are, or raises one of `NO_ANSWER`."""
-        self._connect = connect
-        self._client: AIOKafkaClient | None = None
-        self._any_answered = False
-
-    async def __call__(self) -> tuple[int, int]:
-        if not self._any_answered:  # not yet, or all have other addresses by now
-            with contextlib.suppress(*NO_ANSWER):
-                async with asyncio.timeout(PATIENCE_S):
-                    client = await self._connect()
-                await self.close()
-                self._client = client
-        answers = await asyncio.gather(*map(self._answers, nodes := self._nodes()))
-        self._any_answered = any(answers)
-        return len(nodes), sum(answers)
-
     async def close(self) -> None:
+        """Close the connections."""
         if self._client is not None:
             await self._client.close()
-
-    async def any_answers(self, within_s: float) -> bool:
-        asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
-        try:
-            for answered in asyncio.as_completed(asking, timeout=within_s):
-                if await answered:
-                    return True
-        except TimeoutError:
-            pass
-        finally:
-            for one in asking:
-                one.cancel()
-        return False
 
     def _nodes(self) -> list[int]:
         return [] if self._client is None else [one.nodeId for one in self._client.cluster.brokers()]
@@ -166,12 +148,11 @@ async def watching(kafka: KafkaSettings) -> AsyncIterator[BrokerWatch]:
         connect_side_by_side(client)
         return client
 
-    brokers = _Brokers(connect)
-    watch = BrokerWatch(kafka.bootstrap_servers, brokers)
+    watch = BrokerWatch(kafka.bootstrap_servers, connect)
     task = shared_task(watch.run(), name="broker watch")
     try:
         yield watch
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await brokers.close()
+        await watch.close()

@@ -75,13 +75,8 @@ class BinaryHeaders:
 # A result and the event about it are of one moment, and so are others of their batch.
 @functools.lru_cache(maxsize=16)
 def _ce_time(milliseconds: int) -> tuple[str, bytes]:
-    seconds, of_second = divmod(milliseconds, 1000)
-    return ("ce_time", f"{_until_seconds(seconds)}.{of_second:03d}+00:00".encode())
-
-
-@functools.lru_cache(maxsize=16)
-def _until_seconds(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return ("ce_time", moment.isoformat(timespec="milliseconds").encode())
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:

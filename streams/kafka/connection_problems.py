@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
@@ -34,20 +33,6 @@ _CERTIFICATE_WRONG = (
     ("expired", "has expired; renew it on the broker"),
     ("not yet valid", "is not valid yet; look at the clocks"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    """What a broker's port speaks."""
-
-    is_tls: bool
-    mechanisms: tuple[str, ...] | None
-    """How clients may log in; None where they do not, or it is not known."""
-
-    @property
-    def protocol(self) -> str:
-        """As kafka.security_protocol names it."""
-        return ("SASL_" if self.mechanisms is not None else "") + ("SSL" if self.is_tls else "PLAINTEXT")
 
 
 async def first_to_answer(options: dict[str, Any]) -> str:
@@ -111,7 +96,7 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
         return _certificate(kafka, where, error)
     except UnsupportedSaslMechanismError:
         listener = await _listener(host, port)
-        offered = ", ".join((listener and listener.mechanisms) or ()) or "others"
+        offered = ", ".join(listener[1] if listener else ()) or "others"
         return (
             f"the broker at {where} does not take kafka.sasl_mechanism={kafka.sasl_mechanism}; it takes {offered}: "
             "set it to one of these"
@@ -156,17 +141,16 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
             f"{where} takes connections and does not answer as a Kafka broker ({_named(error)}); is it frozen or still "
             "starting, or is that the port of something else? Correct kafka.bootstrap_servers"
         )
-    if listener.protocol != asked:
+    protocol, mechanisms = listener
+    if protocol != asked:
         login = (
-            f", kafka.sasl_mechanism to one of {', '.join(listener.mechanisms)}, and user and password"
-            if listener.mechanisms and not asked.startswith("SASL")
+            f", kafka.sasl_mechanism to one of {', '.join(mechanisms)}, and user and password"
+            if mechanisms and not asked.startswith("SASL")
             else ""
         )
-        return (
-            f"the broker at {where} speaks {listener.protocol} and kafka.security_protocol={asked}; set it to "
-            f"{listener.protocol}{login}"
-        )
-    if listener.is_tls and kafka.ssl_certfile is None:
+        speaks = f"the broker at {where} speaks {protocol} and kafka.security_protocol={asked}"
+        return f"{speaks}; set it to {protocol}{login}"
+    if "SSL" in protocol and kafka.ssl_certfile is None:
         return (
             f"the broker at {where} ends the connection after the TLS handshake ({_named(error)}), as one does that "
             "wants a certificate of its clients; set kafka.ssl_certfile and kafka.ssl_keyfile"
@@ -174,8 +158,11 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
     return f"the broker at {where} ends the connection ({_named(error)}); look at its own log, which says why"
 
 
-async def _listener(host: str, port: int) -> _Listener | None:
-    """Return what the port speaks, None where that is nothing of Kafka's."""
+async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:
+    """Return what the port speaks, as kafka.security_protocol has it, None where that is nothing of Kafka's.
+
+    And how clients may log in; nothing where they do not, or it is not known.
+    """
     for is_tls in (True, False):
         context: ssl.SSLContext | None = None
         if is_tls:
@@ -190,23 +177,23 @@ async def _listener(host: str, port: int) -> _Listener | None:
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), _PATIENCE_S)
-        plain = {"security_protocol": "SSL" if is_tls else "PLAINTEXT", "ssl_context": context}
+        protocol = "SSL" if is_tls else "PLAINTEXT"
         try:
-            connection = await _connect(host, port, plain)
+            connection = await _connect(host, port, {"security_protocol": protocol, "ssl_context": context})
         except NO_ANSWER:
             if is_tls:
-                return _Listener(True, None)
+                return protocol, ()
             continue
         try:
             request = SaslHandShakeRequest("PLAIN")
             answer = await asyncio.wait_for(connection.send(request), _PATIENCE_S)
         except NO_ANSWER:
-            return _Listener(is_tls, None)
+            return protocol, ()
         finally:
             await _close(connection)
         if answer.error_code == _ILLEGAL_SASL_STATE:
-            return _Listener(is_tls, None)
-        return _Listener(is_tls, tuple(answer.enabled_mechanisms))
+            return protocol, ()
+        return f"SASL_{protocol}", tuple(answer.enabled_mechanisms)
     return None
 
 

@@ -300,24 +300,6 @@ async def test_nothing_is_taken_for_another_generation_or_while_a_rebalance_runs
 
 
 @with_rig
-async def test_a_topic_that_is_missing_is_looked_for_until_it_is_there(rig: Rig) -> None:
-    partitions, rig.brokers.partitions[TOPIC] = rig.brokers.partitions[TOPIC], 0
-    await rig.assign()
-    asked = 0
-
-    def look_again() -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            rig.brokers.partitions[TOPIC] = partitions
-        return rig.consumer._client.set_topics(())
-
-    rig.consumer._client.force_metadata_update = look_again
-    await asyncio.sleep(60)
-    assert asked == 3
-
-
-@with_rig
 async def test_a_topic_made_again_that_is_longer_than_before_is_noticed_by_its_id(rig: Rig) -> None:
     rig.brokers.topic_ids[TOPIC] = 1
     rig.log.append(3)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import NodeNotReadyError
 
 from streams.delivery.offsets import OffsetTracker
 from streams.faust.membership import Membership
@@ -23,7 +24,8 @@ class Stream:
     def __init__(self, ready_without_broker_s: float | None = 60.0) -> None:
         self.now = 0.0
         self.answering = 3
-        self.watch = BrokerWatch("a:1", self, clock=lambda: self.now)
+        self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in range(3)])
+        self.watch = BrokerWatch("a:1", self.connect, clock=lambda: self.now)
         self.membership = Membership(KafkaSettings(), ["t"], lambda error: None)
         self.membership.state = "joined"
         self.tracker = OffsetTracker(clock=lambda: self.now)
@@ -36,11 +38,14 @@ class Stream:
             ready_without_broker_s=ready_without_broker_s,
         )
 
-    async def __call__(self) -> tuple[int, int]:
-        return 3, self.answering
+    async def connect(self) -> Any:
+        return self
 
-    async def any_answers(self, within_s: float) -> bool:
-        return self.answering > 0
+    async def close(self) -> None: ...
+
+    async def send(self, node: int, request: Any) -> None:
+        if node >= self.answering:
+            raise NodeNotReadyError
 
     async def lose_broker(self, seconds: float) -> None:
         self.answering = 0
