@@ -32,34 +32,26 @@ class S3Settings(Section):
     """The object store that holds the media."""
 
     endpoint_url: str | None = Field(
-        default=None,
-        pattern=r"^https?://\S+$",
-        examples=["http://localhost:8333"],
-        description="Address of an S3-compatible store; unset is AWS itself.",
+        default=None, pattern=r"^https?://\S+$", examples=["http://localhost:8333"]
     )
-    region: str = Field(
-        default="us-east-1", min_length=1, description="Region; most stores but AWS ignore it."
-    )
-    access_key: str | None = Field(
-        default=None,
-        description="Access key; unset takes boto3's own chain (environment, profile, instance role).",
-    )
-    secret_key: SecretStr | None = Field(default=None, description="Secret of access_key.")
-    session_token: SecretStr | None = Field(default=None, description="Token of temporary credentials.")
-    uploads: str | None = Field(
-        default=None,
-        pattern=r"^s3://[^/]+/?",
-        examples=["s3://media/uploads"],
-        description="Where inferstream upload puts files, and inferstream send what is too large for a message; the "
-        "keys must be allowed to write there. Unset: nowhere.",
-    )
-    connect_timeout_s: float = Field(default=5.0, gt=0, le=120, description="Longest wait for a connection.")
-    read_timeout_s: float = Field(
-        default=20.0, gt=0, le=600, description="Longest silence while an object is read."
-    )
-    path_style: bool = Field(
-        default=True, description="Address buckets as host/bucket; false is AWS's own bucket.host."
-    )
+    """Address of an S3-compatible store; unset is AWS itself."""
+    region: str = Field(default="us-east-1", min_length=1)
+    """Region; most stores but AWS ignore it."""
+    access_key: str | None = None
+    """Access key; unset takes boto3's own chain (environment, profile, instance role)."""
+    secret_key: SecretStr | None = None
+    """Secret of access_key."""
+    session_token: SecretStr | None = None
+    """Token of temporary credentials."""
+    uploads: str | None = Field(default=None, pattern=r"^s3://[^/]+/?", examples=["s3://media/uploads"])
+    """Where inferstream upload puts files, and inferstream send what is too large for a message; the keys must
+    be allowed to write there. Unset: nowhere."""
+    connect_timeout_s: float = Field(default=5.0, gt=0, le=120)
+    """Longest wait for a connection."""
+    read_timeout_s: float = Field(default=20.0, gt=0, le=600)
+    """Longest silence while an object is read."""
+    path_style: bool = True
+    """Address buckets as host/bucket; false is AWS's own bucket.host."""
 
     @model_validator(mode="after")
     def _key_has_its_secret(self) -> S3Settings:
@@ -75,87 +67,40 @@ class WorkerSettings(Section):
     """What one worker takes on."""
 
     name: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
-        min_length=1,
-        examples=["gpu-7-4711"],
-        description="Name of this worker in results, events and logs; default: host name and process id.",
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1, examples=["gpu-7-4711"]
     )
-    tasks: tuple[str, ...] = Field(
-        default=(),
-        description="Tasks to consume from Kafka; empty takes every registered one. HTTP answers every task.",
-    )
-    plugins: tuple[str, ...] = Field(
-        default=(),
-        description="Python modules imported at start, which register handlers and engines of your own.",
-    )
-    warm: tuple[str, ...] = Field(
-        default=(), description="Models loaded before the first request: name, name@alias or name/version."
-    )
-    reply_topics: tuple[str, ...] = Field(
-        default=(),
-        description="Regular expressions of which reply_to must match one in full; empty refuses it.",
-    )
-    max_in_flight: int = Field(
-        default=512,
-        gt=0,
-        le=100_000,
-        description="Most requests of a partition that are taken and not committed, and so how far work runs ahead "
-        "of a slow one; of all partitions, how many are in work before each keeps to its share.",
-    )
-    max_in_flight_bytes: int = Field(
-        default=512 * 1024 * 1024,
-        gt=0,
-        description="Most bytes of media in memory, decoded; at least media.max_bytes.",
-    )
-    batch_max_items: int = Field(
-        default=64,
-        gt=0,
-        le=10_000,
-        description="Most requests run on a model together; what they cost limits a batch besides.",
-    )
-    batch_wait_ms: float = Field(
-        default=10.0,
-        ge=0,
-        le=60_000,
-        description="How long a batch waits for requests that are being fetched or decoded, at most.",
-    )
-    ready_without_broker_s: float | None = Field(
-        default=60.0,
-        ge=0,
-        le=86_400,
-        description="Time without any broker after which /readyz says 503; null: never. HTTP is answered anyway.",
-    )
-    infer_timeout_s: float = Field(
-        default=DEFAULT_TIMEOUT_S,
-        gt=0,
-        le=86_400 * 7,
-        description="Seconds in which an engine gives nothing back, neither a batch nor a token, after which its "
-        "requests fail as INFERENCE_TIMEOUT and the model is loaded again; so with loads, unloads and handlers.",
-    )
-    infer_timeouts: tuple[str, ...] = Field(
-        default=(),
-        examples=[["video-analysis=1800", "huge-model=3600"]],
-        description="Other values of infer_timeout_s, for a task or a model: NAME=SECONDS; the model's goes first.",
-    )
-    max_stuck_calls: int = Field(
-        default=DEFAULT_MOST_STUCK,
-        ge=0,
-        le=100,
-        description="Most calls that may hang and be replaced; with one more the worker drains and exits with 1.",
-    )
-    max_crashes: int = Field(
-        default=2,
-        ge=1,
-        le=100,
-        description="How many workers in a row may end without a word (a crash, a kill, a hang that nothing "
-        "interrupts) while they run one request and nothing else; then it fails as WORKER_CRASHED and is kept as a "
-        "dead letter.",
-    )
-    drain_timeout_s: float = Field(
-        default=120.0,
-        gt=0,
-        description="Time to finish work after SIGTERM; beyond it the worker exits with 1.",
-    )
+    """Name of this worker in results, events and logs; default: host name and process id."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to consume from Kafka; empty takes every registered one. HTTP answers every task."""
+    plugins: tuple[str, ...] = ()
+    """Python modules imported at start, which register handlers and engines of your own."""
+    warm: tuple[str, ...] = ()
+    """Models loaded before the first request: name, name@alias or name/version."""
+    reply_topics: tuple[str, ...] = ()
+    """Regular expressions of which reply_to must match one in full; empty refuses it."""
+    max_in_flight: int = Field(default=512, gt=0, le=100_000)
+    """Most requests of a partition that are taken and not committed, and so how far work runs ahead of a slow
+    one; of all partitions, how many are in work before each keeps to its share."""
+    max_in_flight_bytes: int = Field(default=512 * 1024 * 1024, gt=0)
+    """Most bytes of media in memory, decoded; at least media.max_bytes."""
+    batch_max_items: int = Field(default=64, gt=0, le=10_000)
+    """Most requests run on a model together; what they cost limits a batch besides."""
+    batch_wait_ms: float = Field(default=10.0, ge=0, le=60_000)
+    """How long a batch waits for requests that are being fetched or decoded, at most."""
+    ready_without_broker_s: float | None = Field(default=60.0, ge=0, le=86_400)
+    """Time without any broker after which /readyz says 503; null: never. HTTP is answered anyway."""
+    infer_timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=86_400 * 7)
+    """Seconds in which an engine gives nothing back, neither a batch nor a token, after which its requests fail
+    as INFERENCE_TIMEOUT and the model is loaded again; so with loads, unloads and handlers."""
+    infer_timeouts: tuple[str, ...] = Field(default=(), examples=[["video-analysis=1800", "huge-model=3600"]])
+    """Other values of infer_timeout_s, for a task or a model: NAME=SECONDS; the model's goes first."""
+    max_stuck_calls: int = Field(default=DEFAULT_MOST_STUCK, ge=0, le=100)
+    """Most calls that may hang and be replaced; with one more the worker drains and exits with 1."""
+    max_crashes: int = Field(default=2, ge=1, le=100)
+    """How many workers in a row may end without a word (a crash, a kill, a hang that nothing interrupts) while
+    they run one request and nothing else; then it fails as WORKER_CRASHED and is kept as a dead letter."""
+    drain_timeout_s: float = Field(default=120.0, gt=0)
+    """Time to finish work after SIGTERM; beyond it the worker exits with 1."""
 
     @field_validator("reply_topics")
     @classmethod
@@ -196,39 +141,27 @@ class WorkerSettings(Section):
 class HttpSettings(Section):
     """The HTTP gateway: of `inferstream serve`, and of a worker where it is on."""
 
-    enabled: bool | None = Field(
-        default=None, description="Whether a worker answers HTTP; unset: where http.port is set."
-    )
-    host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address to listen on; 0.0.0.0 opens it to the network, with no login.",
-    )
+    enabled: bool | None = None
+    """Whether a worker answers HTTP; unset: where http.port is set."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on; 0.0.0.0 opens it to the network, with no login."""
     port: int | None = Field(
         default=None,
         ge=0,
         le=65_535,
         description=f"Port to listen on; 0 takes a free one. Unset: {DEFAULT_HTTP_PORT}.",
     )
-    max_body_bytes: int = Field(
-        default=96 * 1024 * 1024, gt=0, description="Largest request body; beyond it 413."
-    )
-    body_timeout_s: float = Field(
-        default=60.0, gt=0, le=3600, description="Time in which a whole body must arrive; beyond it 408."
-    )
-    max_pending: int = Field(
-        default=256, gt=0, le=100_000, description="Most inference requests in work; beyond it 429."
-    )
-    max_connections: int = Field(
-        default=4096,
-        gt=0,
-        le=100_000,
-        description="Most open connections, at most half of the files that the process may open; beyond it those that "
-        "wait for a request or for the rest of one are closed.",
-    )
-    request_timeout_s: float = Field(
-        default=300.0, gt=0, le=86_400, description="Longest work on one request; beyond it 504."
-    )
+    max_body_bytes: int = Field(default=96 * 1024 * 1024, gt=0)
+    """Largest request body; beyond it 413."""
+    body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    """Time in which a whole body must arrive; beyond it 408."""
+    max_pending: int = Field(default=256, gt=0, le=100_000)
+    """Most inference requests in work; beyond it 429."""
+    max_connections: int = Field(default=4096, gt=0, le=100_000)
+    """Most open connections, at most half of the files that the process may open; beyond it those that wait for
+    a request or for the rest of one are closed."""
+    request_timeout_s: float = Field(default=300.0, gt=0, le=86_400)
+    """Longest work on one request; beyond it 504."""
 
     @property
     def listens(self) -> bool:
@@ -239,12 +172,10 @@ class HttpSettings(Section):
 class LoggingSettings(Section):
     """What is logged, and how it looks."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severity logged."
-    )
-    format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="console for people, json for machines; auto: console on a terminal."
-    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severity logged."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """console for people, json for machines; auto: console on a terminal."""
 
 
 class Settings(EngineSettings):

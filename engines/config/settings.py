@@ -35,23 +35,22 @@ def user_cache_dir() -> Path:
 class MlflowSettings(Section):
     """The model registry."""
 
-    tracking_uri: str = Field(default="http://localhost:5000", description="Address of the MLflow server.")
-    username: str | None = Field(default=None, description="User name, where the server asks for one.")
-    password: SecretStr | None = Field(default=None, description="Password, where the server asks for one.")
-    timeout_s: float = Field(
-        default=10.0, gt=0, le=120, description="Longest wait for one answer of the server."
-    )
-    max_retries: int = Field(default=2, ge=0, le=10, description="Further tries after a failed call.")
-    alias_poll_s: float = Field(
-        default=5.0, gt=0, description="How often aliases and versions are looked up again."
-    )
-    default_alias: str = Field(
-        default="champion", description="Alias a plain name resolves to, where it exists."
-    )
-    physical_roots: tuple[UserPath, ...] = Field(
-        default=(),
-        description="Folders under which a model's physical_path tag is trusted; empty trusts none.",
-    )
+    tracking_uri: str = "http://localhost:5000"
+    """Address of the MLflow server."""
+    username: str | None = None
+    """User name, where the server asks for one."""
+    password: SecretStr | None = None
+    """Password, where the server asks for one."""
+    timeout_s: float = Field(default=10.0, gt=0, le=120)
+    """Longest wait for one answer of the server."""
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """Further tries after a failed call."""
+    alias_poll_s: float = Field(default=5.0, gt=0)
+    """How often aliases and versions are looked up again."""
+    default_alias: str = "champion"
+    """Alias a plain name resolves to, where it exists."""
+    physical_roots: tuple[UserPath, ...] = ()
+    """Folders under which a model's physical_path tag is trusted; empty trusts none."""
 
     @property
     def shown_uri(self) -> str:
@@ -63,136 +62,79 @@ class MlflowSettings(Section):
 class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
-    max_models: int | None = Field(
-        default=None,
-        gt=0,
-        description="Most models in memory at once; default: as many as the bytes allow. What a server holds, as "
-        "Ollama does, and further tasks of a model do not count.",
-    )
-    max_bytes: int | None = Field(
-        default=None,
-        gt=0,
-        description="Most bytes of models in RAM; a model that alone takes more is refused. Default: half of the "
-        "memory that the process may use.",
-    )
-    max_gpu_bytes: int | None = Field(
-        default=None,
-        gt=0,
-        description="Most bytes of models on each GPU, as for RAM; default: 90 % of its memory.",
-    )
-    idle_unload_s: float | None = Field(
-        default=1800.0,
-        gt=0,
-        description="Seconds without a request after which a model leaves the memory, unless it is one of "
-        "worker.warm; null keeps it until its room is needed.",
-    )
+    max_models: int | None = Field(default=None, gt=0)
+    """Most models in memory at once; default: as many as the bytes allow. What a server holds, as Ollama does,
+    and further tasks of a model do not count."""
+    max_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of models in RAM; a model that alone takes more is refused. Default: half of the memory that
+    the process may use."""
+    max_gpu_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of models on each GPU, as for RAM; default: 90 % of its memory."""
+    idle_unload_s: float | None = Field(default=1800.0, gt=0)
+    """Seconds without a request after which a model leaves the memory, unless it is one of worker.warm; null
+    keeps it until its room is needed."""
     directory: UserPath = Field(
-        default_factory=lambda: user_cache_dir() / "files",
-        examples=["~/.cache/inferstream/files"],
-        description="Where downloaded model files are kept.",
+        default_factory=lambda: user_cache_dir() / "files", examples=["~/.cache/inferstream/files"]
     )
-    directory_max_bytes: int = Field(
-        default=50 * 1024**3, gt=0, description="Most bytes of model files on disk."
-    )
+    """Where downloaded model files are kept."""
+    directory_max_bytes: int = Field(default=50 * 1024**3, gt=0)
+    """Most bytes of model files on disk."""
 
 
 class TransformersSettings(Section):
     """The transformers engine."""
 
-    device: str = Field(
-        default="auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.",
-    )
-    torch_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="Number format of the weights; auto is bf16 on CUDA and fp32 on the CPU."
-    )
-    threads: int | None = Field(
-        default=None, gt=0, description="Threads of torch; default: cores - 1, at least 1."
-    )
-    batching: Literal["in-flight", "micro"] = Field(
-        default="in-flight",
-        description="How text is generated: in-flight, requests join the running batch; micro, in small "
-        "batches.",
-    )
-    max_rows: int | None = Field(
-        default=None,
-        gt=0,
-        le=4096,
-        description="Most texts of one model that grow together; default: 32, on CUDA 256.",
-    )
-    kv_cache_bytes: int | None = Field(
-        default=None,
-        gt=0,
-        description="Most bytes of attention cache for the texts of one model; beyond it requests wait. Default: "
-        "1 GiB, on CUDA 5 % of the GPU's memory where that is more.",
-    )
-    prefill_tokens: int | None = Field(
-        default=None,
-        gt=0,
-        description="Most tokens of new prompts worked in between two steps of the texts that grow; default: 256, on "
-        "CUDA 4096.",
-    )
-    batch_audio_s: float = Field(
-        default=480.0,
-        gt=0,
-        description="Most seconds of sound in a batch: its recordings times the longest, 30 s at least in asr.",
-    )
-    batch_pixels: int = Field(
-        default=64_000_000, gt=0, description="Most pixels in a batch of ocr: its images times the largest."
-    )
-    batch_frames: int = Field(
-        default=256, gt=0, description="Most frames in a batch of videos: its videos times the longest."
-    )
-    batch_pages: int = Field(
-        default=32, gt=0, description="Most pages in a batch of documents: its documents times the longest."
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run Python code that a model ships. Dangerous."
-    )
-    allow_pickle: bool = Field(default=False, description="Load weights that are not safetensors. Dangerous.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    torch_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the weights; auto is bf16 on CUDA and fp32 on the CPU."""
+    threads: int | None = Field(default=None, gt=0)
+    """Threads of torch; default: cores - 1, at least 1."""
+    batching: Literal["in-flight", "micro"] = "in-flight"
+    """How text is generated: in-flight, requests join the running batch; micro, in small batches."""
+    max_rows: int | None = Field(default=None, gt=0, le=4096)
+    """Most texts of one model that grow together; default: 32, on CUDA 256."""
+    kv_cache_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of attention cache for the texts of one model; beyond it requests wait. Default: 1 GiB, on CUDA
+    5 % of the GPU's memory where that is more."""
+    prefill_tokens: int | None = Field(default=None, gt=0)
+    """Most tokens of new prompts worked in between two steps of the texts that grow; default: 256, on CUDA 4096."""
+    batch_audio_s: float = Field(default=480.0, gt=0)
+    """Most seconds of sound in a batch: its recordings times the longest, 30 s at least in asr."""
+    batch_pixels: int = Field(default=64_000_000, gt=0)
+    """Most pixels in a batch of ocr: its images times the largest."""
+    batch_frames: int = Field(default=256, gt=0)
+    """Most frames in a batch of videos: its videos times the longest."""
+    batch_pages: int = Field(default=32, gt=0)
+    """Most pages in a batch of documents: its documents times the longest."""
+    trust_remote_code: bool = False
+    """Run Python code that a model ships. Dangerous."""
+    allow_pickle: bool = False
+    """Load weights that are not safetensors. Dangerous."""
 
 
 class OllamaSettings(Section):
     """The Ollama engine."""
 
-    api_base: str = Field(
-        default="http://localhost:11434", pattern=r"^https?://", description="Address of the Ollama server."
-    )
-    timeout_s: float = Field(
-        default=300.0,
-        gt=0,
-        validation_alias=AliasChoices("timeout_s", "timeout"),
-        description="Longest time for one answer; a busy server uses it up before the first token. May be written "
-        "`timeout` as well.",
-    )
-    max_concurrent: int = Field(
-        default=4,
-        gt=0,
-        description="Most requests this process has under way at the server; OLLAMA_NUM_PARALLEL of them run "
-        "at once there.",
-    )
-    auto_pull: bool = Field(default=True, description="Pull a missing model once.")
-    max_threads: int | None = Field(
-        default=None,
-        gt=0,
-        description="Largest num_thread of a request; default: this machine's cores where the server is on it, "
-        "else 64.",
-    )
-    max_batch: int = Field(
-        default=2048, gt=0, description="Largest num_batch and draft_num_predict of a request."
-    )
-    max_context: int | None = Field(
-        default=None,
-        gt=0,
-        description="Largest num_ctx, num_keep and repeat_last_n of a request; default: what the model was made "
-        "for, or 131072 where the server does not tell.",
-    )
-    shift: bool | None = Field(
-        default=None,
-        description="Whether an answer that fills the context goes on without its oldest tokens; a model's tag "
-        "ollama_shift goes before it. Unset, the server decides. No option of requests: a change reloads the model.",
-    )
+    api_base: str = Field(default="http://localhost:11434", pattern=r"^https?://")
+    """Address of the Ollama server."""
+    timeout_s: float = Field(default=300.0, gt=0, validation_alias=AliasChoices("timeout_s", "timeout"))
+    """Longest time for one answer; a busy server uses it up before the first token. May be written `timeout` as
+    well."""
+    max_concurrent: int = Field(default=4, gt=0)
+    """Most requests this process has under way at the server; OLLAMA_NUM_PARALLEL of them run at once there."""
+    auto_pull: bool = True
+    """Pull a missing model once."""
+    max_threads: int | None = Field(default=None, gt=0)
+    """Largest num_thread of a request; default: this machine's cores where the server is on it, else 64."""
+    max_batch: int = Field(default=2048, gt=0)
+    """Largest num_batch and draft_num_predict of a request."""
+    max_context: int | None = Field(default=None, gt=0)
+    """Largest num_ctx, num_keep and repeat_last_n of a request; default: what the model was made for, or 131072
+    where the server does not tell."""
+    shift: bool | None = None
+    """Whether an answer that fills the context goes on without its oldest tokens; a model's tag ollama_shift
+    goes before it. Unset, the server decides. No option of requests: a change reloads the model."""
 
     @property
     def is_local(self) -> bool:
