@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from engines.deadlines import Patience
+from engines.exit_status import native_threads
 from engines.lease import Lease
 from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
@@ -60,11 +61,13 @@ class Call(Generic[T]):
         threading.current_thread().name = self.thread_name
         call, self.call = self.call, _nothing  # the thread may keep this longer than the caller does
         self.context.run(_present.set, self)
+        native_threads.add(threading.get_ident())
         try:
             self.result = self.context.run(call)
         except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
             self.error = error
         finally:
+            native_threads.discard(threading.get_ident())
             self.context.run(_present.set, None)  # else the two keep each other
 
 
@@ -128,9 +131,8 @@ class Guard:
         Raises:
             EngineUnavailable: retryable, at another worker or after a restart.
         """
-        stuck = list(self._stuck.values())
-        if len(stuck) > self._most_stuck:
-            raise _exhausted(stuck)
+        if len(self._stuck) > self._most_stuck:
+            raise _exhausted(list(self._stuck.values()))
 
     def recovered(self, of: Hashable) -> None:
         """Note that nothing of `of`, whose answers were given up, is left."""
@@ -150,7 +152,7 @@ class Guard:
         self._signs[of] = time.monotonic()
 
     def last_sign(self, of: Hashable) -> float:
-        """Return when `of` last gave something back, by time.monotonic."""
+        """Return when `of` last gave something back."""
         return self._signs.get(of, 0.0)
 
     def call(
@@ -206,9 +208,8 @@ class Guard:
     ) -> None:
         """Call `give_up`, in a thread of this object, when there is no sign of life for too long; `answer` ends that.
 
-        `alive_at` tells when there last was one. The answers of one `of`, a model, are given up together, since it is
-        one loop that does not turn; it counts as stuck until `recovered`. `outlives_cancel`: where the caller cancels,
-        wait for the next sign of life all the same, for callers who never wait long must not hide a loop that is stuck.
+        The answers of one `of`, a model, are given up together: one loop does not turn. It counts as stuck until
+        `recovered`. `outlives_cancel`: callers who cancel must not hide a loop that is stuck.
         """
         one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
         with self._lock:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engines.base import NO_HURRY, Emit, Urgency
+from engines.exit_status import native_threads
 from engines.log_context import working_on
 from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
 from engines.transformers.generation.token_sequence import TokenSequence
@@ -95,6 +96,7 @@ class GenerationLoop(ABC):
         """Return the sequences taken off the queue and not yet settled."""
 
     def _run(self) -> None:
+        native_threads.add(threading.get_ident())
         with torch.inference_mode():
             while self._wait_for_work():
                 ran_out = False
@@ -107,6 +109,7 @@ class GenerationLoop(ABC):
                 if ran_out:  # only here, where the error no longer holds what it broke off
                     free_memory()
         self._end_all(Cancelled(f"model {self._name} was unloaded; send the request again"))
+        native_threads.discard(threading.get_ident())
 
     def _settle_failure(self, error: BaseException) -> None:
         try:
