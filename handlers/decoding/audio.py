@@ -32,10 +32,10 @@ _BLOCK_SAMPLES = 1 << 20
 
 _PLAIN_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS"),
-    *(b".snd", b"dns.", b"caff", b"NIST_1A", b"ID3", b"\xff"),
+    *(b".snd", b"dns.", b"caff", b"NIST_1A"),
 )
-"""What libsndfile gets to see: wav, w64, aiff, flac, ogg, au, caf, sphere, mp3. Its readers of other kinds take nearly
-anything, and that of MIDI dumps prints a line for each damaged sample."""
+"""What libsndfile gets to see: wav, w64, aiff, flac, ogg, au, caf, sphere. Its readers of other kinds take nearly
+anything, and those of MP3 and MIDI dumps print a line for each damaged frame or sample."""
 
 _UNTOLD_FRAMES = 1 << 60
 """What libsndfile gives as the length, or more, where a header tells none."""
@@ -99,13 +99,15 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
         cut = f"cut short: {missing.text}; {_CURE}"
         raise MediaCorrupt(f"{what} is {refusal(content, wanted=('sound', 'video'), cure=_CURE, cut=cut)}")
     before_s = gathering.duration_s
+    lost = [missing.text] if missing else []
     if not _decode_plain(content, what, gathering):
         gathering.back_to(before_s)
-        _decode_container(content, what, gathering, is_cut=missing is not None)
+        if count := _decode_container(content, what, gathering, is_cut=missing is not None):
+            lost.append(f"{count} of its frames are damaged and do not decode")
     length_s = gathering.duration_s - before_s
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
-    truncated = f"{missing.text}; {length_s:.1f} s are there" if missing else None
+    truncated = f"{'; '.join(lost)}; {length_s:.1f} s are there" if lost else None
     if truncated:
         log.warning("sound_cut_short", sound=what, missing=truncated)
     return truncated
@@ -143,8 +145,8 @@ def _is_raw_gsm(content: bytes) -> bool:
     return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
 
 
-def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut: bool) -> None:
-    """Decode what soundfile could not read."""
+def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut: bool) -> int:
+    """Decode what soundfile could not read; return how many frames were left out."""
     from handlers.decoding.audio_containers import sound_track
 
     if told := misplaced(content, wanted=("sound", "video"), cure=_CURE):
@@ -153,6 +155,7 @@ def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut
         claimed = None if track.claimed_s is None else track.claimed_s * track.rate
         _check_header(what, track.rate, track.channels, claimed, gathering)
         gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
+        return len(track.damage)
 
 
 def _check_header(

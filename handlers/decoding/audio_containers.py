@@ -1,4 +1,4 @@
-"""The sound in containers that soundfile does not read: m4a, webm, the sound track of a video."""
+"""The sound in files that soundfile does not read: mp3, m4a, webm, the sound track of a video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.packet import Packet
 
-_FORMATS = (*containers.FORMATS, "aac", "caf", "amr", "ac3", "eac3")
+_FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
 _COVER_PIXELS = 1 << 24
 """Pictures beside the sound are not decoded, but looked at by the one who opens the file."""
 
@@ -34,6 +34,8 @@ class SoundTrack:
     channels: int
     claimed_s: float | None
     blocks: Iterator[NDArray[np.float32]]
+    damage: list[str]
+    """Why frames did not decode, one by one, of a format whose frames can be left out."""
 
 
 @contextmanager
@@ -62,7 +64,11 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
         best = container.streams.best("audio")
         stream = next((track for track in tracks if track == best), tracks[0])
         packets = containers.packets(container, stream)
-        frames = _frames_before_damage(packets) if is_cut else _frames(packets)
+        damage: list[str] = []
+        if container.format.name == "mp3":
+            frames = _frames_but_damaged(packets, damage)
+        else:
+            frames = _frames_before_damage(packets) if is_cut else _frames(packets)
         first = next(frames, None)
         if first is None:
             raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")
@@ -71,11 +77,22 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
             channels=first.layout.nb_channels,
             claimed_s=containers.claimed_duration_s(container, stream.index),
             blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what),
+            damage=damage,
         )
 
 
 def _frames(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
     return (frame for packet in packets for frame in packet.decode())
+
+
+def _frames_but_damaged(packets: Iterable[Packet[AudioStream]], damage: list[str]) -> Iterator[AudioFrame]:
+    import av
+
+    for packet in packets:
+        try:
+            yield from packet.decode()
+        except av.FFmpegError as error:
+            damage.append(str(error))
 
 
 def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
@@ -112,10 +129,10 @@ def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator
 
 
 def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
-    """Return the frame with its channels side by side; PyAV reads past the end of 8 and more separate ones."""
+    """Return the frame with 8 and more channels side by side: PyAV reads past the end of so many separate ones."""
     import av
 
-    if not frame.format.is_planar:
+    if not frame.format.is_planar or frame.layout.nb_channels < 8:
         return [frame]
     kind = (frame.format.name, frame.layout.name)
     if kind not in converters:
@@ -124,8 +141,9 @@ def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResam
 
 
 def _floats(frame: AudioFrame) -> NDArray[np.float32]:
-    """Return the samples of an interleaved frame within -1..1, (samples, channels)."""
-    samples: NDArray[Any] = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    """Return the samples of a frame within -1..1, (samples, channels)."""
+    found: NDArray[Any] = frame.to_ndarray()
+    samples = found.T if frame.format.is_planar else found.reshape(-1, frame.layout.nb_channels)
     match samples.dtype:
         case np.uint8:
             return ((samples.astype(np.float32) - 128) / 128).astype(np.float32)

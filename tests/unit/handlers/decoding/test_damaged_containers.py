@@ -37,6 +37,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "m4a of 8 channels": lambda: sound("ipod", "aac", layout="7.1"),
     "opus": lambda: sound("webm", "libopus"),
     "aac": lambda: sound("adts", "aac"),
+    "mp3": lambda: sound("mp3", "libmp3lame"),
     "mka": lambda: sound("matroska", "flac"),
 }
 
