@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
 from aiokafka.client import CoordinationType
-from aiokafka.protocol.group import (
-    HeartbeatRequest,
-    JoinGroupRequest,
-    LeaveGroupRequest,
-    SyncGroupRequest,
-)
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from handlers.logger import get_logger
 from streams.kafka.broker_requests import first_group, group_description
@@ -115,7 +110,10 @@ class Supervisor:
         if isinstance(request, SyncGroupRequest | HeartbeatRequest) and self._code == 0:
             self._member_id = self._coordination.member_id
             if self._membership.state != "joined":
-                self._joined()
+                if self._membership.reason:
+                    log.info("group_joined", group=self._kafka.group_id)
+                self._refusals = 0
+                self._enter("joined")
         return response
 
     async def _set_limit(self, request: Any) -> None:
@@ -146,12 +144,6 @@ class Supervisor:
         finally:
             self._is_joining = False
 
-    def _joined(self) -> None:
-        if self._membership.state == "refused" or self._membership.reason:
-            log.info("group_joined", group=self._kafka.group_id)
-        self._refusals = 0
-        self._enter("joined")
-
     def _enter(self, state: State, reason: str = "") -> None:
         if self._membership.state != state:
             self._since = time.monotonic()
@@ -163,11 +155,11 @@ class Supervisor:
         # Where the error is newer than aiokafka, it has no number there.
         code = getattr(error, "errno", 0) or self._code
         if code == FENCED:
-            holder = await self._holder()
-            why = Refusal(_taken(self._kafka, holder), passes=False)
+            why = Refusal(_taken(self._kafka, await self._holder()), passes=False)
         else:
-            members = await self._members() if code in (INCONSISTENT_PROTOCOL, FULL) else ""
-            why = refusal(code, self._kafka, members=members)
+            members = await self._described() if code in (INCONSISTENT_PROTOCOL, FULL) else []
+            names = sorted(f"{one['client_id']} at {_host(one)}" for one in members[:10])
+            why = refusal(code, self._kafka, members=", ".join(names))
         if not why.passes:
             await self._give_up(why.reason)
             return
@@ -203,15 +195,8 @@ class Supervisor:
 
     async def _holder(self) -> dict[str, Any] | None:
         """Return the member that has this worker's instance id; None where none has, or nobody can tell."""
-        for member in await self._described():
-            if member["group_instance_id"] == self._kafka.group_instance_id:
-                return member
-        return None
-
-    async def _members(self) -> str:
-        return ", ".join(
-            sorted(f"{one['client_id']} at {_host(one)}" for one in (await self._described())[:10])
-        )
+        ours = self._kafka.group_instance_id
+        return next((one for one in await self._described() if one["group_instance_id"] == ours), None)
 
     async def _described(self) -> list[dict[str, Any]]:
         node = self._coordination.node

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Collection, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeVar
@@ -52,7 +51,6 @@ class FaustSource:
         self._generation: int | None = None
         self._next_generation: int | None = None
         self._is_open = asyncio.Event()
-        self._taken: defaultdict[str, asyncio.Event] = defaultdict(_event_set)
 
     def attach(self, listener: RecordListener) -> None:
         self.listener = listener
@@ -72,16 +70,11 @@ class FaustSource:
     async def fetch(
         self, generation: int, topic: str, partitions: Collection[TopicPartition], most: int, timeout_s: float
     ) -> None:
-        loop = asyncio.get_running_loop()
-        taken = self._taken[topic]
-
-        def deliver(fetched: list[Fetched]) -> None:
-            taken.clear()
-            self.consumer.queue_of(topic).put_nowait(fetched)
+        loop, queue = asyncio.get_running_loop(), self.consumer.queue_of(topic)
 
         def hand_over(fetched: list[Fetched]) -> None:
             # Not as what the fetch returns, which would be lost where it is cancelled.
-            loop.call_soon_threadsafe(deliver, fetched)
+            loop.call_soon_threadsafe(queue.put_nowait, fetched)
 
         try:
             await self._in_thread(self.reader.deliver(generation, partitions, most, timeout_s, hand_over))
@@ -92,7 +85,7 @@ class FaustSource:
             if not self.consumer.should_stop:
                 raise
             self.close()
-        await taken.wait()
+        await queue.join()
 
     async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
         return await self._in_thread(self.reader.commit(positions))
@@ -109,7 +102,7 @@ class FaustSource:
 
     def take(self, topic: str, fetched: list[Fetched]) -> None:
         """Take from an agent what lay in its queue."""
-        self._taken[topic].set()
+        self.consumer.queue_of(topic).task_done()
         self.listener.take(topic, fetched)
 
     def assign(self, generation: int) -> None:
@@ -134,9 +127,3 @@ class FaustSource:
         Not by Faust's `call_thread`: two calls are all it runs at once, and a commit may wait for its coordinator.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.reader.loop))
-
-
-def _event_set() -> asyncio.Event:
-    event = asyncio.Event()
-    event.set()
-    return event

@@ -89,9 +89,8 @@ async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, b
     code = NO_COORDINATOR
     try:
         async with asyncio.timeout(_ANSWER_S):
-            while (
-                True
-            ):  # the first group of a cluster, or the first question after an election, takes a moment
+            # The first group of a cluster, or the first question after an election, takes a moment.
+            while True:
                 with suppress(errors.GroupCoordinatorNotAvailableError, errors.NodeNotReadyError):
                     node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
                     code = 0

@@ -8,19 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import (
-    KafkaError,
-    NotControllerError,
-    TopicAlreadyExistsError,
-)
+from aiokafka.errors import KafkaError, NotControllerError, TopicAlreadyExistsError
 
 from streams.kafka.aiokafka_internals import client_of
-from streams.kafka.connection import (
-    BrokerUnavailable,
-    broker_answering,
-    is_passing,
-    unavailable,
-)
+from streams.kafka.connection import BrokerUnavailable, broker_answering, is_passing, unavailable
 from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.rights import Rights, group_rights, topic_rights
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of

@@ -95,14 +95,9 @@ class TopicReader:
             refused = client.cluster.unauthorized_topics & set(missing)
             if refused or asyncio.get_running_loop().time() > until:
                 user = self._kafka.sasl_username
-                raise TopicsNotReady(
-                    [
-                        TopicProblem.not_allowed(name, user)
-                        if name in refused
-                        else TopicProblem.missing(name)
-                        for name in missing
-                    ]
-                )
+                problems = {name: TopicProblem.missing(name) for name in missing}
+                problems |= {name: TopicProblem.not_allowed(name, user) for name in refused}
+                raise TopicsNotReady(list(problems.values()))
             await asyncio.sleep(_PAUSE_S)
             await client.force_metadata_update()
         partitions = self._known()
