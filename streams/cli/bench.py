@@ -22,22 +22,18 @@ _MODULE = "examples.bench"
 )
 def bench(
     name: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Benchmarks to run. Default: all.", show_default=False),
+        list[str] | None, typer.Argument(metavar="NAME", help="Benchmarks to run. Default: all.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short runs that only show that all works.")] = False,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of each. Default: its own number.", show_default=False)
+        int | None, typer.Option(min=1, help="Rounds of each. Default: its own number.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the benchmarks and run none.")] = False,
     directory: Annotated[Path, typer.Option(help="Where JSON and plots go.")] = Path(".local/bench"),
     kafka_home: Annotated[
         Path | None,
-        typer.Option(
-            help="An unpacked release of Apache Kafka, to run in place of the embedded broker.",
-            show_default=False,
-        ),
+        typer.Option(help="An unpacked release of Apache Kafka, to run in place of the embedded broker."),
     ] = None,
 ) -> None:
     """Measure speed and memory against baselines, in interleaved runs on separate servers.

@@ -21,9 +21,7 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "
 )
 def doctor(
     ctx: typer.Context,
-    bucket: Annotated[
-        str | None, typer.Option(help="A bucket that the worker must be able to read.", show_default=False)
-    ] = None,
+    bucket: Annotated[str | None, typer.Option(help="A bucket that the worker must be able to read.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check broker, topics, S3, MLflow, models, engines and disk, within 30 seconds.

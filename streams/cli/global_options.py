@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engines.configuration import Loaded
     from streams.settings import Settings
 
-_SHARED: dict[str, Any] = {"expose_value": False, "show_default": False, "rich_help_panel": "Settings"}
+_SHARED: dict[str, Any] = {"expose_value": False, "rich_help_panel": "Settings"}
 
 
 @dataclass(slots=True)

@@ -22,18 +22,13 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, show, register or delete models, or move an alias.",
     epilog=examples(
-        "inferstream models list",
-        "inferstream models show whisper",
-        "inferstream models register --help",
+        "inferstream models list", "inferstream models show whisper", "inferstream models register --help"
     ),
 )
 
 
 @app.command("list", epilog=examples("inferstream models list", "inferstream models list --json"))
-def list_models(
-    ctx: typer.Context,
-    as_json: AsJson = False,
-) -> None:
+def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List every registered model; task, engine and source are those of the version its plain name takes."""
     found = _manager(ctx).registered()
     if as_json:
@@ -49,7 +44,7 @@ def list_models(
 )
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="name, name@alias or name/version.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="name, name@alias or name/version.")],
     as_json: AsJson = False,
 ) -> None:
     """Show a model: the version that NAME stands for, its tags, and what else there is of it."""
@@ -72,9 +67,7 @@ def show(
 )
 def delete(
     ctx: typer.Context,
-    name: Annotated[
-        str, typer.Argument(help="name/version; or name, for all its versions.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="name/version; or name, for all its versions.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
 ) -> None:
     """Delete a version of a model, or the model with all its versions; requests that name it fail from then on."""
@@ -105,33 +98,23 @@ def delete(
 )
 def register(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What requests will carry as model_name.", show_default=False)],
-    source: Annotated[str, typer.Option(help="huggingface, ollama or local.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="What requests will carry as model_name.")],
+    source: Annotated[str, typer.Option(help="huggingface, ollama or local.")],
     path: Annotated[
-        str | None,
-        typer.Option(help="A folder; or hf://org/name; or the name Ollama knows.", show_default=False),
+        str | None, typer.Option(help="A folder; or hf://org/name; or the name Ollama knows.")
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option(
-            help="Its task, or several with commas; requests for others are refused.", show_default=False
-        ),
+        str | None, typer.Option(help="Its task, or several with commas; requests for others are refused.")
     ] = None,
     engine: Annotated[
-        str | None,
-        typer.Option(help="The only engine that runs it; by default from the source.", show_default=False),
+        str | None, typer.Option(help="The only engine that runs it; by default from the source.")
     ] = None,
     alias: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ALIAS",
-            help="An alias for the new version, such as champion; repeatable.",
-            show_default=False,
-        ),
+        typer.Option(metavar="ALIAS", help="An alias for the new version, such as champion; repeatable."),
     ] = None,
     tag: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="One more tag; repeatable.", show_default=False),
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="One more tag; repeatable.")
     ] = None,
 ) -> None:
     """Register a version of a model; the same files and tags again create nothing new."""
@@ -164,11 +147,9 @@ def register(
 @app.command(epilog=examples("inferstream models alias whisper champion 3"))
 def alias(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The registered model.", show_default=False)],
-    alias: Annotated[str, typer.Argument(help="Such as champion, or blue.", show_default=False)],
-    version: Annotated[
-        str, typer.Argument(help="The version it stands for from now on.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    alias: Annotated[str, typer.Argument(help="Such as champion, or blue.")],
+    version: Annotated[str, typer.Argument(help="The version it stands for from now on.")],
 ) -> None:
     """Let NAME@ALIAS stand for a version; workers follow within mlflow.alias_poll_s."""
     manager = _manager(ctx)

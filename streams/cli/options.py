@@ -18,12 +18,8 @@ from streams.cli import command, print_json
     "inferstream options --markdown > docs/options.md",
 )
 def options(
-    task: Annotated[
-        str | None, typer.Argument(help="Only the options of this task.", show_default=False)
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Only the options of this engine.", show_default=False)
-    ] = None,
+    task: Annotated[str | None, typer.Argument(help="Only the options of this task.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Only the options of this engine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON Schema of TASK's options.")] = False,
     markdown: Annotated[bool, typer.Option(help="Print the page of all options in Markdown.")] = False,
 ) -> None:

@@ -49,15 +49,11 @@ def send(
     main_input: Annotated[
         str | None,
         typer.Argument(
-            metavar="INPUT",
-            help="Text (- reads standard input), a file, or its s3:// or https:// address.",
+            metavar="INPUT", help="Text (- reads standard input), a file, or its s3:// or https:// address."
         ),
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(
-            help="Engine that runs it. Default: the one that the model's tags name.", show_default=False
-        ),
+        str, typer.Option(help="Engine that runs it. Default: the one that the model's tags name.")
     ] = "",
     data: Annotated[str | None, typer.Option(help="Further inputs of the task, as a JSON object.")] = None,
     option: Annotated[

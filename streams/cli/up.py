@@ -169,9 +169,7 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
     ]
     lines.append(f"  {inferstream} upload FILE    prints its s3:// address for requests")
     if "smollm2-135m-instruct" in names:
-        lines.append(
-            f"  curl -s {platform.http_url}/inference/infer -d '{_HTTP_EXAMPLE}'",
-        )
+        lines.append(f"  curl -s {platform.http_url}/inference/infer -d '{_HTTP_EXAMPLE}'")
     lines += [f"  {inferstream} models list", f"  {inferstream} doctor", "", "Ctrl-C here stops everything."]
     return "\n".join(lines)
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 )
 def upload(
     ctx: typer.Context,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Files of this machine.", show_default=False)
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files of this machine.")],
     to: Annotated[
         str | None,
         typer.Option(

@@ -69,14 +69,5 @@ def _task(task: str, handler: BaseModelHandler, engines: list[str]) -> dict[str,
 
 
 def _option(spec: OptionSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "also": dict(spec.engine_names),
-        "kind": spec.kind,
-        "allowed": spec.allowed,
-        "minimum": spec.minimum,
-        "maximum": spec.maximum,
-        "choices": list(spec.choices),
-        "engines": list(spec.engines),
-        "description": spec.description,
-    }
+    names = ("name", "kind", "allowed", "minimum", "maximum", "choices", "engines", "description")
+    return {**{name: getattr(spec, name) for name in names}, "also": dict(spec.engine_names)}
