@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -35,13 +36,19 @@ class BodyBudget:
 
 
 class Body:
-    """The body of one request; `check` after each piece that was read of it."""
+    """The body of one request, counted as held in the block; `check` after each piece that was read of it."""
 
     def __init__(self, request: web.Request, max_bytes: int, budget: BodyBudget) -> None:
         self.request = request
         self._max_bytes = max_bytes
         self._budget = budget
-        self.counted = 0
+        self._counted = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.held -= self._counted
 
     def check(self) -> None:
         """Count what has arrived by now, decompressed.
@@ -53,7 +60,7 @@ class Body:
         arrived = self.request.content.total_bytes
         if arrived > self._max_bytes:
             raise self._too_large(f"at least {arrived} bytes")
-        more, self.counted = arrived - self.counted, arrived
+        more, self._counted = arrived - self._counted, arrived
         self._budget.take(more)
 
     def check_declared(self) -> None:
@@ -84,16 +91,6 @@ class Body:
             f"the body has {size}; http.max_body_bytes allows {self._max_bytes}: put media on S3 and send "
             "the s3:// address",
         )
-
-
-@contextmanager
-def held_body(request: web.Request, max_bytes: int, budget: BodyBudget) -> Iterator[Body]:
-    """Yield the body of `request`, counted as held until the end of the block."""
-    body = Body(request, max_bytes, budget)
-    try:
-        yield body
-    finally:
-        budget.held -= body.counted
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from handlers import model_registry
 from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
 from handlers.logger import get_logger
 from streams.faults import contained
-from streams.http.answers import json_response, refused, write_whole
+from streams.http.answers import json_response, refused, status_of, write_whole
 from streams.http.asyncapi import asyncapi_document
 from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.connections import Connections, connections_allowed
@@ -26,7 +26,6 @@ from streams.http.inference import InferenceRoute
 from streams.http.listings import model_listing, task_listing
 from streams.http.metrics import CONTENT_TYPE, Metrics
 from streams.http.openapi import openapi_document
-from streams.http.status import status_of
 from streams.pipeline.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
 from streams.stream_state import StreamState
@@ -180,44 +179,40 @@ class Gateway:
     async def _in(threads: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(threads, contained, call, *arguments)
 
-    @property
-    def _failures_as_results(self) -> Any:
-        @web.middleware
-        async def failures_as_results(http: web.Request, handler: Handler) -> web.StreamResponse:
-            """Answer whatever is raised with an ordinary result, never with a stack trace or a page."""
-            headers: dict[str, str] = {}
-            error: InferenceError
-            try:
-                # Inference says itself when its body is here.
-                with nullcontext() if http.path == _INFER else self.connections.answering(http):
-                    response = await handler(http)
-                with self.connections.answering(http):
-                    await write_whole(http, response)
-                return response
-            except InferenceError as failure:
-                error, status = failure, status_of(failure.code)
-            except web.HTTPNotFound:
-                error, status = InvalidRequest(f"there is nothing at {http.path}; see /openapi.json"), 404
-            except web.HTTPMethodNotAllowed as failure:
-                headers["Allow"] = ", ".join(sorted(failure.allowed_methods))
-                error = InvalidRequest(
-                    f"{http.path} does not take {http.method}; it takes {headers['Allow']}"
-                )
-                status = 405
-            except web.HTTPException as failure:
-                error, status = InvalidRequest(failure.reason), failure.status
-            except ConnectionError:
-                return web.Response(status=499)  # for nobody: the caller has gone
-            except Exception:
-                log.exception("http_request_failed", method=http.method, path=http.path)
-                error = InternalError("an unexpected fault stopped this request; it is logged by the worker")
-                status = 500
-            result = refused(error, worker=self._settings.worker.name)
-            if status == 500 and http.path == _INFER:
-                self._runtime.manager.outcomes.refused(result)
-            return json_response(result, status=status, headers=headers)
-
-        return failures_as_results
+    @web.middleware
+    async def _failures_as_results(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer whatever is raised with an ordinary result, never with a stack trace or a page."""
+        headers: dict[str, str] = {}
+        error: InferenceError
+        try:
+            # Inference says itself when its body is here.
+            with nullcontext() if request.path == _INFER else self.connections.answering(request):
+                response = await handler(request)
+            with self.connections.answering(request):
+                await write_whole(request, response)
+            return response
+        except InferenceError as failure:
+            error, status = failure, status_of(failure.code)
+        except web.HTTPNotFound:
+            error, status = InvalidRequest(f"there is nothing at {request.path}; see /openapi.json"), 404
+        except web.HTTPMethodNotAllowed as failure:
+            headers["Allow"] = ", ".join(sorted(failure.allowed_methods))
+            error = InvalidRequest(
+                f"{request.path} does not take {request.method}; it takes {headers['Allow']}"
+            )
+            status = 405
+        except web.HTTPException as failure:
+            error, status = InvalidRequest(failure.reason), failure.status
+        except ConnectionError:
+            return web.Response(status=499)  # for nobody: the caller has gone
+        except Exception:
+            log.exception("http_request_failed", method=request.method, path=request.path)
+            error = InternalError("an unexpected fault stopped this request; it is logged by the worker")
+            status = 500
+        result = refused(error, worker=self._settings.worker.name)
+        if status == 500 and request.path == _INFER:
+            self._runtime.manager.outcomes.refused(result)
+        return json_response(result, status=status, headers=headers)
 
 
 @asynccontextmanager

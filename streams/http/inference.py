@@ -16,12 +16,11 @@ from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
 from handlers.logger import get_logger
 from streams.faults import contained
-from streams.http.answers import Refusal, json_response, refused, result_response
-from streams.http.bodies import Body, BodyBudget, arriving_within, held_body
+from streams.http.answers import Refusal, json_response, refused, result_response, status_of
+from streams.http.bodies import Body, BodyBudget, arriving_within
 from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.events import accepts_events, stream_answer
 from streams.http.metrics import Metrics
-from streams.http.status import status_of
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
 from streams.messages import Request, Result, encode_result
@@ -74,7 +73,7 @@ class InferenceRoute:
         error: InferenceError
         headers: Mapping[str, str]
         try:
-            with self._admission.entering(), held_body(http, self._http.max_body_bytes, self._budget) as body:
+            with self._admission.entering(), Body(http, self._http.max_body_bytes, self._budget) as body:
                 request = await self._read(body, known)
                 with self._answering(http):
                     return await self._answer(http, request, arrived)

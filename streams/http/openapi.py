@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from streams.http.status import STATUS
+from streams.http.answers import STATUS
 from streams.messages import Request, Result
 
 _MEANING = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from io import BytesIO
 
 from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
@@ -78,7 +79,6 @@ class Fetch:
         self._limit = f"{deadline_s:.3g} s ({deadline_name})"
         self._ends = time.monotonic() + deadline_s
         self._stopped = threading.Event()
-        self._settling = threading.Lock()
 
     def remaining_s(self) -> float:
         """Return the seconds left before the deadline, never below 0."""
@@ -185,16 +185,14 @@ class Fetch:
 
     def succeed(self, media: Media) -> None:
         """Answer with `media`, unless an answer was given already."""
-        with self._settling:
-            if not self.answer.done():
-                self.answer.set_result(media)
+        with suppress(InvalidStateError):
+            self.answer.set_result(media)
 
     def fail(self, error: InferenceError) -> None:
         """Answer with `error`, unless an answer was given already, and let the worker end."""
         self._stopped.set()
-        with self._settling:
-            if not self.answer.done():
-                self.answer.set_exception(error)
+        with suppress(InvalidStateError):
+            self.answer.set_exception(error)
 
     def stop(self) -> None:
         """Let the worker end soon; nobody waits for the answer."""

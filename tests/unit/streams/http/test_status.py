@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from handlers.errors import InferenceError, MediaError
-from streams.http.status import STATUS, retry_after, status_of
+from streams.http.answers import STATUS, retry_after, status_of
 
 
 def every_error(root: type[InferenceError] = InferenceError) -> Iterator[type[InferenceError]]:
