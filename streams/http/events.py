@@ -68,46 +68,32 @@ async def _send(
     pieces: asyncio.Queue[str | None],
     encoded: Encoded,
 ) -> web.StreamResponse:
-    events = _Events(request)
+    # Proxies must not wait for the end before they pass anything on.
+    headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    response = web.StreamResponse(headers=headers)
+
+    async def write(data: bytes) -> None:
+        async with writing_to(request):
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(data)
+
     while True:
         try:
             async with asyncio.timeout(KEEP_ALIVE_S):
                 piece = await pieces.get()
         except TimeoutError:
-            await events.write(_KEEP_ALIVE)
+            await write(_KEEP_ALIVE)
             continue
         if piece is _END:
             break
-        await events.write(_event("token", encode({"text": piece})))
+        await write(_event("token", encode({"text": piece})))
     result, body = encoded(answering.result())
-    if not events.begun and not result.success:
+    if not response.prepared and not result.success:
         return result_response(result, body)
-    await events.write(_event("result", body))
-    return await events.end()
-
-
-class _Events:
-    """The response, begun with the first write."""
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-        # Proxies must not wait for the end before they pass anything on.
-        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        self._response = web.StreamResponse(headers=headers)
-
-    @property
-    def begun(self) -> bool:
-        return self._response.prepared
-
-    async def write(self, data: bytes) -> None:
-        async with writing_to(self._request):
-            if not self.begun:
-                await self._response.prepare(self._request)
-            await self._response.write(data)
-
-    async def end(self) -> web.StreamResponse:
-        await self._response.write_eof()
-        return self._response
+    await write(_event("result", body))
+    await response.write_eof()
+    return response
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -74,10 +74,9 @@ class Gateway:
         self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
         self._health_thread = ThreadPoolExecutor(1, "http-health")
         self._checking: asyncio.Future[dict[str, Any]] | None = None
-        self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics, self._answering)
-
-    def _answering(self, http: web.Request) -> AbstractContextManager[None]:
-        return self.connections.answering(http)
+        self._inference = InferenceRoute(
+            runtime, settings, self.admission, self._metrics, lambda http: self.connections.answering(http)
+        )
 
     def application(self) -> web.Application:
         """Return a new application with all routes."""
