@@ -31,8 +31,9 @@ def text_pdf(
     size: tuple[int, int] = A4_POINTS,
     rotate: int = 0,
     password: str | None = None,
+    field: str | None = None,
 ) -> bytes:
-    """Return a PDF with those lines in Helvetica as its text layer."""
+    """Return a PDF with those lines in Helvetica as its text layer, and `field` in a form field on its first page."""
     page_numbers = [4 + 2 * index for index in range(len(pages))]
     kids = " ".join(f"{number} 0 R" for number in page_numbers)
     objects = {
@@ -45,7 +46,8 @@ def text_pdf(
     for number, lines in zip(page_numbers, pages, strict=True):
         objects[number] = (
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {size[0]} {size[1]}] /Rotate {rotate} "
-            f"/Resources << /Font << /F1 3 0 R >> >> /Contents {number + 1} 0 R >>"
+            f"/Resources << /Font << /F1 3 0 R >> >> /Contents {number + 1} 0 R "
+            f"{'/Annots [1000 0 R]' if field and number == 4 else ''} >>"
         ).encode()
         content = b"".join(
             b"BT /F1 %g Tf %g %g Td (%s) Tj ET\n" % (line.size, line.x, size[1] - line.y, _escaped(line.text))
@@ -54,6 +56,17 @@ def text_pdf(
         if locked is not None:
             content = locked.encrypt(content, number + 1)
         objects[number + 1] = b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content)
+    if field:
+        shown = b"BT /F1 18 Tf 2 10 Td (%s) Tj ET" % _escaped(field)
+        objects[1] = b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [1000 0 R] >> >>"
+        objects[1000] = (
+            b"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (%s) /F 4 /Rect [72 400 400 440] "
+            b"/AP << /N 1001 0 R >> >>" % _escaped(field)
+        )
+        objects[1001] = (
+            b"<< /Type /XObject /Subtype /Form /BBox [0 0 328 40] /Resources << /Font << /F1 3 0 R >> >> "
+            b"/Length %d >>\nstream\n%s\nendstream" % (len(shown), shown)
+        )
     return _file(objects, identity, None if locked is None else locked.dictionary)
 
 

@@ -11,7 +11,12 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from pypdfium2 import PdfDocument, PdfiumError, PdfPage  # type: ignore[import-untyped]
-from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY  # type: ignore[import-untyped]
+from pypdfium2.raw import (  # type: ignore[import-untyped]
+    FLAT_NORMALDISPLAY,
+    FPDF_ERR_PASSWORD,
+    FPDF_ERR_SECURITY,
+    FPDFPage_Flatten,
+)
 
 from handlers.decoding.children.pdf_pictures import has_unread_pictures
 from handlers.decoding.children.pdf_words import words_of
@@ -83,6 +88,9 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
 @contextmanager
 def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
     try:
+        with closing(pdf[number - 1]) as page:
+            # What stands in fields and notes is part of what a reader sees, but not of PDFium's text until then.
+            FPDFPage_Flatten(page, FLAT_NORMALDISPLAY)
         with closing(pdf[number - 1]) as page:
             yield page
     except PdfiumError as error:

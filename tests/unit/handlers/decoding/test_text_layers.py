@@ -7,6 +7,7 @@ import pytest
 from handlers.decoding.document import read_document
 from handlers.decoding.document_pages import Page
 from handlers.settings import MediaSettings
+from tests.documents import Line, text_pdf
 from tests.glyphs import Picture, Text, drawn_pdf, lines_of_text
 
 WHOLE_PAGE = Picture((0, 0, 612, 792))
@@ -33,6 +34,12 @@ def test_a_word_broken_at_the_end_of_a_line_is_two_words_each_with_its_box() -> 
     boxes = [word["box"] for word in page["words"] or []]
     assert boxes[1][3] <= boxes[2][1] + 2
     assert boxes[1][0] > boxes[2][0]
+
+
+@pytest.mark.parametrize("rotate", [0, 90])
+def test_what_is_filled_into_a_form_is_read_with_the_text_around_it(rotate: int) -> None:
+    page = read(text_pdf([[Line(72, 100, "Name:")]], rotate=rotate, field="Jane Filled"))
+    assert set(texts(page)) == {"Name:", "Jane", "Filled"}
 
 
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
