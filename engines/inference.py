@@ -20,13 +20,12 @@ from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
-from engines.run.checks import check_engine
 from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point, new_job
 from engines.run.executor import Execution, OnOutcome
 from engines.run.health import HealthProbes, health_report
 from engines.run.job import Job, Outcome
 from engines.run.outcomes import Outcomes
-from engines.run.resolve import Handlers, RequestResolver
+from engines.run.resolve import Handlers, RequestResolver, check_engine
 from engines.run.statistics import Statistics
 from engines.versions.versions import Versions
 from handlers.errors import ModelMismatch
@@ -152,24 +151,6 @@ class InferenceManager:
             metadata=metadata,
         )
         return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout).as_dict()
-
-    def prepare(
-        self,
-        *,
-        task: str,
-        engine: str = "",
-        model_name: str,
-        data: dict[str, Any],
-        options: Mapping[str, Any] | None = None,
-    ) -> Job:
-        """Return a request checked, with its media here and preprocessed, for `execute` or `start`.
-
-        Raises:
-            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
-        """
-        job = new_job(task=task, engine=engine, model_name=model_name, data=data, options=options)
-        self._direct.prepare(job)
-        return job
 
     def resolve(self, job: Job) -> None:
         """Say which handler, engine and model version answer a job, as `RequestResolver.resolve` does."""

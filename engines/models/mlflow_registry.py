@@ -32,7 +32,8 @@ _EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS"})
 
 
 class MlflowRegistry:
-    """A client of one MLflow server. Thread-safe; every method blocks, up to the retries of the settings.
+    """A client of one MLflow server. Thread-safe; every method blocks, up to the retries of the settings, and raises
+    RegistryUnavailable (retryable) where the server does not answer, or not usefully.
 
     MLflow takes its timeouts and credentials from the environment of the process alone, so making a registry
     sets them there.
@@ -49,10 +50,8 @@ class MlflowRegistry:
 
         Raises:
             UnknownModel: permanent; the server answered that there is none, with what it has instead.
-            RegistryUnavailable: retryable; the server did not answer, or not usefully.
         """
-        client = self.client()
-        with self._translated():
+        with self._asked() as client:
             if reference.version is not None:
                 found = unless_missing(client.get_model_version, reference.name, reference.version)
             elif reference.alias is not None:
@@ -66,34 +65,19 @@ class MlflowRegistry:
             return resolved(found)
 
     def newest(self, name: str) -> ResolvedModel | None:
-        """Return the newest version of `name`, None where there is no such model or it has no version.
-
-        Raises:
-            RegistryUnavailable: retryable.
-        """
-        client = self.client()
-        with self._translated():
+        """Return the newest version of `name`, None where there is no such model or it has no version."""
+        with self._asked() as client:
             found = newest_version(client, name)
             return None if found is None else resolved(found)
 
     def all_models(self) -> list[ResolvedModel]:
-        """Return, for every registered model, the version its plain name stands for, in order of names.
-
-        Raises:
-            RegistryUnavailable: retryable.
-        """
-        client = self.client()
-        with self._translated():
+        """Return, for every registered model, the version its plain name stands for, in order of names."""
+        with self._asked() as client:
             return preferred_models(client, self.settings.default_alias)
 
     def registered(self) -> list[RegisteredModel]:
-        """Return every registered model with all its versions and aliases, in order of names.
-
-        Raises:
-            RegistryUnavailable: retryable.
-        """
-        client = self.client()
-        with self._translated():
+        """Return every registered model with all its versions and aliases, in order of names."""
+        with self._asked() as client:
             return registered_models(client, self.settings.default_alias)
 
     def set_alias(self, model: ResolvedModel, alias: str) -> None:
@@ -101,15 +85,13 @@ class MlflowRegistry:
 
         Raises:
             InvalidRequest: permanent; `alias` is not an alias, or one that MLflow keeps for itself.
-            RegistryUnavailable: retryable.
         """
         reference = parse_model_name(f"{model.name}@{alias}")
         if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
             raise InvalidRequest(
                 f"alias {alias!r} is kept by MLflow for itself; take a word such as champion"
             )
-        client = self.client()
-        with self._translated():
+        with self._asked() as client:
             client.set_registered_model_alias(reference.name, alias, model.version)
 
     def delete(self, reference: ModelReference) -> None:
@@ -118,13 +100,11 @@ class MlflowRegistry:
         Raises:
             InvalidRequest: permanent; `reference` is an alias.
             UnknownModel: permanent; the server has no such model or version.
-            RegistryUnavailable: retryable.
         """
         if reference.alias is not None:
             raise InvalidRequest(f"{reference} is an alias; name a version, or the model")
         self.look_up(reference)
-        client = self.client()
-        with self._translated():
+        with self._asked() as client:
             if reference.version is not None:
                 client.delete_model_version(reference.name, reference.version)
             else:
@@ -135,10 +115,8 @@ class MlflowRegistry:
 
         Raises:
             InvalidRequest: permanent; a file of the folder cannot be read, or is gone meanwhile.
-            RegistryUnavailable: retryable.
         """
-        client = self.client()
-        with self._translated():
+        with self._asked() as client:
             # Stored models take fewer characters in their names than registered ones do.
             stored = client.create_logged_model(self._experiment_id(), name=name.replace(".", "_"))
             try:
@@ -159,8 +137,7 @@ class MlflowRegistry:
         Raises:
             RegistryUnavailable: retryable; nothing stays behind, unless the server went away half-way.
         """
-        client = self.client()
-        with self._translated():
+        with self._asked() as client:
             is_new = unless(_EXISTS, client.create_registered_model, name) is not None
             try:
                 made = client.create_model_version(
@@ -180,7 +157,7 @@ class MlflowRegistry:
         """
         from mlflow.artifacts import download_artifacts
 
-        with self._translated():
+        with self._asked():
             return Path(
                 download_artifacts(
                     artifact_uri=source, dst_path=str(folder), tracking_uri=self.settings.tracking_uri
@@ -224,12 +201,13 @@ class MlflowRegistry:
         return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn MLflow's errors into ours; a definite answer was handled before it gets here."""
+    def _asked(self) -> Iterator[Any]:
+        """Give the client, and turn its errors into ours; a definite answer was handled before it gets here."""
+        client = self.client()
         from mlflow.exceptions import MlflowException
 
         try:
-            yield
+            yield client
         except (MlflowException, OSError) as error:
             if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
                 raise InvalidRequest(f"the model registry refuses this: {_short(error)}") from error

@@ -89,19 +89,17 @@ class ModelManager:
     def is_fresh(self, model_name: str) -> bool:
         """Return whether `resolve` answers at once: from what the server said a moment ago."""
         try:
-            reference = parse_model_name(model_name)
+            known = self._known.get(parse_model_name(model_name))
         except InvalidRequest:
             return True
-        known = self._known.get(reference)
         return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
 
     def known(self, model_name: str) -> ResolvedModel | None:
         """Return what `model_name` stood for when it was resolved last; None where it was not, or is not a name."""
         try:
-            known = self._known.get(parse_model_name(model_name))
-        except InvalidRequest:
+            return self._known[parse_model_name(model_name)].model
+        except (InvalidRequest, KeyError):
             return None
-        return None if known is None else known.model
 
     def resolve(self, model_name: str) -> ResolvedModel:
         """Return the version that `name`, `name@alias` or `name/version` stands for.

@@ -15,13 +15,12 @@ from typing import Any, TypeVar
 from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.guard import Guard
 from engines.log_context import RequestName, working_on
-from engines.run.checks import check_data, check_texts
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome, Walk
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import Result
-from engines.run.stages import postprocess, preprocess, stage_failed
+from engines.run.stages import check_data, postprocess, preprocess, stage_failed
 from handlers.errors import InferenceError, InvalidInput
 
 T = TypeVar("T")
@@ -50,16 +49,6 @@ class DirectCall(Walk):
         self._guard = guard or Guard()
         self._execution = execution
         self._fetch_media = fetch_media
-
-    def prepare(self, job: Job) -> None:
-        """Check one request, bring its media here and preprocess them.
-
-        Raises:
-            InferenceError: any kind of handlers.errors but those of running a model; nothing else.
-        """
-        _to_its_end(self._resolve(job))
-        _to_its_end(self._fetch(job))
-        _to_its_end(self._preprocess(job))
 
     def infer(
         self,
@@ -207,3 +196,28 @@ def _check_time(job: Job) -> None:
     """Raise DeadlineExceeded where the answer is of no use any more."""
     if job.ends is not None and time.time() >= job.ends:
         raise expired()
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Check that every text in `value`, however deep in lists and objects, can be written as UTF-8.
+
+    JSON from outside always can; a Python string may hold half of a character that is written as a pair.
+
+    Raises:
+        InvalidInput: permanent; names the place and the character.
+    """
+    match value:
+        case str():
+            try:
+                value.isascii() or value.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInput(
+                    f"{name} is not Unicode text: at {error.start} stands {value[error.start]!a}, half of a surrogate "
+                    "pair; decode it from bytes with errors='replace'"
+                ) from None
+        case dict():
+            for key, one in value.items():
+                check_texts(f"{name}.{key!s:.60}", one)
+        case list() | tuple():
+            for index, one in enumerate(value):
+                check_texts(f"{name}[{index}]", one)

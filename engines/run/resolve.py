@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
+from engines.base import BaseEngine
 from engines.models.model_manager import ModelManager
-from engines.models.resolved_model import check_tags, key_of
+from engines.models.resolved_model import ResolvedModel, check_tags, key_of
 from engines.registry import EngineRegistry
-from engines.run.checks import check_engine, check_names, engine_of
 from engines.run.job import Job
 from engines.run.stages import stage_failed
 from engines.versions.versions import Versions
 from handlers.base import BaseModelHandler, with_options_in_data
-from handlers.errors import InferenceError
+from handlers.errors import InferenceError, InvalidRequest
 from handlers.options.options import validate_options
 from handlers.options.spec import NO_BOUNDS, Bounds
 
@@ -55,12 +55,12 @@ class RequestResolver:
         started = time.perf_counter()
         task, engine, model_name, options = job.task, job.engine, job.name.model_name, job.options
         try:
-            check_names(task, engine, model_name)
+            _check_names(task, engine, model_name)
             handler = self._handlers.get(task)
             found = None
             if not engine:
                 found = self._versions.resolve(model_name)
-                engine = engine_of(found.model)
+                engine = _engine_of(found.model)
             runner = self._engines.get(engine)
             check_engine(runner, engine, task)
             bounds = (
@@ -91,3 +91,41 @@ class RequestResolver:
             known = self._models.known(model_name)
             engine = (known and known.engine) or ""
         return not engine or self._engines.is_made(engine)
+
+
+def _check_names(task: Any, engine: Any, model_name: Any) -> None:
+    """Check the types of a request's names; `engine` may be empty.
+
+    Raises:
+        InvalidRequest: permanent; names the field and what came.
+    """
+    for name, value in (("task", task), ("engine", engine), ("model_name", model_name)):
+        if not isinstance(value, str) or not (value or name == "engine"):
+            raise InvalidRequest(
+                f"{name} must be a text that is not empty; got {type(value).__name__} {value!r:.60}"
+            )
+
+
+def check_engine(runner: BaseEngine, engine: str, task: str) -> None:
+    """Check that the engine runs the task.
+
+    Raises:
+        InvalidRequest: permanent; names the tasks it runs.
+    """
+    if runner.supported_tasks and task not in runner.supported_tasks:
+        runs = ", ".join(sorted(runner.supported_tasks))
+        raise InvalidRequest(f"engine {engine} does not run task {task}; it runs {runs}")
+
+
+def _engine_of(model: ResolvedModel) -> str:
+    """Return the engine of a request that names none.
+
+    Raises:
+        InvalidRequest: permanent; the model's tags name none either.
+    """
+    if not model.engine:
+        raise InvalidRequest(
+            f"engine is left out, and the tags of model {model.key} name none; write engine in the request, or "
+            "register the model with the tag engine"
+        )
+    return model.engine

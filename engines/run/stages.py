@@ -9,10 +9,16 @@ from typing import Any
 
 import msgspec
 
-from engines.run.checks import check_data
 from engines.run.job import Job
 from handlers.base import BaseModelHandler
-from handlers.errors import InferenceError, InferenceFailed, InternalError, InvalidInput, as_inference_error
+from handlers.errors import (
+    InferenceError,
+    InferenceFailed,
+    InternalError,
+    InvalidInput,
+    InvalidRequest,
+    as_inference_error,
+)
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -73,6 +79,16 @@ def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
         return {**output, "metadata": {**(metadata or {}), "truncated": truncated}}
     checked: dict[str, Any] = output
     return checked
+
+
+def check_data(data: Any) -> None:
+    """Check the type of a request's data.
+
+    Raises:
+        InvalidRequest: permanent; says what came.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
 
 
 def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:

@@ -7,7 +7,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from engines.run.results import STAGES
@@ -16,10 +15,6 @@ MOST_NAMES = 1000
 """Names counted one by one; callers choose names, so the rest is counted together."""
 
 OTHER = "(other)"
-
-_MOST_ROWS = 256
-
-_of_every_stage = itemgetter(*STAGES)
 
 
 @dataclass(slots=True)
@@ -50,22 +45,17 @@ class Statistics:
     def __init__(self, *, window: int = 4096) -> None:
         self._lock = threading.Lock()
         self._tasks, self._models, self._engines = _Names(), _Names(), _Names()
-        self._counts: dict[tuple[str, str, str], _Count] = {}
-        """By task, model and engine: what came since the last sums, of a bounded number of combinations."""
-        self._count_of: dict[tuple[str, str, str], _Count] = {}
-        """The same by the names as they came, but for those that came when there were too many."""
-        self._sums: tuple[dict[str, _Count], ...] = ({}, {}, {})
-        """By task, by model, and by engine: what came before."""
         self._codes = _Names()
+        self._counts: tuple[dict[str, _Count], ...] = ({}, {}, {})
+        """By task, by model, and by engine."""
+        self._counts_of: dict[tuple[str, str, str], list[_Count]] = {}
+        """Those three of a request, by its names as they came; as many as there is room for."""
         self._errors: Counter[tuple[str, str]] = Counter()
         """By task and error code, as the next two are."""
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._dead_letters: Counter[tuple[str, str]] = Counter()
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        """What came before the latest rows; added up by columns, a stage at a time, that costs a fraction."""
-        self._latest_s: list[tuple[float, ...]] = []
-        """Of the latest requests, a row each: the seconds of every stage."""
 
     def record(
         self,
@@ -81,21 +71,17 @@ class Statistics:
 
         `code` is that of its error.
         """
-        names = (task, model, engine)
-        row = _of_every_stage(timings) if timings else None
         with self._lock:
-            count = self._count_of.get(names)
-            if count is None:
-                count = self._new_count(names)
-            count.total += 1
-            count.succeeded += success
+            for count in self._counts_of.get((task, model, engine)) or self._find_counts(task, model, engine):
+                count.total += 1
+                count.succeeded += success
             if code:
                 self._count_code(self._errors, task, code)
             self._latencies.append(processing_s)
-            if row is not None:
-                self._latest_s.append(row)
-                if len(self._latest_s) >= _MOST_ROWS:
-                    self._sum_up_stages()
+            if timings:
+                stage_s = self._stage_s
+                for stage in STAGES:
+                    stage_s[stage] += timings[stage]
 
     def refuse(self, task: str, code: str) -> None:
         """Count one request that was not let in."""
@@ -110,7 +96,8 @@ class Statistics:
     def replace(self, task: str, model: str, engine: str, code: str) -> None:
         """Count one request as failed with `code` that was counted as answered."""
         with self._lock:
-            self._new_count((task, model, engine)).succeeded -= 1
+            for count in self._find_counts(task, model, engine):
+                count.succeeded -= 1
             self._count_code(self._errors, task, code)
 
     def by_code(self) -> dict[str, dict[tuple[str, str], int]]:
@@ -130,9 +117,7 @@ class Statistics:
         `refusals` those that were not let in, which are in no other number, and `dead_letters` messages kept as such.
         """
         with self._lock:
-            self._sum_up()
-            self._sum_up_stages()
-            tasks, models, engines = self._sums
+            tasks, models, engines = self._counts
             total = sum(count.total for count in tasks.values())
             succeeded = sum(count.succeeded for count in tasks.values())
             latencies = list(self._latencies)
@@ -157,35 +142,17 @@ class Statistics:
     def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
         counts[self._tasks.counted_as(task), self._codes.counted_as(code)] += 1
 
-    def _new_count(self, names: tuple[str, str, str]) -> _Count:
-        task, model, engine = names
-        counted_as = (
-            self._tasks.counted_as(task),
-            self._models.counted_as(model),
-            self._engines.counted_as(engine),
-        )
-        if len(self._counts) >= MOST_NAMES and counted_as not in self._counts:
-            self._sum_up()
-        count = self._counts.setdefault(counted_as, _Count())
-        if OTHER not in counted_as:
-            self._count_of[names] = count
-        return count
-
-    def _sum_up(self) -> None:
-        """Add what was counted by combinations of names to the sums by each name."""
-        for names, count in self._counts.items():
-            for name, sums in zip(names, self._sums, strict=True):
-                of_name = sums.setdefault(name, _Count())
-                of_name.total += count.total
-                of_name.succeeded += count.succeeded
-        self._counts.clear()
-        self._count_of.clear()
-
-    def _sum_up_stages(self) -> None:
-        """Add the latest rows to the sums by each stage."""
-        for stage, seconds in zip(STAGES, zip(*self._latest_s, strict=True), strict=False):
-            self._stage_s[stage] += sum(seconds)
-        self._latest_s.clear()
+    def _find_counts(self, task: str, model: str, engine: str) -> list[_Count]:
+        names = (task, model, engine)
+        found = [
+            counts.setdefault(known.counted_as(name), _Count())
+            for name, known, counts in zip(
+                names, (self._tasks, self._models, self._engines), self._counts, strict=True
+            )
+        ]
+        if len(self._counts_of) < MOST_NAMES:
+            self._counts_of[names] = found
+        return found
 
 
 def _by_name(sums: dict[str, _Count]) -> dict[str, dict[str, int]]:

@@ -27,6 +27,7 @@ from streams.settings import S3Settings
 from tests.contract.cases import Case
 from tests.contract.outputs import OUTPUTS
 from tests.device import on_this_machine
+from tests.prepared_job import prepared_job
 from tests.unit.engines.parts import KnownModels
 
 BAD_MEDIA = {"INVALID_INPUT", "MEDIA_CORRUPT", "MEDIA_FORBIDDEN", "MEDIA_NOT_FOUND"}
@@ -127,7 +128,7 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
 @contextmanager
 def taken(manager: InferenceManager, case: Case) -> Iterator[None]:
     """Use the model of `case` exclusively during the block, so that whoever runs batches on it waits."""
-    prepared = manager.prepare(**case.request())
+    prepared = prepared_job(manager, **case.request())
     loading = ModelLoading(case.engine, case.task, prepared.model, prepared.runner, manager.models)
     with manager.cache.lease(loading.key, loading.load, loading.unload):
         yield

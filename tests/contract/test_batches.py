@@ -15,6 +15,7 @@ from handlers.errors import InferenceError
 from streams.messages import Request
 from tests.contract.bench import BAD_MEDIA, assert_answered, assert_readable, assert_refused, pipeline_over
 from tests.contract.cases import CASES, Case
+from tests.prepared_job import prepared_job
 
 ENGINES = EngineRegistry(EngineSettings())
 
@@ -34,7 +35,7 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
     manager: InferenceManager, case: Case
 ) -> None:
     alone = manager.infer(**case.request())["result"]
-    batch = [manager.prepare(**case.request()) for _ in range(3)]
+    batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
     first, bad, last = manager.execute(batch)
     assert isinstance(bad, InferenceError)
@@ -48,7 +49,7 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
 def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
     manager: InferenceManager, case: Case
 ) -> None:
-    batch = [manager.prepare(**case.request()) for _ in range(3)]
+    batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
     first, bad, last = [future.result(60) for future in [manager.start(one) for one in batch]]
     assert isinstance(bad, InferenceError)

@@ -21,6 +21,7 @@ from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InvalidInput, UnknownModel
 from handlers.media import Media
 from handlers.registry import HandlerRegistry
+from tests.prepared_job import prepared_job
 
 
 class ShoutHandler(BaseModelHandler):
@@ -177,4 +178,4 @@ def prepare(bench: Bench, text: str, **changes: Any) -> Job:
         "data": {"text": text},
         **changes,
     }
-    return bench.manager.prepare(**request)
+    return prepared_job(bench.manager, **request)

@@ -12,6 +12,7 @@ import pytest
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.run.job import Job
 from handlers.errors import Busy, Cancelled, InferenceError, InternalError, ModelMismatch
+from tests.prepared_job import prepared_job
 from tests.unit.engines.parts import Bench, ShoutEngine
 
 
@@ -64,7 +65,9 @@ def engine(bench: Bench) -> PatientEngine:
 
 @pytest.fixture
 def prepared(bench: Bench) -> Job:
-    return bench.manager.prepare(task="shout", engine="shouter", model_name="tagged", data={"text": "hey"})
+    return prepared_job(
+        bench.manager, task="shout", engine="shouter", model_name="tagged", data={"text": "hey"}
+    )
 
 
 def leases(bench: Bench) -> int:
@@ -160,7 +163,7 @@ def test_a_shared_model_over_the_budget_is_unloaded_when_its_last_user_is_done(t
     bench.engine = engine = PatientEngine()
     outcomes = [
         bench.manager.start(
-            bench.manager.prepare(task="shout", engine="shouter", model_name=name, data={"text": "a"})
+            prepared_job(bench.manager, task="shout", engine="shouter", model_name=name, data={"text": "a"})
         )
         for name in ("tagged", "plain")
     ]
@@ -177,7 +180,7 @@ def test_a_warmed_model_is_there_before_its_first_request(bench: Bench, engine: 
     assert [model["model_name"] for model in bench.manager.get_cached_models()] == ["tagged"]
     assert leases(bench) == 0
     bench.manager.start(
-        bench.manager.prepare(task="shout", engine="shouter", model_name="tagged", data={"text": "a"})
+        prepared_job(bench.manager, task="shout", engine="shouter", model_name="tagged", data={"text": "a"})
     )
     assert len(engine.loaded) == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.models.resolved_model import ResolvedModel, check_tags
-from engines.run.checks import check_texts
+from engines.run.direct_call import check_texts
 from handlers.errors import InvalidInput, ModelMismatch
 
 
