@@ -144,14 +144,17 @@ def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -
         decoded = read_in_child(content, what, max_pixels, children)
         return _Picture(what, decoded.width, decoded.height, lambda: decoded)
     image = _opened(content, what)
+    width, height = image.size
+    if children is not None and not are_few(width, height):
+        return _sized(
+            width, height, what, max_pixels, partial(read_in_child, content, what, max_pixels, children)
+        )
 
     def decode() -> Image.Image:
         with image:  # its own pixels are not kept beside those that are returned
-            if children is None or are_few(image.width, image.height):
-                return _loaded(image, what)
-        return read_in_child(content, what, max_pixels, children)
+            return _loaded(image, what)
 
-    return _sized(image.width, image.height, what, max_pixels, decode)
+    return _sized(width, height, what, max_pixels, decode)
 
 
 def _array(array: NDArray[Any], field: str, max_pixels: int) -> _Picture:

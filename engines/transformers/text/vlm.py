@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
 from jinja2 import TemplateError
+from PIL import Image
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 
@@ -21,6 +23,9 @@ from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
+_MOST_SEEN_PIXELS = 25_000_000
+"""No processor keeps more of a picture, and each copies it three times on its way: 1.4 GB for 100 megapixels."""
+
 _EXPAND = "_expand_inputs_for_generation"
 """How a model repeats its inputs for the beams; those that know of several images have their own way."""
 
@@ -88,9 +93,9 @@ class VisionLanguageRunner(GenerationRunner):
                 return_tensors="pt",
                 processor_kwargs={"do_sample_frames": False, "video_metadata": [about_video]},
             )
-        images = inputs["images"]
+        images = [_reduced(image) for image in inputs["images"]]
         if self.processor.chat_template is None:
-            return self.processor(text=self._plain_text(messages), images=list(images), return_tensors="pt")
+            return self.processor(text=self._plain_text(messages), images=images, return_tensors="pt")
         return self.processor.apply_chat_template(
             _with_images(messages, images),
             add_generation_prompt=True,
@@ -111,6 +116,11 @@ class VisionLanguageRunner(GenerationRunner):
         token = getattr(self.processor, "image_token", None)
         image = token if isinstance(token, str) else ""
         return "".join(image if part["type"] == "image" else part["text"] for part in messages[0]["content"])
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factor = math.ceil(math.sqrt(image.width * image.height / _MOST_SEEN_PIXELS))
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> list[dict[str, Any]]:

@@ -213,6 +213,17 @@ def test_max_length_counts_the_images(llava: Any) -> None:
     assert "the prompt alone has 14 tokens" in error.message
 
 
+def test_a_picture_larger_than_any_processor_keeps_is_reduced_first(
+    llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = asked((80, 48))
+    halves = {**inputs, "images": [image.reduce(2) for image in inputs["images"]]}
+    whole, half = (llava.prompt(its).extras["pixel_values"] for its in (inputs, halves))
+    assert not torch.equal(whole, half)
+    monkeypatch.setattr("engines.transformers.text.vlm._MOST_SEEN_PIXELS", 1000)
+    assert torch.equal(llava.prompt(inputs).extras["pixel_values"], half)
+
+
 def test_an_image_the_processor_cannot_take_is_the_callers_error(runners: dict[str, Any]) -> None:
     error = refusal(runners["qwen"], asked((2000, 4)))
     assert isinstance(error, InvalidInput)
