@@ -91,7 +91,11 @@ class Assignment:
             if place not in places or reading.is_lost:
                 continue
             if error := self.partitions.error(place):
-                if not self._answer(place, error) and not taken:
+                if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
+                    self._lose([place])
+                elif isinstance(error, RecordTooLargeError):
+                    self._stop(place, "it is larger than a fetch, or says so", None)
+                elif not taken:
                     self._drop_alike(places, error)
                     raise error
             elif fetched := self._take_of(place, reading, most):
@@ -178,16 +182,6 @@ class Assignment:
         return Fetched(
             *place, self.generation, epoch, start, end, records, begins, reading.committed, reading.note
         )
-
-    def _answer(self, place: TopicPartition, error: Exception) -> bool:
-        """Do what an error in place of records calls for; return False where that is not known."""
-        if isinstance(error, OffsetOutOfRangeError | NoOffsetForPartitionError):
-            self._lose([place])
-        elif isinstance(error, RecordTooLargeError):
-            self._stop(place, "it is larger than a fetch, or says so", None)
-        else:
-            return False
-        return True
 
     def _drop_alike(self, places: Collection[TopicPartition], error: Exception) -> None:
         """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""

@@ -23,7 +23,6 @@ from streams.kafka.group_refusals import (
     INCONSISTENT_PROTOCOL,
     NO_COORDINATOR,
     GroupRefused,
-    Refusal,
     refusal,
 )
 from streams.kafka.topic_problems import TopicProblem
@@ -31,7 +30,6 @@ from streams.kafka.topic_problems import TopicProblem
 if TYPE_CHECKING:
     from streams.faust.membership import Membership, State
     from streams.kafka.aiokafka_internals import Coordination
-    from streams.settings import KafkaSettings
 
 log = get_logger(__name__)
 
@@ -154,12 +152,13 @@ class Supervisor:
         """Tell why a coordinator refuses this member, and return when it may be tried again; never where none helps."""
         # Where the error is newer than aiokafka, it has no number there.
         code = getattr(error, "errno", 0) or self._code
+        members: list[str] = []
         if code == FENCED:
-            why = Refusal(_taken(self._kafka, await self._holder()), passes=False)
-        else:
-            members = await self._described() if code in (INCONSISTENT_PROTOCOL, FULL) else []
-            names = sorted(f"{one['client_id']} at {_host(one)}" for one in members[:10])
-            why = refusal(code, self._kafka, members=", ".join(names))
+            members = _named(await self._holder())
+        elif code in (INCONSISTENT_PROTOCOL, FULL):
+            described = await self._described()
+            members = sorted(f"{one['client_id']} at {_host(one)}" for one in described[:10])
+        why = refusal(code, self._kafka, members=members)
         if not why.passes:
             await self._give_up(why.reason)
             return
@@ -180,7 +179,7 @@ class Supervisor:
         if self._kafka.group_instance_id and was_forgotten:
             holder = await self._holder()
             if holder is not None and holder["member_id"] != self._member_id:
-                await self._give_up(_taken(self._kafka, holder))
+                await self._give_up(refusal(FENCED, self._kafka, members=_named(holder)).reason)
                 return None
             self._member_id = ""  # it was only silent for too long
         return await self._ensure_active_group(subscription, previous)
@@ -277,12 +276,8 @@ class Supervisor:
         )
 
 
-def _taken(kafka: KafkaSettings, holder: dict[str, Any] | None) -> str:
-    by = f" (member {holder['member_id']} at {_host(holder)})" if holder else ""
-    return (
-        f"another worker{by} has taken kafka.group_instance_id={kafka.group_instance_id!r}, so this older one stops; "
-        "give each worker that runs at the same time an instance id of its own"
-    )
+def _named(holder: dict[str, Any] | None) -> list[str]:
+    return [f"{holder['member_id']} at {_host(holder)}"] if holder else []
 
 
 def _host(member: dict[str, Any]) -> str:

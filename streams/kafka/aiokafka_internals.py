@@ -61,7 +61,7 @@ def parse_fetches(
     """
     names: dict[str, Any] = {"MemoryRecords": batches}
     if record is not None:
-        methods = {"_consumer_record": lambda _, partition, raw: record(partition, raw)}
+        methods = {"_consumer_record": staticmethod(record)}
         names["PartitionRecords"] = type("PartitionRecords", (fetcher.PartitionRecords,), methods)
     own = fetcher.Fetcher._proc_fetch_request
     seeing = FunctionType(

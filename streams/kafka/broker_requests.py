@@ -113,13 +113,8 @@ _MEMBER = (
     *(("metadata", Bytes), ("assignment", Bytes)),
 )
 _GROUP = (
-    *(
-        ("error_code", Int16),
-        ("group", _TEXT),
-        ("state", _TEXT),
-        ("protocol_type", _TEXT),
-        ("protocol", _TEXT),
-    ),
+    ("error_code", Int16),
+    *((name, _TEXT) for name in ("group", "state", "protocol_type", "protocol")),
     *(("members", Array(*_MEMBER)), ("authorized_operations", Int32)),
 )
 _GroupDescription = _request(

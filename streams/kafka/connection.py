@@ -101,7 +101,8 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
     if kafka.ssl_certfile:
         keyfile = kafka.ssl_keyfile
         try:
-            context.load_cert_chain(str(kafka.ssl_certfile), str(keyfile) if keyfile else None, _no_password)
+            # Without a password given, OpenSSL asks for one at the terminal.
+            context.load_cert_chain(str(kafka.ssl_certfile), str(keyfile) if keyfile else None, lambda: "")
         except OSError as error:
             for name, path in (("ssl_certfile", kafka.ssl_certfile), ("ssl_keyfile", keyfile)):
                 if path is not None and not os.access(path, os.R_OK):
@@ -109,11 +110,6 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
             wanted = "a certificate in PEM form that belongs to kafka.ssl_keyfile, which has no password"
             raise _unusable("ssl_certfile", kafka.ssl_certfile, wanted, error) from None
     return context
-
-
-def _no_password() -> str:
-    """Else OpenSSL asks for one at the terminal."""
-    return ""
 
 
 def _unusable(name: str, path: Path | None, wanted: str, error: OSError) -> ConfigurationError:

@@ -85,6 +85,10 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
     where = f"{host}:{port}"
     try:
         connection = await _connect(host, port, options)
+        try:
+            metadata = await asyncio.wait_for(connection.send(MetadataRequest([])), _PATIENCE_S)
+        finally:
+            await _close(connection)
     except socket.gaierror:
         return f"{host} in kafka.bootstrap_servers is a name that has no address; correct it"
     except ConnectionRefusedError:
@@ -108,12 +112,6 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
         )
     except NO_ANSWER as error:
         return await _other_protocol(kafka, host, port, error)
-    try:
-        metadata = await asyncio.wait_for(connection.send(MetadataRequest([])), _PATIENCE_S)
-    except NO_ANSWER as error:
-        return await _other_protocol(kafka, host, port, error)
-    finally:
-        await _close(connection)
     return await _advertised(where, metadata, options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ _REASONS = {
     "set kafka.group_id to another group",
     FULL: "group {kafka.group_id!r} has as many members as the broker allows (group.max.size); stop a member, "
     "have group.max.size raised, or set kafka.group_id to another group",
-    FENCED: "another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}; "
+    FENCED: "another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}, so this older one stops; "
     "give each worker that runs at the same time an instance id of its own",
 }
 """By Kafka's error codes, of which some are newer than aiokafka."""
@@ -46,10 +47,10 @@ _UNKNOWN = "the broker refuses this worker in group {kafka.group_id!r} with erro
 _NEVER_PASS = frozenset({24, 26, FENCED})
 
 
-def refusal(code: int, kafka: KafkaSettings, *, members: str = "") -> Refusal:
+def refusal(code: int, kafka: KafkaSettings, *, members: Sequence[str] = ()) -> Refusal:
     """Return what a broker's error code for a member says; `members` names those of the group, as far as known."""
     user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
     reason = _REASONS.get(code, _UNKNOWN).format(kafka=kafka, user=user, code=code)
     if members and code in _REASONS:
-        reason += f"; members: {members}"
+        reason += f"; {'held by' if code == FENCED else 'members'}: {', '.join(members)}"
     return Refusal(reason, passes=code not in _NEVER_PASS)

@@ -27,13 +27,8 @@ from streams.settings import KafkaSettings
 _ANSWER_S = 10.0
 _AGAIN_S = 0.2
 _GROUP_CODES = frozenset({NOT_AUTHORIZED, NO_COORDINATOR, errors.InvalidGroupIdError.errno})
-_NOT_READY = frozenset(
-    {
-        errors.GroupLoadInProgressError.errno,
-        errors.GroupCoordinatorNotAvailableError.errno,
-        errors.NotCoordinatorForGroupError.errno,
-    }
-)
+_LOADING, _MOVED = errors.GroupLoadInProgressError.errno, errors.NotCoordinatorForGroupError.errno
+_NOT_READY = frozenset({_LOADING, _MOVED, NO_COORDINATOR})
 _UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
 """A broker that does not know a question, or its version, answers in one of these ways."""
 
