@@ -189,7 +189,11 @@ def _picture_stream(container: InputContainer, what: str) -> VideoStream:
         kinds = "a cover picture" if known else containers.kinds(container)
         elsewhere = f"{TAKEN_BY['sound']}, or " if container.streams.audio else ""
         raise MediaCorrupt(f"{what} holds no video, only {kinds}; {elsewhere}{_CURE}")
-    return max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+    # An animated AVIF has its first picture in a stream of its own.
+    return max(
+        moving,
+        key=lambda one: (one.frames != 1, one.codec_context.width * one.codec_context.height),
+    )
 
 
 def _frames(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from engines.configuration import ConfigurationError
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
 from streams.cli import AsJson, examples, load_settings, print_json, tables
+from streams.plugins import import_plugins
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -92,7 +95,7 @@ def delete(
 @app.command(
     epilog=examples(
         "inferstream models register ocr --task ocr --source huggingface --path ./ocr",
-        "inferstream models register mine --task asr --source local --path ./mine",
+        "inferstream models register mine --source local --path ./mine --engine mine",
         "inferstream models register llama --source ollama --path llama3.2:1b",
     )
 )
@@ -107,7 +110,7 @@ def register(
         str | None, typer.Option(help="Its task, or several with commas; requests for others are refused.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="The only engine that runs it; by default from the source.")
+        str | None, typer.Option(help="The only engine that runs it; from the source, but for local.")
     ] = None,
     alias: Annotated[
         list[str] | None,
@@ -128,11 +131,17 @@ def register(
     )
     for one in alias or []:
         manager.set_alias(model, one)
+    with suppress(ConfigurationError):  # a plugin may be installed for workers alone
+        import_plugins(load_settings(ctx).settings.worker.plugins)
     served = model_registry.tasks()
     if unserved := [one for one in model.tasks if one not in served]:
         typer.echo(
             f"note: nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}",
             err=True,
+        )
+    if not model.engine:
+        typer.echo(
+            "note: no engine is named, so each request must name one; or register with --engine", err=True
         )
     if model.source.startswith("hf://") and not _COMMIT.fullmatch(model.tags.get("revision", "")):
         typer.echo(

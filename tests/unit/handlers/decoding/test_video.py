@@ -284,6 +284,13 @@ def test_a_recording_is_no_video() -> None:
         read(sound)
 
 
+def test_all_pictures_of_an_animated_avif_are_seen() -> None:
+    file = io.BytesIO()
+    first, *others = [Image.fromarray(picture) for picture in fading(8)]
+    first.save(file, "AVIF", save_all=True, append_images=others, duration=100)
+    assert len(read(file.getvalue(), num_frames=4).frames) == 4
+
+
 def test_a_cover_picture_is_no_video() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:

@@ -10,6 +10,7 @@ import pytest
 
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.models.model_manager import ModelManager
+from handlers import model_registry
 from tests.unit.streams.conftest import CommandLine
 
 mlflow = pytest.importorskip("mlflow")
@@ -145,6 +146,46 @@ def test_a_model_may_serve_several_tasks(command_line: CommandLine, registry: tu
     )
     assert shown.exit_code == 0
     assert "nothing here serves" not in shown.stderr
+
+
+def test_a_task_of_a_plugin_is_served(
+    command_line: CommandLine, registry: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "served_by_plugin.py").write_text(
+        "from handlers import BaseModelHandler, model_registry\n"
+        "class Handler(BaseModelHandler):\n"
+        "    def preprocess(self, data, options): return data\n"
+        "    def postprocess(self, result, options): return result\n"
+        "model_registry.register_handler_manually('of-a-plugin', 'of-a-plugin', Handler)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(model_registry, "_registered", dict(model_registry._registered))
+    plugins = ("--set", "worker.plugins=served_by_plugin,not_installed_here")
+    shown = command_line(
+        *("models", "register", "m", "--source", "ollama", "--path", "x", "--task", "of-a-plugin"),
+        *(*plugins, *registry),
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "nothing here serves" not in shown.stderr
+
+
+def test_a_model_without_an_engine_is_pointed_out(
+    command_line: CommandLine, registry: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights.bin").write_bytes(b"weights")
+    arguments = (
+        "models",
+        "register",
+        "mine",
+        "--source",
+        "local",
+        "--path",
+        str(tmp_path / "mine"),
+        *registry,
+    )
+    assert "note: no engine is named" in command_line(*arguments).stderr
+    assert "note: no engine is named" not in command_line(*arguments, "--engine", "mine").stderr
 
 
 def test_a_model_is_shown_whole(command_line: CommandLine, registry: tuple[str, ...]) -> None:
