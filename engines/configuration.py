@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from engines.config.setting_problems import ConfigurationError, explain, mask_password_in_url, unknown
 from engines.config.settings import ENV_PREFIX, EngineSettings, Given
-from engines.config.settings_tree import Leaf, is_open, leaves, sections
+from engines.config.settings_tree import is_open, leaves, sections
 
 __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 
@@ -71,12 +71,17 @@ def load(
     given |= _canonical(_read_overrides(overrides or {}, problems), problems)
 
     given = {key: one for key, one in given.items() if key.partition(".")[0] not in root.foreign_sections}
-    own = {key: one for key, one in given.items() if _names_of(key, opened)}
+    own = {
+        key: one
+        for key, one in given.items()
+        if key.partition(".")[0] in opened and all(_path_of(key, opened))
+    }
     strange = [key for key in given if key not in known and key not in own]
     problems += [unknown(key, given[key], sections(root), known) for key in strange]
     given = {key: one for key, one in given.items() if key in known}
     try:
-        settings = root.model_validate({**_nested(given, known), **_nested_in_open(own, opened)})
+        decoded = {key: known[key].decode(one.value) for key, one in given.items()}
+        settings = root.model_validate(_nested(decoded | own, opened))
     except ValidationError as error:
         problems += explain(error, given, known)
     if problems:
@@ -100,14 +105,7 @@ def given_explicitly(
     problems: list[str] = []  # there are none, or `load` would have told
     given = {} if config_file is None else _canonical(_read_file(config_file, opened, problems), problems)
     given |= _canonical(_read_overrides(overrides, problems), problems)
-    tree: dict[str, dict[str, Any]] = {}
-    for key, one in given.items():
-        section, _, name = key.partition(".")
-        if (names := _names_of(key, opened)) is not None:
-            tree.setdefault(section, {}).setdefault(names[1], {})[names[2]] = one.value
-        else:
-            tree.setdefault(section, {})[name] = one.value
-    return tree
+    return _nested({key: one.value for key, one in given.items()}, opened)
 
 
 def _canonical(layer: dict[str, Given], problems: list[str]) -> dict[str, Given]:
@@ -208,27 +206,23 @@ def _read_overrides(overrides: Mapping[str, Any] | Iterable[str], problems: list
     return given
 
 
-def _nested(given: Mapping[str, Given], known: Mapping[str, Leaf]) -> dict[str, dict[str, Any]]:
-    tree: dict[str, dict[str, Any]] = {}
-    for key, one in given.items():
-        section, _, name = key.partition(".")
-        tree.setdefault(section, {})[name] = known[key].decode(one.value)
-    return tree
-
-
-def _names_of(key: str, opened: Collection[str]) -> tuple[str, str, str] | None:
-    """Return section, name and setting of a key in an open section; a name may hold dots itself."""
+def _path_of(key: str, opened: Collection[str]) -> tuple[str, ...]:
+    """Return section and setting of a key, in an open section with the name between, which may hold dots itself."""
     section, _, rest = key.partition(".")
+    if section not in opened:
+        return section, rest
     name, _, setting = rest.rpartition(".")
-    return (section, name, setting) if section in opened and name and setting else None
+    return section, name, setting
 
 
-def _nested_in_open(own: Mapping[str, Given], opened: Collection[str]) -> dict[str, dict[str, Any]]:
+def _nested(values: Mapping[str, Any], opened: Collection[str]) -> dict[str, dict[str, Any]]:
     tree: dict[str, dict[str, Any]] = {}
-    for key, one in own.items():
-        if names := _names_of(key, opened):
-            section, name, setting = names
-            tree.setdefault(section, {}).setdefault(name, {})[setting] = one
+    for key, value in values.items():
+        *path, name = _path_of(key, opened)
+        holder = tree
+        for part in path:
+            holder = holder.setdefault(part, {})
+        holder[name] = value
     return tree
 
 

@@ -61,17 +61,13 @@ class Answer:
         repeats itself, `last` is not done: `finish_reason` is "repetition", the tokens of the answer are those
         that came, and what only a last chunk tells (prompt_tokens, times) is left out.
         """
+        answer: dict[str, Any] = {"generated_text": "".join(self._text)}
+        if self._thinking:
+            answer["thinking"] = "".join(self._thinking)
         if not last.done:
-            return {
-                "generated_text": "".join(self._text),
-                **({"thinking": "".join(self._thinking)} if self._thinking else {}),
-                "completion_tokens": self._heard,
-                "finish_reason": "repetition",
-                "metadata": {},
-            }
-        return {
-            "generated_text": "".join(self._text),
-            **({"thinking": "".join(self._thinking)} if self._thinking else {}),
+            repeated = {"completion_tokens": self._heard, "finish_reason": "repetition", "metadata": {}}
+            return answer | repeated
+        return answer | {
             "prompt_tokens": last.prompt_eval_count,
             "completion_tokens": last.eval_count,
             "finish_reason": last.done_reason or "unknown",

@@ -51,16 +51,27 @@ class OllamaClient:
             trust_env=not settings.is_local,  # no proxy of the environment leads back here
         )
 
-    async def generate(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
-        """Run a prompt; `hear` gets every chunk, and the last one, with counts and times, is returned.
+    async def answer(
+        self, path: str, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]
+    ) -> AnswerChunk:
+        """Run a prompt (/api/generate) or a conversation (/api/chat); `hear` gets every chunk, and the last one, with
+        counts and times, is returned.
 
         Where the server ends its stream in good order without a last chunk, that is one that is not `done`.
         """
-        return await self._answer("/api/generate", body, model, hear)
-
-    async def chat(self, body: bytes, *, model: str, hear: Callable[[AnswerChunk], None]) -> AnswerChunk:
-        """Run a conversation; otherwise as `generate`."""
-        return await self._answer("/api/chat", body, model, hear)
+        last = AnswerChunk()
+        try:
+            with self._transport(self._timeout_s):
+                async with (
+                    asyncio.timeout(self._timeout_s),
+                    aclosing(self._chunks(path, body, AnswerChunk)) as chunks,
+                ):
+                    async for chunk in chunks:
+                        last = chunk
+                        hear(chunk)
+        except Refused as refused:
+            raise self.failures.of_refusal(refused, model) from refused
+        return last
 
     async def pull(self, model: str, hear: Callable[[PullChunk], None]) -> None:
         """Have the server fetch a model; it may take hours, but no silence in it may last the whole timeout."""
@@ -101,23 +112,6 @@ class OllamaClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
-
-    async def _answer(
-        self, path: str, body: bytes, model: str, hear: Callable[[AnswerChunk], None]
-    ) -> AnswerChunk:
-        last = AnswerChunk()
-        try:
-            with self._transport(self._timeout_s):
-                async with (
-                    asyncio.timeout(self._timeout_s),
-                    aclosing(self._chunks(path, body, AnswerChunk)) as chunks,
-                ):
-                    async for chunk in chunks:
-                        last = chunk
-                        hear(chunk)
-        except Refused as refused:
-            raise self.failures.of_refusal(refused, model) from refused
-        return last
 
     async def _chunks(self, path: str, body: bytes, kind: type[Chunk]) -> AsyncGenerator[Chunk]:
         """Yield each line of the streamed answer to a POST of `body`.

@@ -196,8 +196,7 @@ class OllamaEngine(BaseEngine):
                 self._heard_at = time.monotonic()
                 answer.hear(chunk)
 
-            ask = self._client.chat if request.is_chat else self._client.generate
-            last = await ask(request.body, model=model.name, hear=hear)
+            last = await self._client.answer(request.path, request.body, model=model.name, hear=hear)
         if not last.done and not answer.repeats_itself:
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)

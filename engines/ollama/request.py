@@ -82,9 +82,10 @@ class OllamaModel:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to /api/chat, or else to /api/generate."""
+    """A request to Ollama."""
 
-    is_chat: bool
+    path: str
+    """/api/chat or /api/generate."""
     body: bytes
 
 
@@ -112,7 +113,7 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
         body["prompt"] = inputs["inputs"]
     else:
         raise InvalidInput(f"engine ollama runs a prompt or messages; it got {', '.join(sorted(inputs))}")
-    return Request("messages" in body, msgspec.json.encode(body))
+    return Request("/api/chat" if "messages" in body else "/api/generate", msgspec.json.encode(body))
 
 
 def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any]:

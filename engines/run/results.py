@@ -75,39 +75,29 @@ def worker_name() -> str:
 def result_of(
     outcome: Mapping[str, Any] | InferenceError,
     *,
-    task: str,
-    engine: str,
-    model_name: str,
     processing_s: float = 0.0,
-    id: str = "",
-    model_version: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     timings: dict[str, float] | None = None,
-    attempt: int = 1,
     worker: str | None = None,
+    **about: Any,
 ) -> Result:
-    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over."""
-    output: dict[str, Any] | None = None
-    error: ResultError | None = None
-    if isinstance(outcome, InferenceError):
-        error = ResultError(outcome.code, outcome.message, outcome.retryable)
-    else:
-        output = {**outcome, "metadata": outcome.get("metadata") or {}}
+    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over.
+
+    `about` are fields of `Result`: task, engine, model_name, and what else is known.
+    """
+    error = _told(outcome) if isinstance(outcome, InferenceError) else None
     return Result(
         success=error is None,
-        id=id,
-        task=task,
-        engine=engine,
-        model_name=model_name,
-        model_version=model_version,
-        result=output,
+        result=None
+        if isinstance(outcome, InferenceError)
+        else {**outcome, "metadata": outcome.get("metadata") or {}},
         error=error,
         processing_time=processing_s,
         timestamp=time.time(),
         timings=no_time() if timings is None else timings,
         metadata=dict(metadata) if metadata else {},
-        attempt=attempt,
         worker=worker_name() if worker is None else worker,
+        **{"id": "", **about},
     )
 
 
@@ -144,7 +134,11 @@ def failed_instead(
         result,
         success=False,
         result=None,
-        error=ResultError(error.code, error.message, error.retryable),
+        error=_told(error),
         timestamp=time.time(),
         metadata=result.metadata if metadata is None else metadata,
     )
+
+
+def _told(error: InferenceError) -> ResultError:
+    return ResultError(error.code, error.message, error.retryable)

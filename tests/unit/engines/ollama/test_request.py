@@ -39,7 +39,7 @@ def decoded(encoded: str) -> np.ndarray[Any, Any]:
 
 def test_a_prompt_goes_to_generate_and_streams() -> None:
     request = build(MODEL, {"inputs": "hi"}, {})
-    assert not request.is_chat
+    assert request.path == "/api/generate"
     assert json.loads(request.body) == {
         "model": "smollm2:135m",
         "stream": True,
@@ -52,7 +52,7 @@ def test_a_prompt_goes_to_generate_and_streams() -> None:
 def test_messages_go_to_chat() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
     request = build(MODEL, {"messages": messages}, {})
-    assert request.is_chat
+    assert request.path == "/api/chat"
     assert json.loads(request.body)["messages"] == messages
 
 
