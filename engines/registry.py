@@ -94,24 +94,15 @@ class EngineRegistry:
 
     def names(self) -> list[str]:
         """Return the names of all engines, made or not."""
-        with self._lock:
-            registered = {*self._classes, *_by_plugins}
-        return sorted(registered | set(BUILT_IN) | set(self._installed))
+        return sorted({*self._classes, *_by_plugins, *BUILT_IN, *self._installed})
 
     def knows(self, name: str) -> bool:
         """Return whether there is an engine of that name; as quick as a look into a dict."""
-        return (
-            name in self._engines
-            or name in BUILT_IN
-            or name in self._classes
-            or name in _by_plugins
-            or name in self._installed
-        )
+        return any(name in names for names in (BUILT_IN, self._classes, _by_plugins, self._installed))
 
     def made(self) -> dict[str, BaseEngine]:
         """Return the engines that exist by now."""
-        with self._lock:
-            return dict(self._engines)
+        return dict(self._engines)
 
     def supported_tasks(self, name: str) -> frozenset[str]:
         """Return the tasks that an engine runs, none for any; it is made only where its class does not say.
@@ -196,8 +187,7 @@ class EngineRegistry:
         return engine
 
     def _find(self, name: str) -> EngineClass:
-        with self._lock:
-            found = self._classes.get(name) or _by_plugins.get(name)
+        found = self._classes.get(name) or _by_plugins.get(name)
         if found is not None:
             return found
         if name in self._installed:

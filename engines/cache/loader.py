@@ -138,7 +138,21 @@ class ModelLoading:
         return self.guard.last_sign(self.engine)
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
-        loaded = self._measured(self.runner.load_model(self.model.name, **details))
+        """Return the model with what it takes; where that cannot be told it is unloaded again."""
+        runner = self.runner
+        model = runner.load_model(self.model.name, **details)
+        try:
+            size = runner.model_bytes(model)
+            loaded = Loaded(
+                model,
+                size,
+                runner.model_device(model),
+                runner.shared_memory(model),
+                is_elsewhere=not runner.needs_files and size == 0,
+            )
+        except BaseException:
+            runner.unload_model(model)
+            raise
         late.append(loaded)
         return loaded
 
@@ -150,22 +164,6 @@ class ModelLoading:
         finally:
             if "path" in details:
                 self._release_files()
-
-    def _measured(self, model: Any) -> Loaded:
-        """Return a model that was just loaded with what it takes; where that fails it is unloaded again."""
-        runner = self.runner
-        try:
-            size = runner.model_bytes(model)
-            return Loaded(
-                model,
-                size,
-                runner.model_device(model),
-                runner.shared_memory(model),
-                is_elsewhere=not runner.needs_files and size == 0,
-            )
-        except BaseException:
-            runner.unload_model(model)
-            raise
 
     def _bytes_of(self, model: Any) -> int:
         """Return what a model that leaves takes, 0 where that cannot be told any more: it must leave all the same."""

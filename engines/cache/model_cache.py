@@ -123,16 +123,8 @@ class ModelCache:
 
     def unload_idle(self, idle_s: float, *, keep: Callable[[Any], bool]) -> int:
         """Unload the models that nobody used for `idle_s`, but those whose key is to `keep`; return how many."""
-        with self._changed:
-            before = self._clock() - idle_s
-            victims = [
-                entry
-                for entry in self._entries.values()
-                if entry.is_idle and entry.used_at <= before and not keep(entry.key)
-            ]
-            self._mark_leaving(victims)
-        self._unload(victims)
-        return len(victims)
+        before = self._clock() - idle_s
+        return len(self._unload_idle_ones(lambda entry: entry.used_at <= before and not keep(entry.key)))
 
     def all_keys(self) -> list[Any]:
         """Return the keys of the models that are in memory or being loaded; not of those that leave."""
@@ -147,11 +139,9 @@ class ModelCache:
 
     def clear(self, *, keep: Callable[[Any], bool] = lambda key: False) -> int:
         """Unload all models that nobody uses but those to `keep`; return how many. Those in use stay and are logged."""
+        victims = self._unload_idle_ones(lambda entry: not keep(entry.key))
         with self._changed:
-            victims = [entry for entry in self._entries.values() if entry.is_idle and not keep(entry.key)]
             in_use = [str(entry.key) for entry in self._entries.values() if entry.leases]
-            self._mark_leaving(victims)
-        self._unload(victims)
         if in_use:
             log.info("models_in_use_were_not_cleared", keys=in_use)
         return len({entry.memory for entry in victims})
@@ -258,10 +248,7 @@ class ModelCache:
                     raise
             log.warning("load_ran_out_of_memory", key=str(entry.key), then="again without the idle models")
         # The error is gone by now, and with it the frames that kept alive what was loaded so far.
-        with self._changed:
-            victims = [one for one in self._beside(entry) if one.is_idle]
-            self._mark_leaving(victims)
-        self._unload(victims)
+        self._unload_idle_ones(lambda one: one in self._beside(entry))
         with self._changed:
             self._changed.wait_for(lambda: not any(one.state is State.LEAVING for one in self._beside(entry)))
         return load(make_room)
@@ -328,6 +315,14 @@ class ModelCache:
             victims, self._may_exceed = self._budget.excess(self._entries.values(), self.max_models)
             self._mark_leaving(victims)
         self._unload(victims)
+
+    def _unload_idle_ones(self, is_victim: Callable[[Entry], bool]) -> list[Entry]:
+        """Unload the idle models that are victims, and return their entries."""
+        with self._changed:
+            victims = [entry for entry in self._entries.values() if entry.is_idle and is_victim(entry)]
+            self._mark_leaving(victims)
+        self._unload(victims)
+        return victims
 
     def _unload(self, victims: list[Entry]) -> None:
         try:
