@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any
 
 from engines.base import BaseEngine, Emit, bisected
@@ -51,8 +52,7 @@ class Execution:
         """`guard` runs the calls of engines, so that one that never returns holds up nobody for long."""
         self._guard = guard or Guard()
         self._cache = cache
-        self._models = models
-        self._on_model = on_model
+        self._loading_of = partial(ModelLoading, models=models, on_model=on_model, guard=self._guard)
 
     def run(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.
@@ -194,7 +194,7 @@ class Execution:
         Raises:
             InferenceError: what loading raises of that tree.
         """
-        loading = ModelLoading(engine, task, model, runner, self._models, self._on_model, self._guard)
+        loading = self._loading_of(engine, task, model, runner)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
     def is_loaded(self, job: Job) -> bool:
@@ -211,7 +211,6 @@ class Execution:
         """
         first, model = batch[0], lease.model
         runner, key = first.runner, self._loading(first).key
-        what, limit_s = str(key), self._patience(first)
         signs = self._signs_of(first, model) if _tells_signs(runner) else None
         given_up: list[GivenUp] = []
 
@@ -233,8 +232,8 @@ class Execution:
             try:
                 with working_on([one.name for one in left]):
                     return self._guard.call(
-                        what,
-                        limit_s,
+                        str(key),
+                        self._patience(first),
                         lambda: runner.infer_each(model, inputs, options, early),
                         holding=lease,
                         alive_at=signs,
@@ -254,15 +253,7 @@ class Execution:
         return bisected(run, batch, failed=failed)
 
     def _loading(self, job: Job) -> ModelLoading:
-        return ModelLoading(
-            job.engine,
-            job.task,
-            job.model,
-            job.runner,
-            self._models,
-            self._on_model,
-            self._guard,
-        )
+        return self._loading_of(job.engine, job.task, job.model, job.runner)
 
 
 def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
@@ -353,11 +344,5 @@ def _checked(outcome: Any, engine: str) -> Outcome:
 def _as_failure(error: BaseException, job: Job) -> InferenceError:
     failure = as_inference_error(error)
     if failure is not error:
-        log.error(
-            "execute_failed",
-            task=job.task,
-            engine=job.engine,
-            model=job.model.key,
-            exc_info=error,
-        )
+        log.error("execute_failed", task=job.task, engine=job.engine, model=job.model.key, exc_info=error)
     return failure
