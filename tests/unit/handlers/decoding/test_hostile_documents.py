@@ -18,7 +18,7 @@ from tests.documents import Line, text_pdf
 
 MEMORY_BYTES = 256 * 1024**2
 LIMITS = MediaSettings(decode_memory_bytes=MEMORY_BYTES, document_timeout_s=120)
-SHORT = MediaSettings(decode_memory_bytes=1024**3, document_timeout_s=2)
+SHORT = MediaSettings(decode_memory_bytes=1024**3, document_timeout_s=1)
 
 
 def read(content: bytes, limits: MediaSettings = LIMITS) -> list[Page]:
@@ -45,7 +45,7 @@ def test_a_pdf_that_takes_all_memory_is_refused_with_the_limit(made: Callable[[]
 def test_a_pdf_that_takes_for_ever_is_refused_with_the_limit(made: Callable[[], bytes]) -> None:
     with pytest.raises(
         MediaTooLarge,
-        match=r"takes longer to decode than media\.document_timeout_s allows \(2 s\): save the file",
+        match=r"takes longer to decode than media\.document_timeout_s allows \(1 s\): save the file",
     ):
         read(made(), SHORT)
     read_well()
@@ -86,7 +86,7 @@ def test_a_pdf_whose_reader_ends_says_how(
 
 def test_a_pdf_that_hangs_holds_up_no_other() -> None:
     """One child is busy to the end of the test; the other reads on."""
-    waiting = MediaSettings(document_timeout_s=3)
+    waiting = MediaSettings(document_timeout_s=2)
     refused: list[Exception] = []
 
     def hang() -> None:

@@ -17,7 +17,7 @@ from handlers.media import Media
 from handlers.settings import MediaSettings
 from tests import hostile_images as hostile
 
-SHORT = MediaSettings(decode_timeout_s=2, document_timeout_s=2)
+SHORT = MediaSettings(decode_timeout_s=1, document_timeout_s=1)
 TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, decode_timeout_s=120)
 
 
@@ -62,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_image_that_takes_minutes_is_refused_with_the_limit(made: Callable[[], bytes], kind: str) -> None:
     with pytest.raises(
         MediaTooLarge,
-        match=r"^data\.image \(s3://b/x\) takes longer to decode than media\.decode_timeout_s allows \(2 s\): "
+        match=r"^data\.image \(s3://b/x\) takes longer to decode than media\.decode_timeout_s allows \(1 s\): "
         "save it again as an ordinary JPEG or PNG$",
     ):
         read(made(), SHORT)

@@ -22,7 +22,7 @@ from handlers.decoding.children.processes import ChildEnded, ChildPool, Limits
 from handlers.errors import InternalError, InvalidInput
 
 LIMITS = Limits(processes=2, memory_bytes=512 << 20, timeout_s=60)
-SHORT = Limits(processes=2, memory_bytes=512 << 20, timeout_s=1)
+SHORT = Limits(processes=2, memory_bytes=512 << 20, timeout_s=0.25)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_call_that_takes_too_long_is_ended_and_its_process_too(pool: ChildPool
 
 def test_the_time_is_work_and_not_waiting(pool: ChildPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handlers.decoding.children.processes._MOST_WAIT", 600)
-    assert run(pool, "wait", limits=SHORT, seconds=1.5)[0][0] == "waited"
+    assert run(pool, "wait", limits=SHORT, seconds=1.25)[0][0] == "waited"
     with pytest.raises(ChildEnded) as caught:
         run(pool, "toil", limits=SHORT)
     assert (caught.value.reason, caught.value.detail) == ("time", "SIGXCPU")
