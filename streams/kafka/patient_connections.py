@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,20 +39,13 @@ class PatientConnections:
     beside it, and what any broker may be asked is asked of those. Lives on the loop of the client.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        is_open: Callable[[str, int], Awaitable[bool]] | None = None,
-    ) -> None:
+    def __init__(self, client: Any) -> None:
         """Take over how `client` (AIOKafkaClient) makes its connections."""
         self._client = client
         self._connect = connect_by(client, self._connection)
         self._any_node = client.get_random_node
         client.get_random_node = self._random_node
-        self._clock, self._sleep, self._is_open = clock, sleep, is_open or _is_open
+        self._now = asyncio.get_running_loop().time
         self._ways: defaultdict[Any, _Way] = defaultdict(_Way)
         self._answered_at = float("-inf")
         """When any broker had a connection."""
@@ -67,14 +58,22 @@ class PatientConnections:
                 return None  # another has just tried
             if way.failures and self._client.cluster.broker_metadata(node) is not None:
                 await self._pause(node, way)
+            # Where all seem to be silent, they may be slow.
+            is_alone = self._answered_at < way.failed_at
+            limit_s = min(SILENT_S * way.pause_s, 6 * SILENT_S) if is_alone else SILENT_S
             try:
-                async with asyncio.timeout(self._limit_s(way)):
+                async with asyncio.timeout(limit_s):
                     connection = await self._connect(node, group=group, **options)
             except TimeoutError:
                 connection = None
                 self._client.force_metadata_update()  # as aiokafka does where it gives up itself
-            self._note(way, connection)
-            return connection
+            if connection is not None:
+                way.failures, way.pause_s, self._answered_at = 0, FIRST_PAUSE_S, self._now()
+                return connection
+            if way.failures:
+                way.pause_s = min(2 * way.pause_s, LONGEST_PAUSE_S)
+            way.failures, way.failed_at = way.failures + 1, self._now()
+            return None
 
     def _random_node(self) -> Any:
         """Return a broker that could be connected to the last time, as long as there is one."""
@@ -82,42 +81,27 @@ class PatientConnections:
         here = [one.nodeId for one in self._client.cluster.brokers() if one.nodeId not in away]
         return random.choice(here) if here else self._any_node()
 
-    def _note(self, way: _Way, connection: Any) -> None:
-        if connection is None:
-            if way.failures:
-                way.pause_s = min(2 * way.pause_s, LONGEST_PAUSE_S)
-            way.failures, way.failed_at = way.failures + 1, self._clock()
-        else:
-            way.failures, way.pause_s = 0, FIRST_PAUSE_S
-            self._answered_at = self._clock()
-
-    def _another_answers(self, way: _Way) -> bool:
-        return self._answered_at >= way.failed_at
-
-    def _limit_s(self, way: _Way) -> float:
-        """Where all seem to be silent, they may be slow."""
-        return SILENT_S if self._another_answers(way) else min(SILENT_S * way.pause_s, 6 * SILENT_S)
-
     async def _pause(self, node: Any, way: _Way) -> None:
         look_s, closed = _FIRST_LOOK_S, set()
         while True:
-            until = way.failed_at + (FIRST_PAUSE_S if self._another_answers(way) else way.pause_s)
-            left_s = until - self._clock()
+            another_answers = self._answered_at >= way.failed_at
+            left_s = way.failed_at + (FIRST_PAUSE_S if another_answers else way.pause_s) - self._now()
             if left_s <= 0:
                 return
-            await self._sleep(min(look_s, left_s))
+            await asyncio.sleep(min(look_s, left_s))
             look_s = min(2 * look_s, _LOOK_EVERY_S)
             for one in {node, self._any_node()}:
                 broker = self._client.cluster.broker_metadata(one)
                 if broker is None:
                     continue
-                if not await self._is_open(broker.host, broker.port):
+                if not await is_open(broker.host, broker.port):
                     closed.add(one)
                 elif one in closed:
                     return
 
 
-async def _is_open(host: str, port: int) -> bool:
+async def is_open(host: str, port: int) -> bool:
+    """Return whether a port takes connections."""
     try:
         async with asyncio.timeout(_LOOK_EVERY_S):
             _, writer = await asyncio.open_connection(host, port)

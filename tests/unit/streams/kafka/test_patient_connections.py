@@ -1,111 +1,136 @@
-"""Pauses before a broker that is away is tried again, in a time that the test turns."""
+"""Pauses before a broker that is away is tried again, in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from streams.kafka import patient_connections
 from streams.kafka.patient_connections import LONGEST_PAUSE_S, PatientConnections
+from tests.unit.streams.fake_brokers import virtual_time
+
+SOON_S = 0.01
 
 
 class Cluster:
-    """An aiokafka client as far as it matters here, its brokers, and their time."""
+    """An aiokafka client as far as it matters here, and its brokers."""
 
     def __init__(self, brokers: int = 1) -> None:
-        self.now = 0.0
+        self.loop = asyncio.get_running_loop()
         self.open: dict[int, bool] = dict.fromkeys(range(brokers), False)
         """Whether a broker's port takes connections."""
         self.refuses: set[int] = set()
         """Brokers that end a connection which their port took."""
         self.tried: list[tuple[int, float]] = []
-        self.asked_again: Callable[[], None] = lambda: None
         self.cluster = SimpleNamespace(
-            broker_metadata=lambda node: SimpleNamespace(host="h", port=node) if node in self.open else None
+            broker_metadata=lambda node: SimpleNamespace(host=self, port=node) if node in self.open else None
         )
-        PatientConnections(self, clock=lambda: self.now, sleep=self.sleep, is_open=self.is_open)
+        PatientConnections(self)
 
     async def _get_conn(self, node: int, **options: Any) -> object | None:
-        self.tried.append((node, self.now))
+        self.tried.append((node, self.loop.time()))
         await asyncio.sleep(0)
         return object() if self.open.get(node) and node not in self.refuses else None
 
     def get_random_node(self) -> int:
         return max(self.open)
 
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.asked_again()
-        await asyncio.sleep(0)
-
-    async def is_open(self, host: str, port: int) -> bool:
-        return self.open[port]
+    def opens(self, node: int, *, after_s: float) -> None:
+        self.loop.call_later(after_s, self.open.update, {node: True})
 
     async def connect(self, node: int = 0) -> object | None:
         return await self._get_conn(node)
 
+    async def tries(self, count: int) -> list[float]:
+        """Try until so many attempts were made, and return when."""
+        while len(self.tried) < count:
+            assert await self.connect() is None
+        return [when for _, when in self.tried]
 
+
+@pytest.fixture(autouse=True)
+def ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_open(cluster: Any, port: int) -> bool:
+        is_there: bool = cluster.open[port]
+        return is_there
+
+    monkeypatch.setattr(patient_connections, "is_open", is_open)
+
+
+def in_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    @functools.wraps(test)
+    def run() -> None:
+        with virtual_time() as loop:
+            loop.run_until_complete(test())
+
+    return run
+
+
+@in_virtual_time
 async def test_a_broker_that_is_away_is_tried_at_growing_pauses() -> None:
-    cluster = Cluster()
-    while len(cluster.tried) < 8:
-        assert await cluster.connect() is None
-    times = [round(when, 6) for _, when in cluster.tried]
-    assert times == [0, 1, 3, 7, 15, 31, 61, 91]
+    assert await Cluster().tries(8) == pytest.approx([0, 1, 3, 7, 15, 31, 61, 91], abs=SOON_S)
 
 
+@in_virtual_time
 async def test_a_pause_ends_when_the_port_opens_and_the_next_is_short_again() -> None:
     cluster = Cluster()
-    while len(cluster.tried) < 7:
-        await cluster.connect()
-    began = cluster.now
-    cluster.asked_again = lambda: cluster.open.update({0: cluster.now > began + 5})
+    await cluster.tries(7)
+    began = cluster.loop.time()
+    cluster.opens(0, after_s=5)
     assert await cluster.connect() is not None
-    assert cluster.now < began + 7
-    cluster.asked_again = lambda: None
+    assert cluster.loop.time() < began + 7
     cluster.open[0] = False
-    again = cluster.now
+    again = cluster.loop.time()
     assert await cluster.connect() is None
     assert await cluster.connect() is None
-    assert cluster.now == again + 1
+    assert cluster.loop.time() == pytest.approx(again + 1, abs=SOON_S)
 
 
+@in_virtual_time
 async def test_a_port_that_is_open_and_answers_nothing_shortens_no_pause() -> None:
     cluster = Cluster()
     cluster.open[0], cluster.refuses = True, {0}
-    while len(cluster.tried) < 7:
-        await cluster.connect()
-    assert cluster.tried[-1][1] - cluster.tried[-2][1] == LONGEST_PAUSE_S
+    *_, before, last = await cluster.tries(7)
+    assert last - before == pytest.approx(LONGEST_PAUSE_S, abs=SOON_S)
 
 
+@in_virtual_time
 async def test_while_another_broker_answers_the_pause_is_a_second() -> None:
     cluster = Cluster(brokers=2)
     cluster.open[1] = True
     for _ in range(6):
         assert await cluster.connect(0) is None
         assert await cluster.connect(1) is not None
-    assert [when for node, when in cluster.tried if node == 0] == [0, 1, 2, 3, 4, 5]
+    tried = [when for node, when in cluster.tried if node == 0]
+    assert tried == pytest.approx([0, 1, 2, 3, 4, 5], abs=SOON_S)
 
 
+@in_virtual_time
 async def test_a_broker_that_comes_back_ends_the_pause_for_one_that_does_not() -> None:
     cluster = Cluster(brokers=2)
-    while len(cluster.tried) < 7:
-        await cluster.connect(0)
-    began = cluster.now
-    cluster.asked_again = lambda: cluster.open.update({1: cluster.now > began + 3})
+    await cluster.tries(7)
+    began = cluster.loop.time()
+    cluster.opens(1, after_s=3)
     assert await cluster.connect(0) is None
-    assert cluster.now < began + 5
+    assert cluster.loop.time() < began + 5
 
 
+@in_virtual_time
 async def test_all_who_wait_for_a_broker_share_one_attempt() -> None:
     cluster = Cluster()
     await cluster.connect()
     assert await asyncio.gather(*(cluster.connect() for _ in range(5))) == [None] * 5
     assert len(cluster.tried) == 2
-    cluster.asked_again = lambda: cluster.open.update({0: True})
+    cluster.opens(0, after_s=0.05)
     assert all(await asyncio.gather(*(cluster.connect() for _ in range(5))))
 
 
+@in_virtual_time
 async def test_one_who_is_cancelled_while_waiting_leaves_the_attempt_to_the_next() -> None:
     cluster = Cluster()
     await cluster.connect()
@@ -116,9 +141,10 @@ async def test_one_who_is_cancelled_while_waiting_leaves_the_attempt_to_the_next
     assert len(cluster.tried) == 2
 
 
+@in_virtual_time
 async def test_a_broker_that_the_cluster_does_not_name_any_more_is_not_waited_for() -> None:
     cluster = Cluster()
     await cluster.connect()
     del cluster.open[0]
     assert await cluster.connect() is None
-    assert cluster.now == 0
+    assert cluster.loop.time() < SOON_S
