@@ -1,4 +1,4 @@
-"""What tasks that give labels have in common: features, batches of alike ones, scores."""
+"""Tasks that give labels, of sounds (AST, wav2vec2) and videos (VideoMAE): features, batches of alike ones, scores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import soxr
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from engines.transformers.device import to_model
+from engines.transformers.loading import ModelFolder
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
+from handlers.errors import InvalidInput
 
 DEFAULT_LABELS = 5
 
@@ -54,7 +59,6 @@ class ClassificationRunner(TaskRunner):
 
     @running()
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Prepared:
-        """Return the features of one input, and how many labels it asks for."""
         return _Prepared(*self.features(inputs), options.get("top_k", DEFAULT_LABELS))
 
     def answer(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[int, Outcome]]:
@@ -73,17 +77,15 @@ class ClassificationRunner(TaskRunner):
                 yield place, {"labels": self._labels(its_scores, one.top_k), **one.besides}
 
     def _scores(self, features: Sequence[Features]) -> list[torch.Tensor]:
-        """Return the scores of all labels, (labels,), of each window."""
-        batch = {name: torch.cat([one[name] for one in features]) for name in features[0]}
         with torch.inference_mode():
-            logits: torch.Tensor = self.model(**to_model(self.model, batch)).logits.float().cpu()
+            seen = to_model(self.model, _joined(features))
+            logits: torch.Tensor = self.model(**seen).logits.float().cpu()
         # Several labels may be right at once, or else exactly one is.
         if self.model.config.problem_type == "multi_label_classification":
             return list(logits.sigmoid())
         return list(logits.softmax(-1))
 
     def _labels(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """Return the `top_k` likeliest labels, all for 0."""
         best = scores.topk(min(top_k or len(scores), len(scores)))
         names = self.model.config.id2label or {}
         return [
@@ -92,12 +94,115 @@ class ClassificationRunner(TaskRunner):
         ]
 
 
+def _joined(features: Sequence[Features]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
+
+
 def _count(features: Features) -> int:
     return len(next(iter(features.values())))
 
 
 def _windows(features: Features) -> list[Features]:
-    """Return the features of each window, a batch of one."""
     return [
         {name: tensor[row : row + 1] for name, tensor in features.items()} for row in range(_count(features))
     ]
+
+
+_HOP_S = 0.01
+"""Seconds from one frame of an audio spectrogram transformer to the next."""
+
+_WINDOW_S = 30.0
+"""What models are given at once that would hear any length: their memory grows with its square."""
+
+_MOST_WINDOWS = 256
+"""Windows of one recording; with more, a long one would take minutes, and the scores would hardly change."""
+
+_SHORTEST_S = 0.1
+"""Models look at windows of 25 ms and more; what is shorter is followed by silence."""
+
+
+class AudioClassificationRunner(ClassificationRunner):
+    """Labels float32 mono recordings within -1..1, resampled to the model's own rate.
+
+    A longer recording than the model hears at once is heard in windows at equal distances, from its beginning to
+    its end; its scores are their means.
+    """
+
+    kinds = ("AutoModelForAudioClassification",)
+    needs = "an audio classifier"
+    parts = (ModelFolder.feature_extractor,)
+    windows_at_once = 8
+
+    def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
+        super().__init__(name, model)
+        self.extractor = extractor
+
+    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+        windows, rate = self._windows(inputs), self.extractor.sampling_rate
+        features = [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
+        duration_s: float = inputs["duration_s"]
+        heard_s = round(min(duration_s, sum(map(len, windows)) / rate), 3)
+        return _joined(features), {"duration_s": duration_s, "windows": len(windows), "heard_s": heard_s}
+
+    def _windows(self, inputs: dict[str, Any]) -> list[NDArray[np.float32]]:
+        samples, window = self._samples(inputs), self._window
+        count = min(_MOST_WINDOWS, math.ceil(len(samples) / window))
+        if count < 2:
+            return [samples]
+        starts = np.linspace(0, len(samples) - window, count).round().astype(int)
+        return [samples[start : start + window] for start in starts]
+
+    @property
+    def _window(self) -> int:
+        extractor = self.extractor
+        if (frames := getattr(extractor, "max_length", None)) and hasattr(extractor, "num_mel_bins"):
+            return int(frames) * int(_HOP_S * extractor.sampling_rate)
+        own = getattr(extractor, "n_samples", None)
+        return int(own or _WINDOW_S * extractor.sampling_rate)
+
+    def _samples(self, inputs: dict[str, Any]) -> NDArray[np.float32]:
+        """Return the recording at the model's own rate, not shorter than it can hear."""
+        samples: NDArray[np.float32] = inputs["audio"]
+        rate = self.extractor.sampling_rate
+        if inputs["sampling_rate"] != rate:
+            samples = soxr.resample(samples, inputs["sampling_rate"], rate)
+        if (missing := round(_SHORTEST_S * rate) - len(samples)) > 0:
+            samples = np.pad(samples, (0, missing))
+        return samples
+
+
+class VideoClassificationRunner(ClassificationRunner):
+    """Labels videos by as many of their frames as the model takes, at equal distances."""
+
+    kinds = ("AutoModelForVideoClassification",)
+    needs = "a video classifier"
+    parts = (ModelFolder.image_processor,)
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        super().__init__(name, model)
+        self.processor = processor
+        config = model.config
+        self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
+
+    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+        if "prompt" in inputs:
+            raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
+        frames = inputs["frames"]
+        seen = evenly(len(frames), self.num_frames or len(frames))
+        features = self.processor(
+            [frames[index] for index in seen], return_tensors="pt", input_data_format="channels_last"
+        )
+        return dict(features), frames_seen(inputs, seen)
+
+
+def evenly(there: int, wanted: int) -> list[int]:
+    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
+    return [int((index + 0.5) * there / wanted) for index in range(wanted)]
+
+
+def frames_seen(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    times = inputs["frame_times_s"]
+    return {
+        "frame_times_s": [times[index] for index in dict.fromkeys(seen)],
+        "duration_s": inputs["duration_s"],
+    }

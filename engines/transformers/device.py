@@ -88,10 +88,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more, on the CUDA device too.
-
-    What an exception being handled holds stays: its traceback has the tensors of every call under way.
-    """
+    """Give back what nobody holds any more, on the CUDA device too. What an exception being handled holds stays: its
+    traceback has the tensors of every call under way."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -138,19 +136,18 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
     """
     import torch
 
+    device: Any = model.device
+    dtype: Any = model.dtype
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        # Converted first: it halves what has to be copied.
+        kept = dtype if tensor.is_floating_point() else tensor.dtype
+        if device.type != "cuda" or tensor.device.type != "cpu":
+            return tensor.to(kept).to(device)
+        pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True)
+        pinned.copy_(tensor)  # converts on the way: one pass over the numbers
+        return pinned.to(device, non_blocking=True)
+
     return {
-        name: _moved(value, model.device, model.dtype) if isinstance(value, torch.Tensor) else value
-        for name, value in inputs.items()
+        name: moved(value) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
     }
-
-
-def _moved(tensor: torch.Tensor, device: Any, dtype: Any) -> torch.Tensor:
-    import torch
-
-    # Converted first: it halves what has to be copied.
-    kept = dtype if tensor.is_floating_point() else tensor.dtype
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(kept).to(device)
-    pinned = torch.empty(tensor.shape, dtype=kept, pin_memory=True)
-    pinned.copy_(tensor)  # converts on the way: one pass over the numbers
-    return pinned.to(device, non_blocking=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from engines.base import NO_HURRY, BaseEngine, Early, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
@@ -25,7 +25,7 @@ from engines.transformers.device import (
 )
 from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
 from engines.transformers.process_state import load_problem, loading
-from engines.transformers.runner import RUNNERS, Outcome, TaskRunner, runner_of
+from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
 from handlers.logger import get_logger
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from engines.transformers.loading import ModelFolder
 
 log = get_logger(__name__)
+
+
+T = TypeVar("T")
 
 
 class _Asked(NamedTuple):
@@ -47,10 +50,8 @@ class _Asked(NamedTuple):
 
 
 class TransformersEngine(BaseEngine):
-    """Runs each task by its `TaskRunner`; a loaded model is that runner.
-
-    Torch is imported with the first model, not before. Its number of threads is one for the whole process.
-    """
+    """Runs each task by its `TaskRunner`; a loaded model is that runner. Torch is imported with the first model, not
+    before. Its number of threads is one for the whole process."""
 
     name = "transformers"
     supported_tasks = frozenset(RUNNERS)
@@ -72,12 +73,8 @@ class TransformersEngine(BaseEngine):
             OutOfMemory: retryable; the model does not fit now.
         """
         folder = self._folder(name, kw)
-        try:
-            runner = unless_out_of_memory(lambda: runner_of(kw["task"], folder).load(folder, self._shared))
-        except InferenceError:
-            raise
-        except BaseException as error:
-            raise _did_not_load(name, error) from error
+        load = partial(unless_out_of_memory, lambda: runner_of(kw["task"], folder).load(folder, self._shared))
+        runner = _loaded(name, load)
         if runner is None:
             raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
         runner.configure(self.config)
@@ -85,7 +82,6 @@ class TransformersEngine(BaseEngine):
         return runner
 
     def infer(self, model: TaskRunner, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return the raw result of one input: a batch of one."""
         [outcome] = self.infer_batch(model, [inputs], [options])
         if isinstance(outcome, InferenceError):
             raise outcome
@@ -110,22 +106,14 @@ class TransformersEngine(BaseEngine):
         return started
 
     def infer_batch(
-        self, model: TaskRunner, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
-    ) -> list[Outcome]:
-        """Return one raw result or error per input, in order; if the batch fails, its halves run.
-
-        A batch that did not fit the memory is remembered: later ones of this model take half of what it took.
-        """
-        return self.infer_each(model, inputs, options, lambda number, outcome: None)
-
-    def infer_each(
         self,
         model: TaskRunner,
         inputs: Sequence[dict[str, Any]],
         options: Sequence[dict[str, Any]],
-        early: Early,
+        early: Early = lambda number, outcome: None,
     ) -> list[Outcome]:
-        """Do as `infer_batch`; `early` gets what is done while others are not, such as short recordings."""
+        """Return one raw result or error per input, in order; if the batch fails, its halves run. A batch that did not
+        fit the memory is remembered: later ones of this model take half of what it took."""
 
         def run_part(part: Sequence[_Asked]) -> list[Outcome]:
             return model.run(
@@ -140,7 +128,9 @@ class TransformersEngine(BaseEngine):
         at_hand: Sequence[RequestName] = requests_at_hand()
         names = [(name,) for name in at_hand] if len(at_hand) == len(inputs) else [at_hand] * len(inputs)
         asked = list(map(_Asked, range(len(inputs)), inputs, options, names))
-        return bisected(run, asked, failed=functools.partial(self._note_failure, model))
+        return bisected(run, asked, failed=partial(self._note_failure, model))
+
+    infer_each = infer_batch
 
     def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: BaseException) -> Outcome:
         if len(batch) > 1:
@@ -152,11 +142,9 @@ class TransformersEngine(BaseEngine):
         return as_run_error(error, model.name).with_traceback(None)
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-        """Return seconds of sound, pixels, frames or pages, by the task."""
         return cost_in(task, inputs)
 
     def max_cost(self, task: str) -> float:
-        """Return the settings' limit for the task."""
         return most_cost_in(task, self.config)
 
     def last_sign(self, model: TaskRunner) -> float | None:
@@ -177,12 +165,8 @@ class TransformersEngine(BaseEngine):
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
         """Return the options that must agree within a batch: those no runner keeps for each row by itself."""
-        if not options:
-            return "{}"
-        from engines.transformers.generation.sampling import ROW_OPTIONS
-
         return json.dumps(
-            {name: options[name] for name in sorted(options) if name not in ROW_OPTIONS}, default=str
+            {name: options[name] for name in sorted(options) if name not in OWN_OPTIONS}, default=str
         )
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
@@ -195,12 +179,7 @@ class TransformersEngine(BaseEngine):
         folder = self._folder(name, kw)
         from engines.transformers.loading import bytes_in_memory
 
-        try:
-            runner_of(kw["task"], folder)
-        except InferenceError:
-            raise
-        except BaseException as error:
-            raise _did_not_load(name, error) from error
+        _loaded(name, lambda: runner_of(kw["task"], folder))
         if self._shared.holds(folder.path):
             return 0, str(folder.device)
         size = bytes_in_memory(folder.path, folder.dtype.itemsize)
@@ -212,11 +191,9 @@ class TransformersEngine(BaseEngine):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def shared_memory(self, model: TaskRunner) -> Hashable:
-        """Return what tells the weights in memory: tasks that ask one vision-language model share its."""
         return model.weights
 
     def is_shared(self, model: TaskRunner) -> bool:
-        """Return whether another task has the same weights."""
         return self._users[model.weights] > 1
 
     def _count(self, runner: TaskRunner, change: int) -> None:
@@ -225,7 +202,6 @@ class TransformersEngine(BaseEngine):
             self._users += Counter()  # without those that are zero
 
     def model_device(self, model: TaskRunner) -> str:
-        """Return the device of the model's weights."""
         weights = next(model.model.parameters(), None)
         return "cpu" if weights is None else str(weights.device)
 
@@ -243,7 +219,6 @@ class TransformersEngine(BaseEngine):
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
     def _folder(self, name: str, kw: Mapping[str, Any]) -> ModelFolder:
-        """Return the model's folder `path`, with how it may be loaded for `task`."""
         task, path = kw.get("task"), kw.get("path")
         if task not in RUNNERS:
             raise ModelLoadFailed(
@@ -272,9 +247,13 @@ class TransformersEngine(BaseEngine):
                 self._prepared = True
 
 
-def _did_not_load(name: str, error: BaseException) -> ModelLoadFailed:
-    if is_of_a_signal(error):
-        raise error
-    log.error("model_load_failed", model=name, exc_info=error)
-    first_line = str(error).strip().partition("\n")[0]
-    return ModelLoadFailed(f"model {name} did not load: {type(error).__name__}: {first_line}")
+def _loaded(name: str, load: Callable[[], T]) -> T:
+    """Return what `load` returns; whatever it raises says that `name` did not load."""
+    try:
+        return load()
+    except BaseException as error:
+        if isinstance(error, InferenceError) or is_of_a_signal(error):
+            raise
+        log.error("model_load_failed", model=name, exc_info=error)
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelLoadFailed(f"model {name} did not load: {type(error).__name__}: {first_line}") from error

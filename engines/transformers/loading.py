@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from engines.models.registration import ADAPTER, is_adapter
+from engines.transformers.packed_weights import pack_weights
 from engines.transformers.process_state import loading
 from handlers.errors import ModelLoadFailed
 from handlers.logger import get_logger
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = get_logger(__name__)
 
@@ -74,10 +76,6 @@ class ModelFolder:
             ModelLoadFailed: permanent; the model is not an `auto_class` (the message calls it what `needs` says), has
                 its own code, weights that are not safetensors, or weights that are missing.
         """
-        import transformers
-
-        from engines.transformers.packed_weights import pack_weights
-
         if self.auto_class(auto_class) is None:
             raise self.refused(auto_class, needs=needs)
         with self._loading():
@@ -94,22 +92,13 @@ class ModelFolder:
         pack_weights(loaded)
         return loaded
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Any:
         """Return the tokenizer that lies beside the model."""
-        from transformers import AutoTokenizer
-
-        with self._loading():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, **self._local)
-        return tokenizer
+        return self._part(AutoTokenizer)
 
     def feature_extractor(self) -> Any:
         """Return the feature extractor that lies beside the model."""
-        from transformers import AutoFeatureExtractor
-
-        with self._loading():
-            return AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
-                self.path, **self._local
-            )
+        return self._part(AutoFeatureExtractor)
 
     def image_processor(self) -> Any:
         """Return the image processor that lies beside the model, of frames of a video too.
@@ -121,8 +110,7 @@ class ModelFolder:
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         try:
-            with self._loading():
-                return AutoImageProcessor.from_pretrained(self.path, **self._local)  # type: ignore[no-untyped-call]
+            return self._part(AutoImageProcessor)
         except OSError as error:  # how transformers says that a file is missing
             raise ModelLoadFailed(
                 f"model {self.name} has no image processor (preprocessor_config.json); register a folder to "
@@ -139,10 +127,7 @@ class ModelFolder:
 
         way_out = "register a folder to which its processor was saved, as save_pretrained does"
         try:
-            with self._loading():
-                processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                    self.path, **self._local
-                )
+            processor = self._part(AutoProcessor)
         except OSError as error:  # how transformers says that a file is missing
             raise ModelLoadFailed(f"model {self.name} has no whole processor; {way_out}") from error
         for part in ("tokenizer", "image_processor"):
@@ -152,44 +137,37 @@ class ModelFolder:
 
     @property
     def model_type(self) -> str:
-        """The kind of model that its configuration names, in transformers' words.
-
-        Raises:
-            ModelLoadFailed: permanent; it has no configuration, or one that needs its own code.
-        """
+        """The kind of model that its configuration names, in transformers' words."""
         return str(self._config().model_type)
 
-    @property
-    def _local(self) -> dict[str, Any]:
-        return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
-
     def _config(self) -> PreTrainedConfig:
-        from transformers import AutoConfig
-
         if is_adapter({path.name for path in self.path.iterdir()}):
             raise ModelLoadFailed(f"model {self.name} {ADAPTER}")
         if not (self.path / "config.json").is_file():
             raise ModelLoadFailed(
                 f"model {self.name} has no config.json; register a folder saved by save_pretrained"
             )
-        with self._loading():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(self.path, **self._local)
+        config: PreTrainedConfig = self._part(AutoConfig)
         return config
+
+    def _part(self, auto_class: Any, **more: Any) -> Any:
+        """Return what the Auto class makes of its files here."""
+        with self._loading():
+            return auto_class.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=self.trust_remote_code, **more
+            )
 
     def _weights(self, auto_class: Any) -> tuple[Any, list[str]]:
         """Return the model, and the names of weights that its files lack."""
-        model, report = auto_class.from_pretrained(
-            self.path,
+        model, report = self._part(
+            auto_class,
             dtype=self.dtype,
             use_safetensors=None if self.allow_pickle else True,
             output_loading_info=True,
-            **self._local,
         )
         return model, sorted(report["missing_keys"])
 
     def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
-        from transformers.models.auto import modeling_auto
-
         fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
         names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
         declared = tuple(config.architectures or ())
@@ -223,7 +201,7 @@ class ModelFolder:
         )
 
 
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_FLOATS = ("F64", "F32", "F16", "BF16")
 """Numbers that are converted to the format of the model when it is loaded."""
 
 _BYTES_OF_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
@@ -238,20 +216,15 @@ def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
     """
     from safetensors import SafetensorError, safe_open
 
+    sizes = _BYTES_OF_OTHERS | dict.fromkeys(_FLOATS, bytes_of_a_float)
     total: int | None = None
     try:
         for file in _weight_files((folder, folder / "detection", folder / "recognition")):
             with safe_open(file, framework="numpy") as weights:
-                parts = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118 - no mapping
-                total = (total or 0) + sum(
-                    math.prod(part.get_shape())
-                    * (
-                        bytes_of_a_float
-                        if (kind := part.get_dtype()) in _FLOATS
-                        else _BYTES_OF_OTHERS.get(kind, 1)
-                    )
-                    for part in parts
-                )
+                for name in weights.keys():  # noqa: SIM118 - no mapping
+                    part = weights.get_slice(name)
+                    size = sizes.get(part.get_dtype(), 1)
+                    total = (total or 0) + math.prod(part.get_shape()) * size
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
     return total

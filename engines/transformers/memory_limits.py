@@ -21,10 +21,8 @@ R = TypeVar("R")
 
 
 class ShrinkOnOutOfMemory:
-    """The most that one model runs at once; half of what did not fit the memory is the most for good.
-
-    Used by the one thread that runs the model.
-    """
+    """The most that one model runs at once; half of what did not fit the memory is the most for good. Used by the one
+    thread that runs the model."""
 
     def __init__(self, model: str, *, of: str = "inputs", most: float = math.inf) -> None:
         """`of` says what runs together: whole inputs, or pieces of them such as windows, each kind with its own

@@ -70,10 +70,8 @@ def _is_worth_it(weight: torch.Tensor) -> bool:
 
 
 class PackedWeight(torch.Tensor):
-    """A matrix that `linear` multiplies by quickly; for everything else it is unpacked, which takes a copy.
-
-    Immutable, and safe to use from several threads at once.
-    """
+    """A matrix that `linear` multiplies by quickly; for everything else it is unpacked, which takes a copy. Immutable,
+    and safe to use from several threads at once."""
 
     packed: torch.Tensor
     """The same matrix in oneDNN's own layout, which only `linear` here can read."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,63 +25,54 @@ if TYPE_CHECKING:
 Outcome = dict[str, Any] | InferenceError
 
 
-@dataclass(frozen=True, slots=True)
-class Runners:
-    """The classes that run a task, "module:Class", in order: the first that takes a model runs it."""
-
-    needs: str
-    """What the task's models are called where another is refused."""
-    classes: tuple[str, ...]
-
-
 RUNNERS = {
-    "text-generation": Runners(
-        "a language model",
-        (
-            "engines.transformers.text.text_generation:TextGenerationRunner",
-            "engines.transformers.text.text_generation:Seq2SeqRunner",
-        ),
+    "text-generation": ("text.text_generation:TextGenerationRunner", "text.text_generation:Seq2SeqRunner"),
+    "asr": ("speech.whisper:WhisperRunner", "speech.ctc:CtcRunner"),
+    "audio-classification": ("classification:AudioClassificationRunner",),
+    "video-analysis": (
+        "classification:VideoClassificationRunner",
+        "text.video_analysis:VideoDescriptionRunner",
     ),
-    "asr": Runners(
-        "a Whisper or CTC speech model",
-        ("engines.transformers.speech.whisper:WhisperRunner", "engines.transformers.speech.ctc:CtcRunner"),
+    "vlm": ("text.vlm:AskingRunner",),
+    "ocr": (
+        "documents.ocr:PageRunner",
+        "documents.ocr:LineRunner",
+        "documents.ocr:ImageToTextRunner",
+        "documents.ocr:TranscriptionRunner",
     ),
-    "audio-classification": Runners(
-        "an audio classifier", ("engines.transformers.audio_classification:AudioClassificationRunner",)
-    ),
-    "video-analysis": Runners(
-        "a video classifier or a vision-language model",
-        (
-            "engines.transformers.text.video_analysis:VideoClassificationRunner",
-            "engines.transformers.text.video_analysis:VideoDescriptionRunner",
-        ),
-    ),
-    "vlm": Runners("a vision-language model", ("engines.transformers.text.vlm:AskingRunner",)),
-    "ocr": Runners(
-        "a text recognition or image-text-to-text model, or folders detection/ and recognition/",
-        (
-            "engines.transformers.documents.ocr:PageRunner",
-            "engines.transformers.documents.ocr:LineRunner",
-            "engines.transformers.documents.ocr_generation:ImageToTextRunner",
-            "engines.transformers.documents.ocr_generation:TranscriptionRunner",
-        ),
-    ),
-    "document-analysis": Runners(
-        "a document question answering or image-text-to-text model, or folders detection/ and recognition/",
-        ("engines.transformers.documents.document_analysis:DocumentAnalysisRunner",),
-    ),
+    "document-analysis": ("documents.document_analysis:DocumentAnalysisRunner",),
 }
-"""Who runs each task; a new task is one entry here and one file."""
+"""Who runs each task, "module:Class" in this package: the first that takes a model runs it."""
+
+
+OWN_OPTIONS = frozenset(
+    (
+        "max_new_tokens",
+        "max_length",
+        "do_sample",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "repetition_penalty",
+        "stop",
+    )
+)
+"""Options that each sequence of a batch carries for itself."""
 
 
 class TaskRunner(ABC):
-    """One loaded model, ready for one task.
-
-    Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping it.
-    """
+    """One loaded model, ready for one task. Calls of `run` never overlap. The runner owns the model; the engine frees
+    its memory by dropping it."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
     """transformers' Auto classes of models that it runs, those that suit it best first."""
+
+    needs: ClassVar[str]
+    """What such models are called where another is refused."""
+
+    parts: ClassVar[tuple[Callable[[ModelFolder], Any], ...]] = ()
+    """What lies beside the model that `__init__` takes after it."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
@@ -105,13 +95,15 @@ class TaskRunner(ABC):
         return folder.auto_class(*cls.kinds) is not None
 
     @classmethod
-    @abstractmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of the model in `folder`, which it takes; other tasks use those of `shared`.
 
         Raises:
             ModelLoadFailed: permanent; the model is of another kind, or incomplete.
         """
+        make: Callable[..., Self] = cls
+        model = folder.model(*cls.kinds, needs=cls.needs)
+        return make(folder.name, model, *(part(folder) for part in cls.parts))
 
     def configure(self, settings: TransformersSettings) -> None:
         """Take what the settings say about running; called once, before the first run."""
@@ -131,6 +123,12 @@ class TaskRunner(ABC):
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
         """
+        return self.launch(self.prepare(inputs, options), emit, urgency)
+
+    def launch(
+        self, prepared: Any, emit: Emit | None = None, urgency: Urgency = NO_HURRY
+    ) -> Future[dict[str, Any]]:
+        """Start what `prepare` made of one input, as `submit` does."""
         raise NotImplementedError(f"{type(self).__name__} runs in batches")
 
     def last_sign(self) -> float | None:
@@ -202,13 +200,13 @@ def runner_of(task: str, folder: ModelFolder) -> type[TaskRunner]:
     Raises:
         ModelLoadFailed: permanent; the task is not for such a model, or the settings do not allow to load it.
     """
-    runners = RUNNERS[task]
     with loading():  # which imports its parts as they are needed, too
         classes: list[type[TaskRunner]] = [
-            getattr(import_module(module), name)
-            for module, _, name in (one.partition(":") for one in runners.classes)
+            getattr(import_module(f"engines.transformers.{module}"), name)
+            for module, _, name in (one.partition(":") for one in RUNNERS[task])
         ]
     for one in classes:
         if one.takes(folder):
             return one
-    raise folder.refused(*(kind for one in classes for kind in one.kinds), needs=runners.needs)
+    needs = " or ".join(dict.fromkeys(one.needs for one in classes))
+    raise folder.refused(*(kind for one in classes for kind in one.kinds), needs=needs)

@@ -6,20 +6,13 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 PAGES = "pages"
 """The part of a folder that reads pages."""
 
 
-class Closable(Protocol):
-    """What can be shared: it knows when nobody uses it any more."""
-
-    def close(self) -> None:
-        """Release threads and memory."""
-
-
-_Model = TypeVar("_Model", bound=Closable)
+_Model = TypeVar("_Model")
 
 
 @dataclass(slots=True, eq=False)
@@ -30,26 +23,22 @@ class _Shared:
 
 
 class SharedModels:
-    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe.
-
-    A model is loaded in the thread of who first asks for it; only those who ask for the same one wait.
-    """
+    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe. A model is loaded
+    in the thread of who first asks for it; only those who ask for the same one wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shared: dict[Hashable, _Shared] = {}
 
     def holds(self, folder: Path) -> bool:
-        """Return whether the model of `folder` is in memory, or on its way there."""
         with self._lock:
             return any(_identity(folder, part) in self._shared for part in ("", PAGES))
 
     def take(
         self, folder: Path, load: Callable[[], _Model], *, part: str = ""
     ) -> tuple[_Model, Callable[[], None]]:
-        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what releases it.
-
-        `part` tells apart what is loaded of one folder.
+        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what releases it; the last
+        release closes it. `part` tells apart what is loaded of one folder.
 
         Raises:
             Exception: whatever `load` raises; the next who asks tries again.

@@ -99,6 +99,19 @@ def test_what_is_heard_again_is_drawn_the_same_the_next_time(
 
 
 @pytest.mark.timeout(900)
+def test_a_clean_recording_is_answered_before_its_neighbour_is_heard_again(
+    tiny: Any, librivox_clips: tuple[Recording, ...]
+) -> None:
+    clean, doubted = samples_of(librivox_clips[0]), samples_of(librivox_clips[1])
+    options = {"logprob_threshold": -0.05, "temperature_increment_on_fallback": 0.5}
+    told: list[int] = []
+    inputs = [inputs_of(one) for one in (doubted, clean)]
+    outcomes = ENGINE.infer_each(tiny, inputs, [options, {}], lambda number, _: told.append(number))
+    assert told == [1, 0]
+    assert outcomes == [*heard(tiny, [doubted], **options), *heard(tiny, [clean])]
+
+
+@pytest.mark.timeout(900)
 def test_the_guards_can_be_switched_off(tiny: Any) -> None:
     off = {"no_speech_threshold": 1, "logprob_threshold": -100, "compression_ratio_threshold": 1000}
     [result] = heard(tiny, [SOUNDS["a click"]], **off)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 from torch import nn
 
 from engines.config.settings import TransformersSettings
 from engines.transformers.documents.document_answers import AnswerFinder
-from engines.transformers.documents.ocr_generation import TRANSCRIBE
+from engines.transformers.documents.ocr import TRANSCRIBE
 from engines.transformers.documents.ocr_pages import PageReader, has_page_reader
 from engines.transformers.documents.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
 from engines.transformers.loading import ModelFolder
@@ -23,31 +23,6 @@ from handlers.errors import InferenceError, InvalidInput
 _FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
-    """What a model's folder holds: at least one of a page reader and something that answers."""
-
-    reader: PageReader | None = None
-    finder: AnswerFinder | None = None
-    asked: AskingRunner | None = None
-    let_go: Callable[[], None] = lambda: None
-    """Says that the page reader is not used any more by this task."""
-
-    @property
-    def models(self) -> Any:
-        """All models as one, so that they are counted and freed together."""
-        if self.reader is not None and self.finder is None and self.asked is None:
-            return self.reader.models
-        models = nn.ModuleDict()
-        if self.reader is not None:
-            models["reader"] = self.reader.models
-        if self.finder is not None:
-            models["finder"] = self.finder.model
-        if self.asked is not None:
-            models["asked"] = self.asked.model
-        return models
-
-
 class DocumentAnalysisRunner(TaskRunner):
     """Reads the pages of documents and answers questions about them.
 
@@ -56,16 +31,29 @@ class DocumentAnalysisRunner(TaskRunner):
     """
 
     kinds = (_FINDER, _WRITER)
+    needs = (
+        "a document question answering or image-text-to-text model, or folders detection/ and recognition/"
+    )
 
-    def __init__(self, name: str, parts: Parts) -> None:
-        super().__init__(name, parts.models)
-        self.parts = parts
-
-    @property
-    def weights(self) -> Hashable:
-        """Those of the model that is asked, where it is the only one."""
-        asked = self.parts.asked
-        return super().weights if asked is None or self.parts.reader is not None else asked.weights
+    def __init__(
+        self,
+        name: str,
+        *,
+        reader: PageReader | None = None,
+        finder: AnswerFinder | None = None,
+        asked: AskingRunner | None = None,
+        let_go: Callable[[], None],
+    ) -> None:
+        """There is at least one of a page reader and something that answers; `let_go` says that they are not used any
+        more by this task."""
+        held = {
+            part: one.model for part, one in (("reader", reader), ("finder", finder), ("asked", asked)) if one
+        }
+        # As one model, so that they are counted and freed together.
+        model: Any = nn.ModuleDict(held) if len(held) > 1 else next(iter(held.values()))
+        super().__init__(name, model)
+        self.reader, self.finder, self.asked = reader, finder, asked
+        self._let_go = let_go
 
     @classmethod
     def takes(cls, folder: ModelFolder) -> bool:
@@ -76,37 +64,35 @@ class DocumentAnalysisRunner(TaskRunner):
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
         (`detection/` and `recognition/`), or of both in one folder."""
-        parts = Parts()
-        if has_page_reader(folder.path):
-            reader, let_go = PageReader.take(folder, shared)
-            parts = Parts(reader, let_go=let_go)
+        given: dict[str, Any] = {}
+        shares = ExitStack()
         try:
+            if has_page_reader(folder.path):
+                given["reader"], let_go = PageReader.take(folder, shared)
+                shares.callback(let_go)
             kind = None if _is_reader_alone(folder) else folder.auto_class(*cls.kinds)
             if kind == _FINDER:
-                parts = dataclasses.replace(parts, finder=AnswerFinder.load(folder))
+                given["finder"] = AnswerFinder.load(folder)
             elif kind == _WRITER:
-                parts = dataclasses.replace(parts, asked=AskingRunner.load(folder, shared))
-            return cls(folder.name, parts)
+                given["asked"] = asked = AskingRunner.load(folder, shared)
+                shares.callback(asked.close)
+            return cls(folder.name, **given, let_go=shares.close)
         except BaseException:
-            parts.let_go()
+            shares.close()
             raise
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Let the model that is asked, where there is one, run by these settings."""
-        if self.parts.asked is not None:
-            self.parts.asked.configure(settings)
+        if self.asked is not None:
+            self.asked.configure(settings)
 
     def close(self) -> None:
-        """Ask and read no more."""
-        self.parts.let_go()
-        if self.parts.asked is not None:
-            self.parts.asked.close()
+        self._let_go()
 
     def prepare(
         self, inputs: dict[str, Any], options: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the document and its options, which a model that writes no text has none of."""
-        if self.parts.asked is None:
+        if self.asked is None:
             refuse_options(options, takes=(), because=f"model {self.name} generates no text")
         return inputs, options
 
@@ -128,8 +114,8 @@ class DocumentAnalysisRunner(TaskRunner):
         for place, (inputs, options) in enumerate(prepared):
             pages, question = inputs["pages"], inputs.get("question")
             try:
-                if self.parts.asked is not None:
-                    yield place, self._told(self.parts.asked, pages, question, options)
+                if self.asked is not None:
+                    yield place, self._told(self.asked, pages, question, options)
                 elif question is not None:
                     yield place, self._found(pages, question)
                 else:
@@ -138,11 +124,7 @@ class DocumentAnalysisRunner(TaskRunner):
                 yield place, error
 
     def _told(
-        self,
-        teller: AskingRunner,
-        pages: Sequence[Page],
-        question: str | None,
-        options: dict[str, Any],
+        self, teller: AskingRunner, pages: Sequence[Page], question: str | None, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Return what `teller` says about the pages; all that it is asked runs together."""
         unread = [page for page in pages if not self._is_readable(page)]
@@ -161,15 +143,14 @@ class DocumentAnalysisRunner(TaskRunner):
         return {"pages": read, "answer": told[-1]["generated_text"].strip()}
 
     def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
-        """Return the pages, and the answer as it stands in them."""
-        if self.parts.finder is None:
+        if self.finder is None:
             raise InvalidInput(
                 f"data.question: model {self.name} reads pages and answers nothing; name a document question "
                 "answering model or an image-text-to-text model, or leave the question out"
             )
         read = [self._read(page) for page in pages]
         worded: list[Page] = [{**one.page, "words": one.words} for one in read]
-        found = self.parts.finder.find(question, worded)
+        found = self.finder.find(question, worded)
         return {
             "pages": [one.result() for one in read],
             "answer": found.text,
@@ -178,7 +159,7 @@ class DocumentAnalysisRunner(TaskRunner):
         }
 
     def _is_readable(self, page: Page) -> bool:
-        return page["words"] is not None or (self.parts.reader is not None and page["image"] is not None)
+        return page["words"] is not None or (self.reader is not None and page["image"] is not None)
 
     def _read(self, page: Page, transcript: dict[str, Any] | None = None) -> ReadPage:
         """Return the text of a page from its text layer, from its `transcript`, or as the page reader reads it."""
@@ -186,8 +167,8 @@ class DocumentAnalysisRunner(TaskRunner):
             return read_from_layer(page, page["words"])
         if transcript is not None:
             return transcribed(page, transcript["generated_text"].strip(), transcript["finish_reason"])
-        if self.parts.reader is not None and page["image"] is not None:
-            return read_from_picture(page, self.parts.reader.read(page["image"]))
+        if self.reader is not None and page["image"] is not None:
+            return read_from_picture(page, self.reader.read(page["image"]))
         if page["layer"]:
             return read_from_layer(page, page["layer"])
         raise InvalidInput(
@@ -201,6 +182,5 @@ def _is_reader_alone(folder: ModelFolder) -> bool:
 
 
 def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:
-    """Return `question` about the pictures of `pages`, as vlm has it."""
     content = [*({"type": "image"} for _ in pages), {"type": "text", "text": question}]
     return {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}

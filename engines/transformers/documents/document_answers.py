@@ -27,6 +27,8 @@ _MOST_OVERLAP = 256
 _GRID = 1000
 """Units of a page's width and height in which these models see boxes."""
 
+_READ = ("input_ids", "attention_mask", "token_type_ids", "bbox")
+
 _RIGHT_EDGE = [_GRID] * 4
 _NOWHERE = [0] * 4
 
@@ -113,24 +115,19 @@ class AnswerFinder:
             ) from error
         for index in range(len(encoded["input_ids"])):
             sides, owners = encoded.sequence_ids(index), encoded.word_ids(index)
-            inputs = {name: encoded[name][index] for name in self._names(encoded)}
+            inputs = {name: encoded[name][index] for name in _READ if name in encoded}
             if not takes_boxes:
                 inputs["bbox"] = [
-                    boxes[owner] if side == 1 else _RIGHT_EDGE if token == self._separator else _NOWHERE
+                    boxes[owner]
+                    if side == 1
+                    else _RIGHT_EDGE
+                    if token == self._tokenizer.sep_token_id
+                    else _NOWHERE
                     for token, side, owner in zip(inputs["input_ids"], sides, owners, strict=True)
                 ]
             yield _Window(
                 inputs, [owner if side == 1 else None for side, owner in zip(sides, owners, strict=True)]
             )
-
-    @property
-    def _separator(self) -> int | None:
-        separator: int | None = self._tokenizer.sep_token_id
-        return separator
-
-    def _names(self, encoded: Any) -> list[str]:
-        known = ("input_ids", "attention_mask", "token_type_ids", "bbox")
-        return [name for name in known if name in encoded]
 
     def _answer(self, window: _Window, page: Page) -> Answer:
         inputs = {name: torch.tensor([values]) for name, values in window.inputs.items()}
@@ -176,7 +173,6 @@ def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> 
 
 
 def _on_grid(word: Word, page: Page) -> list[int]:
-    """Return the word's box in units of the grid, within it."""
     sizes = (page["width"], page["height"]) * 2
     return [
         min(max(int(_GRID * side / size), 0), _GRID) for side, size in zip(word["box"], sizes, strict=True)

@@ -1,30 +1,43 @@
-"""ocr without generating: whole pages by two models, and single lines."""
+"""ocr: whole pages by two models and single lines, or by models that write: image encoders with a text decoder, and
+those that are asked."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from PIL import Image
+from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
+from engines.transformers.device import to_model
 from engines.transformers.documents.ocr_pages import PageReader, PageText, has_page_reader, recognizer_of
-from engines.transformers.documents.text_recognition import TextRecognizer
+from engines.transformers.generation.runner import GenerationRunner, Prompt, decoder_start
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
+from engines.transformers.text.vlm import AskingRunner
 from handlers.errors import InvalidInput
 
 
 class _ReadingRunner(TaskRunner):
     """Reads RGB pictures without generating: no option applies, and a page's text has no limit."""
 
-    @abstractmethod
-    def read(self, image: Image.Image) -> PageText:
-        """Return the text of a picture."""
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        read: Callable[[Image.Image], PageText],
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`read` is what the model is used by, `let_go` says that it is not used any more by this task."""
+        super().__init__(name, model)
+        self._read = read
+        self._let_go = let_go
+
+    def close(self) -> None:
+        self._let_go()
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Image.Image:
-        """Return the picture."""
         refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
         if "prompt" in inputs:
             raise InvalidInput(
@@ -36,7 +49,7 @@ class _ReadingRunner(TaskRunner):
     def answer(self, prepared: Sequence[Image.Image]) -> Iterator[tuple[int, Outcome]]:
         """Yield text, lines [{text, box, score}], width and height for each picture."""
         for place, image in enumerate(prepared):
-            page = self.read(image)
+            page = self._read(image)
             yield (
                 place,
                 {"text": page.text, "lines": page.lines, "width": image.width, "height": image.height},
@@ -46,12 +59,7 @@ class _ReadingRunner(TaskRunner):
 class PageRunner(_ReadingRunner):
     """Finds the lines of a page and reads them: two models, in the folders `detection/` and `recognition/`."""
 
-    def __init__(self, name: str, reader: PageReader, let_go: Callable[[], None]) -> None:
-        """`let_go` says that the models are not used any more by this task."""
-        models: Any = reader.models
-        super().__init__(name, models)
-        self._reader = reader
-        self._let_go = let_go
+    needs = "folders detection/ and recognition/"
 
     @classmethod
     def takes(cls, folder: ModelFolder) -> bool:
@@ -61,34 +69,103 @@ class PageRunner(_ReadingRunner):
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner of the page reader in `folder`, which other tasks may use already."""
-        return cls(folder.name, *PageReader.take(folder, shared))
-
-    def read(self, image: Image.Image) -> PageText:
-        """Return the lines of the page."""
-        return self._reader.read(image)
-
-    def close(self) -> None:
-        """Read no more."""
-        self._let_go()
+        reader, let_go = PageReader.take(folder, shared)
+        return cls(folder.name, reader.model, reader.read, let_go)
 
 
 class LineRunner(_ReadingRunner):
     """Takes the whole picture as one line, read by a text recognition model such as PP-OCR's."""
 
     kinds = ("AutoModelForTextRecognition",)
-
-    def __init__(self, name: str, recognizer: TextRecognizer) -> None:
-        super().__init__(name, recognizer.model)
-        self._recognizer = recognizer
+    needs = "a text recognition model"
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of the text recognition model in `folder`."""
-        return cls(folder.name, recognizer_of(folder))
+        recognizer = recognizer_of(folder)
 
-    def read(self, image: Image.Image) -> PageText:
-        """Return the one line."""
-        [line] = self._recognizer.read([image])
-        box = [0, 0, image.width, image.height]
-        found = [{"text": line.text, "box": box, "score": line.score}] if line.text else []
-        return PageText(line.text, found)
+        def read(image: Image.Image) -> PageText:
+            [line] = recognizer.read([image])
+            box = [0, 0, image.width, image.height]
+            found = [{"text": line.text, "box": box, "score": line.score}] if line.text else []
+            return PageText(line.text, found)
+
+        return cls(folder.name, recognizer.model, read)
+
+
+TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."
+"""What a model is asked when the request brings no prompt."""
+
+_PIXELS = "pixel_values"
+"""The extra of a row that holds what the encoder sees, (1, 3, height, width)."""
+
+
+class ImageToTextRunner(GenerationRunner):
+    """Reads a picture, of one line mostly, as TrOCR does; the answer's row begins with the decoder's start."""
+
+    kinds = AskingRunner.kinds
+    needs = "an image-text-to-text model"
+    parts = (ModelFolder.processor,)
+
+    def __init__(self, name: str, model: VisionEncoderDecoderModel, processor: Any) -> None:
+        super().__init__(name, model, processor.tokenizer)
+        self.image_processor = processor.image_processor
+        config: Any = model.generation_config
+        self._start = config.decoder_start_token_id = decoder_start(
+            name,
+            config.decoder_start_token_id,
+            getattr(model.config, "decoder_start_token_id", None),
+            config.bos_token_id,
+            getattr(model.config.decoder, "bos_token_id", None),
+        )
+
+    @classmethod
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether the model in `folder` is an image encoder with a text decoder."""
+        return super().takes(folder) and folder.model_type == VisionEncoderDecoderConfig.model_type
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the decoder's start token, with what the encoder sees."""
+        if "prompt" in inputs:
+            raise InvalidInput(
+                f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
+            )
+        pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
+        return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))
+
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return super().prepare(inputs, options), inputs["image"]
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, width, height, completion_tokens and finish_reason for each picture."""
+        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
+
+
+class TranscriptionRunner(AskingRunner):
+    """Asks an image-text-to-text model for the text of a picture, by the request's prompt or `TRANSCRIBE`."""
+
+    needs = ImageToTextRunner.needs
+
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return super().prepare(_question(inputs), options), inputs["image"]
+
+    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield text, width, height, prompt_tokens, completion_tokens and finish_reason for each picture."""
+        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
+
+
+def _question(inputs: dict[str, Any]) -> dict[str, Any]:
+    question = {"type": "text", "text": inputs.get("prompt", TRANSCRIBE)}
+    message = {"role": "user", "content": [{"type": "image"}, question]}
+    return {"images": [inputs["image"]], "messages": [message]}
+
+
+def _as_read(
+    answers: Iterator[tuple[int, Outcome]], prepared: Sequence[tuple[Any, Image.Image]]
+) -> Iterator[tuple[int, Outcome]]:
+    for place, outcome in answers:
+        if isinstance(outcome, dict):
+            _, image = prepared[place]
+            rest = {name: value for name, value in outcome.items() if name != "generated_text"}
+            text = outcome["generated_text"].strip()
+            outcome = {"text": text, "width": image.width, "height": image.height, **rest}
+        yield place, outcome

@@ -50,42 +50,32 @@ class PageReader:
         self._detector = detector
         self._recognizer = recognizer
         self._reading = threading.Lock()
-        self.models = nn.ModuleDict({DETECTION: detector.model, RECOGNITION: recognizer.model})
+        self.model: Any = nn.ModuleDict({DETECTION: detector.model, RECOGNITION: recognizer.model})
 
     @classmethod
     def take(cls, folder: ModelFolder, shared: SharedModels) -> tuple[PageReader, Callable[[], None]]:
-        """Return the reader in `folder`, which other tasks may use already, and what releases it.
-
-        Raises:
-            ModelLoadFailed: permanent; as `load`.
-        """
-        return shared.take(folder.path, lambda: cls.load(folder), part=PAGES)
-
-    @classmethod
-    def load(cls, folder: ModelFolder) -> PageReader:
-        """Return the reader whose models lie in `detection/` and `recognition/`.
+        """Return the reader whose models lie in `detection/` and `recognition/`, which other tasks may use already, and
+        what releases it.
 
         Raises:
             ModelLoadFailed: permanent; one of them is of another kind, or incomplete.
         """
-        detection, recognition = part_of(folder, DETECTION), part_of(folder, RECOGNITION)
-        detector = detection.model("AutoModelForObjectDetection", needs="a text detection model")
-        return cls(
-            TextDetector(detector, image_settings(detection)),
-            recognizer_of(recognition),
-        )
+
+        def load() -> PageReader:
+            detection, recognition = (
+                dataclasses.replace(folder, name=f"{folder.name} ({part})", path=folder.path / part)
+                for part in (DETECTION, RECOGNITION)
+            )
+            detector = detection.model("AutoModelForObjectDetection", needs="a text detection model")
+            return cls(TextDetector(detector, image_settings(detection)), recognizer_of(recognition))
+
+        return shared.take(folder.path, load, part=PAGES)
 
     def read(self, image: Image.Image) -> PageText:
         """Return the text of an RGB picture."""
         with self._reading:
-            return self._page(image)
-
-    def close(self) -> None:
-        """Read no more; each that shared it releases it."""
-
-    def _page(self, image: Image.Image) -> PageText:
-        regions = self._detector.find(image)
-        read = self._read([region.cut_out(image) for region in regions])
+            regions = self._detector.find(image)
+            read = self._read([region.cut_out(image) for region in regions])
         kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
         texts = [line.text for _, line in kept]
         rows = reading_order(_level([region for region, _ in kept]), texts)
@@ -94,6 +84,9 @@ class PageReader:
             for region, line in (kept[index] for row in rows for index in row)
         ]
         return PageText(text_of(texts, rows), lines)
+
+    def close(self) -> None:
+        """Read no more; each that shared it releases it."""
 
     def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
         """Return what each says; a high one may be a line that runs up or down: the surest reading counts."""
@@ -115,13 +108,7 @@ def has_page_reader(folder: Path) -> bool:
     return (folder / DETECTION).is_dir() and (folder / RECOGNITION).is_dir()
 
 
-def part_of(folder: ModelFolder, part: str) -> ModelFolder:
-    """Return the model in the folder `part` inside `folder`."""
-    return dataclasses.replace(folder, name=f"{folder.name} ({part})", path=folder.path / part)
-
-
 def recognizer_of(folder: ModelFolder) -> TextRecognizer:
-    """Return the text recognition model in `folder`."""
     model = folder.model("AutoModelForTextRecognition", needs="a text recognition model")
     return TextRecognizer(folder.name, model, image_settings(folder))
 

@@ -28,13 +28,8 @@ class ReadPage:
 
     def result(self) -> dict[str, Any]:
         """Return the page as a result tells it."""
-        known = {name: self.page[name] for name in ("number", "width", "height", "dpi")}
-        result = {
-            **known,
-            "text_source": self.source,
-            "text": self.text.text,
-            "regions": self.text.lines,
-        }
+        result: dict[str, Any] = {name: self.page[name] for name in ("number", "width", "height", "dpi")}
+        result |= {"text_source": self.source, "text": self.text.text, "regions": self.text.lines}
         if self.finish_reason is not None:
             result["finish_reason"] = self.finish_reason
         if self.has_unread_pictures:
@@ -60,7 +55,10 @@ def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
     """Return the page as a model has written it down, with what that lacks of the text layer."""
     if not page["layer"]:
         return ReadPage(page, PageText(transcript, []), [], "ocr", finish_reason)
-    both = _with_transcript(page["layer"], transcript)
+    printed, _ = _of_layer(page["layer"])
+    said = " ".join(transcript.split())
+    lacking = [line["text"] for line in printed.lines if line["text"] not in said]
+    both = PageText("\n".join([transcript, *lacking]), printed.lines)
     return ReadPage(page, both, _words_in(both), "mixed", finish_reason)
 
 
@@ -79,33 +77,19 @@ def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
 def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
     """Return what was read from the picture and what the text layer says, each line once."""
     printed, _ = _of_layer(layer)
-    unprinted = [
+    places = [line["box"] for line in printed.lines]
+    regions = [line for line in read.lines if _overlap(line["box"], places) < _SAME_PLACE]
+    regions += [
         line
-        for line in read.lines
-        if _overlap(line["box"], [other["box"] for other in printed.lines]) < _SAME_PLACE
-    ]
-    regions = [
-        *unprinted,
-        *(
-            line
-            for line in printed.lines
-            if not any(
-                line["text"] in other["text"] and _overlap(line["box"], [other["box"]]) >= _SAME_PLACE
-                for other in unprinted
-            )
-        ),
+        for line in printed.lines
+        if not any(
+            line["text"] in other["text"] and _overlap(line["box"], [other["box"]]) >= _SAME_PLACE
+            for other in regions
+        )
     ]
     texts = [region["text"] for region in regions]
     rows = reading_order([region["box"] for region in regions], texts)
     return PageText(text_of(texts, rows), [regions[index] for row in rows for index in row])
-
-
-def _with_transcript(layer: Sequence[Word], transcript: str) -> PageText:
-    """Return a transcript of a page's picture, with what it lacks of the text layer."""
-    printed, _ = _of_layer(layer)
-    said = " ".join(transcript.split())
-    lacking = [line["text"] for line in printed.lines if line["text"] not in said]
-    return PageText("\n".join([transcript, *lacking]), printed.lines)
 
 
 def _words_in(read: PageText) -> list[Word]:
@@ -133,7 +117,6 @@ def _region(line: Line) -> dict[str, Any]:
 
 
 def _overlap(box: Sequence[float], others: Sequence[Sequence[float]]) -> float:
-    """Return the part of `box` that lies on `others`."""
     shared = sum(
         max(0, min(box[2], other[2]) - max(box[0], other[0]))
         * max(0, min(box[3], other[3]) - max(box[1], other[1]))

@@ -77,7 +77,6 @@ def reading_order(boxes: Sequence[Box], texts: Sequence[str] | None = None) -> l
 
 
 def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
-    """Return `texts` as one text, a line for each row."""
     return "\n".join(" ".join(texts[index] for index in row) for row in rows)
 
 
@@ -89,8 +88,7 @@ def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool)
         return
     between: list[int] = []  # what lies above and below the columns, which may have its own gutters
     for band, crossing in _bands(indices, boxes, gutter):
-        left = [index for index in band if boxes[index][2] <= gutter]
-        right = [index for index in band if boxes[index][0] >= gutter]
+        left, right = _sides(band, boxes, gutter)
         if _columns(left, right, boxes):
             for part in (between, right, left) if to_the_left else (between, left, right):
                 yield from _ordered(part, boxes, to_the_left=to_the_left)
@@ -111,15 +109,16 @@ def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
         if left is None:
             continue
         gutter = (left + right) / 2
-        beside = 0
-        for band, _ in _bands(indices, boxes, gutter):
-            in_left = [index for index in band if boxes[index][2] <= gutter]
-            in_right = [index for index in band if boxes[index][0] >= gutter]
-            if _columns(in_left, in_right, boxes):
-                beside += len(band)
+        bands = [band for band, _ in _bands(indices, boxes, gutter)]
+        beside = sum(len(band) for band in bands if _columns(*_sides(band, boxes, gutter), boxes))
         if beside > most:
             best, most = gutter, beside
     return best
+
+
+def _sides(band: Sequence[int], boxes: Sequence[Box], gutter: float) -> tuple[list[int], list[int]]:
+    left = [index for index in band if boxes[index][2] <= gutter]
+    return left, [index for index in band if boxes[index][0] >= gutter]
 
 
 def _bands(
@@ -163,7 +162,6 @@ def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
 
 
 def same_row(one: Box, other: Box) -> bool:
-    """Tell whether two boxes lie side by side."""
     return abs(_middle(one) - _middle(other)) <= _SAME_ROW * min(_height(one), _height(other))
 
 

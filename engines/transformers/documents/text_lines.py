@@ -84,13 +84,15 @@ def _joined(above: Line, below: Line) -> tuple[Line, Line] | None:
     )
 
 
-def _placed(word: Word) -> _Placed:
+def _placed(word: Word, angle: float | None = None) -> _Placed:
+    """Return `word` on the page turned by its own angle, or by `angle`, which is nearly the same."""
     polygon = word.get("polygon")
     if polygon is None:
         left, top, right, bottom = word["box"]
         return _Placed(word, 0.0, (left, top, right, bottom))
     (left, top), (right, lower), *_ = polygon
-    angle = math.atan2(lower - top, right - left)
+    if angle is None:
+        angle = math.atan2(lower - top, right - left)
     return _Placed(word, angle, _around(_turned(polygon, -angle)))
 
 
@@ -100,7 +102,7 @@ def _rows(words: Iterable[_Placed]) -> Iterator[list[_Placed]]:
     box = (0.0, 0.0, 0.0, 0.0)
     for word in words:
         if row and abs(math.remainder(word.angle - row[0].angle, math.tau)) <= _SAME_ANGLE:
-            word = _placed_at(word, row[0].angle)
+            word = _placed(word.word, row[0].angle)
             if same_row(box, word.box):
                 row.append(word)
                 box = _union([box, word.box])
@@ -113,7 +115,6 @@ def _rows(words: Iterable[_Placed]) -> Iterator[list[_Placed]]:
 
 
 def _lines(row: Sequence[_Placed]) -> Iterator[Line]:
-    """Yield the words of a row that stand together."""
     left_to_right = sorted(row, key=lambda word: word.box[0])
     together = [left_to_right[0]]
     for word in left_to_right[1:]:
@@ -135,16 +136,6 @@ def _line(words: Sequence[_Placed]) -> Line:
     corners = _turned([(left, top), (right, top), (right, bottom), (left, bottom)], words[0].angle)
     polygon = [[round(x), round(y)] for x, y in corners]
     return Line(read, _whole(_around(corners)), polygon)
-
-
-def _placed_at(word: _Placed, angle: float) -> _Placed:
-    """Return a word of nearly the same angle on the page turned by just that."""
-    polygon = word.word.get("polygon")
-    return (
-        word
-        if polygon is None or word.angle == angle
-        else _Placed(word.word, angle, _around(_turned(polygon, -angle)))
-    )
 
 
 def _turned(points: Iterable[Sequence[float]], angle: float) -> list[Point]:

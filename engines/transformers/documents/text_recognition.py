@@ -104,10 +104,8 @@ class TextRecognizer:
 
 
 def best_path(probabilities: torch.Tensor, characters: Sequence[str]) -> ReadLine:
-    """Return the text along the likeliest class of each step, without space around it.
-
-    `probabilities` is (steps, classes); class 0 is the blank.
-    """
+    """Return the text along the likeliest class of each step, without space around it. `probabilities` is (steps,
+    classes); class 0 is the blank."""
     chances, classes = probabilities.max(dim=-1)
     before = torch.nn.functional.pad(classes[:-1], (1, 0), value=0)
     kept = (classes != 0) & (classes != before)

@@ -93,10 +93,8 @@ def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tenso
 
 
 def _stacked(batch: Sequence[TokenSequence], width: int) -> dict[str, torch.Tensor]:
-    """Return the extras of one group for prompts padded on the left to `width`.
-
-    Along the first dimension, each one's part follows the one before: one may have several images there.
-    """
+    """Return the extras of one group for prompts padded on the left to `width`. Along the first dimension, each one's
+    part follows the one before: one may have several images there."""
     return {
         name: torch.cat([_padded(one.extras[name], one, width) for one in batch])
         for name in batch[0].extras
@@ -105,7 +103,6 @@ def _stacked(batch: Sequence[TokenSequence], width: int) -> dict[str, torch.Tens
 
 
 def _goes_along(tensor: torch.Tensor, sequence: TokenSequence) -> bool:
-    """Tell whether `tensor` holds something for each token of the prompt, as token types do."""
     return tuple(tensor.shape[:2]) == (1, len(sequence.prompt))
 
 

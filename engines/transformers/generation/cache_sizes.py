@@ -31,7 +31,6 @@ class CacheSizes:
     """In the layers whose states never grow, together."""
 
     def of(self, tokens: int) -> int:
-        """Return the bytes of a row of so many tokens."""
         windows = sum(size * min(tokens, most) for size, most in self.of_windows)
         return self.of_a_token * tokens + windows + self.of_a_row
 
@@ -39,8 +38,11 @@ class CacheSizes:
     def of_model(cls, model: PreTrainedModel) -> CacheSizes:
         """Return what the model keeps of two tokens, which it is run over; where it cannot be, an estimate."""
         if not model.config.is_encoder_decoder:
+            ids = torch.zeros((1, _TOKENS), dtype=torch.long, device=model.device)
             try:
-                return cls._held(_cache_of_a_run(model))
+                with running(), torch.inference_mode():
+                    output: Any = model(input_ids=ids, use_cache=True)
+                return cls._held(output.past_key_values)
             # Whatever it is, requests may do well all the same: this run has nothing but tokens.
             except Exception as error:  # noqa: BLE001
                 log.info("cache_sizes_estimated", model=type(model).__name__, error=repr(error))
@@ -60,23 +62,13 @@ class CacheSizes:
 
 
 def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return the bytes that a row's token takes if all layers keep all heads' keys and values, 1 if none attends."""
+    """Return the bytes that a token takes if all layers keep all heads' keys and values, 1 if none attends."""
     text: Any = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_attention_heads", None)
-    if not heads:
+    if not (heads := getattr(text, "num_attention_heads", None)):
         return 1
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     heads = getattr(text, "num_key_value_heads", None) or heads
     return int(2 * text.num_hidden_layers * heads * size * dtype.itemsize)
-
-
-@running()
-def _cache_of_a_run(model: PreTrainedModel) -> Any:
-    with torch.inference_mode():
-        output: Any = model(
-            input_ids=torch.zeros((1, _TOKENS), dtype=torch.long, device=model.device), use_cache=True
-        )
-    return output.past_key_values
 
 
 def _tensors(layer: Any, *names: str) -> Iterator[torch.Tensor]:
@@ -106,16 +98,13 @@ class Limits:
 
     @classmethod
     def of(cls, settings: TransformersSettings, device: torch.device) -> Self:
-        """Return what the settings say for a model on `device`."""
-        own = _on_gpu(device) if device.type == "cuda" else cls(32, 2**30, 256)
+        own = cls(32, 2**30, 256)
+        if device.type == "cuda":
+            memory = torch.cuda.get_device_properties(device).total_memory
+            own = cls(256, max(2**30, int(memory * _GPU_SHARE)), 4096, padding_share=0.9)
         return cls(
             settings.max_rows or own.max_rows,
             settings.kv_cache_bytes or own.max_bytes,
             settings.prefill_tokens or own.prefill_tokens,
             own.padding_share,
         )
-
-
-def _on_gpu(device: torch.device) -> Limits:
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return Limits(256, max(2**30, int(memory * _GPU_SHARE)), 4096, padding_share=0.9)

@@ -1,4 +1,4 @@
-"""What every loop that generates text has in common: a thread, a queue, and callers who wait for their rows."""
+"""What every loop that generates text has in common: a thread, a queue, and callers who wait."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ResultOf = Callable[[TokenSequence], dict[str, Any]]
 
 
 class GenerationLoop(ABC):
-    """Answers the rows of one model in a separate thread.
+    """Answers the sequences of one model in a separate thread.
 
     `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
     `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
@@ -81,7 +81,7 @@ class GenerationLoop(ABC):
             self._thread.join()
 
     def _check(self, sequence: TokenSequence) -> None:
-        """Raise for a row that this loop can never run."""
+        """Raise for one that this loop can never run."""
 
     @abstractmethod
     def _work(self) -> None:
@@ -104,19 +104,16 @@ class GenerationLoop(ABC):
                     with running():
                         self._work()
                 except BaseException as error:  # noqa: BLE001 - the subclass says what becomes of it
-                    self._settle_failure(error)
                     ran_out = is_out_of_memory(error)
+                    try:
+                        self._failed(error)
+                    except BaseException as worse:  # a fault of the loop, which must leave nobody waiting
+                        log.exception("failure_not_settled", model=self._name)
+                        self._end_all(as_run_error(worse, self._name))
                 if ran_out:  # only here, where the error no longer holds what it broke off
                     free_memory()
         self._end_all(Cancelled(f"model {self._name} was unloaded; send the request again"))
         native_threads.discard(threading.get_ident())
-
-    def _settle_failure(self, error: BaseException) -> None:
-        try:
-            self._failed(error)
-        except BaseException as worse:  # a fault of the loop, which must leave nobody waiting
-            log.exception("failure_not_settled", model=self._name)
-            self._end_all(as_run_error(worse, self._name))
 
     def _end_all(self, failure: InferenceError) -> None:
         with self._changed:
@@ -126,14 +123,12 @@ class GenerationLoop(ABC):
             self.settle(sequence, failure)
 
     def _wait_for_work(self) -> bool:
-        """Return once there is something to do; False when the loop is closed."""
         with self._changed:
             self._alive_at = time.monotonic()
             self._changed.wait_for(lambda: self._closed or self._waiting or self._under_way())
             return not self._closed
 
     def _put_back(self, sequences: Iterable[TokenSequence]) -> None:
-        """Put sequences back in the queue, where they were."""
         with self._changed:
             for sequence in sequences:
                 self._queue(sequence)
@@ -142,7 +137,6 @@ class GenerationLoop(ABC):
         bisect.insort(self._waiting, sequence, key=lambda one: one.sort_key)
 
     def _note_failure(self, sequences: Sequence[TokenSequence], error: BaseException) -> None:
-        """Log that a round of work for these rows broke off."""
         with working_on([one for sequence in sequences for one in sequence.requests]):
             log.warning("generation_failed", model=self._name, rows=len(sequences), error=repr(error))
 

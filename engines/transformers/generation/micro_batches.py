@@ -1,4 +1,4 @@
-"""The loop for models and requests that cannot join a running batch: small batches of alike rows."""
+"""The loop for models and requests that cannot join a running batch: small batches of like ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class MicroBatchLoop(GenerationLoop):
         generate: Callable[[Sequence[TokenSequence], OnStep], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`generate` runs rows to their ends together."""
         super().__init__(name, result_of, clock)
         self._generate = generate
         self._max_rows = max_rows
@@ -89,7 +88,6 @@ class MicroBatchLoop(GenerationLoop):
         return batch
 
     def _fitting(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
-        """Return the first of `sequences` that fit a batch, at least one."""
         batch: list[TokenSequence] = []
         for sequence in sequences[: self._max_rows]:
             if batch and self._bytes([*batch, sequence]) > self._bytes_at_once.most:
@@ -98,10 +96,8 @@ class MicroBatchLoop(GenerationLoop):
         return batch
 
     def _bytes(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the bytes of cache that a batch may come to.
-
-        Every row takes as much as the longest of each part: what an encoder reads, the prompt and the answer.
-        """
+        """Return the bytes of cache that a batch may come to. Every row takes as much as the longest of each part:
+        what an encoder reads, the prompt and the answer."""
         read = max(one.extras[SOURCE].shape[1] if SOURCE in one.extras else 0 for one in sequences)
         most = read + max(len(one.prompt) for one in sequences) + max(one.budget for one in sequences)
         return len(sequences) * self._sizes.of(most)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,14 +23,13 @@ from engines.transformers.generation.micro_batches import MicroBatchLoop
 from engines.transformers.generation.rolling.attention import use_grouped_attention
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.generation.sampling import Sampling, TokenPicker, changes_scores
+from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, TokenPicker, changes_scores
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption
+from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 DEFAULT_NEW_TOKENS = 256
-BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +40,7 @@ class Prompt:
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loops:
+class _Loops(NamedTuple):
     """Where a runner's requests go: those that write texts as they come, and those that search by beams."""
 
     texts: GenerationLoop
@@ -65,8 +63,12 @@ class GenerationRunner(TaskRunner):
         own = model.generation_config
         self.sampling_defaults = Sampling.of_model(own)
         self.default_new_tokens: int = own.max_new_tokens or DEFAULT_NEW_TOKENS
-        self.ends = _end_tokens(own, tokenizer)
-        model.generation_config = _plain(own, pad=_pad_token(own, tokenizer, self.ends))
+        ends: Any = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        pads = (own.pad_token_id, tokenizer.pad_token_id, *sorted(self.ends), 0)
+        model.generation_config = _plain(
+            own, pad=next(pad for pad in pads if isinstance(pad, int) and pad >= 0)
+        )
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._sizes = CacheSizes.of_model(model)
         self._settings = TransformersSettings()
@@ -83,60 +85,42 @@ class GenerationRunner(TaskRunner):
         """
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Take from the settings how texts are batched, and the bounds on rows and memory."""
         self._settings = settings
 
-    def submit(
-        self,
-        inputs: dict[str, Any],
-        options: dict[str, Any],
-        emit: Emit | None = None,
-        urgency: Urgency = NO_HURRY,
+    def launch(
+        self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
-        """Start one input; from any thread. The future ends with generated_text, prompt_tokens,
-        completion_tokens and finish_reason.
-
-        Raises:
-            InferenceError: permanent; this input or these options cannot be run.
-        """
-        return self._launch(self.prepare(inputs, options), emit, urgency)
-
-    def _launch(
-        self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
-    ) -> Future[dict[str, Any]]:
+        """Start one answer: generated_text, prompt_tokens, completion_tokens and finish_reason."""
         loops = self._loops()
-        return (loops.beams if sequence.beams else loops.texts).submit(sequence, emit, urgency)
+        return (loops.beams if prepared.beams else loops.texts).submit(prepared, emit, urgency)
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
-        """Yield what `submit` answers, the shortest answers first."""
+        """Yield what `launch` answers, the shortest answers first."""
         places: dict[Future[dict[str, Any]], int] = {}
         try:
             for place, sequence in enumerate(prepared):
                 try:
-                    places[self._launch(sequence)] = place
+                    places[self.launch(sequence)] = place
                 except InferenceError as error:
                     yield place, error
             for done in as_completed(places):
-                yield places[done], _outcome(done)
+                failure = done.exception()
+                yield places[done], failure if isinstance(failure, InferenceError) else done.result()
         finally:
             for left in places:  # where this breaks off: they would be written for nobody
                 left.cancel()
 
     def last_sign(self) -> float | None:
-        """Return when a loop last ended a step."""
-        opened = self._opened
-        return None if opened is None else max(opened.texts.last_sign(), opened.beams.last_sign())
+        return max(loop.last_sign() for loop in self._opened) if self._opened else None
 
     def close(self) -> None:
         """End the loops that were started; requests that still wait are Cancelled."""
         with self._opening:
             self._closed = True
-        if self._opened is not None:
-            for loop in {self._opened.texts, self._opened.beams}:
-                loop.close()
+        for loop in self._opened or ():
+            loop.close()
 
     def _loops(self) -> _Loops:
-        """Return the loops, made with the first request; their threads start with what they are given."""
         with self._opening:
             if self._closed:
                 raise Cancelled(f"model {self.name} is being unloaded; send the request again")
@@ -235,32 +219,21 @@ class GenerationRunner(TaskRunner):
         return min(budget, self.context - prompt_tokens)
 
 
-def _outcome(started: Future[dict[str, Any]]) -> Outcome:
-    try:
-        return started.result()
-    except InferenceError as error:
-        return error
+def decoder_start(name: str, *candidates: Any) -> int:
+    """Return the token that the answers of an encoder-decoder begin with: the first of `candidates` that is one.
 
-
-def _end_tokens(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset(ends if isinstance(ends, list) else [ends])
-
-
-def _pad_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> int:
-    for pad in (config.pad_token_id, tokenizer.pad_token_id, *sorted(ends)):
-        if isinstance(pad, int) and pad >= 0:
-            return pad
-    return 0
+    Raises:
+        ModelLoadFailed: permanent; there is none.
+    """
+    for token in candidates:
+        if isinstance(token, int):
+            return token
+    raise ModelLoadFailed(f"model {name} does not say its decoder_start_token_id; save it with one")
 
 
 def _plain(own: GenerationConfig, *, pad: int) -> GenerationConfig:
-    """Return the model's generation config without what each row decides for itself.
-
-    `generate` fills what a call leaves open from the model's config: defaults there would leak into rows.
-    """
+    """Return the model's generation config without what each row decides for itself. `generate` fills what a call
+    leaves open from the model's config: defaults there would leak into rows."""
     plain = copy.deepcopy(own)
     plain.do_sample, plain.pad_token_id = False, pad
     for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams"):

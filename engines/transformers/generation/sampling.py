@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig
 
-ROW_OPTIONS = frozenset(
-    {
-        "max_new_tokens",
-        "max_length",
-        "do_sample",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "repetition_penalty",
-        "stop",
-    }
-)
-"""Options each row of a generation batch carries for itself."""
-
+BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
 
 _CHANGING_SCORES = (
     "bad_words_ids",
@@ -77,20 +62,12 @@ class Sampling:
 
     @classmethod
     def of_request(cls, options: Mapping[str, Any], defaults: Sampling) -> Sampling:
-        """Return the settings of a request: its options before the model's `defaults`.
-
-        Without `do_sample`, naming a temperature, top_p or top_k asks for sampling; a temperature of 0 is
-        greedy in any case.
-        """
+        """Return the settings of a request: its options before the model's `defaults`. Without `do_sample`, naming a
+        temperature, top_p or top_k asks for sampling; a temperature of 0 is greedy in any case."""
         temperature = options.get("temperature", defaults.temperature)
-        if "do_sample" in options:
-            do_sample = options["do_sample"]
-        else:
-            do_sample = defaults.do_sample or any(
-                name in options for name in ("temperature", "top_p", "top_k")
-            )
+        asks = any(name in options for name in ("temperature", "top_p", "top_k"))
         return cls(
-            do_sample=do_sample and temperature > 0,
+            do_sample=options.get("do_sample", defaults.do_sample or asks) and temperature > 0,
             temperature=temperature or 1.0,
             top_k=options.get("top_k", defaults.top_k),
             top_p=options.get("top_p", defaults.top_p),
@@ -108,8 +85,6 @@ class TokenPicker:
     """Picks the tokens of one row, by its own random generator, so that neighbours never matter."""
 
     def __init__(self, sampling: Sampling) -> None:
-        import torch
-
         self.sampling = sampling
         self._generator = torch.Generator()
         self._seed = self._generator.seed() if sampling.seed is None else sampling.seed
@@ -125,8 +100,6 @@ class TokenPicker:
         Source: https://arxiv.org/abs/1909.05858 section 4.1 (repetition penalty);
             https://arxiv.org/abs/1904.09751 (nucleus sampling).
         """
-        import torch
-
         sampling = self.sampling
         if sampling.repetition_penalty != 1.0:
             penalty = sampling.repetition_penalty

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.log_context import requests_at_hand
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
-    from engines.transformers.generation.sampling import TokenPicker
-
+from engines.transformers.generation.sampling import TokenPicker
 
 _LEAD_TOKENS = 8
 """Tokens of the prompt to begin with, where the answer is decoded along with its end."""
@@ -69,7 +66,6 @@ class TokenSequence:
 
     @property
     def seen(self) -> list[int]:
-        """The prompt and the answer so far."""
         return self.prompt + self.tokens
 
     def accept(self, token: int) -> bool:
@@ -105,10 +101,8 @@ class TokenSequence:
         return without_half_character(text) if self.finish_reason in ("length", "cancelled") else text
 
     def settled_text(self) -> str:
-        """Return the part of the answer that no further token can change: what may be shown already.
-
-        Held back: half a character, and what may turn out to be the beginning of a stop string.
-        """
+        """Return the part of the answer that no further token can change: what may be shown already. Held back: half a
+        character, and what may turn out to be the beginning of a stop string."""
         text = without_half_character(self.text())
         most = max((len(stop) - 1 for stop in self._stop), default=0)
         for count in range(min(most, len(text)), 0, -1):
@@ -118,10 +112,8 @@ class TokenSequence:
 
     @cached_property
     def _lead(self) -> tuple[list[int], str]:
-        """The end of the prompt that the answer is decoded along with, long enough to show text; and that text.
-
-        Many tokenizers drop the space before a first token: it must not be the answer's.
-        """
+        """The end of the prompt that the answer is decoded along with, long enough to show text; and that text. Many
+        tokenizers drop the space before a first token: it must not be the answer's."""
         count = _LEAD_TOKENS
         while not (text := self._decode(self.prompt[-count:])) and count < len(self.prompt):
             count *= 2

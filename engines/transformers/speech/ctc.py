@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
-from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech.recordings import OverlappingWindow, split_with_overlap
 from engines.transformers.speech.segments import Segment, segments_at_pauses
 from handlers.errors import InvalidOption
@@ -53,6 +52,8 @@ class CtcRunner(TaskRunner):
     """
 
     kinds = ("AutoModelForCTC",)
+    needs = "a CTC speech model"
+    parts = (ModelFolder.tokenizer, ModelFolder.feature_extractor)
 
     def __init__(
         self,
@@ -73,14 +74,7 @@ class CtcRunner(TaskRunner):
         self.stride = self._aligned(window_s / 6)
         self.windows = ShrinkOnOutOfMemory(name, of="windows", most=_WINDOWS_AT_ONCE * self.window)
 
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of a CTC model with its tokenizer and feature extractor."""
-        model = folder.model(*cls.kinds, needs="a CTC speech model")
-        return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
-
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> _Recording:
-        """Return the windows of one recording."""
         refuse_options(
             options,
             takes=("timestamps",),
@@ -117,7 +111,6 @@ class CtcRunner(TaskRunner):
                     yield place, self._result(one)
 
     def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> list[list[int]]:
-        """Return the tokens of the frames that count of each window."""
         windows = [one.windows[number] for one, number in batch]
         samples = [
             one.samples[window.start : window.end] for (one, _), window in zip(batch, windows, strict=True)
@@ -144,7 +137,11 @@ class CtcRunner(TaskRunner):
         tokens = [token for number in range(len(recording.windows)) for token in recording.tokens[number]]
         duration_s = len(recording.samples) / self.rate
         text, words = self._decode(tokens, duration_s)
-        segments = self._segments(text, words, duration_s) if recording.timestamps else []
+        segments: list[Segment] = []
+        if recording.timestamps and self._knows_times:
+            segments = segments_at_pauses(words, pause_s=_PAUSE_S)
+        elif recording.timestamps and text:
+            segments = [Segment(0.0, duration_s, text)]
         result: dict[str, Any] = {
             "text": text,
             "language": None,
@@ -164,9 +161,10 @@ class CtcRunner(TaskRunner):
         frame_s = duration_s / max(1, len(tokens))
         if self.samples_per_frame is not None:
             frame_s = self.samples_per_frame / self.rate
+        is_lower = getattr(self.tokenizer, "do_lower_case", False)
         words = [
             {
-                "word": self._as_text(offset["word"]),
+                "word": offset["word"].lower() if is_lower else offset["word"],
                 "start": round(float(offset["start_offset"]) * frame_s, 2),
                 "end": round(min(float(offset["end_offset"]) * frame_s, duration_s), 2),
             }
@@ -174,20 +172,11 @@ class CtcRunner(TaskRunner):
         ]
         return decoded.text, words
 
-    def _as_text(self, word: str) -> str:
-        return word.lower() if getattr(self.tokenizer, "do_lower_case", False) else word
-
-    def _segments(self, text: str, words: Sequence[dict[str, Any]], duration_s: float) -> list[Segment]:
-        if self._knows_times:
-            return segments_at_pauses(words, pause_s=_PAUSE_S)
-        return [Segment(0.0, duration_s, text)] if text else []
-
     @property
     def _knows_times(self) -> bool:
         return isinstance(self.tokenizer, Wav2Vec2CTCTokenizer)
 
     def _aligned(self, seconds: float) -> int:
-        """Return `seconds` in samples, as a whole number of frames."""
         frame = self.samples_per_frame or 1
         return round(seconds * self.rate / frame) * frame
 

@@ -54,7 +54,6 @@ class Guards:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """Return what `options` say, with the defaults for the rest."""
         return cls(**{name: options[name] for name in cls.__slots__ if name in options})
 
     def temperatures(self, first: float) -> tuple[float, ...]:
@@ -64,10 +63,8 @@ class Guards:
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 
     def is_repetitive(self, evidence: Evidence) -> bool:
-        """Return whether the text repeats itself more than speech does.
-
-        People do repeat themselves: what a model is sure of and ended itself, where somebody surely speaks, was said.
-        """
+        """Return whether the text repeats itself more than speech does. People do repeat themselves: what a model is
+        sure of and ended itself, where somebody surely speaks, was said."""
         is_said = (
             evidence.is_whole
             and evidence.avg_logprob > self.logprob_threshold * _HALF
@@ -76,7 +73,6 @@ class Guards:
         return evidence.compression_ratio > self.compression_ratio_threshold and not is_said
 
     def is_doubtful(self, evidence: Evidence) -> bool:
-        """Return whether the window should be heard again, at a higher temperature."""
         return self.is_repetitive(evidence) or evidence.avg_logprob < self.logprob_threshold
 
     def is_silence(self, evidence: Evidence) -> bool:
@@ -90,16 +86,13 @@ class Guards:
         return is_unlikely and evidence.no_speech_prob > self.no_speech_threshold
 
     def is_silence_after_all(self, evidence: Evidence) -> bool:
-        """Return whether nobody speaks in the window, judged by the best of all attempts.
-
-        Where even that is doubtful, half of `no_speech_threshold` is enough; a threshold of 1 stays 1.
-        """
+        """Return whether nobody speaks in the window, judged by the best of all attempts. Where even that is doubtful,
+        half of `no_speech_threshold` is enough; a threshold of 1 stays 1."""
         threshold = self.no_speech_threshold
         is_unlikely = self.is_doubtful(evidence)
         return is_unlikely and evidence.no_speech_prob > (threshold * _HALF if threshold < 1 else 1)
 
     def rank(self, evidence: Evidence) -> tuple[bool, float]:
-        """Return what is largest for the attempt to rely on."""
         return not self.is_repetitive(evidence), evidence.avg_logprob
 
 

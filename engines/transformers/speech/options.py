@@ -5,15 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from engines.transformers.speech.guards import Guards
 from handlers.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 _SEARCH_OPTIONS = ("num_beams", "early_stopping", "length_penalty", "repetition_penalty")
 
@@ -32,7 +30,6 @@ class SpeechSettings:
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """What is tried one after the other, as long as the text is doubtful."""
         return self.guards.temperatures(self.temperature)
 
 
@@ -115,6 +112,5 @@ class WhisperLanguages:
         )
 
     def detect(self, model: WhisperForConditionalGeneration, encoded: Any) -> list[str]:
-        """Return the code of the language spoken in each encoded window."""
         ids = model.detect_language(encoder_outputs=encoded).tolist()
         return [self._codes[token_id] for token_id in ids]

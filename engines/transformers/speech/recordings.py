@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from engines.transformers.speech.options import SpeechSettings
-from engines.transformers.speech.scores import Draw
 from engines.transformers.speech.segments import Segment
-from engines.transformers.speech.whisper_pass import Heard
+from engines.transformers.speech.whisper_pass import Draw, Heard
 
 _HOP_S = 0.02
 """Resolution of the search for a pause."""
@@ -35,16 +34,13 @@ class OverlappingWindow:
     right: int
 
     def frames(self, count: int) -> slice:
-        """Return which of the `count` frames heard in the whole window count."""
         length = self.end - self.start
         return slice(round(self.left / length * count), count - round(self.right / length * count))
 
 
 def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
-    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap.
-
-    Each but the first and the last hears `stride` samples of its neighbours on either side.
-    """
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap. Each but
+    the first and the last hears `stride` samples of its neighbours on either side."""
     windows = []
     for start in range(0, max(length, 1), window - 2 * stride):
         end = min(start + window, length)
@@ -56,10 +52,8 @@ def split_with_overlap(length: int, *, window: int, stride: int) -> list[Overlap
 
 
 def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:
-    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap.
-
-    Each border lies in the quietest stretch before the latest place it could be at.
-    """
+    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap. Each
+    border lies in the quietest stretch before the latest place it could be at."""
     longest = int(window_s * rate)
     borders = [0]
     while len(samples) - borders[-1] > longest:
@@ -80,8 +74,6 @@ def _quietest(samples: NDArray[np.float32], rate: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Recording:
-    """One input in the making."""
-
     samples: NDArray[np.float32]
     language: str | None
     settings: SpeechSettings
@@ -139,7 +131,6 @@ class Window:
         return Draw(temperature, None if seed is None else hash((seed, self.start, self.attempt)) % 2**63)
 
     def better(self, heard: Heard) -> Heard:
-        """Return the attempt to rely on: `heard`, or an earlier one."""
         guards = self.recording.settings.guards
         if self.best is None or guards.rank(heard.evidence) >= guards.rank(self.best.evidence):
             return heard
@@ -147,10 +138,8 @@ class Window:
 
 
 def next_pass(waiting: Sequence[Window], *, most: int) -> tuple[list[Window], list[Window]]:
-    """Return which of `waiting`, at most so many, are heard together next, and the others.
-
-    Where a doubtful window has told the language of its recording, the others of that recording wait for it.
-    """
+    """Return which of `waiting`, at most so many, are heard together next, and the others. Where a doubtful window has
+    told the language of its recording, the others of that recording wait for it."""
     told = {id(one.recording) for one in waiting if one.attempt and one.recording.is_language_open}
     ready = sorted(
         (one for one in waiting if one.attempt or id(one.recording) not in told), key=lambda one: one.sort_key

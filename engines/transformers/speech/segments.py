@@ -42,7 +42,6 @@ def segments_at_pauses(words: Sequence[dict[str, Any]], *, pause_s: float) -> li
 
 
 def join_texts(segments: Sequence[Segment], language: str | None) -> str:
-    """Return what was said in all `segments`, with a space between them where the language has any."""
     texts = [segment.text.strip() for segment in segments]
     return ("" if language in UNSPACED_LANGUAGES else " ").join(text for text in texts if text)
 
@@ -54,10 +53,8 @@ def words_of(
     language: str | None,
     end: float,
 ) -> tuple[dict[str, Any], ...]:
-    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with the second it was said at.
-
-    A word ends where the next one begins, the last one at `end`. Punctuation belongs to the word before it.
-    """
+    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with the second it was said at. A word ends
+    where the next one begins, the last one at `end`. Punctuation belongs to the word before it."""
     words: list[tuple[str, float]] = []
     pending: list[int] = []
     since = 0.0

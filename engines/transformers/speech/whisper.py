@@ -5,23 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.speech.options import WhisperLanguages
 from engines.transformers.speech.recordings import Recording, Window, next_pass, split_at_pauses
-from engines.transformers.speech.scores import encoder_output
 from engines.transformers.speech.segments import Segment, join_texts, words_of
-from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, hear
+from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, encoder_output, hear
 from handlers.errors import ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8
@@ -41,22 +39,20 @@ _MAX_PASSES = 6
 
 
 class WhisperRunner(TaskRunner):
-    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
-
-    They are cut at pauses into windows, each heard again from where the model stopped.
-    """
+    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length. They are cut
+    at pauses into windows, each heard again from where the model stopped."""
 
     kinds = ("AutoModelForSpeechSeq2Seq",)
+    needs = "a Whisper speech model"
+    parts = (ModelFolder.tokenizer, ModelFolder.feature_extractor)
 
     model: WhisperForConditionalGeneration
 
     def __init__(
-        self,
-        name: str,
-        model: WhisperForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
-        extractor: Any,
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, extractor: Any
     ) -> None:
+        if not isinstance(model, WhisperForConditionalGeneration):
+            raise ModelLoadFailed(f"model {name} is a {type(model).__name__}; asr runs Whisper models")
         super().__init__(name, model)
         self.tokenizer = tokenizer
         self.extractor = extractor
@@ -65,16 +61,7 @@ class WhisperRunner(TaskRunner):
         self.languages = WhisperLanguages(name, model, tokenizer)
         self.tokens = SpeechTokens(tokenizer)
 
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of a Whisper model with its tokenizer and feature extractor."""
-        model = folder.model(*cls.kinds, needs="a sequence-to-sequence speech model")
-        if not isinstance(model, WhisperForConditionalGeneration):
-            raise ModelLoadFailed(f"model {folder.name} is a {type(model).__name__}; asr runs Whisper models")
-        return cls(folder.name, model, folder.tokenizer(), folder.feature_extractor())
-
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Recording:
-        """Return one recording, of which nothing is heard yet."""
         settings = self.languages.settings(options)
         language = self.languages.code(options.get("language"))
         return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
@@ -132,23 +119,23 @@ class WhisperRunner(TaskRunner):
         misled = {source for source, row in sources.items() if verdicts[row] == "silence"}
         following: list[Window | None] = []
         for row, (window, heard, verdict) in enumerate(zip(windows, found, verdicts, strict=True)):
-            recording = window.recording
-            kept = states[row : row + 1].clone(), mask[row : row + 1]  # not the states of its neighbours
+            is_misled = (
+                id(window.recording) in misled
+            )  # its language was told by a window in which nobody speaks
             if verdict == "silence":
                 self._pass_over(window)
                 following.append(None)
-            elif id(recording) in misled:  # its language was told by a window in which nobody speaks
-                following.append(replace(window, encoded=kept))
-            elif verdict == "again":
-                following.append(
-                    replace(window, encoded=kept, attempt=window.attempt + 1, best=window.better(heard))
-                )
-            else:
+            elif verdict == "taken" and not is_misled:
                 following.append(self._collect(window, window.better(heard)))
+            else:
+                kept = states[row : row + 1].clone(), mask[row : row + 1]  # not the states of its neighbours
+                again = replace(window, encoded=kept)
+                if not is_misled:
+                    again = replace(again, attempt=window.attempt + 1, best=window.better(heard))
+                following.append(again)
         return following
 
     def _verdict(self, window: Window, heard: Heard) -> Literal["silence", "again", "taken"]:
-        """Return what is made of what was heard in `window`."""
         guards = window.recording.settings.guards
         if guards.is_silence(heard.evidence):
             return "silence"
@@ -164,7 +151,7 @@ class WhisperRunner(TaskRunner):
         """Note that nobody speaks in `window`; what language it told is no longer believed."""
         recording = window.recording
         recording.silent_windows += window.passes == 1  # what is left of a window has speech before it
-        if not recording.is_language_given and not recording.segments:
+        if recording.is_language_open:
             recording.language = None
 
     def _encoded(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,18 +171,17 @@ class WhisperRunner(TaskRunner):
         return encoded.last_hidden_state, heard["attention_mask"]
 
     def _detect_languages(self, windows: Sequence[Window], encoded: Any) -> dict[int, int]:
-        """Set the language of recordings that have none yet, by the first of their windows.
-
-        Return the rows of those windows, by the `id` of the recording.
-        """
-        first = {id(window.recording): index for index, window in reversed(list(enumerate(windows)))}
-        first = {key: row for key, row in first.items() if windows[row].recording.language is None}
+        """Set the language of recordings that have none yet, by the first of their windows. Return the rows of those
+        windows, by the `id` of the recording."""
+        first: dict[int, int] = {}
+        for row, window in enumerate(windows):
+            if window.recording.language is None:
+                first.setdefault(id(window.recording), row)
         unknown = list(first.values())
-        if not unknown:
-            return first
-        states = encoder_output(encoded.last_hidden_state[unknown])
-        for index, code in zip(unknown, self.languages.detect(self.model, states), strict=True):
-            windows[index].recording.language = code
+        if unknown:
+            states = encoder_output(encoded.last_hidden_state[unknown])
+            for row, code in zip(unknown, self.languages.detect(self.model, states), strict=True):
+                windows[row].recording.language = code
         return first
 
     def _collect(self, window: Window, heard: Heard) -> Window | None:

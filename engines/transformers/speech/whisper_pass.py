@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
+from engines.transformers.generation.sampling import BEAM_OPTIONS
 from engines.transformers.generation.token_sequence import without_half_character
-from engines.transformers.speech.guards import Evidence, compression_ratio
+from engines.transformers.speech.guards import Evidence, compression_ratio, is_loop
 from engines.transformers.speech.options import SpeechSettings
-from engines.transformers.speech.scores import (
-    Draw,
-    LoopStop,
-    NoSpeech,
-    PassListener,
-    means_by_one_more_pass,
-)
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 _PROMPT_TOKENS = 4
 """Start, language, task and "no timestamps": what a pass begins with."""
 
-_BEAM_OPTIONS = ("num_beams", "early_stopping", "length_penalty")
+_LOOK_EVERY = 16
+"""Tokens between two looks for a loop."""
+
+Means = tuple[float, float]
+"""Mean log-probability of a row's tokens, timestamps and end included, and of those of its text alone."""
 
 
 class SpeechTokens:
@@ -42,7 +40,6 @@ class SpeechTokens:
         self.no_speech: int = no_timestamps - 1 if named is None else named
 
     def text_tokens(self, tokens: Sequence[int]) -> list[int]:
-        """Return the tokens of the text alone."""
         return [token for token in tokens if token < self.end]
 
     def prompt_of(self, sequence: Sequence[int]) -> int:
@@ -87,15 +84,15 @@ def hear(
     room = model.config.max_target_positions - _PROMPT_TOKENS
     asked: dict[str, Any] = dict(settings.search)
     if any(draw.temperature > 0 for draw in draws):
-        asked = {name: value for name, value in asked.items() if name not in _BEAM_OPTIONS}
+        asked = {name: value for name, value in asked.items() if name not in BEAM_OPTIONS}
     if settings.task is not None:
         asked |= {"task": settings.task, "language": list(languages)}
     beams: int = asked.get("num_beams", 1)
     listener = PassListener(draws, end=tokens.end, device=model.device)
     if beams == 1:
-        asked |= {"logits_processor": [listener], "stopping_criteria": [LoopStop(listener, end=tokens.end)]}
+        asked |= {"logits_processor": [listener], "stopping_criteria": [listener.stop_loops]}
     attention = model.config._attn_implementation
-    with NoSpeech(model, tokens.no_speech, beams=beams) as no_speech:
+    with no_speech(model, tokens.no_speech, beams=beams) as silent:
         try:
             found: Any = model.generate(
                 encoder_outputs=encoded,
@@ -112,7 +109,10 @@ def hear(
             # Word timestamps switch the model to the slow kind of attention for good.
             model.config._attn_implementation = attention
     of_windows: list[list[dict[str, Any]]] = found["segments"]
-    sequences = [_sequence(parts[-1]) for parts in of_windows]
+    results = [parts[-1]["result"] for parts in of_windows]
+    sequences: list[list[int]] = [
+        (one["sequences"] if isinstance(one, dict) else one).tolist() for one in results
+    ]
     if beams == 1:
         listener.take(torch.tensor([sequence[-1] for sequence in sequences], device=model.device))
         means = listener.means()
@@ -120,18 +120,141 @@ def hear(
         prompt = tokens.prompt_of(sequences[0])
         means = means_by_one_more_pass(model, encoded, sequences, end=tokens.end, prompt=prompt)
     heard = []
-    loops: list[bool] = listener.is_loop.tolist()
-    for row, (parts, sequence) in enumerate(zip(of_windows, sequences, strict=True)):
+    rows = zip(of_windows, sequences, means, silent, listener.is_loop.tolist(), strict=True)
+    for parts, sequence, mean, silence, loops in rows:
         text = tokens.text(sequence).strip()
-        is_whole = tokens.end in sequence[tokens.prompt_of(sequence) :] and not loops[row]
-        ratio = compression_ratio(text)
-        evidence = Evidence(*means[row], no_speech.probabilities[row], ratio, is_whole)
+        is_whole = tokens.end in sequence[tokens.prompt_of(sequence) :] and not loops
+        evidence = Evidence(*mean, silence, compression_ratio(text), is_whole)
         heard.append(Heard(parts, sequence, text, evidence))
     return heard
 
 
-def _sequence(part: dict[str, Any]) -> list[int]:
-    """Return all tokens of the pass that `part` comes from, prompt and end included."""
-    result = part["result"]
-    tokens: list[int] = (result["sequences"] if isinstance(result, dict) else result).tolist()
-    return tokens
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How the tokens of one row are taken: the likeliest at temperature 0, else drawn by `seed`, None for any."""
+
+    temperature: float = 0.0
+    seed: int | None = None
+
+    def generator(self) -> torch.Generator:
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
+
+
+class PassListener(LogitsProcessor):
+    """Takes the scores of every step of a pass without beams, and adds up how likely the tokens were that it took.
+
+    Where a row's temperature is not 0 it adds Gumbel noise to its scores: the largest is a draw then.
+    Source: https://arxiv.org/abs/1411.0030 section 2 (the Gumbel-max trick).
+    """
+
+    def __init__(self, draws: Sequence[Draw], *, end: int, device: torch.device) -> None:
+        """`end` is the token that ends a text; those below it are text."""
+        self._end = end
+        self._draws = [
+            (row, draw.temperature, draw.generator())
+            for row, draw in enumerate(draws)
+            if draw.temperature > 0
+        ]
+        self._steps = 0
+        self._likely: torch.Tensor | None = None
+        self._sums = torch.zeros((len(draws), 2), device=device)
+        self._counts = torch.zeros((len(draws), 2), device=device)
+        self.is_over = torch.zeros(len(draws), dtype=torch.bool, device=device)
+        self.is_loop = torch.zeros(len(draws), dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of the next tokens, (rows, vocabulary), to take the largest of."""
+        self.take(input_ids[:, -1])
+        self._likely = scores.float().log_softmax(-1)
+        if not self._draws:
+            return scores
+        drawn = scores.float().clone()
+        for row, temperature, generator in self._draws:
+            noise = torch.empty(drawn.shape[1]).exponential_(generator=generator).log_()
+            drawn[row] = drawn[row] / temperature - noise.to(drawn.device)
+        return drawn
+
+    def take(self, tokens: torch.Tensor) -> None:
+        """Count the tokens that were taken by the latest scores, (rows,), in the rows that are not over."""
+        if self._likely is None:
+            return
+        found = self._likely.gather(1, tokens[:, None])
+        goes_on = ~self.is_over
+        counts = torch.stack([goes_on, goes_on & (tokens < self._end)], dim=1)
+        self._sums += torch.where(counts, found, 0.0)
+        self._counts += counts
+        self.is_over |= tokens == self._end
+
+    def stop_loops(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Return which rows, (rows,), repeat themselves for good: they would fill all the room there is."""
+        found = torch.zeros_like(self.is_loop)
+        self._steps += 1
+        if self._steps % _LOOK_EVERY == 0:
+            for row, tokens in enumerate(input_ids.tolist()):
+                found[row] = is_loop([token for token in tokens if token < self._end])
+            self.is_over |= found
+            self.is_loop |= found
+        return found
+
+    def means(self) -> list[Means]:
+        """Return the means of each row; those of a row without text are alike."""
+        return [
+            _means(*sums, *counts)
+            for sums, counts in zip(self._sums.tolist(), self._counts.tolist(), strict=True)
+        ]
+
+
+@contextmanager
+def no_speech(model: WhisperForConditionalGeneration, token: int, *, beams: int) -> Iterator[list[float]]:
+    """Measure in the block how likely it is in each row of a pass that nobody speaks: by its first token."""
+    probabilities: list[float] = []
+
+    def hear(_model: Any, _inputs: Any, output: Any) -> None:
+        if not probabilities:  # the pass begins with its whole prompt, so the start of it is there
+            first = output.logits[::beams, 0].float().softmax(-1)
+            probabilities.extend(first[:, token].tolist())
+
+    handle = model.register_forward_hook(hear)
+    try:
+        yield probabilities
+    finally:
+        handle.remove()
+
+
+def means_by_one_more_pass(
+    model: WhisperForConditionalGeneration,
+    encoded: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    end: int,
+    prompt: int,
+) -> list[Means]:
+    """Return the means of rows that beam search found; `sequences` begin with `prompt` tokens that it was given. Row
+    by row, as the scores of all tokens of one row take up to 100 MB."""
+    means = []
+    for row, sequence in enumerate(sequences):
+        tokens = list(sequence[prompt:])
+        if end in tokens:
+            tokens = tokens[: tokens.index(end) + 1]
+        ids = torch.tensor([[*sequence[:prompt], *tokens]], device=model.device)
+        states = encoder_output(encoded.last_hidden_state[row : row + 1])
+        logits = model(encoder_outputs=states, decoder_input_ids=ids[:, :-1]).logits[0, prompt - 1 :]
+        found = logits.float().log_softmax(-1).gather(1, ids[0, prompt:, None])[:, 0].tolist()
+        text = [one for one, token in zip(found, tokens, strict=True) if token < end]
+        means.append(_means(sum(found), sum(text), len(found), len(text)))
+    return means
+
+
+def encoder_output(states: torch.Tensor) -> BaseModelOutput:
+    """Return encoded windows, (windows, frames, width), as models take them."""
+    return BaseModelOutput(last_hidden_state=cast(Any, states))
+
+
+def _means(all_sum: float, text_sum: float, count: float, text_count: float) -> Means:
+    mean = all_sum / count if count else 0.0
+    return mean, text_sum / text_count if text_count else mean

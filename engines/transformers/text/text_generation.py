@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engines.transformers.generation.batch_generation import SOURCE
-from engines.transformers.generation.runner import GenerationRunner, Prompt
+from engines.transformers.generation.runner import GenerationRunner, Prompt, decoder_start
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
-from engines.transformers.shared_vlms import SharedModels
-from handlers.errors import InvalidInput, ModelLoadFailed
+from handlers.errors import InvalidInput
 
 
 class TextGenerationRunner(GenerationRunner):
     """Answers prompts and conversations by going on where they end."""
 
     kinds: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
-
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of the language model in `folder` and its tokenizer."""
-        return cls(folder.name, folder.model(*cls.kinds, needs="a language model"), folder.tokenizer())
+    needs = "a language model"
+    parts = (ModelFolder.tokenizer,)
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the prompt, through the chat template where the tokenizer has one."""
@@ -50,10 +46,8 @@ class TextGenerationRunner(GenerationRunner):
 
 
 class Seq2SeqRunner(TextGenerationRunner):
-    """Answers prompts that an encoder reads whole, as T5's and BART's do.
-
-    The answer's row begins with the decoder's start token.
-    """
+    """Answers prompts that an encoder reads whole, as T5's and BART's do. The answer's row begins with the decoder's
+    start token."""
 
     kinds = ("AutoModelForSeq2SeqLM",)
 
@@ -62,12 +56,7 @@ class Seq2SeqRunner(TextGenerationRunner):
         config: Any = model.generation_config
         # A row's own budget ends it; this would end all of a batch by the longest budget among them.
         config.forced_eos_token_id = None
-        start = config.decoder_start_token_id
-        if start is None:
-            start = config.bos_token_id
-        if not isinstance(start, int):
-            raise ModelLoadFailed(f"model {name} does not say its decoder_start_token_id; save it with one")
-        self._start = start
+        self._start = decoder_start(name, config.decoder_start_token_id, config.bos_token_id)
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the decoder's start token, with what the encoder reads."""

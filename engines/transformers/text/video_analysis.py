@@ -1,20 +1,17 @@
-"""video-analysis: labels by video classifiers such as VideoMAE, words by vision-language models."""
+"""video-analysis in words, by vision-language models; `classification` has the one that gives labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import PreTrainedModel
 
-from engines.transformers.classification import ClassificationRunner, Features
-from engines.transformers.loading import ModelFolder
+from engines.transformers.classification import evenly, frames_seen
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome
-from engines.transformers.shared_vlms import SharedModels
 from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
 from handlers.errors import InvalidInput
 
@@ -24,40 +21,9 @@ _ROOM_FOR_ANSWER = 0.25
 _CLOCK_HZ = 1000
 
 
-class VideoClassificationRunner(ClassificationRunner):
-    """Labels videos by as many of their frames as the model takes, at equal distances."""
-
-    kinds = ("AutoModelForVideoClassification",)
-
-    def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
-        super().__init__(name, model)
-        self.processor = processor
-        config = model.config
-        self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
-
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of a video classifier and its image processor."""
-        model = folder.model(*cls.kinds, needs="a video classifier")
-        return cls(folder.name, model, folder.image_processor())
-
-    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
-        """Return what the processor makes of the frames, and their times and the video's duration."""
-        if "prompt" in inputs:
-            raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
-        frames = inputs["frames"]
-        seen = evenly(len(frames), self.num_frames or len(frames))
-        features = self.processor(
-            [frames[index] for index in seen], return_tensors="pt", input_data_format="channels_last"
-        )
-        return dict(features), _besides(inputs, seen)
-
-
 class VideoDescriptionRunner(AskingRunner):
-    """Answers a prompt about a video: as many of its frames as the model's context has room for.
-
-    Models that have their own way for videos see them as one, with the frames' times; others as images.
-    """
+    """Answers a prompt about a video: as many of its frames as the model's context has room for. Models that have
+    their own way for videos see them as one, with the frames' times; others as images."""
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         super().__init__(asked, let_go)
@@ -75,7 +41,7 @@ class VideoDescriptionRunner(AskingRunner):
         there = len(inputs["frames"])
         with running():
             seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
-            return super().prepare(self._question(inputs, seen), options), _besides(inputs, seen)
+            return super().prepare(self._question(inputs, seen), options), frames_seen(inputs, seen)
 
     def answer(self, prepared: Sequence[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
         """Yield what task vlm answers, with frame_times_s and duration_s."""
@@ -96,7 +62,6 @@ class VideoDescriptionRunner(AskingRunner):
         return max(1, fitting)
 
     def _tokens(self, inputs: dict[str, Any], count: int) -> int:
-        """Return the length of a prompt about `count` frames."""
         return len(self.asked.prompt(self._question(inputs, [0] * count)).tokens)
 
     def _question(self, inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
@@ -134,17 +99,4 @@ def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
         "fps": float(_CLOCK_HZ),
         "duration": inputs["duration_s"],
         "frames_indices": indices,
-    }
-
-
-def evenly(there: int, wanted: int) -> list[int]:
-    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
-    return [int((index + 0.5) * there / wanted) for index in range(wanted)]
-
-
-def _besides(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
-    times = inputs["frame_times_s"]
-    return {
-        "frame_times_s": [times[index] for index in dict.fromkeys(seen)],
-        "duration_s": inputs["duration_s"],
     }

@@ -34,25 +34,21 @@ class VisionLanguageRunner(GenerationRunner):
     """Answers conversations about images; rows may have different numbers of images of any sizes."""
 
     kinds = ("AutoModelForImageTextToText",)
+    needs = "a vision-language model"
+    parts = (ModelFolder.processor,)
 
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
+        if model.config.is_encoder_decoder:
+            raise ModelLoadFailed(
+                f"model {name} is a {type(model).__name__}, an encoder-decoder; of those that write "
+                "about pictures run the ones that go on where the prompt ends"
+            )
         super().__init__(name, model, processor.tokenizer)
         self.processor = processor
         config: Any = model.config
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         tokens = (getattr(holder, name, None) for holder in (config, processor) for name in names)
         self.placeholders = frozenset(token for token in tokens if isinstance(token, int))
-
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of an image-text-to-text model and its processor."""
-        model = folder.model(*cls.kinds, needs="a vision-language model")
-        if model.config.is_encoder_decoder:
-            raise ModelLoadFailed(
-                f"model {folder.name} is a {type(model).__name__}, an encoder-decoder; of those that write "
-                "about pictures run the ones that go on where the prompt ends"
-            )
-        return cls(folder.name, model, folder.processor())
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
         """Return the tokens of the conversation, with places for the images, and the images' tensors."""
@@ -84,31 +80,21 @@ class VisionLanguageRunner(GenerationRunner):
     def _encode(self, inputs: dict[str, Any]) -> Any:
         """Return what the processor makes of a conversation, about a video where there are `video_metadata`."""
         messages, about_video = inputs["messages"], inputs.get("video_metadata")
+        more: dict[str, Any] = {}
         if about_video is not None:
-            return self.processor.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"do_sample_frames": False, "video_metadata": [about_video]},
-            )
-        images = [_reduced(image) for image in inputs["images"]]
-        if self.processor.chat_template is None:
+            more["processor_kwargs"] = {"do_sample_frames": False, "video_metadata": [about_video]}
+        elif self.processor.chat_template is None:
+            images = [_reduced(image) for image in inputs["images"]]
             return self.processor(text=self._plain_text(messages), images=images, return_tensors="pt")
+        else:
+            messages = _with_images(messages, [_reduced(image) for image in inputs["images"]])
         return self.processor.apply_chat_template(
-            _with_images(messages, images),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **more
         )
 
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Return the one message of the user as text, each image as the processor writes it.
-
-        Processors whose image token is not a plain string put it in by themselves.
-        """
+        """Return the one message of the user as text, each image as the processor writes it. Processors whose image
+        token is not a plain string put it in by themselves."""
         if len(messages) > 1:
             raise InvalidInput(
                 f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
@@ -139,12 +125,11 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
 
 
 class AskingRunner(TaskRunner):
-    """Asks conversations of a vision-language model, as task vlm does; a subclass makes them of its inputs.
-
-    The texts of all tasks that ask one model grow in one running batch.
-    """
+    """Asks conversations of a vision-language model, as task vlm does; a subclass makes them of its inputs. The texts
+    of all tasks that ask one model grow in one running batch."""
 
     kinds = VisionLanguageRunner.kinds
+    needs = VisionLanguageRunner.needs
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         """`let_go` says that the model is not asked any more by this task."""
@@ -163,7 +148,6 @@ class AskingRunner(TaskRunner):
             raise
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Let the model run by these settings."""
         self.asked.configure(settings)
 
     def close(self) -> None:
@@ -174,15 +158,10 @@ class AskingRunner(TaskRunner):
         """Return when the model that is asked last got further, for whatever task."""
         return self.asked.last_sign()
 
-    def submit(
-        self,
-        inputs: dict[str, Any],
-        options: dict[str, Any],
-        emit: Emit | None = None,
-        urgency: Urgency = NO_HURRY,
+    def launch(
+        self, prepared: Any, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
-        """Start one conversation, as `VisionLanguageRunner.submit`."""
-        return self.asked.submit(inputs, options, emit, urgency)
+        return self.asked.launch(prepared, emit, urgency)
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         return self.asked.prepare(inputs, options)

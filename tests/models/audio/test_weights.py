@@ -63,7 +63,7 @@ def test_a_recording_is_heard_to_its_end(runner: Any) -> None:
 def test_of_a_very_long_recording_windows_at_equal_distances_are_heard_and_told(
     runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.transformers.audio_classification._MOST_WINDOWS", 4)
+    monkeypatch.setattr("engines.transformers.classification._MOST_WINDOWS", 4)
     sounds = Sounds(SEED, held_out=True)
     long = np.concatenate([sounds.make("tone", seconds=15), sounds.make("noise", seconds=5)])
     [result] = classified(runner, long)

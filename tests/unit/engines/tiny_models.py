@@ -31,6 +31,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}ASSISTANT{% endif %}"
 )
 CONTEXT = 64
+ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+"""What most kinds of encoders are made of."""
 
 
 def tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
@@ -56,15 +59,18 @@ def save_llama(folder: Path, *, chat: bool = True, tied: bool = False) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
         initializer_range=0.5,
         tie_word_embeddings=tied,
+        **ENDS,
     )
     model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         model.lm_head.weight[:4] = 0  # so that special tokens hardly ever win
+    return saved(model, folder, chat=chat)
+
+
+def saved(model: Any, folder: Path, *, chat: bool = False) -> Path:
+    """Save `model` and the tokenizer, and return its folder."""
     model.save_pretrained(folder)
     tokenizer(chat=chat).save_pretrained(folder)
     return folder
@@ -72,17 +78,8 @@ def save_llama(folder: Path, *, chat: bool = True, tied: bool = False) -> Path:
 
 def save_classifier(folder: Path) -> Path:
     """Save a model of a kind no text can be generated with, and return its folder."""
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    model = BertForSequenceClassification(config)  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder)
-    tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    config = BertConfig(vocab_size=len(WORDS), num_hidden_layers=1, **SMALL)
+    return saved(BertForSequenceClassification(config), folder)  # type: ignore[no-untyped-call]
 
 
 def save_wav2vec2(folder: Path, *, norm: str = "layer") -> Path:
@@ -93,10 +90,8 @@ def save_wav2vec2(folder: Path, *, norm: str = "layer") -> Path:
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     config = Wav2Vec2Config(
         vocab_size=len(vocabulary),
-        hidden_size=32,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **SMALL,
         conv_dim=(16,) * 7,
         feat_extract_norm=norm,
         num_conv_pos_embeddings=8,
@@ -147,9 +142,7 @@ def save_bart(folder: Path) -> Path:
         encoder_ffn_dim=64,
         decoder_ffn_dim=64,
         max_position_embeddings=CONTEXT,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **ENDS,
         decoder_start_token_id=2,
         forced_eos_token_id=None,
         init_std=0.1,
@@ -168,6 +161,4 @@ def _save_seq2seq(model: Any, folder: Path) -> Path:
     with torch.no_grad():
         model.lm_head.weight.normal_(std=1.0)
         model.lm_head.weight[:4] = 0
-    model.save_pretrained(folder)
-    tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return saved(model, folder)

@@ -29,7 +29,7 @@ from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import Layou
 from transformers.models.layoutlmv3.tokenization_layoutlmv3 import LayoutLMv3Tokenizer
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from tests.unit.engines.tiny_models import WORDS, tokenizer
+from tests.unit.engines.tiny_models import ENDS, SMALL, WORDS, tokenizer
 
 CHARACTERS = ["blank", *"abcdefgh", " "]
 """Classes of the tiny recognizer."""
@@ -70,10 +70,8 @@ def save_trocr(folder: Path) -> Path:
     torch.manual_seed(0)
     encoder = ViTModel(
         ViTConfig(
-            hidden_size=32,
             num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
+            **SMALL,
             image_size=32,
             patch_size=8,
             initializer_range=0.5,
@@ -89,9 +87,7 @@ def save_trocr(folder: Path) -> Path:
             max_position_embeddings=32,
             cross_attention_hidden_size=32,
             init_std=0.5,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
+            **ENDS,
             decoder_start_token_id=2,
         )
     )
@@ -137,15 +133,20 @@ def save_detector(folder: Path) -> Path:
     return folder
 
 
+def save_page_reader(folder: Path) -> Path:
+    """Save a detector and a recognizer in the folders of a page reader."""
+    save_detector(folder / "detection")
+    save_recognizer(folder / "recognition")
+    return folder
+
+
 def save_layoutlm(folder: Path) -> Path:
     """Save a document question answering model that sees words and their places."""
     torch.manual_seed(0)
     config = LayoutLMConfig(
         vocab_size=len(QUESTION_WORDS),
-        hidden_size=32,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **SMALL,
         max_position_embeddings=WINDOW,
         initializer_range=0.5,
     )

@@ -27,6 +27,8 @@ from transformers import (
 )
 from transformers.video_utils import make_batched_videos
 
+from tests.unit.engines.tiny_models import ENDS
+
 CONTEXT = 512
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
 WORDS = [*SPECIAL, "user", "assistant", *"abcdefghijklmnopqrstuvwxyz"]
@@ -64,10 +66,8 @@ def _text(**more: Any) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": CONTEXT,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
         "initializer_range": 0.5,
+        **ENDS,
         **more,
     }
 

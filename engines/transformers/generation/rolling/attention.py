@@ -32,10 +32,8 @@ def _mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> torc
 
 
 def added_to_scores(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask of booleans as numbers, 0 where it is true, each line of which begins at a multiple of 8.
-
-    A GPU's kernel reads it so. From booleans every layer would make it again, which takes longer than its attention.
-    """
+    """Return a mask of booleans as numbers, 0 where it is true, each line of which begins at a multiple of 8. A GPU's
+    kernel reads it so. From booleans every layer would make it again, which takes longer than its attention."""
     columns = seen.shape[-1]
     lines = (*seen.shape[:-1], -(-columns // 8) * 8)
     return torch.zeros(lines, dtype=dtype, device=seen.device)[..., :columns].masked_fill_(~seen, -torch.inf)

@@ -53,7 +53,6 @@ class RollingBatch:
         self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
 
     def expect(self, prefill: Prefill | None) -> None:
-        """Leave room for the keys and values of a prefill until it joins; None where it does not."""
         self.cache.make_way(prefill.width * len(prefill.sequences) if prefill else 0)
 
     def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
@@ -79,21 +78,16 @@ class RollingBatch:
         self._accept(output.logits[:, -1], first=0)
 
     def leave(self, sequence: TokenSequence) -> None:
-        """Drop one that is not done, as its caller has gone."""
         self._leave(self.sequences.index(sequence))
 
     def clear(self) -> None:
-        """Drop every row and the cache's memory."""
         self.sequences.clear()
         self._shifts.clear()
         self.cache.clear()
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
-        """Give each row from `first` on its next token.
-
-        Each takes the token that it picked before another picks: where a pick fails, no row has drawn one that
-        it does not have.
-        """
+        """Give each row from `first` on its next token. Each takes the token that it picked before another picks:
+        where a pick fails, no row has drawn one that it does not have."""
         joined = self.sequences[first:]
         likeliest = scores.argmax(-1).tolist()
         # From the last to the first: the row that takes a leaving row's place has had its token already.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from engines.transformers.generation.rolling.merging import knows_positions
+from engines.transformers.generation.rolling.prefill import knows_positions
 
 _LEAST_ROOM = 32
 """Columns kept free on the right when the block is rebuilt."""
@@ -19,15 +19,8 @@ _ROWS_AT_ONCE = 4
 """Rows by which the block grows."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """How a block is rebuilt: rows and columns of the new one, and what of the old one goes where."""
-
-    capacity: tuple[int, int]
-    rows: int
-    live: slice
-    end: int
-    """The column after the last live one, in the new block."""
+_Moved = Callable[[torch.Tensor], torch.Tensor]
+"""Makes the new block of a layer from its old one."""
 
 
 class RollingCache(Cache):
@@ -53,21 +46,17 @@ class RollingCache(Cache):
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
         return len(self.starts)
 
     @property
     def start(self) -> int:
-        """The first column that any row uses."""
         return min(self.starts, default=self.end)
 
     @property
     def width(self) -> int:
-        """How many columns are in use."""
         return self.end - self.start
 
     def lengths(self) -> list[int]:
-        """Return how many tokens each row has seen."""
         return [self.end - start for start in self.starts]
 
     def mask(self, new_columns: int, device: torch.device) -> torch.Tensor:
@@ -81,7 +70,6 @@ class RollingCache(Cache):
         self.end += columns
 
     def reserve(self, columns: int) -> None:
-        """Make sure that `columns` more fit."""
         if self.end + columns > self.capacity[1]:
             self._move_blocks(columns)
 
@@ -92,10 +80,8 @@ class RollingCache(Cache):
             self._move_blocks(1)
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
-        """Append rows: `joining` holds their prompts, padded on the left, `lengths` how long each one is.
-
-        What it holds is taken over, layer by layer: it is empty afterwards.
-        """
+        """Append rows: `joining` holds their prompts, padded on the left, `lengths` how long each one is. What it
+        holds is taken over, layer by layer: it is empty afterwards."""
         width = joining.get_seq_length()
         rows = self.rows + len(lengths)
         self._beside = 0
@@ -109,16 +95,15 @@ class RollingCache(Cache):
 
     def leave(self, row: int) -> None:
         """Drop a row; the last one takes its number."""
-        last = self.rows - 1
+        last, start = self.rows - 1, self.starts.pop()
         if row != last:
-            columns = slice(self.starts[last], self.end)
             for block in self.blocks:
-                block.copy_row(last, row, columns)
-            self.starts[row] = self.starts[last]
-        self.starts.pop()
+                for held in (block.keys, block.values):
+                    assert held is not None
+                    held[row, :, start : self.end] = held[last, :, start : self.end]
+            self.starts[row] = start
 
     def clear(self) -> None:
-        """Drop every row, and the memory."""
         self.starts.clear()
         self.end, self.capacity = 0, (0, 0)
         self._beside = 0
@@ -126,19 +111,23 @@ class RollingCache(Cache):
             block.keys = block.values = None
 
     def _move_blocks(self, room: int) -> None:
-        """Rebuild all blocks for the rows as they are, with room for that many columns."""
         move = self._move(self.rows, self.width, room)
         for block in self.blocks:
             block.move(move)
 
-    def _move(self, rows: int, width: int, room: int) -> _Move:
+    def _move(self, rows: int, width: int, room: int) -> _Moved:
         """Lay the block out again for `rows` and `width` columns with room to grow; the caller moves the layers."""
         capacity = self._capacity(rows, width, room)
-        move = _Move(capacity, rows=self.rows, live=slice(self.start, self.end), end=width)
-        shift = width - self.end
-        self.starts = [start + shift for start in self.starts]
+        kept, live, begin = self.rows, slice(self.start, self.end), width - self.width
+
+        def moved(block: torch.Tensor) -> torch.Tensor:
+            made = _empty(block, capacity)
+            made[:kept, :, begin:width] = block[:kept, :, live]
+            return made
+
+        self.starts = [start + width - self.end for start in self.starts]
         self.end, self.capacity = width, capacity
-        return move
+        return moved
 
     def _capacity(self, rows: int, width: int, room: int) -> tuple[int, int]:
         """Return rows and columns with room to grow: as much as saves copies, but within the bound."""
@@ -166,7 +155,6 @@ class _Layer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new columns and return all that are in use."""
         assert self.keys is not None
         assert self.values is not None
         cache = self._cache
@@ -187,42 +175,23 @@ class _Layer(CacheLayerMixin):
 
     def take(self, row: int, column: int, layer: Any) -> None:
         """Write the rows of another cache's layer from `row` and `column` on, and empty it: no past is held twice."""
-        assert self.keys is not None or self._made_like(layer)
-        assert self.keys is not None
+        if self.keys is None:  # only now its heads and sizes are known
+            capacity = self._cache.capacity
+            self.keys, self.values = _empty(layer.keys, capacity), _empty(layer.values, capacity)
         assert self.values is not None
         rows, _, width, _ = layer.keys.shape
         self.keys[row : row + rows, :, column : column + width] = layer.keys
         self.values[row : row + rows, :, column : column + width] = layer.values
         layer.keys = layer.values = None
 
-    def copy_row(self, source: int, target: int, columns: slice) -> None:
-        for block in (self.keys, self.values):
-            assert block is not None
-            block[target, :, columns] = block[source, :, columns]
-
-    def move(self, move: _Move) -> None:
-        if self.keys is None or self.values is None:
-            return
-        self.keys = _moved(self.keys, move)
-        self.values = _moved(self.values, move)
-
-    def _made_like(self, layer: Any) -> bool:
-        """Make the empty block for what `layer` holds: only then its heads and sizes are known."""
-        rows, columns = self._cache.capacity
-        for name in ("keys", "values"):
-            given = getattr(layer, name)
-            setattr(self, name, given.new_zeros((rows, given.shape[1], columns, given.shape[3])))
-        return True
+    def move(self, moved: _Moved) -> None:
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = moved(self.keys), moved(self.values)
 
 
-def _moved(block: torch.Tensor, move: _Move) -> torch.Tensor:
-    """Return a new block that holds the live columns of `block`."""
+def _empty(block: torch.Tensor, capacity: tuple[int, int]) -> torch.Tensor:
     # Zeros, not whatever was there: a hidden column counts for nothing, yet not if it holds no number.
-    rows, columns = move.capacity
-    made = block.new_zeros((rows, block.shape[1], columns, block.shape[3]))
-    begin = move.end - (move.live.stop - move.live.start)
-    made[: move.rows, :, begin : move.end] = block[: move.rows, :, move.live]
-    return made
+    return block.new_zeros((capacity[0], block.shape[1], capacity[1], block.shape[3]))
 
 
 def fits(model: PreTrainedModel) -> bool:

@@ -30,14 +30,8 @@ class RollingLoop(GenerationLoop):
     """
 
     def __init__(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        limits: Limits,
-        result_of: ResultOf,
-        bytes_of_a_token: int,
+        self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf, bytes_of_a_token: int
     ) -> None:
-        """`bytes_of_a_token` is what one token of one row takes of the cache, over all layers."""
         super().__init__(name, result_of)
         self._model = model
         self._limits = limits
@@ -72,10 +66,8 @@ class RollingLoop(GenerationLoop):
             self._hand_out()
 
     def _failed(self, error: BaseException) -> None:
-        """Empty the batch; with several rows in it, any may be at fault, so each is tried alone.
-
-        Their tokens so far stay: they go through the model again along with the prompt.
-        """
+        """Empty the batch; with several rows in it, any may be at fault, so each is tried alone. Their tokens so far
+        stay: they go through the model again along with the prompt."""
         entering, self._prefill = self._prefill, None
         self._batch.clear()
         left = [one for one in self._joined if not self._is_over(one)]
@@ -145,7 +137,6 @@ class RollingLoop(GenerationLoop):
         return not self._closed and not sequence.future.cancelled()
 
     def _work_prompts_in(self) -> None:
-        """Run waiting prompts through the model, up to the bound on tokens between two steps."""
         limit = left = self._limits.prefill_tokens
         while left > 0:
             if self._prefill is None:
@@ -160,10 +151,8 @@ class RollingLoop(GenerationLoop):
         self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
-        """Run the next piece of the prompts that are going in, and return how many tokens it counts for.
-
-        Images have no tokens yet; they fill what goes in between two steps.
-        """
+        """Run the next piece of the prompts that are going in, and return how many tokens it counts for. Images have
+        no tokens yet; they fill what goes in between two steps."""
         prefill = self._prefill
         assert prefill is not None
         before = prefill.left
@@ -189,7 +178,10 @@ class RollingLoop(GenerationLoop):
                 is_full = len(self._batch.sequences) + len(admitted) >= self._limits.max_rows
                 if is_full or len(passed) > _MOST_PASSED_AT_ONCE:
                     break
-                if not all(self._may_pass(one, earlier) for earlier in passed):
+                if any(
+                    earlier.passed >= self._limits.max_rows or earlier.sort_key[0][0] != one.sort_key[0][0]
+                    for earlier in passed
+                ):
                     break
                 if not self._has_room(admitted, one):
                     passed.append(one)
@@ -203,9 +195,6 @@ class RollingLoop(GenerationLoop):
         self._joined += admitted
         return admitted
 
-    def _may_pass(self, one: TokenSequence, earlier: TokenSequence) -> bool:
-        return earlier.passed < self._limits.max_rows and one.sort_key[0][0] == earlier.sort_key[0][0]
-
     def _has_room(self, admitted: Sequence[TokenSequence], one: TokenSequence) -> bool:
         """Return whether the block will have room for the running ones, `admitted` and `one` until they all end."""
         if not self._batch.sequences and not admitted:
@@ -215,7 +204,6 @@ class RollingLoop(GenerationLoop):
         return most_tokens(growing) * self._bytes_of_a_token <= self._bytes_at_once.most
 
     def _pieces(self, one: TokenSequence) -> int:
-        """Return in how many pieces its prompt goes in."""
         return math.ceil(len(one.seen) / self._limits.prefill_tokens) + bool(one.extras)
 
     def _shares_prefill(
@@ -230,7 +218,6 @@ class RollingLoop(GenerationLoop):
         return area <= tokens and area - sum(lengths) <= self._limits.padding_share * area
 
     def _hand_out(self) -> None:
-        """Tell callers of new text, and give those whose answers are done theirs."""
         for one in self._joined[:]:
             if one.finish_reason is None:
                 self.tell(one)

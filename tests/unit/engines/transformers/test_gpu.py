@@ -19,11 +19,11 @@ from transformers import (
 
 from engines.cache.memory_budget import MemoryBudget
 from engines.config.settings import TransformersSettings
-from engines.transformers.audio_classification import AudioClassificationRunner
+from engines.transformers.classification import AudioClassificationRunner
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.rolling.loop import RollingLoop
 from engines.transformers.text.text_generation import TextGenerationRunner
-from tests.unit.engines.tiny_models import WORDS, save_llama, tokenizer
+from tests.unit.engines.tiny_models import ENDS, WORDS, save_llama, saved
 from tests.unit.engines.transformers.generation.rolling.parts import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -60,14 +60,10 @@ def save_llama_with_a_large_past(folder: Path) -> Path:
         num_key_value_heads=16,
         head_dim=512,
         max_position_embeddings=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **ENDS,
     )
     model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer(chat=False).save_pretrained(folder)
-    return folder
+    return saved(model.to(torch.bfloat16), folder)
 
 
 def save_ast(folder: Path) -> Path:

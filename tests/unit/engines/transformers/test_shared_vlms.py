@@ -27,7 +27,7 @@ from handlers.errors import ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.parts import KnownModels
 from tests.unit.engines.tiny_models import save_llama
-from tests.unit.engines.tiny_readers import save_detector, save_recognizer
+from tests.unit.engines.tiny_readers import save_page_reader
 from tests.unit.engines.tiny_vlms import save_llava
 
 TASKS = ("vlm", "ocr", "video-analysis", "document-analysis")
@@ -78,17 +78,17 @@ def test_all_tasks_of_one_model_have_the_same_weights_and_count_them_once(
     assert (expected[0], torch.device(expected[1]).type) == (0, runners[0].model.device.type)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_answers_as_if_it_had_the_model_for_itself(
-    engine: TransformersEngine, llava: Path, task: str
+def test_tasks_that_ask_at_once_answer_as_if_each_had_the_model_for_itself(
+    engine: TransformersEngine, llava: Path
 ) -> None:
-    alone = engine.infer(load(TransformersEngine(on_this_machine()), task, llava), INPUTS[task], SHORT)
-    runners = {other: load(engine, other, llava) for other in TASKS}
+    alone = {}
+    for task in TASKS:
+        own = TransformersEngine(on_this_machine())
+        alone[task] = own.infer(load(own, task, llava), INPUTS[task], SHORT)
+    runners = {task: load(engine, task, llava) for task in TASKS}
     with ThreadPoolExecutor(4) as threads:
-        beside = [threads.submit(engine.infer, runners[other], INPUTS[other], SHORT) for other in TASKS]
-        assert engine.infer(runners[task], INPUTS[task], SHORT) == alone
-        for one in beside:
-            one.result(60)
+        asked = {task: threads.submit(engine.infer, runners[task], INPUTS[task], SHORT) for task in TASKS}
+        assert {task: answer.result(60) for task, answer in asked.items()} == alone
 
 
 def test_the_model_leaves_the_memory_with_the_last_task_that_asks_it(
@@ -165,8 +165,7 @@ def test_what_did_not_load_is_tried_again_by_the_next_who_asks(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def page_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
-    save_detector(folder / "detection")
-    save_recognizer(folder / "recognition")
+    save_page_reader(folder)
     return folder
 
 

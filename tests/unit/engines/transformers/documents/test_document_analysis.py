@@ -14,16 +14,15 @@ from transformers import pipeline
 
 from engines.transformers.device import to_model
 from engines.transformers.documents.document_answers import best_span
-from engines.transformers.documents.ocr_generation import TRANSCRIBE
+from engines.transformers.documents.ocr import TRANSCRIBE
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_readers import (
-    save_detector,
     save_layoutlm,
     save_layoutlmv3,
-    save_recognizer,
+    save_page_reader,
 )
 from tests.unit.engines.tiny_vlms import save_llava
 
@@ -79,13 +78,12 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("reader")
-    save_detector(folder / "detection")
-    save_recognizer(folder / "recognition")
+    save_page_reader(folder)
     return load("reader", folder)
 
 
 def librarys_answer(layoutlm: Any, page: dict[str, Any]) -> Any:
-    finder = layoutlm.parts.finder
+    finder = layoutlm.finder
     asked = pipeline("document-question-answering", model=finder.model, tokenizer=finder._tokenizer)
     boxes = [[int(1000 * side / SIZE) for side in word["box"]] for word in page["words"]]
     words = [word["text"] for word in page["words"]]
@@ -120,7 +118,7 @@ def test_a_model_that_sees_the_page_gives_the_answer_of_its_own_scores(tmp_path:
     texts = LETTERS[:12]
     page = text_page(texts, image=True)
     result = ENGINE.infer(runner, {"pages": [page], "question": "what?"}, {})
-    finder = runner.parts.finder
+    finder = runner.finder
     boxes = [[int(1000 * side / SIZE) for side in word["box"]] for word in page["words"]]
     encoded = finder._tokenizer(["what?"], [texts], boxes=[boxes], return_tensors="pt")
     pixels = finder._image_processor(images=page["image"], return_tensors="pt")["pixel_values"]
@@ -142,7 +140,7 @@ def test_a_vlm_answers_about_the_pictures_of_all_pages_and_keeps_their_text(llav
     result = ENGINE.infer(llava, {"pages": pages, "question": "a b"}, {"max_new_tokens": 5})
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "a b"}]
     asked = {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}
-    [expected] = llava.parts.asked.run([asked], [{"max_new_tokens": 5}])
+    [expected] = llava.asked.run([asked], [{"max_new_tokens": 5}])
     assert result["answer"] == expected["generated_text"].strip()
     read = ENGINE.infer(llava, {"pages": pages}, {"max_new_tokens": 5})
     assert result["pages"] == read["pages"]
@@ -155,7 +153,7 @@ def test_a_question_costs_no_page_its_text_and_what_was_cut_says_so(llava: Any) 
     assert (layer["text"], "finish_reason" in layer) == ("a b c d", False)
     content = [{"type": "image"}, {"type": "text", "text": TRANSCRIBE}]
     asked = {"images": [pages[1]["image"]], "messages": [{"role": "user", "content": content}]}
-    [expected] = llava.parts.asked.run([asked], [{"max_new_tokens": 5}])
+    [expected] = llava.asked.run([asked], [{"max_new_tokens": 5}])
     assert scan["text"] == expected["generated_text"].strip() != ""
     assert scan["finish_reason"] == "length"
 
@@ -173,8 +171,8 @@ def test_a_vlm_runs_by_the_settings_and_leaves_the_memory_with_its_task(tmp_path
         "llava", task="document-analysis", path=save_llava(tmp_path)
     )
     ENGINE.infer(runner, {"pages": [scanned_page()]}, {"max_new_tokens": 2})
-    assert runner.parts.asked.asked._settings is settings
-    model = weakref.ref(runner.parts.asked.model)
+    assert runner.asked.asked._settings is settings
+    model = weakref.ref(runner.asked.model)
     assert ENGINE.unload_model(runner)
     gc.collect()
     assert model() is None, "its loop keeps it"
@@ -184,13 +182,13 @@ def test_pages_with_a_text_layer_are_never_read_from_their_picture(
     reader: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Image.Image] = []
-    read = reader.parts.reader.read
+    read = reader.reader.read
 
     def watched(image: Image.Image) -> Any:
         seen.append(image)
         return read(image)
 
-    monkeypatch.setattr(reader.parts.reader, "read", watched)
+    monkeypatch.setattr(reader.reader, "read", watched)
     pages = [text_page(["a", "b"], 1, image=True), scanned_page(2), text_page(["c"], 3)]
     result = ENGINE.infer(reader, {"pages": pages}, {})
     assert seen == [pages[1]["image"]]
@@ -232,15 +230,14 @@ def test_a_scanned_page_is_read_first_where_the_folder_has_a_page_reader_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_layoutlm(tmp_path)
-    save_detector(tmp_path / "detection")
-    save_recognizer(tmp_path / "recognition")
+    save_page_reader(tmp_path)
     runner = load("both", tmp_path)
     assert sorted(runner.model) == ["finder", "reader"]
 
     from engines.transformers.documents.ocr_pages import PageText
 
     line = {"text": "a b c", "box": [100, 50, 200, 70], "score": 0.9}
-    monkeypatch.setattr(runner.parts.reader, "read", lambda image: PageText("a b c", [line]))
+    monkeypatch.setattr(runner.reader, "read", lambda image: PageText("a b c", [line]))
     result = ENGINE.infer(runner, {"pages": [scanned_page()], "question": QUESTION}, {})
     same = {
         **scanned_page(),

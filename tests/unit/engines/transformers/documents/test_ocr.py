@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.transformers.documents.ocr_generation import TRANSCRIBE
+from engines.transformers.documents.ocr import TRANSCRIBE
 from engines.transformers.engine import TransformersEngine
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.tiny_readers import (
     CHARACTERS,
-    save_detector,
     save_layoutlm,
+    save_page_reader,
     save_recognizer,
     save_trocr,
 )
@@ -56,8 +56,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
-    save_detector(tmp_path / "detection")
-    save_recognizer(tmp_path / "recognition")
+    save_page_reader(tmp_path)
     return tmp_path
 
 
@@ -209,6 +208,6 @@ def test_a_part_of_the_wrong_kind_is_named(pages: Path, tmp_path_factory: pytest
 @pytest.mark.parametrize("save", [save_llama, save_layoutlm])
 def test_a_model_that_does_not_read_pictures_is_refused(tmp_path: Path, save: Any) -> None:
     with pytest.raises(
-        ModelLoadFailed, match="needs a text recognition or image-text-to-text model, or folders"
+        ModelLoadFailed, match="needs folders detection/ and recognition/ or a text recognition model"
     ):
         load("other", save(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engines.transformers.speech.guards import Evidence, Guards, compression_ratio, is_loop
-from engines.transformers.speech.scores import Draw, LoopStop, PassListener
+from engines.transformers.speech.whisper_pass import Draw, PassListener
 
 GUARDS = Guards()
 END = 4
@@ -162,9 +162,8 @@ def test_means_are_over_the_tokens_up_to_the_end_and_over_those_of_the_text() ->
 
 def test_a_row_that_loops_is_ended_and_its_neighbours_are_not() -> None:
     listener = PassListener([Draw(), Draw()], end=1000, device=torch.device("cpu"))
-    stop = LoopStop(listener, end=1000)
     ids = torch.tensor([[5] * 112, list(range(112))])
-    over = [stop(ids, None).tolist() for _ in range(16)]
+    over = [listener.stop_loops(ids, None).tolist() for _ in range(16)]
     assert over[:15] == [[False, False]] * 15
     assert over[15] == [True, False]
     assert listener.is_over.tolist() == listener.is_loop.tolist() == [True, False]

@@ -88,7 +88,7 @@ def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
             sequence.future.set_result({})
         return sequence.future
 
-    monkeypatch.setattr(TextGenerationRunner, "_launch", launch)
+    monkeypatch.setattr(TextGenerationRunner, "launch", launch)
     outcomes = ENGINE.infer_batch(raw, [{"inputs": text} for text in ("a", "b", "c")], [{}] * 3)
     assert [type(one) for one in outcomes] == [dict, dict, InferenceFailed]
     assert [(text, future.cancelled()) for text, future in started] == [
