@@ -20,14 +20,10 @@ __all__ = ["BaseEngine", "inference_manager", "model_manager"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "inference_manager":
-        from engines.singletons import default_inference_manager
+    if name in ("inference_manager", "model_manager"):
+        from engines import singletons
 
-        return default_inference_manager()
-    if name == "model_manager":
-        from engines.singletons import default_model_manager
-
-        return default_model_manager()
+        return getattr(singletons, f"default_{name}")()
     if name == "BaseEngine":
         from engines.base import BaseEngine
 

@@ -119,7 +119,15 @@ class BaseEngine(ABC):
         outcomes: list[dict[str, Any] | InferenceError] = []
         for number, (one_input, its_options) in enumerate(zip(inputs, options, strict=True)):
             with working_on_number(number, len(inputs)):
-                outcomes.append(self._infer_safely(model, one_input, its_options))
+                try:
+                    outcomes.append(self.infer(model, one_input, its_options))
+                except InferenceError as error:
+                    outcomes.append(error)
+                except BaseException as error:
+                    if is_of_a_signal(error):
+                        raise
+                    log.exception("inference_failed", engine=self.name)
+                    outcomes.append(InferenceFailed(f"engine {self.name} failed: {words_of(error)}"))
         return outcomes
 
     def infer_each(
@@ -133,19 +141,6 @@ class BaseEngine(ABC):
         need not wait for the others: its request is answered at once. An engine whose inputs take differently long
         overrides this; what it told stands, also where it raises afterwards and what is left runs again."""
         return self.infer_batch(model, inputs, options)
-
-    def _infer_safely(
-        self, model: Any, inputs: dict[str, Any], options: dict[str, Any]
-    ) -> dict[str, Any] | InferenceError:
-        try:
-            return self.infer(model, inputs, options)
-        except InferenceError as error:
-            return error
-        except BaseException as error:
-            if is_of_a_signal(error):
-                raise
-            log.exception("inference_failed", engine=self.name)
-            return InferenceFailed(f"engine {self.name} failed: {words_of(error)}")
 
     def submit(
         self,

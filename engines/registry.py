@@ -119,7 +119,8 @@ class EngineRegistry:
     def configured(self) -> list[str]:
         """Return the names of engines that anything was set for: they are meant to be used."""
         own = self._settings.engines.names()
-        return [name for name in self.names() if name in own or self._section_is_set(name)]
+        ours = [name for name in BUILT_IN if getattr(self._settings, name).model_fields_set]
+        return [name for name in self.names() if name in own or name in ours]
 
     def check_settings(self) -> None:
         """Check the settings of custom engines; those of ours were checked when they were read.
@@ -164,9 +165,6 @@ class EngineRegistry:
     def _installed(self) -> dict[str, EntryPoint]:
         """Engines of installed packages; looked for once, as it takes milliseconds."""
         return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-    def _section_is_set(self, name: str) -> bool:
-        return name in BUILT_IN and bool(getattr(self._settings, name).model_fields_set)
 
     def _config(self, name: str, engine_class: EngineClass) -> Any:
         """Return what the engine's `__init__` is given."""

@@ -73,7 +73,14 @@ class MemoryBudget:
         if self._max_gpu_bytes is not None:
             return self._max_gpu_bytes
         if place not in self._limits:
-            self._limits[place] = self._share_of(place)
+            try:
+                self._limits[place] = int(self._size_of(place) * GPU_SHARE)
+            except Exception:
+                # An engine may run on a GPU that torch does not see, or without torch: then only the count bounds it.
+                log.warning(
+                    "gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True
+                )
+                self._limits[place] = sys.maxsize
         return self._limits[place]
 
     def check(self, key: Hashable, size: int, device: str) -> None:
@@ -136,11 +143,3 @@ class MemoryBudget:
         for entry in {one.memory: one for one in entries}.values():
             size[self.place(entry.device)] += entry.bytes
         return size
-
-    def _share_of(self, place: str) -> int:
-        try:
-            return int(self._size_of(place) * GPU_SHARE)
-        except Exception:
-            # An engine may run on a GPU that torch does not see, or without torch: then only the count bounds it.
-            log.warning("gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True)
-            return sys.maxsize

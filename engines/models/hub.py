@@ -102,7 +102,11 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         found = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         names = wanted.of(model, sizes)
-        _check_size(model, at, [sizes[name] for name in names], max_bytes)
+        if (size := sum(sizes[name] for name in names)) > max_bytes:
+            raise ModelLoadFailed(
+                f"model {model.key}: {model.source} at revision {at} has {size} bytes to fetch in {len(names)} "
+                f"files; cache.directory_max_bytes allows {max_bytes}: raise it, or name a smaller model"
+            )
         exactly = [glob.escape(name) for name in names]
         snapshot_download(repo_id, revision=found.sha or revision, local_dir=folder, allow_patterns=exactly)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on its download
@@ -124,14 +128,6 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
             f"at a cache that has it (hf download {repo_id} --revision {at}), allow the way to the hub, or "
             "register its folder so that MLflow keeps the files"
         ) from error
-
-
-def _check_size(model: ResolvedModel, at: str, sizes: list[int], max_bytes: int) -> None:
-    if sum(sizes) > max_bytes:
-        raise ModelLoadFailed(
-            f"model {model.key}: {model.source} at revision {at} has {sum(sizes)} bytes to fetch in {len(sizes)} "
-            f"files; cache.directory_max_bytes allows {max_bytes}: raise it, or name a smaller model"
-        )
 
 
 class FoundOnHub(NamedTuple):

@@ -118,7 +118,9 @@ class MlflowRegistry:
         """
         with self._asked() as client:
             # Stored models take fewer characters in their names than registered ones do.
-            stored = client.create_logged_model(self._experiment_id(), name=name.replace(".", "_"))
+            unless(_EXISTS, client.create_experiment, EXPERIMENT)
+            experiment_id = str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+            stored = client.create_logged_model(experiment_id, name=name.replace(".", "_"))
             try:
                 client.log_model_artifacts(stored.model_id, str(folder))
             except BaseException as error:
@@ -194,11 +196,6 @@ class MlflowRegistry:
                 uri = self.settings.tracking_uri
                 self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return self._made
-
-    def _experiment_id(self) -> str:
-        client = self.client()
-        unless(_EXISTS, client.create_experiment, EXPERIMENT)
-        return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
     @contextmanager
     def _asked(self) -> Iterator[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +128,9 @@ class ModelManager:
         if known is not None and self._clock() + still_s < known.fresh_until:
             return known.model
         last = known.model if known is not None else self._last_good.load(reference)
-        lookup = self._look_up(reference, still_s)
+        self.connect()  # which must not count as waiting for the server
+        # In a separate thread: an answer that takes minutes holds up no worker thread, and no other name.
+        lookup = self._lookups.start(reference, partial(self._ask, reference, still_s))
         try:
             return lookup.result(self._settings.timeout_s if last is None else PATIENCE_S)
         except TimeoutError:
@@ -227,12 +228,6 @@ class ModelManager:
     def disk_health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "free_bytes", ...} of the disk that keeps the files; never raises."""
         return self._files.health()
-
-    def _look_up(self, reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
-        """Return the question to the server about `reference`, asking it where nobody does."""
-        self.connect()  # which must not count as waiting for the server
-        # In a separate thread: an answer that takes minutes holds up no worker thread, and no other name.
-        return self._lookups.start(reference, partial(self._ask, reference, still_s))
 
     def _ask(self, reference: ModelReference, still_s: float) -> ResolvedModel:
         known = self._known.get(reference)

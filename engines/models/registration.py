@@ -59,7 +59,7 @@ def register(
             f"model_name {model_name[:160]!r} cannot be registered; use 1 to 128 letters, digits, dots, "
             "dashes and underscores"
         )
-    all_tags = _text_tags(tags)
+    all_tags = {str(name): str(value) for name, value in (tags or {}).items()}
     if model_source == "ollama":
         return _by_reference(registry, model_name, *_ollama(model_name, model_path, all_tags))
     if model_source not in get_args(ModelSource):
@@ -172,7 +172,3 @@ def is_adapter(names: Collection[str]) -> bool:
     """Return whether files of these names are a PEFT adapter, without the model that it adapts."""
     weights = {name for name in names if name.endswith(_WEIGHTS)}
     return "adapter_config.json" in names and all(name.startswith("adapter_") for name in weights)
-
-
-def _text_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    return {str(name): str(value) for name, value in (tags or {}).items()}

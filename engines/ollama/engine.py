@@ -16,7 +16,7 @@ from engines.ollama.answer import Answer
 from engines.ollama.background import BackgroundLoop
 from engines.ollama.client import OllamaClient
 from engines.ollama.failures import ModelMissing
-from engines.ollama.request import OllamaModel, Request, build, short_name
+from engines.ollama.request import OllamaModel, build, short_name
 from engines.ollama.server_models import ServerModels
 from engines.ollama.wire import AnswerChunk, Shown
 from engines.priority_queue import PrioritySemaphore
@@ -189,7 +189,10 @@ class OllamaEngine(BaseEngine):
         urgency: Urgency,
     ) -> dict[str, Any]:
         async with self._slots.held(urgency):
-            request = await self._build(model, inputs, options)
+            if "images" in inputs:  # encoding them takes long enough to make the other streams stutter
+                request = await asyncio.to_thread(build, model, inputs, options)
+            else:
+                request = build(model, inputs, options)
             answer = Answer(emit)
 
             def hear(chunk: AnswerChunk) -> None:
@@ -200,11 +203,6 @@ class OllamaEngine(BaseEngine):
         if not last.done and not answer.repeats_itself:
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)
-
-    async def _build(self, model: OllamaModel, inputs: dict[str, Any], options: dict[str, Any]) -> Request:
-        if "images" in inputs:  # encoding them takes long enough to make the other streams stutter
-            return await asyncio.to_thread(build, model, inputs, options)
-        return build(model, inputs, options)
 
     async def _unload(self, name: str) -> None:
         try:

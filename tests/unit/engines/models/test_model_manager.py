@@ -208,14 +208,16 @@ def test_an_answer_that_came_when_a_caller_had_lost_its_patience_is_not_turned_b
     models.resolve("a")
     clock.now = 5.1
     server.versions["a"] = "2"
-    look_up = models._look_up
+    start = models._lookups.start
 
-    def answered_too_late(reference: ModelReference, still_s: float) -> Future[ResolvedModel]:
-        assert look_up(reference, still_s).result(DEADLINE_S).version == "2"
+    def answered_too_late(
+        reference: ModelReference, ask: Callable[[], ResolvedModel]
+    ) -> Future[ResolvedModel]:
+        assert start(reference, ask).result(DEADLINE_S).version == "2"
         clock.now += 5.1  # by now that answer is as old as the caller's own
         return Future()
 
-    monkeypatch.setattr(models, "_look_up", answered_too_late)
+    monkeypatch.setattr(models._lookups, "start", answered_too_late)
     monkeypatch.setattr(models_module, "PATIENCE_S", 0.0)
     assert models.resolve("a").version == "2"
     monkeypatch.undo()
