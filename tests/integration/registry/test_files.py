@@ -47,7 +47,8 @@ def test_files_are_downloaded_once_however_many_processes_ask(
 ) -> None:
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     script = (
-        "import sys; from engines.models.model_manager import ModelManager; "
+        "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout); "
+        "from engines.models.model_manager import ModelManager; "
         "from engines.config.settings import CacheSettings, MlflowSettings; "
         "models = ModelManager(MlflowSettings(tracking_uri=sys.argv[1]), CacheSettings(directory=sys.argv[2])); "
         "path = models.files(models.resolve(sys.argv[3])); "
