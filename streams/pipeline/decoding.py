@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -58,6 +59,10 @@ def _decode_with_nulls(value: bytes) -> Request:
     try:
         return _request_decoder.decode(encode(given))
     except _NOT_READABLE as error:
+        if _fields_with_half_characters(value):
+            raise InvalidRequest(
+                "a string of the request has half of a character (a lone surrogate, \\ud800 to \\udfff); send whole ones"
+            ) from None
         raise InvalidRequest(
             f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
         ) from None
@@ -85,10 +90,34 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
             f"the message ({len(value)} bytes) is nested too deeply to be read; make it flatter"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if fields := _fields_with_half_characters(value):
+            return fields
         raise Undecodable(
             f"the message ({len(value)} bytes, starting {value[:24]!r}) is not a JSON object: {error}; "
             "send a UTF-8 JSON object with task, engine, model_name and data"
         ) from None
+
+
+def _fields_with_half_characters(value: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of a JSON object in which a string has half of a surrogate pair; of all others none.
+
+    It is JSON, but no text: producers send it that cut a string between two halves.
+    """
+    if b"\\ud" not in value.lower():
+        return {}
+    try:
+        fields = json.loads(value)
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        pass
+    except (ValueError, RecursionError):
+        return {}
+    else:
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    names = {name: name.encode(errors="replace").decode() for name in fields}
+    return {names[name]: msgspec.Raw(json.dumps(field).encode()) for name, field in fields.items()}
 
 
 def known_fields(value: bytes) -> dict[str, Any]:

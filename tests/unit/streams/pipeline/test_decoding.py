@@ -167,3 +167,19 @@ def test_a_field_that_cannot_be_read_does_not_take_the_id_along(field: str, valu
 def test_a_name_is_no_longer_than_every_failure_can_repeat(field: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"length <= \d+ - at `\$\.{field}`"):
         decode_request(message(**{field: "x" * 513}))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data": {"text": "a \ud83d"}}, {"options": {"\ud83d": 1}}, {"\ud83d": 1}]
+)
+def test_half_a_character_is_named_and_does_not_take_the_id_along(changes: dict[str, object]) -> None:
+    value = message(id="r1", **changes)
+    with pytest.raises(InvalidRequest, match="half of a character"):
+        decode_request(value)
+    assert known_fields(value)["id"] == "r1"
+
+
+def test_both_halves_of_a_character_are_one() -> None:
+    assert decode_request(message(data={"text": "\U0001f600"})).data == {"text": "\U0001f600"}
+    with pytest.raises(InvalidRequest, match="unknown field `foo`"):
+        decode_request(message(data={"text": "\U0001f600"}, foo=1))
