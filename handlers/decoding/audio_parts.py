@@ -149,29 +149,15 @@ def boxes(content: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _mp3_starts(content: bytes) -> Iterator[int]:
-    """Yield each frame with a Xing tag, or the ID3 tag in front of it, and what follows the bytes that it counts."""
-    at = 0
-    while True:
-        yield at
-        frame = after_id3(content, at)
-        first = _XING.search(content, frame, frame + 64)
-        search_from = frame + 4
-        if first is not None and _frame_of(content, first.start()) == frame:
-            search_from = first.end()
-            flags, _, size = struct.unpack_from(
-                ">III", content[first.end() : first.end() + 12].ljust(12, b"\0")
-            )
-            if flags & 3 == 3 and size and frame + size + 1000 < len(content):
-                after = _next_frame(content, frame + size)
-                if after is not None:
-                    at = after
-                    continue
-        frames = (_frame_of(content, tag.start()) for tag in _XING.finditer(content, search_from))
-        following = next((frame for frame in frames if frame is not None), None)
-        if following is None:
-            return
-        tag = content.rfind(b"ID3", search_from, following)
-        at = tag if tag >= 0 and after_id3(content, tag) == following else following
+    """Yield each frame with a Xing tag, or the ID3 tag in front of it; what has neither is read with what is before."""
+    yield 0
+    last = after_id3(content, 0)
+    for xing in _XING.finditer(content, last):
+        frame = _frame_of(content, xing.start())
+        if frame is not None and frame > last:
+            tag = content.rfind(b"ID3", last + 4, frame)
+            yield tag if tag >= 0 and after_id3(content, tag) == frame else frame
+            last = frame
 
 
 def _frame_of(content: bytes, xing: int) -> int | None:
@@ -186,17 +172,6 @@ def after_id3(content: bytes, at: int) -> int:
         sizes = content[at + 6 : at + 10]
         at += 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
     return at
-
-
-def _next_frame(content: bytes, at: int) -> int | None:
-    """Return where within the next kilobyte a tag or two frames of MP3 begin, None where there are none."""
-    for start in range(at, min(at + 1000, len(content) - 4)):
-        if content.startswith(b"ID3", start):
-            return start
-        size = _frame_size(content, start)
-        if size and _frame_size(content, start + size):
-            return start
-    return None
 
 
 _KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)

@@ -98,11 +98,6 @@ def read_image(value: Any, *, field: str, max_pixels: int, children: Limits | No
     return _picture(value, field, max_pixels, children).decode()
 
 
-def decode_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
-    """Return the image in an encoded file as `read_image` does, decoded here and now; messages call it `what`."""
-    return _file(content, what, max_pixels, None).decode()
-
-
 def decoded_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
     """Return the image in an encoded file upright, in the mode that it has there; `as_rgb` makes RGB of it."""
     image = _opened(content, what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,18 +104,14 @@ def read_video(
         MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
     """
     sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
-    decode = _decode_in_child if in_child else decode_file
     if file := encoded_file(value, field, besides=np.ndarray):
-        return decode(*file, limits, num_frames=num_frames, every_s=every_s)
+        return (_decode_in_child if in_child else decode_file)(*file, limits, sampling)
     everything = num_frames is None and every_s is None
     return _from_array(value, field, limits, frame_rate, None if everything else sampling)
 
 
-def decode_file(
-    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
-) -> Video:
+def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
     """Return frames of an encoded video as `read_video` does, decoded here and now; messages call it `what`."""
-    sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
     missing = missing_end_of_container(content)
     with _opened(content, what, limits, missing) as container:
         stream = _picture_stream(container, what)
@@ -153,12 +149,9 @@ def decode_file(
     return replace(video, truncated="; ".join(lost))
 
 
-def _decode_in_child(
-    content: bytes, what: str, limits: MediaSettings, *, num_frames: int | None, every_s: float | None
-) -> Video:
+def _decode_in_child(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
     """Return what `decode_file` does, from a child process: a file of some kilobytes can ask for minutes of work."""
-    its = limits.model_dump(mode="json")
-    arguments = {"what": what, "limits": its, "num_frames": num_frames, "every_s": every_s}
+    arguments = {"what": what, "limits": limits.model_dump(mode="json"), "sampling": asdict(sampling)}
     function = "handlers.decoding.children.video:video"
     try:
         with closing(processes.pictures.call(function, content, arguments, limits.children)) as found:

@@ -72,7 +72,11 @@ class OptionSpec:
         """The values it takes, as a phrase: "a number from 0 to 2". A bound is named, not its value."""
         match self.kind:
             case "integer" | "number":
-                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}{self._also}"
+                also = "".join(
+                    f" ({engine}: also {', '.join(map(str, values))})"
+                    for engine, values in self.engine_values.items()
+                )
+                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}{also}"
             case "boolean":
                 return "true or false"
             case "string":
@@ -180,14 +184,6 @@ class OptionSpec:
     @property
     def _characters(self) -> str:
         return "" if self.longest is None else f", with at most {self.longest} characters"
-
-    @property
-    def _also(self) -> str:
-        theirs = (
-            f" ({engine}: also {', '.join(map(str, values))})"
-            for engine, values in self.engine_values.items()
-        )
-        return "".join(theirs)
 
     @property
     def _range(self) -> str:

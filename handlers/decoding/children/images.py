@@ -44,7 +44,7 @@ def are_few(width: int, height: int) -> bool:
 
 
 def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) -> Image.Image:
-    """Return the image as `handlers.decoding.images.decode_file` does, from a child process."""
+    """Return the image as `handlers.decoding.images.read_image` does, from a child process."""
     arguments = {"what": what, "max_pixels": max_pixels}
     limits = limits.for_images(max_pixels)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from pypdfium2 import PdfDocument, PdfiumError, PdfPage  # type: ignore[import-untyped]
+from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage  # type: ignore[import-untyped]
 from pypdfium2.raw import (  # type: ignore[import-untyped]
     FLAT_NORMALDISPLAY,
     FPDF_ERR_PASSWORD,
@@ -53,11 +53,18 @@ def read_pages(
     with _opened(content, what) as pdf:
         numbers = chosen_pages(pages, len(pdf), what=what, max_pages=max_pages)
         yield len(numbers), memoryview(b"")
-        letters = _LetterBudget(what, max_letters, len(numbers))
-        found = [_with_words(pdf, number, what, letters) for number in numbers]
-        pictured = [page for page in found if with_images or page["words"] is None]
+        found, letters = [], 0
+        for number in numbers:
+            with _page(pdf, number, what) as opened, closing(opened.get_textpage()) as text:
+                letters += text.count_chars()
+                if letters > max_letters:
+                    raise MediaTooLarge(
+                        f"{what} has more letters by page {number} than media.max_document_letters allows "
+                        f"({max_letters}): {fewer_pages(len(numbers))}"
+                    )
+                found.append(_with_words(opened, text, number))
         budget = page_budget(what, max_pixels)
-        for page in pictured:
+        for page in (page for page in found if with_images or page["words"] is None):
             budget.spend(f"page {page['number']}", page["width"], page["height"])
         for page in found:
             if with_images or page["words"] is None:
@@ -97,30 +104,10 @@ def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
         raise MediaCorrupt(f"{what} has a page {number} that is broken; {CURE}") from error
 
 
-class _LetterBudget:
-    """Counts the letters of a document, page by page."""
-
-    def __init__(self, what: str, most: int, pages: int) -> None:
-        self._what = what
-        self._most = most
-        self._pages = pages
-        self._spent = 0
-
-    def spend(self, number: int, letters: int) -> None:
-        self._spent += letters
-        if self._spent > self._most:
-            raise MediaTooLarge(
-                f"{self._what} has more letters by page {number} than media.max_document_letters allows "
-                f"({self._most}): {fewer_pages(self._pages)}"
-            )
-
-
-def _with_words(pdf: PdfDocument, number: int, what: str, letters: _LetterBudget) -> dict[str, Any]:
-    with _page(pdf, number, what) as page, closing(page.get_textpage()) as text:
-        letters.spend(number, text.count_chars())
-        width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
-        words = words_of(page, text, width, height)
-        is_part = words is not None and has_unread_pictures(page, text, words, width, height)
+def _with_words(page: PdfPage, text: PdfTextPage, number: int) -> dict[str, Any]:
+    width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
+    words = words_of(page, text, width, height)
+    is_part = words is not None and has_unread_pictures(page, text, words, width, height)
     return {
         "number": number,
         "width": width,

@@ -8,16 +8,15 @@ from typing import Any
 import av  # noqa: F401 - what is imported before the call does not count as its memory
 import numpy as np
 
-from handlers.decoding.video import decode_file
+from handlers.decoding.video import Sampling, decode_file
 from handlers.settings import MediaSettings
 
 
 def video(
-    content: bytes, *, what: str, limits: dict[str, Any], num_frames: int | None, every_s: float | None
+    content: bytes, *, what: str, limits: dict[str, Any], sampling: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], memoryview]]:
     """Yield the fields of a `handlers.decoding.video.Video` with the bytes of its frames."""
-    its = MediaSettings.model_validate(limits)
-    found = decode_file(content, what, its, num_frames=num_frames, every_s=every_s)
+    found = decode_file(content, what, MediaSettings.model_validate(limits), Sampling(**sampling))
     frames = np.ascontiguousarray(found.frames)
     about = {
         "shape": frames.shape,

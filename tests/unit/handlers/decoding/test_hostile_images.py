@@ -11,7 +11,7 @@ from PIL import Image
 
 from handlers.decoding.children import child_functions, images, processes
 from handlers.decoding.document import read_document
-from handlers.decoding.images import decode_file, read_image
+from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
@@ -152,7 +152,7 @@ def test_an_image_from_a_child_is_the_one_decoded_here(mode: str, monkeypatch: p
     picture = Image.linear_gradient("L").resize((90, 700))
     content = encoded("TIFF", picture.convert("F" if mode == "I;16" else mode).convert(mode))
     monkeypatch.setattr(child_functions, "_STRIP_PIXELS", 5000)
-    here = decode_file(content, "it", 10**6)
+    here = read_image(content, field="it", max_pixels=10**6)
     _, *strips = child_functions.image(content, what="it", max_pixels=10**6)
     assert len(strips) > 1
     assert here.tobytes() == b"".join(strip for _, strip in strips)
