@@ -61,7 +61,7 @@ def _decode_with_nulls(value: bytes) -> Request:
     except _NOT_READABLE as error:
         if _fields_with_half_characters(value):
             raise InvalidRequest(
-                "a string of the request has half of a character (a lone surrogate, \\ud800 to \\udfff); send whole ones"
+                "a string of the request has half of a character (a lone surrogate, as \\ud83d); send whole ones"
             ) from None
         raise InvalidRequest(
             f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
