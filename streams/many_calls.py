@@ -65,9 +65,7 @@ async def outcomes(
         await asyncio.gather(beginning, *calls, return_exceptions=True)
 
 
-async def _one_by_one(
-    requests: Iterable[Request] | AsyncIterable[Request],
-) -> AsyncGenerator[Request]:
+async def _one_by_one(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[Request]:
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

@@ -77,8 +77,7 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
         problems = asyncio.run(check_topics(kafka, tasks))
         rights = asyncio.run(check_rights(kafka, tasks))
     except (BrokerUnavailable, ConfigurationError) as error:  # the latter of a file that the settings name
-        reason, _, cure = str(error).partition("; ")
-        return [Finding("broker", "error", reason, cure)]
+        return [Finding.of_error("broker", error)]
     findings = [Finding("broker", "ok", f"{kafka.bootstrap_servers} answers")]
     by_cure = defaultdict(list)
     for problem in problems:
@@ -102,8 +101,7 @@ def _rights(settings: Settings, rights: Rights, known: set[str]) -> list[Finding
         if one.topic not in known
     ]
     if rights.group:
-        reason, _, cure = rights.group.partition("; ")
-        findings.append(Finding("rights", "error", reason, cure))
+        findings.append(Finding.of_error("rights", rights.group))
     if findings:
         return findings
     group, has_login = settings.kafka.group_id, settings.kafka.security_protocol != "PLAINTEXT"
@@ -177,8 +175,7 @@ def _refused(name: str, check: Callable[[], object]) -> list[Finding]:
     try:
         check()
     except ConfigurationError as error:
-        parts = [problem.partition("; ") for problem in error.problems]
-        return [Finding(name, "error", reason, cure) for reason, _, cure in parts]
+        return [Finding.of_error(name, problem) for problem in error.problems]
     return []
 
 

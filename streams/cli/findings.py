@@ -18,6 +18,12 @@ class Finding:
     detail: str
     cure: str = ""
 
+    @classmethod
+    def of_error(cls, name: str, message: object) -> Finding:
+        """Return the error that a message says, which ends with "; " and the cure."""
+        detail, _, cure = str(message).partition("; ")
+        return cls(name, "error", detail, cure)
+
 
 _SET_UP = {"broker": "kafka.bootstrap_servers", "mlflow": "mlflow.tracking_uri"}
 """What always runs where anything does, and the setting that names it."""

@@ -88,8 +88,7 @@ def _signature(
         ),
     ] = None,
     _verbose: Annotated[
-        bool,
-        typer.Option("--verbose", help="Log at level DEBUG.", callback=_take_verbose, **_SHARED),
+        bool, typer.Option("--verbose", help="Log at level DEBUG.", callback=_take_verbose, **_SHARED)
     ] = False,
 ) -> None:
     """The options as typer reads them; never called."""

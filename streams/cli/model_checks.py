@@ -56,8 +56,7 @@ def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -
         cure = "pip install 'inferstream[registry]'"
         return [Finding("models", "error", f"{error.name} is not installed", cure)]
     except InferenceError as error:
-        reason, _, cure = error.message.partition("; ")
-        return [Finding("models", "error", reason, cure)]
+        return [Finding.of_error("models", error.message)]
     names = ", ".join(model.name for model in models[:5]) + (", …" if len(models) > 5 else "")
     findings = [Finding("models", "ok", f"{len(models)} registered{': ' if names else ''}{names}")]
     findings += check_tags(models, tasks=model_registry.tasks(), engines=EngineRegistry(settings).names())

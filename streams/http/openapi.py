@@ -40,11 +40,7 @@ _EXAMPLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"max_new_tokens": 64},
     ),
     "ocr": ("pp-ocrv5-mobile", {"image": "s3://media/page.png"}, {}),
-    "document-analysis": (
-        "pp-ocrv5-mobile",
-        {"document": "s3://media/contract.pdf", "pages": [1, 2]},
-        {},
-    ),
+    "document-analysis": ("pp-ocrv5-mobile", {"document": "s3://media/contract.pdf", "pages": [1, 2]}, {}),
 }
 """By task: the name of a model as one may register it, the data, and options."""
 
@@ -65,10 +61,7 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
             "version": version("inferstream"),
             "description": "Inference over HTTP, through the same pipeline as on Kafka.",
         },
-        "paths": {
-            "/inference/infer": {"post": _infer(tasks)},
-            **_OTHER_PATHS,
-        },
+        "paths": {"/inference/infer": {"post": _infer(tasks)}, **_OTHER_PATHS},
         "components": {"schemas": schemas},
     }
 
@@ -171,10 +164,7 @@ def _infer(tasks: Sequence[str]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {
-                    "schema": reference("Request"),
-                    "examples": request_examples(tasks),
-                },
+                "application/json": {"schema": reference("Request"), "examples": request_examples(tasks)},
                 "multipart/form-data": {"schema": _form()},
             },
         },

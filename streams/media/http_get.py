@@ -254,10 +254,15 @@ class _Transfer:
 def proxy_for(url: str) -> str | None:
     """Return the proxy that the environment names for `url`; none for this very machine."""
     parts = urlsplit(url)
-    if parts.hostname in ("127.0.0.1", "::1", "localhost") or proxy_bypass(parts.netloc):
+    if is_loopback(url) or proxy_bypass(parts.netloc):
         return None
     named = getproxies()
     return named.get(parts.scheme) or named.get("all")
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether `url` is on this very machine."""
+    return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _is_success(status: int) -> bool:

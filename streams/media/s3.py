@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 import botocore.session
 from boto3.session import Session
@@ -23,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound
 from streams.media.addresses import S3Address
 from streams.media.fetch import Changed, Fetch, Interrupted
-from streams.media.http_get import HttpClient, TransferFailed
+from streams.media.http_get import HttpClient, TransferFailed, is_loopback
 from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
 
@@ -181,7 +180,7 @@ def _client(session: Session, settings: S3Settings, connections: int) -> S3Clien
             read_timeout=settings.read_timeout_s,
             tcp_keepalive=True,
             user_agent="inferstream",  # botocore's own is put together again for every request
-            proxies={} if _is_loopback(settings.endpoint_url) else None,
+            proxies={} if is_loopback(settings.endpoint_url or "") else None,
             # A checksum is of the whole body, and the body is read in pieces that may come from several GETs.
             response_checksum_validation="when_required",
         ),
@@ -196,7 +195,3 @@ def _ca_file(session: Session) -> str | None:
 
 def _plain(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
-
-
-def _is_loopback(endpoint_url: str | None) -> bool:
-    return urlsplit(endpoint_url or "").hostname in ("127.0.0.1", "::1", "localhost")

@@ -79,57 +79,39 @@ def test_work_is_broken_off_at_a_signal() -> None:
     assert (status, written.splitlines()[-1]) == (0, "closed")
 
 
-def test_a_loop_that_hangs_ends_with_the_drain_time_out() -> None:
-    with process("hangs()", drain_timeout_s=0.2) as one:
+_STUCK = "threading.Thread(target=hangs, name='stuck').start(); await stopping.requested(); "
+
+
+@pytest.mark.parametrize(
+    ("body", "drain_timeout_s", "signals", "status", "event"),
+    [
+        pytest.param("hangs()", 0.2, 1, 1, "drain_timed_out", id="a loop that hangs"),
+        pytest.param(
+            "import streams.shutdown; streams.shutdown._START_S = 0.2; hangs()",
+            600.0,
+            1,
+            1,
+            "drain_timed_out",
+            id="a start that hangs has nothing to drain",
+        ),
+        pytest.param("hangs()", 600.0, 2, 130, "killed_by_second_signal", id="a second signal"),
+        pytest.param(
+            f"{_STUCK} stopping.settle()", 600.0, 1, 0, "closing_timed_out", id="nothing is left to lose"
+        ),
+        pytest.param(f"{_STUCK} stopping.closed()", 600.0, 1, 0, "threads_left_behind", id="all is closed"),
+    ],
+)
+def test_what_hangs_ends_in_time_with_a_status_and_a_line(
+    body: str, drain_timeout_s: float, signals: int, status: int, event: str
+) -> None:
+    with process(body, drain_timeout_s=drain_timeout_s) as one:
         said(one, "hangs")
-        one.send_signal(signal.SIGTERM)
-        status, written = ended(one)
-    assert status == 1
-    assert "drain_timed_out" in written
-
-
-def test_a_start_that_hangs_has_nothing_to_drain_and_ends_sooner() -> None:
-    with process("import streams.shutdown; streams.shutdown._START_S = 0.2; hangs()") as one:
-        said(one, "hangs")
-        one.send_signal(signal.SIGTERM)
-        status, written = ended(one)
-    assert status == 1
-    assert "drain_timed_out" in written
-
-
-def test_a_second_signal_ends_a_loop_that_hangs_at_once() -> None:
-    with process("hangs()") as one:
-        said(one, "hangs")
-        one.send_signal(signal.SIGTERM)
-        one.send_signal(signal.SIGINT)  # another, for two of a kind may arrive as one
-        status, written = ended(one)
-    assert status == 130
-    assert "killed_by_second_signal" in written
-
-
-def test_where_nothing_is_left_to_lose_a_thread_that_hangs_is_left_behind() -> None:
-    body = (
-        "threading.Thread(target=hangs, name='stuck').start(); await stopping.requested(); stopping.settle()"
-    )
-    with process(body) as one:
-        said(one, "hangs")
-        one.send_signal(signal.SIGTERM)
-        status, written = ended(one)
-    assert status == 0
-    assert "closing_timed_out" in written
-    assert "stuck" in written
-
-
-def test_once_all_is_closed_no_thread_is_waited_for() -> None:
-    body = (
-        "threading.Thread(target=hangs, name='stuck').start(); await stopping.requested(); stopping.closed()"
-    )
-    with process(body) as one:
-        said(one, "hangs")
-        one.send_signal(signal.SIGTERM)
-        status, written = ended(one)
-    assert status == 0
-    assert "threads_left_behind" in written
+        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:  # two of a kind may arrive as one
+            one.send_signal(number)
+        ended_with, written = ended(one)
+    assert ended_with == status
+    assert event in written
+    assert ("stuck" in written) is ("stuck" in body)
 
 
 def test_a_courtesy_that_hangs_is_left_behind() -> None:
