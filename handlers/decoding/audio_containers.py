@@ -91,6 +91,8 @@ def _frames_but_damaged(packets: Iterable[Packet[AudioStream]], damage: list[str
     for packet in packets:
         try:
             yield from packet.decode()
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
             damage.append(str(error))
 
@@ -100,6 +102,8 @@ def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[Au
 
     try:
         yield from _frames(itertools.takewhile(lambda packet: not packet.is_corrupt, packets))
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return
 

@@ -44,11 +44,15 @@ def opened(
     options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "", "max_pixels": str(max_pixels)}
     try:
         container = av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         raise MediaCorrupt(f"{what} is {refusal}") from error
     with container:
         try:
             yield container
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
             log.info("media_damaged", media=what, error=str(error))
             raise MediaCorrupt(f"{what} is damaged: it does not decode to its end; {cure}") from error

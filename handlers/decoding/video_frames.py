@@ -169,6 +169,8 @@ def _packets(
                 yield packet
             elif packet.size:
                 faults.append("a damaged packet")
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         log.info("video_damaged", error=str(error))
         faults.append(str(error))
@@ -180,6 +182,8 @@ def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> li
 
     try:
         return [*codec.decode(packet)]
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         log.info("video_frame_damaged", error=str(error))
         return [None]

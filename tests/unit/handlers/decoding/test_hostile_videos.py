@@ -62,6 +62,15 @@ def test_a_video_that_takes_too_long_is_refused_with_the_limit() -> None:
         read(encoded(600, 640, 480), in_child=True, limits=MediaSettings(decode_timeout_s=0.001))
 
 
+@pytest.mark.parametrize("memory_bytes", [128 << 20, 200 << 20])
+def test_a_video_that_takes_too_much_memory_is_refused_with_the_limit(memory_bytes: int) -> None:
+    """Not as damaged, wherever FFmpeg runs out of it."""
+    with pytest.raises(
+        MediaTooLarge, match=r"takes more memory to decode than media\.decode_memory_bytes allows"
+    ):
+        read(encoded(2, 6000, 6000), in_child=True, limits=MediaSettings(decode_memory_bytes=memory_bytes))
+
+
 def test_a_refusal_comes_through_as_it_is() -> None:
     with pytest.raises(MediaCorrupt, match=r"^data\.video \(s3://b/v\.mp4\) is a plain text, not a video"):
         read(b"nothing at all", in_child=True)
