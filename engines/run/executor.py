@@ -73,6 +73,8 @@ class Execution:
         try:
             lease = self._cache.lease(loading.key, loading.load, loading.unload)
             with lease:
+                if all(one.is_given_up for one in batch):  # while the model was loaded
+                    return [Cancelled("nobody waits for the answer any more")] * len(batch)
                 running = time.perf_counter()
                 for one in batch:
                     one.running_since = running

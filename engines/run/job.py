@@ -85,6 +85,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """What it takes of a batch, by `BaseEngine.cost`."""
     running_since: float | None = None
     """When the engine began with it, by `time.perf_counter`; None before."""
+    is_given_up: bool = False
+    """Whether nobody waits for it any more, so that the engine need not begin."""
 
     @property
     def model_name(self) -> str:

@@ -140,7 +140,8 @@ class RecordListener(Protocol):
     async def drain(self, within_s: float | None = None) -> None:
         """Return once all that was taken is answered and committed, as far as it can be within `within_s`.
 
-        Called after a generation was closed, before its partitions go to others. What is not answered comes again.
+        What no engine has begun with is given up at once. Called after a generation was closed, before its partitions
+        go to others. What is not answered comes again.
         """
 
 

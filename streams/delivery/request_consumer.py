@@ -31,12 +31,19 @@ from streams.pipeline.fast_lane import OnResult
 log = get_logger(__name__)
 
 
+class UnderWay(Protocol):
+    """A request that is being answered."""
+
+    def give_up(self) -> bool:
+        """Do no more for it, unless an engine has begun; return whether that is so, and no result will come."""
+
+
 class Answering(Protocol):
     """The part of the pipeline's fast lane that is used here."""
 
     def start(
         self, request: Request, on_result: OnResult, *, queue_s: float, traceparent: str | None, alike: Alike
-    ) -> None: ...
+    ) -> UnderWay: ...
 
     async def close(self) -> None: ...
 
@@ -71,6 +78,8 @@ class RequestConsumer:
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self.under_way: dict[_Posting, UnderWay] = {}
+        """What has no result yet."""
         self._has_failed = False
         self._held_back = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
@@ -90,6 +99,13 @@ class RequestConsumer:
     def in_flight(self) -> int:
         """How many messages are taken and not yet acked."""
         return self.tracker.in_flight
+
+    def give_back(self) -> None:
+        """Leave to the next owner what no engine has begun with: it is neither answered nor acked."""
+        for posting, under_way in list(self.under_way.items()):
+            if under_way.give_up():
+                del self.under_way[posting]
+                self.tracker.give_back(posting.message)
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
@@ -116,9 +132,11 @@ class RequestConsumer:
                 traceparent=traceparent,
                 reply_to=request.reply_to,
             )
-            self._answering.start(
+            under_way = self._answering.start(
                 request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike
             )
+            if not posting.is_answered:
+                self.under_way[posting] = under_way
         except InferenceError as error:
             self._see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
@@ -256,9 +274,12 @@ class _Posting(DeliveryReport, kw_only=True, eq=False):
     task: str
     traceparent: str | None
     reply_to: str | None
+    is_answered: bool = False
 
     def post(self, result: Result) -> None:
         """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
+        self.is_answered = True
+        self.request_consumer.under_way.pop(self, None)
         try:
             is_posted = self.reply_to is None and self.request_consumer.publisher.post(
                 result,

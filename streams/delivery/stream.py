@@ -79,6 +79,7 @@ class Stream:
         await self.committer.commit()
 
     async def drain(self, within_s: float | None = None) -> None:
+        self.request_consumer.give_back()
         await self.withdraw()
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):

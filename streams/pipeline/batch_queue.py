@@ -57,9 +57,8 @@ class BatchEntry(msgspec.Struct, Generic[T], eq=False):
     item: T
     since: float
     on_outcome: OnOutcome
-    wanted: asyncio.Future[Outcome] | None
-    """Done where the awaiting caller has gone."""
-    is_answered: bool = False
+    is_over: bool = False
+    """Whether it was answered or given up: `on_outcome` is not called any more."""
 
 
 @dataclass(slots=True)
@@ -121,7 +120,7 @@ class BatchQueue(Generic[T]):
     def take(self) -> list[BatchEntry[T]]:
         """Take the most urgent request and those, in order of urgency, that may share its batch.
 
-        Empty where nobody is there, or wanted, any more.
+        Empty where nobody is there any more.
         """
         if not self._groups:
             return []
@@ -131,7 +130,7 @@ class BatchQueue(Generic[T]):
         largest = 0.0
         for _ in range(len(queue)):
             waiting = queue.take()
-            if waiting.wanted is not None and waiting.wanted.done():
+            if waiting.is_over:
                 continue
             item = waiting.item
             if item.cost > largest:

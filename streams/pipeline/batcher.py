@@ -84,19 +84,24 @@ class Batcher(Generic[T]):
     async def submit(self, item: T) -> Outcome:
         """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.put(item, functools.partial(_resolve, future), future)
-        return await future
+        entry = self.put(item, functools.partial(_resolve, future))
+        try:
+            return await future
+        finally:
+            entry.is_over = True
 
-    def put(self, item: T, on_outcome: OnOutcome, wanted: asyncio.Future[Outcome] | None = None) -> None:
+    def put(self, item: T, on_outcome: OnOutcome) -> BatchEntry[T]:
         """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise.
 
-        Nothing is made of it where `wanted` is done by then: the awaiting caller has gone.
+        Not where the entry that is returned `is_over` by then.
         """
         key = item.lane_key
         lane = self._lanes.get(key) or self._lane(key)
-        lane.put(BatchEntry(item, self._clock(), on_outcome, wanted))
+        entry = BatchEntry(item, self._clock(), on_outcome)
+        lane.put(entry)
         if lane.task is None:
             lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
+        return entry
 
     @property
     def depth(self) -> int:
@@ -109,7 +114,7 @@ class Batcher(Generic[T]):
         for lane in lanes:
             for waiting in lane.drain():
                 stopped = Cancelled("the worker stopped before this request ran; send it again")
-                waiting.on_outcome(stopped, 0.0)
+                _answer(waiting, stopped, waiting.since)
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
@@ -198,9 +203,9 @@ class Batcher(Generic[T]):
 
 def _answer(waiting: BatchEntry[T], raw: Raw, began: float) -> None:
     """Tell one who waits what became of its request in the batch that began then, unless it was told early."""
-    if waiting.is_answered:
+    if waiting.is_over:
         return
-    waiting.is_answered = True
+    waiting.is_over = True
     try:
         waiting.on_outcome(raw, began - waiting.since)
     except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
@@ -208,5 +213,5 @@ def _answer(waiting: BatchEntry[T], raw: Raw, began: float) -> None:
 
 
 def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:
-    if not future.done():
+    if not future.done():  # the caller may have been cancelled a moment ago
         future.set_result((raw, wait_s))

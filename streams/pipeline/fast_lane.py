@@ -14,6 +14,7 @@ from engines.run.job import Alike, Job, Outcome
 from engines.run.results import Result
 from streams.faults import supervised
 from streams.messages import Request
+from streams.pipeline.batch_queue import BatchEntry
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.pipeline import Pipeline, Wants, job_of
 
@@ -40,17 +41,20 @@ class FastLane:
         queue_s: float,
         traceparent: str | None = None,
         alike: Alike,
-    ) -> None:
+    ) -> Run:
         """Start on `request`; `alike` is one for all requests of the same moment.
 
         `on_result` is called once, on the event loop, with what `Pipeline.answer` would have returned; perhaps
         before this returns. It must not raise.
         """
         job = job_of(request, queue_s=queue_s, traceparent=traceparent, alike=alike)
+        run = Run(self, job, on_result)
         if job.has_task:
-            self.give_task(_Run(self, job, on_result))
+            self.give_task(run)
         else:
-            _Run(self, job, on_result, self.pipeline.walk(job)).go_on(None)
+            run.walk = self.pipeline.walk(job)
+            run.go_on(None)
+        return run
 
     async def close(self) -> None:
         """Abandon the requests that have tasks: nothing more is heard of them."""
@@ -58,21 +62,37 @@ class FastLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def give_task(self, run: _Run) -> None:
+    def give_task(self, run: Run) -> None:
         run.job.has_task, run.job.alike = True, None
-        task = supervised(shared_task(run.to_its_end(), name="request"))
+        run.task = task = supervised(shared_task(run.to_its_end(), name="request"))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-class _Run(msgspec.Struct, eq=False):
-    """A job on its way without a task."""
+class Run(msgspec.Struct, eq=False):
+    """A job on its way, without a task as long as it waits for its batch alone."""
 
     lane: FastLane
     job: Job
     on_result: OnResult
     walk: Coroutine[Wants, Any, Outcome] | None = None
     """None where it begins with the task."""
+    entry: BatchEntry[Job] | None = None
+    task: asyncio.Task[None] | None = None
+
+    def give_up(self) -> bool:
+        """Do no more for the job, of which no result will come, unless an engine has begun; return whether that is so.
+
+        The result has not come yet.
+        """
+        if self.job.running_since is not None:
+            return False
+        self.job.is_given_up = True
+        if self.task is not None:
+            self.task.cancel()
+        elif self.entry is not None:
+            self.entry.is_over = True
+        return True
 
     def go_on(self, came: Any) -> None:
         """Let the walk go on with what it waited for, as far as it can."""
@@ -81,7 +101,7 @@ class _Run(msgspec.Struct, eq=False):
         try:
             wants = self.walk.send(came)  # type: ignore[union-attr]
             if wants is Wants.BATCH:
-                self.lane.batcher.put(job, self.on_outcome)
+                self.entry = self.lane.batcher.put(job, self.on_outcome)
             else:
                 self.lane.give_task(self)
             return

@@ -118,6 +118,7 @@ class Pipeline(Walk):
                 outcome = await self._within(self._patience_for(job, patience), job, walk)
             except asyncio.CancelledError as error:
                 if was_cancelled():
+                    job.is_given_up = True
                     raise
                 return self.finish(job, error)
             except Exception as error:  # noqa: BLE001 - the caller is told, and what is unexpected is logged
@@ -140,6 +141,7 @@ class Pipeline(Walk):
         except TimeoutError:
             if not limit.expired():
                 raise
+            job.is_given_up = True
             return patience.told  # returned, as it serves many requests and must hold on to nothing of one
 
     async def _resolve(self, job: Job) -> None:

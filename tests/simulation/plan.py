@@ -70,7 +70,7 @@ class Plan:
             most_fetched=rng.choice((1, 3, 20)),
             error_rate=rng.choice((0.0, 0.0, 0.01, 0.1)),
             refusal_rate=rng.choice((0.0, 0.0, 0.0, 0.005)),
-            poison_rate=rng.choice((0.0, 0.0, 0.02, 0.2)),
+            poison_rate=rng.choice((0.0, 0.0, 0.0, 0.02, 0.1)),
             crash_rate=rng.choice((0.0, 0.0, 0.002)),
         )
 

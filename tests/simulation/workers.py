@@ -78,32 +78,55 @@ class Sink(MemorySink):
         return count, error
 
 
+class UnderWay:
+    """A request that waits for its model, and then runs."""
+
+    def __init__(self, engine: Engine, request: Request, on_result: OnResult) -> None:
+        self._engine = engine
+        self._request = request
+        self._on_result = on_result
+        self._is_given_up = self._has_begun = False
+        loop = asyncio.get_running_loop()
+        if request.data["waits_s"]:
+            loop.call_later(request.data["waits_s"], self._begin)
+        else:
+            self._begin()
+
+    def give_up(self) -> bool:
+        self._is_given_up = not self._has_begun
+        return self._is_given_up
+
+    def _begin(self) -> None:
+        if not self._is_given_up and not self._engine.is_closed:
+            self._has_begun = True
+            if not self._engine.kills(self._request):
+                asyncio.get_running_loop().call_later(self._request.data["takes_s"], self._end)
+
+    def _end(self) -> None:
+        if not self._engine.is_closed:
+            self._on_result(self._engine.result(self._request))
+
+
 class Engine:
     """Answers as the data of a request says, with results small and large; may end the process instead."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._loop = asyncio.get_running_loop()
-        self._is_closed = False
+        self.is_closed = False
 
-    def start(self, request: Request, on_result: OnResult, **_: Any) -> None:
-        if not self._kills(request):
-            self._loop.call_later(request.data["takes_s"], self._end, request, on_result)
+    def start(self, request: Request, on_result: OnResult, **_: Any) -> UnderWay:
+        return UnderWay(self, request, on_result)
 
     async def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
 
-    def _end(self, request: Request, on_result: OnResult) -> None:
-        if not self._is_closed:
-            on_result(self._result(request))
-
-    def _kills(self, request: Request) -> bool:
+    def kills(self, request: Request) -> bool:
         kills = self._member.world.may_kill(request)
         if kills:
             self._member.crash()
         return kills
 
-    def _result(self, request: Request) -> Result:
+    def result(self, request: Request) -> Result:
         about: dict[str, Any] = {
             "id": request.id,
             "task": request.task,

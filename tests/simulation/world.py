@@ -172,6 +172,7 @@ class World:
         if kind == "unreadable":
             return b"no request"
         data: dict[str, Any] = {name: self.rng.choice(values) for name, values in _DATA.items()}
+        data["waits_s"] = self.rng.choice((0.0,) * 7 + (30.0,)) * self.rng.random()
         slow_s = self.rng.choice((0.0, 0.01, 0.5, 3.0)) * self.rng.random()
         if self.rng.random() < self.plan.poison_rate:
             data["ends"] = "always kills"

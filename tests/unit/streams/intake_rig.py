@@ -36,6 +36,17 @@ class Acker(OffsetTracker):
         self.journal.append(f"position {position}")
 
 
+class Started:
+    """A request whose engine has begun, unless the rig says otherwise."""
+
+    def __init__(self, rig: Rig, id: str) -> None:
+        self._rig = rig
+        self._id = id
+
+    def give_up(self) -> bool:
+        return self._id in self._rig.not_begun
+
+
 class Rig:
     """An request_consumer between a pipeline that answers when told and a publisher that notes what it was given."""
 
@@ -51,6 +62,8 @@ class Rig:
         self.gates: dict[str, asyncio.Event] = {}
         self.quick: set[str] = set()
         """Ids of requests whose way is clear; `finish_quick` answers them."""
+        self.not_begun: set[str] = set()
+        """Ids of requests that no engine has begun with."""
         self.started: list[tuple[Request, OnResult]] = []
         self.answers: set[asyncio.Task[None]] = set()
         self.post_error: Exception | None = None
@@ -75,11 +88,12 @@ class Rig:
     def commit(self) -> None:
         self.tracker.committed(self.tracker.positions())
 
-    def start(self, request: Request, on_result: OnResult, *, queue_s: float, **_: Any) -> None:
+    def start(self, request: Request, on_result: OnResult, *, queue_s: float, **_: Any) -> Started:
         if request.id in self.quick:
             self.started.append((request, on_result))
         else:
             self.answers.add(asyncio.create_task(self._answer(request, on_result, queue_s)))
+        return Started(self, request.id)
 
     async def close(self) -> None:
         for answer in self.answers:

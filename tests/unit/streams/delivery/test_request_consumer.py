@@ -45,6 +45,26 @@ async def test_undecodable_bytes_and_empty_values_become_dead_letters_and_are_ac
     assert [error.code for error in rig.dead_letters] == ["UNDECODABLE", "UNDECODABLE"]
 
 
+async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_partition() -> None:
+    rig = Rig()
+    for offset in range(4):
+        rig.gates[f"r{offset}"] = asyncio.Event()
+        rig.take(offset, request(id=f"r{offset}"))
+    rig.not_begun = {"r1", "r3"}
+    await rig.settle()
+    rig.gates["r0"].set()
+    await rig.settle()
+    rig.request_consumer.give_back()
+    drained = asyncio.create_task(rig.tracker.drained())
+    await rig.settle()
+    assert not drained.done()  # an engine has begun with r2
+    rig.gates["r2"].set()
+    await drained
+    assert rig.journal == ["result r0", "position 1", "result r2", "position 1"]
+    rig.tracker.forget_all()
+    assert rig.request_consumer.in_flight == 0
+
+
 async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked_without_being_run() -> None:
     rig = Rig()
     rig.take(0, request(id="r1"), crashes=2)

@@ -99,7 +99,10 @@ class Rig:
             self.source,
             tasks={TOPIC: "asr"},
             request_consumer=cast(
-                RequestConsumer, SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched))
+                RequestConsumer,
+                SimpleNamespace(
+                    take=lambda fetched, task: self.taken.append(fetched), give_back=lambda: None
+                ),
             ),
             publisher=cast(Publisher, None),
             tracker=self.tracker,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -256,3 +257,56 @@ async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_lat
     finally:
         gc.enable()
     assert not results[0].success
+
+
+@pytest.mark.parametrize("changes", [{}, {"deadline": time.time() + 3600}], ids=["by callbacks", "in a task"])
+async def test_what_waits_for_its_model_can_be_given_up_and_never_runs(
+    site: Site, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = site.bench.engine
+    is_loading, may_load = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def load(name: str, **kw: Any) -> dict[str, str]:
+        is_loading.set()
+        may_load.wait()
+        return {"name": name}
+
+    def infer(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        ran.append(inputs["text"])
+        return {"shouted": inputs["text"]}
+
+    monkeypatch.setattr(engine, "load_model", load)
+    monkeypatch.setattr(engine, "infer", infer)
+    site.bench.manager.clear_cache()
+    results: list[Result] = []
+    runs = [
+        site.fast_lane.start(shout(text, id=text, **changes), results.append, queue_s=0.0, alike=site.alike)
+        for text in ("loads", "waits")
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.to_thread(is_loading.wait)
+        assert [run.give_up() for run in runs] == [True, True]
+        may_load.set()
+        assert (await site.quickly(shout("next")))["success"]
+    assert (ran, results) == (["next"], [])
+
+
+async def test_what_an_engine_has_begun_with_is_not_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, may_end = threading.Event(), threading.Event()
+
+    def infer(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        runs.set()
+        may_end.wait()
+        return {"shouted": "DONE"}
+
+    monkeypatch.setattr(site.bench.engine, "infer", infer)
+    result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    run = site.fast_lane.start(shout("long"), result.set_result, queue_s=0.0, alike=site.alike)
+    async with asyncio.timeout(60):
+        await asyncio.to_thread(runs.wait)
+        assert not run.give_up()
+        may_end.set()
+        assert (await result).success
