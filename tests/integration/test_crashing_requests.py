@@ -14,6 +14,8 @@ from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
 MOST_ENDED = 8
 
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture
 def model(model_manager: ModelManager) -> str:

@@ -7,12 +7,15 @@ import itertools
 from pathlib import Path
 
 import httpx
+import pytest
 
 from deploy.local import LocalStack
 from tests.integration.test_unruly import models, send, site_with, unruly, url_of
 from tests.integration.worker_process import PATIENCE_S, WorkerProcess
 
 __all__ = ["models"]
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 async def until_it_has(worker: WorkerProcess, in_flight: int) -> None:
