@@ -163,7 +163,7 @@ def _mp3_starts(content: bytes) -> Iterator[int]:
 def _frame_of(content: bytes, xing: int) -> int | None:
     """Return where the frame of MP3 begins that has its Xing tag at `xing`, None where it is not a tag of a frame."""
     starts = (xing - between - 4 for between in _BEFORE_XING)
-    return next((start for start in starts if start >= 0 and _frame_size(content, start)), None)
+    return next((start for start in starts if start >= 0 and _is_frame(content, start)), None)
 
 
 def after_id3(content: bytes, at: int) -> int:
@@ -174,18 +174,9 @@ def after_id3(content: bytes, at: int) -> int:
     return at
 
 
-_KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
-_KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
-_RATES = (44_100, 48_000, 32_000, 0)
-
-
-def _frame_size(content: bytes, at: int) -> int:
-    """Return the bytes of the layer-3 frame whose header is at `at`, 0 where there is none."""
-    if at + 4 > len(content) or content[at] != 0xFF or content[at + 1] & 0xE6 != 0xE2:
-        return 0
-    version = content[at + 1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
-    rate = _RATES[content[at + 2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 9)
-    kbits = (_KBITS_1 if version == 3 else _KBITS_2)[content[at + 2] >> 4]
-    if not rate or not kbits:
-        return 0
-    return (144 if version == 3 else 72) * kbits * 1000 // rate + (content[at + 2] >> 1 & 1)
+def _is_frame(content: bytes, at: int) -> bool:
+    """Return whether the header of a layer-3 frame is at `at`, of a bit rate and a sampling rate that there are."""
+    head = content[at : at + 3]
+    if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return False
+    return head[2] >> 4 not in (0, 15) and head[2] >> 2 & 3 != 3
