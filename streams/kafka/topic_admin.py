@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, NotControllerError, TopicAlreadyExistsError
 
 from streams.kafka.aiokafka_internals import client_of
-from streams.kafka.connection import BrokerUnavailable, broker_answering, is_passing, unavailable
+from streams.kafka.connection import broker_answering, is_passing, unavailable
 from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.rights import Rights, group_rights, topic_rights
 from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
@@ -19,8 +19,6 @@ from streams.kafka.topics import Topics
 from streams.settings import KafkaSettings
 
 __all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_rights", "check_topics", "create_topics"]
-
-T = TypeVar("T")
 
 _ADMIN_TIMEOUT_S = 15.0
 _PAUSE_S = 0.3
@@ -101,13 +99,9 @@ async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> dict[str, int]:
-    # Asking for all topics rather than for ours: a broker with auto-creation would create what it is asked for.
-    topics = await _patiently(kafka, admin.describe_topics)
-    return {topic["topic"]: len(topic["partitions"]) for topic in topics}
+    """Return how many partitions each topic has, as any broker says: some may be down, and another is asked then.
 
-
-async def _patiently(kafka: KafkaSettings, ask: Callable[[], Awaitable[T]]) -> T:
-    """Return the answer of any broker: each time another may be asked, and some may be down.
+    All topics rather than ours: a broker with auto-creation would create what it is asked for.
 
     Raises:
         BrokerUnavailable: retryable; none has answered in time.
@@ -115,12 +109,14 @@ async def _patiently(kafka: KafkaSettings, ask: Callable[[], Awaitable[T]]) -> T
     until = asyncio.get_running_loop().time() + _ADMIN_TIMEOUT_S
     while True:
         try:
-            return await ask()
+            topics = await admin.describe_topics()
         except (KafkaError, TimeoutError) as error:
             if not isinstance(error, TimeoutError) and not is_passing(error):
                 raise
             if asyncio.get_running_loop().time() > until:
                 raise await unavailable(kafka, error, _ADMIN_TIMEOUT_S) from error
+        else:
+            return {topic["topic"]: len(topic["partitions"]) for topic in topics}
         await asyncio.sleep(_PAUSE_S)
 
 
@@ -133,22 +129,19 @@ async def _ask_controller(
         TopicsRefused: permanent until somebody mends it; the cluster does not, and why.
     """
     errors: Iterable[tuple[Any, ...]]
+    cluster = client_of(admin).cluster
     try:
-        if client_of(admin).cluster.controller is None:
+        if cluster.controller is None:
             raise NotControllerError
         errors = (await ask()).topic_errors
-    except TimeoutError:
-        errors = [(topic, NotControllerError.errno, "")]
-    except KafkaError as error:
-        code = NotControllerError.errno if is_passing(error) else getattr(error, "errno", None)
+    except (KafkaError, TimeoutError) as error:
+        has_none = isinstance(error, TimeoutError) or is_passing(error)
+        code = NotControllerError.errno if has_none else getattr(error, "errno", None)
         errors = [(topic, code, str(error))]
     refused = [entry for entry in errors if entry[1] not in (0, TopicAlreadyExistsError.errno)]
     if not refused:
         return
-    try:
-        brokers = len((await _patiently(kafka, admin.describe_cluster))["brokers"])
-    except (KafkaError, BrokerUnavailable):
-        brokers = 0
+    brokers = len(cluster.brokers())
     lines = [
         refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused
     ]
