@@ -16,7 +16,7 @@ from engines.native_environment import c_library
 native_threads: set[int] = set()
 """The idents of the threads that run native code now, or may."""
 
-_LONGEST_S = 10
+_LONGEST_S = 60
 """How long the interpreter may then take to end: a thread that stands still may keep a lock of the C library."""
 
 

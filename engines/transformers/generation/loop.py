@@ -96,10 +96,11 @@ class GenerationLoop(ABC):
         """Return the sequences taken off the queue and not yet settled."""
 
     def _run(self) -> None:
-        native_threads.add(threading.get_ident())
+        me = threading.get_ident()
         with torch.inference_mode():
             while self._wait_for_work():
                 ran_out = False
+                native_threads.add(me)
                 try:
                     with running():
                         self._work()
@@ -112,8 +113,8 @@ class GenerationLoop(ABC):
                         self._end_all(as_run_error(worse, self._name))
                 if ran_out:  # only here, where the error no longer holds what it broke off
                     free_memory()
+                native_threads.discard(me)
         self._end_all(Cancelled(f"model {self._name} was unloaded; send the request again"))
-        native_threads.discard(threading.get_ident())
 
     def _end_all(self, failure: InferenceError) -> None:
         with self._changed:
