@@ -120,8 +120,10 @@ class Group:
         return ILLEGAL_GENERATION if generation != self.generation else 0
 
     def _expect(self, name: str) -> None:
-        """Put a member out that is not heard of for a session."""
+        """Put a member out that is not heard of for a session; one that waits for its assignment is not expected."""
         member = self.members[name]
+        if member.joined is not None:
+            return
         if member.expiry is not None:
             member.expiry.cancel()
         member.expiry = asyncio.get_running_loop().call_later(self.session_s, self.leave, name)

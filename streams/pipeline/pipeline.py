@@ -91,7 +91,7 @@ class Pipeline(Walk):
         self._dispatcher = dispatcher
         self._pools = pools
         self._memory = memory
-        self.pace = SlowStageDetector()
+        self.slow_stages = SlowStageDetector()
 
     async def answer(
         self,
@@ -151,9 +151,9 @@ class Pipeline(Walk):
             job.resolve_as(other)
             return
         resolve = self._manager.resolve
-        if self._manager.resolves_at_once(job) and self.pace.is_quick(job.task, "resolve"):
+        if self._manager.resolves_at_once(job) and self.slow_stages.is_quick(job.task, "resolve"):
             try:
-                self.pace.run(job.task, "resolve", resolve, job)
+                self.slow_stages.run(job.task, "resolve", resolve, job)
             except HeldUp:
                 pass
             else:
@@ -203,9 +203,9 @@ class Pipeline(Walk):
     async def _stage(self, job: Job, stage: str, call: Callable[[Job, Any], R], argument: Any) -> R:
         """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
         handler = type(job.handler)
-        if self.pace.is_quick(handler, stage):
+        if self.slow_stages.is_quick(handler, stage):
             try:
-                return self.pace.run(handler, stage, call, job, argument)
+                return self.slow_stages.run(handler, stage, call, job, argument)
             except HeldUp:
                 pass
         return await self._elsewhere(job, self._pools.stages, stage, partial(call, job, argument))

@@ -112,7 +112,7 @@ async def open_runtime(
             ),
             worker=settings.worker.name,
         )
-        with pipeline.pace.interrupting(settings.worker.infer_timeout_s):
+        with pipeline.slow_stages.interrupting(settings.worker.infer_timeout_s):
             yield Runtime(pipeline, manager, batcher)
 
 

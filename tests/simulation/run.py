@@ -7,12 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.simulation.plan import Plan
 from tests.simulation.world import simulate
 
-_AT_ONCE = 50
+_AT_ONCE = 25
 _MOST_FAILURES = 5
 
 
@@ -35,6 +35,16 @@ def report(seed: int) -> str:
     return "\n  ".join([*lines, *simulate(small)])
 
 
+def show(part: float, took_s: float, failures: int) -> None:
+    """Draw a bar of how much is done, on a terminal."""
+    if sys.stderr.isatty():
+        bar = "#" * int(40 * part)
+        left_s = took_s / part - took_s
+        end = "\n" if part == 1 else ""
+        sys.stderr.write(f"\r[{bar:<40}] {part:4.0%}, {left_s:.0f} s left, {failures} failed {end}")
+        sys.stderr.flush()
+
+
 def main() -> int:
     """Run the seeds that the command line names; return 1 where one fails."""
     parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
@@ -45,12 +55,17 @@ def main() -> int:
     last = asked.first + asked.runs
     chunks = [range(one, min(one + _AT_ONCE, last)) for one in range(asked.first, last, _AT_ONCE)]
     failed: list[int] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for seeds in pool.map(failing, chunks):
-            failed += seeds
+    done = 0
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        running = [pool.submit(failing, seeds) for seeds in chunks]
+        for one in as_completed(running):
+            failed += one.result()
+            done += 1
+            show(done / len(chunks), time.monotonic() - began, len(failed))
             if len(failed) >= _MOST_FAILURES:
                 pool.shutdown(cancel_futures=True)
                 break
+    failed.sort()
     took_s = time.monotonic() - began
     sys.stdout.write(
         f"{asked.runs} runs from seed {asked.first} in {took_s:.0f} s, failed: {failed or 'none'}\n"

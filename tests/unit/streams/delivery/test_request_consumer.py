@@ -10,7 +10,7 @@ import pytest
 import structlog
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from tests.unit.streams.intake_rig import VALID, Rig, request
+from tests.unit.streams.consumer_rig import VALID, Rig, request
 from tests.unit.streams.received_messages import message
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from tests.unit.streams.intake_rig import Rig, request
+from tests.unit.streams.consumer_rig import Rig, request
 from tests.unit.streams.received_messages import message
 
 
