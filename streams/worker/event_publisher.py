@@ -38,13 +38,13 @@ class EventPublisher:
         self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="event_publisher"))
 
     def worker(self, kind: EventKind, details: Mapping[str, Any]) -> None:
-        """Tell that the worker came or goes; on the event loop only."""
+        """Tell that the worker came or goes; on the event loop only, so that `flush` waits for it."""
         self._news.put_nowait(self._event(kind, details=dict(details)))
 
     def model(self, kind: str, model: ResolvedModel, details: Mapping[str, Any]) -> None:
         """Tell that a model was loaded, evicted or swapped for a newer version; a `ModelListener`."""
         about = dict(details)
-        event = self._event(
+        self._tell(
             kind,
             task=about.pop("task"),
             engine=about.pop("engine"),
@@ -52,23 +52,15 @@ class EventPublisher:
             model_version=model.version,
             details=about,
         )
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._news.put_nowait, event)
 
     def pull(self, engine: str, progress: PullProgress) -> None:
         """Tell how far the download of a model to an engine's server is; a `PullListener`."""
-        event = self._event(
-            "model_pull",
-            engine=engine,
-            model_name=progress.model,
-            details={
-                "status": progress.status,
-                "completed_bytes": progress.completed_bytes,
-                "total_bytes": progress.total_bytes,
-            },
-        )
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._news.put_nowait, event)
+        details = {
+            "status": progress.status,
+            "completed_bytes": progress.completed_bytes,
+            "total_bytes": progress.total_bytes,
+        }
+        self._tell("model_pull", engine=engine, model_name=progress.model, details=details)
 
     async def flush(self) -> None:
         """Return once everything told so far was published, or was not taken."""
@@ -90,6 +82,10 @@ class EventPublisher:
                 log.warning("event_not_published", kind=event.kind, error=repr(error))
             finally:
                 self._news.task_done()
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.put_nowait, self._event(kind, **fields))
 
     def _event(self, kind: str, **fields: Any) -> MetricsEvent:
         return MetricsEvent(kind=kind, time=time.time(), worker=self._worker, **fields)  # type: ignore[arg-type]
