@@ -91,7 +91,7 @@ class Run(msgspec.Struct, eq=False):
         if self.task is not None:
             self.task.cancel()
         elif self.entry is not None:
-            self.entry.is_over = True
+            self.entry.is_over, self.entry = True, None
         return True
 
     def go_on(self, came: Any) -> None:
@@ -116,6 +116,7 @@ class Run(msgspec.Struct, eq=False):
 
     def on_outcome(self, outcome: Outcome, wait_s: float) -> None:
         """Take what the engine made of the job."""
+        self.entry = None  # which leads back here: a circle, that only the collector would end
         self.job.waited(wait_s)
         self.go_on(outcome)
 
