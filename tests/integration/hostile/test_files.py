@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 IS_LONG = "CHAOS_ROUNDS" in os.environ
 FILES = 200 if IS_LONG else 25
 WITHIN_S = 5.0 if IS_LONG else PATIENCE_S
-REFUSALS = {"INVALID_INPUT", "MEDIA_CORRUPT", "MEDIA_TOO_LARGE"}
+OUTCOMES = {"ok", "INVALID_INPUT", "MEDIA_CORRUPT", "MEDIA_TOO_LARGE"}
+OUTCOMES_OF_SOUND = {*OUTCOMES, "DEADLINE_EXCEEDED"}
+"""Hours of speech may take all the time that a request is given: the server ends them then."""
 
 
 @pytest.mark.timeout(3600)
@@ -34,7 +36,7 @@ def test_each_hostile_file_has_one_clear_outcome(victim: Victim) -> None:
             outcome = victim.ask(question.request(file.content), f"{file} to {question.task}")
             took = time.monotonic() - started
             log.info("%6.1f s %-16s %s to %s", took, outcome, file, question.task)
-            if outcome not in {"ok", *REFUSALS}:
+            if outcome not in (OUTCOMES_OF_SOUND if file.medium == "sound" else OUTCOMES):
                 wrong.append(f"{file} to {question.task} by {question.model}: {outcome}")
             victim.ask_plain(question, within_s=WITHIN_S)
             victim.check_alive()
