@@ -7,12 +7,13 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from tests.integration.worker_process import PATIENCE_S, Record, Site
 
@@ -144,19 +145,26 @@ async def settled(
 async def committed_offsets(site: Site) -> AsyncIterator[Any]:
     """Yield `await committed(topic)`: the group's offset of each partition of `topic` that has one."""
     kafka = site.settings.kafka
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, group_id=kafka.group_id, enable_auto_commit=False
-    )
-    await consumer.start()
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+    await admin.start()
 
     async def committed(topic: str) -> dict[int, int]:
-        offsets = {one.partition: await consumer.committed(one) for one in await partitions_of(site, topic)}
-        return {number: offset for number, offset in offsets.items() if offset is not None}
+        partitions = await partitions_of(site, topic)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                # The coordinator is looked for each time. One that is it no more says nothing of any partition, which
+                # aiokafka's consumer takes for a group without offsets, for ever.
+                with suppress(KafkaError):
+                    told = await admin.list_consumer_group_offsets(kafka.group_id, partitions=partitions)
+                    if told.keys() >= set(partitions):
+                        found = {one.partition: told[one].offset for one in partitions}
+                        return {number: offset for number, offset in found.items() if offset >= 0}
+                await asyncio.sleep(0.2)
 
     try:
         yield committed
     finally:
-        await consumer.stop()
+        await admin.close()
 
 
 async def partitions_of(site: Site, topic: str) -> list[TopicPartition]:
