@@ -95,11 +95,6 @@ class RequestConsumer:
         except PositionLost as error:
             self._on_fatal(error)
 
-    @property
-    def in_flight(self) -> int:
-        """How many messages are taken and not yet acked."""
-        return self.tracker.in_flight
-
     def give_back(self) -> None:
         """Leave to the next owner what no engine has begun with: it is neither answered nor acked."""
         for posting, under_way in list(self.under_way.items()):
@@ -162,7 +157,7 @@ class RequestConsumer:
                         topic=message.topic,
                         partition=message.partition,
                         offset=message.offset,
-                        in_flight=self.in_flight,
+                        in_flight=self.tracker.in_flight,
                         exc_info=error,
                     )
                 self._on_fatal(error)

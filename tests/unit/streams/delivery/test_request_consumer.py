@@ -19,7 +19,7 @@ async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
     rig.take(0, request(id="r1"))
     await rig.settle()
     assert rig.journal == ["result r1", "position 1"]
-    assert rig.request_consumer.in_flight == 0
+    assert rig.tracker.in_flight == 0
 
 
 async def test_a_request_without_id_gets_one_from_its_place_in_the_log() -> None:
@@ -62,7 +62,7 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     await drained
     assert rig.journal == ["result r0", "position 1", "result r2", "position 1"]
     rig.tracker.forget_all()
-    assert rig.request_consumer.in_flight == 0
+    assert rig.tracker.in_flight == 0
 
 
 async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked_without_being_run() -> None:
@@ -118,7 +118,7 @@ async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_una
     await rig.settle()
     assert [str(error) for error in rig.fatal] == ["KafkaTimeoutError: broker gone"]
     assert rig.journal == []
-    assert rig.request_consumer.in_flight == 1
+    assert rig.tracker.in_flight == 1
 
 
 @pytest.mark.parametrize("error", [MessageSizeTooLargeError(), ValueError("odd"), RecursionError()])
@@ -140,7 +140,7 @@ async def test_a_dead_letter_that_the_broker_does_not_take_is_fatal_and_the_mess
     rig.take(1, b"no json")
     await rig.settle()
     assert [type(error) for error in rig.fatal] == [MessageSizeTooLargeError] * 2
-    assert (rig.journal, rig.request_consumer.in_flight) == ([], 2)
+    assert (rig.journal, rig.tracker.in_flight) == ([], 2)
 
 
 def nested(depth: int) -> bytes:
@@ -205,7 +205,7 @@ async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_
     rig.take(0, request())
     await rig.settle()
     assert (rig.journal, rig.stages) == (["dead letter 0", "position 1"], ["request_consumer"])
-    assert (rig.fatal, rig.request_consumer.in_flight) == ([], 0)
+    assert (rig.fatal, rig.tracker.in_flight) == ([], 0)
 
 
 async def test_a_refusal_is_counted_by_its_code() -> None:

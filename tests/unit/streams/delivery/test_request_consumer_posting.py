@@ -24,10 +24,10 @@ async def test_a_request_whose_way_is_clear_is_acked_when_its_result_is_on_the_b
     rig.quick = {"r1"}
     rig.take(0, request(id="r1"))
     await rig.settle()
-    assert (rig.journal, rig.request_consumer.in_flight) == ([], 1)
+    assert (rig.journal, rig.tracker.in_flight) == ([], 1)
     rig.finish_quick()
     assert rig.journal == ["posted r1", "position 1"]
-    assert rig.request_consumer.in_flight == 0
+    assert rig.tracker.in_flight == 0
 
 
 async def test_quick_requests_count_in_the_window_and_are_acked_in_order() -> None:
@@ -52,7 +52,7 @@ async def test_a_quick_result_that_the_broker_refuses_is_published_by_the_way_th
     rig.quick, rig.post_error = {"r1"}, MessageSizeTooLargeError()
     rig.take(0, request(id="r1"))
     rig.finish_quick()
-    assert rig.request_consumer.in_flight == 1
+    assert rig.tracker.in_flight == 1
     await rig.settle()
     assert rig.journal == ["result r1", "position 1"]
 
@@ -73,7 +73,7 @@ async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays
     rig.finish_quick()
     await rig.settle()
     assert [type(error) for error in rig.fatal] == [KafkaTimeoutError]
-    assert rig.request_consumer.in_flight == 1
+    assert rig.tracker.in_flight == 1
 
 
 async def test_a_result_for_a_reply_topic_is_never_posted() -> None:

@@ -138,4 +138,4 @@ async def test_messages_that_were_handed_out_again_while_they_waited_are_not_tak
     rig.tracker.forget_all()
     await rig.settle()
     assert [asked.id for asked in rig.requests] == ["slow"]
-    assert rig.request_consumer.in_flight == 0
+    assert rig.tracker.in_flight == 0
