@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.local.kafka_probe import speaks_kafka
+from deploy.local.kafka_probe import live_brokers
 from deploy.local.part import Part
 
 
@@ -37,4 +37,4 @@ class Broker(Part):
         ]
 
     def is_healthy(self) -> bool:
-        return speaks_kafka(self.ports["main"])
+        return bool(live_brokers(self.ports["main"]))

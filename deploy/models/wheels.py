@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _TIMEOUT_S = 900.0
 _ERROR_CHARACTERS = 1_500
+_ALONE = ("--quiet", "--no-deps", "--only-binary", ":all:")
 
 
 class FetchError(Exception):
@@ -27,9 +28,8 @@ def fetch(requirements: Sequence[str], target: Path) -> None:
     Raises:
         FetchError: retryable; no index answered, or it does not have these versions.
     """
-    attempts = [attempt for attempt in (_uv_command(), _pip_command()) if attempt is not None]
     complaints = []
-    for tool, command in attempts:
+    for tool, command in _tools():
         complaint = _run([*command, str(target), *requirements])
         if complaint is None:
             for wheel in target.glob("*.whl"):  # pip only downloads them; uv has unpacked them
@@ -44,29 +44,21 @@ def fetch(requirements: Sequence[str], target: Path) -> None:
     )
 
 
-def _uv_command() -> tuple[str, list[str]] | None:
-    if importlib.util.find_spec("uv") is None:
-        return None
-    from uv import find_uv_bin
+def _tools() -> Iterator[tuple[str, list[str]]]:
+    """Yield what can fetch wheels here, with the command that the folder and the requirements end."""
+    if importlib.util.find_spec("uv") is not None:
+        from uv import find_uv_bin
 
-    install = [find_uv_bin(), "pip", "install", "--quiet", "--python", sys.executable]
-    return "uv", [*install, "--no-deps", "--only-binary", ":all:", "--target"]
-
-
-def _pip_command() -> tuple[str, list[str]] | None:
-    if importlib.util.find_spec("pip") is None:
-        return None
-    download = [sys.executable, "-m", "pip", "download", "--quiet"]
-    return "pip", [*download, "--no-deps", "--only-binary", ":all:", "--dest"]
+        yield "uv", [find_uv_bin(), "pip", "install", "--python", sys.executable, *_ALONE, "--target"]
+    if importlib.util.find_spec("pip") is not None:
+        yield "pip", [sys.executable, "-m", "pip", "download", *_ALONE, "--dest"]
 
 
 def _run(command: Sequence[str]) -> str | None:
     """Return None when the command succeeds, else the end of what it said."""
     environment = dict(os.environ)
-    if "PIP_FIND_LINKS" in environment:
-        environment.setdefault(
-            "UV_FIND_LINKS", environment["PIP_FIND_LINKS"]
-        )  # uv does not read pip's setting
+    if "PIP_FIND_LINKS" in environment:  # uv does not read pip's setting
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
     try:
         done = subprocess.run(
             command,

@@ -19,3 +19,6 @@ def test_the_wheel_carries_every_package_and_says_that_it_is_typed(tmp_path: Pat
         names = set(files.namelist())
     for package in ("deploy", "engines", "handlers", "streams"):
         assert {f"{package}/__init__.py", f"{package}/py.typed"} <= names
+    # What `inferstream up` makes its models from.
+    assert {"deploy/models/SHA256SUMS", "deploy/models/licences/whisper-MIT.txt"} <= names
+    assert not [name for name in names if name.startswith(("examples/", "tests/"))]
