@@ -95,4 +95,5 @@ async def worker_in_memory(
             if not worker.failed.done():
                 await source.stop()
             delivering.cancel()
+            await asyncio.wait([delivering])
             await stream.request_consumer.close()

@@ -24,7 +24,11 @@ from structlog.typing import WrappedLogger
 
 from deploy.models import CATALOGUE, prepare
 from handlers.logger import PROCESSORS
+from tests import leaks
 from tests.recordings import Recording, librivox_recordings
+
+# While tests are imported next to nothing is garbage, and to look for it takes seconds.
+gc.disable()
 
 # Programs that tests start inherit it, and where the tests run in the background a shell may have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,6 +42,7 @@ def _print_line(_logger: WrappedLogger, _method: str, line: Any) -> NoReturn:
 # Tests read every line, of whatever level, as it is printed; `structlog.testing.capture_logs` takes these processors.
 PROCESSORS[:] = [
     structlog.processors.add_log_level,
+    leaks.note_errors,
     structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     _print_line,
 ]
@@ -57,6 +62,7 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from what the tests have imported: a full collection takes it a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def test_a_call_has_the_context_and_the_name_of_its_caller(guard: Guard) -> None
     assert guard.call("x", LONG_S, lambda: threading.current_thread().name) == threading.current_thread().name
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_a_call_that_hangs_is_given_up_and_counts_as_stuck_until_it_ends(
     guard: Guard, gate: threading.Event
 ) -> None:
@@ -125,6 +126,7 @@ def test_ctrl_c_leaves_a_call_behind_that_releases_what_it_uses_when_it_ends(
     assert wait_until(lambda: released == [1])
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_too_many_that_hang_are_told_once_and_refused(gate: threading.Event) -> None:
     told: list[Exception] = []
     guard = Guard(Patience(BRIEF_S), most_stuck=1, too_many=told.append)
@@ -157,6 +159,7 @@ def follow(guard: Guard, answer: Future[Any], given_up: list[str], *, of: str, *
     guard.follow(answer, of=of, what=of, give_up=give_up, **how)
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_the_answers_of_a_silent_model_are_given_up_together_and_those_of_others_are_not(
     guard: Guard,
 ) -> None:
@@ -174,6 +177,7 @@ def test_the_answers_of_a_silent_model_are_given_up_together_and_those_of_others
 
 
 @pytest.mark.parametrize("is_alive", [True, False])
+@pytest.mark.logs_errors("call_stuck")
 def test_a_caller_that_leaves_does_not_hide_a_loop_that_is_stuck(guard: Guard, is_alive: bool) -> None:
     given_up: list[str] = []
     answer: Future[Any] = Future()

@@ -19,6 +19,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_a_bad_item_of_a_batch_does_not_cost_its_neighbours_their_answers(bench: Bench) -> None:
     batch = [prepare(bench, text) for text in ("one", "engine-bug", "three")]
     first, second, third = bench.manager.execute(batch)
@@ -28,6 +29,7 @@ def test_a_bad_item_of_a_batch_does_not_cost_its_neighbours_their_answers(bench:
     assert all({"fetch", "preprocess", "wait", "infer"} <= set(one.timings) for one in batch)
 
 
+@pytest.mark.logs_errors("load_failed")
 def test_a_batch_whose_model_does_not_load_fails_item_by_item(bench: Bench) -> None:
     bench.engine.broken = True
     outcomes = bench.manager.execute([prepare(bench, "one"), prepare(bench, "two")])
@@ -89,6 +91,7 @@ def run_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch, whole: Whole, count
     return bench.manager.execute([prepare(bench, f"t{number}") for number in range(count)])
 
 
+@pytest.mark.logs_errors("execute_failed")
 def test_a_batch_that_raises_is_halved_until_the_bad_one_is_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_batch_that_raises_is_halved_until_the_bad_one_is_alone(
     assert len(whole.ran) == 7  # 8, 4, 4, 2, 1, 1, 2
 
 
+@pytest.mark.logs_errors("execute_failed")
 def test_every_bad_one_of_a_batch_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = run_whole(bench, monkeypatch, Whole({"t0", "t3", "t4"}), 5)
     assert [isinstance(one, InferenceError) for one in outcomes] == [True, False, False, True, True]
@@ -115,6 +119,7 @@ class Speechless(Exception):
     __repr__ = __str__
 
 
+@pytest.mark.logs_errors("execute_failed")
 def test_an_error_without_words_costs_its_neighbours_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +149,7 @@ def test_an_engine_that_is_away_is_not_asked_again_for_every_half(
     assert len(whole.ran) == 1
 
 
+@pytest.mark.logs_errors("execute_failed")
 def test_the_time_of_all_halves_counts_for_each_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +176,7 @@ class OneByOne:
         return [{"shouted": "late"} for _ in texts]
 
 
+@pytest.mark.logs_errors("execute_failed")
 def test_what_was_answered_early_stands_and_is_not_run_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_an_engine_that_needs_no_files_gets_no_path(bench: Bench) -> None:
     assert not bench.models.files_in_use
 
 
+@pytest.mark.logs_errors("load_failed")
 def test_a_model_that_does_not_load_says_why_and_is_tried_again(bench: Bench) -> None:
     bench.engine.broken = True
     error = bench.error_of({"text": "hello"})
@@ -83,6 +84,7 @@ def test_a_cached_model_keeps_nothing_of_the_request_that_loaded_it(bench: Bench
     assert watched() is None
 
 
+@pytest.mark.logs_errors("model_listener_failed")
 def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*news: object) -> None:
         raise RuntimeError("nobody listens")

@@ -83,6 +83,7 @@ def test_an_alias_flipped_five_times_under_load_fails_no_request_and_mixes_no_ve
     wait_until(lambda: +bench.models.files_in_use == Counter({"tagged/7": 1}))
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_under_load_a_version_that_does_not_load_fails_no_request(
     bench: Bench, engine: VersionEngine
 ) -> None:

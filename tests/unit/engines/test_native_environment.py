@@ -38,6 +38,7 @@ def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", ["worker", "serve"])
 @pytest.mark.processes
+@pytest.mark.logs_errors("model_swap_failed")
 def test_a_process_that_runs_models_gives_numpy_one_thread(command: str, tmp_path: Path) -> None:
     code = RUN_IN_PLACE_OF_A_WORKER.format(command=command)
     shown = subprocess.run(

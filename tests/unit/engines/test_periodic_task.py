@@ -63,6 +63,7 @@ def test_a_call_can_be_had_early(owner: Owner) -> None:
     wait_until(lambda: owner.calls == 2)
 
 
+@pytest.mark.logs_errors("periodic_task_failed")
 def test_a_call_that_raises_does_not_end_it(owner: Owner) -> None:
     owner.is_broken = True
     owner.task.start()

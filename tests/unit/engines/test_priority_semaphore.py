@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator, Callable
+
+import pytest
 
 from engines.base import NO_HURRY, Urgency
 from engines.priority_queue import PrioritySemaphore
@@ -16,6 +19,7 @@ class Queue:
         self.slots = PrioritySemaphore(count)
         self.had: list[str] = []
         self._gates: dict[str, asyncio.Event] = {}
+        self.asked: list[asyncio.Task[None]] = []
 
     async def ask(self, name: str, urgency: Urgency = NO_HURRY) -> asyncio.Task[None]:
         self._gates[name] = asyncio.Event()
@@ -25,9 +29,9 @@ class Queue:
                 self.had.append(name)
                 await self._gates[name].wait()
 
-        asked = asyncio.create_task(hold())
+        self.asked.append(asyncio.create_task(hold()))
         await settle()
-        return asked
+        return self.asked[-1]
 
     async def let_go(self, name: str) -> None:
         self._gates[name].set()
@@ -39,8 +43,25 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_most_urgent_is_next_and_of_equals_the_first_that_came() -> None:
-    queue = Queue(1)
+@pytest.fixture
+async def queues() -> AsyncIterator[Callable[[int], Queue]]:
+    """Makes queues with so many slots; who still holds or asks at the end leaves."""
+    made: list[Queue] = []
+
+    def make(count: int) -> Queue:
+        made.append(Queue(count))
+        return made[-1]
+
+    yield make
+    for task in [task for queue in made for task in queue.asked]:
+        task.cancel()
+    await settle()
+
+
+async def test_the_most_urgent_is_next_and_of_equals_the_first_that_came(
+    queues: Callable[[int], Queue],
+) -> None:
+    queue = queues(1)
     await queue.ask("holds")
     for name, urgency in [
         ("fourth", (-1, math.inf)),
@@ -54,8 +75,8 @@ async def test_the_most_urgent_is_next_and_of_equals_the_first_that_came() -> No
     assert queue.had == ["holds", "first", "second", "third", "fourth"]
 
 
-async def test_no_more_slots_are_held_than_there_are() -> None:
-    queue = Queue(2)
+async def test_no_more_slots_are_held_than_there_are(queues: Callable[[int], Queue]) -> None:
+    queue = queues(2)
     for name in ("a", "b", "c"):
         await queue.ask(name)
     assert queue.had == ["a", "b"]
@@ -63,8 +84,8 @@ async def test_no_more_slots_are_held_than_there_are() -> None:
     assert queue.had == ["a", "b", "c"]
 
 
-async def test_who_leaves_the_queue_costs_nobody_a_slot() -> None:
-    queue = Queue(1)
+async def test_who_leaves_the_queue_costs_nobody_a_slot(queues: Callable[[int], Queue]) -> None:
+    queue = queues(1)
     await queue.ask("holds")
     leaves = await queue.ask("leaves")
     await queue.ask("stays")
@@ -73,8 +94,10 @@ async def test_who_leaves_the_queue_costs_nobody_a_slot() -> None:
     assert queue.had == ["holds", "stays"]
 
 
-async def test_a_slot_given_to_one_who_leaves_at_that_moment_goes_on_to_the_next() -> None:
-    queue = Queue(1)
+async def test_a_slot_given_to_one_who_leaves_at_that_moment_goes_on_to_the_next(
+    queues: Callable[[int], Queue],
+) -> None:
+    queue = queues(1)
     async with queue.slots.held(NO_HURRY):
         leaves = await queue.ask("leaves")
         await queue.ask("stays")

@@ -158,6 +158,7 @@ def test_an_engine_that_says_its_tasks_only_once_it_is_made_is_made_for_that() -
     assert registry.supported_tasks("factory") == {"shout"}
 
 
+@pytest.mark.logs_errors("entry_point_broken")
 def test_a_broken_package_is_told_by_entry_point_and_other_engines_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

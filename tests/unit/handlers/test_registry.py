@@ -119,6 +119,7 @@ def test_installed_packages_bring_handlers_by_entry_point(monkeypatch: pytest.Mo
     assert type(registry.get("limited")) is Limited
 
 
+@pytest.mark.logs_errors("entry_point_broken")
 def test_an_entry_point_that_does_not_import_is_an_error_of_its_task_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -140,6 +141,7 @@ def test_an_entry_point_that_does_not_import_is_an_error_of_its_task_alone(
         ("", "AttributeError: .*Handler"),
     ],
 )
+@pytest.mark.logs_errors("entry_point_broken")
 def test_a_broken_package_is_told_by_entry_point_and_name_and_other_tasks_go_on(
     source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ async def site(tmp_path: Path) -> AsyncIterator[UnrulySite]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", PLACES)
+@pytest.mark.logs_errors("execute_failed", "stage_failed")
 async def test_what_is_raised_is_one_failed_result_and_the_next_request_is_answered(
     site: UnrulySite, door: str, kind: str
 ) -> None:
@@ -45,6 +46,7 @@ async def test_what_is_raised_is_one_failed_result_and_the_next_request_is_answe
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", PLACES)
+@pytest.mark.logs_errors("load_failed")
 async def test_a_load_that_raises_anything_is_a_failed_load(site: UnrulySite, door: str, kind: str) -> None:
     failed = await site.ask(door, {"value": 1}, model=f"load-{kind}")
     assert failed["error"]["code"] == "MODEL_LOAD_FAILED"
@@ -52,6 +54,7 @@ async def test_a_load_that_raises_anything_is_a_failed_load(site: UnrulySite, do
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.logs_errors("unload_failed")
 async def test_an_unload_that_raises_anything_lets_the_model_go(site: UnrulySite, kind: str) -> None:
     assert (await site.ask("quick", {"value": 1}, model=f"unload-{kind}"))["success"]
     assert (await site.client.delete("/inference/cache")).json()["cleared"] == 1
@@ -59,6 +62,7 @@ async def test_an_unload_that_raises_anything_lets_the_model_go(site: UnrulySite
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.logs_errors("execute_failed")
 async def test_neighbours_in_the_same_batch_are_answered(site: UnrulySite, kind: str) -> None:
     requests = [{"value": n, "raises": {"infer": kind} if n == 3 else {}} for n in range(8)]
     answers = await asyncio.gather(*(site.ask("quick", one) for one in requests))
@@ -67,6 +71,7 @@ async def test_neighbours_in_the_same_batch_are_answered(site: UnrulySite, kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.logs_errors("load_failed", "model_not_warmed")
 async def test_warming_goes_on_after_a_model_that_raises_anything(site: UnrulySite, kind: str) -> None:
     await site.runtime.warm([f"load-{kind}", "m"])
     assert {row["model_name"] for row in site.runtime.manager.get_cached_models()} == {"m"}
@@ -81,6 +86,7 @@ async def test_a_request_that_is_really_cancelled_is_cancelled(site: UnrulySite)
         await asking
 
 
+@pytest.mark.logs_errors("process_fault")
 async def test_a_fault_that_is_reported_is_told() -> None:
     faults: list[BaseException] = []
     tell_of_faults(faults.append)
@@ -90,6 +96,7 @@ async def test_a_fault_that_is_reported_is_told() -> None:
 
 
 @pytest.mark.parametrize(("kind", "is_fault"), [("error", True), ("cancelled", True), (None, False)])
+@pytest.mark.logs_errors("process_fault")
 async def test_a_task_that_ends_by_itself_is_a_fault_and_one_that_is_cancelled_is_not(
     kind: str | None, is_fault: bool
 ) -> None:

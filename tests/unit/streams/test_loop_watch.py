@@ -14,6 +14,7 @@ from streams.loop_watch import watched_loop
 PATIENCE_S = 60.0
 
 
+@pytest.mark.logs_errors("event_loop_stuck")
 async def test_a_loop_that_does_not_turn_ends_the_process() -> None:
     ended = threading.Event()
     with watched_loop(0.05, end=lambda status: ended.set()):

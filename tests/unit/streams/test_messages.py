@@ -28,6 +28,7 @@ def cycle() -> list[Any]:
     [object(), cycle(), "\ud800", {"\ud800": 1}, 10**5000, {(1, 2): 3}],
     ids=["object", "cycle", "surrogate", "key", "integer", "tuple"],
 )
+@pytest.mark.logs_errors("result_not_encodable")
 def test_a_result_that_has_no_json_form_is_one_failure_that_still_repeats_the_metadata(output: Any) -> None:
     result, value = encode_result(of_result(output, metadata={"run": 7}, attempt=2, timings={"queue": 1.0}))
     assert json.loads(value) == result.as_dict()

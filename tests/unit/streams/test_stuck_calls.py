@@ -41,6 +41,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize(("door", "place"), [(door, place) for door, its in PLACES.items() for place in its])
+@pytest.mark.logs_errors("call_stuck")
 async def test_a_call_that_hangs_is_a_retryable_failure_and_the_next_request_is_answered(
     tmp_path: Path, door: str, place: str
 ) -> None:
@@ -55,6 +56,7 @@ async def test_a_call_that_hangs_is_a_retryable_failure_and_the_next_request_is_
 
 
 @pytest.mark.parametrize("door", PLACES)
+@pytest.mark.logs_errors("call_stuck")
 async def test_a_load_that_hangs_fails_all_who_wait_for_it_and_other_models_go_on(
     tmp_path: Path, door: str
 ) -> None:
@@ -66,6 +68,7 @@ async def test_a_load_that_hangs_fails_all_who_wait_for_it_and_other_models_go_o
         assert site.engine.loads.count("load-hangs") <= 3
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_http_answers_503_and_when_to_try_again(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         fields = {"task": "unruly", "engine": "unruly", "model_name": "m"}
@@ -76,6 +79,7 @@ async def test_http_answers_503_and_when_to_try_again(tmp_path: Path) -> None:
         assert int(response.headers["Retry-After"]) > 0
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_what_hangs_is_told_by_health_and_metrics_until_it_comes_back(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         await site.ask("quick", {"value": 1, "hangs": ["infer"]})
@@ -91,6 +95,7 @@ async def test_what_hangs_is_told_by_health_and_metrics_until_it_comes_back(tmp_
         assert site.runtime.manager.get_stats()["given_up_calls"] >= 2
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_a_model_that_was_replaced_is_unloaded_when_its_call_comes_back(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         await site.ask("quick", {"value": 1, "hangs": ["infer"]})
@@ -102,6 +107,7 @@ async def test_a_model_that_was_replaced_is_unloaded_when_its_call_comes_back(tm
 
 
 @pytest.mark.parametrize("place", ["submit", "future"])
+@pytest.mark.logs_errors("call_stuck")
 async def test_so_is_one_whose_requests_come_one_by_one(tmp_path: Path, place: str) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         await site.ask("texts", {"value": 1, "hangs": [place]})
@@ -111,6 +117,7 @@ async def test_so_is_one_whose_requests_come_one_by_one(tmp_path: Path, place: s
         await until(lambda: site.runtime.manager.stuck == [])
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_a_load_that_comes_too_late_is_unloaded_again(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         failed = await site.ask("quick", {"value": 1}, model="load-hangs-once")
@@ -120,6 +127,7 @@ async def test_a_load_that_comes_too_late_is_unloaded_again(tmp_path: Path) -> N
         await until(lambda: len(site.engine.unloads) == len(site.engine.loads) - 1)
 
 
+@pytest.mark.logs_errors("call_stuck", "unload_failed")
 async def test_an_unload_that_hangs_does_not_hold_up_the_next_load(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         assert (await answered(site, "quick", {"value": 1}, model="unload-hangs"))["success"]
@@ -127,6 +135,7 @@ async def test_an_unload_that_hangs_does_not_hold_up_the_next_load(tmp_path: Pat
         assert (await answered(site, "quick", {"value": 1}, model="unload-hangs"))["success"]
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_requests_that_wait_behind_one_that_hangs_get_the_next_load(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, **BRIEF) as site:
         hanging = asyncio.create_task(site.ask("quick", {"value": 0, "hangs": ["infer"]}))
@@ -141,6 +150,7 @@ async def test_requests_that_wait_behind_one_that_hangs_get_the_next_load(tmp_pa
         ]
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_neighbours_in_a_batch_that_was_cut_keep_their_answers(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, infer_timeout_s=2.0) as site:
         data: list[dict[str, Any]] = [{"value": n} for n in range(4)]
@@ -157,6 +167,7 @@ async def test_a_text_that_grows_is_not_given_up_however_long_it_takes(tmp_path:
         assert answer["success"]
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_a_model_or_task_has_a_time_of_its_own(tmp_path: Path) -> None:
     own = ("unruly=0.4", "patient=3600")
     async with unruly_site(tmp_path, infer_timeout_s=3600.0, infer_timeouts=own) as site:
@@ -168,6 +179,7 @@ async def test_a_model_or_task_has_a_time_of_its_own(tmp_path: Path) -> None:
         assert (await patient)["success"]
 
 
+@pytest.mark.logs_errors("call_stuck")
 async def test_too_many_calls_that_hang_end_the_process_and_load_nothing_more(tmp_path: Path) -> None:
     async with unruly_site(tmp_path, infer_timeout_s=0.4, max_stuck_calls=1) as site:
         for number in range(2):

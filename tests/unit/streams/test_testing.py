@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from engines.config.settings import CacheSettings
 from streams.messages import decode_event
 from streams.settings import KafkaSettings, Settings, WorkerSettings
@@ -14,6 +16,7 @@ from tests.unit.streams.unruly_site import AnyModels, registered
 PATIENCE_S = 120.0
 
 
+@pytest.mark.logs_errors("execute_failed")
 async def test_requests_are_answered_by_the_engine_and_told_of_by_events(tmp_path: Path) -> None:
     settings = Settings(
         worker=WorkerSettings(name="w", tasks=("unruly",)),

@@ -82,6 +82,7 @@ def test_a_model_without_room_is_not_loaded_and_lets_go_of_its_files(models: Kno
     assert models.files_in_use[MODEL.key] == 0
 
 
+@pytest.mark.logs_errors("model_not_measured")
 def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: KnownModels) -> None:
     engine = Unmeasurable()
     told: list[tuple[str, int]] = []
@@ -100,6 +101,7 @@ def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: 
     assert told == [("model_evicted", 0)]
 
 
+@pytest.mark.logs_errors("load_failed")
 def test_a_model_that_cannot_be_measured_once_it_is_loaded_is_unloaded_again(models: KnownModels) -> None:
     engine = Unmeasurable()
     with pytest.raises(ModelLoadFailed, match="device lost"):

@@ -82,6 +82,7 @@ def test_clear_leaves_the_leased_models_and_counts_the_others(models: Models) ->
     assert busy.unloaded
 
 
+@pytest.mark.logs_errors("unload_failed")
 def test_an_unload_that_fails_is_not_the_trouble_of_whoever_caused_it() -> None:
     cache = ModelCache(max_models=1, budget=MemoryBudget(100))
 

@@ -290,6 +290,7 @@ def test_a_model_that_is_gone_is_forgotten(
         make().resolve("a")
 
 
+@pytest.mark.logs_errors("look_up_failed")
 def test_a_fault_in_the_look_up_reaches_the_caller_and_blocks_nobody(
     models: ModelManager, server: Server
 ) -> None:

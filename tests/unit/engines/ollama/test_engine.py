@@ -88,6 +88,7 @@ def test_the_penalty_of_a_modelfile_is_kept(fake: FakeOllama, engine: OllamaEngi
     assert fake.bodies(GENERATE)[-1]["options"] == {"repeat_penalty": 1.25}
 
 
+@pytest.mark.logs_errors("emit_failed")
 def test_a_listener_that_fails_costs_nobody_the_answer(engine: OllamaEngine, model: Any) -> None:
     heard: list[str] = []
 
@@ -143,6 +144,7 @@ def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(
 
 
 @pytest.mark.parametrize("kind", [KeyError, BaseException, SystemExit, asyncio.CancelledError])
+@pytest.mark.logs_errors("background_work_failed")
 def test_a_fault_of_ours_is_an_internal_error_and_the_next_request_is_answered(
     engine: OllamaEngine, model: Any, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_fault_of_ours_is_an_internal_error_and_the_next_request_is_answered(
 
 
 @pytest.mark.parametrize("kind", [KeyError, BaseException, SystemExit, asyncio.CancelledError])
+@pytest.mark.logs_errors("emit_failed")
 def test_a_listener_that_raises_anything_costs_nobody_the_answer(
     engine: OllamaEngine, model: Any, kind: type[BaseException]
 ) -> None:

@@ -52,6 +52,7 @@ def failed_after(bench: Bench, data: dict[str, Any], **request: Any) -> dict[str
     return timings
 
 
+@pytest.mark.logs_errors("inference_failed", "stage_failed")
 def test_a_failed_request_has_the_stages_that_it_went_through(tmp_path: Path) -> None:
     def refuse(data: Mapping[str, Any], _fields: Sequence[str]) -> dict[str, Any]:
         if "media" not in data:
@@ -83,6 +84,7 @@ def test_a_request_without_an_id_gets_one_of_its_own(bench: Bench) -> None:
     assert "" not in ids
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_a_model_that_breaks_on_an_input_is_a_failed_inference(bench: Bench) -> None:
     assert bench.error_of({"text": "engine-bug"})["code"] == "INFERENCE_FAILED"
 

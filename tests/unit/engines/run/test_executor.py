@@ -109,6 +109,7 @@ def test_an_error_of_the_engine_is_the_outcome(bench: Bench, engine: PatientEngi
 
 
 @pytest.mark.parametrize("failure", [ValueError("a bug"), Busy("full")])
+@pytest.mark.logs_errors("execute_failed")
 def test_an_engine_that_refuses_at_once_leaves_no_lease(
     bench: Bench, engine: PatientEngine, prepared: Job, failure: Exception
 ) -> None:

@@ -19,6 +19,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 @pytest.mark.parametrize("text", ["preprocess-bug", "postprocess-bug"])
+@pytest.mark.logs_errors("stage_failed")
 def test_a_bug_in_a_handler_is_an_internal_error_that_hides_its_details(bench: Bench, text: str) -> None:
     error = bench.error_of({"text": text})
     assert error["code"] == "INTERNAL_ERROR"

@@ -96,6 +96,7 @@ def test_an_adapter_is_told_to_be_merged(engine: TransformersEngine, tmp_path: P
     assert "merge_and_unload" in told
 
 
+@pytest.mark.logs_errors("model_load_failed")
 def test_a_config_that_is_no_json_is_refused(engine: TransformersEngine, copied: Path) -> None:
     (copied / "config.json").write_text("{")
     assert refusal(engine, copied).startswith("model tiny did not load: ")
@@ -122,6 +123,7 @@ def test_a_model_of_another_kind_is_refused_before_room_is_made_for_it(
         engine.expected_size("tiny", task=task, path=llama)
 
 
+@pytest.mark.logs_errors("model_load_failed")
 def test_what_the_settings_refuse_is_refused_before_room_is_made_for_it(
     engine: TransformersEngine, copied: Path
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_model_with_missing_weights_is_refused(engine: TransformersEngine, cop
     assert "lacks weights: model.norm.weight; register a complete model" in refusal(engine, copied)
 
 
+@pytest.mark.logs_errors("model_load_failed")
 def test_truncated_weights_are_refused(engine: TransformersEngine, copied: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

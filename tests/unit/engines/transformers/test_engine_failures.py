@@ -38,6 +38,7 @@ class Faulty(TaskRunner):
         yield from enumerate(prepared)
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_a_failed_batch_is_run_in_halves_and_only_the_bad_inputs_fail(engine: TransformersEngine) -> None:
     runner = Faulty(ValueError("odd shape"), InvalidInput("data.inputs is bad"))
     outcomes = engine.infer_batch(runner, [{"n": 1}, {"fault": 0}, {"fault": 1}, {"n": 4}], [{}] * 4)
@@ -110,6 +111,7 @@ def test_an_input_for_which_there_is_no_memory_before_it_starts_is_worth_another
     assert caught.value.retryable
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_infer_raises_what_the_batch_returns(engine: TransformersEngine) -> None:
     with pytest.raises(InferenceFailed, match="odd shape"):
         engine.infer(Faulty(ValueError("odd shape")), {"fault": 0}, {})

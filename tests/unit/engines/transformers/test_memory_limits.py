@@ -199,6 +199,7 @@ def test_an_input_too_large_by_itself_fails_alone() -> None:
     assert [type(one) for one in outcomes] == [dict, OutOfMemory, dict]
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_a_bad_input_fails_alone_and_makes_no_batch_smaller() -> None:
     runner = Recorder(room_for_three)
     outcomes = infer(runner, "a odd c")
@@ -223,6 +224,7 @@ def test_the_engine_keeps_nothing_of_a_failed_batch_in_its_outcomes(monkeypatch:
     assert set(hungry.alive_when_run) == {0}
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_those_who_are_answered_early_are_told_by_their_number_in_the_whole_batch() -> None:
     runner, told = Recorder(room_for_three), list[tuple[int, Outcome]]()
     inputs = [{"inputs": name} for name in ["a", "b", "c", "odd", "e"]]

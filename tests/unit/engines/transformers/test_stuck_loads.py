@@ -101,6 +101,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made.manager.close()
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_a_load_that_never_ends_fails_the_loads_behind_it_with_its_name_and_nothing_else(site: Site) -> None:
     assert site.ask("warm")["success"]
     site.is_armed = True
@@ -145,6 +146,7 @@ def test_a_load_that_takes_its_time_is_no_fault_of_those_behind_it(
         site.manager.close()
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_where_the_number_format_changes_for_a_load_that_hangs_runs_are_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_code_of_others_that_loads_for_ever_is_named_by_its_thread() -> None:
     assert loads.problem is None
 
 
+@pytest.mark.logs_errors("call_stuck")
 def test_files_on_a_disk_that_hangs_count_as_a_load_that_does(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

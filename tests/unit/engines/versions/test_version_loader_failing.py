@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from engines.versions.active_version import LONGEST_RETRY_S, RETRY_S
 from handlers.errors import ModelLoadFailed
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 from tests.unit.engines.version_stage import Stage
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_a_version_that_does_not_load_leaves_the_old_one_in_service_and_is_tried_again_less_and_less_often(
     stage: Stage,
 ) -> None:
@@ -41,6 +44,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_in_service_and_is_tried
     wait_until(lambda: stage.use() == "2")
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_the_pause_between_tries_is_bounded(stage: Stage) -> None:
     stage.fail("m/2")
     stage.use()
@@ -53,11 +57,13 @@ def test_the_pause_between_tries_is_bounded(stage: Stage) -> None:
     assert stage.told[-1][2]["retry_in_s"] == LONGEST_RETRY_S
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_after_a_failure_another_version_is_tried_at_once(stage: Stage) -> None:
     stage.flip_in_vain()
     stage.swap_to("3")
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_a_version_that_failed_is_tried_at_once_when_the_alias_comes_back_to_it(stage: Stage) -> None:
     stage.flip_in_vain()
     stage.models.versions["m"] = "1"
@@ -66,6 +72,7 @@ def test_a_version_that_failed_is_tried_at_once_when_the_alias_comes_back_to_it(
     stage.swap_to("2")
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_the_old_version_survives_a_failure_even_when_its_room_was_needed_meanwhile(
     make_stage: Callable[..., Stage],
 ) -> None:
@@ -85,6 +92,7 @@ def test_the_old_version_survives_a_failure_even_when_its_room_was_needed_meanwh
     assert stage.use("m") == "1"
 
 
+@pytest.mark.logs_errors("model_swap_failed", "model_swap_failed_unexpectedly")
 def test_an_error_that_is_a_bug_leaves_the_old_version_in_service(stage: Stage) -> None:
     def bug() -> None:
         raise ZeroDivisionError
@@ -97,6 +105,7 @@ def test_an_error_that_is_a_bug_leaves_the_old_version_in_service(stage: Stage) 
     assert stage.use() == "1"
 
 
+@pytest.mark.logs_errors("model_swap_failed")
 def test_a_version_that_did_not_load_and_is_registered_anew_is_tried_at_once(stage: Stage) -> None:
     stage.flip_in_vain()
     del stage.before["m/2"]

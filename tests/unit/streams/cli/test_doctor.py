@@ -90,6 +90,7 @@ def s3_error(code: str) -> str:
     return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>no</Message></Error>'
 
 
+@pytest.mark.logs_errors("aiokafka: Unable connect to")
 def test_a_broker_that_is_away_is_an_error_with_its_cure() -> None:
     found = one(check_broker(Settings.model_validate(AWAY), ["asr"]))
     assert (found.name, found.status) == ("broker", "error")

@@ -118,6 +118,7 @@ async def test_a_gap_behind_messages_that_wait_is_crossed_behind_them(rig: Rig) 
     assert not rig.tracker.held_back
 
 
+@pytest.mark.logs_errors("held_back_messages_stopped")
 async def test_a_fault_ends_the_worker_rather_than_the_work_alone(rig: Rig) -> None:
     made = received(2)
     rig.enter(*made)

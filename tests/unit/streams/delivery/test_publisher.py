@@ -182,6 +182,7 @@ def test_only_topics_that_match_in_full_are_allowed_as_reply_to() -> None:
     assert not allowed.allows("my.replies.team-a")
 
 
+@pytest.mark.logs_errors("result_not_encodable")
 async def test_a_result_without_a_json_form_becomes_a_failure_rather_than_the_end_of_the_worker() -> None:
     broker = Broker()
     result = success()

@@ -63,8 +63,11 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     assert rig.journal == ["result r0", "position 1", "result r2", "position 1"]
     rig.tracker.forget_all()
     assert rig.tracker.in_flight == 0
+    await rig.close()
+    await rig.settle()
 
 
+@pytest.mark.logs_errors("request_crashes_workers")
 async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked_without_being_run() -> None:
     rig = Rig()
     rig.take(0, request(id="r1"), crashes=2)
@@ -112,6 +115,7 @@ async def test_a_broker_that_takes_no_outcome_of_many_is_one_critical_line() -> 
     assert (line["event"], line["in_flight"]) == ("outcome_not_published", 100)
 
 
+@pytest.mark.logs_errors("outcome_not_published")
 async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_unacked() -> None:
     rig = Rig(publish_error=KafkaTimeoutError("broker gone"))
     rig.take(0, request(id="r1"))
@@ -123,6 +127,7 @@ async def test_a_broker_that_takes_no_outcome_is_fatal_and_the_message_stays_una
 
 @pytest.mark.parametrize("error", [MessageSizeTooLargeError(), ValueError("odd"), RecursionError()])
 @pytest.mark.parametrize("value", [request(), b'{"bogus": 1}'], ids=["answer", "refusal"])
+@pytest.mark.logs_errors("message_put_aside")
 async def test_an_outcome_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter(
     value: bytes, error: Exception
 ) -> None:
@@ -133,6 +138,7 @@ async def test_an_outcome_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter
     assert rig.fatal == []
 
 
+@pytest.mark.logs_errors("message_put_aside", "outcome_not_published")
 async def test_a_dead_letter_that_the_broker_does_not_take_is_fatal_and_the_message_stays_unacked() -> None:
     rig = Rig(publish_error=ValueError("odd"))
     rig.dead_letter_error = MessageSizeTooLargeError()
@@ -190,6 +196,7 @@ async def test_closing_abandons_what_is_in_flight_unacked() -> None:
     assert rig.journal == []
 
 
+@pytest.mark.logs_errors("message_put_aside")
 async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_wrong_with_it() -> None:
     rig = Rig()
     broken = cast(list[tuple[str, bytes]], [("ce_id", 7)])
@@ -199,6 +206,7 @@ async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_whatever_is_
     assert [error.code for error in rig.dead_letters] == ["INTERNAL_ERROR"]
 
 
+@pytest.mark.logs_errors("message_put_aside")
 async def test_a_fault_on_the_way_in_is_a_dead_letter_rather_than_the_loss_of_a_message() -> None:
     rig = Rig()
     rig.start = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]

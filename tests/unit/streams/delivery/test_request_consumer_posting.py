@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from tests.unit.streams.consumer_rig import Rig, request
 from tests.unit.streams.received_messages import message
 
 
+@pytest.mark.logs_errors("message_put_aside")
 async def test_a_quick_result_that_cannot_be_told_for_what_is_in_it_is_a_dead_letter() -> None:
     rig = Rig(publish_error=ValueError("odd"))
     rig.quick = {"r1"}
@@ -66,6 +68,7 @@ async def test_a_quick_result_that_is_too_large_to_be_posted_is_published_by_the
     assert rig.journal == ["result r1", "position 1"]
 
 
+@pytest.mark.logs_errors("outcome_not_published")
 async def test_a_quick_result_that_cannot_be_published_at_all_is_fatal_and_stays_unacked() -> None:
     rig = Rig(publish_error=KafkaTimeoutError())
     rig.quick, rig.post_error = {"r1"}, KafkaTimeoutError()

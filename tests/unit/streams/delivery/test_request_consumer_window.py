@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.unit.streams.consumer_rig import Rig, request
 from tests.unit.streams.received_messages import message
 
@@ -77,6 +79,11 @@ async def test_messages_that_all_take_long_leave_room_for_those_of_other_partiti
         rig.commit()
     assert [result["id"] for result in rig.results] == [f"quick{n}" for n in range(8)]
     assert len(rig.requests) == 12
+    for gate in rig.gates.values():
+        gate.set()
+    while rig.tracker.uncommitted or rig.tracker.held_back:
+        await rig.settle()
+        rig.commit()
 
 
 async def test_what_comes_behind_messages_that_are_held_back_waits_behind_them() -> None:
@@ -107,6 +114,7 @@ async def test_a_partition_that_comes_back_goes_on_with_what_was_fetched_since()
     assert (rig.tracker.uncommitted, rig.tracker.held_back) == (0, set())
 
 
+@pytest.mark.logs_errors("held_back_messages_stopped")
 async def test_a_fault_while_messages_are_held_back_is_fatal() -> None:
     rig = Rig(max_in_flight=1)
     rig.take_all([message(0, request(id="r0")), message(1, request(id="r1"))])

@@ -162,6 +162,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.logs_errors("request_topic_unreadable")
 async def test_a_topic_that_may_not_be_read_any_more_is_told_and_read_again_when_it_may(rig: Rig) -> None:
     membership = rig.membership
     rig.reader.answers.append(errors.TopicAuthorizationFailedError(TOPIC))

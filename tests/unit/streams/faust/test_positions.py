@@ -238,6 +238,7 @@ DAMAGES = (
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @with_rig
+@pytest.mark.logs_errors("partition_stopped")
 async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_and_others_go_on(
     rig: Rig, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -259,6 +260,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
 
 
 @with_rig
+@pytest.mark.logs_errors("partition_stopped")
 async def test_the_way_past_a_damaged_batch_names_the_offset_behind_it(rig: Rig) -> None:
     rig.log.append(3, damage=with_wrong_checksum)
     rig.log.append(1)

@@ -63,6 +63,7 @@ async def test_a_request_without_an_id_gets_one(tmp_path: Path) -> None:
         ({"data": {"text": "preprocess-bug"}}, 500, "INTERNAL_ERROR"),
     ],
 )
+@pytest.mark.logs_errors("inference_failed", "stage_failed")
 async def test_a_request_that_fails_has_the_status_of_its_error_and_is_told_by_its_id(
     tmp_path: Path, changes: dict[str, Any], status: int, code: str
 ) -> None:
@@ -179,6 +180,7 @@ async def test_work_that_takes_too_long_ends_with_504_and_says_how_far_it_came(
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("text", [object(), "\ud800", 10**5000], ids=["object", "surrogate", "integer"])
+@pytest.mark.logs_errors("result_not_encodable")
 async def test_a_result_without_a_json_form_is_an_internal_error(
     tmp_path: Path, text: Any, accept: str
 ) -> None:
@@ -222,6 +224,7 @@ async def test_any_failure_of_the_pipeline_finds_its_status(tmp_path: Path, erro
     assert response.status_code == (413 if error.code == "RESULT_TOO_LARGE" else 500)
 
 
+@pytest.mark.logs_errors("http_request_failed")
 async def test_a_bug_in_the_gateway_is_an_internal_error_that_hides_its_details(tmp_path: Path) -> None:
     pipeline = ScriptedPipeline()
     pipeline.gate.set()

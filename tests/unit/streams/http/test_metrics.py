@@ -74,6 +74,7 @@ async def test_two_gateways_count_for_themselves(tmp_path: Path) -> None:
         assert counted + "{" not in (await other.client.get("/metrics")).text
 
 
+@pytest.mark.logs_errors("inference_failed")
 async def test_refusals_and_errors_are_counted_by_code_in_metrics_and_statistics(tmp_path: Path) -> None:
     async with http_site(tmp_path) as site:
         await site.infer({"task": "shout", "bogus": 1})
@@ -85,6 +86,7 @@ async def test_refusals_and_errors_are_counted_by_code_in_metrics_and_statistics
     assert 'inferstream_refusals_total{code="INVALID_REQUEST",task="(unknown)"} 1.0' in text
 
 
+@pytest.mark.logs_errors("result_not_encodable")
 async def test_an_answer_without_a_json_form_counts_as_the_failure_that_was_sent(tmp_path: Path) -> None:
     pipeline = ScriptedPipeline()
     pipeline.gate.set()

@@ -118,6 +118,7 @@ async def test_no_broker_means_not_ready_after_a_grace_where_the_settings_say_so
         assert (await ready(site))[1]["status"] == "degraded"  # one of three answers
 
 
+@pytest.mark.logs_errors("request_topic_unreadable")
 async def test_a_topic_without_the_right_to_read_it_is_told_apart_from_one_that_is_missing(
     tmp_path: Path,
 ) -> None:

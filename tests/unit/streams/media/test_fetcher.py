@@ -227,6 +227,7 @@ async def test_a_cancelled_caller_leaves_nothing_behind(silent: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [ZeroDivisionError, BaseException, SystemExit, asyncio.CancelledError])
+@pytest.mark.logs_errors("media_fetch_failed")
 def test_a_fault_of_ours_is_an_internal_error(
     fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:

@@ -263,6 +263,7 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
     assert thread.count == turns
 
 
+@pytest.mark.logs_errors("batch_failed")
 async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> None:
     now = [0.0]
 
@@ -283,6 +284,7 @@ async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> 
     assert thread.count == 5
 
 
+@pytest.mark.logs_errors("batch_failed")
 async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
     def run(batch: Sequence[Item]) -> Sequence[Raw]:
         if batch[0].value == 4:
@@ -329,6 +331,7 @@ async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> N
     assert [isinstance(raw, InferenceFailed) for raw, _ in outcomes] == [False, True, False, True]
 
 
+@pytest.mark.logs_errors("batch_failed")
 async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make: Make) -> None:
     def execute(batch: Sequence[Item]) -> Sequence[Raw]:
         raise RuntimeError("broken")
@@ -337,6 +340,7 @@ async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make
     assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
 
 
+@pytest.mark.logs_errors("batch_failed")
 async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang(make: Make) -> None:
     def execute(batch: Sequence[Item]) -> Sequence[Raw]:
         return []
@@ -376,6 +380,7 @@ async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> 
     assert (await running)[0] == {"value": 0}
 
 
+@pytest.mark.logs_errors("asyncio: the outcome of a request was not taken")
 async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
     batcher = make(Engine())
     heard: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
@@ -409,6 +414,7 @@ async def test_who_is_done_early_is_answered_while_the_batch_runs_and_only_once(
         await batcher.close()
 
 
+@pytest.mark.logs_errors("batch_failed")
 async def test_who_was_answered_early_keeps_that_where_the_batch_breaks_off() -> None:
     def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
         early(batch[0], {"value": "early"})

@@ -150,6 +150,7 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=lambda request: f"{request.data} {request.options}",
 )
+@pytest.mark.logs_errors("inference_failed", "stage_failed")
 async def test_its_results_are_those_of_the_pipeline(site: Site, request_: Request) -> None:
     quick = await site.quickly(request_)
     slow = await site.answer(request_)
@@ -174,6 +175,7 @@ async def test_requests_of_one_moment_for_another_task_of_the_same_model_are_che
 
 
 @pytest.mark.parametrize("said", ["cost", "max_cost"])
+@pytest.mark.logs_errors("stage_failed")
 async def test_an_engine_that_tells_no_cost_fails_its_request_and_not_those_behind_it(
     site: Site, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:

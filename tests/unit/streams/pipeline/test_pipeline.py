@@ -66,6 +66,7 @@ async def test_what_the_engine_says_of_one_request_holds_on_to_nothing_of_it(
     assert error.__traceback__ is None
 
 
+@pytest.mark.logs_errors("stage_failed")
 async def test_a_handler_that_waits_for_children_has_threads_of_its_own_and_the_wait_for_one_is_told(
     tmp_path: Path,
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_batch_that_fails_is_cut_in_two_until_the_culprit_is_found(
     assert model.batches == [[1], [6, 7], [6], [7]]
 
 
+@pytest.mark.logs_errors("answer_not_made")
 def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(model: Model) -> None:
     def result_of(done: TokenSequence) -> dict[str, Any]:
         if len(done.tokens) == 5:

@@ -74,6 +74,7 @@ def test_messages_the_template_refuses_say_why(chat: Any) -> None:
     assert "no tools here" in error.message
 
 
+@pytest.mark.logs_errors("inference_failed")
 def test_a_batch_that_cannot_be_started_whole_leaves_no_row_running_for_nobody(
     raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

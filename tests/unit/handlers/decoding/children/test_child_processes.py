@@ -146,6 +146,7 @@ def test_a_refusal_comes_as_it_was_raised_and_costs_no_child(pool: ChildPool) ->
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fail", "KeyError"), ("leave_by_exit", "SystemExit")])
+@pytest.mark.logs_errors("decoder_failed", "handlers.decoding.children.processes:")
 def test_a_fault_is_an_internal_error_that_names_its_kind(pool: ChildPool, name: str, kind: str) -> None:
     with pytest.raises(InternalError, match=f"an unexpected {kind}"):
         run(pool, name)

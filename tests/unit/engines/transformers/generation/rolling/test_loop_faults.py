@@ -124,6 +124,7 @@ def test_long_rows_that_ran_out_of_memory_together_do_so_once_and_short_ones_sti
     assert max(rows for rows, _ in watched.shapes) == 8
 
 
+@pytest.mark.logs_errors("emit_failed")
 def test_a_listener_that_fails_costs_nobody_an_answer(
     tiny: tuple[TextGenerationRunner, Watched], folder: Path
 ) -> None:
