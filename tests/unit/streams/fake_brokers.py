@@ -6,17 +6,13 @@ Between any two steps of a request lies a pause that the test sets: on its way, 
 from __future__ import annotations
 
 import asyncio
-import selectors
 import struct
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
-from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.errors import KafkaConnectionError
 
 from streams.delivery.port import TopicPartition
@@ -28,42 +24,6 @@ _BATCHES_A_FETCH = 3
 _LAST_OFFSET_AT = struct.calcsize(">qiibIh")
 
 Pause = Callable[[str], Awaitable[None]]
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes when nothing is left to do, and at once."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        loop = self
-
-        class Selector(selectors.DefaultSelector):
-            def select(self, timeout: float | None = None) -> Any:
-                events = super().select(0)
-                if not events:
-                    assert timeout is not None, "nothing will ever happen again"
-                    loop.now += max(1e-6, timeout)  # less is nothing to a float
-                return events
-
-        super().__init__(Selector())
-
-    def time(self) -> float:
-        return self.now
-
-
-@contextmanager
-def virtual_time() -> Iterator[VirtualLoop]:
-    """A loop for one test, by whose clock aiokafka's consumers go too."""
-    loop = VirtualLoop()
-    modules: list[Any] = [fetcher, group_coordinator, subscription_state]
-    for module in modules:
-        module.time = SimpleNamespace(monotonic=loop.time, time=time.time)
-    try:
-        yield loop
-    finally:
-        for module in modules:
-            module.time = time
-        loop.close()
 
 
 class Log:

@@ -17,9 +17,10 @@ from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Fetched
 from streams.faust.positions import PartitionReader
 from streams.settings import KafkaSettings
-from tests.unit.streams.fake_brokers import Brokers, consumer_of, virtual_time
+from tests.unit.streams.fake_brokers import Brokers, consumer_of
 from tests.unit.streams.kafka.test_header_names import sealed
 from tests.unit.streams.received_messages import offsets_due, track
+from tests.unit.streams.virtual_time import virtual_time
 
 TOPIC = "requests"
 PLACE, OTHER = (TOPIC, 0), (TOPIC, 1)

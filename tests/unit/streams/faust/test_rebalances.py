@@ -21,7 +21,8 @@ from streams.delivery.port import Fetched, PositionLost, Record, TopicPartition
 from streams.faust.positions import PartitionReader
 from streams.kafka.aiokafka_internals import ConsumerClosing
 from streams.settings import KafkaSettings
-from tests.unit.streams.fake_brokers import SESSION_S, Brokers, consumer_of, virtual_time
+from tests.unit.streams.fake_brokers import SESSION_S, Brokers, consumer_of
+from tests.unit.streams.virtual_time import virtual_time
 
 PARTITIONS = {"requests": 8, "others": 3}
 SEEDS = range(int(os.environ.get("REBALANCE_SEEDS", "25")))

@@ -12,7 +12,7 @@ import pytest
 
 from streams.kafka import patient_connections
 from streams.kafka.patient_connections import LONGEST_PAUSE_S, PatientConnections
-from tests.unit.streams.fake_brokers import virtual_time
+from tests.unit.streams.virtual_time import virtual_time
 
 SOON_S = 0.01
 
