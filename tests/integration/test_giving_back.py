@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from deploy.local import LocalStack
-from tests.integration.test_unruly import models, send, site_with, unruly, url_of
-from tests.integration.worker_process import PATIENCE_S, WorkerProcess
+from tests.integration.test_unruly import TASKS, models, send, unruly, url_of
+from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
 __all__ = ["models"]
 
@@ -31,14 +31,21 @@ async def until_it_has(worker: WorkerProcess, in_flight: int) -> None:
 async def test_requests_whose_model_loads_hold_up_neither_a_join_nor_a_stop(
     local_stack: LocalStack, models: list[str], tmp_path: Path
 ) -> None:
-    site = await site_with(tmp_path, local_stack, drain_timeout_s=3600)
+    site = Site(
+        tmp_path,
+        local_stack.settings(),
+        kafka={"partitions": 2, "rebalance_timeout_s": 1800.0},
+        worker={"tasks": TASKS, "plugins": ["tests.plugins.unruly_plugin"], "drain_timeout_s": 3600},
+        http={"port": 0, "enabled": True},
+    )
+    await site.create_topics(TASKS)
     with WorkerProcess(site) as first:
         await first.started()
         await send(site, [unruly("stuck", model="load-hangs")])
         await until_it_has(first, 1)
         with WorkerProcess(site) as second:
             answered_by: set[str] = set()
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(600):  # below what the group waits for a member
                 for number in itertools.count():
                     await send(site, [unruly(f"r{number}", "unruly-media")])
                     [result] = (await site.results("unruly-media", [f"r{number}"])).values()
