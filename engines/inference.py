@@ -58,7 +58,7 @@ class InferenceManager:
         limits: LimitSettings | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`fetch_media` brings the media of a Python call here.
+        """`fetch_media` brings the media of a Python call here; by default local paths under media.allowed_roots only.
 
         `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed.
         """

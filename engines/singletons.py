@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import cache
+from functools import cache, partial
 
 from engines.config.settings import EngineSettings
 from engines.inference import InferenceManager
 from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
+from engines.run.direct_call import fetch_by_entry_point
 
 _lock = threading.RLock()
 
@@ -40,4 +41,5 @@ def _models() -> ModelManager:
 
 @cache
 def _inference() -> InferenceManager:
-    return InferenceManager.from_settings(_settings(), models=_models())
+    fetch = partial(fetch_by_entry_point, trust_local_paths=True)
+    return InferenceManager.from_settings(_settings(), models=_models(), fetch_media=fetch)

@@ -146,8 +146,13 @@ class DirectCall(Walk):
             raise expired() from None
 
 
-def fetch_by_entry_point(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-    """Fetch by what an installed package offers: the stream side does, and this side may not import it."""
+def fetch_by_entry_point(
+    data: Mapping[str, Any], fields: Sequence[str], *, trust_local_paths: bool = False
+) -> dict[str, Any]:
+    """Fetch by what an installed package offers: the stream side does, and this side may not import it.
+
+    `trust_local_paths` accepts every path that this process can read, not only those under media.allowed_roots.
+    """
     if all(data.get(name) is None for name in fields):
         return dict(data)
     offers = list(entry_points(group=MEDIA_ENTRY_POINTS))
@@ -156,8 +161,8 @@ def fetch_by_entry_point(data: Mapping[str, Any], fields: Sequence[str]) -> dict
             f"data.{fields[0]} cannot be fetched: no installed package offers an entry point {MEDIA_ENTRY_POINTS}; "
             "install inferstream again"
         )
-    fetch: FetchMedia = offers[0].load()
-    return fetch(data, fields)
+    resolved: dict[str, Any] = offers[0].load()(data, fields, trust_local_paths=trust_local_paths)
+    return resolved
 
 
 def new_job(

@@ -19,21 +19,24 @@ from streams.media.fetcher import MediaFetcher
 __all__ = ["MediaFetcher", "fetch_by_settings"]
 
 
-def fetch_by_settings(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-    """Return what `MediaFetcher.resolve` does by the settings of this process, whose callers may read what it may.
+def fetch_by_settings(
+    data: Mapping[str, Any], fields: Sequence[str], *, trust_local_paths: bool = False
+) -> dict[str, Any]:
+    """Return what `MediaFetcher.resolve` returns by the settings of this process.
 
-    Blocks; from any thread. Its connections are kept until the process ends.
+    Blocks; from any thread. Its connections are kept until the process ends. `trust_local_paths` is for callers who may
+    read every file that this process can read.
 
     Raises:
         InferenceError: as `MediaFetcher.resolve`.
     """
-    return _fetcher().resolve(data, fields)
+    return _fetcher(trust_local_paths).resolve(data, fields)
 
 
 @cache
-def _fetcher() -> MediaFetcher:
+def _fetcher(trust_local_paths: bool) -> MediaFetcher:
     from engines.configuration import load
     from streams.settings import Settings
 
     settings = load(Settings).settings
-    return MediaFetcher(settings.media, settings.s3, trust_local_paths=True)
+    return MediaFetcher(settings.media, settings.s3, trust_local_paths=trust_local_paths)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from handlers.errors import InvalidInput, MediaNotFound, MediaTooLarge
+from engines.run.direct_call import fetch_by_entry_point
+from handlers.errors import InvalidInput, MediaForbidden, MediaNotFound, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
+from streams import media
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
 
@@ -45,8 +48,25 @@ def test_every_item_of_a_list_is_brought(file: Path) -> None:
 
 @pytest.mark.parametrize("form", [Path, str, lambda path: f"file://{str(path).replace(' ', '%20')}"])
 def test_a_trusted_caller_may_name_any_file(file: Path, form: Any) -> None:
-    media = one(form(file), trust=True)
-    assert media.content == b"sound"
+    found = one(form(file), trust=True)
+    assert found.content == b"sound"
+
+
+@pytest.fixture
+def process_fetchers() -> Iterator[None]:
+    """End the fetchers that serve all calls of this process."""
+    yield
+    for trusts in (False, True):
+        media._fetcher(trusts).close()
+    media._fetcher.cache_clear()
+
+
+@pytest.mark.usefixtures("process_fetchers")
+def test_only_a_manager_that_trusts_its_callers_reads_paths_outside_the_allowed_roots(file: Path) -> None:
+    with pytest.raises(MediaForbidden, match=r"media\.allowed_roots"):
+        fetch_by_entry_point({"audio": str(file)}, ["audio"])
+    trusted = fetch_by_entry_point({"audio": str(file)}, ["audio"], trust_local_paths=True)
+    assert trusted["audio"].content == b"sound"
 
 
 def test_media_over_the_limit_are_refused_by_size(file: Path) -> None:
