@@ -14,6 +14,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +26,7 @@ from structlog.typing import WrappedLogger
 
 from deploy.models import CATALOGUE, prepare
 from handlers.logger import PROCESSORS
+from streams.logs import QUIET_LIBRARIES
 from tests import leaks
 from tests.recordings import Recording, librivox_recordings
 
@@ -63,6 +66,23 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Undo what `configure_logging` did in the test, which much of the product calls."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    config, processors = structlog.get_config(), PROCESSORS[:]
+    levels = {name: logging.getLogger(name).level for name in QUIET_LIBRARIES}
+    yield
+    structlog.configure(**config)
+    PROCESSORS[:] = processors
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,8 @@ def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch:
     def broken(*news: object) -> None:
         raise RuntimeError("nobody listens")
 
-    monkeypatch.setattr(bench.manager._execution, "_on_model", broken)
+    execution = bench.manager._execution
+    monkeypatch.setattr(execution, "_loading_of", partial(execution._loading_of, on_model=broken))
     assert bench.infer({"text": "hello"})["success"]
     assert bench.manager.clear_cache()["cleared"] == 1
     assert bench.engine.unloaded == ["tagged"]

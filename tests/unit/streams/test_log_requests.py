@@ -22,8 +22,6 @@ from tests.unit.streams.pipeline.test_fast_lane import PlainHandler, Site, site_
 
 log = structlog.get_logger("test")
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 def shout(identity: str, text: str) -> Request:
     return Request(id=identity, task="shout", engine="shouter", model_name="tagged", data={"text": text})

@@ -17,8 +17,6 @@ from engines.log_context import RequestName, shared_task, turn, working_on
 from streams.logs import QUIET_LIBRARIES, SECRET_KEYS, configure_logging
 from streams.settings import LoggingSettings, S3Settings, Settings
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

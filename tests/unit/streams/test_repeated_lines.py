@@ -141,7 +141,6 @@ def test_the_kinds_it_remembers_are_bounded(heard: Heard, monkeypatch: pytest.Mo
     assert len(heard.repeated._kinds) == 10
 
 
-@pytest.mark.usefixtures("restored_logging")
 def test_a_configured_process_leaves_repetitions_out_and_tells_of_them() -> None:
     stream = io.StringIO()
     configure_logging(LoggingSettings(), stream)
