@@ -28,6 +28,7 @@ class FaustSite:
     """Topics of its own on the local stack; each member is a Faust app with a consumer's thread."""
 
     bounds_records: bool
+    keeps_notes: bool
 
     def __init__(self, site: Site, producer: AIOKafkaProducer) -> None:
         self._settings = site.settings
@@ -70,6 +71,6 @@ class TestFaust(contract.PortContract):
         await site.create_topics(["asr"])
         async with AIOKafkaProducer(**connection_options(site.settings.kafka), acks="all") as producer:
             made = FaustSite(site, producer)
-            made.bounds_records = kafka_release is not None
+            made.bounds_records = made.keeps_notes = kafka_release is not None
             yield made
             assert made.fatal == []

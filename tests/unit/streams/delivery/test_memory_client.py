@@ -19,7 +19,7 @@ class MemorySite:
     """A broker with one topic."""
 
     topic = "inference.requests.asr"
-    bounds_records = True
+    bounds_records = keeps_notes = True
 
     def __init__(self, session_s: float = 30.0) -> None:
         self.broker = MemoryBroker({self.topic: PARTITIONS}, session_s=session_s)
