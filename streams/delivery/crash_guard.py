@@ -18,15 +18,18 @@ from typing import NamedTuple
 from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Fetched, Position, Positions, Record, TopicPartition
 
+_SUSPECT = 2
+"""How many workers end in a row before a partition is read in groups: one may be killed for any reason."""
+
 _GROUP = 16
-"""How many requests of a partition run together, and nothing else, after a worker ended there."""
+"""How many requests of a partition run together then, and nothing else."""
 
 
 class CrashNote(NamedTuple):
     """What the group keeps beside an offset; empty where nothing is to be known."""
 
     crashes: int = 0
-    """1 where a worker ended at this offset, 1 more for each that did so while the request there ran alone.
+    """How many workers ended at this offset, at most 2 of those to which the request there came among others.
 
     Where `by` is set, that worker is counted by then.
     """
@@ -78,7 +81,7 @@ class _Caution:
 class CrashGuard:
     """Says which requests may begin, and what is to be noted before. Lives on one event loop.
 
-    A partition at which a worker ended is read in groups of 16 requests for the length of a window, and one by one
+    A partition at which two workers ended is read in groups of 16 requests for the length of a window, and one by one
     where a worker ended at such a group. While a group runs nothing else does, so that no other request can be what
     ends the worker. A request that ran alone when `max_crashes` workers ended, one after the other, is handed over
     with `Record.crashes` set: it is not to be run again. A worker that moves the position, that stops, or
@@ -142,14 +145,14 @@ class CrashGuard:
     def _caution_for(self, fetched: Fetched) -> _Caution:
         found = CrashNote.of(fetched.note)
         is_own = found.by == self._me  # the group has put this worker out, and it has not ended
-        crashes = min(found.crashes, 1) if is_own else found.crashes
+        crashes = min(found.crashes - 1, 1) if is_own else found.crashes
         return _Caution(
             place=fetched.place,
             epoch=fetched.epoch,
             start=fetched.start,
             crashes=crashes,
             alone_to=0 if is_own else found.end,
-            left=self._window if crashes else 0,
+            left=self._window if crashes >= _SUSPECT else 0,
             told=(fetched.start, fetched.note),
         )
 
@@ -187,9 +190,9 @@ class CrashGuard:
         note = self._note(caution, position.offset)
         if (
             first.offset == caution.alone_to - 1
-            and self._crashes(caution, position.offset) > self._max_crashes
+            and self._crashes(caution, position.offset) >= _SUSPECT + self._max_crashes
         ):
-            first.crashes = caution.crashes - 1
+            first.crashes = caution.crashes - _SUSPECT
         if note.by and caution.told != (position.offset, str(note)):
             self._tracker.commit_is_due.set()
             return 0
@@ -204,7 +207,8 @@ class CrashGuard:
         is_first = not caution.has_begun or position == caution.start
         runs = caution.waits or self._tracker.unfinished_of(caution.place) > 0
         if runs and not self._is_withdrawn and (caution.end or is_first):
-            return CrashNote(max(crashes, 1) + caution.is_single, self._me, caution.end)
+            among_others = max(crashes, min(crashes + 1, _SUSPECT))
+            return CrashNote(among_others + caution.is_single, self._me, caution.end)
         return CrashNote(crashes, end=caution.alone_to if position < caution.alone_to else 0)
 
     def _crashes(self, caution: _Caution, position: int) -> int:

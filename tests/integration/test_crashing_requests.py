@@ -12,7 +12,7 @@ from engines.models.model_manager import ModelManager
 from tests.integration.test_unruly import TASKS, send, unruly
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
-MOST_ENDED = 8
+MOST_ENDED = 12
 
 pytestmark = pytest.mark.timeout(1200)
 

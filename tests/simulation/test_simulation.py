@@ -18,8 +18,8 @@ from tests.simulation.workers import Source
 from tests.simulation.world import simulate
 
 SEEDS = range(1000)
-SEEDS_OF_A_FAULT = range(200)
-"""So many runs find each fault below; most are found within twenty."""
+SEEDS_OF_A_FAULT = range(600)
+"""So many runs find each fault below; most are found within fifty."""
 
 
 @pytest.mark.parametrize("first", SEEDS[::100])
