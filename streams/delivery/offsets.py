@@ -155,14 +155,18 @@ class OffsetTracker:
         if self._waiting:
             self._wake()
 
-    def give_back(self, message: Record) -> None:
-        """Count `message` as finished though it is not: it was not begun, and the next owner of its partition gets it.
+    def give_back(self, give_up: Callable[[Record], bool]) -> None:
+        """Count as finished, though they are not, the last messages of each partition: their next owner gets them.
 
-        The position stays before it; for partitions that are about to be handed out again.
+        From the last one back to the first that is done or that `give_up` does not give up. The position stays before
+        them; for partitions that are about to be handed out again.
         """
-        assert message.account is not None
-        message.account.unfinished -= 1
-        self.unfinished -= 1
+        for partition in (*self._partitions.values(), *self._forgotten):
+            for message in reversed(partition.in_flight):
+                if message.is_done or not give_up(message):
+                    break
+                partition.unfinished -= 1
+                self.unfinished -= 1
         self._wake()
 
     def committed(self, positions: Positions) -> None:

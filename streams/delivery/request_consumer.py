@@ -96,11 +96,20 @@ class RequestConsumer:
             self._on_fatal(error)
 
     def give_back(self) -> None:
-        """Leave to the next owner what no engine has begun with: it is neither answered nor acked."""
-        for posting, under_way in list(self.under_way.items()):
-            if under_way.give_up():
-                del self.under_way[posting]
-                self.tracker.give_back(posting.message)
+        """Leave to the next owner what no engine has begun with: it is neither answered nor acked.
+
+        Not what lies before a message that is done or begun: that one would be answered again.
+        """
+        postings = {id(posting.message): posting for posting in self.under_way}
+
+        def give_up(message: Record) -> bool:
+            posting = postings.get(id(message))
+            if posting is None or not self.under_way[posting].give_up():
+                return False
+            del self.under_way[posting]
+            return True
+
+        self.tracker.give_back(give_up)
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.client import ConnectionGroup
+from aiokafka.errors import RequestTimedOutError
 
 from streams.kafka.aiokafka_internals import connect_by
 
@@ -45,6 +46,13 @@ class PatientConnections:
         self._connect = connect_by(client, self._connection)
         self._any_node = client.get_random_node
         client.get_random_node = self._random_node
+        self._look_up = client.coordinator_lookup
+        client.coordinator_lookup = self._coordinator_lookup
+        self._next_node: Any = None
+        """Which broker `_random_node` returns next, whatever it would choose."""
+        self._silent_until: dict[Any, float] = {}
+        """Until when brokers are left out that did not answer while they had a connection."""
+        self._look_up_s = SILENT_S
         self._now = asyncio.get_running_loop().time
         self._ways: defaultdict[Any, _Way] = defaultdict(_Way)
         self._answered_at = float("-inf")
@@ -76,10 +84,35 @@ class PatientConnections:
             return None
 
     def _random_node(self) -> Any:
-        """Return a broker that could be connected to the last time, as long as there is one."""
+        """Return a broker that could be connected to the last time and answered, as long as there is one."""
+        if (chosen := self._next_node) is not None:
+            self._next_node = None
+            return chosen
+        now = self._now()
         away = {node for (node, _), way in self._ways.items() if way.failures}
+        away.update(node for node, until in self._silent_until.items() if now < until)
         here = [one.nodeId for one in self._client.cluster.brokers() if one.nodeId not in away]
         return random.choice(here) if here else self._any_node()
+
+    async def _coordinator_lookup(self, kind: Any, key: str) -> Any:
+        """Ask one broker after another who coordinates, as aiokafka would wait for a frozen one until it gives up.
+
+        Raises:
+            KafkaError: retryable; what the broker says, or RequestTimedOutError where none answers.
+        """
+        for _ in range(max(1, len(self._client.cluster.brokers()))):
+            node = self._random_node()
+            try:
+                async with asyncio.timeout(self._look_up_s):
+                    self._next_node = node  # the first thing that the next call asks for
+                    coordinator = await self._look_up(kind, key)
+            except TimeoutError:
+                self._silent_until[node] = self._now() + LONGEST_PAUSE_S
+            else:
+                self._look_up_s = SILENT_S
+                return coordinator
+        self._look_up_s = min(2 * self._look_up_s, 6 * SILENT_S)  # they may all be slow
+        raise RequestTimedOutError
 
     async def _pause(self, node: Any, way: _Way) -> None:
         look_s, closed = _FIRST_LOOK_S, set()

@@ -58,6 +58,8 @@ class SlowStageDetector:
         self._slow: set[tuple[Hashable, str]] = set()
         self._under_way: tuple[Hashable, str] | None = None
         """The call that runs on the event loop; another object for each."""
+        self._is_interrupted = False
+        """Whether HeldUp was raised in that call."""
 
     def is_quick(self, of: Hashable, *stages: str) -> bool:
         """Return whether these stages of `of`, a handler's class or the like, may run on the event loop."""
@@ -71,13 +73,16 @@ class SlowStageDetector:
         """
         started = self._clock()
         key = (of, stage)
+        self._is_interrupted = False
         try:
             self._under_way = key
             return call(*args, **kw)
-        except HeldUp:
+        except BaseException as error:
             self._under_way = None
+            if not self._is_interrupted:
+                raise
             self._move(key)
-            raise
+            raise HeldUp from error  # whatever it made of the interrupt
         finally:
             self._under_way = None
             if self._clock() - started > QUICK_S:
@@ -112,6 +117,8 @@ class SlowStageDetector:
             looks += 1
             held_s = now - since
             if looks > _LOOKS and held_s > _LONGEST_S and (held_s > limit_s / 2 or not _imports(frame)):
+                since, looks = now, 0  # what it does to clean up has as long before the next interrupt
+                self._is_interrupted = True
                 raise HeldUp
 
         def wake() -> None:

@@ -57,10 +57,12 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     rig.request_consumer.give_back()
     drained = asyncio.create_task(rig.tracker.drained())
     await rig.settle()
-    assert not drained.done()  # an engine has begun with r2
     rig.gates["r2"].set()
+    await rig.settle()
+    assert not drained.done()  # r2 would be answered again if r1 was left
+    rig.gates["r1"].set()
     await drained
-    assert rig.journal == ["result r0", "position 1", "result r2", "position 1"]
+    assert rig.journal == ["result r0", "position 1", "result r2", "position 1", "result r1", "position 3"]
     rig.tracker.forget_all()
     assert rig.tracker.in_flight == 0
     await rig.close()

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import RequestTimedOutError
 
 from streams.kafka import patient_connections
-from streams.kafka.patient_connections import LONGEST_PAUSE_S, PatientConnections
+from streams.kafka.patient_connections import LONGEST_PAUSE_S, SILENT_S, PatientConnections
 from tests.unit.streams.virtual_time import virtual_time
 
 SOON_S = 0.01
@@ -26,9 +27,12 @@ class Cluster:
         """Whether a broker's port takes connections."""
         self.refuses: set[int] = set()
         """Brokers that end a connection which their port took."""
+        self.silent_s: dict[int, float] = {}
+        """How long brokers take to answer."""
         self.tried: list[tuple[int, float]] = []
         self.cluster = SimpleNamespace(
-            broker_metadata=lambda node: SimpleNamespace(host=self, port=node) if node in self.open else None
+            broker_metadata=lambda node: SimpleNamespace(host=self, port=node) if node in self.open else None,
+            brokers=lambda: [SimpleNamespace(nodeId=node) for node in self.open],
         )
         PatientConnections(self)
 
@@ -36,6 +40,12 @@ class Cluster:
         self.tried.append((node, self.loop.time()))
         await asyncio.sleep(0)
         return object() if self.open.get(node) and node not in self.refuses else None
+
+    async def coordinator_lookup(self, kind: int, key: str) -> int:
+        node = self.get_random_node()
+        self.tried.append((node, self.loop.time()))
+        await asyncio.sleep(self.silent_s.get(node, 0.0))
+        return node
 
     def get_random_node(self) -> int:
         return max(self.open)
@@ -148,3 +158,23 @@ async def test_a_broker_that_the_cluster_does_not_name_any_more_is_not_waited_fo
     del cluster.open[0]
     assert await cluster.connect() is None
     assert cluster.loop.time() < SOON_S
+
+
+@in_virtual_time
+async def test_who_coordinates_is_asked_of_another_broker_where_one_is_silent() -> None:
+    cluster = Cluster(brokers=3)
+    cluster.silent_s = {0: 1e6, 1: 1e6}
+    asked = [await cluster.coordinator_lookup(0, "group") for _ in range(20)]
+    assert asked == [2] * 20
+    assert len(cluster.tried) <= 22  # each silent one is asked once at most
+    assert cluster.loop.time() <= 2 * SILENT_S + SOON_S
+
+
+@in_virtual_time
+async def test_brokers_that_are_all_slow_get_more_time_to_say_who_coordinates() -> None:
+    cluster = Cluster(brokers=2)
+    cluster.silent_s = dict.fromkeys(range(2), 3 * SILENT_S)
+    for _ in range(2):
+        with pytest.raises(RequestTimedOutError):
+            await cluster.coordinator_lookup(0, "group")
+    assert await cluster.coordinator_lookup(0, "group") in (0, 1)

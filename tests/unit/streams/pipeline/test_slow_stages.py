@@ -112,6 +112,21 @@ def test_what_hangs_is_interrupted_and_belongs_in_threads_from_then_on(what: str
         assert pace.run(Another, "preprocess", lambda: 7) == 7
 
 
+def test_what_a_call_makes_of_its_interrupt_is_not_its_outcome() -> None:
+    def fails_as_it_cleans_up() -> None:
+        try:
+            time.sleep(10**6)
+        except BaseException as error:
+            time.sleep(0.6)  # no other interrupt comes meanwhile
+            raise ValueError("a lock that is not held") from error
+
+    pace = SlowStageDetector()
+    with pace.interrupting(3600.0), pytest.raises(HeldUp) as held_up:
+        pace.run(Handler, "preprocess", fails_as_it_cleans_up)
+    assert isinstance(held_up.value.__cause__, ValueError)
+    assert not pace.is_quick(Handler, "preprocess")
+
+
 def test_an_import_goes_on_for_half_of_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "imported_late.py").write_text("import time\ntime.sleep(2.5)\n")
