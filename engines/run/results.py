@@ -75,29 +75,39 @@ def worker_name() -> str:
 def result_of(
     outcome: Mapping[str, Any] | InferenceError,
     *,
+    task: str,
+    engine: str,
+    model_name: str,
+    id: str = "",
+    model_version: str | None = None,
+    attempt: int = 1,
     processing_s: float = 0.0,
     metadata: Mapping[str, Any] | None = None,
     timings: dict[str, float] | None = None,
     worker: str | None = None,
-    **about: Any,
 ) -> Result:
-    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over.
-
-    `about` are fields of `Result`: task, engine, model_name, and what else is known.
-    """
-    error = _told(outcome) if isinstance(outcome, InferenceError) else None
+    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over."""
+    output: dict[str, Any] | None = None
+    error: ResultError | None = None
+    if isinstance(outcome, InferenceError):
+        error = _told(outcome)
+    else:
+        output = {**outcome, "metadata": outcome.get("metadata") or {}}
     return Result(
+        id=id,
+        task=task,
+        engine=engine,
+        model_name=model_name,
+        model_version=model_version,
         success=error is None,
-        result=None
-        if isinstance(outcome, InferenceError)
-        else {**outcome, "metadata": outcome.get("metadata") or {}},
+        result=output,
         error=error,
         processing_time=processing_s,
         timestamp=time.time(),
         timings=no_time() if timings is None else timings,
         metadata=dict(metadata) if metadata else {},
         worker=worker_name() if worker is None else worker,
-        **{"id": "", **about},
+        attempt=attempt,
     )
 
 
