@@ -12,7 +12,7 @@ from engines.run.job import Alike
 from streams.delivery.backlog import Backlog
 from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Record
-from tests.unit.streams.delivery.test_offsets import received
+from tests.unit.streams.delivery.tracked_messages import received
 from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, offsets_due
 
 

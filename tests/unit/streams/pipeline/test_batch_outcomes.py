@@ -1,0 +1,150 @@
+"""What callers see of their batch: each its own outcome, once, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from handlers.errors import Cancelled, InferenceFailed, InternalError
+from streams.pipeline.batch_queue import Raw
+from streams.pipeline.batcher import Batcher
+from tests.unit.streams.pipeline.batching_rig import (
+    Engine,
+    Item,
+    Make,
+    Turns,
+    all_at_once,
+    entered,
+    make,
+    queued,
+)
+
+__all__ = ["make"]
+
+
+@pytest.mark.logs_errors("batch_failed")
+async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
+    def run(batch: Sequence[Item]) -> Sequence[Raw]:
+        if batch[0].value == 4:
+            raise ValueError("odd")
+        return [{"value": item.value} for item in batch]
+
+    with Turns(1) as thread:
+        batcher = Batcher(
+            all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0
+        )
+        await batcher.submit(Item(99))
+        outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
+        await batcher.close()
+    assert [isinstance(raw, InternalError) for raw, _ in outcomes] == [4 <= n < 8 for n in range(12)]
+    assert thread.count == 2
+
+
+async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        return [InferenceFailed("odd") if item.value % 2 else {"value": item.value} for item in batch]
+
+    batcher = make(execute)
+    outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
+    assert [isinstance(raw, InferenceFailed) for raw, _ in outcomes] == [False, True, False, True]
+
+
+@pytest.mark.logs_errors("batch_failed")
+async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        raise RuntimeError("broken")
+
+    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
+    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
+
+
+@pytest.mark.logs_errors("batch_failed")
+async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang(make: Make) -> None:
+    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
+        return []
+
+    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
+    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
+
+
+async def test_a_caller_that_has_gone_is_left_out_of_the_batch(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    first = asyncio.create_task(batcher.submit(Item(0)))
+    await entered(engine)
+    gone, stays = (asyncio.create_task(batcher.submit(Item(n))) for n in (1, 2))
+    while batcher.depth < 2:
+        await asyncio.sleep(0)
+    gone.cancel()
+    engine.gate.release(2)
+    await asyncio.gather(first, stays)
+    assert engine.batches == [[0], [2]]
+
+
+async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> None:
+    engine = Engine(gated=True)
+    assert engine.gate is not None
+    batcher = make(engine, max_wait_s=0.0)
+    running = asyncio.create_task(batcher.submit(Item(0)))
+    await entered(engine)
+    waiting = asyncio.create_task(batcher.submit(Item(1)))
+    while batcher.depth < 1:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close())
+    assert isinstance((await waiting)[0], Cancelled)
+    engine.gate.release()
+    await closing
+    assert (await running)[0] == {"value": 0}
+
+
+@pytest.mark.logs_errors("asyncio: the outcome of a request was not taken")
+async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
+    batcher = make(Engine())
+    heard: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+
+    def fail(raw: Raw, wait_s: float) -> None:
+        raise RuntimeError("a fault of the caller")
+
+    batcher.put(Item(1), fail)
+    batcher.put(Item(2), lambda raw, wait_s: heard.set_result(raw))
+    assert await heard == {"value": 2}
+    assert (await batcher.submit(Item(3)))[0] == {"value": 3}
+
+
+async def test_who_is_done_early_is_answered_while_the_batch_runs_and_only_once() -> None:
+    rest = threading.Event()
+
+    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+        early(batch[1], {"value": "early"})
+        assert rest.wait(30)
+        return [{"value": item.value} for item in batch]
+
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
+        first, second = await queued(batcher, [Item(0), Item(1)])
+        try:
+            assert (await asyncio.wait_for(second, 30))[0] == {"value": "early"}
+            assert not first.done()
+        finally:
+            rest.set()
+        assert (await first)[0] == {"value": 0}
+        await batcher.close()
+
+
+@pytest.mark.logs_errors("batch_failed")
+async def test_who_was_answered_early_keeps_that_where_the_batch_breaks_off() -> None:
+    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+        early(batch[0], {"value": "early"})
+        raise InferenceFailed("the rest does not fit")
+
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
+        first, second = await asyncio.gather(*await queued(batcher, [Item(0), Item(1)]))
+        await batcher.close()
+    assert first[0] == {"value": "early"}
+    assert isinstance(second[0], InferenceFailed)
