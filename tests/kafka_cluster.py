@@ -12,6 +12,7 @@ from typing import Any, Self
 from deploy.local import KafkaCluster, KafkaRelease, StackError
 from deploy.local.kafka_cluster import KafkaNode
 from deploy.local.part import start_together
+from tests.processes import freeze
 
 
 class RunningCluster(KafkaCluster):
@@ -57,11 +58,13 @@ class RunningCluster(KafkaCluster):
 
     def pause(self, *numbers: int) -> None:
         """Freeze these nodes (SIGSTOP): their connections stay open and nothing answers."""
-        self._signal(numbers, signal.SIGSTOP)
+        for node in self._these(numbers):
+            freeze(_pid(node))
 
     def resume(self, *numbers: int) -> None:
         """Let these frozen nodes go on (SIGCONT)."""
-        self._signal(numbers, signal.SIGCONT)
+        for node in self._these(numbers):
+            os.kill(_pid(node), signal.SIGCONT)
 
     def restart(self, *numbers: int) -> None:
         """Kill these nodes where they run, start them side by side, and return when each serves clients.
@@ -81,8 +84,8 @@ class RunningCluster(KafkaCluster):
     def _these(self, numbers: Iterable[int]) -> list[KafkaNode]:
         return [self.nodes[number - 1] for number in numbers]
 
-    def _signal(self, numbers: Iterable[int], which: signal.Signals) -> None:
-        for node in self._these(numbers):
-            if node.pid is None:
-                raise StackError(f"{node.name}: it does not run; start it with restart({node.number})")
-            os.kill(node.pid, which)
+
+def _pid(node: KafkaNode) -> int:
+    if node.pid is None:
+        raise StackError(f"{node.name}: it does not run; start it with restart({node.number})")
+    return node.pid

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -43,6 +46,25 @@ def wait_until(is_so: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def freeze(pid: int) -> None:
+    """Send SIGSTOP to a process and return when all of its threads stand still.
+
+    The signal comes to one of them, which stops the others when it runs next: on a busy machine they may work on until
+    then.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    assert wait_until(lambda: _states(pid) <= {"T", "Z", "X"}), f"process {pid} does not stop: {_states(pid)}"
+
+
+def _states(pid: int) -> set[str]:
+    """Return the states of the threads of a process, as ps calls them."""
+    found = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found.add(stat.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def all_gone(pids: Iterable[int], *, timeout_s: float = 20.0) -> bool:
