@@ -62,6 +62,8 @@ _OF_NO_BROKER = frozenset(
 class _Kind:
     """Lines that say the same."""
 
+    told: str
+    """What is said of those that are left out: the line that was shown, or what all of them come to."""
     pause_s: float
     next_at: float
     seen_at: float
@@ -91,16 +93,17 @@ class RepeatedLines(logging.Filter):
         if not record.name.startswith("aiokafka") and any(part in message for part in NOT_TOLD):
             return False
         kind = _kind_of(record, message)
+        told = BROKER_AWAY if BROKER_AWAY in kind else message
         now = self._clock()
         with self._lock:
             known = self._kinds.get(kind)
             if known is None or now - known.seen_at > known.pause_s:
                 left_out, since = (known.left_out, known.since) if known else (0, 0.0)
-                self._remember(kind, _Kind(FIRST_PAUSE_S, now + FIRST_PAUSE_S, now))
+                self._remember(kind, _Kind(told, FIRST_PAUSE_S, now + FIRST_PAUSE_S, now))
             elif now >= known.next_at:
                 left_out, since = known.left_out, known.since
                 pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S)
-                self._remember(kind, _Kind(pause_s, now + pause_s, now))
+                self._remember(kind, _Kind(told, pause_s, now + pause_s, now))
             else:
                 if not known.left_out:
                     known.since = now
@@ -108,20 +111,21 @@ class RepeatedLines(logging.Filter):
                 known.seen_at = now
                 return False
         if left_out:
-            record.msg, record.args = f"{message} {_told(left_out, now - since)}", None
+            record.msg, record.args = f"{message} {_more(left_out, now - since)}", None
         return True
 
     def flush(self, handler: logging.Handler) -> None:
         """Tell `handler` what was left out and not told yet."""
         now = self._clock()
         with self._lock:
-            told = [
-                (kind, one.left_out, now - one.since) for kind, one in self._kinds.items() if one.left_out
+            left_out = [
+                (name, level, f"{one.told} {_more(one.left_out, now - one.since)}")
+                for (name, level, _), one in self._kinds.items()
+                if one.left_out
             ]
             for one in self._kinds.values():
                 one.left_out = 0
-        for (name, level, message), left_out, seconds in told:
-            text = f"{message} {_told(left_out, seconds)}"
+        for name, level, text in left_out:
             handler.emit(logging.LogRecord(name, level, __file__, 0, text, None, None))
 
     def _remember(self, kind: tuple[str, int, str], known: _Kind) -> None:
@@ -151,5 +155,5 @@ def _tells_of_no_broker(argument: object) -> bool:
     return isinstance(argument, OSError | TimeoutError) or error.__name__ in _OF_NO_BROKER
 
 
-def _told(left_out: int, seconds: float) -> str:
+def _more(left_out: int, seconds: float) -> str:
     return f"(and {left_out} more like it in {seconds:.0f} s)"

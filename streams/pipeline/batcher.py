@@ -186,10 +186,10 @@ class Batcher(Generic[T]):
 
     def _execute_one(self, batch: list[BatchEntry[T]], loop: asyncio.AbstractEventLoop) -> _Ran:
         began = self._clock()
+        entries = {id(one.item): one for one in batch}
 
         def early(item: T, raw: Raw) -> None:
-            waiting = next(one for one in batch if one.item is item)
-            loop.call_soon_threadsafe(_answer, waiting, raw, began)
+            loop.call_soon_threadsafe(_answer, entries[id(item)], raw, began)
 
         try:
             raws = self._execute([one.item for one in batch], early)

@@ -114,6 +114,16 @@ def test_lines_about_different_topics_are_different(heard: Heard) -> None:
     assert heard.lines == ["Topic a not found in cluster metadata", "Topic b not found in cluster metadata"]
 
 
+def test_what_is_told_of_lines_that_differ_in_numbers_names_the_one_that_was_shown(heard: Heard) -> None:
+    details = "x" * 400
+    for number in range(3):
+        heard.say("Heartbeat of group %s failed at node %s: %s", "c7", number, details)
+    heard.repeated.flush(heard)
+    first, told = heard.lines
+    assert first == f"Heartbeat of group c7 failed at node 0: {details}"
+    assert told == f"{first} (and 2 more like it in 0 s)"
+
+
 def test_faust_does_not_tell_people_that_a_task_hangs(heard: Heard) -> None:
     heard.say("Warning: Task timed out!", name="faust.app.base", level=logging.WARNING)
     heard.say("Please make sure it's hanging before restart.", name="faust.app.base", level=logging.WARNING)
