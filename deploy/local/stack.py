@@ -82,8 +82,7 @@ class LocalStack:
                 running.
         """
         self._abandon.clear()
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._take_root()
+        self.claim()
         try:
             for part in self.parts:
                 part.held_fd = self._lock_fd
@@ -117,9 +116,15 @@ class LocalStack:
         with self._status_lock:
             self._on_status(status)
 
-    def _take_root(self) -> None:
+    def claim(self) -> None:
+        """Make the root this stack's until `stop`, as `start` does; harmless when repeated.
+
+        Raises:
+            StackError: permanent; another stack uses it.
+        """
         if self._lock_fd is not None:
             return
+        self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         # The guards of a stack that was just killed hold its lock until their servers are gone: wait.
         deadline = time.monotonic() + _LOCK_TIMEOUT_S

@@ -210,8 +210,8 @@ class MlflowRegistry:
                 raise InvalidRequest(f"the model registry refuses this: {_short(error)}") from error
             raise RegistryUnavailable(
                 f"the model registry at {self.settings.shown_uri} did not serve this: {_short(error)}; check that "
-                "MLflow runs there and that mlflow.tracking_uri, mlflow.username and mlflow.password are right, "
-                "then try again"
+                "MLflow runs there (`inferstream up` starts one) and that mlflow.tracking_uri, mlflow.username and "
+                "mlflow.password are right, then try again"
             ) from error
 
 

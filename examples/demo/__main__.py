@@ -23,7 +23,7 @@ from examples.demo.sending import outcomes_of
 from examples.models.ollama import Ollama
 from handlers.errors import InferenceError
 from streams import interrupts
-from streams.local.platform import LocalPlatform
+from streams.local.platform import LocalModel, LocalPlatform
 from streams.local.status import StatusLines
 
 _PLAIN_WIDTH = 100
@@ -32,13 +32,19 @@ _PLAIN_WIDTH = 100
 
 def main(console: Console) -> int:
     """Run the demo and return its exit status."""
-    console.rule("models")
-    models = demo_models(console)
-    console.rule("servers")
     overrides: dict[str, dict[str, Any]] = {
         # The broker's work on fetches that find nothing would slow the models down on a small machine.
         "kafka": {"fetch_max_wait_ms": 100},
     }
+
+    def models() -> tuple[LocalModel, ...]:
+        lines.pause()
+        console.rule("models")
+        made = demo_models(console)
+        console.rule("servers")
+        lines.resume()
+        return made
+
     with (
         StatusLines(console) as lines,
         LocalPlatform(

@@ -26,8 +26,9 @@ def doctor(
 ) -> None:
     """Check broker, topics, S3, MLflow, models, engines and disk, within 30 seconds.
 
-    Exit status: 0 all that is needed is there (a ! may remain), or nothing runs and no setting names a broker or
-    MLflow, as before `inferstream up`; 1 something is not there or wrong; 2 settings not usable.
+    Exit status: 0 all that is needed is there (a ! may remain); 1 something is not there or wrong; 2 settings not
+    usable. Where nothing runs and no setting names a broker or MLflow, as before and after `inferstream up`, nothing is
+    wrong: that is said, and is 0; --json says "running": false.
     """
     from streams.cli.checks import examine
 
@@ -46,7 +47,7 @@ def doctor(
     findings.insert(0, Finding("settings", "ok", str(origin)))
     is_well = all(finding.status != "error" for finding in findings)
     if as_json:
-        print_json({"ok": is_well, "checks": [asdict(finding) for finding in findings]})
+        print_json({"ok": is_well, "running": is_running, "checks": [asdict(one) for one in findings]})
     else:
         _print(findings, is_running=is_running)
     raise typer.Exit(0 if is_well else 1)

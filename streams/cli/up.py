@@ -99,29 +99,34 @@ def up(
     # Its warnings, such as that a topic just made has no leader yet, would run into the lines of the parts.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console()
-    with _sigterm_like_ctrl_c():
+    overrides["worker"].setdefault("warm", names)  # else the first request waits for torch to be imported
+
+    def models() -> list[LocalModel]:
+        lines.pause()
         with progress_bars(console) as report:
-            folders = {name: prepare(CATALOGUE[name], progress=report) for name in names}
-        models = [LocalModel.prepared(name, folder) for name, folder in folders.items()]
-        overrides["worker"].setdefault("warm", names)  # else the first request waits for torch to be imported
-        with (
-            StatusLines(console) as lines,
-            LocalPlatform(
-                directory,
-                models=models,
-                overrides=overrides,
-                kafka=kafka,
-                brokers=brokers or 1,
-                on_status=lines.show,
-            ) as platform,
-        ):
-            lines.pause()
-            # Broken nowhere by us, so that each command is copied as a whole.
-            console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
-            with contextlib.suppress(KeyboardInterrupt):
-                platform.wait()
-            lines.note("stopping …")
-            lines.resume()
+            made = [LocalModel.prepared(name, prepare(CATALOGUE[name], progress=report)) for name in names]
+        lines.resume()
+        return made
+
+    with (
+        _sigterm_like_ctrl_c(),
+        StatusLines(console) as lines,
+        LocalPlatform(
+            directory,
+            models=models,
+            overrides=overrides,
+            kafka=kafka,
+            brokers=brokers or 1,
+            on_status=lines.show,
+        ) as platform,
+    ):
+        lines.pause()
+        # Broken nowhere by us, so that each command is copied as a whole.
+        console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            platform.wait()
+        lines.note("stopping …")
+        lines.resume()
 
 
 def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -72,7 +72,7 @@ class LocalPlatform:
         root: Path,
         *,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        models: Iterable[LocalModel] = (),
+        models: Callable[[], Iterable[LocalModel]] = tuple,
         more: Iterable[type[Part]] = (),
         kafka: KafkaRelease | None = None,
         brokers: int = 1,
@@ -80,9 +80,9 @@ class LocalPlatform:
     ) -> None:
         """`overrides` are settings on top of those of the local stack, by section and name.
 
-        `models` are registered before the worker starts, so `worker.warm` may name them. `more` are parts of
-        the stack beyond its own. `kafka` runs Apache Kafka in place of the embedded broker, with one or three
-        `brokers`.
+        What `models` returns is registered before the worker starts, so `worker.warm` may name it; it is called once
+        the folder is this platform's, so that nothing is prepared in vain. `more` are parts of the stack beyond its
+        own. `kafka` runs Apache Kafka in place of the embedded broker, with one or three `brokers`.
 
         Raises:
             StackError: permanent; so many brokers cannot be.
@@ -93,7 +93,7 @@ class LocalPlatform:
         self.http_url = ""
         """Where the running worker answers HTTP."""
         self._overrides = overrides or {}
-        self._models = tuple(models)
+        self._prepare_models = models
         self._on_status = on_status
         self._worker: GuardedProcess | None = None
         self._settings: Settings | None = None
@@ -119,6 +119,8 @@ class LocalPlatform:
             InferenceError: a model cannot be registered. Nothing is left running.
         """
         try:
+            self.stack.claim()
+            models = tuple(self._prepare_models())
             # Its client takes seconds to import, in which the servers start.
             importing = threading.Thread(target=_import_mlflow, name="import mlflow")
             importing.start()
@@ -130,7 +132,7 @@ class LocalPlatform:
             self._settings = load(Settings, config_file=self.config_path).settings
             import_plugins(self._settings.worker.plugins)
             interrupts.run(create_topics(self._settings.kafka, model_registry.tasks()))
-            self._register_all()
+            self._register_all(models)
             self.start_worker()
         except BaseException:
             self.stop(drain=False)
@@ -225,12 +227,12 @@ class LocalPlatform:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.stop(drain=error is None)
 
-    def _register_all(self) -> None:
-        if not self._models:
+    def _register_all(self, models: Sequence[LocalModel]) -> None:
+        if not models:
             return
         address, began = self.settings.mlflow.tracking_uri, time.monotonic()
         self._on_status(PartStatus("models", "starting", address, 0.0))
-        for model in self._models:
+        for model in models:
             self.register(model)
         self._on_status(PartStatus("models", "ready", address, time.monotonic() - began))
 

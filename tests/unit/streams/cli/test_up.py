@@ -113,10 +113,12 @@ def test_a_second_one_in_a_folder_leaves_the_first_ones_settings(
     folder.mkdir()
     settings = folder / "inferstream.yaml"
     settings.write_text("http: {port: 8080}\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = up(folder=tmp_path)
+        done = CliRunner().invoke(app, ["up", "--directory", str(folder)], env={"COLUMNS": "200"})
     assert done.exit_code == 1
+    assert not (tmp_path / "cache").exists(), "no model is fetched before"
     assert "another local stack uses" in done.output
     assert "--directory" in done.output
     assert settings.exists()
