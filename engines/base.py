@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel
 
 from engines.log_context import working_on_number
-from handlers.errors import InferenceError, InferenceFailed, words_of
+from handlers.errors import InferenceError, InferenceFailed, is_out_of_memory, out_of_memory, words_of
 from handlers.logger import get_logger
 from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal
@@ -127,7 +127,11 @@ class BaseEngine(ABC):
                     if is_of_a_signal(error):
                         raise
                     log.exception("inference_failed", engine=self.name)
-                    outcomes.append(InferenceFailed(f"engine {self.name} failed: {words_of(error)}"))
+                    outcomes.append(
+                        out_of_memory(f"as engine {self.name} ran this input")
+                        if is_out_of_memory(error)
+                        else InferenceFailed(f"engine {self.name} failed: {words_of(error)}")
+                    )
         return outcomes
 
     def infer_each(

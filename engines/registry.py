@@ -14,7 +14,7 @@ from typing import Any
 from engines.base import BaseEngine, PullProgress
 from engines.config.setting_problems import ConfigurationError, settings_for
 from engines.config.settings import EngineSettings
-from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine
+from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
 from handlers.registry import BrokenEntryPoint, load_entry_point
 from handlers.signals import is_of_a_signal
@@ -200,7 +200,7 @@ class EngineRegistry:
 
 @contextmanager
 def _unavailable(name: str) -> Iterator[None]:
-    """Turn whatever keeps an engine from being made into an EngineUnavailable that says it."""
+    """Turn whatever keeps an engine from being made into an EngineUnavailable, or OutOfMemory, that says it."""
     try:
         yield
     except InferenceError:
@@ -218,6 +218,8 @@ def _unavailable(name: str) -> Iterator[None]:
         if is_of_a_signal(error):
             raise
         log.exception("engine_not_made", engine=name)
+        if is_out_of_memory(error):
+            raise out_of_memory(f"as engine {name} was made") from error
         raise EngineUnavailable(
             f"engine {name} cannot be made here: {type(error).__name__}: {error}"
         ) from error

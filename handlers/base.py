@@ -51,7 +51,10 @@ class BaseModelHandler(ABC):
 
     @abstractmethod
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return the task's output for the engine's raw `result`: JSON-able, with a `metadata` object."""
+        """Return the task's output for the engine's raw `result`: JSON-able, with a `metadata` object.
+
+        Numbers and arrays of numpy and torch are written as JSON numbers; NaN and infinities are refused.
+        """
 
     def validate_input(self, data: Mapping[str, Any], fields: Sequence[str]) -> None:
         """Check that every one of `fields` is present in `data` and not None.

@@ -19,7 +19,7 @@
     |-- EngineUnavailable ..... ENGINE_UNAVAILABLE     the engine's server is away or stopping   (retryable)
     |-- ModelLoadFailed ....... MODEL_LOAD_FAILED      the files are there, the model is not usable
     |-- InferenceFailed ....... INFERENCE_FAILED       the model raised on this input
-    |-- OutOfMemory ........... OUT_OF_MEMORY          this input does not fit the device now    (retryable)
+    |-- OutOfMemory ........... OUT_OF_MEMORY          this does not fit the memory now          (retryable)
     |-- InferenceTimeout ...... INFERENCE_TIMEOUT      engine or handler gave nothing back in time   (retryable)
     |-- DeadlineExceeded ...... DEADLINE_EXCEEDED      the request's own deadline has passed
     |-- Cancelled ............. CANCELLED              the caller withdrew the request
@@ -34,6 +34,7 @@ whether the very same request may succeed later; no transport's status code live
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 from handlers.signals import is_of_a_signal
@@ -141,8 +142,32 @@ def words_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def as_inference_error(error: BaseException) -> InferenceError:
-    """Return `error` itself where it is one of ours, else an InternalError that hides its details.
+_NO_MEMORY = (
+    "can't allocate memory",  # torch's allocator of the machine's memory
+    "CUDA error: out of memory",  # memory that others than torch's allocator of the device ask for
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How a RuntimeError says that memory ran out, where it is not an OutOfMemoryError of torch, which is not imported."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` is this process, the machine or its GPU being out of memory."""
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _NO_MEMORY)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def out_of_memory(where: str, cure: str = "send a smaller input") -> OutOfMemory:
+    """Return the error of a request for which this process ran out of memory `where`, as in "in its preprocess"."""
+    return OutOfMemory(
+        f"the worker ran out of memory {where}; send the request again later, {cure}, or give the worker more memory"
+    )
+
+
+def as_inference_error(error: BaseException, where: str = "on this request") -> InferenceError:
+    """Return `error` itself where it is one of ours, OutOfMemory where memory ran out `where`, else an InternalError
+    that hides its details.
 
     For anything that code of engines, handlers and libraries raises, a BaseException too: a panic of a Rust
     library, SystemExit and a stray CancelledError are the failure of one request. The caller logs the original
@@ -155,6 +180,8 @@ def as_inference_error(error: BaseException) -> InferenceError:
         return error
     if is_of_a_signal(error):
         raise error
+    if is_out_of_memory(error):
+        return out_of_memory(where)
     return InternalError(
         f"an unexpected {type(error).__name__} stopped this request; it is logged by the worker under its id"
     )

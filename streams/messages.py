@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engines.deadlines import deadline_at
+from engines.run.json_form import plain, without_form
 from engines.run.results import Result as Result
 from engines.run.results import failed_instead
-from handlers.errors import InternalError
+from handlers.errors import InferenceError, InternalError, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -81,7 +82,7 @@ class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
 _result_decoder = msgspec.json.Decoder(Result)
 _event_decoder = msgspec.json.Decoder(MetricsEvent)
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain)
 
 
 def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
@@ -98,15 +99,16 @@ def encode_result(result: Result) -> tuple[Result, bytes]:
     """Return a result and its bytes; one that has no JSON form becomes a failure that says so."""
     try:
         return result, _encoder.encode(result)
-    except Exception as error:  # a handler may return anything
-        log.error("result_not_encodable", id=result.id, task=result.task, exc_info=error)
-    failed = failed_instead(
-        result,
-        InternalError(
-            f"the handler of task {result.task} returned a result that has no JSON form; it is logged by the worker"
-        ),
-    )
-    return failed, _encoder.encode(failed)
+    except Exception as raised:  # a handler may return anything
+        log.error("result_not_encodable", id=result.id, task=result.task, exc_info=raised)
+        error: InferenceError = InternalError(
+            f"the handler of task {result.task} returned a result that has no JSON form: "
+            f"{without_form(result.result, 'result') or 'it is logged by the worker'}"
+        )
+        if is_out_of_memory(raised):
+            error = out_of_memory("as it wrote the result", "ask for less")
+        failed = failed_instead(result, error)
+        return failed, _encoder.encode(failed)
 
 
 def decode_result(value: bytes) -> Result:

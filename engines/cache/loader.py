@@ -14,7 +14,7 @@ from engines.guard import Guard
 from engines.lease import Lease
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
-from handlers.errors import InferenceError, ModelLoadFailed
+from handlers.errors import InferenceError, ModelLoadFailed, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
@@ -73,6 +73,7 @@ class ModelLoading:
 
         Raises:
             InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
+            OutOfMemory: retryable; memory ran out.
             InferenceTimeout: retryable; the engine does not come back.
             EngineUnavailable: retryable; so much hangs already that nothing is loaded any more.
             ModelLoadFailed: permanent; whatever else `load_model` raises.
@@ -98,6 +99,11 @@ class ModelLoading:
             if isinstance(error, InferenceError) or is_of_a_signal(error):
                 raise
             log.exception("load_failed", engine=self.engine, model=self.model.key)
+            if is_out_of_memory(error):
+                raise out_of_memory(
+                    f"as engine {self.engine} loaded {self.model.key}",
+                    "let fewer models stay in memory (cache.max_bytes)",
+                ) from error
             raise ModelLoadFailed(
                 f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error

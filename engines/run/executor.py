@@ -344,7 +344,7 @@ def _checked(outcome: Any, engine: str) -> Outcome:
 
 
 def _as_failure(error: BaseException, job: Job) -> InferenceError:
-    failure = as_inference_error(error)
+    failure = as_inference_error(error, f"as engine {job.engine} ran model {job.model.key}")
     if failure is not error:
         log.error("execute_failed", task=job.task, engine=job.engine, model=job.model.key, exc_info=error)
     return failure

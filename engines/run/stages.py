@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from engines.run.job import Job
+from engines.run.json_form import not_a_number
 from handlers.base import BaseModelHandler
 from handlers.errors import (
     InferenceError,
@@ -92,12 +89,12 @@ def check_data(data: Any) -> None:
 
 
 def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
-    """Return the InternalError that takes the place of `error`, which is logged with its stack trace.
+    """Return the error of ours that takes the place of `error`, which is logged with its stack trace.
 
     Raises:
         BaseException: `error`, where a signal to this process raised it.
     """
-    failure = as_inference_error(error)
+    failure = as_inference_error(error, f"in {stage} of task {task}")
     log.error("stage_failed", stage=stage, task=task, exc_info=error)
     return failure
 
@@ -124,62 +121,3 @@ def _inputs(
 
 def _no_dict(task: str, got: Any, where: str) -> InternalError:
     return InternalError(f"the handler of task {task} returned {type(got).__name__} {where}")
-
-
-_PLAIN = (str, int, bytes, type(None))
-
-
-def not_a_number(value: Any, path: str) -> str | None:
-    """Return "<path> is NaN" for the first number in `value` that JSON does not have, None where all are right.
-
-    What has no JSON form at all is not a concern of this function: the encoder refuses it.
-    """
-    try:
-        return next(_wrong(value, path), None)
-    except RecursionError:
-        return None
-
-
-def _wrong(value: Any, path: str) -> Iterator[str]:
-    if isinstance(value, _PLAIN):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            yield f"{path} is {_named(value)}"
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            if isinstance(key, float) and not math.isfinite(key):
-                yield f"{path} has the key {_named(key)}"
-            if not isinstance(one, _PLAIN):
-                yield from _wrong(one, f"{path}.{key}")
-    elif isinstance(value, list | tuple | set | frozenset):
-        if not _are_numbers(value):
-            for index, one in enumerate(value):
-                if not isinstance(one, _PLAIN):
-                    yield from _wrong(one, f"{path}[{index}]")
-    else:
-        yield from _wrong_in_object(value, path)
-
-
-def _are_numbers(values: Any) -> bool:
-    """Return whether the values are finite numbers for sure: embeddings are long, and a sum is quick."""
-    if not isinstance(values, list | tuple) or not values or not isinstance(values[0], float):
-        return False
-    try:
-        return math.isfinite(sum(values))
-    except (TypeError, OverflowError):
-        return False
-
-
-def _wrong_in_object(value: Any, path: str) -> Iterator[str]:
-    """Look into what the encoder writes as an object, such as a dataclass."""
-    try:
-        plain = msgspec.to_builtins(value)
-    except Exception:  # noqa: BLE001 - it has no JSON form, which the encoder tells
-        return
-    if type(plain) is not type(value):
-        yield from _wrong(plain, path)
-
-
-def _named(number: float) -> str:
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

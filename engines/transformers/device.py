@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engines.config.settings import TransformersSettings
 from engines.native_environment import set_torch_defaults
 from engines.transformers.process_state import guard_transformers
-from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory
+from handlers.errors import InferenceError, InferenceFailed, ModelLoadFailed, OutOfMemory, is_out_of_memory
 from handlers.signals import is_of_a_signal
 
 if TYPE_CHECKING:
@@ -67,24 +67,6 @@ def choose_dtype(settings: TransformersSettings, device: torch.device) -> torch.
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-_SIGNS = (
-    "can't allocate memory",  # torch's allocator of the machine's memory
-    "CUDA error: out of memory",  # memory that others than torch's allocator of the device ask for
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""How a RuntimeError says that memory ran out, where it is not a torch.OutOfMemoryError."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error` is the device, or the machine, being out of memory."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def free_memory() -> None:

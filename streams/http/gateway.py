@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from engines.configuration import ConfigurationError
 from handlers import model_registry
-from handlers.errors import InferenceError, InternalError, InvalidRequest, RegistryUnavailable
+from handlers.errors import InferenceError, InvalidRequest, RegistryUnavailable, as_inference_error
 from handlers.logger import get_logger
 from streams.faults import contained
 from streams.http.answers import json_response, refused, status_of, write_whole
@@ -204,12 +204,12 @@ class Gateway:
             error, status = InvalidRequest(failure.reason), failure.status
         except ConnectionError:
             return web.Response(status=499)  # for nobody: the caller has gone
-        except Exception:
+        except Exception as failure:
             log.exception("http_request_failed", method=request.method, path=request.path)
-            error = InternalError("an unexpected fault stopped this request; it is logged by the worker")
-            status = 500
+            error = as_inference_error(failure)
+            status = status_of(error.code)
         result = refused(error, worker=self._settings.worker.name)
-        if status == 500 and request.path == _INFER:
+        if status >= 500 and request.path == _INFER:
             self._runtime.manager.outcomes.refused(result)
         return json_response(result, status=status, headers=headers)
 

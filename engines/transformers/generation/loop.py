@@ -16,10 +16,10 @@ import torch
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.exit_status import native_threads
 from engines.log_context import working_on
-from engines.transformers.device import as_run_error, free_memory, is_out_of_memory
+from engines.transformers.device import as_run_error, free_memory
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.process_state import running
-from handlers.errors import Cancelled, InferenceError
+from handlers.errors import Cancelled, InferenceError, is_out_of_memory
 from handlers.logger import get_logger
 
 log = get_logger(__name__)

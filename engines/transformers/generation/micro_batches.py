@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from engines.transformers.device import as_run_error, is_out_of_memory
+from engines.transformers.device import as_run_error
 from engines.transformers.generation.batch_generation import SOURCE, OnStep
 from engines.transformers.generation.cache_sizes import CacheSizes
 from engines.transformers.generation.loop import GenerationLoop, ResultOf
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
+from handlers.errors import is_out_of_memory
 
 _AGEING_TOKENS_PER_S = 16.0
 """How much shorter a waiting row counts each second, so that a long one is not passed over for ever."""

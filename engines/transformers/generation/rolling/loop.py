@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from engines.transformers.device import as_run_error, is_out_of_memory
+from engines.transformers.device import as_run_error
 from engines.transformers.generation.cache_sizes import Limits
 from engines.transformers.generation.loop import GenerationLoop, ResultOf
 from engines.transformers.generation.rolling.batch import Growth, RollingBatch, most_tokens
 from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, is_out_of_memory
 
 _MOST_PASSED_AT_ONCE = 8
 """Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.unit.engines.parts import Bench, ShoutHandler
 
@@ -61,6 +62,18 @@ class Score:
         ({"pair": (1, math.nan)}, "result.pair[1] is NaN"),
         ({"mixed": [1, 2.5, None, "x", math.nan]}, "result.mixed[4] is NaN"),
         ({"numpy": np.float64("nan")}, "result.numpy is NaN"),
+        ({"numpy": np.float32("nan")}, "result.numpy is NaN"),
+        ({"numpy": [0.5, np.float16("inf")]}, "result.numpy[1] is Infinity"),
+        (
+            {"numpy": {"boxes": np.array([[1.0, 2.0], [3.0, -math.inf]])}},
+            "result.numpy.boxes[1][1] is -Infinity",
+        ),
+        ({"numpy": [np.array([1.0]), np.array(math.nan)]}, "result.numpy[1] is NaN"),
+        ({"numpy": [0.5, np.array([math.nan])]}, "result.numpy[1][0] is NaN"),
+        ({"objects": np.array([None, {"a": math.nan}])}, "result.objects[1].a is NaN"),
+        ({"torch": torch.tensor([1.0, math.nan])}, "result.torch[1] is NaN"),
+        ({"score": Score(np.float32("nan"))}, "result.score.value is NaN"),  # type: ignore[arg-type]
+        ({"odd": {np.float32("nan"): 1}}, "result.odd has the key NaN"),
         ({"score": Score(math.nan)}, "result.score.value is NaN"),
         ({"odd": {math.nan: 1}}, "result.odd has the key NaN"),
     ],
@@ -80,6 +93,8 @@ def test_a_number_that_json_does_not_have_is_an_error_that_names_the_field(
         {"huge": [1e308, 1e308, -1e308]},
         {"big": [0.5, 10**400]},
         {"deep": [[[]]], "none": None, "text": "nan"},
+        {"numpy": np.array([1.0, 2.0]), "int": np.int64(3), "text": np.str_("nan"), "flag": np.bool_(True)},
+        {"time": np.datetime64("NaT"), "size one": [0.5, np.array([0.5])]},
     ],
 )
 def test_numbers_however_large_are_no_error(tmp_path: Path, output: dict[str, Any]) -> None:

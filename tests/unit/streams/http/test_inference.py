@@ -239,6 +239,21 @@ async def test_a_bug_in_the_gateway_is_an_internal_error_that_hides_its_details(
     assert "secret detail" not in response.text
 
 
+@pytest.mark.logs_errors("http_request_failed")
+async def test_a_gateway_without_memory_says_that_the_request_may_be_sent_again(tmp_path: Path) -> None:
+    pipeline = ScriptedPipeline()
+    pipeline.gate.set()
+
+    def hungry(request: Any) -> dict[str, Any]:
+        raise MemoryError
+
+    pipeline.reply = hungry
+    async with http_site(tmp_path, pipeline=pipeline) as site:
+        response = await site.infer()
+        assert_failure(response, 503, "OUT_OF_MEMORY")
+    assert int(response.headers["Retry-After"]) > 0
+
+
 async def test_a_large_result_arrives_whole(tmp_path: Path) -> None:
     pipeline = ScriptedPipeline()
     pipeline.gate.set()

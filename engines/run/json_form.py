@@ -1,0 +1,85 @@
+"""What values of a result are in JSON: numbers and arrays of numpy and torch as numbers; what has no form is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+_PLAIN = (str, int, bytes, type(None))
+
+
+def plain(value: Any) -> Any:
+    """Return the numbers, texts or lists that stand in JSON for what numpy or torch made; for msgspec's `enc_hook`.
+
+    Raises:
+        TypeError: `value` is something else.
+    """
+    numbers = value.tolist() if hasattr(value, "tolist") else value
+    if type(numbers) is type(value):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return numbers
+
+
+def not_a_number(value: Any, path: str) -> str | None:
+    """Return "<path> is NaN" for the first number in `value` that JSON does not have, None where all are right."""
+    return _first(value, path, is_number=True)
+
+
+def without_form(value: Any, path: str) -> str | None:
+    """Return "<path> is <type>, which has no JSON form" for the first such value in `value`, as far as one is found."""
+    return _first(value, path, is_number=False)
+
+
+def _first(value: Any, path: str, *, is_number: bool) -> str | None:
+    try:
+        told = next((told for told, of_number in _wrong(value, path) if of_number is is_number), None)
+    except Exception:  # noqa: BLE001 - values without end, or that raise when they are asked for their name
+        return None
+    return told and told.encode(errors="backslashreplace").decode()
+
+
+def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]]:
+    """Yield a sentence for everything in `value` that JSON cannot hold, and whether that is a number."""
+    if isinstance(value, _PLAIN):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{path} {verb} {_named(value)}", True
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if not isinstance(key, _PLAIN):
+                yield from _wrong(key, path, "has the key")
+            if not isinstance(one, _PLAIN):
+                yield from _wrong(one, f"{path}.{key!s:.60}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        if not _are_numbers(value):
+            for index, one in enumerate(value):
+                if not isinstance(one, _PLAIN):
+                    yield from _wrong(one, f"{path}[{index}]")
+    else:
+        try:
+            builtin = msgspec.to_builtins(
+                value, enc_hook=plain
+            )  # of what is written as an object, such as a dataclass
+        except Exception:  # noqa: BLE001 - whatever keeps it from being written
+            yield f"{path} {verb} {type(value).__name__}, which has no JSON form", False
+        else:
+            yield from _wrong(builtin, path, verb)
+
+
+def _are_numbers(values: Any) -> bool:
+    """Return whether the values are finite numbers for sure: embeddings are long, and a sum is quick."""
+    if not isinstance(values, list | tuple) or not values or not isinstance(values[0], float):
+        return False
+    try:
+        total = sum(values)
+    except (TypeError, OverflowError):
+        return False
+    return isinstance(total, float) and math.isfinite(total)
+
+
+def _named(number: float) -> str:
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
