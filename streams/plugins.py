@@ -30,8 +30,8 @@ def import_plugins(names: Iterable[str]) -> None:
                 raise
             log.debug("plugin_not_imported", plugin=name, exc_info=True)
             problems.append(
-                f"worker.plugins: {name} cannot be imported: {type(error).__name__}: {error}; install it, or "
-                "correct worker.plugins"
+                f"worker.plugins: {name} cannot be imported: {type(error).__name__}: {error}; install it, put "
+                "its folder on PYTHONPATH, or correct worker.plugins"
             )
     if problems:
         raise ConfigurationError(problems)

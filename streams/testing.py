@@ -1,4 +1,4 @@
-"""A whole worker on a broker in memory, for tests of handlers and engines of your own: no Kafka, no ports."""
+"""Runs a whole worker without Kafka and MLflow, for tests of your own handlers and engines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from engines.models.model_manager import ModelManager
+from engines.models.resolved_model import ResolvedModel, parse_model_name
+from handlers.errors import UnknownModel
 from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.port import ProducerRecord
@@ -20,14 +22,45 @@ from streams.plugins import tasks_of
 from streams.settings import Settings
 
 
+class ListedModels(ModelManager):
+    """Knows the models that it is given, each as version 1 with these tags, and asks no server.
+
+    An engine that needs files finds them in the folder of the tag `physical_path`, which must be below one of
+    `mlflow.physical_roots`.
+    """
+
+    def __init__(self, settings: Settings, models: Mapping[str, Mapping[str, str]]) -> None:
+        super().__init__(settings.mlflow, settings.cache)
+        self._models = {
+            name: ResolvedModel(name, "1", f"physical://local/{name}", dict(tags))
+            for name, tags in models.items()
+        }
+
+    def connect(self) -> None:
+        """Do nothing: there is no server."""
+
+    def is_fresh(self, model_name: str) -> bool:
+        return True
+
+    def resolve(self, model_name: str) -> ResolvedModel:
+        if (model := self._models.get(parse_model_name(model_name).name)) is None:
+            raise UnknownModel(f"model_name {model_name} is not one of {', '.join(self._models)}")
+        return model
+
+    renew = resolve
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok"}
+
+
 class MemoryWorker:
-    """A running worker: what is appended to the request topics of `broker` is answered on its result topics."""
+    """A running worker: it answers requests on the topics of `broker`, which is in memory."""
 
     def __init__(self, broker: MemoryBroker, topics: Topics) -> None:
         self.broker = broker
         self.topics = topics
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Ends with what would end the process of a worker."""
+        """Ends with the error that would end the process of a worker."""
 
     def fail(self, error: BaseException) -> None:
         if not self.failed.done():
@@ -39,10 +72,10 @@ class MemoryWorker:
             self.fail(error)
 
     async def ask(self, request: Mapping[str, Any], *, partition: int = 0) -> Result:
-        """Send a request, which has its own id, and return its result as soon as it is on the broker.
+        """Send a request, which must have an `id`, and return its result as soon as it is on the broker.
 
         Raises:
-            Exception: permanent; what would end the process of a worker.
+            Exception: permanent; the error that would end the process of a worker.
         """
         topic = self.topics.requests(request["task"])
         results = self.topics.results(request["task"])
@@ -60,16 +93,18 @@ class MemoryWorker:
 
 @asynccontextmanager
 async def worker_in_memory(
-    settings: Settings, *, models: ModelManager | None = None
+    settings: Settings, *, models: ModelManager | Mapping[str, Mapping[str, str]] | None = None
 ) -> AsyncIterator[MemoryWorker]:
-    """Run a worker as `inferstream worker` does, with a broker in memory in the place of Kafka.
+    """Run a worker as `inferstream worker` does, on a broker in memory.
 
-    `models` is where models are looked up; by default the registry of the settings. On the way out all that was taken
-    is answered and committed.
+    `models` are the registered models: for each name its tags, such as `task` and `engine`; None asks the MLflow server
+    of the settings. At the end every request that was taken is answered and committed.
 
     Raises:
-        ConfigurationError: permanent; a plugin cannot be imported, or an engine not be set so.
+        ConfigurationError: permanent; a plugin cannot be imported, or a setting of an engine is wrong.
     """
+    if models is not None and not isinstance(models, ModelManager):
+        models = ListedModels(settings, models)
     topics = Topics(settings.kafka.topic_prefix)
     async with open_runtime(settings, models=models) as runtime:
         tasks = tasks_of(settings.worker)  # after the plugins were imported

@@ -178,6 +178,9 @@ def _add_options(command: Any) -> None:
             _add_options(inner)
     else:
         command.params += global_options()
+        paragraphs = (command.help or "").split("\n\n")
+        # Typer keeps the line ends of the source in all but the first paragraph.
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     _hide_types_of_flags(command.get_params(typer.Context(command, help_option_names=_HELP_NAMES)))
 
 

@@ -67,10 +67,10 @@ def up(
 ) -> None:
     """Start broker, S3, MLflow and a worker on this machine; Ctrl-C stops them all.
 
-    Data stays in the folder and is there again at the next start; only the embedded broker forgets its topics. One
-    broker's data and three brokers' are kept apart. While it runs, every other command in this folder finds it.
-    The worker listens on port 8080 where that is free. Settings of --config and --set are the worker's; the addresses
-    of the servers that are started here cannot be set.
+    Data stays in the folder for the next start; only the embedded broker forgets its topics. Data of one broker and of
+    three brokers are kept apart. While it runs, every other command in this folder finds it. The worker listens on
+    port 8080 where that is free. --config and --set are settings of the worker; the addresses of the servers that are
+    started here cannot be set.
     """
     overrides = _overrides(ctx.ensure_object(GlobalOptions))
     if brokers is not None and kafka_home is None:

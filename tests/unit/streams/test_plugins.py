@@ -122,5 +122,5 @@ def test_a_worker_whose_plugin_is_missing_says_so_in_a_line() -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "✗ worker.plugins: gone_away cannot be imported: ModuleNotFoundError: No module named 'gone_away'; install "
-        "it, or correct worker.plugins"
+        "it, put its folder on PYTHONPATH, or correct worker.plugins"
     ]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from streams.settings import KafkaSettings, Settings, WorkerSettings
 from streams.testing import worker_in_memory
 from tests.unit.streams.unruly_site import AnyModels, registered
 
+ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120.0
 
 
@@ -50,3 +55,27 @@ async def test_requests_are_answered_by_the_engine_and_told_of_by_events(tmp_pat
         ("inference.requests.unruly", 0): 3,
         ("inference.requests.unruly", 1): 3,
     }
+
+
+def blocks(page: str) -> list[str]:
+    """Return the Python programs of a page of this repository."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.processes
+def test_the_example_of_the_docs_runs_on_the_plugin_of_the_readme(tmp_path: Path) -> None:
+    [example] = blocks("docs/decisions/simulation.md")
+    [plugin] = [block for block in blocks("README.md") if "register_engine(" in block]
+    (tmp_path / "counting.py").write_text(plugin.partition("model_manager.register")[0])
+    (tmp_path / "test_counting.py").write_text(example)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_counting.py"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
