@@ -7,6 +7,7 @@ repeats a commit without end, also where a topic is gone. docs/decisions/manual-
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from streams.kafka.aiokafka_internals import ConsumerClosing, Coordination
 _RETRY_S = 0.1
 _NOTE = "|"
 """Between a topic's id and a note, in what the group keeps beside an offset."""
+_KEPT = re.compile(rf"([0-9a-f]{{32}})?(?:\{_NOTE}(.*))?", re.DOTALL)
+"""Both, as committed here. What other programs keep there must not pass for the id of another topic."""
 _TIMED_OUT = errors.RequestTimedOutError.errno
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
 _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TIMED_OUT})
@@ -127,7 +130,8 @@ def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str, str]]:
                 continue
             _check(error_code)
             if offset >= 0:
-                topic_id, _, note = (kept or "").partition(_NOTE)
+                own = _KEPT.fullmatch(kept or "")
+                topic_id, note = own.groups("") if own else ("", "")
                 offsets[(topic, number)] = (offset, topic_id, note)
     return offsets
 

@@ -11,8 +11,10 @@ import pytest
 from aiokafka import errors
 
 from streams.delivery.port import Position, TopicPartition
+from streams.faust import group_offsets
 from streams.faust.assignment import Assignment, Reading
 from streams.faust.positions import PartitionReader
+from streams.kafka.aiokafka_internals import Coordination
 from streams.settings import KafkaSettings
 from tests.unit.streams.received_messages import TOPIC
 
@@ -28,7 +30,7 @@ class Coordinator:
         self.codes = codes
         self.generation, self.member_id, self.group_id = 1, "member", "group"
         self.told: list[str] = []
-        self._closing = None
+        self._closing: asyncio.Future[None] | None = None
 
     async def _send_req(self, request: Any) -> Any:
         topics = [(topic, [(0, code)]) for topic, code in self.codes.items()]
@@ -96,6 +98,41 @@ async def test_offsets_of_an_earlier_generation_are_not_sent_in_a_later_one() ->
     coordinator = Coordinator({})
     coordinator.generation = 2
     assert await commit(coordinator, {PARTITION: 1}) == {PARTITION: errors.IllegalGenerationError.errno}
+
+
+ID = "988a8d3295a24a7fa07f60074869b7c5"
+
+
+@pytest.mark.parametrize(
+    ("kept", "topic_id", "note"),
+    [
+        (ID, ID, ""),
+        (f"{ID}|crashes=1 by=a1 end=0", ID, "crashes=1 by=a1 end=0"),
+        ("|crashes=1 by=a1 end=0", "", "crashes=1 by=a1 end=0"),
+        (None, "", ""),
+        ("", "", ""),
+        ("node-7", "", ""),
+        ("node|7", "", ""),
+        (f"{ID} ", "", ""),
+        ("a" * 4096, "", ""),
+    ],
+)
+async def test_what_another_program_keeps_beside_an_offset_is_not_the_id_of_another_topic(
+    kept: str | None, topic_id: str, note: str
+) -> None:
+    class Keeping(Coordinator):
+        async def _send_req(self, request: Any) -> Any:
+            return types.SimpleNamespace(API_VERSION=1, topics=[(TOPIC, [(0, 456, kept, 0)])])
+
+        async def ensure_coordinator_known(self) -> None:
+            pass
+
+    coordinator = Keeping({})
+    coordinator._closing = asyncio.get_running_loop().create_future()
+    consumer: Any = types.SimpleNamespace(_client=None, _coordinator=coordinator)
+    assert await group_offsets.committed(Coordination(consumer), [PARTITION]) == {
+        PARTITION: (456, topic_id, note)
+    }
 
 
 async def test_offsets_of_a_log_that_was_replaced_are_neither_sent_nor_answered() -> None:
