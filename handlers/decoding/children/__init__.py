@@ -2,7 +2,7 @@
 
 `wire` is the protocol over the pipes, `child` what runs in a child, `processes` the pool in the parent. A call names a
 function, which yields (value, block of bytes) pairs; these come back one by one, so that neither side holds more
-than one page. `pdf`, `pdf_words`, `pdf_pictures`, `video` and `child_functions` run in the child only: PDFium is never
+than one page. `pdf` and the modules beside it, `video` and `child_functions` run in the child only: PDFium is never
 loaded elsewhere. `images` says which pictures are decoded where they are asked for, `memory` what a child has.
 
     handler -> processes.ChildPool.call -> wire -> child -> pdf, video, child_functions

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import closing
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from handlers.decoding.children import processes
 from handlers.decoding.children.processes import ChildEnded, Limits
@@ -26,6 +26,9 @@ _MOST_SCANS = 50
 
 _QUICK_PIXELS = 25_000_000
 """Larger pictures take seconds, and up to 16 bytes a pixel."""
+
+_LEAST_DPI, _MOST_DPI = 10, 20_000
+"""Beyond, what a file declares is a place-holder: 1 where a program knows no better."""
 
 _DECODE = "handlers.decoding.children.child_functions:image"
 _CURE = "save it again as an ordinary JPEG or PNG"
@@ -63,10 +66,14 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
 
 
 def dpi_of(image: Image.Image) -> float | None:
-    """Return the pixels an inch that the file declares, None where it declares none, or nonsense."""
-    told = image.info.get("dpi")
+    """Return the pixels an inch that the file declares, None where it declares none, nonsense or two of them."""
     try:
-        dpi = float(told[0]) if isinstance(told, tuple) else math.nan
-    except (TypeError, ValueError, ZeroDivisionError, IndexError):
+        if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit"):
+            image.getexif()[ExifTags.Base.XResolution]  # where EXIF tells none, Pillow says 72
+        across, down = map(float, image.info["dpi"])
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - the pixels are whole, whatever stands in the place of a resolution
         return None
-    return dpi if 1 <= dpi <= 100_000 else None
+    is_likely = _LEAST_DPI <= across <= _MOST_DPI
+    return across if is_likely and math.isclose(across, down, rel_tol=0.02) else None

@@ -18,6 +18,7 @@ from pypdfium2.raw import (  # type: ignore[import-untyped]
     FPDFPage_Flatten,
 )
 
+from handlers.decoding.children.pdf_layers import hide_layers, hide_notes, mentions
 from handlers.decoding.children.pdf_pictures import has_unread_pictures
 from handlers.decoding.children.pdf_words import words_of
 from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_budget
@@ -30,6 +31,10 @@ CURE = "send a whole PDF file"
 
 _SCALE = PIXELS_PER_INCH / 72
 """Pixels a point."""
+
+_LAYERS = rb"/OCProperties\b"
+_ODD_UNIT = rb"/UserUnit\s+(?!0*1(?:\.0*)?[\s/>])"
+"""Pages whose points are not a 72nd of an inch; PDFium does not say how large they are."""
 
 
 def read_pages(
@@ -50,19 +55,24 @@ def read_pages(
     Raises:
         InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
     """
+    has_layers = mentions(content, _LAYERS, unless_known=True)
+    dpi = None if mentions(content, _ODD_UNIT, unless_known=False) else float(PIXELS_PER_INCH)
     with _opened(content, what) as pdf:
         numbers = chosen_pages(pages, len(pdf), what=what, max_pages=max_pages)
         yield len(numbers), memoryview(b"")
         found, letters = [], 0
         for number in numbers:
-            with _page(pdf, number, what) as opened, closing(opened.get_textpage()) as text:
+            with (
+                _page(pdf, number, what, has_layers=has_layers) as opened,
+                closing(opened.get_textpage()) as text,
+            ):
                 letters += text.count_chars()
                 if letters > max_letters:
                     raise MediaTooLarge(
                         f"{what} has more letters by page {number} than media.max_document_letters allows "
                         f"({max_letters}): {fewer_pages(len(numbers))}"
                     )
-                found.append(_with_words(opened, text, number))
+                found.append({**_with_words(opened, text), "number": number, "dpi": dpi})
         budget = page_budget(what, max_pixels)
         for page in (page for page in found if with_images or page["words"] is None):
             budget.spend(f"page {page['number']}", page["width"], page["height"])
@@ -93,26 +103,27 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
 
 
 @contextmanager
-def _page(pdf: PdfDocument, number: int, what: str) -> Iterator[PdfPage]:
+def _page(pdf: PdfDocument, number: int, what: str, *, has_layers: bool = False) -> Iterator[PdfPage]:
     try:
         with closing(pdf[number - 1]) as page:
+            hide_notes(page)
             # What stands in fields and notes is part of what a reader sees, but not of PDFium's text until then.
             FPDFPage_Flatten(page, FLAT_NORMALDISPLAY)
         with closing(pdf[number - 1]) as page:
+            if has_layers:
+                hide_layers(page)
             yield page
     except PdfiumError as error:
         raise MediaCorrupt(f"{what} has a page {number} that is broken; {CURE}") from error
 
 
-def _with_words(page: PdfPage, text: PdfTextPage, number: int) -> dict[str, Any]:
+def _with_words(page: PdfPage, text: PdfTextPage) -> dict[str, Any]:
     width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
     words = words_of(page, text, width, height)
     is_part = words is not None and has_unread_pictures(page, text, words, width, height)
     return {
-        "number": number,
         "width": width,
         "height": height,
-        "dpi": float(PIXELS_PER_INCH),
         "words": None if is_part else words,
         "layer": words if is_part else [],
         "stride": 0,

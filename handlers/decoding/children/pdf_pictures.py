@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pypdfium2 import PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
 
+from handlers.decoding.children.pdf_layers import INVISIBLE, leaves_of
 from handlers.decoding.children.pdf_words import Box, ToPixels, pixels_of
 from handlers.decoding.document_pages import Word
 
@@ -20,13 +22,7 @@ _OF_THE_PAGE = 0.25
 _OF_THE_PICTURES = 0.5
 """The part of the pictures that must be without text; the rest of a scan that was read are its margins."""
 
-_DEEPEST = 8
-"""Levels of form XObjects that are looked into."""
-
 _LETTERS_LOOKED_AT = 200
-
-_INVISIBLE = 3
-"""The rendering mode of text that lies behind or over the scan it was read from. Source: ISO 32000-1, 9.3.6."""
 
 Matrix = tuple[float, float, float, float, float, float]
 
@@ -39,11 +35,7 @@ def has_unread_pictures(
     Invisible text is what somebody has read from the pictures: then nothing is left to read.
     """
     to_pixels = pixels_of(page, width, height)
-    boxes = [
-        box
-        for corners in _pictures(page.raw, None, (1, 0, 0, 1, 0, 0), 0)
-        if (box := _box(corners, to_pixels))
-    ]
+    boxes = [box for corners in _pictures(page) if (box := _box(corners, to_pixels))]
     pictured = _marked(boxes, width, height)
     if sum(map(int.bit_count, pictured)) < _OF_THE_PAGE * _CELLS**2 or _is_invisible(text):
         return False
@@ -53,23 +45,12 @@ def has_unread_pictures(
     return unread >= max(_OF_THE_PAGE * _CELLS**2, _OF_THE_PICTURES * of_pictures)
 
 
-def _pictures(page: Any, form: Any, matrix: Matrix, depth: int) -> Iterator[list[tuple[float, float]]]:
+def _pictures(page: PdfPage) -> Iterator[list[tuple[float, float]]]:
     """Yield the corners of each picture in points of the page."""
-    if depth > _DEEPEST:
-        return
-    count = raw.FPDFPage_CountObjects(page) if form is None else raw.FPDFFormObj_CountObjects(form)
-    for index in range(count):
-        found = (
-            raw.FPDFPage_GetObject(page, index) if form is None else raw.FPDFFormObj_GetObject(form, index)
-        )
-        kind = raw.FPDFPageObj_GetType(found)
-        if kind in (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM):
-            placed = _within(_matrix(found), matrix)
-            if kind == raw.FPDF_PAGEOBJ_FORM:
-                yield from _pictures(page, found, placed, depth + 1)
-            else:
-                a, b, c, d, e, f = placed
-                yield [(e, f), (e + a, f + b), (e + c, f + d), (e + a + c, f + b + d)]
+    for found, forms in leaves_of(page):
+        if raw.FPDFPageObj_GetType(found) == raw.FPDF_PAGEOBJ_IMAGE:
+            a, b, c, d, e, f = functools.reduce(_within, map(_matrix, (found, *reversed(forms))))
+            yield [(e, f), (e + a, f + b), (e + c, f + d), (e + a + c, f + b + d)]
 
 
 def _matrix(found: Any) -> Matrix:
@@ -121,4 +102,4 @@ def _is_invisible(text: PdfTextPage) -> bool:
         for index in range(0, count, max(1, count // _LETTERS_LOOKED_AT))
         if (found := raw.FPDFText_GetTextObject(text.raw, index))
     ]
-    return 2 * modes.count(_INVISIBLE) > len(modes)
+    return 2 * modes.count(INVISIBLE) > len(modes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import ExifTags, Image, ImageChops
 
 from handlers.decoding.document import read_document
 from handlers.decoding.document_pages import Page
@@ -40,6 +40,12 @@ def picture(colour: str = "white", size: tuple[int, int] = (60, 40)) -> Image.Im
 def tiff(*pictures: Image.Image) -> bytes:
     file = io.BytesIO()
     pictures[0].save(file, "TIFF", save_all=True, append_images=pictures[1:])
+    return file.getvalue()
+
+
+def encoded(kind: str, **how: Any) -> bytes:
+    file = io.BytesIO()
+    picture().save(file, kind, **how)
     return file.getvalue()
 
 
@@ -226,10 +232,29 @@ def test_a_picture_in_which_a_pdf_is_embedded_is_a_picture() -> None:
 
 @pytest.mark.parametrize(("kind", "dpi"), [("PNG", 300), ("JPEG", 200), ("TIFF", 96)])
 def test_pictures_tell_the_dpi_of_their_file(kind: str, dpi: int) -> None:
-    file = io.BytesIO()
-    picture().save(file, kind, dpi=(dpi, dpi))
-    assert read(file.getvalue())[0]["dpi"] == pytest.approx(dpi, abs=0.1)
+    assert read(encoded(kind, dpi=(dpi, dpi)))[0]["dpi"] == pytest.approx(dpi, abs=0.1)
     assert read(picture())[0]["dpi"] is None
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+@pytest.mark.parametrize("told", [(0, 0), (1, 1), (5, 5), (60_000, 60_000), (204, 98)])
+def test_a_resolution_that_no_page_has_is_not_told(kind: str, told: tuple[int, int]) -> None:
+    assert read(encoded(kind, dpi=told))[0]["dpi"] is None
+
+
+@pytest.mark.parametrize(("unit", "dpi"), [(1, None), (2, 118.11), (3, 300)])
+def test_the_resolution_of_a_tiff_is_in_its_unit(unit: int, dpi: float | None) -> None:
+    content = encoded("TIFF", resolution_unit=unit, x_resolution=118.11, y_resolution=118.11)
+    assert read(content)[0]["dpi"] == (dpi and pytest.approx(dpi, abs=0.1))
+
+
+def test_a_jpeg_without_a_resolution_has_none() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
+    assert read(encoded("JPEG", exif=exif.tobytes()))[0]["dpi"] is None
+    exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = 300.0
+    exif[ExifTags.Base.ResolutionUnit] = 2
+    assert read(encoded("JPEG", exif=exif.tobytes()))[0]["dpi"] == 300
 
 
 def test_a_document_with_changes_that_lost_the_last_one_is_refused() -> None:

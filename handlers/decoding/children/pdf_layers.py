@@ -1,0 +1,133 @@
+"""What a PDF page holds and a viewer does not show: layers (optional content) that are off, notes for print alone."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from pypdfium2 import PdfPage, raw  # type: ignore[import-untyped]
+
+_DEEPEST = 8
+"""Levels of form XObjects that are looked into."""
+
+_PACKED = re.compile(rb"/ObjStm\b.{0,1024}?\bstream\r?\n", re.DOTALL)
+_MOST_UNPACKED = 16 << 20
+
+_PAPER = (253, 1, 254, 255)
+"""What objects are drawn on to see whether they are drawn at all: a colour that they do not have."""
+
+_LOOKED_AT = (100_000, 2_000_000)
+"""Pixels of the pictures of a page in which objects leave a trace."""
+
+INVISIBLE = 3
+"""The rendering mode of text that lies behind or over the scan it was read from. Source: ISO 32000-1, 9.3.6."""
+
+
+def mentions(content: bytes, pattern: bytes, *, unless_known: bool) -> bool:
+    """Tell whether the dictionaries of a file match `pattern`; `unless_known` where some cannot be looked into."""
+    if re.search(pattern, content):
+        return True
+    for found in _PACKED.finditer(content):
+        packed = content[found.end() : content.find(b"endstream", found.end())]
+        try:
+            if re.search(pattern, zlib.decompressobj().decompress(packed, _MOST_UNPACKED)):
+                return True
+        except zlib.error:
+            return unless_known
+    return False
+
+
+def leaves_of(page: PdfPage) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each text, picture and drawing of a page that is active, with the form XObjects around it."""
+    return _leaves(page, ())
+
+
+def _leaves(page: PdfPage, forms: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    form = forms[-1] if forms else None
+    count = raw.FPDFFormObj_CountObjects(form) if form else raw.FPDFPage_CountObjects(page)
+    for index in range(count):
+        found = raw.FPDFFormObj_GetObject(form, index) if form else raw.FPDFPage_GetObject(page, index)
+        if raw.FPDFPageObj_GetType(found) != raw.FPDF_PAGEOBJ_FORM:
+            active = ctypes.c_int()
+            if raw.FPDFPageObj_GetIsActive(found, active) and active.value:
+                yield found, forms
+        elif len(forms) < _DEEPEST:
+            yield from _leaves(page, (*forms, found))
+
+
+def hide_notes(page: PdfPage) -> None:
+    """Mark the annotations of a page that are for print alone as hidden."""
+    for index in range(raw.FPDFPage_GetAnnotCount(page)):
+        note = raw.FPDFPage_GetAnnot(page, index)
+        flags = raw.FPDFAnnot_GetFlags(note)
+        if flags & raw.FPDF_ANNOT_FLAG_NOVIEW:
+            raw.FPDFAnnot_SetFlags(note, flags | raw.FPDF_ANNOT_FLAG_HIDDEN)
+        raw.FPDFPage_CloseAnnot(note)
+
+
+def hide_layers(page: PdfPage) -> None:
+    """Deactivate the texts and pictures of a page that lie on layers which are off.
+
+    PDFium does not tell which these are, but draws none of them: what leaves no trace when it is drawn alone is off.
+    """
+    layers: dict[tuple[int, ...], list[Any]] = {}
+    everything = []
+    for leaf, forms in leaves_of(page):
+        everything.append(leaf)
+        is_read = raw.FPDFPageObj_GetType(leaf) in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_IMAGE)
+        layer = (*map(_address, forms), *(mark for found in (*forms, leaf) for mark in _marks(found)))
+        if is_read and layer:
+            layers.setdefault(layer, []).append(leaf)
+    if not layers:
+        return
+    _activate(everything, False)
+    hidden = list(layers.values())
+    for pixels in _LOOKED_AT:  # small letters of a large page show only in the larger pictures
+        empty = _drawn(page, pixels)
+        if _drawn(page, pixels, [leaf for leaves in hidden for leaf in leaves]) != empty:
+            hidden = [leaves for leaves in hidden if _drawn(page, pixels, leaves) == empty]
+    _activate(everything, True)
+    for leaves in hidden:
+        _activate(leaves, False)
+
+
+def _activate(leaves: Iterable[Any], is_active: bool) -> None:
+    for leaf in leaves:
+        raw.FPDFPageObj_SetIsActive(leaf, is_active)
+
+
+def _drawn(page: PdfPage, pixels: int, leaves: Sequence[Any] = ()) -> bytes:
+    """Return a small picture of a page without active objects, on which these are drawn, as far as layers allow."""
+    # What is invisible on purpose leaves no trace wherever it lies.
+    invisible = [leaf for leaf in leaves if raw.FPDFTextObj_GetTextRenderMode(leaf) == INVISIBLE]
+    for leaf in invisible:
+        raw.FPDFTextObj_SetTextRenderMode(leaf, raw.FPDF_TEXTRENDERMODE_FILL)
+    _activate(leaves, True)
+    width, height = page.get_size()
+    scale = min(1.0, math.sqrt(pixels / (width * height)))
+    drawn = page.render(scale=scale, fill_color=_PAPER, may_draw_forms=False, draw_annots=False)
+    _activate(leaves, False)
+    for leaf in invisible:
+        raw.FPDFTextObj_SetTextRenderMode(leaf, INVISIBLE)
+    with closing(drawn) as bitmap:
+        return bytes(bitmap.buffer)
+
+
+def _marks(found: Any) -> Iterator[int]:
+    """Yield what tells apart the layers that the content of a page puts an object on."""
+    for index in range(raw.FPDFPageObj_CountMarks(found)):
+        mark, name, size = raw.FPDFPageObj_GetMark(found, index), (raw.FPDF_WCHAR * 3)(), ctypes.c_ulong()
+        if (
+            raw.FPDFPageObjMark_GetName(mark, name, ctypes.sizeof(name), size)
+            and bytes(name) == b"O\0C\0\0\0"
+        ):
+            yield _address(mark)
+
+
+def _address(handle: Any) -> int:
+    return ctypes.addressof(handle.contents)
