@@ -1,10 +1,10 @@
-"""Delivery: each record ends in one published outcome, and is committed only then. Runs on any source and sink.
+"""Delivery: every record ends in one published outcome, and only then is its offset committed.
 
 - port: RecordSource and RecordSink, all that delivery knows of a broker
 - stream: follows the topics: fetch -> request_consumer -> publisher -> offsets -> committer -> commit
-- request_consumer, backlog, offsets: what is in flight, what waits for room, what may be committed
-- crash_guard: which request ends each worker that runs it
-- publisher, producer, dead_letters: outcomes on their way to the sink
+- request_consumer, backlog, offsets: records in flight, records that wait for room, offsets that may be committed
+- crash_guard: finds a request that crashes each worker that runs it
+- publisher, producer, dead_letters: send outcomes to the sink
 - memory_broker, memory_client: a broker in memory, for tests and simulations
 
 `streams.faust` has the source and the sink on Kafka.

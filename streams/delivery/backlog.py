@@ -1,4 +1,4 @@
-"""Messages that came before there was room for them, until there is."""
+"""Queues fetched records of partitions whose window is full, and starts them when there is room."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from streams.faults import supervised
 log = get_logger(__name__)
 
 Line = deque[tuple[Fetched, int, str]]
-"""Fetches in order; how many messages of each are started, and its task."""
+"""Fetches in order; for each, how many of its records are started, and its task."""
 
 Start = Callable[[Record, str, Alike], None]
 
 
 class Backlog:
-    """Lines of messages, one for each partition, of which tracker and guard let each go on by itself.
+    """One queue of records per partition; offset tracker and crash guard decide when each goes on.
 
-    Lives on the event loop. The consumer fetches no more of a partition that has a line, so a line is a few
-    fetches long at most.
+    Lives on the event loop. The consumer pauses a partition that has a queue, so a queue holds a few fetches at most.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Backlog:
         start: Start,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        """`start` begins work on a message that is tracked by now; it must not raise."""
+        """`start` begins work on a tracked record; it must not raise."""
         self._tracker = tracker
         self._guard = guard
         self._is_current = is_current
@@ -48,9 +47,9 @@ class Backlog:
         self._resuming: asyncio.Task[None] | None = None
 
     def enter(self, fetched: Fetched, task: str, alike: Alike) -> None:
-        """Start work on the messages of a fetch, in order, as far as there is room, and on the others when there is.
+        """Start work on the records of a fetch, in order, as far as there is room; queue the rest.
 
-        Those that are handed out again meanwhile are left to their next owner.
+        Records whose partition is reassigned meanwhile are dropped: their next owner fetches them.
         """
         place = fetched.place
         line = self._lines.get(place)
@@ -67,7 +66,7 @@ class Backlog:
             self._resuming = supervised(shared_task(self._resume_all(), name="messages held back"))
 
     async def close(self) -> None:
-        """Start on nothing any more: the broker will deliver what waits again."""
+        """Start no more work; the broker will deliver the queued records again."""
         if self._resuming is not None:
             self._resuming.cancel()
             await asyncio.wait([self._resuming])
@@ -98,7 +97,7 @@ class Backlog:
         self._tracker.release(place)
 
     def _begin(self, fetched: Fetched, started: int, task: str, alike: Alike) -> int:
-        """Start work on more messages, as many as there is room for; return how many are started or dropped by now."""
+        """Start work on as many records as there is room for; return how many are started or dropped by now."""
         records = fetched.records
         if not self._is_current(fetched.generation):
             return len(records)

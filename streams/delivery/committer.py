@@ -1,4 +1,4 @@
-"""Decides when offsets are committed, and for how long each is tried; which ones, tracker and guard know."""
+"""Decides when offsets are committed and retried; offset tracker and crash guard decide which."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ ASIDE = {
     errors.TopicAuthorizationFailedError.errno: "the right to read the topic was taken away; grant READ on it",
     errors.GroupAuthorizationFailedError.errno: "the right to read the group was taken away; grant READ on it",
 }
-"""Why a topic's commits are put aside and tried again later, while those of others go on."""
+"""The error codes that postpone the commits of one topic, while those of others go on."""
 NO_MEMBER = frozenset({errors.UnknownMemberIdError.errno, errors.IllegalGenerationError.errno})
 
 
 @dataclass(slots=True)
 class _Aside:
-    """When a topic's commits are tried again, and how long after the last time."""
+    """When the commits of a topic are tried again, and the pause that led there."""
 
     until: float
     pause_s: float
 
 
 class Committer:
-    """Commits what the tracker vouches for, every `interval_s` and ahead of that where much is acked.
+    """Commits the positions of tracker and guard every `interval_s`, and earlier when many records are acked.
 
-    Lives on the event loop. Each topic has its own outcome: one whose offsets the broker refuses is asked again
-    at growing intervals, and holds up no other.
+    Lives on the event loop. Each topic succeeds or fails by itself: commits that the broker refuses are retried at
+    growing intervals, and delay no other topic.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Committer:
         self._one_at_a_time = asyncio.Lock()
         self._aside: dict[str, _Aside] = {}
         self._lost_epoch = -1
-        """Of this epoch and those before nothing can be committed: the group has put this member out."""
+        """The group has removed this member: nothing of this epoch and those before can be committed."""
 
     async def run(self) -> None:
         """Commit until cancelled.
 
         Raises:
-            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+            KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
         """
         while True:
             try:
@@ -72,7 +72,7 @@ class Committer:
                     await asyncio.sleep(_NOT_COMMITTED_S)
 
     async def commit_all(self) -> None:
-        """Return once all that is answered is committed, as far as this member can commit it at present.
+        """Return once everything that is answered is committed, as far as this member can commit it now.
 
         Raises:
             KafkaError: as `run`.
@@ -82,12 +82,12 @@ class Committer:
                 await asyncio.sleep(_NOT_COMMITTED_S)
 
     async def commit_last(self) -> None:
-        """As `commit_all`, before partitions go: what was put aside is tried once more, for nobody tries it later."""
+        """As `commit_all`, before partitions are revoked: postponed topics are tried once more."""
         self._aside.clear()
         await self.commit_all()
 
     async def commit(self) -> bool:
-        """Commit what is due, and return whether there was something and the broker has all of it.
+        """Commit what is due. Return whether there was something and the broker has all of it.
 
         Raises:
             KafkaError: as `run`.
@@ -97,7 +97,7 @@ class Committer:
             return bool(due) and self._note(due, await self._source.commit(due))
 
     def _due(self) -> Positions:
-        """Return the positions that may be told now; one is below that before where a log was replaced."""
+        """Return the positions to commit; one is lower than before where a log was replaced."""
         now = asyncio.get_running_loop().time()
         return {
             place: position

@@ -1,10 +1,9 @@
-"""Finds the request that ends each worker that gets it, by what workers note beside the offsets of their group.
+"""Finds the request that crashes every worker that gets it, by notes in the metadata of committed offsets.
 
-A worker that ends without a word (a crash in native code, a kill by the system for its memory, a hang that no interrupt
-ends) tells nothing about why. So before the first request of a partition begins, the group keeps beside its offset that
-this worker has begun there. The note goes as soon as the position moves, and is withdrawn by a worker that stops.
-A worker that finds the note of another knows that it ended at this very position; docs/decisions/crashing-requests.md
-says the rest.
+A worker that dies at once (a crash in native code, a kill for its memory, a hang that no interrupt ends) cannot
+report why. So before the first request of a partition begins, the worker commits a note beside the offset: it has
+begun here. It removes the note as soon as the position moves, or when it stops. A worker that finds the note of
+another one knows that the other died at this position. docs/decisions/crashing-requests.md says the rest.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Fetched, Position, Positions, Record, TopicPartition
 
 _SUSPECT = 2
-"""How many workers end in a row before a partition is read in groups: one may be killed for any reason."""
+"""How many workers in a row must die at a position before its partition is read in groups."""
 
 _GROUP = 16
-"""How many requests of a partition run together then, and nothing else."""
+"""How many requests of a partition then run together, with nothing beside them."""
 
 
 class CrashNote(NamedTuple):
-    """What the group keeps beside an offset; empty where nothing is to be known."""
+    """The metadata of a committed offset; empty where there is nothing to note."""
 
     crashes: int = 0
-    """How many workers ended at this offset, at most 2 of those to which the request there came among others.
+    """How many workers died at this offset. Of workers that died before a request ran alone, at most 2 count.
 
-    Where `by` is set, that worker is counted by then.
+    Where `by` is set, that worker is included.
     """
     by: str = ""
-    """Which process has begun there, and has not been heard of since."""
+    """The process that has begun here and has not said since that it is alive."""
     end: int = 0
-    """Where the group of requests ends that it ran; 0 where it ran any."""
+    """Where the group of requests that it ran ends; 0 where it ran no group."""
 
     @classmethod
     def of(cls, text: str) -> CrashNote:
-        """Return what `text` says; an empty note where it is of something else."""
+        """Parse `text`; return an empty note where it is something else."""
         found = re.fullmatch(r"crashes=(\d+) by=(\w*) end=(\d+)", text)
         return cls(int(found[1]), found[2], int(found[3])) if found else cls()
 
@@ -55,37 +54,37 @@ class _Caution:
     place: TopicPartition
     epoch: int
     start: int
-    """The position at which the first request began, or is to begin."""
+    """The position at which the first request began or will begin."""
     crashes: int
-    """How many workers ended there, as `CrashNote` counts them."""
+    """How many workers died there, as `CrashNote` counts them."""
     alone_to: int
     """Before this offset requests run one by one."""
     left: int
     """How many requests are still to be run in groups."""
     told: tuple[int, str]
-    """The offset that the group has, and the note beside it."""
+    """The committed offset and its note, as the group has them."""
     end: int = 0
-    """Where the group of requests ends that runs, or waits to run; 0 where there are no groups."""
+    """Where the running or next group of requests ends; 0 where there are no groups."""
     has_begun: bool = False
     """Whether a request began in this epoch."""
     waits: bool = False
-    """Whether requests wait for the note to be kept."""
+    """Whether requests wait until the note is committed."""
     is_single: bool = False
     """Whether the group is one request."""
     runs_alone: bool = False
-    """Whether a group runs."""
+    """Whether a group runs, with nothing beside it."""
     is_over: bool = False
     """Whether requests begin without a note from now on."""
 
 
 class CrashGuard:
-    """Says which requests may begin, and what is to be noted before. Lives on one event loop.
+    """Decides which requests may begin, and which note is committed first. Lives on one event loop.
 
-    A partition at which two workers ended is read in groups of 16 requests for the length of a window, and one by one
-    where a worker ended at such a group. While a group runs nothing else does, so that no other request can be what
-    ends the worker. A request that ran alone when `max_crashes` workers ended, one after the other, is handed over
-    with `Record.crashes` set: it is not to be run again. A worker that moves the position, that stops, or
-    that has to give the partition away has not ended there.
+    A partition at which two workers died is read in groups of 16 requests for the length of a window, and one by one
+    where a worker died at such a group. While a group runs, nothing else runs, so nothing else can be the cause of a
+    crash. A request that ran alone while `max_crashes` workers died in a row is handed over with `Record.crashes`
+    set: it must not run again. A worker that moves the position, stops or gives the partition back has not died
+    there.
     """
 
     def __init__(self, tracker: OffsetTracker, *, max_crashes: int, window: int) -> None:
@@ -95,13 +94,13 @@ class CrashGuard:
         self._me = secrets.token_hex(4)
         self._cautions: dict[TopicPartition, _Caution] = {}
         self._alone: _Caution | None = None
-        """The partition of which a group runs, or is the next to run."""
+        """The partition of the group that runs or is next."""
         self._is_withdrawn = False
 
     def room(self, fetched: Fetched, start: int) -> int:
-        """Return how many records of a fetch from `start` on may begin now; after `OffsetTracker.enter`.
+        """Return how many records of a fetch may begin now, from `start` on. Call it after `OffsetTracker.enter`.
 
-        Where those are none, look again at the next progress.
+        Where it returns 0, ask again at the next progress.
         """
         caution = self._cautions.get(fetched.place)
         if caution is None or caution.epoch != fetched.epoch:
@@ -116,7 +115,7 @@ class CrashGuard:
         return self._careful_room(caution, records, start)
 
     def positions(self) -> dict[TopicPartition, Position]:
-        """Return what is to be committed: the tracker's positions, and those whose notes differ from what was told."""
+        """Return what to commit: the tracker's positions, and those whose note has changed."""
         due = self._tracker.positions()
         for place, caution in self._cautions.items():
             position = self._tracker.position(place)
@@ -127,24 +126,24 @@ class CrashGuard:
         return due
 
     def told(self, positions: Positions) -> None:
-        """Take these for what the group has; also where it refuses them, for then nothing can be noted."""
+        """Note that these were committed, or refused: no note can be kept then."""
         for place, (offset, epoch, note) in positions.items():
             caution = self._cautions.get(place)
             if caution is not None and caution.epoch == epoch:
                 caution.told = (offset, note)
 
     def withdraw(self) -> None:
-        """Have no more noted that this worker has begun: it stops, or its partitions go to others."""
+        """Remove this worker's notes: it stops, or its partitions go to others."""
         self._is_withdrawn = True
 
     def forget_all(self) -> None:
-        """Drop what is known of all partitions: they were handed out again."""
+        """Forget all partitions: they were reassigned."""
         self._cautions.clear()
         self._alone, self._is_withdrawn = None, False
 
     def _caution_for(self, fetched: Fetched) -> _Caution:
         found = CrashNote.of(fetched.note)
-        is_own = found.by == self._me  # the group has put this worker out, and it has not ended
+        is_own = found.by == self._me  # the group removed this worker, but it did not die
         crashes = min(found.crashes - 1, 1) if is_own else found.crashes
         return _Caution(
             place=fetched.place,
@@ -157,7 +156,7 @@ class CrashGuard:
         )
 
     def _is_held_up(self, caution: _Caution) -> bool:
-        """Whether requests that run, or are to run, alone forbid others to begin."""
+        """Whether no other request may begin, as one runs alone or is about to."""
         alone = self._alone
         if alone is None or not alone.runs_alone:
             return alone not in (None, caution)
@@ -165,7 +164,8 @@ class CrashGuard:
             return True
         position = self._tracker.position(alone.place)
         if position and alone.told != (position.offset, str(self._note(alone, position.offset))):
-            self._tracker.commit_is_due.set()  # else what begins now could end the worker in their name
+            # Until the note is removed, a crash by another request would be counted as theirs.
+            self._tracker.commit_is_due.set()
             return True
         self._alone, alone.runs_alone = None, False
         return False
@@ -175,7 +175,7 @@ class CrashGuard:
         count = len(records) - start
         position = self._tracker.position(caution.place)
         if position is None:
-            return count  # nothing of it will be committed, so nothing can be noted
+            return count  # nothing of it will be committed, so there can be no note
         in_groups = caution.left > 0 or first.offset < caution.alone_to
         if in_groups:
             count = 1 if first.offset < caution.alone_to else min(count, _GROUP, self._window)
@@ -202,7 +202,7 @@ class CrashGuard:
         return count
 
     def _note(self, caution: _Caution, position: int) -> CrashNote:
-        """Return what is to be noted beside this position of a partition."""
+        """Return the note to commit with this position of a partition."""
         crashes = self._crashes(caution, position)
         is_first = not caution.has_begun or position == caution.start
         runs = caution.waits or self._tracker.unfinished_of(caution.place) > 0
@@ -212,5 +212,5 @@ class CrashGuard:
         return CrashNote(crashes, end=caution.alone_to if position < caution.alone_to else 0)
 
     def _crashes(self, caution: _Caution, position: int) -> int:
-        """Return how many workers ended at this position."""
+        """Return how many workers died at this position."""
         return 0 if caution.has_begun and position != caution.start else caution.crashes

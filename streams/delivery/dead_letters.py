@@ -1,4 +1,4 @@
-"""Dead letters: a message that nothing could be done with, as it came, with why in its headers."""
+"""Builds dead letters: the original record, with the reason in its headers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from streams.kafka.cloudevents import Headers
 _MESSAGE_CHARS = 1000
 _LEAST_VALUE_BYTES = 1024
 _FRAMING_BYTES = 1024
-"""What the broker's own account of a record may add to what is in it."""
+"""The most bytes that the broker's framing adds to a record."""
 
 
 def ever_smaller_letters(
     origin: Record, topic: str, *, group: str, stage: str, error: InferenceError, max_message_bytes: int
 ) -> Iterator[ProducerRecord]:
-    """Yield `origin` for the dead letter topic: untouched, then cut for a broker that found that too large.
+    """Yield versions of `origin` for the dead letter topic: untouched, then cut, for a broker that refuses its size.
 
-    First its value alone is cut, to what `max_message_bytes` leaves; then the key and the headers it came with go
-    too, and the start of its value remains. A letter that was cut says in `__dlq.errors.truncated` how many bytes
-    the value had.
-
-    Source: header names of Kafka Connect's and KIP-1191's dead letter queues.
+    The second has its value cut to `max_message_bytes`. The third has no key and no headers of the producer's either,
+    and only the start of the value. The header `__dlq.errors.truncated` of a cut letter says how many bytes the value
+    had.
     """
     why = [
         ("__dlq.errors.topic", origin.topic.encode()),

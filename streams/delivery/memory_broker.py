@@ -1,7 +1,7 @@
-"""A broker in memory: topics, consumer groups and commits as Kafka has them, for tests and for simulations.
+"""A broker in memory, for tests and simulations: topics, consumer groups and commits that behave as Kafka's do.
 
-It keeps what Kafka promises, and everything that Kafka does not promise may go wrong: `on_request` is awaited before
-and after each request of a client, and may wait, or raise an error of `aiokafka.errors` as a connection would.
+It keeps what Kafka promises; everything that Kafka does not promise may go wrong. `on_request` is awaited before and
+after each request of a client, and may wait, or raise an error of `aiokafka.errors` as a connection would.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from aiokafka import errors
 from streams.delivery.port import Positions, ProducerRecord, Record, TopicPartition
 
 OnRequest = Callable[[str], Awaitable[None]]
-"""Called with `fetch` as such a request leaves a client, and `fetch answered` where its answer is on the way back."""
+"""Called with the name of a request as it leaves a client, such as `fetch`, and with `fetch answered` before its
+answer arrives."""
 
 UNKNOWN_MEMBER: int = errors.UnknownMemberIdError.errno
 ILLEGAL_GENERATION: int = errors.IllegalGenerationError.errno
@@ -39,11 +40,11 @@ class Log:
         self.end = record.offset + 1
 
     def skip(self, count: int) -> None:
-        """Use up offsets as a transaction's marker does, or an aborted record: nothing is read there."""
+        """Use up offsets without a record, as the marker of a transaction or an aborted record does."""
         self.end += count
 
     def read(self, offset: int, most: int) -> tuple[Sequence[Record], int]:
-        """Return up to `most` records from `offset` on, and the offset up to which those are all."""
+        """Return up to `most` records from `offset` on, and the offset up to which nothing else exists."""
         first = bisect_left(self._offsets, offset)
         records = self._records[first : first + most]
         return records, self.end if first + most >= len(self._records) else self._offsets[first + most]
@@ -53,7 +54,7 @@ class Log:
 class _Member:
     topics: frozenset[str]
     joined: asyncio.Future[tuple[int, frozenset[TopicPartition]]] | None = None
-    """Where it waits for an assignment."""
+    """Ends with the assignment that the member waits for."""
     expiry: asyncio.TimerHandle | None = None
 
 
@@ -67,13 +68,13 @@ class Group:
     generation: int = 0
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     notes: dict[TopicPartition, str] = field(default_factory=dict)
-    """What was committed beside those offsets."""
+    """The metadata of those offsets."""
     members: dict[str, _Member] = field(default_factory=dict)
     _deadline: asyncio.TimerHandle | None = None
-    """When a rebalance ends, with those who have joined by then; None where there is none."""
+    """When the rebalance ends, with the members that have joined by then; None where there is none."""
 
     def join(self, name: str, topics: Iterable[str]) -> asyncio.Future[tuple[int, frozenset[TopicPartition]]]:
-        """Begin a rebalance; the future has the next generation and what it gives to this member."""
+        """Start a rebalance. The future ends with the new generation and this member's partitions."""
         loop = asyncio.get_running_loop()
         member = self.members.setdefault(name, _Member(frozenset(topics)))
         if member.expiry is not None:
@@ -85,7 +86,7 @@ class Group:
         return joined
 
     def leave(self, name: str) -> None:
-        """Let a member go: others have its partitions after a rebalance."""
+        """Remove a member; a rebalance gives its partitions to others."""
         member = self.members.pop(name, None)
         if member is None:
             return
@@ -103,11 +104,11 @@ class Group:
         return code or (REBALANCING if self._deadline is not None else 0)
 
     def committed_by_now(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, str]]:
-        """Return the offsets, and the notes beside them."""
+        """Return the committed offsets and their metadata."""
         return self.committed.copy(), self.notes.copy()
 
     def commit(self, name: str, generation: int, positions: Positions) -> int:
-        """Take positions, or none of them; return an error code of Kafka's, 0 for none."""
+        """Store all positions or none; return an error code of Kafka's, 0 for none."""
         code = self._refusal(name, generation)
         if not code:
             self.committed.update({place: one.offset for place, one in positions.items()})
@@ -120,7 +121,7 @@ class Group:
         return ILLEGAL_GENERATION if generation != self.generation else 0
 
     def _expect(self, name: str) -> None:
-        """Put a member out that is not heard of for a session; one that waits for its assignment is not expected."""
+        """Remove a member that sends no heartbeat for a session, unless it waits for its assignment."""
         member = self.members[name]
         if member.joined is not None:
             return
@@ -134,7 +135,7 @@ class Group:
             self._assign()
 
     def _assign(self) -> None:
-        """End the rebalance: deal out the partitions, in turn, to those who have joined."""
+        """End the rebalance: deal the partitions out, in turn, to the members that have joined."""
         self._deadline = None
         self.members = {name: one for name, one in self.members.items() if one.joined is not None}
         self.generation += 1
@@ -218,11 +219,11 @@ class MemoryBroker:
         return [one for place in self.partitions(topic) for one in self.logs[place].read(0, 2**63)[0]]
 
     def commit(self, group: str, member: str, generation: int, positions: Positions) -> int:
-        """Take positions for a group, or none of them; return an error code of Kafka's, 0 for none."""
+        """Store all positions of a group or none; return an error code of Kafka's, 0 for none."""
         return self.group(group).commit(member, generation, positions)
 
     def arrival(self, topic: str) -> asyncio.Future[None]:
-        """Return what is done when the next records come on `topic`; shared, so leave it as it is."""
+        """Return a future that ends when the next records of `topic` arrive. It is shared: do not cancel it."""
         if topic not in self._arrivals:
             self._arrivals[topic] = asyncio.get_running_loop().create_future()
         return self._arrivals[topic]

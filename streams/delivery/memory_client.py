@@ -1,4 +1,4 @@
-"""The source and the sink of a broker in memory, as `streams.delivery.port` has them."""
+"""A record source and a record sink on the broker in memory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _RETRY_S = 0.1
 _BATCH_BYTES = 256 * 1024
 _NAMES = itertools.count(1)
 _NONE = 0
-"""The generation of a member that is not assigned anything yet; groups count from 1."""
+"""The generation of a member without an assignment; groups count from 1."""
 
 
 async def _at_once(step: str) -> None:
-    """Let requests and answers through."""
+    """Delay no request and no answer."""
 
 
 class _Client:
-    """Sends requests, which may be late, get lost, or be carried out though their answer is lost."""
+    """Sends requests that may be late or lost, or carried out while their answer is lost."""
 
     def __init__(self, broker: MemoryBroker, on_request: OnRequest = _at_once) -> None:
         self._broker = broker
@@ -67,7 +67,7 @@ class _Reading:
 
 
 class MemorySource(_Client):
-    """One member of a group: joins at `start`, and again whenever a rebalance begins; leaves at `stop`."""
+    """A member of a consumer group. It joins at `start` and at each rebalance, and leaves at `stop`."""
 
     _listener: RecordListener
 
@@ -99,7 +99,7 @@ class MemorySource(_Client):
             self._running.append(supervised(asyncio.create_task(work, name="membership in memory")))
 
     async def stop(self) -> None:
-        """Have everything in flight answered and committed, and leave the group."""
+        """Wait until everything in flight is answered and committed, then leave the group."""
         self._close()
         assigning, *_ = self._running
         assigning.cancel()
@@ -107,7 +107,7 @@ class MemorySource(_Client):
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        with suppress(KafkaError):  # the group finds out by itself as well
+        with suppress(KafkaError):  # the group would notice by itself later
             await self._ask("leave", functools.partial(self._broker.group(self._group).leave, self._name))
 
     async def opened(self) -> int:
@@ -144,7 +144,7 @@ class MemorySource(_Client):
     def _read(
         self, readings: Mapping[TopicPartition, _Reading], partitions: Collection[TopicPartition], most: int
     ) -> list[tuple[TopicPartition, Sequence[Record], int]]:
-        """Return what the broker has of these partitions behind their positions, and up to where that is all."""
+        """Return the records of these partitions behind their positions, and the offsets where they end."""
         brought = []
         for place in sorted(partitions):
             records, end = self._broker.logs[place].read(readings[place].position, most)
@@ -160,7 +160,7 @@ class MemorySource(_Client):
         readings: Mapping[TopicPartition, _Reading],
         brought: Sequence[tuple[TopicPartition, Sequence[Record], int]],
     ) -> list[Fetched]:
-        """Move the positions of the generation that asked, and return what is taken: nothing where it has ended."""
+        """Move the positions and return the records; none where the generation that asked has ended."""
         fetched = []
         for place, records, end in brought if generation == self._generation else ():
             reading = readings[place]
@@ -200,9 +200,9 @@ class MemorySource(_Client):
         return dict.fromkeys(asked, code)
 
     async def _keep_assigned(self) -> None:
-        """Join the group, open the generation, and close it when a rebalance begins, again and again."""
+        """Join the group, open a generation, close it at a rebalance, and repeat."""
         while True:
-            # Until it is assigned again, nothing of the generation before may be committed in the next.
+            # Until partitions are assigned again, nothing of the old generation may be committed in the new one.
             self._readings, self._member_generation = {}, _NONE
             group = self._broker.group(self._group)
             self._name = name = self._name or f"member-{next(_NAMES)}"
@@ -235,7 +235,7 @@ class MemorySource(_Client):
                 self._hear(await self._ask("heartbeat", heartbeat), name, generation)
 
     def _hear(self, code: int, name: str, generation: int) -> None:
-        """Join again where the group says so of the present generation."""
+        """Join again when the group asks for that in the current generation."""
         if code not in MEMBERSHIP_CODES or (name, generation) != (self._name, self._member_generation):
             return
         if code == UNKNOWN_MEMBER:
@@ -271,7 +271,7 @@ class MemorySink(_Client):
 
 
 def _as_new(record: Record) -> Record:
-    """Return the record as a fetch brings it, with no account of how far it has come."""
+    """Return the record as a fetch returns it, without the state of an earlier delivery."""
     return Record(
         record.topic,
         record.partition,

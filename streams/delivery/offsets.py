@@ -1,4 +1,4 @@
-"""Keeps account of messages in flight: which offset may be committed, however out of order work finishes."""
+"""Tracks records in flight and the offset that may be committed, in whatever order they finish."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.delivery.port import (
 
 
 class _Partition:
-    """What one partition has in flight and acked of one log in one generation, in the order of offsets."""
+    """Records in flight and acked of one partition, for one log in one generation, in the order of offsets."""
 
     __slots__ = (
         "acked",
@@ -39,68 +39,68 @@ class _Partition:
         self.epoch = epoch
         self.in_flight: deque[Record] = deque()
         self.acked: deque[int] = deque()
-        """Positions that acks led to and no commit has reached yet."""
+        """Positions reached by acks and not committed yet."""
         self.position = start
-        """The offset before which all is done."""
+        """The offset before which everything is done."""
         self.committed = committed
-        """What the group has; the position is committed where it is another."""
+        """The offset that the group has; the position is committed where it differs."""
         self.tracked_to = start
         """Where the next fetch has to begin."""
         self.gaps: deque[tuple[int, int]] = deque()
-        """From where to where the log has no records behind those of a fetch, beyond the position."""
+        """Offsets beyond the position that the log does not have, as (start, end)."""
         self.unfinished = 0
         self.is_forgotten = False
-        """Whether nothing of it will ever be committed here, for it was handed out again or its log is gone."""
+        """Whether nothing of it will be committed here: it was reassigned, or its log is gone."""
 
     def cross_gaps(self) -> None:
-        """Move the position over what the log does not have."""
+        """Move the position over offsets that the log does not have."""
         while self.gaps and self.gaps[0][0] <= self.position:
             self.position = max(self.position, self.gaps.popleft()[1])
 
 
 class OffsetTracker:
-    """Knows of each partition the contiguous finished prefix, so that a commit never passes unfinished work.
+    """Knows how far each partition is done without a hole, so that no commit passes unfinished work.
 
-    Owned by the event loop thread. Every tracked message must be marked done exactly once, after its result
-    or dead letter is on the broker. Messages of an earlier epoch are counted until they are done, but never move
-    the position of a partition that was handed out again, or whose log was replaced.
+    Owned by the event loop thread. Every tracked record must be marked done exactly once, after its result or dead
+    letter is on the broker. Records of an earlier epoch are counted until they are done, but never move the position
+    of a partition that was reassigned or whose log was replaced.
 
-    At most `window` messages of a partition are tracked and not committed: so many a crash repeats, and so far
-    work runs ahead of a slow message. Where `window` messages are unfinished over all partitions, a partition may
-    have more only up to its share of the window: so there are about twice as many at most, and no partition fills
-    the room of another.
+    At most `window` records of a partition are tracked and not committed. That is how far work runs ahead of a slow
+    record, and how many a crash repeats. Once `window` records are unfinished over all partitions, each partition is
+    limited to its share of the window. So about twice as many are unfinished at most, and no partition takes the room
+    of another.
     """
 
     def __init__(self, *, window: int = 512, clock: Callable[[], float] = time.monotonic) -> None:
         self.unfinished = 0
-        """How many tracked messages are not done yet."""
+        """How many tracked records are not done yet."""
         self.commit_is_due = asyncio.Event()
-        """Set while half a window of messages or more are acked and not committed, over all partitions."""
+        """Set while acked and uncommitted records of all partitions fill half a window or more."""
         self._acked = 0
-        """How many messages are acked and not committed yet."""
+        """How many records are acked and not committed yet."""
         self._window = window
         self._commit_after = max(1, window // 2)
         self._clock = clock
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._forgotten: list[_Partition] = []
-        """Those that have something unfinished still."""
+        """Forgotten partitions with unfinished records."""
         self._held_back: set[TopicPartition] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
     def enter(self, fetched: Fetched) -> None:
-        """Look whether a fetch follows the one before of its partition, or begins an epoch; before it is tracked.
+        """Check, before a fetch is tracked, that it follows the previous one of its partition or starts an epoch.
 
         Raises:
-            PositionLost: permanent; what was fetched before has not been tracked.
+            PositionLost: permanent; records between the two fetches were never tracked.
         """
         before = self._partitions.get(fetched.place)
         if before is None or before.epoch != fetched.epoch or before.tracked_to != fetched.start:
             self._begin(before, fetched)
 
     def track(self, fetched: Fetched, start: int, most: int) -> int:
-        """Remember that up to `most` records from `start` on are in flight, as far as there is room; return how many.
+        """Track up to `most` records from `start` on, as far as there is room; return how many.
 
-        Fetches of a partition come in order, and each is tracked whole before the next.
+        Fetches of a partition come in order; each is tracked to its end before the next begins.
         """
         partition = self._partitions[fetched.place]
         records = fetched.records
@@ -125,10 +125,10 @@ class OffsetTracker:
         return count
 
     def done(self, message: Record) -> None:
-        """Mark `message` finished: everything contiguous up to it may be committed.
+        """Mark `message` finished. Everything before it that is finished too may be committed.
 
         Raises:
-            ValueError: the message was never tracked: a fault of the caller.
+            ValueError: the record was never tracked: a bug of the caller.
         """
         partition = message.account
         if partition is None:
@@ -156,10 +156,10 @@ class OffsetTracker:
             self._wake()
 
     def give_back(self, give_up: Callable[[Record], bool]) -> None:
-        """Count as finished, though they are not, the last messages of each partition: their next owner gets them.
+        """Count the last records of each partition as finished, though they are not: their next owner gets them.
 
-        From the last one back to the first that is done or that `give_up` does not give up. The position stays before
-        them; for partitions that are about to be handed out again.
+        Goes back from the last record to the first that is done, or for which `give_up` returns false. The position
+        stays before them. For partitions that are about to be reassigned.
         """
         for partition in (*self._partitions.values(), *self._forgotten):
             for message in reversed(partition.in_flight):
@@ -203,9 +203,9 @@ class OffsetTracker:
         return self.in_flight + self._acked
 
     def positions(self) -> dict[TopicPartition, Position]:
-        """Return the position of each partition that is to be committed, as the group has another.
+        """Return the position of each partition where the group has another one.
 
-        It is below the group's where the log was replaced.
+        It is lower than the group's where the log was replaced.
         """
         return {
             place: Position(partition.position, partition.epoch)
@@ -221,32 +221,32 @@ class OffsetTracker:
         return Position(partition.position, partition.epoch)
 
     def unfinished_of(self, place: TopicPartition) -> int:
-        """Return how many tracked messages of a partition are not done yet, those of earlier epochs left out."""
+        """Return how many records of a partition are tracked in this epoch and not done yet."""
         partition = self._partitions.get(place)
         return 0 if partition is None else partition.unfinished
 
     def forget_all(self) -> None:
-        """Drop all positions: the partitions were handed out again, to this worker or another."""
+        """Drop all positions: the partitions were reassigned, to this worker or another."""
         for place in list(self._partitions):
             self._forget(place)
         self._wake()
 
     def hold_back(self, place: TopicPartition) -> None:
-        """Say that messages of `place` wait for room."""
+        """Note that records of `place` wait for room."""
         self._held_back.add(place)
 
     def release(self, place: TopicPartition) -> None:
-        """Say that no messages of `place` wait for room any more."""
+        """Note that no records of `place` wait for room any more."""
         self._held_back.discard(place)
         self._wake()
 
     @property
     def held_back(self) -> AbstractSet[TopicPartition]:
-        """The partitions of which messages wait for room: no more of them are to be fetched."""
+        """The partitions whose records wait for room; they must not be fetched."""
         return self._held_back
 
     async def progress(self) -> None:
-        """Return after the next ack, commit or release; where all room is taken, after the next message is done."""
+        """Wait for the next ack, commit or release; where all room is taken, for the next record that is done."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         await waiting
@@ -285,7 +285,7 @@ class OffsetTracker:
                 yield partition, offset
 
     def _settle(self, partition: _Partition, position: float = math.inf) -> None:
-        """Stop counting what is acked up to `position`: it is committed, or never will be."""
+        """Stop counting acked records up to `position`: they are committed, or never will be."""
         acked = partition.acked
         before = len(acked)
         while acked and acked[0] <= position:

@@ -1,8 +1,8 @@
-"""The port between the delivery of requests and Kafka: where records come from, and where outcomes go.
+"""The port between delivery and Kafka: where records come from, and where outcomes go.
 
-Two implementations ship: Faust's consumer and aiokafka's producer (`streams.faust.source`,
-`streams.faust.producer_sink`), and a broker in memory (`streams.delivery.memory_broker`). Errors are those of
-`aiokafka.errors`, and error codes the brokers' own, in both. All of it lives on one event loop.
+Two implementations ship: Faust's consumer with aiokafka's producer (`streams.faust.source`,
+`streams.faust.producer_sink`), and a broker in memory (`streams.delivery.memory_broker`). Both raise the errors of
+`aiokafka.errors` and return the error codes of Kafka. Everything here lives on one event loop.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ import msgspec
 from streams.kafka.cloudevents import Headers
 
 TopicPartition = tuple[str, int]
-"""A topic and one of its partitions; Faust's and aiokafka's own types for it are equal to it."""
+"""A topic and one of its partitions; equal to Faust's and aiokafka's own types for it."""
 
 
 UNKNOWN_OFFSET = -1
-"""What the group has where a log was replaced: it is of the log before, and a commit may be on its way."""
+"""Stands for the committed offset of a replaced log, which belongs to the old log; a commit may be under way."""
 
 
 class Position(NamedTuple):
-    """How far a partition is done, as it is committed."""
+    """The committed offset of a partition, or one to commit."""
 
     offset: int
     epoch: int
-    """Of which log; a commit of one that is over is refused."""
+    """The log it belongs to; commits of an earlier epoch are refused."""
     note: str = ""
-    """What the group keeps beside the offset, of `streams.delivery.crash_guard`."""
+    """The metadata committed with the offset, made by `streams.delivery.crash_guard`."""
 
 
 Positions = Mapping[TopicPartition, Position]
 
 
 class PositionLost(RuntimeError):
-    """Raised where records that were fetched did not arrive: permanent, for a commit would pass them."""
+    """Raised where fetched records did not arrive. Permanent: a commit would pass them."""
 
 
 class Record(msgspec.Struct, eq=False):
-    """One message as the broker delivered it to this worker, and how far it has come."""
+    """One message as it was fetched, and the state of its delivery."""
 
     topic: str
     partition: int
     offset: int
     timestamp: int
-    """In milliseconds since the epoch; -1 where nobody knows."""
+    """In milliseconds since the epoch; -1 where it is not known."""
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     is_done: bool = False
     crashes: int = 0
-    """How many workers ended with it; set where it is to be given up for that."""
+    """How many workers died while they ran it; set where it must not run again."""
     since: float = 0.0
     account: Any = None
-    """Where it is in flight; set by the tracker."""
+    """Its partition in the tracker; set by the tracker."""
 
 
 class Fetched(msgspec.Struct, eq=False):
-    """What one fetch brought of one partition: all that its log has from `start` up to `end`."""
+    """One fetch of one partition: all records of its log from `start` up to `end`."""
 
     topic: str
     partition: int
     generation: int
-    """Counts the assignments of this process; another has others, whatever the broker calls them."""
+    """Counts the assignments of this process; not the broker's number."""
     epoch: int
-    """Counts the logs that were begun: one for each partition of an assignment, and again where a log was replaced."""
+    """Counts logs: a new one for each partition of an assignment, and where a log was replaced."""
     start: int
     end: int
-    """Above the last record's offset plus one where markers of transactions, aborted records or gaps follow it."""
+    """Larger than the last record's offset plus one where transaction markers, aborted records or gaps follow it."""
     records: Sequence[Record] = ()
     begins: bool = False
-    """Whether it is the first of its epoch."""
+    """Whether this is the first fetch of its epoch."""
     committed: int | None = None
-    """What the group has for the partition, None for nothing; looked at where it begins."""
+    """The committed offset of the partition, None for none; only read where `begins`."""
     note: str = ""
-    """What the group keeps beside that."""
+    """The metadata of that offset."""
 
     @property
     def place(self) -> TopicPartition:
@@ -85,20 +85,17 @@ class Fetched(msgspec.Struct, eq=False):
 
 
 class DeliveryReport(msgspec.Struct, eq=False):
-    """Records of one caller on their way; `ended` is called once, and each kind of caller says what follows."""
+    """Records that one caller sent; `ended` is called once. Each kind of caller overrides it."""
 
     missing: int = 0
-    """How many records are still on their way; kept by the producer, as all here."""
+    """How many records the broker has not answered yet; kept by the producer, like all fields here."""
     error: Exception | None = None
-    """Why the broker does not take the first that it refused."""
+    """Why the broker refused the first record that it refused."""
     refused: tuple[ProducerRecord, ...] = ()
-    """What the broker does not take; it may have all others."""
+    """The refused records; the broker may have all others."""
 
     def ended(self, error: Exception | None) -> None:
-        """Called when the broker has all records, or with why it does not take one; must not raise.
-
-        Nothing is on its way any more.
-        """
+        """Called when the broker has answered for every record; `error` says why it refused one. Must not raise."""
         raise NotImplementedError
 
     def arrived(self) -> None:
@@ -108,7 +105,7 @@ class DeliveryReport(msgspec.Struct, eq=False):
             self.ended(self.error)
 
     def failed(self, record: ProducerRecord, error: Exception) -> None:
-        """Note that the broker does not take `record`."""
+        """Note that the broker refuses `record`."""
         if self.error is None:
             self.error = error
         self.refused += (record,)
@@ -125,43 +122,43 @@ class ProducerRecord(msgspec.Struct, eq=False):
     value: bytes | None
     headers: Headers
     delivery: DeliveryReport | None = None
-    """Whose it is while it is on its way; set by the producer."""
+    """The report of the caller that sent it; set by the producer."""
 
 
 class RecordListener(Protocol):
-    """What a source calls: the delivery of requests."""
+    """What a source calls: the delivery of requests implements it."""
 
     def take(self, topic: str, fetched: Sequence[Fetched]) -> None:
-        """Take what one fetch brought of `topic`. Does not wait, and does not raise."""
+        """Take the records of one fetch of `topic`. Must not wait and must not raise."""
 
     def begin(self) -> None:
-        """Forget what was not committed: the partitions were handed out again. Called before a generation opens."""
+        """Forget what was not committed: partitions were reassigned. Called before a generation opens."""
 
     async def drain(self, within_s: float | None = None) -> None:
-        """Return once all that was taken is answered and committed, as far as it can be within `within_s`.
+        """Return once everything taken is answered and committed, after `within_s` at the latest.
 
-        What no engine has begun with is given up at once. Called after a generation was closed, before its partitions
-        go to others. What is not answered comes again.
+        Gives up at once what no engine has begun with. Called after a generation was closed and before its partitions
+        go to others. What is not answered is fetched again by the next owner.
         """
 
 
 class RecordSource(Protocol):
     """One member of a consumer group.
 
-    A generation is one assignment of partitions to this member, numbered by itself. It opens once and closes once.
-    What is fetched in a generation is handed over in order and without holes while it is open; the next one begins at
-    the committed offsets, so what is left is fetched again, here or elsewhere.
+    A generation is one assignment of partitions to this member, with a number of this process. It opens once and
+    closes once. While it is open, records are handed over in order and without holes. The next generation begins at
+    the committed offsets, so unanswered records are fetched again, here or elsewhere.
     """
 
     def attach(self, listener: RecordListener) -> None:
-        """Set who takes the records; before this member joins."""
+        """Set the listener; call it before this member joins."""
 
     @property
     def generation(self) -> int | None:
         """The open generation; None while there is none."""
 
     async def opened(self) -> int:
-        """Return the open generation, as soon as there is one."""
+        """Wait for an open generation and return it."""
 
     def partitions(self, topic: str) -> AbstractSet[TopicPartition]:
         """Return the partitions of `topic` that are assigned to this member."""
@@ -169,10 +166,10 @@ class RecordSource(Protocol):
     async def fetch(
         self, generation: int, topic: str, partitions: Collection[TopicPartition], most: int, timeout_s: float
     ) -> None:
-        """Have the listener take, in one call, up to `most` records of these partitions.
+        """Fetch up to `most` records of these partitions and hand them to the listener in one call.
 
-        Returns when it has taken them, or after about `timeout_s` where there are none. Nothing is taken where
-        `generation` has ended. A partition that is not named is paused: nothing of it is taken.
+        Returns after about `timeout_s` where there are none. Does nothing where `generation` has ended. A partition
+        that is not named is paused.
 
         Raises:
             KafkaError: permanent.
@@ -180,18 +177,18 @@ class RecordSource(Protocol):
         """
 
     async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
-        """Ask once to commit these positions and their notes; return the broker's code for each.
+        """Ask the broker once to commit these positions with their notes; return its error code for each.
 
-        0 where the broker has it. Those of an epoch that is over are neither committed nor returned. The code is that
-        of a time-out where the broker may or may not have it. `Fetched.note` tells the note where a partition begins.
+        0 means committed, and the code of a time-out that the broker may or may not have it. Positions of an epoch
+        that has ended are left out.
 
         Raises:
-            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+            KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
         """
 
 
 class RecordSink(Protocol):
-    """Where outcomes are sent; each is on the broker, or refused."""
+    """Sends outcomes; each is stored on the broker or refused."""
 
     async def partitions(self, topic: str) -> list[int]:
         """Return the partitions of `topic`, in order.
@@ -205,7 +202,7 @@ class RecordSink(Protocol):
     ) -> tuple[int, Exception | None]:
         """Send as many of the first `records` as one batch holds, at least one.
 
-        Return how many those are, and None where the broker has them all, or why it may not have them.
+        Return how many, and None where the broker has them all, else the error: it may or may not have them.
 
         Raises:
             Exception: permanent; one of the records cannot be written.

@@ -1,4 +1,4 @@
-"""Sends records to the broker in batches: those of one partition that are ready at the same time go together."""
+"""Sends records to the broker in batches, one batch per partition at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINE_EVERY_S = 30.0
 
 
 class _Awaited(DeliveryReport):
-    """Ends with a future, or in nothing where the waiting caller has gone."""
+    """Reports the end of a delivery to a future; does nothing where the waiting caller has gone."""
 
     future: asyncio.Future[None] = msgspec.field(default_factory=asyncio.Future)
 
@@ -38,19 +38,19 @@ class _Awaited(DeliveryReport):
 
 
 class BatchingProducer:
-    """Gathers records by topic and sends each topic's as batches, one after the other.
+    """Collects records by topic and sends the batches of a topic one after the other.
 
-    While a batch is on its way the next one gathers, so batches grow with the load and a lone record leaves at
-    once. Lives on the event loop of its sink. Records with one key keep to one partition, that of Kafka's default
-    partitioner; those without a key take one at random, together.
+    While a batch is under way the next one collects, so batches grow with the load and a lone record leaves at once.
+    Lives on the event loop of its sink. Records with one key go to one partition, chosen as by Kafka's default
+    partitioner; those without a key go together to one at random.
 
-    A broker that is away or slow is waited out, however long that takes: what it may not have is sent again.
+    While the broker is away or slow, batches are sent again until it answers.
     """
 
     def __init__(self, sink: RecordSink) -> None:
         self._sink = sink
         self._waiting: dict[str, list[ProducerRecord]] = {}
-        """What waits for each topic that is being sent to."""
+        """The queue of each topic that is being sent to."""
         self._sending: set[asyncio.Task[None]] = set()
         self._partitioner = DefaultPartitioner()
         self._lines = LineLimit(1, _LINE_EVERY_S)
@@ -60,14 +60,14 @@ class BatchingProducer:
 
         Raises:
             MessageSizeTooLargeError: one is too large for the broker.
-            KafkaError: the broker does not take one of them.
+            KafkaError: the broker refuses one of them.
         """
         delivery = _Awaited()
         self.post(records, delivery)
         await delivery.future
 
     def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
-        """Send all of them; `delivery`, which is new, is told how that ended."""
+        """Send all of them; `delivery`, a new report, is called at the end."""
         delivery.missing = len(records)
         for record in records:
             record.delivery = delivery
@@ -82,7 +82,7 @@ class BatchingProducer:
                 waiting.append(record)
 
     async def _send_all(self, topic: str) -> None:
-        """Send batches until nothing waits for `topic`."""
+        """Send batches until the queue of `topic` is empty."""
         while waiting := self._waiting[topic]:
             self._waiting[topic] = []
             try:
@@ -124,14 +124,14 @@ class BatchingProducer:
         return found
 
     async def _send(self, topic: str, partition: int, waiting: list[ProducerRecord]) -> None:
-        """Send the records of one partition in as few batches as they fit in."""
+        """Send the records of one partition in as few batches as possible."""
         sent = 0
         pause_s = _FIRST_PAUSE_S
         while sent < len(waiting):
             count, error = await self._sink.send(topic, partition, waiting[sent:] if sent else waiting)
             taken = waiting if count == len(waiting) else waiting[sent : sent + count]
             if error is None:
-                # The first comes last: acks in order are then one step for all of them.
+                # The first record is reported last: then the acks of all move the position in one step.
                 for record in reversed(taken):
                     if (delivery := record.delivery) is not None:
                         record.delivery = None
@@ -142,7 +142,7 @@ class BatchingProducer:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             elif isinstance(error, MessageSizeTooLargeError) and count > 1:
-                # None of them may be too large by itself.
+                # Perhaps none of them alone is too large.
                 await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
             else:
                 _tell(taken, error)
@@ -150,7 +150,7 @@ class BatchingProducer:
 
 
 def _tell(records: list[ProducerRecord], error: Exception) -> None:
-    """Report those of `records` that are still on their way as failed."""
+    """Report those of `records` that were not answered as failed."""
     for record in records:
         if (delivery := record.delivery) is not None:
             record.delivery = None

@@ -1,4 +1,4 @@
-"""Publishes results, dead letters and metrics events, each acknowledged by the broker before it counts."""
+"""Publishes results, dead letters and metrics events; each counts once the broker has acknowledged it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _RECORD_OVERHEAD_BYTES = 1024
-"""What headers, key and framing may add to a value."""
+"""The most that headers, key and framing add to a value."""
 
 _CALLERS_BYTES = 256
-"""Of that, what is meant for the key and trace that a caller chose; those of an ordinary caller take far less."""
+"""The part of that for the caller's key and trace; an ordinary caller uses far less."""
 
 _ALWAYS_TAKEN_BYTES = 16 * 1024
-"""Results so small are refused by no broker that is set up with sense, whatever `max_message_bytes` says here."""
+"""A sensibly configured broker takes every result of this size, whatever `max_message_bytes` is here."""
 
 _MESSAGE_CHARS = 1000
-"""What is kept of the message of a failure that is too large."""
+"""How much is kept of an error message that is too large."""
 
 
 class Out(Protocol):
-    """The part of the producer that is used here."""
+    """The part of the producer that the publisher uses."""
 
     async def deliver(self, *records: ProducerRecord) -> None: ...
 
@@ -46,10 +46,10 @@ class Out(Protocol):
 
 
 class Publisher:
-    """Sends what the worker has to say; returns once the broker has acknowledged it.
+    """Publishes what the worker sends; returns once the broker has acknowledged it.
 
-    Lives on the event loop of its producer. What the broker refuses for its size is told or kept in fewer bytes,
-    so every message still has one outcome: only a broker that takes nothing ends with an error.
+    Lives on the event loop of its producer. Where the broker refuses a record for its size, a smaller one takes its
+    place, so every request still has one outcome. Only a broker that refuses everything leads to an error.
     """
 
     def __init__(
@@ -94,12 +94,11 @@ class Publisher:
     ) -> None:
         """Publish `result`, and then the metrics event about what was published.
 
-        A result that is too large becomes a RESULT_TOO_LARGE failure. Where it is the caller's key (or trace) that
-        leaves no room, the result goes without: its caller, who looks for an id, is still answered, which a dead
-        letter would not do.
+        A result that is too large becomes a RESULT_TOO_LARGE failure. Where the caller's key (or trace) leaves no
+        room, the result is sent without it: the caller, who matches results by id, still gets an answer.
 
         Raises:
-            KafkaError: the broker does not take them; nothing may be acknowledged then.
+            KafkaError: the broker refuses them; nothing may be acknowledged then.
         """
         own = self._topics.results(task)
         answered = result
@@ -127,10 +126,10 @@ class Publisher:
         traceparent: str | None,
         delivery: DeliveryReport,
     ) -> bool:
-        """Publish `result` and its metrics event side by side and return True; `delivery` is told how that ended.
+        """Send `result` and its metrics event side by side and return True; `delivery` is called at the end.
 
-        Where that is with an error, `republish` may find a way that ends without. Returns False for what may be too
-        large for the broker, whose event must wait until it is known what was published: that is for `result`.
+        If that ends with an error, call `republish`. Returns False, and sends nothing, for a result that may be too
+        large for the broker: call `result` for it, as its event depends on what could be published.
         """
         answered = result
         result, value = encode_result(result)
@@ -145,10 +144,10 @@ class Publisher:
     async def republish(
         self, records: Sequence[ProducerRecord], *, task: str, traceparent: str | None
     ) -> None:
-        """Publish what the broker refused of a posted result; what it has is published again only if it is not true.
+        """Resend the rejected records of `post`. The event is resent only if the result had to change.
 
         Raises:
-            KafkaError: the broker does not take it; nothing may be acknowledged then.
+            KafkaError: the broker refuses them; nothing may be acknowledged then.
         """
         of_event = [record for record in records if record.topic == self._events]
         for record in records:
@@ -163,12 +162,12 @@ class Publisher:
             await self._producer.deliver(*of_event)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
-        """Publish the original record with why nothing could be done with it, and a metrics event.
+        """Publish the original record with the reason in its headers, and a metrics event.
 
-        It is untouched unless it is too large for that, as `ever_smaller_letters` says.
+        The record is cut only where it is too large, as `ever_smaller_letters` says.
 
         Raises:
-            KafkaError: the broker does not take it; nothing may be acknowledged then.
+            KafkaError: the broker refuses it; nothing may be acknowledged then.
         """
         letters = ever_smaller_letters(
             origin,
@@ -202,20 +201,20 @@ class Publisher:
         """Publish one metrics event.
 
         Raises:
-            KafkaError: the broker does not take it.
+            KafkaError: the broker refuses it.
         """
         await self._producer.deliver(self._event_record(event))
 
     async def _deliver(
         self, topic: str, result: Result, value: bytes, key: bytes | None, traceparent: str | None
     ) -> Result:
-        """Publish `result`, or as much of it as the broker takes; return what was published."""
+        """Publish `result`, or a smaller one that the broker takes; return what was published."""
         return await self._deliver_first_that_fits(self._ever_smaller(topic, result, value, key, traceparent))
 
     def _ever_smaller(
         self, topic: str, result: Result, value: bytes, key: bytes | None, traceparent: str | None
     ) -> Iterator[tuple[Result, ProducerRecord]]:
-        """Yield `result` and its record, then those in its place for a broker that found that too large."""
+        """Yield `result` and its record, then smaller ones for a broker that refuses its size."""
         yield result, self._record(topic, result, value, key, traceparent)
         callers_bytes = len(key or b"") + len(traceparent or "")
         if callers_bytes > _CALLERS_BYTES:
@@ -226,8 +225,7 @@ class Publisher:
         yield failed, self._record(topic, failed, value, key, traceparent)
 
     async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, ProducerRecord]]) -> T:
-        """Deliver one attempt's record and return what it carries; the next is for a broker that finds the one
-        before too large."""
+        """Deliver the first record that the broker does not refuse for its size; return what it carries."""
         refusal: MessageSizeTooLargeError | None = None
         for what, record in attempts:
             try:
@@ -238,7 +236,7 @@ class Publisher:
         raise refusal or ValueError("there is nothing to deliver")
 
     def _encoded(self, result: Result) -> tuple[Result, bytes]:
-        """Return a result that the broker should take, and its bytes: this one, or a failure in its place."""
+        """Return a result that the broker should take, and its bytes: `result`, or a failure in its place."""
         result, value = encode_result(result)
         if len(value) > self._max_value_bytes:
             return self._too_large(result, len(value))
@@ -256,7 +254,7 @@ class Publisher:
         return ProducerRecord(self._events, None, encode(event), headers)
 
     def _too_large(self, result: Result, size: int) -> tuple[Result, bytes]:
-        """Return the failure that takes the place of a result of `size` bytes, and its bytes."""
+        """Return the failure that replaces a result of `size` bytes, and its bytes."""
         # The caller's own metadata may be what is too large, so it is not echoed here.
         if result.error is not None:
             cut = msgspec.structs.replace(result.error, message=result.error.message[:_MESSAGE_CHARS])

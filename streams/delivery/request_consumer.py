@@ -1,4 +1,4 @@
-"""Takes messages from the agents and sees each through to one published outcome and its ack."""
+"""Takes fetched records and drives each to one published outcome and its ack."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class UnderWay(Protocol):
     """A request that is being answered."""
 
     def give_up(self) -> bool:
-        """Do no more for it, unless an engine has begun; return whether that is so, and no result will come."""
+        """Stop work on it unless an engine has begun; return whether it was stopped, so that no result will come."""
 
 
 class Answering(Protocol):
-    """The part of the pipeline's fast lane that is used here."""
+    """The part of the pipeline's fast lane that the consumer uses."""
 
     def start(
         self, request: Request, on_result: OnResult, *, queue_s: float, traceparent: str | None, alike: Alike
@@ -49,11 +49,11 @@ class Answering(Protocol):
 
 
 class RequestConsumer:
-    """Every message taken ends in exactly one result or dead letter, and only then in its ack.
+    """Ends every record in exactly one result or dead letter, and acks it only then.
 
-    Lives on the event loop. Messages for which the tracker has no room yet are held back, in order, for each
-    partition by itself: one that is stuck holds up no other. A failure to publish calls `on_fatal` and leaves the
-    message unacked: the worker must exit so that the broker delivers it again.
+    Lives on the event loop. Records for which the tracker has no room wait in a queue for each partition, so a
+    partition that is stuck delays no other. A failure to publish calls `on_fatal` and leaves the record unacked: the
+    worker must exit so that the broker delivers it again.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RequestConsumer:
         on_fatal: Callable[[BaseException], None],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`is_current` tells whether messages of a generation are still this worker's to answer."""
+        """`is_current` tells whether a generation still has its partitions."""
         self._answering = answering
         self.publisher = publisher
         self.tracker = tracker
@@ -79,14 +79,14 @@ class RequestConsumer:
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
         self.under_way: dict[_Posting, UnderWay] = {}
-        """What has no result yet."""
+        """Requests without a result yet."""
         self._has_failed = False
         self._held_back = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
-        """Start work on messages of `task`'s request topic, in order, as far as there is room; hold back the rest.
+        """Start work on records of `task`'s request topic, in order, as far as there is room; queue the rest.
 
-        Messages that are missing before them are fatal.
+        Missing records before them are fatal.
         """
         alike: Alike = {}
         try:
@@ -98,7 +98,7 @@ class RequestConsumer:
     def give_back(self) -> None:
         """Leave to the next owner what no engine has begun with: it is neither answered nor acked.
 
-        Not what lies before a message that is done or begun: that one would be answered again.
+        A record before one that is done or begun is kept: else the later one would be answered again.
         """
         postings = {id(posting.message): posting for posting in self.under_way}
 
@@ -120,13 +120,13 @@ class RequestConsumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
-        """Start work on a message that is tracked."""
+        """Start work on a tracked record."""
         if message.crashes:
             self._see_through(message, task, functools.partial(self._give_up, message, task))
             return
         try:
             incoming, request = self._read(message, task)
-            sent_ms = message.timestamp  # -1 where nobody knows
+            sent_ms = message.timestamp  # -1 where it is not known
             queue_s = max(0.0, self._wall_clock() - sent_ms / 1000) if sent_ms > 0 else 0.0
             traceparent = incoming.traceparent
             posting = _Posting(
@@ -148,7 +148,7 @@ class RequestConsumer:
             self._see_through(message, task, put_aside)
 
     def _see_through(self, message: Record, task: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work, which ends with a published outcome, and ack the message then."""
+        """Await the work, which ends with a published outcome, then ack the record."""
 
         async def see_through() -> None:
             try:
@@ -159,7 +159,7 @@ class RequestConsumer:
                         raise
                     await self._put_aside(message, task, "outcome", error)
             except Exception as error:
-                if not self._has_failed:  # whatever else is in flight ends in the same way
+                if not self._has_failed:  # every other record in flight ends in the same way
                     self._has_failed = True
                     log.critical(
                         "outcome_not_published",
@@ -178,14 +178,14 @@ class RequestConsumer:
         running.add_done_callback(self._tasks.discard)
 
     async def _put_aside(self, message: Record, task: str, stage: str, error: BaseException) -> None:
-        """Keep as a dead letter a message that can be neither answered nor refused."""
+        """Dead-letter a record that can be neither answered nor refused."""
         log.error(
             "message_put_aside", topic=message.topic, offset=message.offset, stage=stage, exc_info=error
         )
         await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
     def publish_carefully(self, posting: _Posting, result: Result) -> None:
-        """Publish a result that cannot be posted."""
+        """Publish a result that `Publisher.post` does not send."""
         message, task = posting.message, posting.task
         publish = functools.partial(
             self.publisher.result,
@@ -198,7 +198,7 @@ class RequestConsumer:
         self._see_through(message, task, publish)
 
     def publish_refused(self, posting: _Posting) -> None:
-        """Publish what the broker refused of a posted result."""
+        """Resend what the broker refused of a posted result."""
         message, task = posting.message, posting.task
         republish = functools.partial(
             self.publisher.republish, posting.refused, task=task, traceparent=posting.traceparent
@@ -206,10 +206,10 @@ class RequestConsumer:
         self._see_through(message, task, republish)
 
     def _read(self, message: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
-        """Return what the message asks for.
+        """Decode the request.
 
         Raises:
-            Undecodable: permanent; there is nobody to tell.
+            Undecodable: permanent; it has no id, so no caller can be told.
             InvalidRequest: permanent.
         """
         incoming = cloudevents.receive(message.value, message.headers)
@@ -232,7 +232,7 @@ class RequestConsumer:
             )
 
     async def _give_up(self, message: Record, task: str) -> None:
-        """Tell the caller of a request at which workers ended that it will not run, and keep it."""
+        """Fail and dead-letter a request that crashes workers."""
         error = WorkerCrashed(
             f"{message.crashes} workers one after the other ended without a word while they ran this request and "
             "nothing else: it crashes native code, takes more memory than there is, or hangs where nothing can "
@@ -250,7 +250,7 @@ class RequestConsumer:
         await self.publisher.dead_letter(message, task=task, stage="crash", error=error)
 
     async def _refuse(self, message: Record, task: str, error: InferenceError) -> None:
-        """Tell the caller that the request is not valid; where that cannot be told, keep the message."""
+        """Send a failed result for an invalid request; dead-letter the record where that is not possible."""
         if isinstance(error, Undecodable):
             await self.publisher.dead_letter(message, task=task, stage="decode", error=error)
             return
@@ -271,7 +271,7 @@ class RequestConsumer:
 
 
 class _Posting(DeliveryReport, kw_only=True, eq=False):
-    """A result on its way to the broker, and the message that is acked when it is there."""
+    """A result on its way to the broker, and the record that is acked when it is there."""
 
     request_consumer: RequestConsumer
     message: Record
@@ -281,7 +281,7 @@ class _Posting(DeliveryReport, kw_only=True, eq=False):
     is_answered: bool = False
 
     def post(self, result: Result) -> None:
-        """Publish the result, which is kept by its bytes alone: as a dict it would fill the caches meanwhile."""
+        """Publish the result. Only its bytes are kept meanwhile: a dict would fill the caches of the processor."""
         self.is_answered = True
         self.request_consumer.under_way.pop(self, None)
         try:
@@ -305,12 +305,12 @@ class _Posting(DeliveryReport, kw_only=True, eq=False):
 
 
 def _id_of(message: Record, incoming: cloudevents.Incoming) -> str:
-    """Return the id of a request that carries none: its event's, or one that is the same at a redelivery."""
+    """Return the id of a request that has none: that of its event, or one that a redelivery gets as well."""
     if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
         return incoming.event_id
     return f"{message.topic}/{message.partition}/{message.offset}"
 
 
 def _takes_nothing(error: Exception) -> bool:
-    """Whether the error is of the broker, whatever the message."""
+    """Whether the error is the broker's, whatever the record."""
     return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

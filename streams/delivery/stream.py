@@ -1,4 +1,4 @@
-"""The delivery of requests: records are fetched, answered, published and committed, on any source and sink."""
+"""Runs delivery: fetches records, has them answered, publishes the outcomes and commits."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from streams.settings import KafkaSettings, WorkerSettings
 
 _FETCH_TIMEOUT_S = 1.0
 _FETCH_BESIDE_HELD_BACK_S = 0.02
-"""Time of an empty fetch that leaves out partitions held back, which nobody fetches until it ends."""
+"""Longest empty fetch while partitions are paused: they are fetched again only after it."""
 _NOTHING_ASSIGNED_S = 0.2
 
 
 class Stream:
-    """What one worker does between a source of records and a sink for outcomes. Lives on one event loop.
+    """The delivery between a source of records and a sink for outcomes. Lives on one event loop.
 
-    Each topic is followed by a separate task, so no task's backlog holds up another's messages; a partition whose
-    messages are held back is left out of its topic's fetches. The next fetch begins when the one before was taken.
+    Each topic has a separate task, so the backlog of one task delays no other. A partition whose records wait for
+    room is left out of the fetches of its topic. The next fetch begins when the last one was taken.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Stream:
         guard: CrashGuard,
         kafka: KafkaSettings,
     ) -> None:
-        """`tasks` names the task of each request topic."""
+        """`tasks` maps each request topic to its task."""
         self._source = source
         self._tasks = tasks
         self._most = kafka.max_poll_records
@@ -59,7 +59,7 @@ class Stream:
 
         Raises:
             KafkaError: permanent.
-            PositionLost: permanent; the source left records out.
+            PositionLost: permanent; the source skipped records.
         """
         async with asyncio.TaskGroup() as running:
             running.create_task(self.committer.run(), name="commit offsets")
@@ -74,7 +74,7 @@ class Stream:
         self._guard.forget_all()
 
     async def withdraw(self) -> None:
-        """Have no more noted that this worker has begun on its requests: it does not end because of them."""
+        """Remove this worker's crash notes: it stops, but not because of a request."""
         self._guard.withdraw()
         await self.committer.commit()
 
@@ -89,7 +89,7 @@ class Stream:
                 await self.committer.commit_last()
 
     async def _follow(self, topic: str) -> None:
-        """Fetch what comes on `topic`."""
+        """Fetch the records of `topic` for ever."""
         while True:
             generation = await self._source.opened()
             assigned = self._source.partitions(topic)
@@ -116,9 +116,9 @@ def build_stream(
     on_fatal: Callable[[BaseException], None],
     wall_clock: Callable[[], float] = time.time,
 ) -> Stream:
-    """Return the delivery of requests for `tasks` from `source` to `sink`, for a worker and for a simulation.
+    """Return the delivery of requests for `tasks` from `source` to `sink`, for a worker, a test or a simulation.
 
-    `on_fatal` is called with what cannot be delivered: the worker must exit; what it has not acked is delivered again.
+    `on_fatal` is called with an error after which the worker must exit; what it has not acked is delivered again.
     """
     topics = Topics(kafka.topic_prefix)
     tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
