@@ -42,16 +42,17 @@ class _Limit:
 class Stopping:
     """Says that the process has to stop, and ends it in time whatever hangs: a broker, a store, an engine, the loop.
 
-    The first SIGTERM or SIGINT, or `fail`, asks it to stop within `drain_timeout_s`. `settle` says that nothing is left
-    to lose: only closing may follow, for a few seconds, and what hangs then is left hanging. The limit is one for
-    whatever has to end, and a thread keeps it that waits for nothing else. Made and left on the main thread, on a
-    running event loop.
+    The first SIGTERM or SIGINT, `request` or `fail`, asks it to stop within `drain_timeout_s`. `settle` says that
+    nothing is left to lose: only closing may follow, for a few seconds, and what hangs then is left hanging. The limit
+    is one for whatever has to end, and a thread keeps it that waits for nothing else. Made and left on the main thread,
+    on a running event loop.
     """
 
     def __init__(self, drain_timeout_s: float) -> None:
         self._drain_timeout_s = drain_timeout_s
         self._loop = asyncio.get_running_loop()
         self._requested: asyncio.Future[BaseException | None] = self._loop.create_future()
+        self._failed: asyncio.Future[BaseException] = self._loop.create_future()
         self._limits: queue.SimpleQueue[_Limit | None] = queue.SimpleQueue()
         self._limit: _Limit | None = None
         self._is_starting = True
@@ -85,9 +86,23 @@ class Stopping:
         """Return once the process has to stop: what went wrong, None for a signal."""
         return await asyncio.shield(self._requested)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether draining is of no use any more."""
+        return self._failed.done()
+
+    def request(self, reason: BaseException | None) -> None:
+        """Ask the process to drain and to stop, unless it is stopping already; `reason` is None for a signal."""
+        if not self.is_requested:
+            self._set_drain_limit()
+        if not self._requested.done():
+            self._requested.set_result(reason)
+
     def fail(self, error: BaseException) -> None:
-        """Ask the process to stop because of `error`, unless it is stopping already."""
-        self._request(error)
+        """Ask the process to stop because of `error`, and not to drain, or to drain no more where it has begun to."""
+        if not self._failed.done():
+            self._failed.set_result(error)
+        self.request(error)
 
     def settle(self, status: int = 0) -> None:
         """Say that nothing is left to lose: the process ends with `status` in a few seconds, closed or not."""
@@ -100,18 +115,23 @@ class Stopping:
     async def until_requested(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, or as much of it as is done when the process has to stop; raises what `work` raises."""
         doing = asyncio.create_task(work)
-        waiting = asyncio.create_task(self.requested())
-        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await _first_of(doing, self._requested)
         self._is_starting = False
         if self.is_requested:
             self._set_drain_limit()
+        if doing.done():
+            doing.result()
+        else:
+            await _break_off(doing)
+
+    async def until_failed(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do the work, which `fail` breaks off; raises that error, or what `work` raises."""
+        doing = asyncio.create_task(work)
+        await _first_of(doing, self._failed)
         if not doing.done():
-            doing.cancel()
-            await asyncio.wait({doing}, timeout=_CLOSING_S / 2)
-            if doing.done() and not doing.cancelled() and (error := doing.exception()) is not None:
-                log.warning("broke_off_with_an_error", error=repr(error))
-            return
+            await _break_off(doing)
+        if self._failed.done():
+            raise self._failed.result()
         doing.result()
 
     async def courtesy(self, work: Coroutine[Any, Any, object], *, share: float) -> None:
@@ -134,13 +154,7 @@ class Stopping:
 
     def _on_first_signal(self, name: str) -> None:
         log.info("stopping", signal=name)
-        self._request(None)
-
-    def _request(self, reason: BaseException | None) -> None:
-        if not self.is_requested:
-            self._set_drain_limit()
-        if not self._requested.done():
-            self._requested.set_result(reason)
+        self.request(None)
 
     def _set_drain_limit(self) -> None:
         limit_s = min(self._drain_timeout_s, _START_S) if self._is_starting else self._drain_timeout_s
@@ -149,6 +163,18 @@ class Stopping:
     def _set(self, limit: _Limit) -> None:
         self._limit = limit
         self._limits.put(limit)
+
+
+async def _first_of(*waited: asyncio.Future[Any]) -> None:
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _break_off(doing: asyncio.Task[Any]) -> None:
+    """Cancel a work, and leave behind what does not end for that."""
+    doing.cancel()
+    await asyncio.wait({doing}, timeout=_CLOSING_S / 2)
+    if doing.done() and not doing.cancelled() and (error := doing.exception()) is not None:
+        log.warning("broke_off_with_an_error", error=repr(error))
 
 
 def run_to_exit(main: Coroutine[Any, Any, int]) -> int:

@@ -98,10 +98,12 @@ async def worker_in_memory(
     """Run a worker as `inferstream worker` does, on a broker in memory.
 
     `models` are the registered models: for each name its tags, such as `task` and `engine`; None asks the MLflow server
-    of the settings. At the end every request that was taken is answered and committed.
+    of the settings. At the end every request that was taken is answered and committed,
+    unless the worker has failed.
 
     Raises:
         ConfigurationError: permanent; a plugin cannot be imported, or a setting of an engine is wrong.
+        Exception: permanent; what kept the requests from being committed.
     """
     if models is not None and not isinstance(models, ModelManager):
         models = ListedModels(settings, models)
@@ -127,8 +129,11 @@ async def worker_in_memory(
         try:
             yield worker
         finally:
-            if not worker.failed.done():
-                await source.stop()
+            stopping = asyncio.create_task(source.stop(), name="stop the source")
+            await asyncio.wait([stopping, worker.failed], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
             delivering.cancel()
-            await asyncio.wait([delivering])
+            await asyncio.wait([stopping, delivering])
             await stream.request_consumer.close()
+            if not stopping.cancelled():
+                stopping.result()

@@ -103,12 +103,15 @@ class MemorySource(_Client):
         self._close()
         assigning, *_ = self._running
         assigning.cancel()
-        await self._listener.drain()
-        for running in self._running:
-            running.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        with suppress(KafkaError):  # the group would notice by itself later
-            await self._ask("leave", functools.partial(self._broker.group(self._group).leave, self._name))
+        try:
+            await self._listener.drain()
+        finally:
+            for running in self._running:
+                running.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            with suppress(KafkaError):  # the group would notice by itself later
+                leaving = functools.partial(self._broker.group(self._group).leave, self._name)
+                await self._ask("leave", leaving)
 
     async def opened(self) -> int:
         while self._generation is None:

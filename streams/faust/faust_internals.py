@@ -53,10 +53,15 @@ class InferenceApp(faust.App):
         return cast(Any, self.producer)._ensure_producer()
 
     async def drain(self) -> None:
-        """Take nothing more, and return once all that was taken is answered and committed, as far as it can be."""
+        """Take nothing more, and return once all that was taken is answered and committed, as far as it can be.
+
+        Where that fails, the stop that follows does not try again.
+        """
         self.is_draining = True
-        await self._stop_consumer()
-        self._is_drained = True
+        try:
+            await self._stop_consumer()
+        finally:
+            self._is_drained = True
 
     async def _stop_consumer(self) -> None:
         if not self._is_drained:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engines.guard import TooManyStuck
 from handlers.logger import get_logger
 from streams.faults import tell_of_faults
 from streams.http.gateway import start_gateway
@@ -37,7 +36,7 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
     with Stopping(drain_timeout_s + _MARGIN_S) as stopping, watched_loop(patience_s):
         tell_of_faults(stopping.fail)
         async with (
-            open_runtime(settings, on_too_many_stuck=stopping.fail) as runtime,
+            open_runtime(settings, on_too_many_stuck=stopping.request) as runtime,
             start_gateway(runtime, settings, is_ready=not settings.worker.warm) as gateway,
         ):
             on_listening(gateway.url)
@@ -46,11 +45,15 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
             failure = await stopping.requested()
             if failure is not None:
                 log.critical("serve_failed", error=str(failure), exc_info=failure)
-            if failure is not None and not isinstance(failure, TooManyStuck):
+            if failure is not None and stopping.has_failed:
                 exit_now(EXIT_FAILED)
             status = 0 if failure is None else EXIT_FAILED
             log.info("http_draining", in_work=gateway.admission.present)
-            await gateway.drain(drain_timeout_s)
+            try:
+                await stopping.until_failed(gateway.drain(drain_timeout_s))
+            except Exception as error:
+                log.critical("serve_failed", error=str(error), exc_info=error)
+                exit_now(EXIT_FAILED)
             stopping.settle(status)
         log.info("http_stopped")
         stopping.closed(status)

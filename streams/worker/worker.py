@@ -6,12 +6,12 @@ import asyncio
 import gc
 import os
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from engines.guard import TooManyStuck
 from handlers.logger import get_logger
 from streams.delivery.port import PositionLost
 from streams.delivery.publisher import Publisher
@@ -91,7 +91,7 @@ class Worker:
                 settings,
                 on_model=self._event_publisher.model,
                 on_pull=self._event_publisher.pull,
-                on_too_many_stuck=self._stopping.fail,
+                on_too_many_stuck=self._stopping.request,
             )
         )
         problems = await check_topics(settings.kafka, self._tasks)
@@ -128,19 +128,27 @@ class Worker:
         self._announce(stream.publisher)
 
     async def drain(self) -> None:
-        """Take nothing new, and return once all that was taken is answered and committed."""
-        async with asyncio.TaskGroup() as draining:
-            if self.app is not None and self._stream is not None:
-                draining.create_task(self._drain_stream(self.app, self._stream))
-            if self.gateway is not None:
-                draining.create_task(self.gateway.drain(self._stopping.remaining_s))
+        """Take nothing new, and return once all that was taken is answered and committed.
+
+        Stream and gateway do so each by itself: where one fails the other goes on, and then the error is raised.
+        """
+        draining: list[Coroutine[Any, Any, object]] = []
+        if self.app is not None and self._stream is not None:
+            draining.append(self._drain_stream(self.app, self._stream))
+        if self.gateway is not None:
+            draining.append(self.gateway.drain(self._stopping.remaining_s))
+        for ended in await asyncio.gather(*draining, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
     async def _drain_stream(self, app: InferenceApp, stream: Stream) -> None:
         """Return once all is committed that can be: not that of partitions that were handed on, or that are gone."""
-        await app.drain()
-        await stream.committer.commit_all()
-        if self._delivering is not None:
-            self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
+        try:
+            await app.drain()
+            await stream.committer.commit_all()
+        finally:
+            if self._delivering is not None:
+                self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
 
     async def withdraw(self) -> None:
         """Have the group not take the end of this worker for that of one which a request has ended."""
@@ -218,19 +226,20 @@ async def _run(settings: Settings) -> int:
                 raise
             failure = await stopping.requested()
             if failure is not None:
-                while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-                    failure = failure.exceptions[0]  # whose message says more than that of its group
-                is_explained = isinstance(failure, GroupRefused)
-                log.critical("worker_failed", error=str(failure), exc_info=None if is_explained else failure)
-            if failure is not None and not isinstance(failure, TooManyStuck):
+                _tell_failure(failure)
+            if failure is not None and stopping.has_failed:
                 tell_left_out()
                 if isinstance(failure, _NOT_BY_A_REQUEST):
                     await stopping.courtesy(worker.withdraw(), share=0.5)
                 # Draining would commit what comes after the message that could not be answered.
                 exit_now(EXIT_FAILED)
-            status = 0 if failure is None else EXIT_FAILED
             log.info("worker_draining", in_flight=worker.in_flight)
-            await worker.drain()
+            try:
+                await stopping.until_failed(worker.drain())
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the stop goes on, and exits with 1
+                failure = error
+                _tell_failure(error)
+            status = 0 if failure is None else EXIT_FAILED
             stopping.settle(status)
             await worker.leave()
         log.info("worker_stopped")
@@ -238,6 +247,15 @@ async def _run(settings: Settings) -> int:
             exit_now(status)  # Faust and aiokafka would wait for a broker
         stopping.closed(status)
     return status
+
+
+def _tell_failure(failure: BaseException) -> None:
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]  # whose message says more than that of its group
+    is_explained = isinstance(failure, GroupRefused)
+    log.critical(
+        "worker_failed", error=str(failure) or repr(failure), exc_info=None if is_explained else failure
+    )
 
 
 def _tune_interpreter() -> None:

@@ -79,3 +79,24 @@ def test_the_example_of_the_docs_runs_on_the_plugin_of_the_readme(tmp_path: Path
     )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.logs_errors("execute_failed")
+async def test_a_stop_at_which_the_broker_takes_no_commit_raises_that_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError("no commit")
+
+    settings = Settings(
+        worker=WorkerSettings(name="w", tasks=("unruly",)),
+        kafka=KafkaSettings(partitions=1, commit_interval_s=60),
+        cache=CacheSettings(directory=tmp_path),
+    )
+    request = {"id": "r", "task": "unruly", "engine": "unruly", "model_name": "m", "data": {"inputs": "x"}}
+    async with asyncio.timeout(PATIENCE_S), registered():
+        with pytest.raises(OSError, match="no commit"):
+            async with worker_in_memory(settings, models=AnyModels(tmp_path)) as worker:
+                await worker.ask(request)
+                monkeypatch.setattr(worker.broker, "commit", refuse)
+    assert not worker.broker.group(settings.kafka.group_id).members

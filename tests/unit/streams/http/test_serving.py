@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,32 @@ async def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> 
         with pytest.raises(ConfigurationError, match=r"cannot listen on 127\.0\.0\.1:\d+: .* http\.port"):
             async with start_gateway(site.gateway._runtime, settings):
                 raise AssertionError("the port was free")
+
+
+BROKEN = """
+import asyncio, os, signal, sys
+from streams.faults import report_fault
+from streams.http.concurrency_limit import ConcurrencyLimit
+from streams.http.serving import run
+from streams.logs import configure_logging
+from streams.settings import LoggingSettings, Settings
+
+async def drained(self):
+    report_fault(OSError("nobody answers"), "batches of a model")
+    await asyncio.sleep(3600)
+
+ConcurrencyLimit.drained = drained
+configure_logging(LoggingSettings(), sys.stdout)
+settings = Settings.model_validate({"http": {"port": 0}, "worker": {"drain_timeout_s": 3600}})
+sys.exit(run(settings, on_listening=lambda url: os.kill(os.getpid(), signal.SIGTERM)))
+"""
+
+
+@pytest.mark.processes
+def test_a_fault_of_the_process_while_it_drains_ends_it_at_once() -> None:
+    serving = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert serving.returncode == 1, serving.stdout
+    assert "nobody answers" in serving.stdout
+    assert "timed_out" not in serving.stdout
