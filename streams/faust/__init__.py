@@ -1,9 +1,9 @@
-"""The port of `streams.delivery` on Kafka: Faust keeps the app and its agents, aiokafka the connection.
+"""The port of `streams.delivery` on Kafka: Faust runs the app and its agents, aiokafka the connections.
 
-- app, faust_internals, source: Faust's app and our classes in the places of its own, and the RecordSource they make
-- positions, assignment, group_offsets: what is fetched, how far it is, and what of it is committed
-- producer_sink: outcomes on their way to the brokers
-- membership, group_supervisor: the worker's place in its consumer group
+- app, faust_internals, source: the Faust app, our subclasses of Faust's classes, and the RecordSource they form
+- positions, assignment, group_offsets: what is fetched, how far it is read, and what of it is committed
+- producer_sink: sends outcomes to the brokers
+- membership, group_supervisor: the worker's membership in its consumer group
 
 Records flow from the consumer's thread to the event loop; commits flow back.
 """

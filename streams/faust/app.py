@@ -1,4 +1,4 @@
-"""The Faust app: its settings, and one thin agent per task that hands what is fetched to the source."""
+"""Builds the Faust app: its settings, and one thin agent per task that hands fetches to the source."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def build_app(
 ) -> InferenceApp:
     """Return an app that consumes the request topics of `tasks` for `source`.
 
-    Offsets are committed by the source, and no other way: Faust sees no event that it could ack. The values are set
-    out in docs/decisions/manual-in-order-acks.md.
+    Only the source commits offsets: Faust sees no event that it could ack. docs/decisions/manual-in-order-acks.md
+    explains the settings.
     """
     kafka = settings.kafka
     app = InferenceApp(

@@ -1,4 +1,4 @@
-"""One assignment of the group: how far each of its partitions is read, and what is taken of it."""
+"""One assignment of the group: how far each of its partitions is read, and which records are next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.kafka.aiokafka_internals import AssignedPartitions
 log = get_logger(__name__)
 
 _READS_OF_DAMAGE = 3
-"""How often a batch is fetched before its partition stops: it may have been damaged on its way."""
+"""How often a batch is fetched before its partition stops: it may have been damaged in transit."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,45 +24,45 @@ class Reading:
 
     epoch: int
     position: int | None
-    """Where the next record taken has to come from; None until it is known where the log begins."""
+    """The offset of the next record to take; None while the start of the log is looked up."""
     committed: int | None
     note: str
-    """What the group keeps beside that."""
+    """The metadata of the committed offset."""
     begins: bool = True
     """Whether nothing of this epoch was taken yet."""
     is_lost: bool = False
-    """Whether it is being looked up where the log begins."""
+    """Whether the start of the log is being looked up."""
     is_replaced: bool = False
-    """Whether its log is known to be another than the one that was read."""
+    """Whether its log is known to have replaced the one that was read."""
     damaged_at: tuple[int, int] = (-1, 0)
-    """The position of a batch that could not be read, and how often."""
+    """The position of a batch that could not be read, and how often it was fetched."""
 
 
 @dataclass(slots=True, eq=False)
 class Assignment:
-    """One assignment, for as long as its partitions hold."""
+    """One assignment of partitions, for as long as it lasts."""
 
     generation: int
     member_generation: int
-    """What the broker calls it."""
+    """The broker's number of it."""
     partitions: AssignedPartitions
     group_id: str
     numbers: Iterator[int]
-    """Of epochs, which are never used twice."""
+    """Numbers for epochs, each used once."""
     removed_unread: Counter[TopicPartition]
     find_starts: Callable[[list[TopicPartition]], None]
-    """Called with partitions that are lost; has `go_on_at` called for each, some time later."""
+    """Called with partitions whose start must be looked up; calls `go_on_at` for each, some time later."""
     topic_ids: dict[str, str]
     readings: dict[TopicPartition, Reading] = field(default_factory=dict)
     stopped: dict[TopicPartition, str] = field(default_factory=dict)
-    """Why no more is read of a partition."""
+    """Partitions that are not read any more, with the reason."""
     due: list[Fetched] = field(default_factory=list)
-    """What has to be delivered though it holds no records."""
+    """Fetches without records that must be delivered."""
     fault: BaseException | None = None
-    """What ended the search for the start of a log; the next take raises it."""
+    """The error that ended the search for the start of a log; the next take raises it."""
 
     def start(self, committed: Mapping[TopicPartition, tuple[int, str, str]]) -> None:
-        """Set all positions to what the group has, with ids of topics and notes; those of logs made again are lost."""
+        """Set all positions to the committed offsets, and look up the start of logs whose topic was made again."""
         for place in self.partitions.partitions:
             offset, noted, note = committed.get(place, (None, "", ""))
             reading = self.readings[place] = Reading(next(self.numbers), offset, offset, note)
@@ -75,7 +75,7 @@ class Assignment:
             self._lose([one for one in without if one[0] == topic])
 
     def take(self, places: Collection[TopicPartition], most: int) -> list[Fetched]:
-        """Return what there is of these partitions, up to `most` records.
+        """Return the available records of these partitions, up to `most`.
 
         Raises:
             KafkaError: permanent.
@@ -87,7 +87,7 @@ class Assignment:
         self.due = [one for one in self.due if one.place not in places]
         for place in self.partitions.buffered():
             reading = self.readings[place]
-            # While the start is looked for, the error stays where it is: aiokafka would ask again and again.
+            # While the start is looked up, the error stays in the buffer: else aiokafka would fetch again and again.
             if place not in places or reading.is_lost:
                 continue
             if error := self.partitions.error(place):
@@ -106,7 +106,7 @@ class Assignment:
         return taken
 
     def go_on_at(self, place: TopicPartition, start: int) -> None:
-        """Read a partition that was lost from the start of its log on."""
+        """Read a partition from the start of its log on."""
         if not self.partitions.holds:
             return
         reading = self.readings[place]
@@ -128,8 +128,8 @@ class Assignment:
             )
             self.due.append(self._fetched(place, reading, before))
             return
-        # Made again; or it ended before the position: cut off or restored. Nothing tells which of its records
-        # are new, so all are.
+        # Made again; or it ended before the position: cut off or restored. It is not known which of its records are
+        # new, so all are read.
         reading.epoch = next(self.numbers)
         reading.begins = True
         reading.committed, reading.note = UNKNOWN_OFFSET, ""
@@ -138,7 +138,7 @@ class Assignment:
         self.due.append(self._fetched(place, reading, start))
 
     def compare(self, topic_ids: Mapping[str, str]) -> None:
-        """Lose the positions of topics that have other ids by now: they say nothing of the new logs."""
+        """Look up the start of topics that have a new id: old positions mean nothing in a new log."""
         for topic, topic_id in topic_ids.items():
             before = self.topic_ids.setdefault(topic, topic_id)
             if before == topic_id or not self.partitions.holds:
@@ -175,7 +175,7 @@ class Assignment:
     def _fetched(
         self, place: TopicPartition, reading: Reading, start: int, records: Sequence[Record] = ()
     ) -> Fetched:
-        """Return what is delivered next of a partition: all from `start` up to its position."""
+        """Return the next fetch of a partition: everything from `start` up to its position."""
         assert reading.position is not None
         begins, reading.begins = reading.begins, False
         end, epoch = reading.position, reading.epoch
@@ -184,7 +184,7 @@ class Assignment:
         )
 
     def _drop_alike(self, places: Collection[TopicPartition], error: Exception) -> None:
-        """Have all of `places` fetched again that got this answer: raised one by one, each would cost a pause."""
+        """Fetch all of `places` that got this answer again: raised one by one, each would cost a pause."""
         for one in self.partitions.buffered():
             if one in places and type(self.partitions.error(one)) is type(error):
                 self.partitions.drop(one)
@@ -199,9 +199,9 @@ class Assignment:
             self._stop(place, f"{type(damage).__name__}: {damage}", behind)
 
     def _stop(self, place: TopicPartition, reason: str, behind: int | None) -> None:
-        """Read no more of a partition whose next batch cannot be read; all others go on.
+        """Stop reading a partition whose next batch cannot be read; all others go on.
 
-        `behind` is the offset behind that batch, None where nobody knows.
+        `behind` is the offset after that batch, None where it is not known.
         """
         self.partitions.pause(place)
         topic, number = place

@@ -1,10 +1,10 @@
-"""Our classes in the places of Faust's: all that touches what Faust does not promise.
+"""Subclasses of Faust's classes: everything that touches what Faust does not promise.
 
-Faust hands every message over by itself: two asyncio tasks, an event and a turn of a stream each, which costs
-twenty times what aiokafka needs. And it loses messages that finish out of order. Here it keeps the app, the group and
-the agents; what goes from the broker to the agents and back is the business of `FaustSource` and `PartitionReader`.
-docs/decisions/fast-stream-path.md says what is relied on; tests/unit/streams/faust/test_faust_internals.py notices when
-a new version of Faust does it differently.
+Faust handles every message by itself: two asyncio tasks, an event and a turn of a stream each, which costs twenty
+times what aiokafka needs. It also loses messages that finish out of order. Here Faust keeps the app, the group and
+the agents; `FaustSource` and `PartitionReader` move records from the broker to the agents, and commits back.
+docs/decisions/fast-stream-path.md lists what is relied on; tests/unit/streams/faust/test_faust_internals.py fails
+when a new version of Faust differs.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ log = get_logger(__name__)
 
 _LARGEST_BATCH_BYTES = 256 * 1024
 _LEAVE_S = 1.5
-"""How long a coordinator may take to let this worker go, in seconds; the group finds out by itself as well."""
+"""Longest wait for the coordinator when this worker leaves, in seconds; the group notices by itself later."""
 
 
 class InferenceApp(faust.App):
-    """Faust with our consumer, and without the folders it keeps for tables, of which we have none."""
+    """Faust with our consumer, and without the folders for tables, which are not used."""
 
     logger = FAUST_LOG
     is_draining = False
-    """Whether the worker stops, and so waits for the answers to all that it has taken."""
+    """Whether the worker stops, and waits for the answers to all that it has taken."""
     _is_drained = False
 
     def kafka_producer(self) -> AIOKafkaProducer:
@@ -53,10 +53,7 @@ class InferenceApp(faust.App):
         return cast(Any, self.producer)._ensure_producer()
 
     async def drain(self) -> None:
-        """Take nothing more, and return once all that was taken is answered and committed, as far as it can be.
-
-        Where that fails, the stop that follows does not try again.
-        """
+        """Take nothing more. Return once everything taken is answered and committed, as far as possible."""
         self.is_draining = True
         try:
             await self._stop_consumer()
@@ -72,15 +69,15 @@ class InferenceApp(faust.App):
             await super()._on_partitions_assigned(assigned, generation_id)
 
     async def _producer_flush(self, logger: Any) -> None:
-        """Faust waits for its producer's buffer here, without end; what is sent by ours is awaited one by one."""
+        """Do nothing: Faust would wait without end for its producer; our sends are awaited one by one."""
 
     def _on_rebalance_when_stopped(self) -> None:
-        """Faust closes the consumer here, on another loop than its own; it is being stopped already."""
+        """Do nothing: Faust would close the consumer here, on the wrong loop; it is being stopped already."""
 
     def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:
-        """Return a queue that keeps what lies in it: what is of an older generation is dropped behind the agent.
+        """Return a queue that is never emptied: records of an old generation are dropped after the agent.
 
-        Faust empties queues when a rebalance begins, and whenever the flow goes on, which can come late.
+        Faust empties its queues when a rebalance begins and whenever the flow resumes, which can be too late.
         """
         return super().FlowControlQueue(maxsize, clear_on_resume=False)
 
@@ -89,7 +86,7 @@ class InferenceApp(faust.App):
 
 
 class PatientProducer(driver.Producer):
-    """Faust's producer, which does not try a broker that is away all the time."""
+    """Faust's producer, with growing pauses between attempts to connect to a broker that is away."""
 
     logger = FAUST_LOG
 
@@ -110,9 +107,9 @@ class PatientProducer(driver.Producer):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread with the aiokafka consumer, which its source's reader serves.
+    """The thread of the aiokafka consumer, which `PartitionReader` reads from.
 
-    It says why its group does not take it, and leaves the group in time.
+    It reports why the group refuses it, and leaves the group in time.
     """
 
     logger = FAUST_LOG
@@ -148,14 +145,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await super().on_thread_stop()
         except asyncio.CancelledError:
-            # aiokafka's fetcher may raise what it has cancelled itself; the connections are open still.
+            # aiokafka's fetcher may raise its own cancellation; the connections are still open then.
             if self._consumer is not None:
                 await client_of(self._consumer).close()
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
-        """Return a consumer with our settings: Faust's own has one limit for a request and for a join.
+        """Return a consumer with our settings: Faust's own has one time limit for requests and for joins.
 
-        That would have to be above the time of a join: a connection that is silent would hold a partition for minutes.
+        That limit must exceed the time of a join, so a silent connection would block a partition for minutes.
         """
         kafka = cast(BatchTransport, transport).kafka
         return AIOKafkaConsumer(
@@ -164,7 +161,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=kafka.group_id,
             group_instance_id=kafka.group_instance_id,
             enable_auto_commit=False,
-            # Positions are set by streams/faust/positions.py alone; a reset of aiokafka's own would pass it by.
+            # Only streams/faust/positions.py sets positions; a reset by aiokafka would bypass it.
             auto_offset_reset="none",
             # A worker that is busy longer than this leaves the group and, in Faust 0.15.3, never comes back.
             max_poll_interval_ms=math.inf,
@@ -179,7 +176,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
-    """Ends and begins generations where aiokafka's rebalance stands still, before Faust is told."""
+    """Ends and begins generations while aiokafka's rebalance stands still, before Faust is told."""
 
     _thread: ConsumerThread
 
@@ -192,9 +189,9 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
         thread.membership.is_answering = False
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Set all positions, then tell Faust of the assignment under a number of our own.
+        """Set all positions, then tell Faust of the assignment under our own number.
 
-        The broker's generation does not identify an assignment: it is -1 whenever the group has put the worker out.
+        The broker's generation does not identify an assignment: it is -1 whenever the group has removed the worker.
         """
         thread = self._thread
         async with _fatal_errors(thread):
@@ -205,7 +202,7 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
 
 @asynccontextmanager
 async def _fatal_errors(thread: ConsumerThread) -> AsyncIterator[None]:
-    """End the worker with what the body raises: aiokafka would log it and go on without a generation, for ever."""
+    """End the worker with an error of the body: aiokafka would log it and go on for ever without a generation."""
     try:
         yield
     except ConsumerClosing:
@@ -215,7 +212,7 @@ async def _fatal_errors(thread: ConsumerThread) -> AsyncIterator[None]:
 
 
 class BatchConsumer(driver.Consumer):
-    """Tells its source when a generation begins and ends; Faust fetches and commits nothing by itself."""
+    """Tells its source when a generation begins and ends; Faust fetches and commits nothing itself."""
 
     RebalanceListener = RebalanceListener
     logger = FAUST_LOG
@@ -246,7 +243,7 @@ class BatchConsumer(driver.Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Do nothing: positions were set in the consumer's thread, before anybody heard of the assignment."""
+        """Do nothing: positions were set in the consumer's thread before the assignment was reported."""
 
     def stop_flow(self) -> None:
         self._source.close()
@@ -259,23 +256,25 @@ class BatchConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Let the listener answer and commit what is in flight; at once where the consumer is stopping.
 
-        Where partitions move, not as long as the group waits for this worker: one slow request would put it out, and
-        each return of a worker moves partitions again.
+        At a rebalance it waits less long than the group waits for this worker: otherwise one slow request would get
+        the worker removed, and its return would move partitions once more.
         """
         kafka = cast(BatchTransport, self.transport).kafka
         within_s = None if cast(InferenceApp, self.app).is_draining else kafka.answer_in_rebalance_s
         await self.wait(self._source.listener.drain(within_s))
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Do nothing: what may be committed, and when, is the listener's."""
+        """Do nothing: the listener commits."""
         return False
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Do nothing: Faust would take a partition that is held back, or a long request, for one that hangs."""
+        """Do nothing: Faust would treat a paused partition, or a long request, as one that hangs."""
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch nothing: the listener does. Returns when Faust cancels it."""
-        with suppress(asyncio.CancelledError):  # which it would take for a crash while the group rebalances
+        with suppress(
+            asyncio.CancelledError
+        ):  # which Faust would treat as a crash while the group rebalances
             await asyncio.Event().wait()
 
     def _new_consumer_thread(self) -> ConsumerThread:

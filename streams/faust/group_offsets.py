@@ -1,7 +1,7 @@
-"""The offsets of the group: all of an assignment are read by one request, and commits are asked once.
+"""Reads the offsets of an assignment in one request, and commits with one request.
 
-aiokafka reads one partition after the other and takes a coordinator that cannot tell for one that has nothing; it
-repeats a commit without end, also where a topic is gone. docs/decisions/manual-in-order-acks.md says more.
+aiokafka reads one partition after the other and treats a coordinator that cannot answer as one without offsets. It
+repeats a commit without end, even where a topic is gone. docs/decisions/manual-in-order-acks.md says more.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from streams.kafka.aiokafka_internals import ConsumerClosing, Coordination
 
 _RETRY_S = 0.1
 _NOTE = "|"
-"""Between a topic's id and a note, in what the group keeps beside an offset."""
+"""Separates a topic's id from a note in the metadata of a committed offset."""
 _KEPT = re.compile(rf"([0-9a-f]{{32}})?(?:\{_NOTE}(.*))?", re.DOTALL)
-"""Both, as committed here. What other programs keep there must not pass for the id of another topic."""
+"""Matches metadata committed here. What other programs write there must not be read as the id of a topic."""
 _TIMED_OUT = errors.RequestTimedOutError.errno
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
 _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TIMED_OUT})
@@ -32,11 +32,9 @@ _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TI
 async def committed(
     coordination: Coordination, partitions: Iterable[TopicPartition]
 ) -> dict[TopicPartition, tuple[int, str, str]]:
-    """Return the offsets of these partitions, each with the topic's id and the note that are kept beside it.
+    """Return the committed offsets of these partitions, each with the topic's id and the note from its metadata.
 
-    Without those for which there is nothing.
-
-    Asks again for as long as the coordinator cannot tell.
+    Partitions without an offset are left out. Asks again for as long as the coordinator cannot answer.
 
     Raises:
         KafkaError: permanent; the group may not be read.
@@ -68,10 +66,10 @@ async def commit(
 ) -> dict[TopicPartition, int]:
     """Commit offsets, each with its topic's id and a note, as a member of `generation`; return the broker's codes.
 
-    0 where it has the offset. One that cannot be asked has the code of a time-out.
+    0 means committed. Where the coordinator cannot be reached, the code is that of a time-out.
 
     Raises:
-        KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+        KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
     """
     if coordination.generation != generation:
         return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
@@ -98,7 +96,7 @@ async def commit(
 
 
 def _react(coordination: Coordination, codes: set[int]) -> None:
-    """Begin what the codes of a commit call for, as aiokafka's own commit does."""
+    """Do what the codes of a commit call for, as aiokafka's own commit does."""
     if codes & _NO_COORDINATOR:
         coordination.lost()
     if codes & NO_MEMBER:
@@ -119,7 +117,7 @@ def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str, str]]:
     """Return the offsets of an answer.
 
     Raises:
-        KafkaError: the broker could not tell, or would not.
+        KafkaError: the coordinator cannot answer now, or refuses.
     """
     if response.API_VERSION >= 2:
         _check(response.error_code)

@@ -1,8 +1,8 @@
-"""Watches over a consumer's place in its group: a refusal is told and tried again, or ends the worker.
+"""Supervises a consumer's membership in its group: a refusal is logged and retried, or ends the worker.
 
-aiokafka hands what a coordinator refuses to the next call of its user, and Faust makes none before it has partitions:
-a worker that may not join waits for ever, and says nothing. docs/decisions/group-membership.md says what of aiokafka
-is relied on.
+aiokafka reports a coordinator's refusal to the next call of its user, and Faust makes no call before it has
+partitions. So a worker that may not join would wait for ever in silence. docs/decisions/group-membership.md says what
+of aiokafka is relied on.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 15.0
 _LOOK_EVERY_S = 1.0
 _SAY_AFTER_S = 5.0
-"""How long a group may keep a worker waiting before that is told, in seconds; then after twice as long each time."""
+"""How long a worker waits for its group before that is logged, in seconds; then doubled each time."""
 _ASK_S = 5.0
 _MISSING_REFRESH_S = 2.0
 _LEAVE_S = 1.0
 
 
 class Supervisor:
-    """Watches over one consumer's group coordination from inside its thread, where all of this runs.
+    """Supervises the group coordination of one consumer, in that consumer's thread.
 
-    It stands between aiokafka's coordinator and the brokers from the moment it is made.
+    From its creation on it stands between aiokafka's coordinator and the brokers.
     """
 
     def __init__(self, coordination: Coordination, membership: Membership) -> None:
@@ -58,11 +58,11 @@ class Supervisor:
             send=self._observe, join=self._unless_replaced, refused=self._refused
         )
         self._code = 0
-        """The error code of the latest answer of a coordinator."""
+        """The error code of the coordinator's latest answer."""
         self._is_joining = False
-        """Whether a coordinator has not answered a join yet."""
+        """Whether a join is not answered yet."""
         self._member_id = ""
-        """The latest that a coordinator knew this member by."""
+        """The latest member id that a coordinator gave this member."""
         self._refusals = 0
         self._since = time.monotonic()
         """When the present state began."""
@@ -71,9 +71,10 @@ class Supervisor:
         self._unseen: frozenset[str] = frozenset()
 
     async def leave_while_joining(self) -> None:
-        """Withdraw a join that a coordinator has not answered, which it may not for minutes.
+        """Withdraw a join that is not answered yet, which can take minutes.
 
-        Over another connection, for that one is served in order. A static member stays: its place is kept for it.
+        Uses another connection, as requests of one connection are answered in order. A static member does not leave:
+        its place is kept for it.
         """
         coordination = self._coordination
         if not self._is_joining or coordination.closing.done():
@@ -89,7 +90,7 @@ class Supervisor:
             log.warning("group_not_left", group=self._kafka.group_id, error=repr(error))
 
     async def watch(self) -> None:
-        """Tell what keeps this worker waiting, and which topics are missing, until cancelled."""
+        """Log what keeps this worker waiting, and which topics are missing, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if self._coordination.has_broken_off:
@@ -115,12 +116,12 @@ class Supervisor:
         return response
 
     async def _set_limit(self, request: Any) -> None:
-        """Set how long the coordinator may take to answer before its connection counts as broken and is made again.
+        """Set how long the coordinator may take to answer before its connection is closed and made again.
 
-        aiokafka has one limit for all requests. A join, and what is sent behind it, waits for other members.
+        aiokafka has one limit for all requests. A join, and a request sent after it, waits for other members.
 
         Raises:
-            NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked for again.
+            NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked up again.
         """
         node = self._coordination.node
         if node is None:
@@ -149,7 +150,7 @@ class Supervisor:
         self._membership.state, self._membership.reason = state, reason
 
     async def _refused(self, error: Exception) -> None:
-        """Tell why a coordinator refuses this member, and return when it may be tried again; never where none helps."""
+        """Log why a coordinator refuses this member, and return when to try again; never where that cannot help."""
         # Where the error is newer than aiokafka, it has no number there.
         code = getattr(error, "errno", 0) or self._code
         members: list[str] = []
@@ -174,14 +175,14 @@ class Supervisor:
         await self._coordination.restart()
 
     async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:
-        """Rejoin the group, unless another worker holds this one's instance id: that one is the newer."""
+        """Rejoin the group, unless another worker has this one's instance id: that one is newer."""
         was_forgotten = self._member_id and self._coordination.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
         if self._kafka.group_instance_id and was_forgotten:
             holder = await self._holder()
             if holder is not None and holder["member_id"] != self._member_id:
                 await self._give_up(refusal(FENCED, self._kafka, members=_named(holder)).reason)
                 return None
-            self._member_id = ""  # it was only silent for too long
+            self._member_id = ""  # this worker was only silent for too long
         return await self._ensure_active_group(subscription, previous)
 
     async def _give_up(self, reason: str) -> None:
@@ -193,7 +194,7 @@ class Supervisor:
         self._membership.on_fatal(GroupRefused(reason))
 
     async def _holder(self) -> dict[str, Any] | None:
-        """Return the member that has this worker's instance id; None where none has, or nobody can tell."""
+        """Return the member that has this worker's instance id; None where there is none or it is not known."""
         ours = self._kafka.group_instance_id
         return next((one for one in await self._described() if one["group_instance_id"] == ours), None)
 
@@ -217,7 +218,7 @@ class Supervisor:
         unseen = frozenset(
             topic for topic in self._membership.topics if not cluster.partitions_for_topic(topic)
         )
-        # What is new to the client is unseen until it has asked for it, so it takes two looks.
+        # The client does not see a new topic until it has asked for it, so this takes two looks.
         unseen, self._unseen = unseen & self._unseen, unseen
         hidden = unseen & cluster.unauthorized_topics
         before = self._membership.missing_topics, self._membership.hidden_topics
@@ -265,9 +266,7 @@ class Supervisor:
         else:
             reason = f"the coordinator of group {group_id!r} is named by the brokers and does not answer"
             if state == "joining" and node is not None and node != named:
-                self._coordination.disconnect(
-                    node
-                )  # it is the coordinator no more, and may have fallen silent
+                self._coordination.disconnect(node)  # it is not the coordinator any more, and may be silent
         if state == "searching":
             return reason
         return (

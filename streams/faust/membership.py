@@ -1,4 +1,4 @@
-"""What is known of a worker's place in its consumer group."""
+"""The state of a worker's membership in its consumer group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_PAUSE_S = 15.0
 
 
 class Membership:
-    """What is known of this worker's place in its group. Written by the consumer's thread; any thread may read it."""
+    """The state of this worker's membership. Written by the consumer's thread; any thread may read it."""
 
     def __init__(
         self, kafka: KafkaSettings, topics: Iterable[str], on_fatal: Callable[[GroupRefused], None]
@@ -31,16 +31,16 @@ class Membership:
         self.reason = ""
         """Why it is not joined, as a sentence; empty where nothing is wrong."""
         self.is_answering = False
-        """Whether a rebalance waits for the answers to what this worker has in work."""
+        """Whether a rebalance waits for requests in work of this worker."""
         self.missing_topics: frozenset[str] = frozenset()
-        """Those of its topics that the brokers do not have."""
+        """The topics that the brokers do not have."""
         self.hidden_topics: frozenset[str] = frozenset()
-        """Those that the brokers do not show to it, as it lacks a right."""
+        """The topics that the brokers do not show to it, as it lacks a right."""
         self.unreadable: dict[str, float] = {}
         """The topics that it may not read any more, with the pause before it tries again; set on the event loop."""
 
     def unreadable_topics(self) -> dict[str, str]:
-        """Return the topics that it has no right to read, with the right that is missing as a sentence."""
+        """Return the topics that it has no right to read, with the missing right as a sentence."""
         user = self.kafka.sasl_username
         problems = {topic: TopicProblem.lacking(topic, "read", user) for topic in list(self.unreadable)}
         problems |= {topic: TopicProblem.not_allowed(topic, user) for topic in self.hidden_topics}
@@ -52,7 +52,7 @@ class Membership:
             log.info("request_topic_readable", topic=topic)
 
     def may_not_read(self, topic: str) -> float:
-        """Tell that the right to read a topic was taken away; return after how many seconds to try again."""
+        """Log that the right to read a topic was taken away; return the seconds until the next try."""
         before = self.unreadable.get(topic)
         pause_s = 1.0 if before is None else min(2 * before, _LONGEST_PAUSE_S)
         self.unreadable[topic] = pause_s

@@ -1,9 +1,9 @@
-"""The one owner of the worker's positions: what was fetched is delivered, or fetched again.
+"""Owns the worker's positions: every fetched record is delivered, or fetched again.
 
-Lives on the event loop of the consumer's thread. An assignment and its positions are one object. Records are taken
-out of aiokafka's buffers without an await between the look at the assignment and the hand-over, and only for the
-generation that the taker has opened. So what is taken is delivered in its generation, or that generation has ended,
-and the next one begins at the committed offsets. aiokafka moves no position by itself: it has no reset policy.
+Lives on the event loop of the consumer's thread. An assignment and its positions are one object. Between the check of
+the assignment and the hand-over of buffered records there is no await, and the taker must have opened the generation.
+So a record that is taken is delivered in its generation; or that generation has ended, and the next one begins at the
+committed offsets. aiokafka has no reset policy, so it moves no position by itself.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _FIND_START_AGAIN_S = 1.0
 
 
 class PartitionReader:
-    """Positions of one aiokafka consumer, what it fetched, and what is committed of it."""
+    """The positions of one aiokafka consumer, the records it fetched, and its commits."""
 
     consumer: AIOKafkaConsumer
     loop: asyncio.AbstractEventLoop
-    """That of the consumer, where all of this runs."""
+    """The consumer's event loop, on which everything here runs."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
@@ -47,30 +47,30 @@ class PartitionReader:
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
         self.removed_unread: Counter[TopicPartition] = Counter()
-        """How many offsets the broker had removed before they were read; another thread may read a copy."""
+        """How many offsets the broker removed before they were read; other threads may read a copy."""
 
     @property
     def stopped(self) -> dict[TopicPartition, str]:
-        """Why no more is read of a partition; another thread may read a copy."""
+        """The partitions that are not read any more, with the reason; other threads may read a copy."""
         return {} if self._assignment is None else self._assignment.stopped
 
     def attach(self, consumer: AIOKafkaConsumer) -> None:
-        """Serve this consumer, which was just started: what it fetches comes as `Record`, and nobody else's does.
+        """Serve this consumer, which has just started; records that it fetches are made as `Record`.
 
-        A record of aiokafka's is made of eleven fields and two objects, and one of ours would have to follow; what is
-        made in one thread and freed in another costs far more than its bytes.
+        aiokafka's record has eleven fields and two objects, and ours would have to follow it. Objects that are made
+        in one thread and freed in another cost far more than their bytes.
         """
         self.consumer, self.loop = consumer, asyncio.get_running_loop()
         parse_fetches(consumer, ForgivingRecords, record_of)
-        # Called with every answer about topics, which it does after errors of fetches too.
+        # aiokafka calls this with every answer about topics, also after errors of fetches.
         client_of(consumer).cluster.add_listener(self._compare_topics)
 
     def close(self) -> None:
-        """Let nothing be taken any more: a rebalance begins."""
+        """Hand over nothing more: a rebalance begins."""
         self._is_open = False
 
     async def stop(self) -> None:
-        """End what runs beside; nothing is taken any more."""
+        """End the background tasks and hand over nothing more."""
         self.close()
         for looking in self._looking:
             looking.cancel()
@@ -79,7 +79,7 @@ class PartitionReader:
     async def begin(self) -> int:
         """Set the positions of a new assignment, all at once, and return its generation.
 
-        Called while the consumer joins a group, so that no other rebalance comes meanwhile.
+        Called while the consumer joins a group, so no other rebalance can come meanwhile.
 
         Raises:
             KafkaError: permanent; the group may not be read.
@@ -91,7 +91,7 @@ class PartitionReader:
         member_generation = coordination.generation
         committed = await group_offsets.committed(coordination, partitions.partitions)
         noted_ids = {topic: noted for (topic, _), (_, noted, _) in committed.items() if noted}
-        # Where no broker tells at present, what was noted is compared as soon as one does.
+        # If no broker answers now, the ids of the topics are compared as soon as one does.
         ids = {**noted_ids, **await self._topic_ids(partitions)}
 
         def find_starts(places: list[TopicPartition]) -> None:
@@ -109,11 +109,11 @@ class PartitionReader:
         )
         assignment.start(committed)
         self._is_open = True
-        partitions.wake()  # those that wait for records of the generation before
+        partitions.wake()  # those that wait for records of the last generation
         return generation
 
     def epochs(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the present epochs of those `places` that are assigned; none while a rebalance changes them."""
+        """Return the current epochs of the assigned ones of `places`; none while a rebalance changes them."""
         assignment = self._assignment
         if assignment is None or not assignment.partitions.holds:
             return {}
@@ -127,9 +127,10 @@ class PartitionReader:
         timeout_s: float,
         hand_over: Callable[[list[Fetched]], None],
     ) -> None:
-        """Hand over what there is of these partitions, or comes in time: up to `most` records, in one call.
+        """Hand over up to `most` records of these partitions in one call; wait for them for a while.
 
-        Nothing where another generation has begun. `hand_over` must take it: it is not fetched again.
+        Hands over nothing where another generation has begun. `hand_over` must accept the records: they are not
+        fetched again.
 
         Raises:
             KafkaError: permanent.
@@ -148,13 +149,13 @@ class PartitionReader:
             await assignment.partitions.arrival(left_s)
 
     async def commit(self, positions: Positions) -> dict[TopicPartition, int]:
-        """Commit positions, as `RecordSource.commit` has it.
+        """Commit positions, as `RecordSource.commit` says.
 
         Raises:
-            KafkaError: permanent; the broker refuses an offset for a reason that no waiting ends.
+            KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
         """
         present, assignment = self.epochs(positions.keys()), self._assignment
-        # With the id of the topic, so that they are not taken for offsets of another by the same name.
+        # With the id of the topic, so that they do not count for another topic of that name.
         offsets = {
             place: (offset, assignment.topic_ids.get(place[0], ""), note)
             for place, (offset, epoch, note) in positions.items()
@@ -176,7 +177,7 @@ class PartitionReader:
         looking.add_done_callback(self._looking.discard)
 
     def _compare_topics(self, _: Any) -> None:
-        """Look whether a topic was made again: its positions say nothing of the new one, whatever its length."""
+        """Check whether a topic was made again: old positions mean nothing in the new one, whatever its length."""
         if self._assignment is not None and not self._is_comparing:
             self._is_comparing = True
             self._run_beside(self._compare_ids(self._assignment))
@@ -192,7 +193,7 @@ class PartitionReader:
         return await topic_ids(client_of(self.consumer), {topic for topic, _ in partitions.partitions})
 
     async def _find_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
-        """Set the positions of partitions to where their logs begin, as soon as the brokers tell."""
+        """Set the positions of partitions to the start of their logs, as soon as the brokers answer."""
         groups = [list(partitions)]
         try:
             while groups and assignment.partitions.holds:
@@ -209,7 +210,7 @@ class PartitionReader:
                         left += group
                     else:
                         raise starts
-                groups = [[one] for one in left]  # one whose broker is away holds up no other
+                groups = [[one] for one in left]  # a partition whose broker is away delays no other
                 if groups:
                     await asyncio.sleep(_FIND_START_AGAIN_S)
         except Exception as error:  # noqa: BLE001 - the next fetch raises it
@@ -218,7 +219,7 @@ class PartitionReader:
 
 
 def record_of(partition: Any, raw: Any) -> Record:
-    """Return what is delivered of one of aiokafka's raw records of a partition."""
+    """Return our record for one of aiokafka's raw records."""
     headers = raw.headers or ()  # nearly always none, and then no list is kept for each
     return Record(
         partition.topic, partition.partition, raw.offset, raw.timestamp, raw.key, raw.value, headers

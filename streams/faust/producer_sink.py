@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 class ProducerSink:
-    """Sends batches with an AIOKafkaProducer: its own `send` makes two futures and finds a partition for each record.
-
-    Lives on the event loop of its producer.
-    """
+    """Sends batches with an AIOKafkaProducer, whose own `send` makes two futures and finds a partition per record."""
 
     def __init__(self, producer: Callable[[], Any]) -> None:
         """`producer` returns the started AIOKafkaProducer."""

@@ -1,4 +1,4 @@
-"""The source of records on Kafka: Faust keeps the group and the agents, a separate thread the positions."""
+"""The record source on Kafka: Faust runs the group and the agents, a separate thread owns the positions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class FaustConsumer(Protocol):
-    """What a source needs of Faust's consumer."""
+    """The part of Faust's consumer that a source uses."""
 
     @property
     def should_stop(self) -> bool:
@@ -33,16 +33,16 @@ class FaustConsumer(Protocol):
 
 
 class FaustSource:
-    """One Faust app's place in its group, as `streams.delivery.port.RecordSource` has it.
+    """One Faust app's membership in its group, as a `streams.delivery.port.RecordSource`.
 
-    A fetch lies in the queue of its topic's agent until the agent has it taken. A generation is opened once, after its
-    assignment, and closed once, by the next rebalance or the stop. What comes of one that is closed is dropped by the
-    listener, and delivered again in the next.
+    A fetch waits in the queue of its topic's agent until the agent takes it. A generation opens once, after its
+    assignment, and closes once, at the next rebalance or stop. The listener drops records of a closed generation;
+    they are delivered again in a later one.
     """
 
     listener: RecordListener
     consumer: FaustConsumer
-    """Sets itself when Faust makes it."""
+    """Faust's consumer sets it when it is made."""
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
@@ -73,7 +73,7 @@ class FaustSource:
         loop, queue = asyncio.get_running_loop(), self.consumer.queue_of(topic)
 
         def hand_over(fetched: list[Fetched]) -> None:
-            # Not as what the fetch returns, which would be lost where it is cancelled.
+            # Not as the result of the fetch, which would be lost when it is cancelled.
             loop.call_soon_threadsafe(queue.put_nowait, fetched)
 
         try:
@@ -92,16 +92,16 @@ class FaustSource:
 
     @property
     def stopped_partitions(self) -> dict[TopicPartition, str]:
-        """Partitions of which no more is read until the worker starts again, as a batch cannot be read; with why."""
+        """Partitions that are not read until the worker restarts, as a batch cannot be read, with the reason."""
         return dict(self.reader.stopped)
 
     @property
     def removed_unread(self) -> dict[TopicPartition, int]:
-        """How many offsets of each partition the broker had removed before they were read, since the start."""
+        """How many offsets of each partition the broker removed before they were read, since the start."""
         return dict(self.reader.removed_unread)
 
     def take(self, topic: str, fetched: list[Fetched]) -> None:
-        """Take from an agent what lay in its queue."""
+        """Take a fetch from an agent."""
         self.consumer.queue_of(topic).task_done()
         self.listener.take(topic, fetched)
 
@@ -117,13 +117,13 @@ class FaustSource:
             self._is_open.set()
 
     def close(self) -> None:
-        """Called by Faust when a rebalance begins, or the stop."""
+        """Called by Faust when a rebalance or the stop begins."""
         self._generation = self._next_generation = None
         self._is_open.clear()
 
     async def _in_thread(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work in the consumer's thread.
+        """Run `work` in the consumer's thread.
 
-        Not by Faust's `call_thread`: two calls are all it runs at once, and a commit may wait for its coordinator.
+        Faust's `call_thread` runs only two calls at once, and a commit may wait for its coordinator.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.reader.loop))

@@ -1,8 +1,8 @@
 """One request from its check to its result, the same for Kafka, HTTP and Python.
 
 - runtime: builds the parts from the settings
-- pipeline, fast_lane: the stages of a request, by a task, or by callbacks where nothing is to wait for
-- dispatcher, batcher, batch_queue, engine_executors: how it gets to its engine, beside others
-- byte_budget, slow_stages: bounds of memory, and which handlers may run on the event loop
+- pipeline, fast_lane: the stages of a request, run by a task, or by callbacks while it waits only for its batch
+- dispatcher, batcher, batch_queue, engine_executors: hand requests to their engine, in batches
+- byte_budget, slow_stages: bound the memory, and find handlers that are too slow for the event loop
 - decoding: requests from bytes
 """

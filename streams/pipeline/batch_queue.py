@@ -1,4 +1,4 @@
-"""Who waits for one model, and who of them goes into its next batch."""
+"""The queue of one model: which requests wait, and which go into its next batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handlers.errors import InferenceError
 
 
 class Batchable(Protocol):
-    """What a request must tell to be batched."""
+    """A request that can be batched."""
 
     @property
     def lane_key(self) -> Hashable:
@@ -28,31 +28,31 @@ class Batchable(Protocol):
 
     @property
     def urgency(self) -> Urgency:
-        """The smallest goes first; among equals, the first that came."""
+        """The smallest goes first; among equals, the one that came first."""
 
     @property
     def cost(self) -> float:
-        """What this request takes of a batch, in the engine's own unit."""
+        """What this request takes of a batch, in the unit of its engine."""
 
     @property
     def most_cost(self) -> float:
-        """What a batch with this request may take: its number of requests times the largest cost among them."""
+        """What a batch with this request may take: number of requests times largest cost."""
 
 
 T = TypeVar("T", bound=Batchable)
 
 Raw = dict[str, Any] | InferenceError
-"""What became of one request in its batch."""
+"""The raw result of a request in its batch, or its error."""
 
 Outcome = tuple[Raw, float]
-"""That, and the seconds it waited for its batch."""
+"""A `Raw`, and the seconds that the request waited for its batch."""
 
 OnOutcome = Callable[[Raw, float], None]
-"""Called with both of an outcome."""
+"""Called with the two parts of an `Outcome`."""
 
 
 class BatchEntry(msgspec.Struct, Generic[T], eq=False):
-    """A request that waits for its batch since `since`."""
+    """A request that has waited for its batch since `since`."""
 
     item: T
     since: float
@@ -75,32 +75,33 @@ class _Group(Generic[T]):
 
 
 class BatchQueue(Generic[T]):
-    """What waits for one model, in groups that may share a batch of at most `max_items`. Lives on one event loop."""
+    """The requests that wait for one model, in groups that may share a batch of up to `max_items`. Lives on one event
+    loop."""
 
     def __init__(self, max_items: int) -> None:
         self.coming = 0
-        """How many requests are known to be on their way."""
+        """How many requests are on their way to this queue."""
         self.is_filling = False
-        """Whether a batch waits for those who are coming."""
+        """Whether a batch waits for requests on their way."""
         self.may_leave = asyncio.Event()
-        """Set where waiting longer would bring nothing: a batch is full, or nobody else is coming."""
+        """Set where waiting longer is of no use: a batch is full, or no request is on its way."""
         self.since = 0.0
-        """When the first of those came who have waited for no batch yet."""
+        """When the first of the requests came that have not waited for a batch yet."""
         self.task: asyncio.Task[None] | None = None
-        """What runs the batches, while there are any."""
+        """The task that runs the batches, while there are any."""
         self._max_items = max_items
         self._groups: dict[Hashable, _Group[T]] = {}
 
     def __bool__(self) -> bool:
-        """Return whether anybody waits."""
+        """Return whether any request waits."""
         return bool(self._groups)
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return how many requests wait."""
         return sum(len(group.waiting) for group in self._groups.values())
 
     def put(self, waiting: BatchEntry[T]) -> None:
-        """Add one who waits from now on."""
+        """Add a request."""
         item = waiting.item
         if not self._groups:
             self.since = waiting.since
@@ -114,13 +115,13 @@ class BatchQueue(Generic[T]):
             self.may_leave.set()
 
     def has_a_full_batch(self) -> bool:
-        """Return whether those who wait fill a batch."""
+        """Return whether enough requests wait to fill a batch."""
         return any(group.fills_a_batch(self._max_items) for group in self._groups.values())
 
     def take(self) -> list[BatchEntry[T]]:
-        """Take the most urgent request and those, in order of urgency, that may share its batch.
+        """Take the most urgent request and, in order of urgency, others that may share its batch.
 
-        Empty where nobody is there any more.
+        Returns nothing where no request waits any more.
         """
         if not self._groups:
             return []
@@ -143,17 +144,17 @@ class BatchQueue(Generic[T]):
                 break
         if not queue:
             del self._groups[key]
-        self.since = -math.inf  # those that are left have waited for this batch
+        self.since = -math.inf  # the requests that are left have waited for this batch
         return batch
 
     def drain(self) -> list[BatchEntry[T]]:
-        """Take all who wait."""
+        """Take all requests."""
         waiting = [one for group in self._groups.values() for one in group.waiting.drain()]
         self._groups.clear()
         return waiting
 
 
 def _turn(group: tuple[Hashable, _Group[Any]]) -> tuple[Urgency, float]:
-    """Return what the next group has the least of."""
+    """Return the key by which the next group is chosen: the smallest is next."""
     queue = group[1].waiting
     return queue.first_urgency, queue.first().since

@@ -1,4 +1,4 @@
-"""Micro-batches: requests that one model can run together share one engine call, the most urgent first."""
+"""Micro-batching: requests that one model can run together share one engine call, the most urgent first."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from streams.pipeline.batch_queue import BatchEntry, BatchQueue, OnOutcome, Outc
 log = get_logger(__name__)
 
 _WORTH_WAITING = 0.1
-"""The part of a model's last run that a batch may wait for those who are coming: company saves more than that."""
+"""The part of a model's last run for which a batch may wait for requests on their way: a larger batch saves more."""
 
 _TURN_S = 0.001
-"""What several batches may take together in one turn of a thread; the turn by itself costs a third of that."""
+"""The most time that several batches may take together in one turn of a thread; the turn itself costs a third of it."""
 
 _MOST_IN_A_TURN = 4
-"""Batches in one turn at most, for the model may be slower than it was: the first is answered after the last."""
+"""Most batches in one turn: the model may have become slower, and the first is answered after the last."""
 
 
 class _Ran(NamedTuple):
@@ -39,13 +39,13 @@ class _Ran(NamedTuple):
 class Batcher(Generic[T]):
     """Collects requests per model and runs them in batches, in threads.
 
-    Lives on one event loop; `execute` runs where `threads` says for the first item, one call at a time per
-    model. An idle model starts at once, unless requests for it are known to be `coming`: then a batch waits
-    until they are here, it is full, or its first request has waited `max_wait_s`, or a tenth of what the
-    model's last turn took where that is longer. While the model works, what arrives gathers for the next batch.
-    Batches are formed in the order of urgency. A model that takes microseconds for one runs several in a turn of
-    its thread. `execute` returns one outcome per item, in order; those that it gives back before, by the callback that
-    it gets, are told at once.
+    Lives on one event loop. `execute` runs in the threads that `threads` returns for the first item, one call at a
+    time per model. An idle model starts at once, unless requests for it are on their way (`coming`). Then a batch
+    waits until they have arrived, or it is full, or its first request has waited `max_wait_s` or a tenth of the
+    model's last turn, whichever is longer. While the model works, new requests collect for the next batch. Batches
+    are formed in the order of urgency. Several batches of a model that takes microseconds run in one turn of its
+    thread. `execute` returns one outcome per item, in order. Outcomes that it passes to its callback before are
+    reported at once.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Batcher(Generic[T]):
         self._lanes: dict[Hashable, BatchQueue[T]] = {}
         self._last_turn_s: dict[Hashable, float] = {}
         self._batch_s: dict[Hashable, float] = {}
-        """What a batch takes; it falls by half at most, for a model that refuses a batch at once is not quick.
-        Both outlive the lanes, which come and go with their requests; two numbers for each model ever run."""
+        """The time of a model's last batch. It falls by half at most: a model that fails a batch at once is not
+        quick."""
 
     @contextlib.contextmanager
     def coming(self, lane_key: Hashable) -> Iterator[None]:
-        """Say that during the body a request is on its way to `submit`, so that a batch may wait for it."""
+        """Note during the body that a request is on its way to `submit`, so that a batch may wait for it."""
         lane = self._lane(lane_key)
         lane.coming += 1
         try:
@@ -82,7 +82,7 @@ class Batcher(Generic[T]):
             self._drop_if_idle(lane_key, lane)
 
     async def submit(self, item: T) -> Outcome:
-        """Return what the engine made of `item`; an awaiting caller that is cancelled is left out of the batch."""
+        """Return the engine's raw result for `item`; if the caller is cancelled, the batch leaves it out."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         entry = self.put(item, functools.partial(_resolve, future))
         try:
@@ -91,9 +91,9 @@ class Batcher(Generic[T]):
             entry.is_over = True
 
     def put(self, item: T, on_outcome: OnOutcome) -> BatchEntry[T]:
-        """Call `on_outcome` on the event loop with what the engine made of `item`; it must not raise.
+        """Call `on_outcome` on the event loop with the engine's raw result for `item`; it must not raise.
 
-        Not where the entry that is returned `is_over` by then.
+        It is not called where the returned entry `is_over` by then.
         """
         key = item.lane_key
         lane = self._lanes.get(key) or self._lane(key)
@@ -109,7 +109,7 @@ class Batcher(Generic[T]):
         return sum(map(len, self._lanes.values()))
 
     async def close(self) -> None:
-        """Let the running batches finish; what still waits ends as Cancelled."""
+        """Let running batches finish; requests that still wait end as Cancelled."""
         lanes = list(self._lanes.values())
         for lane in lanes:
             for waiting in lane.drain():
@@ -140,7 +140,7 @@ class Batcher(Generic[T]):
         self._drop_if_idle(key, lane)
 
     async def _let_batch_fill(self, key: Hashable, lane: BatchQueue[T]) -> None:
-        """Wait for those who are coming, until a batch is full or the first request has waited its time."""
+        """Wait for requests on their way, until a batch is full or the first request has waited its time."""
         if not lane.coming or lane.has_a_full_batch():
             return
         longest = max(self._max_wait_s, _WORTH_WAITING * self._last_turn_s.get(key, 0.0))
@@ -153,7 +153,7 @@ class Batcher(Generic[T]):
             lane.is_filling = False
 
     def _next(self, key: Hashable, lane: BatchQueue[T]) -> list[list[BatchEntry[T]]]:
-        """Take the next batch, and with it those that make a turn of the thread worth its while."""
+        """Take the next batch, and more batches where they are short, for one turn of the thread."""
         batch_s = self._batch_s.get(key, _TURN_S)
         most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
         batches = [lane.take()]
@@ -162,7 +162,7 @@ class Batcher(Generic[T]):
         return [batch for batch in batches if batch]
 
     async def _run(self, key: Hashable, batches: list[list[BatchEntry[T]]]) -> None:
-        """Run the batches in one turn of a thread, and tell everybody what became of them."""
+        """Run the batches in one turn of a thread, and report all outcomes."""
         started = self._clock()
         loop = asyncio.get_running_loop()
         try:
@@ -202,7 +202,7 @@ class Batcher(Generic[T]):
 
 
 def _answer(waiting: BatchEntry[T], raw: Raw, began: float) -> None:
-    """Tell one who waits what became of its request in the batch that began then, unless it was told early."""
+    """Report the outcome of an entry in the batch that began at that time, unless it was reported before."""
     if waiting.is_over:
         return
     waiting.is_over = True

@@ -1,4 +1,4 @@
-"""A budget for the bytes of media, fetched and decoded, that requests in work hold in memory."""
+"""A memory budget for the media, fetched and decoded, of requests in work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handlers.media import Media
 
 
 class Holding:
-    """What one request holds of the budget."""
+    """The bytes of the budget that one request holds."""
 
     def __init__(self, budget: ByteBudget, lane: _Lane) -> None:
         self._budget = budget
@@ -21,12 +21,12 @@ class Holding:
         self.is_settled = False
 
     def hold(self, count: int) -> None:
-        """Count `count` bytes as held from now on, instead of those before; never waits, for they are here."""
+        """Count `count` bytes as held from now on, instead of those before. Never waits: they are in memory already."""
         self._budget.held += count - self.held
         self.held = count
 
     def settle(self, count: int) -> None:
-        """Count `count` bytes as held until the end: nothing more will come, so the next request may begin."""
+        """Count `count` bytes as held until the end: no more will come, so the next request may begin."""
         self.hold(count)
         if not self.is_settled:
             self.is_settled = True
@@ -35,7 +35,7 @@ class Holding:
 
 
 class _Lane:
-    """Requests of one kind: how many are on the way to a size that is known, and who waits."""
+    """Requests of one kind: how many have no known size yet, and which wait."""
 
     def __init__(self) -> None:
         self.unsettled = 0
@@ -43,12 +43,11 @@ class _Lane:
 
 
 class ByteBudget:
-    """Lets requests take media only while all of those in work hold less than `max_bytes`.
+    """Lets requests fetch media only while all requests in work hold less than `max_bytes`.
 
-    How much a request takes is known when its media are decoded. At most `max_unsettled` requests of each lane are
-    on the way there at the same time; so many of the largest media, and no more, can go beyond the budget. The
-    most urgent of a lane goes first, and lanes take turns: those of a slow one hold up no others. Lives on one
-    event loop.
+    The size of a request is known when its media are decoded. At most `max_unsettled` requests of each lane have no
+    known size at a time, so only that many of the largest media can exceed the budget. The most urgent request of a
+    lane goes first, and lanes take turns, so a slow lane delays no other. Lives on one event loop.
     """
 
     def __init__(self, max_bytes: int, max_unsettled: int = 16) -> None:
@@ -59,12 +58,12 @@ class ByteBudget:
 
     @property
     def unsettled(self) -> int:
-        """How many requests are on the way to a size that is known."""
+        """How many requests have no known size yet."""
         return sum(lane.unsettled for lane in self._lanes.values())
 
     @asynccontextmanager
     async def holding(self, urgency: Urgency = NO_HURRY, lane: str = "") -> AsyncIterator[Holding]:
-        """Wait until there is room; what the body then holds is free when it ends."""
+        """Wait for room; the bytes that the body then holds are freed when it ends."""
         its = self._lanes.setdefault(lane, _Lane())
         await self._enter(its, urgency)
         holding = Holding(self, its)
@@ -74,7 +73,7 @@ class ByteBudget:
             holding.settle(0)
 
     def let_in(self) -> None:
-        """Let those who wait begin, as far as there is room."""
+        """Let waiting requests begin, as far as there is room."""
         while any(self._calls_next(name) for name in list(self._lanes)):
             pass
 
@@ -83,7 +82,7 @@ class ByteBudget:
         if not self._has_room(lane) or not lane.line.call_next():
             return False
         lane.unsettled += 1
-        self._lanes[name] = self._lanes.pop(name)  # the others' turn
+        self._lanes[name] = self._lanes.pop(name)  # the turn of the other lanes
         return True
 
     async def _enter(self, lane: _Lane, urgency: Urgency) -> None:
@@ -101,7 +100,7 @@ class ByteBudget:
 
 
 def bytes_in(value: Any) -> int:
-    """Return the bytes of the media, arrays and pictures in `value`, however deep in lists and objects."""
+    """Return the bytes of media, arrays and images in `value`, at any depth of lists and objects."""
     match value:
         case dict():
             return sum(map(bytes_in, value.values()))

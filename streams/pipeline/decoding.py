@@ -1,4 +1,4 @@
-"""Reads requests from the bytes that carried them, and of those that are not valid as much as can be told."""
+"""Decodes requests, and reads as much as possible of invalid ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from handlers.options.options import OPTIONS
 from streams.messages import Id, Name, Request, encode
 
 MAX_METADATA_DEPTH = 200
-"""Levels that metadata may have: far fewer than what can be decoded, so that every result can repeat them."""
+"""Most levels of metadata: far fewer than can be decoded, so that every result can repeat them."""
 
 _request_decoder = msgspec.json.Decoder(Request)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -24,24 +24,24 @@ _REPEATED: dict[str, msgspec.json.Decoder[Any]] = {
     **dict.fromkeys(("task", "engine", "model_name", "reply_to"), msgspec.json.Decoder(Name)),
     "metadata": msgspec.json.Decoder(dict[str, Any]),
 }
-"""What a failure repeats of its request, or needs to find its caller."""
+"""The fields that a failure repeats of its request, or needs to reach its caller."""
 _CONTAINERS = frozenset({dict, list})
 _OPTIONAL = frozenset({"engine", "options", "id", "deadline", "priority", "reply_to", "metadata"})
 _NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_request(value: bytes) -> Request:
-    """Return the request that `value` holds; null in an optional field counts as not given.
+    """Return the request in `value`; null in an optional field counts as not given.
 
     Raises:
-        Undecodable: permanent; no JSON object, so that not even an id can be read from it.
+        Undecodable: permanent; not a JSON object, so not even an id can be read.
         InvalidRequest: permanent; a JSON object with missing, unknown or wrong fields.
     """
     try:
         request = _request_decoder.decode(value)
     except _NOT_READABLE:
         request = _decode_with_nulls(value)
-    # Every level takes two bytes, so short messages need no look.
+    # Every level takes two bytes, so short messages need no check.
     if len(value) > 2 * MAX_METADATA_DEPTH and _is_too_deep(request.metadata):
         raise InvalidRequest(
             f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels, and a result could not repeat it; "
@@ -53,7 +53,7 @@ def decode_request(value: bytes) -> Request:
 
 
 def _decode_with_nulls(value: bytes) -> Request:
-    """Return the request in `value` that did not decode as it is, or say why there is none."""
+    """Return the request in `value` that did not decode as it is, or raise the reason."""
     fields = _fields_of(value)
     given = {name: raw for name, raw in fields.items() if name not in _OPTIONAL or bytes(raw) != b"null"}
     try:
@@ -69,7 +69,7 @@ def _decode_with_nulls(value: bytes) -> Request:
 
 
 def _hint(given: Iterable[str]) -> str:
-    """Say what the first field that a request does not have was probably meant to be."""
+    """Suggest a known field for the first unknown field of a request."""
     strange = next((name for name in given if name not in Request.__struct_fields__), "")
     if strange in OPTIONS or any(strange in spec.engine_names.values() for spec in OPTIONS.values()):
         return f"put {strange} into options; "
@@ -78,10 +78,10 @@ def _hint(given: Iterable[str]) -> str:
 
 
 def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
-    """Return the fields of a JSON object, each still to be decoded.
+    """Return the fields of a JSON object, each still encoded.
 
     Raises:
-        Undecodable: permanent; no JSON object.
+        Undecodable: permanent; not a JSON object.
     """
     try:
         return _fields_decoder.decode(value)
@@ -99,9 +99,9 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _fields_with_half_characters(value: bytes) -> dict[str, msgspec.Raw]:
-    """Return the fields of a JSON object in which a string has half of a surrogate pair; of all others none.
+    """Return the fields of a JSON object with a lone surrogate in a string; of any other, none.
 
-    It is JSON, but no text: producers send it that cut a string between two halves.
+    Such a value is JSON but not Unicode text: producers send it when they cut a string within a character.
     """
     if b"\\ud" not in value.lower():
         return {}
@@ -121,9 +121,9 @@ def _fields_with_half_characters(value: bytes) -> dict[str, msgspec.Raw]:
 
 
 def known_fields(value: bytes) -> dict[str, Any]:
-    """Return what can be read of a request that is not valid: the fields a failure result repeats to its caller.
+    """Return the readable fields of an invalid request that a failed result repeats.
 
-    Each field is read by itself, so that none is lost because of another.
+    Each field is read by itself, so that one bad field does not cost the others.
     """
     try:
         fields = _fields_of(value)
@@ -140,7 +140,7 @@ def known_fields(value: bytes) -> dict[str, Any]:
 
 def _is_too_deep(metadata: dict[str, Any]) -> bool:
     if _CONTAINERS.isdisjoint(map(type, metadata.values())):
-        return False  # as nearly always
+        return False  # the usual case
     level: list[Any] = [metadata]
     for _ in range(MAX_METADATA_DEPTH):
         level = [

@@ -1,4 +1,4 @@
-"""Hands jobs to their engine: in batches, or one by one as they come."""
+"""Hands jobs to their engine: in batches, or one by one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from streams.pipeline.batcher import Batcher
 
 
 class Dispatcher:
-    """Gets a request run the way its engine takes requests of that task.
-
-    Lives on one event loop. Does not own the batcher.
-    """
+    """Runs a request in the way its engine takes requests of that task."""
 
     def __init__(
         self,
@@ -26,21 +23,21 @@ class Dispatcher:
         batcher: Batcher[Job],
         threads: Callable[[Job], Executor],
     ) -> None:
-        """`threads` says where a request is started, which blocks while its model is loaded."""
+        """`threads` returns the threads in which a request is started: that blocks while its model loads."""
         self._manager = manager
         self._batcher = batcher
         self._threads = threads
         self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     def coming(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        """Say that `job` is on its way to `run` during the body, so that its batch may wait for it."""
+        """Note during the body that `job` is on its way to `run`, so that its batch may wait for it."""
         return contextlib.nullcontext() if job.is_continuous else self._batcher.coming(job.lane_key)
 
     async def run(self, job: Job, emit: Emit | None = None) -> Outcome:
-        """Return what the engine made of the request; a caller that is cancelled stops the work for it.
+        """Return the engine's raw result for the request; if the caller is cancelled, the work for it stops.
 
-        `emit` is called with the answer as it grows, in a thread of the engine, where the engine takes requests one by
-        one; otherwise it is not called.
+        `emit` is called in a thread of the engine with each piece of the answer, where the engine takes requests one
+        by one; otherwise it is not called.
         """
         if job.is_continuous:
             return await self._run_as_it_comes(job, emit)
@@ -52,8 +49,8 @@ class Dispatcher:
         lock = self._starting.get(job.lane_key)
         if lock is None:
             lock = self._starting[job.lane_key] = asyncio.Lock()
-        # One at a time for each model: many that wait for one load must not take the threads of others. It is
-        # held until the model is there, even where the caller has gone, as the thread is held as well.
+        # One at a time for each model: requests that wait for one load must not block the threads of other models.
+        # The lock is held until the model is loaded, even if the caller has gone: its thread is busy until then.
         await lock.acquire()
         starting = asyncio.get_running_loop().run_in_executor(
             self._threads(job), self._manager.start, job, emit
@@ -68,6 +65,6 @@ class Dispatcher:
 
 
 def _stop_what_was_started(starting: asyncio.Future[Future[Outcome]]) -> None:
-    """Stop the work for a caller that left while its model was loaded."""
+    """Stop the work for a caller that left while its model loaded."""
     if not starting.cancelled() and starting.exception() is None:
         starting.result().cancel()

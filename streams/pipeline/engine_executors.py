@@ -1,4 +1,4 @@
-"""The threads in which engines block."""
+"""The threads in which engines run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Self
 from engines.run.job import Job
 
 _MODELS = 16
-"""Models that are loaded, and half of those that run, at once where no setting bounds their number."""
+"""How many models load at once, and half of how many run, where no setting bounds the number of models."""
 
 
 class EngineExecutors:
-    """Gives each engine threads for models in memory, and others for those that have to be loaded.
+    """Gives each engine threads for models in memory, and others for models that must load first.
 
-    So engines never wait for each other, nor a model in memory for the loads of others. At most `max_models` (16
-    where None) and two models of one engine are loaded at once, for a model in use may take memory beyond the budget.
-    More would wait for a thread. Lives on one event loop; threads are made where none is idle.
+    So engines never wait for each other, nor a model in memory for loads of others. `max_models` (16 where None) and
+    two more models of one engine load at once, as models in use may exceed the budget; further loads wait for a
+    thread. Lives on one event loop; a thread is made where none is idle.
     """
 
     def __init__(self, max_models: int | None, is_loaded: Callable[[Job], bool]) -> None:
@@ -29,14 +29,14 @@ class EngineExecutors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for what runs."""
+        """Wait for running calls."""
         for pool in self._pools.values():
             pool.shutdown()
 
     def of(self, job: Job) -> Executor:
-        """Return the threads for the next run on the model of `job`.
+        """Return the threads for the next run of the model of `job`.
 
-        Where the model leaves the memory before that begins, it is loaded in a thread for models in memory.
+        If the model leaves the memory before that begins, it is loaded in a thread for models in memory.
         """
         key = (job.engine, self._is_loaded(job))
         pool = self._pools.get(key)

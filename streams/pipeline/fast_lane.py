@@ -1,4 +1,4 @@
-"""Takes requests through the pipeline without a separate task, for as long as they wait for nothing but a batch."""
+"""Drives requests through the pipeline without an asyncio task, as long as they wait only for their batch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OnResult = Callable[[Result], None]
 
 
 class FastLane:
-    """Drives the walks of jobs by callbacks, and hands those that have to wait to a task each.
+    """Drives the walks of jobs by callbacks; a job that must wait for something else gets a task.
 
-    A task, its futures and its turns of the event loop cost a short request more than all that is done for
-    it. Lives on the event loop of its parts.
+    For a short request a task, its futures and its turns of the event loop cost more than all the work on it. Lives
+    on the event loop of its parts.
     """
 
     def __init__(self, pipeline: Pipeline, batcher: Batcher[Job]) -> None:
@@ -42,9 +42,9 @@ class FastLane:
         traceparent: str | None = None,
         alike: Alike,
     ) -> Run:
-        """Start on `request`; `alike` is one for all requests of the same moment.
+        """Start on `request`; `alike` is shared by all requests of the same moment.
 
-        `on_result` is called once, on the event loop, with what `Pipeline.answer` would have returned; perhaps
+        `on_result` is called once, on the event loop, with the result that `Pipeline.answer` would return; perhaps
         before this returns. It must not raise.
         """
         job = job_of(request, queue_s=queue_s, traceparent=traceparent, alike=alike)
@@ -57,7 +57,7 @@ class FastLane:
         return run
 
     async def close(self) -> None:
-        """Abandon the requests that have tasks: nothing more is heard of them."""
+        """Abandon the requests that have tasks: their results never come."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -70,20 +70,21 @@ class FastLane:
 
 
 class Run(msgspec.Struct, eq=False):
-    """A job on its way, without a task as long as it waits for its batch alone."""
+    """A job on its way, without a task as long as it waits only for its batch."""
 
     lane: FastLane
     job: Job
     on_result: OnResult
     walk: Coroutine[Wants, Any, Outcome] | None = None
-    """None where it begins with the task."""
+    """None where a task runs it from the start."""
     entry: BatchEntry[Job] | None = None
     task: asyncio.Task[None] | None = None
 
     def give_up(self) -> bool:
-        """Do no more for the job, of which no result will come, unless an engine has begun; return whether that is so.
+        """Stop work on the job, unless an engine has begun; return whether it was stopped, so that no result will
+        come.
 
-        The result has not come yet.
+        Only before the result has come.
         """
         if self.job.running_since is not None:
             return False
@@ -95,7 +96,7 @@ class Run(msgspec.Struct, eq=False):
         return True
 
     def go_on(self, came: Any) -> None:
-        """Let the walk go on with what it waited for, as far as it can."""
+        """Resume the walk and drive it as far as possible."""
         job = self.job
         turn.request = job.name
         try:
@@ -108,26 +109,26 @@ class Run(msgspec.Struct, eq=False):
         except StopIteration as ended:
             result = self.lane.pipeline.finish(job, ended.value)
         except BaseException as error:  # noqa: BLE001 - its caller is told, and what is unexpected is logged
-            # In no variable of this frame, to which the error's traceback leads: that would be a circle.
+            # Not in a variable of this frame, which the error's traceback refers to: that would be a reference cycle.
             result = self.lane.pipeline.finish(job, error)
         finally:
             turn.request = None
         self.on_result(result)
 
     def on_outcome(self, outcome: Outcome, wait_s: float) -> None:
-        """Take what the engine made of the job."""
-        self.entry = None  # which leads back here: a circle, that only the collector would end
+        """Take the engine's raw result for the job."""
+        self.entry = None  # which refers to this frame: a reference cycle
         self.job.waited(wait_s)
         self.go_on(outcome)
 
     async def to_its_end(self) -> None:
-        """Let the walk go on in this task."""
+        """Finish the walk in this task."""
         rest = None if self.walk is None else _rest_of(self.walk)
         self.on_result(await self.lane.pipeline.see_through(self.job, rest))
 
 
 @coroutine
 def _rest_of(walk: Coroutine[Any, Any, Outcome]) -> Generator[Any, Any, Outcome]:
-    """Return what a walk ends with that may have begun, which `await` takes for one that is awaited elsewhere."""
+    """Return the rest of a walk that may have begun, in a form that can be awaited."""
     outcome: Outcome = yield from walk
     return outcome

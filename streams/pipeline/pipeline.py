@@ -33,15 +33,15 @@ from streams.pipeline.slow_stages import HeldUp, SlowStageDetector
 R = TypeVar("R")
 
 _LOOK_UP_S = 60.0
-"""What the registry and the libraries of an engine may take on top of what engines and handlers may."""
+"""Time that the registry and the libraries of an engine may take, beyond that of engines and handlers."""
 
 _URGENCIES: list[Urgency] = [(-priority, math.inf) for priority in range(10)]
-"""By priority; without a deadline."""
+"""Urgency by priority, without a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a caller waits for an answer, and what it is told then."""
+    """How long a caller waits for an answer, and the error it gets then."""
 
     seconds: float
     told: InferenceError
@@ -49,30 +49,30 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """The threads that blocking stages run in, one pool a kind so that a slow kind starves no other."""
+    """The threads of blocking stages, one pool per kind so that a slow kind starves no other."""
 
     registry: Executor
     stages: Executor
-    """For stages of handlers without media that are slow, or hang."""
+    """For stages of handlers without media that are slow or hang."""
     decode: Executor
     children: Executor
     """For handlers that wait for child processes (`BaseModelHandler.waits_for_children`)."""
 
 
 class Wants(Enum):
-    """What a walk without a separate task asks for when it cannot go on."""
+    """What a walk without a task asks its driver for when it cannot go on."""
 
     BATCH = auto()
-    """To be sent what the engine made of the job."""
+    """To be sent the engine's raw result for the job."""
     TASK = auto()
-    """To go on in a task, for it has to wait."""
+    """To be resumed in a task, as it must wait."""
 
 
 class Pipeline(Walk):
     """Turns requests into results; never raises for a request that fails.
 
-    Lives on one event loop. Blocking stages run in `pools`, fetching in the fetcher's own threads and engine
-    calls in the dispatcher's, so the loop stays free. Owns nothing it is given.
+    Lives on one event loop. Blocking stages run in `pools`, fetching in the fetcher's threads and engine calls in the
+    dispatcher's, so the loop stays free. Owns nothing it is given.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Pipeline(Walk):
         emit: Emit | None = None,
         patience: Patience | None = None,
     ) -> Result:
-        """Return the result for `request`, in the shape of the spec, success or failure.
+        """Return the result for `request`, success or failure.
 
-        `queue_s` is how long the request lay in its topic or socket before this call. `emit` hears the answer
-        as it grows, in a thread of the engine, where the engine can tell; a cancelled call stops the work.
+        `queue_s` is how long the request waited in its topic or socket before this call. `emit` is called in a thread
+        of the engine with each piece of the answer, where the engine streams. Cancelling the call stops the work.
         `patience` ends it as the request's own deadline does.
         """
         return await self.see_through(job_of(request, queue_s=queue_s, emit=emit), patience=patience)
@@ -112,7 +112,7 @@ class Pipeline(Walk):
     async def see_through(
         self, job: Job, walk: Awaitable[Outcome] | None = None, *, patience: Patience | None = None
     ) -> Result:
-        """Return the result of a job, whose walk may have begun, in this task."""
+        """Run the walk of a job, which may have begun, to its result, in this task."""
         with working_on((job.name,)):
             try:
                 outcome = await self._within(self._patience_for(job, patience), job, walk)
@@ -126,7 +126,7 @@ class Pipeline(Walk):
             return self.finish(job, outcome)
 
     def _patience_for(self, job: Job, callers: Patience | None) -> Patience | None:
-        """Return what ends the job first: its caller's patience or its deadline."""
+        """Return which ends first: the caller's patience or the job's deadline."""
         left_s = _seconds_left(job)
         if left_s is None or (callers is not None and callers.seconds < left_s):
             return callers
@@ -142,7 +142,9 @@ class Pipeline(Walk):
             if not limit.expired():
                 raise
             job.is_given_up = True
-            return patience.told  # returned, as it serves many requests and must hold on to nothing of one
+            return (
+                patience.told
+            )  # returned rather than raised: it serves many requests and must not refer to one of them
 
     async def _resolve(self, job: Job) -> None:
         asked = (job.task, job.engine, job.name.model_name)
@@ -201,7 +203,7 @@ class Pipeline(Walk):
         return await self._stage(job, "postprocess", postprocess, raw)
 
     async def _stage(self, job: Job, stage: str, call: Callable[[Job, Any], R], argument: Any) -> R:
-        """Run a stage that has no media to decode: here, unless this handler has proved to be slow at it."""
+        """Run a stage without media: on the event loop, unless this handler has proved to be slow there."""
         handler = type(job.handler)
         if self.slow_stages.is_quick(handler, stage):
             try:
@@ -213,7 +215,7 @@ class Pipeline(Walk):
     async def _elsewhere(
         self, job: Job, pool: Executor, stage: str, call: Callable[[], R], *, more_s: float = 0.0
     ) -> R:
-        """Run a stage in a thread of `pool`, where it is given up in time."""
+        """Run a stage in a thread of `pool`; it is given up when its time is over."""
         await _with_task(job)
         guarded = partial(
             self._manager.guarded,
@@ -223,7 +225,7 @@ class Pipeline(Walk):
             call,
             more_s=more_s,
         )
-        # Along with the context, in which log lines find the request they are about.
+        # With the context, from which log lines take the request's id.
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, guarded))
 
@@ -236,7 +238,7 @@ def job_of(
     emit: Emit | None = None,
     alike: Alike | None = None,
 ) -> Job:
-    """Return a new job for `request`; it may wait at once, unless it is one of several `alike`."""
+    """Return a new job for `request`, which has a task and may wait unless it is one of several `alike`."""
     ends = request.deadline_at()
     priority = request.priority
     return Job(
@@ -256,7 +258,7 @@ def job_of(
 
 
 async def _with_task(job: Job) -> None:
-    """Return when a task is there for the job alone, so that it may wait."""
+    """Return when a task runs the job, so that it may wait."""
     if not job.has_task:
         await _until(Wants.TASK)
 

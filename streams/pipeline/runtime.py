@@ -1,4 +1,4 @@
-"""Everything between a request and its result, built once from the settings; Kafka and HTTP both stand on it."""
+"""Builds everything between a request and its result from the settings, for Kafka and HTTP."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Runtime:
     batcher: Batcher[Job]
 
     async def warm(self, model_names: Iterable[str]) -> None:
-        """Load these models, one after the other; one that cannot be loaded is logged and left out."""
+        """Load these models, one after the other; one that fails to load is logged and skipped."""
         for model_name in model_names:
             try:
                 await asyncio.to_thread(contained, self.manager.warm, model_name)
@@ -59,16 +59,16 @@ async def open_runtime(
     on_pull: PullListener | None = None,
     on_too_many_stuck: Callable[[Exception], None] | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Build the parts and yield them; on the way out running batches finish and models are unloaded.
+    """Build the parts and yield them; at the end running batches finish and models are unloaded.
 
-    Plugins are imported first, so that their tasks and engines are there. Nothing is connected to or loaded
-    before the first request. `models` is where models are looked up; by default the registry of the settings.
-    `on_model` is called with models loaded and evicted, `on_pull` with downloads to an
-    engine's server, each in the thread that did it. `on_too_many_stuck` is called once, on the event loop, when more
-    calls hang than worker.max_stuck_calls allows.
+    Plugins are imported first, so that their tasks and engines are known. Nothing is connected to or loaded before
+    the first request. `models` resolves model names; by default with the MLflow server of the settings. `on_model` is
+    called with models loaded and evicted, `on_pull` with downloads to an engine's server, each in the thread that did
+    it. `on_too_many_stuck` is called once, on the event loop, when more calls hang than worker.max_stuck_calls
+    allows.
 
     Raises:
-        ConfigurationError: permanent; a plugin cannot be imported, or a custom engine not be set so.
+        ConfigurationError: permanent; a plugin cannot be imported, or a setting of a custom engine is wrong.
     """
     import_plugins(settings.worker.plugins)
     async with AsyncExitStack() as stack:

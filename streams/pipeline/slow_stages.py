@@ -1,4 +1,4 @@
-"""Runs stages of handlers on the event loop while they are quick there, and interrupts one that is not."""
+"""Runs stages of handlers on the event loop while they are quick, and interrupts one that is not."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 QUICK_S = 0.002
-"""What a stage may take on the event loop; where it takes longer it runs in threads from then on."""
+"""Longest time of a stage on the event loop; one that takes longer runs in threads from then on."""
 
 _PROOF = 3
-"""Long calls in a row that are proof. One is none: a busy machine may have stopped this process in its midst."""
+"""How many long calls in a row prove a stage slow. One does not: a busy machine may have stopped this process."""
 
 _LONGEST_S = 1.0
-"""What a call on the event loop may take before it is interrupted."""
+"""Longest time of a call on the event loop before it is interrupted."""
 
 _LOOK_EVERY_S = 0.25
 _LOOKS = 3
-"""How often it is looked at before: the time alone tells nothing where the process was frozen meanwhile."""
+"""How often it is checked before that: time alone proves nothing where the process was frozen meanwhile."""
 
 _WHILE_IT_WAITS = signal.SIGURG
-"""A thread sends it. Nobody else has a use for it, and where it is not handled it does nothing."""
+"""A thread sends this signal. Nothing else uses it, and without a handler it does nothing."""
 _WHILE_IT_WORKS = signal.SIGVTALRM
-"""A timer of the processor's time sends it: no thread runs while a regular expression is matched."""
+"""A timer of processor time sends this signal: no thread runs while a regular expression is matched."""
 
 _IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class HeldUp(BaseException):
-    """Raised in a call on the event loop that takes too long there; it is to be made again, in a thread.
+    """Raised in a call on the event loop that takes too long; the call must be repeated in a thread.
 
-    No Exception, so that code which tries again after every error does not go on.
+    A BaseException, so that code which retries after every Exception does not go on.
     """
 
 
 class SlowStageDetector:
-    """Remembers how long stages of handlers took on the event loop, of which it is a part.
+    """Measures stages of handlers on the event loop, and remembers which are slow.
 
-    A stage is taken for quick until it has proved otherwise. A hop to a thread and back costs more than most
-    of them.
+    A stage counts as quick until it has proved otherwise: a hop to a thread and back costs more than most stages.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -57,19 +56,19 @@ class SlowStageDetector:
         self._long_calls: dict[tuple[Hashable, str], int] = {}
         self._slow: set[tuple[Hashable, str]] = set()
         self._under_way: tuple[Hashable, str] | None = None
-        """The call that runs on the event loop; another object for each."""
+        """The call that runs on the event loop; a new object for each call."""
         self._is_interrupted = False
         """Whether HeldUp was raised in that call."""
 
     def is_quick(self, of: Hashable, *stages: str) -> bool:
-        """Return whether these stages of `of`, a handler's class or the like, may run on the event loop."""
+        """Return whether these stages of `of`, such as a handler's class, may run on the event loop."""
         return not self._slow or not any((of, stage) in self._slow for stage in stages)
 
     def run(self, of: Hashable, stage: str, call: Callable[P, R], *args: P.args, **kw: P.kwargs) -> R:
-        """Return what `call` returns, which runs here and now, on the event loop; raise what it raises.
+        """Return what `call` returns and raise what it raises; it runs here, on the event loop.
 
         Raises:
-            HeldUp: it was interrupted as it took too long, and belongs in a thread from now on.
+            HeldUp: it took too long and was interrupted; run it in a thread from now on.
         """
         started = self._clock()
         key = (of, stage)
@@ -82,7 +81,7 @@ class SlowStageDetector:
             if not self._is_interrupted:
                 raise
             self._move(key)
-            raise HeldUp from error  # whatever it made of the interrupt
+            raise HeldUp from error  # whatever it did with the interrupt
         finally:
             self._under_way = None
             if self._clock() - started > QUICK_S:
@@ -94,10 +93,10 @@ class SlowStageDetector:
 
     @contextmanager
     def interrupting(self, limit_s: float) -> Iterator[None]:
-        """Interrupt what `run` calls in the main thread during the block where it takes about a second.
+        """During the block, interrupt a call of `run` in the main thread that takes about a second.
 
-        That ends sleeps, loops and waits of Python code, and of C code that heeds signals. An import goes on for half
-        of `limit_s`: one that was broken off may not work a second time.
+        That ends sleeps, loops and waits of Python code, and of C code that handles signals. An import may take half
+        of `limit_s`: one that was interrupted may not work a second time.
         """
         main = threading.main_thread()
         if threading.current_thread() is not main:
@@ -117,7 +116,7 @@ class SlowStageDetector:
             looks += 1
             held_s = now - since
             if looks > _LOOKS and held_s > _LONGEST_S and (held_s > limit_s / 2 or not _imports(frame)):
-                since, looks = now, 0  # what it does to clean up has as long before the next interrupt
+                since, looks = now, 0  # its clean-up has as long before the next interrupt
                 self._is_interrupted = True
                 raise HeldUp
 
@@ -127,7 +126,9 @@ class SlowStageDetector:
                     signal.pthread_kill(main.ident or 0, _WHILE_IT_WAITS)
 
         before = {number: signal.signal(number, look) for number in (_WHILE_IT_WAITS, _WHILE_IT_WORKS)}
-        signal.siginterrupt(_WHILE_IT_WORKS, False)  # it may come to a thread that waits for something else
+        signal.siginterrupt(
+            _WHILE_IT_WORKS, False
+        )  # the signal may reach a thread that waits for something else
         signal.setitimer(signal.ITIMER_VIRTUAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
         waking = threading.Thread(target=wake, name="watch of stages", daemon=True)
         waking.start()

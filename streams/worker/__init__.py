@@ -1,5 +1,5 @@
 """One worker process.
 
-- worker: builds every part once, runs them until told to stop, and drains before it goes
-- event_publisher: tells the events topic of the worker and of its models
+- worker: builds every part once, runs them until it is told to stop, and drains
+- event_publisher: publishes metrics events about the worker and its models
 """

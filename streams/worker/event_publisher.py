@@ -1,4 +1,4 @@
-"""Tells the events topic of the worker's life: that it came and went, and which models did."""
+"""Publishes metrics events about the worker and its models."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = get_logger(__name__)
 class EventPublisher:
     """Publishes metrics events that belong to no request.
 
-    Lives on the event loop it is made in; `model` and `pull` may be called from any thread. What happens before
-    `publish_to` is kept and published then. An event that the broker does not take is logged and lost: the
-    requests matter more.
+    Lives on the event loop it is made in; `model` and `pull` may be called from any thread. Events before
+    `publish_to` are kept and published then. An event that the broker refuses is logged and lost: the requests matter
+    more.
     """
 
     def __init__(self, worker: str) -> None:
@@ -34,15 +34,15 @@ class EventPublisher:
         self._publishing: asyncio.Task[None] | None = None
 
     def publish_to(self, publisher: Publisher) -> None:
-        """Start publishing, what was kept first."""
+        """Start publishing; events that were kept go first."""
         self._publishing = supervised(asyncio.create_task(self._publish(publisher), name="event_publisher"))
 
     def worker(self, kind: EventKind, details: Mapping[str, Any]) -> None:
-        """Tell that the worker came or goes; on the event loop only, so that `flush` waits for it."""
+        """Publish that the worker starts or stops; call it on the event loop, so that `flush` waits for it."""
         self._news.put_nowait(self._event(kind, details=dict(details)))
 
     def model(self, kind: str, model: ResolvedModel, details: Mapping[str, Any]) -> None:
-        """Tell that a model was loaded, evicted or swapped for a newer version; a `ModelListener`."""
+        """Publish that a model was loaded, evicted or swapped for a newer version; a `ModelListener`."""
         about = dict(details)
         self._tell(
             kind,
@@ -54,7 +54,7 @@ class EventPublisher:
         )
 
     def pull(self, engine: str, progress: PullProgress) -> None:
-        """Tell how far the download of a model to an engine's server is; a `PullListener`."""
+        """Publish the progress of a download to an engine's server; a `PullListener`."""
         details = {
             "status": progress.status,
             "completed_bytes": progress.completed_bytes,
@@ -63,7 +63,7 @@ class EventPublisher:
         self._tell("model_pull", engine=engine, model_name=progress.model, details=details)
 
     async def flush(self) -> None:
-        """Return once everything told so far was published, or was not taken."""
+        """Return once all events so far were published or refused."""
         if self._publishing is not None and not self._publishing.done():
             await self._news.join()
 

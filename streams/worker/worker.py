@@ -1,4 +1,4 @@
-"""The worker: builds every part once, runs them until told to stop, and drains before it goes."""
+"""The worker: builds every part once, runs them until it is told to stop, and drains."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from streams.worker.event_publisher import EventPublisher
 log = get_logger(__name__)
 
 _NOT_BY_A_REQUEST = (KafkaError, GroupRefused, PositionLost)
-"""What ends a worker whatever its requests ask for."""
+"""Errors that end a worker whatever its requests are."""
 
 
 class Worker:
-    """One worker's parts, and the way up and down; lives on one event loop, whose exit stack takes the parts down."""
+    """The parts of one worker, its start and its stop; lives on one event loop. Its exit stack closes the parts."""
 
     def __init__(self, settings: Settings, stopping: Stopping) -> None:
         self._settings = settings
@@ -67,14 +67,14 @@ class Worker:
         self.gateway: Gateway | None = None
         self._watch: BrokerWatch | None = None
         self.is_cut_off = False
-        """Whether no broker answered at the end, so that what waits for one is left behind."""
+        """Whether no broker answered at the end, so that nothing waits for one."""
         self.app: InferenceApp | None = None
         self._stream: Stream | None = None
         self._delivering: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
-        """How many messages are taken and not yet acked."""
+        """How many records are taken and not yet acked."""
         return 0 if self._stream is None else self._stream.tracker.in_flight
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -128,10 +128,7 @@ class Worker:
         self._announce(stream.publisher)
 
     async def drain(self) -> None:
-        """Take nothing new, and return once all that was taken is answered and committed.
-
-        Stream and gateway do so each by itself: where one fails the other goes on, and then the error is raised.
-        """
+        """Take nothing new. Return once everything taken is answered and committed."""
         draining: list[Coroutine[Any, Any, object]] = []
         if self.app is not None and self._stream is not None:
             draining.append(self._drain_stream(self.app, self._stream))
@@ -142,16 +139,16 @@ class Worker:
                 raise ended
 
     async def _drain_stream(self, app: InferenceApp, stream: Stream) -> None:
-        """Return once all is committed that can be: not that of partitions that were handed on, or that are gone."""
+        """Return once everything is committed that can be; partitions that were reassigned or are gone do not count."""
         try:
             await app.drain()
             await stream.committer.commit_all()
         finally:
             if self._delivering is not None:
-                self._delivering.cancel()  # before the consumer's thread ends, to which it may turn
+                self._delivering.cancel()  # before the consumer's thread ends, which it may need
 
     async def withdraw(self) -> None:
-        """Have the group not take the end of this worker for that of one which a request has ended."""
+        """Remove the crash notes: this worker does not end because of a request."""
         if self._stream is not None:
             await self._stream.withdraw()
 
@@ -201,9 +198,9 @@ class Worker:
 def run(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT and return the process's exit code.
 
-    0: drained, everything taken was answered and committed. 1: something failed; unacked messages stay on the
-    broker and are delivered again. A signal is heeded from the start on; a second one ends the process at once, as
-    does worker.drain_timeout_s after the first, with 1.
+    0: drained; everything taken was answered and committed. 1: something failed; unacked records stay on the broker
+    and are delivered again. Signals work from the start on. A second signal ends the process at once, and
+    worker.drain_timeout_s after the first one ends it with 1.
 
     Raises:
         ConfigurationError: permanent; a task, a plugin or an engine's setting is not usable.
@@ -231,7 +228,7 @@ async def _run(settings: Settings) -> int:
                 tell_left_out()
                 if isinstance(failure, _NOT_BY_A_REQUEST):
                     await stopping.courtesy(worker.withdraw(), share=0.5)
-                # Draining would commit what comes after the message that could not be answered.
+                # Draining would commit records behind the one that could not be answered.
                 exit_now(EXIT_FAILED)
             log.info("worker_draining", in_flight=worker.in_flight)
             try:
@@ -251,7 +248,7 @@ async def _run(settings: Settings) -> int:
 
 def _tell_failure(failure: BaseException) -> None:
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        failure = failure.exceptions[0]  # whose message says more than that of its group
+        failure = failure.exceptions[0]  # whose message says more than that of the exception group
     is_explained = isinstance(failure, GroupRefused)
     log.critical(
         "worker_failed", error=str(failure) or repr(failure), exc_info=None if is_explained else failure
@@ -259,12 +256,12 @@ def _tell_failure(failure: BaseException) -> None:
 
 
 def _tune_interpreter() -> None:
-    """Let the interpreter spend less on itself, now that what stays has been made."""
-    # Requests make no cycles, so looking for some after every 700 objects finds nothing and costs a tenth.
+    """Reduce the interpreter's overhead, now that all long-lived objects exist."""
+    # Requests make no reference cycles, so a search after every 700 objects finds nothing and costs a tenth.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    # Threads hand over many times a batch; each has to wait for this long where the loop is busy.
+    # Threads take the interpreter's lock many times per batch, and wait this long for it where the loop is busy.
     sys.setswitchinterval(0.0005)
 
 
