@@ -135,13 +135,8 @@ class ModelLoading:
             self.guard.patience.of(self.task, self.model.name),
             call,
             holding=holding,
-            alive_at=self._alive_at,
+            alive_at=lambda: max(self.models.last_sign(self.model), self.guard.last_sign(self.engine)),
         )
-
-    def _alive_at(self) -> float:
-        if self.models.is_downloading(self.model):  # which has time-outs of its own
-            return time.monotonic()
-        return self.guard.last_sign(self.engine)
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
         """Return the model with what it takes; where that cannot be told it is unloaded again."""

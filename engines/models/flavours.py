@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def digest_of(folder: Path) -> str:
-    """Return the SHA-256, in hex, of the folder's manifest.
+def digest_of(folder: Path, each: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256, in hex, of the folder's manifest; `each` is called after every file.
 
     The manifest is one line per file, in order of path: the file's own SHA-256, two spaces, its path relative
     to the folder with forward slashes, as `sha256sum` writes them.
@@ -86,4 +87,5 @@ def digest_of(folder: Path) -> str:
         with path.open("rb") as file:
             one = hashlib.file_digest(file, "sha256").hexdigest()
         manifest.update(f"{one}  {path.relative_to(folder).as_posix()}\n".encode())
+        each()
     return manifest.hexdigest()

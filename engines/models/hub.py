@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
-from handlers.errors import InvalidRequest, ModelLoadFailed, RegistryUnavailable
+from handlers.errors import InferenceError, InvalidRequest, ModelLoadFailed, RegistryUnavailable
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -72,14 +72,16 @@ def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".gguf"})
 _PIN_TIMEOUT_S = 5.0
+_ANSWER_S = 10.0
+"""How long the hub may be silent about a model that is loaded; the client itself would wait without end."""
 
 
 def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, max_bytes: int) -> Path:
     """Bring the files that `hf://org/name` names into `folder`, at the revision its tag `revision` asks for.
 
     Only what is `wanted`, at most `max_bytes`: known before a byte of it is fetched. Where the hub cannot be
-    asked, the files are taken from the cache of its client on this machine, if that holds configuration and
-    weights whole.
+    asked, or breaks off, the files are taken from the cache of its client on this machine, if that holds
+    configuration and weights whole.
 
     Raises:
         ModelLoadFailed: permanent; the hub has no such model or revision, or keeps it behind a gate; it is too
@@ -88,10 +90,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
     """
     repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
     try:
-        import httpx
         from huggingface_hub import HfApi, constants, snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-        from huggingface_hub.errors import RevisionNotFoundError as RevisionNotFound
     except ImportError as error:
         raise ModelLoadFailed(
             f"model {model.key} is registered by reference, {model.source}; fetching it needs "
@@ -99,7 +98,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         ) from error
     at = revision or "main"
     try:
-        found = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        found = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_ANSWER_S)
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         names = wanted.of(model, sizes)
         if (size := sum(sizes[name] for name in names)) > max_bytes:
@@ -111,13 +110,12 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         snapshot_download(repo_id, revision=found.sha or revision, local_dir=folder, allow_patterns=exactly)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on its download
         return folder
-    except (RepositoryNotFoundError, RevisionNotFound, GatedRepoError, ValueError) as error:
-        raise ModelLoadFailed(
-            f"model {model.key}: the hub has no model {repo_id} at revision {at}, or it needs a token; "
-            "register it again, or set HF_TOKEN"
-        ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except InferenceError:
+        raise
+    except Exception as error:  # of httpx, of the client, or of what downloads for it
         shutil.rmtree(folder, ignore_errors=True)
+        if refused := _refusal(error, at):
+            raise ModelLoadFailed(f"model {model.key}, {model.source}: the hub {refused}") from error
         lacks = _copy_from_cache(model, folder, wanted)
         if lacks is None:
             log.info("files_from_hub_cache", model=model.key, repo_id=repo_id, revision=at)
@@ -128,6 +126,24 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
             f"at a cache that has it (hf download {repo_id} --revision {at}), allow the way to the hub, or "
             "register its folder so that MLflow keeps the files"
         ) from error
+
+
+def _refusal(error: Exception, revision: str) -> str | None:
+    """Return why the hub does not give away a model at `revision`, and what to do; None where it did not refuse."""
+    from huggingface_hub import errors, get_token
+
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError):
+        token = "no token is set" if get_token() is None else "the account of the token in use is not let in"
+        return (
+            f"keeps it behind a gate, and {token}; accept its terms on its page there, and set HF_TOKEN to a token of "
+            "that account, here and for every worker"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has this model, but not at revision {revision}; correct the tag revision, or leave it out"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError) or status == 404:
+        return "has no such model, or shows it to those with a token alone; correct the name, or set HF_TOKEN"
+    return "refuses the token in use; correct HF_TOKEN" if status == 401 else None
 
 
 class FoundOnHub(NamedTuple):
@@ -145,39 +161,25 @@ def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
     Never waits long. Where nobody can tell, that is one WARNING `hub_model_not_checked`.
 
     Raises:
-        InvalidRequest: permanent; the hub answered that it has no such model or revision.
+        InvalidRequest: permanent; the hub has no such model or revision, or keeps it from the token that is set here.
     """
     at = revision or "main"
     try:
-        import httpx
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
     except ImportError as error:
         log.warning("hub_model_not_checked", repo_id=repo_id, revision=at, reason=str(error))
         return FoundOnHub()
     try:
         found = HfApi().model_info(repo_id, revision=revision, timeout=_PIN_TIMEOUT_S)
-        return FoundOnHub(found.sha, [file.rfilename for file in found.siblings or ()])
-    except RevisionNotFoundError as error:
-        raise InvalidRequest(
-            f"hf://{repo_id}: the hub has this model, but not at revision {at}; correct the tag revision, or leave "
-            "it out"
-        ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        is_unknown = isinstance(error, RepositoryNotFoundError | HFValidationError) or (
-            isinstance(error, HfHubHTTPError) and error.response.status_code == httpx.codes.NOT_FOUND
-        )
-        if is_unknown and not isinstance(error, GatedRepoError):
-            raise InvalidRequest(
-                f"hf://{repo_id}: the hub has no such model, or shows it to those with a token alone; correct the "
-                "name, or set HF_TOKEN"
-            ) from error
+        names = [file.rfilename for file in found.siblings or ()]
+        if names and (found.gated or found.private):
+            one = next((name for name in names if fnmatch(name, _SAFE_WEIGHTS)), names[-1])
+            get_hf_file_metadata(hf_hub_url(repo_id, one, revision=found.sha), timeout=_PIN_TIMEOUT_S)
+            log.warning("hub_model_needs_token", repo_id=repo_id, cure="set HF_TOKEN for every worker")
+        return FoundOnHub(found.sha, names)
+    except Exception as error:  # as above
+        if refused := _refusal(error, at):
+            raise InvalidRequest(f"hf://{repo_id}: the hub {refused}") from error
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     commit = _commit(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}", at)
     if commit is None:

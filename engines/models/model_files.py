@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ STAMP = ".inferstream.json"
 LEAST_FREE_BYTES = 256 * 1024**2
 """Less room than this on the disk counts as a full one."""
 
+_LOOK_S = 0.5
+"""How often it is looked whether a download gets on."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
@@ -43,6 +47,29 @@ class _Stamp:
     sha256: str
     bytes: int
     wanted: Sequence[str] = ("code", "pickle")
+
+
+@dataclass(slots=True, eq=False)
+class _Download:
+    """One version on its way here, also by another process."""
+
+    model: ResolvedModel
+    heard_at: float = field(default_factory=time.monotonic)
+    has_ended: threading.Event = field(default_factory=threading.Event)
+
+    def hear(self) -> None:
+        """Note a sign of life."""
+        self.heard_at = time.monotonic()
+
+    def watch(self, parts: Callable[[], Iterable[Path]]) -> None:
+        """Take each change of its files for one; in a separate thread, which a disk that hangs holds up as well."""
+        latest = 0
+        while not self.has_ended.wait(_LOOK_S):
+            with contextlib.suppress(OSError):  # renamed meanwhile
+                changed = max((path.stat().st_mtime_ns for path in parts()), default=0)
+                if changed != latest:
+                    latest = changed
+                    self.hear()
 
 
 class ModelFiles:
@@ -67,7 +94,7 @@ class ModelFiles:
         self._wanted = wanted or WantedFiles()
         self._lock = threading.Lock()
         self._in_use: Counter[str] = Counter()
-        self._coming: list[str] = []
+        self._downloads: list[_Download] = []
 
     def acquire(self, model: ResolvedModel) -> Path:
         """Return the folder of `model`, in place where its `physical_path` is trusted, downloaded otherwise.
@@ -84,11 +111,8 @@ class ModelFiles:
         try:
             folder = self._directory / model.name / model.version
             if not self._use(folder, model):
-                self._coming.append(model.key)
-                try:
-                    self._bring(folder, model)
-                finally:
-                    self._coming.remove(model.key)
+                with self._watched(folder, model) as download:
+                    self._bring(folder, model, download)
             return folder
         except BaseException:
             self.release(model)
@@ -101,9 +125,10 @@ class ModelFiles:
             if self._in_use[model.key] <= 0:
                 del self._in_use[model.key]
 
-    def is_downloading(self, model: ResolvedModel) -> bool:
-        """Return whether the files of `model` are on their way here, also by another process."""
-        return model.key in self._coming
+    def last_sign(self, model: ResolvedModel) -> float:
+        """Return when, by time.monotonic, bytes of `model` last came here, also for another process; 0 where none are
+        on their way."""
+        return max((one.heard_at for one in self._downloads if one.model == model), default=0.0)
 
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "directory", "free_bytes"} of the disk; never raises."""
@@ -156,7 +181,20 @@ class ModelFiles:
             os.utime(folder / STAMP)
         return True
 
-    def _bring(self, folder: Path, model: ResolvedModel) -> None:
+    @contextlib.contextmanager
+    def _watched(self, folder: Path, model: ResolvedModel) -> Iterator[_Download]:
+        """Say during the block that `model` is on its way to `folder`."""
+        download = _Download(model)
+        self._downloads.append(download)
+        watch = partial(download.watch, lambda: folder.parent.glob(f".{model.version}.*.partial/**/*"))
+        try:
+            threading.Thread(target=watch, name=f"watch-{model.key}", daemon=True).start()
+            yield download
+        finally:
+            download.has_ended.set()
+            self._downloads.remove(download)
+
+    def _bring(self, folder: Path, model: ResolvedModel, download: _Download) -> None:
         from filelock import FileLock
 
         if not _is_downloadable(model.source):
@@ -171,7 +209,7 @@ class ModelFiles:
                     return
                 for left_over in folder.parent.glob(f".{model.version}.*.partial"):
                     shutil.rmtree(left_over, ignore_errors=True)
-                self._install(folder, model)
+                self._install(folder, model, download)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise ModelLoadFailed(
@@ -184,7 +222,7 @@ class ModelFiles:
             ) from error
         self._evict()
 
-    def _install(self, folder: Path, model: ResolvedModel) -> None:
+    def _install(self, folder: Path, model: ResolvedModel, download: _Download) -> None:
         """Download into a folder beside, check, and rename; runs under the lock of this version."""
         started = time.monotonic()
         partial = Path(tempfile.mkdtemp(prefix=f".{model.version}.", suffix=".partial", dir=folder.parent))
@@ -192,7 +230,7 @@ class ModelFiles:
             content = self._fetched(model, partial)
             if not files_in(content):
                 raise ModelLoadFailed(f"model {model.key} has no files at {model.source}; register it again")
-            digest, tagged = digest_of(content), model.tags.get("sha256")
+            digest, tagged = digest_of(content, download.hear), model.tags.get("sha256")
             if tagged and digest != tagged:
                 raise ModelLoadFailed(
                     f"the files of model {model.key} are not the ones that were registered: their SHA-256 is "
@@ -214,12 +252,14 @@ class ModelFiles:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _fetched(self, model: ResolvedModel, partial: Path) -> Path:
-        if model.source.startswith("hf://"):
-            return fetch_from_hub(model, partial / "files", wanted=self._wanted, max_bytes=self._max_bytes)
         try:
+            if model.source.startswith("hf://"):
+                return fetch_from_hub(
+                    model, partial / "files", wanted=self._wanted, max_bytes=self._max_bytes
+                )
             return self._download(model.source, partial)
         except RegistryUnavailable as error:
-            # MLflow hides the disk's own error in the text of one of its own.
+            # Clients hide the disk's own error in the text of one of their own.
             if shutil.disk_usage(partial).free < LEAST_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise

@@ -163,9 +163,9 @@ class ModelManager:
         """Say that the folder `files` returned is no longer in use: it may go when room is needed."""
         self._files.release(model)
 
-    def is_downloading(self, model: ResolvedModel) -> bool:
-        """Return whether `files` is bringing the model's files here just now."""
-        return self._files.is_downloading(model)
+    def last_sign(self, model: ResolvedModel) -> float:
+        """Return when, by time.monotonic, `files` last got on with bringing the model here; 0 where it does not."""
+        return self._files.last_sign(model)
 
     def register_model_to_mlflow(
         self,

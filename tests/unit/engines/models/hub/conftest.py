@@ -35,18 +35,25 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
             if path in state.refusals:
                 status, code = state.refusals[path]
                 self.send_response(status)
-                self.send_header("X-Error-Code", code)
+                self.send_header("X-Error-Message" if " " in code else "X-Error-Code", code)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             if path.startswith("/api/models/org/tiny"):
                 state.asked.append(path)
                 siblings = [{"rfilename": one, "size": len(held)} for one, held in state.files.items()]
-                body = json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode()
-            elif name in state.files:
+                about = {"id": "org/tiny", "sha": COMMIT, "siblings": siblings, **state.about}
+                body = json.dumps(about).encode()
+            elif name in state.files and state.is_open_to(self.headers.get("Authorization")):
                 body = state.files[name]
                 if with_body:
                     state.fetched.append(path)
+            elif name in state.files:
+                self.send_response(401)
+                self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             else:
                 self.send_error(404)
                 return
@@ -56,7 +63,11 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
             self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
-            if with_body:
+            if with_body and path in state.stalls:
+                self.wfile.write(body[:1])
+                self.wfile.flush()
+                state.goes_on.wait()
+            elif with_body:
                 self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
@@ -75,6 +86,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     close_session()
     yield state
+    state.goes_on.set()
     server.shutdown()
     server.server_close()
     thread.join()

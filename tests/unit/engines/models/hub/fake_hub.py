@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,16 @@ class FakeHub:
     fetched: list[str] = field(default_factory=list)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By path: the status and the code of the hub's own words for what is wrong."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What else it says of the model, such as {"gated": "manual"}."""
+    stalls: set[str] = field(default_factory=set)
+    """Paths of which it sends the first byte and no more, until the test is over."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    token: str | None = None
+    """Of those whom it gives the files; None for anybody."""
+
+    def is_open_to(self, authorization: str | None) -> bool:
+        return self.token is None or authorization == f"Bearer {self.token}"
 
 
 def keep(cache: Path, files: dict[str, bytes], *, commit: str = COMMIT, ref: str | None = "main") -> Path:

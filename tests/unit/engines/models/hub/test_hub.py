@@ -50,7 +50,21 @@ def test_a_model_too_large_is_refused_before_any_of_it_is_fetched(hub: FakeHub, 
     assert content(fetch(MODEL, tmp_path / "files", max_bytes=needed)) == FILES
 
 
-@pytest.mark.parametrize("error", [httpx.ProxyError("no proxy"), OSError("the line broke")])
+def test_a_model_behind_a_gate_says_at_its_load_what_to_set(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_bad")
+    hub.files, hub.about, hub.token = FILES, {"gated": "manual"}, "hf_good"
+    with pytest.raises(
+        ModelLoadFailed, match=r"m/1, hf://org/tiny: .* behind a gate.* not let in; .* set HF_TOKEN"
+    ):
+        fetch(MODEL, tmp_path / "files")
+    assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("xet: the line broke"), httpx.ProxyError("no proxy"), OSError("the line broke")]
+)
 def test_a_download_that_breaks_off_leaves_nothing_and_may_be_tried_again(
     tmp_path: Path, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -76,7 +76,7 @@ def test_files_for_an_engine_of_ones_own_are_its_own_business(hub: FakeHub) -> N
     assert registered(engine="mine")[0] == "hf://org/tiny"
 
 
-@pytest.mark.parametrize("answer", [(500, ""), (403, "GatedRepo"), (429, "")])
+@pytest.mark.parametrize("answer", [(500, ""), (403, ""), (429, "")])
 def test_where_the_hub_does_not_say_the_model_is_registered_and_that_is_told(
     hub: FakeHub, cache: Path, answer: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,3 +89,50 @@ def test_where_the_hub_does_not_say_the_model_is_registered_and_that_is_told(
     with capture_logs() as logs:
         assert registered()[1]["revision"] == COMMIT
     assert logs == [], "what is in the cache of the hub's client exists"
+
+
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_token")
+@pytest.mark.parametrize("about", [{"gated": "manual"}, {"gated": "auto"}, {"private": True}])
+def test_a_model_behind_a_gate_is_refused_with_what_to_set(
+    hub: FakeHub, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files, hub.about, hub.token = FILES, about, "hf_good"
+    with pytest.raises(InvalidRequest) as caught:
+        registered()
+    for said in ("hf://org/tiny", "behind a gate", "no token is set", "set HF_TOKEN", "every worker"):
+        assert said in caught.value.message
+    monkeypatch.setenv("HF_TOKEN", "hf_bad")
+    with pytest.raises(InvalidRequest, match="the token in use is not let in; accept its terms"):
+        registered()
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    with capture_logs() as logs:
+        assert registered()[1]["revision"] == COMMIT
+    assert [(line["event"], line["log_level"]) for line in logs] == [("hub_model_needs_token", "warning")]
+
+
+@pytest.mark.usefixtures("no_token")
+def test_a_hub_that_gates_all_it_says_of_a_model_is_taken_at_its_word(hub: FakeHub) -> None:
+    hub.refusals[API] = (403, "GatedRepo")
+    with pytest.raises(InvalidRequest, match="behind a gate, and no token is set"):
+        registered()
+
+
+def test_a_token_that_the_hub_refuses_is_named(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.refusals[API] = (401, "Invalid credentials in Authorization header")
+    with pytest.raises(InvalidRequest, match="refuses the token in use; correct HF_TOKEN"):
+        registered()
+
+
+@pytest.mark.usefixtures("no_token")
+def test_an_open_model_needs_no_token(hub: FakeHub) -> None:
+    hub.files, hub.about = FILES, {"gated": False, "private": False}
+    with capture_logs() as logs:
+        registered()
+    assert logs == []
