@@ -1,4 +1,4 @@
-"""Who waits for which result: futures by request id, which end together where no result will come any more."""
+"""Futures of results by request id, which all end when no result can come any more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 
 class AwaitedResults:
-    """Hands results to those who wait for them, until it is ended. Lives on the event loop that it is made on."""
+    """Hands each result to the futures that wait for it, until it is ended. Lives on the event loop that it is made
+    on."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -23,11 +24,11 @@ class AwaitedResults:
         self._waiting: dict[str, list[asyncio.Future[Result]]] = {}
 
     def __len__(self) -> int:
-        """Return of how many requests a result is waited for."""
+        """Return how many request ids have a waiting future."""
         return len(self._waiting)
 
     def expect(self, request_id: str) -> asyncio.Future[Result]:
-        """Return a new future of the first result with that id from now on."""
+        """Return a new future of the next result with that id."""
         future: asyncio.Future[Result] = self.loop.create_future()
         if self.failure is not None:
             _fail(future, self.failure)
@@ -37,13 +38,13 @@ class AwaitedResults:
         return future
 
     def arrived(self, result: Result) -> None:
-        """Hand `result` to all who wait for it."""
+        """Hand `result` to all futures that wait for it."""
         for future in list(self._waiting.get(result.id, ())):
             if not future.done():
                 future.set_result(result)
 
     def end(self, failure: ClientError) -> None:
-        """Tell everybody who waits that no result will come any more; the first reason counts."""
+        """End all futures with `failure`; the first call counts."""
         if self.failure is None:
             self.failure = failure
             self._ending.set_result(None)
@@ -53,7 +54,7 @@ class AwaitedResults:
                     _fail(future, failure)
 
     async def or_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns, unless the end comes before."""
+        """Return what `work` returns, or raise the failure that ends this first."""
         working = asyncio.ensure_future(work)
         try:
             await asyncio.wait((working, self._ending), return_when=asyncio.FIRST_COMPLETED)
@@ -74,4 +75,4 @@ class AwaitedResults:
 
 def _fail(future: asyncio.Future[Result], failure: ClientError) -> None:
     future.set_exception(failure)
-    future.exception()  # it may be nobody's any more, and asyncio would log an error that nobody looked at
+    future.exception()  # perhaps nothing awaits it any more, and asyncio would log an unretrieved exception

@@ -1,4 +1,4 @@
-"""A client for producers: send requests, wait for their results; needs neither Faust nor torch nor MLflow."""
+"""A client for producers: sends requests and waits for their results; needs neither Faust nor torch nor MLflow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from streams.messages import Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
 
 _PAUSE_S = 0.2
-"""Time between attempts to send what the broker did not take."""
+"""Time between attempts to send a record that the broker did not take."""
 
 
 class InferenceClient:
@@ -45,15 +45,15 @@ class InferenceClient:
 
     Reads the result topics of `tasks` from their current end, outside any consumer group, so clients never take
     results from each other. It is opened once and lives on the event loop that opens it: any number of tasks of that
-    loop may use it at once, other threads may not. A broker that dies, or a partition that gets another leader, is
-    ridden out as long as a call has time. A request may be sent twice then: its id is its name, and all who wait for
-    one id get the first result. `streams.client_errors` has all that it raises.
+    loop may use it at once, other threads may not. When a broker dies or a partition changes its leader, calls go on
+    until their time is over. A request may be sent twice then; every call that waits for its id gets the first
+    result. `streams.client_errors` has all that it raises.
     """
 
     def __init__(
         self, kafka: KafkaSettings, *, tasks: Iterable[str], source: str = "inferstream/client"
     ) -> None:
-        """`tasks` are those whose results are read; requests of any task may be sent."""
+        """`tasks` are the tasks whose results are read; requests of any task may be sent."""
         self._kafka = kafka
         self._tasks = tuple(tasks)
         self._topics = Topics(kafka.topic_prefix)
@@ -62,7 +62,7 @@ class InferenceClient:
         """None until it is open."""
         self._was_opened = False
         self._seen: dict[str, float] = {}
-        """When the latest result of each task came."""
+        """When the latest result of each task arrived."""
 
     async def __aenter__(self) -> Self:
         """Connect, and read results from now on.
@@ -106,7 +106,7 @@ class InferenceClient:
             self._exit = stack.pop_all()
 
     async def __aexit__(self, *_: object) -> None:
-        """Close; calls that wait end with ClientClosed, and what was sent is sent to the end."""
+        """Close: waiting calls end with ClientClosed; records under way are still sent."""
         if self._awaited is None:
             return
         self._awaited.end(ClientClosed("the client was closed"))
@@ -115,7 +115,7 @@ class InferenceClient:
     async def send(
         self, request: Request, *, key: bytes | None = None, timeout_s: float | None = None
     ) -> str:
-        """Produce `request`, wait for the broker's ack and return its id (made up where it has none).
+        """Produce `request`, wait for the broker's ack and return its id (a new one where it has none).
 
         `timeout_s` bounds it; default: twice kafka.producer_timeout_s.
 
@@ -175,12 +175,12 @@ class InferenceClient:
         timeout_s: float = 300.0,
         max_outstanding: int = 256,
     ) -> AsyncGenerator[Result]:
-        """Send all `requests` and yield their results as they come, in no order: `Result.id` tells whose each is.
+        """Send all `requests` and yield their results as they arrive, in any order: match them by `Result.id`.
 
-        At most `max_outstanding` are under way or not taken yet, and `requests` is read one ahead of that, on the
-        client's loop. A request that a worker fails is a result like any other. One without a result costs the others
-        nothing: theirs are yielded first, and so they are where `requests` itself raises. Of two with one id, the
-        second is sent when the first has ended. Leaving the loop early cancels the waiting, not the requests.
+        At most `max_outstanding` requests are under way or not yet yielded; `requests` is read one ahead of that, on
+        the client's loop. A request that a worker fails is a result like any other. If a request has no result, or
+        `requests` itself raises, the results of the others are yielded first. A second request with the same id is
+        sent when the first has ended. Leaving the loop early cancels the waiting, not the requests.
 
         Raises:
             TaskNotOpened: permanent; at once, at the first request of a task that the client was not opened for.
@@ -213,10 +213,9 @@ class InferenceClient:
             raise RequestsUnanswered(errors, count)
 
     def expect(self, request_id: str) -> asyncio.Future[Result]:
-        """Return a future of the result with that id; call before sending what will be answered.
+        """Return a future of the result with that id; call it before sending the request.
 
-        It ends with a ClientError where the client ends before. Each call has its own future, which may be
-        cancelled.
+        It ends with a ClientError where the client ends before. Each call has its own future, which may be cancelled.
 
         Raises:
             ClientClosed, OtherLoop: permanent; the client is not open, or on another loop.
@@ -266,7 +265,7 @@ class InferenceClient:
         what: str,
         request_id: str = "",
     ) -> str:
-        """Produce to the request topic of `task`, again while a broker is away, and return where it lies."""
+        """Produce to the request topic of `task`, again while a broker is away; return the record's position."""
         results = self._results()
         if results.failure is not None:
             raise results.failure
@@ -313,7 +312,7 @@ class InferenceClient:
                 try:
                     result = decode_result(record.value or b"")
                 except msgspec.MsgspecError:
-                    continue  # somebody else's record, or a tombstone
+                    continue  # not a result, or a tombstone
                 awaited.arrived(result)
         except Exception as error:  # noqa: BLE001 - raised for those that wait
             failure = ResultsNotReadable(f"results cannot be read any more: {error}")

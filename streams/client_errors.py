@@ -1,8 +1,8 @@
-"""What an `InferenceClient` raises; nothing of the Kafka library's own gets out of it.
+"""The errors of an `InferenceClient`; it raises none of the Kafka library's own.
 
-Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or
-`streams.kafka.topic_admin.TopicsNotReady` where a result topic is missing, or
-`engines.configuration.ConfigurationError` where a certificate file of the settings cannot be used.
+Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or `streams.kafka.topic_admin.TopicsNotReady`
+where a result topic is missing, or `engines.configuration.ConfigurationError` where a certificate file of the
+settings cannot be used.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import ClassVar
 
 
 class ClientError(Exception):
-    """Root of what a client raises; `retryable` says whether the same call may succeed later."""
+    """Base of the client's errors; `retryable` says whether the same call may succeed later."""
 
     retryable: ClassVar[bool] = False
 
 
 class TaskNotOpened(ClientError, ValueError):
-    """Raised for a request whose result this client, not opened for its task, would never see."""
+    """Raised for a request of a task that the client was not opened for: it would never see the result."""
 
 
 class OtherLoop(ClientError, RuntimeError):
@@ -30,7 +30,7 @@ class RequestNotSent(ClientError):
 
 
 class NoAnswer(ClientError, TimeoutError):
-    """Raised where a call has run out of time; the request may be answered later all the same."""
+    """Raised when the time of a call is over; the request may still be answered later."""
 
     retryable = True
 
@@ -53,4 +53,4 @@ class ResultsNotReadable(ClientError):
 
 
 class ClientClosed(ClientError):
-    """Raised by calls that wait while the client is closed, and by calls of one that is not open."""
+    """Raised by calls on a client that is not open, and by waiting calls when it is closed."""

@@ -1,4 +1,4 @@
-"""What goes wrong in the process itself, not in a request: it is told to the event loop, and ends the process."""
+"""Faults of the process itself, not of a request: reported to the event loop, which ends the process."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _IS_FAULT = "ends_the_process"
 
 
 def supervised(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Return `task`; should it end with an error, or as cancelled where nobody cancelled it, that is a fault.
+    """Return `task`; if it ends with an error, or as cancelled though nobody cancelled it, report a fault.
 
-    For tasks that nobody awaits, without which requests would wait for ever.
+    For tasks that nobody awaits, and without which requests would wait for ever.
     """
     task.add_done_callback(_check)
     return task
 
 
 def report_fault(error: BaseException, where: str) -> None:
-    """Tell the running event loop of a fault of this process; `where` names what broke off."""
+    """Report a fault of this process to the running event loop; `where` names what ended."""
     asyncio.get_running_loop().call_exception_handler({"message": where, "exception": error, _IS_FAULT: True})
 
 
 def tell_of_faults(fail: Callable[[BaseException], None]) -> None:
-    """Have `fail` called with every fault of the running event loop; without this call they are only logged."""
+    """Call `fail` with every fault of the running event loop; otherwise faults are only logged."""
 
     def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not context.get(_IS_FAULT):
@@ -46,7 +46,7 @@ def tell_of_faults(fail: Callable[[BaseException], None]) -> None:
 
 
 def was_cancelled() -> bool:
-    """Return whether somebody cancelled the running task: a CancelledError may come from elsewhere as well."""
+    """Return whether the running task was cancelled: a CancelledError may come from elsewhere as well."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -54,7 +54,7 @@ def was_cancelled() -> bool:
 def contained(call: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
     """Return what `call` returns; for calls in threads whose outcome a coroutine awaits.
 
-    There a SystemExit would end the event loop, and a CancelledError seem to cancel the awaiting task.
+    A SystemExit would end the event loop there, and a CancelledError would look like a cancel of the awaiting task.
 
     Raises:
         InternalError: permanent; for whatever `call` raises that is not an Exception.

@@ -1,4 +1,4 @@
-"""Signals before an event loop runs: Ctrl-C while it is being made, SIGTERM while the process imports."""
+"""Signals before an event loop runs: Ctrl-C while it is made, SIGTERM while modules are imported."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 def run(
     main: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 ) -> T:
-    """Return what `main` returns, as `asyncio.run` does, on a loop of `loop_factory`; None: of asyncio's own.
+    """Return what `main` returns, as `asyncio.run` does, on a loop of `loop_factory`; None: asyncio's own.
 
-    There a Ctrl-C that comes while the loop is made leaves half of one, whose end then complains of all that it
-    never had. Here it waits until the loop is whole.
+    A Ctrl-C while `asyncio.run` makes its loop leaves half a loop, whose end raises errors of its own. Here it waits
+    until the loop is complete.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came; `main` was cancelled, or never started.
@@ -37,10 +37,11 @@ def run(
 
 @contextmanager
 def ending_at_once(call_on_close: Callable[[Callable[[], object]], object]) -> Iterator[None]:
-    """Let SIGTERM end the process with 0 during the block: nothing has begun, so nothing is to be drained.
+    """Let SIGTERM end the process with 0 during the block: nothing has begun, so there is nothing to drain.
 
-    So it does afterwards until another handler takes over; `call_on_close` gets what leaves the signal as it was. A
-    thread reads it, as an import that hangs in C keeps Python's own handlers from running. In the main thread only.
+    This lasts until another handler takes over; `call_on_close` gets a function that restores the signal. A thread
+    reads the signal, as an import that hangs in C keeps Python's own handlers from running. Works in the main thread
+    only.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -64,7 +65,7 @@ def ending_at_once(call_on_close: Callable[[Callable[[], object]], object]) -> I
 
 @contextmanager
 def _held() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of the body; elsewhere than in the main thread none ever comes."""
+    """Delay a Ctrl-C until the end of the body; it comes to the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

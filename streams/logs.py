@@ -1,4 +1,4 @@
-"""Logging: one format for our lines and the libraries', with the request at hand in each, and never a secret."""
+"""Logging: one format for our lines and the libraries', with the current request in each line, and no secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET_KEYS = frozenset(
         "token",
     }
 )
-"""Names whose values are masked wherever they stand in a log line; every secret setting is among them."""
+"""Names whose values are masked in log lines; every secret setting is among them."""
 
 QUIET_LIBRARIES = {
     "aiokafka": logging.WARNING,
@@ -44,12 +44,12 @@ QUIET_LIBRARIES = {
     "s3transfer": logging.WARNING,
     "urllib3": logging.ERROR,
 }
-"""Libraries and their least level: they log each request, retry or service of theirs, which our lines say better;
-aiokafka's DEBUG calls alone cost a worker 12 % of its speed."""
+"""Libraries and their least level. They log each request or retry, which our lines do better; aiokafka's DEBUG calls
+alone cost a worker 12 % of its speed."""
 
 
 _MOST_IDS = 10
-"""Requests of a batch that a line names one by one."""
+"""How many requests of a batch a line names."""
 
 
 def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
@@ -97,7 +97,7 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to the stream what a library says for the first time, and how often it said it again."""
+    """Writes library lines to the stream: the first of a kind, then how often it was repeated."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -118,7 +118,7 @@ def tell_left_out() -> None:
 
 
 def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Add the requests at hand to a line, unless the line names one itself."""
+    """Add the current requests to a line, unless the line names one itself."""
     requests = requests_at_hand()
     if not requests:
         return event
@@ -130,7 +130,7 @@ def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
         else:
             event["request_ids"] = [one.id for one in requests[:_MOST_IDS]]
             event["requests"] = len(requests)
-    event.setdefault("task", requests[0].task)  # of a batch they are the same for all
+    event.setdefault("task", requests[0].task)  # they are equal for all requests of a batch
     event.setdefault("model", requests[0].model_name)
     return event
 

@@ -1,4 +1,4 @@
-"""Ends a process whose event loop does not turn any more: it would keep its partitions and answer nothing."""
+"""Ends a process whose event loop stands still: it would keep its partitions and answer nothing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from streams.shutdown import EXIT_FAILED, exit_now
 log = get_logger(__name__)
 
 GRACE_S = 10.0
-"""What a loop may stand still longer than an engine; a stage is interrupted before (`streams.pipeline.slow_stages`)."""
+"""How much longer than an engine a loop may stand still; a stage is interrupted before
+(`streams.pipeline.slow_stages`)."""
 
 _MOST_BETWEEN_S = 15.0
 _STDERR = 2
 _NO_THREAD_RUNS_S = 60.0
-"""How much later the process ends where not even the watch runs, as code in C keeps the interpreter's lock."""
+"""How much later the process ends where not even this thread runs, as C code holds the interpreter's lock."""
 
 
 @contextmanager
 def watched_loop(limit_s: float, *, end: Callable[[int], object] = exit_now) -> Iterator[None]:
-    """End the process with EXIT_FAILED where the running loop does not turn for `limit_s` during the block.
+    """End the process with EXIT_FAILED where the running loop stands still for `limit_s` during the block.
 
-    Short stages of handlers run on it, and one that heeds no interrupt cannot be left behind there. The unanswered
+    Short stages of handlers run on it, and one that cannot be interrupted cannot be abandoned there. The unanswered
     requests stay on the broker.
     """
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Many requests under way at once, up to a bound: their outcomes as they come."""
+"""Runs many requests at once, up to a bound, and yields their outcomes as they arrive."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ async def outcomes(
     *,
     most: int,
 ) -> AsyncGenerator[tuple[str, Result | ClientError]]:
-    """Yield the id of each request with its result, or with why it has none, in the order in which they end.
+    """Yield the id of each request with its result, or with the error, in the order in which they end.
 
-    `prepare` gives a request its id, or raises TaskNotOpened, which ends all at once. `requests` is drawn one ahead
-    of the `most` that are under way or not taken yet; what it raises comes after the outcomes of those before. A
-    request with the id of one under way waits for that. Leaving early cancels what is under way.
+    `prepare` gives a request its id, or raises TaskNotOpened, which ends everything at once. `requests` is read one
+    ahead of the `most` requests that are under way or not yet yielded; its own error is raised after the outcomes of
+    earlier requests. A request with the id of one under way waits for that one. Leaving early cancels what is under
+    way.
     """
     room = asyncio.Semaphore(most)
     ended: asyncio.Queue[asyncio.Task[Result] | None] = asyncio.Queue()

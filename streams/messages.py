@@ -1,4 +1,4 @@
-"""What travels on the topics and over HTTP: request, result and metrics event, with their JSON encoding."""
+"""The messages on the topics and over HTTP, with their JSON encoding: request, result and metrics event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 MAX_ID_CHARS = 256
 
-# Bounded, because every failure repeats them, and must fit where the result that it stands for did not.
+# Bounded: every failure repeats them, and must fit where the result that it replaces did not.
 Id = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 Name = Annotated[str, msgspec.Meta(max_length=512)]
 
@@ -25,11 +25,11 @@ Name = Annotated[str, msgspec.Meta(max_length=512)]
 class Request(
     msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True, gc=False
 ):
-    """One inference request; immutable. `id` is empty until the transport that carried it gave it one."""
+    """One inference request; immutable. `id` is empty until its transport sets one."""
 
     task: Name
     engine: Name = ""
-    """Empty where the model's tags are to name it."""
+    """Empty where the model's tags name it."""
     model_name: Name
     data: dict[str, Any]
     options: dict[str, Any] = {}
@@ -62,7 +62,7 @@ EventKind = Literal[
 
 
 class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, gc=False):
-    """One thing an operator counts or charts: a request's outcome, a model coming or going, a worker's life."""
+    """An event to count or chart: a request's outcome, a model loaded or evicted, a worker started or stopped."""
 
     kind: EventKind
     time: float
@@ -96,7 +96,7 @@ def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
 
 
 def encode_result(result: Result) -> tuple[Result, bytes]:
-    """Return a result and its bytes; one that has no JSON form becomes a failure that says so."""
+    """Return a result and its bytes; one that has no JSON form becomes a failed result."""
     try:
         return result, _encoder.encode(result)
     except Exception as raised:  # a handler may return anything

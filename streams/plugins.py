@@ -1,4 +1,4 @@
-"""What worker.plugins and worker.tasks name: imported and checked in this one place."""
+"""Imports worker.plugins and checks worker.tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets a line that libraries repeat through once, and then at growing intervals, with how many were left out."""
+"""A log filter: passes a repeated line once, then at growing intervals, with how many were left out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 600.0
 
 LIBRARIES = ("aiokafka", "faust", "mode")
-"""Loggers that repeat themselves for as long as a broker is away: up to 150 lines a second."""
+"""Loggers that repeat lines while a broker is away: up to 150 lines a second."""
 
 FAUST_LOG = logging.getLogger("faust")
-"""What Faust says in our subclasses of its services goes here: else it would bear the names of our own modules."""
+"""The logger of Faust's services that we subclass: else their lines would bear the names of our modules."""
 
 NOT_TOLD = (
     "Warning: Task timed out!",
@@ -26,8 +26,8 @@ NOT_TOLD = (
     "The agent processing the stream is hanging",
     "The stream has stopped processing events",
 )
-"""Parts of what Faust says of a commit or rebalance that takes longer than it expects, or of streams that it does not
-run here: a worker that is busy, or waits for an engine, has many such. What is slow is in /readyz and /metrics."""
+"""Parts of Faust's lines about commits and rebalances that take longer than it expects, or about streams that do not
+run here. A busy worker has many such lines; /readyz and /metrics show what is slow."""
 
 BROKER_AWAY = "a broker is away or not ready"
 
@@ -35,7 +35,7 @@ _MOST_KINDS = 1000
 _NUMBERS = re.compile(r"\d+")
 _KEPT_CHARS = 300
 _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
-"""How lines about a broker that is away begin, without its error among their arguments."""
+"""How lines about a broker that is away begin when no argument holds the error."""
 
 _OF_NO_BROKER = frozenset(
     {
@@ -55,7 +55,7 @@ _OF_NO_BROKER = frozenset(
         "StaleMetadata",
     }
 )
-"""Errors of aiokafka that say so; by name, for a command that logs need not import it."""
+"""Errors of aiokafka about a broker that is away; by name, so that logging does not import it."""
 
 
 @dataclass(slots=True)
@@ -63,21 +63,21 @@ class _Kind:
     """Lines that say the same."""
 
     told: str
-    """What is said of those that are left out: the line that was shown, or what all of them come to."""
+    """The text for those that are left out: the line that was shown, or a summary of all."""
     pause_s: float
     next_at: float
     seen_at: float
     left_out: int = 0
     since: float = 0.0
-    """When the first of those came that were left out."""
+    """When the first line came that was left out."""
 
 
 class RepeatedLines(logging.Filter):
     """A filter for a handler. Thread-safe; lines of loggers other than `LIBRARIES` pass as they are.
 
-    Two lines are alike where they differ in numbers alone, or both say that a broker is away. After the first, a
-    like one passes after 10 s, 20 s, 40 s and so on up to 10 minutes, and says how many were left out. What is left out
-    at the end is told by `flush`. A kind that was quiet for its whole pause begins again.
+    Two lines are of one kind where they differ only in numbers, or both say that a broker is away. After the first,
+    one passes after 10 s, 20 s, 40 s and so on up to 10 minutes, and says how many were left out. `flush` reports the
+    rest. A kind that was quiet for its whole pause starts again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,7 +115,7 @@ class RepeatedLines(logging.Filter):
         return True
 
     def flush(self, handler: logging.Handler) -> None:
-        """Tell `handler` what was left out and not told yet."""
+        """Log to `handler` what was left out and not reported yet."""
         now = self._clock()
         with self._lock:
             left_out = [
@@ -148,9 +148,9 @@ def _arguments(record: logging.LogRecord) -> tuple[object, ...]:
 
 
 def _tells_of_no_broker(argument: object) -> bool:
-    """Whether it is an error, or its class, of a connection or of a broker that will be ready later."""
+    """Whether the value is an error, or its class, about a connection or a broker that will be ready later."""
     if isinstance(argument, ssl.SSLError):
-        return False  # a certificate, which no waiting mends
+        return False  # a certificate error, which waiting does not solve
     error = argument if isinstance(argument, type) else type(argument)
     return isinstance(argument, OSError | TimeoutError) or error.__name__ in _OF_NO_BROKER
 

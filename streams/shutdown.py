@@ -1,4 +1,4 @@
-"""How a long-running process ends: drained at the first signal, at once at the second, in any case in the end."""
+"""Ends a long-running process: drained at the first signal, at once at the second, and within its time limit."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED_TWICE = 130
 
 _CLOSING_S = 5.0
-"""How long a process may still take to close what it has open once nothing is left to lose, in seconds."""
+"""Longest time for closing once nothing can be lost any more, in seconds."""
 _EXIT_S = 1.0
-"""How long the interpreter may then take to end, in seconds."""
+"""Longest time for the interpreter to end after that, in seconds."""
 _START_S = 10.0
-"""How long a process may take to end that has not started yet, as code it starts with hangs, in seconds."""
+"""Longest time to end a process that has not started yet, as imported code hangs, in seconds."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """When the process ends whatever hangs, with which status, and the event that says so."""
+    """When the process ends though something hangs, with which status, and the event that says so."""
 
     at: float
     status: int
@@ -40,12 +40,12 @@ class _Limit:
 
 
 class Stopping:
-    """Says that the process has to stop, and ends it in time whatever hangs: a broker, a store, an engine, the loop.
+    """The request to stop this process, and the time limit that ends it even if a broker, store, engine or loop
+    hangs.
 
-    The first SIGTERM or SIGINT, `request` or `fail`, asks it to stop within `drain_timeout_s`. `settle` says that
-    nothing is left to lose: only closing may follow, for a few seconds, and what hangs then is left hanging. The limit
-    is one for whatever has to end, and a thread keeps it that waits for nothing else. Made and left on the main thread,
-    on a running event loop.
+    The first SIGTERM or SIGINT, `request` or `fail` asks the process to stop within `drain_timeout_s`. After `settle`
+    nothing can be lost any more: only closing may follow, for a few seconds, and what hangs then is abandoned. A
+    thread that waits for nothing else keeps the limit. Made and left on the main thread, on a running event loop.
     """
 
     def __init__(self, drain_timeout_s: float) -> None:
@@ -61,12 +61,12 @@ class Stopping:
     def __enter__(self) -> Self:
         threading.Thread(target=_keep, args=(self._limits,), name="exit in time", daemon=True).start()
         for number in _SIGNALS:
-            # Not the loop's own handlers: a loop that is held up has to stop as well.
+            # Not the loop's own handlers: a blocked loop has to stop as well.
             self._handlers_before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the signals as they were; a limit that is set stays, for what else the process waits for."""
+        """Restore the signal handlers; a limit that is set stays, for the rest of the process."""
         for number, before in self._handlers_before.items():
             signal.signal(number, before)
         if self._limit is None:
@@ -79,11 +79,11 @@ class Stopping:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the process ends whatever hangs; infinite while it has not to stop."""
+        """Seconds until the process is ended by force; infinite while it need not stop."""
         return float("inf") if self._limit is None else max(0.0, self._limit.at - time.monotonic())
 
     async def requested(self) -> BaseException | None:
-        """Return once the process has to stop: what went wrong, None for a signal."""
+        """Return once the process has to stop: the error, or None for a signal."""
         return await asyncio.shield(self._requested)
 
     @property
@@ -99,21 +99,21 @@ class Stopping:
             self._requested.set_result(reason)
 
     def fail(self, error: BaseException) -> None:
-        """Ask the process to stop because of `error`, and not to drain, or to drain no more where it has begun to."""
+        """Ask the process to stop because of `error` without draining; draining that has begun is broken off."""
         if not self._failed.done():
             self._failed.set_result(error)
         self.request(error)
 
     def settle(self, status: int = 0) -> None:
-        """Say that nothing is left to lose: the process ends with `status` in a few seconds, closed or not."""
+        """Note that nothing can be lost any more: the process ends with `status` in a few seconds, closed or not."""
         self._set(_Limit(time.monotonic() + _CLOSING_S, status, "closing_timed_out"))
 
     def closed(self, status: int = 0) -> None:
-        """Say that all is closed: the process ends at once, whatever its threads wait for."""
+        """Note that everything is closed: the process ends at once, whatever its threads wait for."""
         self._set(_Limit(time.monotonic() + _EXIT_S, status, "threads_left_behind"))
 
     async def until_requested(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, or as much of it as is done when the process has to stop; raises what `work` raises."""
+        """Run `work` until it ends or the process has to stop; raises what `work` raises."""
         doing = asyncio.create_task(work)
         await _first_of(doing, self._requested)
         self._is_starting = False
@@ -125,7 +125,7 @@ class Stopping:
             await _break_off(doing)
 
     async def until_failed(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do the work, which `fail` breaks off; raises that error, or what `work` raises."""
+        """Run `work`, which `fail` breaks off; raises that error, or what `work` raises."""
         doing = asyncio.create_task(work)
         await _first_of(doing, self._failed)
         if not doing.done():
@@ -135,9 +135,9 @@ class Stopping:
         doing.result()
 
     async def courtesy(self, work: Coroutine[Any, Any, object], *, share: float) -> None:
-        """Do a work that does not matter any more, and leave it behind where it takes this share of what time is left.
+        """Run work that does not matter any more; abandon it where it takes this share of the remaining time.
 
-        It is not cancelled then: what swallows that would be waited for.
+        It is not cancelled then: work that ignores the cancel would be waited for.
         """
         doing = asyncio.create_task(work)
         await asyncio.wait({doing}, timeout=share * min(self.remaining_s, _CLOSING_S))
@@ -145,7 +145,7 @@ class Stopping:
             log.warning("not_closed", error=repr(error))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # It comes in the middle of anything, so it takes no lock: what is logged or started is by others.
+        # A signal handler interrupts any code, so it must not take a lock: other code logs and starts things.
         if self.is_requested:
             self._limits.put(_Limit(0.0, EXIT_INTERRUPTED_TWICE, "killed_by_second_signal"))
             return
@@ -170,7 +170,7 @@ async def _first_of(*waited: asyncio.Future[Any]) -> None:
 
 
 async def _break_off(doing: asyncio.Task[Any]) -> None:
-    """Cancel a work, and leave behind what does not end for that."""
+    """Cancel `work`, and abandon it if it does not end."""
     doing.cancel()
     await asyncio.wait({doing}, timeout=_CLOSING_S / 2)
     if doing.done() and not doing.cancelled() and (error := doing.exception()) is not None:

@@ -272,9 +272,7 @@ class BatchConsumer(driver.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch nothing: the listener does. Returns when Faust cancels it."""
-        with suppress(
-            asyncio.CancelledError
-        ):  # which Faust would treat as a crash while the group rebalances
+        with suppress(asyncio.CancelledError):  # a crash to Faust while the group rebalances
             await asyncio.Event().wait()
 
     def _new_consumer_thread(self) -> ConsumerThread:

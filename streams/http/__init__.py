@@ -1,1 +1,1 @@
-"""The HTTP gateway: the same pipeline as on Kafka, asked by POST and answered in the response."""
+"""The HTTP gateway: POST a request and get its result in the response, by the same pipeline as on Kafka."""

@@ -1,8 +1,8 @@
-"""Responses and how they are written: all is JSON, and a failure the ordinary result with `success` false.
+"""Responses: all are JSON, and a failure is an ordinary result with `success` false.
 
 A success is 200. A failure has the status of its error's code, below. What HTTP itself refuses has the code
-INVALID_REQUEST and its own status: 404 no such path, 405 not this method (with Allow), 408 a body that does
-not arrive in time, 413 a body above http.max_body_bytes. So 404 on /inference/infer always means the model.
+INVALID_REQUEST and its own status: 404 no such path, 405 not this method (with Allow), 408 a body that does not
+arrive in time, 413 a body above http.max_body_bytes. So 404 on /inference/infer always means the model.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from streams.messages import Result, encode
 log = get_logger(__name__)
 
 WRITE_TIMEOUT_S = 60.0
-"""How long a caller may leave unread what was sent before the connection is closed."""
+"""How long a caller may leave sent bytes unread before the connection is closed."""
 
 
 _CODES = {
     400: (
         *("INVALID_REQUEST", "INVALID_INPUT", "INVALID_OPTION", "UNDECODABLE"),
         *("UNKNOWN_TASK", "UNKNOWN_ENGINE", "MODEL_MISMATCH"),
-        # The address is part of the request, so what is wrong with it is wrong with the request.
+        # The address is part of the request, so an error in it is an error of the request.
         *("MEDIA_NOT_FOUND", "MEDIA_FORBIDDEN", "MEDIA_CORRUPT"),
     ),
     404: ("UNKNOWN_MODEL",),
@@ -40,7 +40,7 @@ _CODES = {
     503: (
         *("MEDIA_UNAVAILABLE", "REGISTRY_UNAVAILABLE", "ENGINE_UNAVAILABLE"),
         *("OUT_OF_MEMORY", "INFERENCE_TIMEOUT"),
-        # A caller who withdrew has closed the connection; what is left is a worker that stops.
+        # A caller who cancelled has closed the connection; only a worker that stops sends this.
         "CANCELLED",
     ),
     504: ("DEADLINE_EXCEEDED",),
@@ -53,17 +53,17 @@ _RETRY_AFTER_S = {429: 1, 503: 5}
 
 
 def status_of(code: str) -> int:
-    """Return the status of a failure with that code; a code of somebody else's is a fault of the server's."""
+    """Return the status of a failure with that code; 500 for an unknown code."""
     return STATUS.get(code, 500)
 
 
 def retry_after(status: int) -> dict[str, str]:
-    """Return the header that says when to try again, in seconds, for a status where that can help."""
+    """Return the Retry-After header, in seconds, for a status where trying again can help."""
     return {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
 
 
 class Refusal(Exception):
-    """Raised when HTTP itself refuses a request: with its own status, beside the code INVALID_REQUEST."""
+    """Raised when HTTP itself refuses a request: the code is INVALID_REQUEST, the status its own."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
 
 
 def result_response(result: Result, body: bytes) -> web.Response:
-    """Return an answered request's result, which `body` encodes, with the status of its outcome."""
+    """Return the response of an answered request: `body` is its encoded result, the status follows from its outcome."""
     status = 200 if result.error is None else status_of(result.error.code)
     return web.Response(
         body=body, status=status, headers=retry_after(status), content_type="application/json"
@@ -97,13 +97,13 @@ def result_response(result: Result, body: bytes) -> web.Response:
 def refused(
     error: InferenceError, *, worker: str, known: Mapping[str, Any] | None = None, queue_s: float = 0.0
 ) -> Result:
-    """Return the result of a request that was not taken; `known` is what could be read of it, in `queue_s`."""
+    """Return the result of a request that was not taken; `known` are its readable fields."""
     return refused_result(error, known=known or {}, id=uuid.uuid4().hex, worker=worker, queue_s=queue_s)
 
 
 @asynccontextmanager
 async def writing_to(http: web.Request) -> AsyncIterator[None]:
-    """Bound the time of a write that is done inside.
+    """Bound the time of a write in the body.
 
     Raises:
         ConnectionError: the caller is gone, or did not read in time and was cut off.
@@ -119,7 +119,7 @@ async def writing_to(http: web.Request) -> AsyncIterator[None]:
 
 
 async def write_whole(http: web.Request, response: web.StreamResponse) -> None:
-    """Send `response`, and return when the operating system has all but a little of it.
+    """Send `response`; return when the operating system has taken nearly all of it.
 
     Raises:
         ConnectionError: as `writing_to`.

@@ -1,4 +1,4 @@
-"""Request bodies as they arrive: bounded in bytes and in time, each by itself and all together."""
+"""Reads request bodies, with limits of bytes and time for each and for all together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BodyBudget:
         """Count `count` more bytes as held.
 
         Raises:
-            Busy: retryable; they are more than there is room for, and count all the same.
+            Busy: retryable; there is no room for them. They are counted all the same.
         """
         self.held += count
         if self.held > self.max_bytes:
@@ -36,7 +36,7 @@ class BodyBudget:
 
 
 class Body:
-    """The body of one request, counted as held in the block; `check` after each piece that was read of it."""
+    """The body of one request, counted while the block runs; call `check` after each piece that was read."""
 
     def __init__(self, request: web.Request, max_bytes: int, budget: BodyBudget) -> None:
         self.request = request
@@ -51,7 +51,7 @@ class Body:
         self._budget.held -= self._counted
 
     def check(self) -> None:
-        """Count what has arrived by now, decompressed.
+        """Count what has arrived so far, decompressed.
 
         Raises:
             Refusal: 413; the body is larger than allowed.
@@ -64,7 +64,7 @@ class Body:
         self._budget.take(more)
 
     def check_declared(self) -> None:
-        """Refuse a body that says at its start that it is too large.
+        """Refuse a body whose declared size is too large.
 
         Raises:
             Refusal: 413.
@@ -95,11 +95,11 @@ class Body:
 
 @asynccontextmanager
 async def arriving_within(seconds: float) -> AsyncIterator[None]:
-    """Bound the reading of a body that is done inside, and say in plain words what is wrong with one.
+    """Bound the reading of a body, and turn errors of reading into messages.
 
     Raises:
         Refusal: 408; it took longer.
-        InvalidRequest: permanent; what arrived is not such a body as its headers announce.
+        InvalidRequest: permanent; the body is not what its headers announce.
     """
     try:
         async with asyncio.timeout(seconds):

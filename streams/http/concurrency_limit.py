@@ -1,4 +1,4 @@
-"""How many requests the gateway takes, and how it stops taking them."""
+"""Limits how many requests the gateway takes at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from handlers.errors import Busy, EngineUnavailable
 class ConcurrencyLimit:
     """Counts the requests under way. Lives on one event loop.
 
-    `present` are all that have come and are not answered yet, `pending` those of them whose body is here:
-    only these count against `max_pending`, so callers that upload slowly take nobody's place.
+    `present` are all requests without an answer, `pending` those of them whose body has arrived. Only these count
+    against `max_pending`, so callers that upload slowly block no others.
     """
 
     def __init__(self, max_pending: int) -> None:
@@ -30,7 +30,7 @@ class ConcurrencyLimit:
 
         Raises:
             EngineUnavailable: retryable; this process is stopping.
-            Busy: retryable; there is no place, so its body is not worth reading.
+            Busy: retryable; the limit is reached, so its body is not read.
         """
         if self.is_stopping:
             raise EngineUnavailable("this worker is stopping; send the request again, to another one")
@@ -49,7 +49,7 @@ class ConcurrencyLimit:
         """Count one request as pending during the block.
 
         Raises:
-            Busy: retryable; others have taken the places meanwhile.
+            Busy: retryable; the limit was reached meanwhile.
         """
         self._check_place()
         self.pending += 1
@@ -59,7 +59,7 @@ class ConcurrencyLimit:
             self.pending -= 1
 
     async def drained(self) -> None:
-        """Take nothing new from now on, and return when nobody is present any more."""
+        """Take no new requests; return when none is present any more."""
         self.is_stopping = True
         await self._empty.wait()
 

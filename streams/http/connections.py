@@ -1,4 +1,4 @@
-"""Bounds the open connections: those that nobody is answered on make room for new ones."""
+"""Limits open connections: idle ones are closed to make room for new ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _ENOUGH_FILES = 65_536
 class Connections:
     """The connections of one HTTP server. Lives on its event loop.
 
-    A connection is answered on while the body of `answering` runs. Of the others, which wait for a request or for the
-    rest of one, those are closed first that were answered on the longest time ago, or never.
+    A connection is busy while the body of `answering` runs. Of the others, which wait for a request or for the rest
+    of one, those are closed first whose last answer is the oldest, or that never had one.
     """
 
     def __init__(self, server: web.Server, limit: int) -> None:
@@ -32,7 +32,7 @@ class Connections:
         self._answered_at: dict[asyncio.BaseProtocol, float] = {}
 
     def accept(self) -> asyncio.BaseProtocol:
-        """Return the protocol of a new connection, for `loop.create_server`; make room for it where that is needed."""
+        """Return the protocol of a new connection, for `loop.create_server`; close idle ones where there is no room."""
         open_now = self._server.connections
         if len(open_now) >= self.limit:
             self._make_room(open_now)
@@ -56,7 +56,7 @@ class Connections:
         self._answered_at = {one: self._answered_at.get(one, 0.0) for one in open_now}
         idle = [one for one in open_now if one not in self._answering]
         idle.sort(key=self._answered_at.__getitem__)
-        # Several at once, as looking for them takes time.
+        # Several at once, as finding them takes time.
         closed = idle[: self.limit // 16 + 1]
         for one in closed:
             one.force_close()
@@ -66,9 +66,9 @@ class Connections:
 
 
 def connections_allowed(most: int) -> int:
-    """Return how many connections to keep at most: half of the files that this process may open, or `most`.
+    """Return the most connections to keep: half of the files that this process may open, or `most` if lower.
 
-    Lets the process open as many files as the system allows it to ask for.
+    First raises the process's limit of open files as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)

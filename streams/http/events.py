@@ -22,13 +22,13 @@ from streams.messages import Result, encode
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0
-"""Silence after which a comment tells the caller, and what lies between, that the connection is alive."""
+"""Silence after which a comment shows the caller and proxies that the connection is alive."""
 
 _KEEP_ALIVE = b": waiting\n\n"
 _END = None
 
 Encoded = Callable[[Result], tuple[Result, bytes]]
-"""Returns the result that is sent in place of one, mostly the same, and its bytes."""
+"""Returns the result to send in place of the given one, usually the same, and its bytes."""
 
 
 def accepts_events(request: web.Request) -> bool:
@@ -40,10 +40,10 @@ def accepts_events(request: web.Request) -> bool:
 async def stream_answer(
     request: web.Request, answer: Callable[[Emit], Awaitable[Result]], encoded: Encoded
 ) -> web.StreamResponse:
-    """Send what `answer` emits and then what it returns, as `encoded`; a caller that leaves cancels it.
+    """Send what `answer` emits, and then its result as `encoded`; if the caller leaves, it is cancelled.
 
-    A request that fails before anything was sent is answered as without events, with its status. Later the
-    status is sent already, so the failure is in the last event.
+    A request that fails before anything was sent gets an ordinary response, with its status. Later the status is sent
+    already, so the failure is in the last event.
     """
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -68,7 +68,7 @@ async def _send(
     pieces: asyncio.Queue[str | None],
     encoded: Encoded,
 ) -> web.StreamResponse:
-    # Proxies must not wait for the end before they pass anything on.
+    # Proxies must not buffer the answer.
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = web.StreamResponse(headers=headers)
 

@@ -1,4 +1,4 @@
-"""The gateway: routes over the parts of a runtime, served on the event loop that runs them."""
+"""The gateway: HTTP routes over the parts of a runtime, on that runtime's event loop."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from streams.stream_state import StreamState
 log = get_logger(__name__)
 
 _LAST_WRITES_S = 2.0
-"""How long responses may still take to be written once nothing is in work any more."""
+"""How long responses may still take to be written when no request is in work any more."""
 
 _BAD = ("ok", "degraded", "error")
-"""What a status may be, the worst last."""
+"""The possible values of a status, the worst last."""
 
 _BACKLOG = 1024
 
@@ -52,13 +52,13 @@ class Gateway:
     """Answers HTTP with the parts of one runtime, which must outlive it. Lives on the runtime's event loop."""
 
     def __init__(self, runtime: Runtime, settings: Settings, *, is_ready: bool = True) -> None:
-        """`is_ready` is what /readyz starts from; set the attribute later."""
+        """`is_ready` is the initial value of the attribute that /readyz reports."""
         self.is_ready = is_ready
         self.stream: StreamState | None = None
-        """What is known of the worker's stream; None where this process has none."""
+        """The state of the worker's stream; None where this process has none."""
         self.url = ""
         self.connections: Connections
-        """Set where it listens."""
+        """Set while it listens."""
         self._runtime = runtime
         self._settings = settings
         self._tasks = model_registry.tasks()
@@ -69,7 +69,8 @@ class Gateway:
             pending=lambda: self.admission.pending,
             waiting=lambda: runtime.batcher.depth,
         )
-        # Few, and separate: callers that ask for models while MLflow hangs keep nothing else waiting. So has health.
+        # Few and separate: requests for the list of models block nothing else while MLflow hangs. The same holds for
+        # health.
         self._threads = ThreadPoolExecutor(_THREADS, "http")
         self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
         self._health_thread = ThreadPoolExecutor(1, "http-health")
@@ -104,7 +105,7 @@ class Gateway:
         return True
 
     def close(self) -> None:
-        """Let the threads go; a question still open ends by itself."""
+        """Release the threads; a call that still runs ends by itself."""
         for threads in (self._threads, self._registry_threads, self._health_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -135,7 +136,7 @@ class Gateway:
         return json_response(await self._in_thread(clear))
 
     async def _get_healthz(self, http: web.Request) -> web.Response:
-        """Say that the event loop turns; nothing else is asked, so that nothing else can fail it."""
+        """Answer that the event loop runs; nothing else is checked, so nothing else can fail it."""
         return json_response({"status": "ok"})
 
     async def _get_readyz(self, http: web.Request) -> web.Response:
@@ -154,7 +155,7 @@ class Gateway:
         return json_response(report, status=503 if report["status"] == "error" else 200)
 
     async def _get_metrics(self, http: web.Request) -> web.Response:
-        stream = None if self.stream is None else self.stream.report()  # here, for it lives on this loop
+        stream = None if self.stream is None else self.stream.report()  # on this loop, where it lives
         text = await self._in_thread(self._metrics.text, stream)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
@@ -165,7 +166,7 @@ class Gateway:
         return json_response(asyncapi_document(self._settings.kafka.topic_prefix, self._tasks))
 
     async def _health(self) -> dict[str, Any]:
-        """Return the health of the parts; callers that come while it is asked for share the answer."""
+        """Return the health of the parts; concurrent callers share one check."""
         if self._checking is None or self._checking.done():
             check = self._in(self._health_thread, self._runtime.manager.health_check)
             self._checking = asyncio.ensure_future(check)
@@ -180,11 +181,11 @@ class Gateway:
 
     @web.middleware
     async def _failures_as_results(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer whatever is raised with an ordinary result, never with a stack trace or a page."""
+        """Answer any exception with an ordinary result, never with a stack trace or an HTML page."""
         headers: dict[str, str] = {}
         error: InferenceError
         try:
-            # Inference says itself when its body is here.
+            # The inference route counts itself as soon as its body has arrived.
             with nullcontext() if request.path == _INFER else self.connections.answering(request):
                 response = await handler(request)
             with self.connections.answering(request):
@@ -203,7 +204,7 @@ class Gateway:
         except web.HTTPException as failure:
             error, status = InvalidRequest(failure.reason), failure.status
         except ConnectionError:
-            return web.Response(status=499)  # for nobody: the caller has gone
+            return web.Response(status=499)  # nobody reads it: the caller has gone
         except Exception as failure:
             log.exception("http_request_failed", method=request.method, path=request.path)
             error = as_inference_error(failure)
@@ -218,16 +219,16 @@ class Gateway:
 async def start_gateway(
     runtime: Runtime, settings: Settings, *, is_ready: bool = True
 ) -> AsyncIterator[Gateway]:
-    """Listen at http.host and http.port during the block; `gateway.url` says where.
+    """Listen at http.host and http.port during the block; `gateway.url` is the address.
 
-    At its end new requests get 503, those under way are answered within worker.drain_timeout_s, and then the
-    port is closed. Call `gateway.drain` earlier to refuse requests while the block still goes on.
+    At the end new requests get 503, those under way are answered within worker.drain_timeout_s, and the port is
+    closed. Call `gateway.drain` to refuse requests earlier, while the block still runs.
 
     Raises:
         ConfigurationError: permanent; the address cannot be listened on.
     """
     gateway = Gateway(runtime, settings, is_ready=is_ready)
-    # Its tracebacks of what is not HTTP would fill the log.
+    # Its tracebacks about bytes that are not HTTP would fill the log.
     logging.getLogger("aiohttp.server").addFilter(_shorten_what_is_not_http)
     runner = web.AppRunner(
         gateway.application(),
@@ -254,7 +255,7 @@ async def start_gateway(
 
 
 def _shorten_what_is_not_http(record: logging.LogRecord) -> bool:
-    """Make one line of what the server logs of a caller's bytes that it cannot read."""
+    """Make one log line of the server's traceback about bytes that are not HTTP."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.msg, record.args, record.exc_info = "http_request_not_readable", (), None

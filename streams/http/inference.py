@@ -1,4 +1,4 @@
-"""POST /inference/infer: a request in, its result out, as one JSON or as events."""
+"""POST /inference/infer: takes a request and returns its result, as one JSON object or as events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class InferenceRoute:
         metrics: Metrics,
         answering: Callable[[web.Request], AbstractContextManager[None]],
     ) -> None:
-        """The connection of a request stays open while the block of `answering` runs."""
+        """`answering` keeps the connection of a request open during its block."""
         self._pipeline = runtime.pipeline
         self._manager = runtime.manager
         self._http = settings.http
@@ -63,7 +63,7 @@ class InferenceRoute:
             ),
         )
         self._media_fields: dict[str, tuple[str, ...]] = {}
-        # The largest body always has room, however little there is.
+        # The largest body allowed always fits.
         self._budget = BodyBudget(max(settings.worker.max_in_flight_bytes, settings.http.max_body_bytes))
 
     async def post(self, http: web.Request) -> web.StreamResponse:
@@ -104,17 +104,17 @@ class InferenceRoute:
         return result_response(*self._encode(await answer()))
 
     def _encode(self, result: Result) -> tuple[Result, bytes]:
-        """Return what is sent of `result`, and its bytes."""
+        """Return the result to send, and its bytes."""
         sent, body = encode_result(result)
         if sent is not result:
             self._manager.outcomes.replaced(result, sent)
         return sent, body
 
     async def _read(self, body: Body, known: dict[str, Any]) -> Request:
-        """Return the request in `body`; what is readable of one that is not valid goes into `known`.
+        """Return the request in `body`; the readable fields of an invalid one go into `known`.
 
         Raises:
-            InferenceError: what is wrong with it.
+            InferenceError: the request is not valid.
             Refusal: 408 or 413.
         """
         body.check_declared()
@@ -152,18 +152,18 @@ class InferenceRoute:
             UnknownTask: permanent.
         """
         if task not in self._media_fields:
-            # In a thread, for the first time a handler is asked for imports the libraries that decode its media.
+            # In a thread: the first use of a handler imports the libraries that decode its media.
             handler = await asyncio.to_thread(contained, self._manager.handlers.get, task)
             self._media_fields[task] = handler.media_fields
         return self._media_fields[task]
 
 
 def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None:
-    """Refuse paths of this machine even under media.allowed_roots: those are for callers that may write to Kafka.
+    """Refuse paths of this machine even under media.allowed_roots: those are only for requests on Kafka.
 
     Raises:
         MediaForbidden: permanent.
-        InvalidInput: permanent; no address at all.
+        InvalidInput: permanent; not an address at all.
     """
     for field in media_fields:
         value = request.data.get(field)

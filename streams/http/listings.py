@@ -1,4 +1,4 @@
-"""What callers may ask for: tasks with their engines, fields and options, and the registered models."""
+"""Lists tasks with their engines, fields and options, and the registered models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from handlers.options.spec import OptionSpec
 def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, Any]:
     """Return {"tasks": [...], "unavailable": {name: why}}; blocks while engines are imported.
 
-    A task has its name, engines, media fields, options and their JSON Schema. What cannot be served here, a
-    task or an engine whose libraries are missing, is under `unavailable`.
+    A task has its name, engines, media fields, options and their JSON Schema. Tasks and engines whose libraries are
+    missing are under `unavailable`.
     """
     unavailable: dict[str, str] = {}
     engines: dict[str, frozenset[str]] = {}
@@ -39,7 +39,7 @@ def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, A
 
 
 def model_listing(manager: InferenceManager) -> dict[str, Any]:
-    """Return {"models": [...], "cached": [...]}: those of the registry, and those in memory; blocks.
+    """Return {"models": [...], "cached": [...]}: registered models, and models in memory; blocks.
 
     Raises:
         RegistryUnavailable: retryable.

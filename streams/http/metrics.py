@@ -1,7 +1,7 @@
-"""What Prometheus reads: what the gateway answered, and what this process inferred on any way.
+"""The metrics for Prometheus: responses of the gateway, and all inferences of this process.
 
 The `inferstream_http_*` families count responses of POST /inference/infer, refusals included. The others are read
-from the manager's own statistics at each scrape, so nothing is counted twice, and Kafka's requests are in them.
+from the manager's own statistics at each scrape, so nothing is counted twice, and requests from Kafka are included.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streams.stream_state import counter_family, stream_metrics
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SUCCESS = "OK"
 UNKNOWN = "(unknown)"
-"""Stands for a task or engine that callers made up: they must not choose how many series there are."""
+"""Stands for an unknown task or engine of a request: callers must not decide how many series there are."""
 
 _BY_CODE = {
     "errors": "Requests that failed on any way, by error code.",
@@ -44,7 +44,7 @@ class Metrics:
         pending: Callable[[], int],
         waiting: Callable[[], int],
     ) -> None:
-        """`pending` counts HTTP requests in work, `waiting` requests of any way that wait for a batch."""
+        """`pending` counts HTTP requests in work, `waiting` requests of all origins that wait for a batch."""
         self._tasks = frozenset(tasks)
         self._manager = manager
         self._registry = CollectorRegistry()
@@ -77,7 +77,7 @@ class Metrics:
         self._seconds.labels(task, engine).observe(seconds)
 
     def text(self, stream: Mapping[str, Any] | None = None) -> bytes:
-        """Return all metrics of this moment in Prometheus' text format, with those of a `StreamState.report`."""
+        """Return all current metrics in Prometheus' text format, with those of a `StreamState.report`."""
         text = generate_latest(self._registry)
         if stream is None:
             return text
@@ -131,7 +131,7 @@ def _inferences(
 
 
 class _Families(Collector):
-    """Yields, at each scrape, what a function does."""
+    """A collector that yields, at each scrape, the families that a function returns."""
 
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the gateway, made from the message structs and the table of statuses, and their schemas."""
+"""The OpenAPI document of the gateway, made from the message structs and the table of statuses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _EXAMPLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ocr": ("pp-ocrv5-mobile", {"image": "s3://media/page.png"}, {}),
     "document-analysis": ("pp-ocrv5-mobile", {"document": "s3://media/contract.pdf", "pages": [1, 2]}, {}),
 }
-"""By task: the name of a model as one may register it, the data, and options."""
+"""By task: an example of a model name, data and options."""
 
 
 def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def message_schemas(*messages: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the schema of each of `messages`, and of what they refer to, by name.
+    """Return the schemas of `messages` and of all that they refer to, by name.
 
-    Of a request they accept what `streams.pipeline.decoding.decode_request` does, but for two things that a schema does
-    not tell: a deadline written as text must be an RFC 3339 time, as `format` says, which not every validator
-    checks, and a priority is written without a point.
+    The schema of a request accepts what `streams.pipeline.decoding.decode_request` accepts, with two exceptions: a
+    deadline written as text must be an RFC 3339 time (`format`, which not every validator checks), and a priority has
+    no decimal point.
     """
     _, schemas = msgspec.json.schema_components(messages, ref_template=_REF)
     if Request in messages:
@@ -94,7 +94,7 @@ def _say_what_decoding_takes(request: dict[str, Any]) -> None:
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return `schema` with null, which counts as not given, among what it takes."""
+    """Return `schema` extended by null, which counts as not given."""
     if _NULL in schema.get("anyOf", ()):
         return schema
     beside: dict[str, Any] = {
@@ -206,7 +206,7 @@ def _failure(status: int) -> dict[str, Any]:
 
 
 def request_examples(tasks: Iterable[str]) -> dict[str, Any]:
-    """Return an OpenAPI example of a request for each of `tasks` that is one of ours, by task."""
+    """Return an OpenAPI example of a request for each built-in task among `tasks`."""
     examples = {}
     for task in _EXAMPLES.keys() & set(tasks):
         model_name, data, options = _EXAMPLES[task]

@@ -1,4 +1,4 @@
-"""The gateway as a separate process: no broker, no topics, the same pipeline."""
+"""The gateway as a separate process: the same pipeline without a broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
 log = get_logger(__name__)
 
 _MARGIN_S = 10.0
-"""What closing may take on top of draining, in seconds."""
+"""How long closing may take after draining, in seconds."""
 
 
 def run(settings: Settings, *, on_listening: Callable[[str], None] = lambda url: None) -> int:

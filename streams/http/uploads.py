@@ -1,7 +1,7 @@
-"""Requests whose media come along: multipart/form-data.
+"""Requests that carry their media: multipart/form-data.
 
-Either one part `request` with the request as JSON, or its fields as separate text parts (`data`, `options`
-and `metadata` as JSON). Each file part is media: its name is the field of `data` it goes to.
+Either one part `request` holds the request as JSON, or its fields are separate text parts (`data`, `options` and
+`metadata` as JSON). Each file part is media; its name is the field of `data` it belongs to.
 
 Source: RFC 7578.
 """
@@ -28,13 +28,13 @@ _WHOLE = "request"
 
 @dataclass(slots=True)
 class Form:
-    """What a form holds: the text of its fields, and the media of its files, in order."""
+    """The content of a form: the text of its fields, and the media of its files, in order."""
 
     texts: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, list[Media]] = field(default_factory=dict)
 
     def request_json(self) -> bytes:
-        """Return the request as JSON, still without its files.
+        """Return the request as JSON, without its files.
 
         Raises:
             InvalidRequest: permanent; both ways of writing a request at once, or a field that is not JSON.
@@ -50,7 +50,7 @@ class Form:
         try:
             fields = msgspec.json.decode(whole)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return whole  # decoding it as a request says what is wrong with it
+            return whole  # decoding it as a request reports what is wrong
         return encode(self._with_data(fields)) if isinstance(fields, dict) else whole
 
     def _with_data(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -58,10 +58,10 @@ class Form:
 
 
 async def read_form(body: Body, *, max_media_bytes: int) -> Form:
-    """Return what the form in `body` holds.
+    """Return the content of the form in `body`.
 
     Raises:
-        InvalidRequest: permanent; no readable form, a field given twice, too many parts.
+        InvalidRequest: permanent; not a readable form, a field given twice, too many parts.
         MediaTooLarge: permanent; the files together are larger than `max_media_bytes`.
         Refusal, Busy: as `Body.check`.
     """
@@ -102,8 +102,8 @@ async def read_form(body: Body, *, max_media_bytes: int) -> Form:
 def with_files(request: Request, form: Form, media_fields: Iterable[str]) -> Request:
     """Return `request` with the form's files in its data.
 
-    A field given once holds one Media and a field given several times a list. So does one whose name is the
-    plural of another media field of the task, as `images` is of `image`, however many there are.
+    A field given once becomes one Media, a field given several times a list. A field whose name is the plural of
+    another media field of the task, as `images` is of `image`, is always a list.
 
     Raises:
         InvalidInput: permanent; a file for a field that takes none, or that the data give already.
@@ -133,7 +133,7 @@ def _media(part: BodyPartReader, content: bytes) -> Media:
 
 
 def _value(name: str, text: bytes) -> Any:
-    """Return what the text of a form field stands for in a request."""
+    """Return the value that the text of a form field stands for."""
     try:
         if name in _JSON_FIELDS:
             return msgspec.json.decode(text)

@@ -1,9 +1,9 @@
-"""Media fetching: S3, data: URIs, allowed hosts and allowed folders, each within bytes and time.
+"""Fetches media from S3, data: URIs, allowed hosts and allowed folders, within limits of bytes and time.
 
-- fetcher: MediaFetcher, what the pipeline calls: threads, deadlines, whole requests
-- fetch: one fetch under way: its clock, its allowance of bytes, how far it got
-- addresses: what an address says, and how a message may show it
-- download: the loop that reads a remote object to the end, resuming where it broke off
+- fetcher: MediaFetcher, which the pipeline calls: threads, deadlines, whole requests
+- fetch: one fetch under way: its deadline, its allowance of bytes, the bytes so far
+- addresses: parses addresses, and shortens them for messages
+- download: reads a remote object to its end and resumes after interruptions
 - s3, web: the two kinds of remote object
 - local: files under allowed roots
 """
@@ -22,10 +22,10 @@ __all__ = ["MediaFetcher", "fetch_by_settings"]
 def fetch_by_settings(
     data: Mapping[str, Any], fields: Sequence[str], *, trust_local_paths: bool = False
 ) -> dict[str, Any]:
-    """Return what `MediaFetcher.resolve` returns by the settings of this process.
+    """Return what `MediaFetcher.resolve` returns, by the settings of this process.
 
-    Blocks; from any thread. Its connections are kept until the process ends. `trust_local_paths` is for callers who may
-    read every file that this process can read.
+    Blocks; from any thread. Its connections are kept until the process ends. `trust_local_paths` is for callers who
+    may read every file that this process can read.
 
     Raises:
         InferenceError: as `MediaFetcher.resolve`.

@@ -1,4 +1,4 @@
-"""What a media address says, and how it may be shown in a message."""
+"""Parses media addresses, and shortens them for messages."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def scheme_of(address: str, *, any_path: bool = False) -> str:
 def parse_s3_address(address: str) -> S3Address:
     """Return the parts of `s3://bucket/key[?versionId=ID]`.
 
-    The key is taken as it is written, as the AWS command line and s3fs take it: nothing is percent-decoded,
-    and spaces, `?`, `#`, `%` and any unicode stand for themselves, so that `f"s3://{bucket}/{key}"` always
-    names the key. Only a last `?versionId=` is read as a version; a key that ends in one itself is written with
-    an empty one behind it, as in `s3://bucket/key?versionId=7?versionId=`.
+    The key is read as it is written, as the AWS command line and s3fs do: nothing is percent-decoded, and spaces,
+    `?`, `#`, `%` and any Unicode stand for themselves. So `f"s3://{bucket}/{key}"` always names the key. Only a last
+    `?versionId=` is a version. For a key that ends in one itself, add an empty one:
+    `s3://bucket/key?versionId=7?versionId=`.
 
     Raises:
         InvalidInput: permanent; no bucket, no key, or a key that is too long or holds a `.` or `..` segment.
@@ -71,7 +71,7 @@ def parse_s3_address(address: str) -> S3Address:
     if key_bytes > _MAX_KEY_BYTES:
         raise InvalidInput(f"{shown(address)}: the key has {key_bytes} bytes; S3 allows {_MAX_KEY_BYTES}")
     if not {".", ".."}.isdisjoint(key.split("/")):
-        # Servers and proxies may fold such segments, and the request would then name another bucket.
+        # Servers and proxies may remove such segments, and the request would then name another bucket.
         raise InvalidInput(f"{shown(address)}: the key holds a '.' or '..' segment; rename the object")
     return S3Address(bucket, key, version_id or None)
 
@@ -92,7 +92,7 @@ def parse_file_uri(address: str) -> PurePosixPath:
 
 
 def shown(address: str) -> str:
-    """Return `address` as a message may show it: no payload, no user info, no signed query, not too long."""
+    """Return `address` for a message: without payload, user info and signed query, and shortened."""
     if address[:5].lower() == "data:":
         return f"{address[:60].partition(',')[0]},… ({len(address)} characters)"
     text = _USER_INFO.sub(r"\1…@", address[: 4 * _LONGEST_SHOWN])
@@ -111,7 +111,7 @@ def _split_version(key: str) -> tuple[str, bool, str]:
 
 
 def _is_writable(address: str) -> bool:
-    """Return whether `address` has a form in bytes: no NUL, no half of a surrogate pair."""
+    """Return whether `address` can be encoded: no NUL, no lone surrogate."""
     try:
         return b"\x00" not in address.encode()
     except UnicodeEncodeError:

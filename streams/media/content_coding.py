@@ -1,4 +1,4 @@
-"""Undoes the Content-Encoding with which an object is stored, within the bytes that its request may hold."""
+"""Decodes the Content-Encoding of a stored object, within the bytes that its request may hold."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from streams.media.fetch import CHUNK_BYTES, Fetch
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_DECODED = frozenset({"br", "zstd", "compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz"})
-"""The others of the registry; whatever is not in it, such as "utf-8", is not a coding and changes nothing.
+"""The other codings of the registry. A value that is not in it, such as "utf-8", is not a coding and is ignored.
 Source: https://www.iana.org/assignments/http-parameters, HTTP Content Coding Registry."""
 
 
 def decoded(content: bytes, coding: str, fetch: Fetch) -> bytes:
     """Return `content` without the codings that the header Content-Encoding names.
 
-    The bytes that this adds count against the fetch's allowance, and it ends with the fetch's deadline.
+    The bytes that this adds count against the fetch's allowance, and the fetch's deadline holds.
 
     Raises:
-        MediaCorrupt: permanent; a coding that is not undone here, or bytes that are not in it.
+        MediaCorrupt: permanent; a coding that is not decoded here, or bytes that are not in that coding.
         MediaTooLarge: permanent; it holds more than is allowed.
         MediaUnavailable: retryable; the deadline has passed.
     """
@@ -51,7 +51,7 @@ def _inflated(content: bytes, name: str, fetch: Fetch) -> bytes:
                 left = inflate.unconsumed_tail
             if not inflate.eof:
                 raise MediaCorrupt(f"{fetch.source} ends in the middle of its {name}; upload it again")
-            left = inflate.unused_data  # gzip files may be put behind each other
+            left = inflate.unused_data  # gzip files may be concatenated
     except zlib.error as error:
         raise MediaCorrupt(
             f"{fetch.source} is stored with Content-Encoding {name} but its bytes are not {name} ({error}); correct "

@@ -1,4 +1,4 @@
-"""The loop that reads a remote object to the end, resuming where a try broke off."""
+"""Reads a remote object to its end, and resumes after interruptions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LONGEST_PAUSE_S = 2.0
 
 
 Get = Callable[[Mapping[str, str], Fetch], None]
-"""Sends one GET of an object with these headers, and tells the fetch of a success and its body.
+"""Sends one GET of an object with these headers; passes the headers and body of a success to the fetch.
 
 Raises Interrupted, Changed, or a permanent MediaError, and what the fetch raises.
 """
 
 
 def download(get: Get, fetch: Fetch) -> Media:
-    """Return the whole object, tried again and resumed until it is complete or the fetch's deadline passes.
+    """Return the whole object; tries again and resumes until it is complete or the fetch's deadline passes.
 
     Raises:
         MediaTooLarge: permanent; by the declared size, before the body is read, or while reading.
@@ -56,6 +56,6 @@ def download(get: Get, fetch: Fetch) -> Media:
 
 
 def _pause_s(fruitless: int) -> float:
-    """Return a random pause that doubles in the mean with every try that brought nothing."""
+    """Return a random pause whose mean doubles with every try that brought nothing."""
     longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(fruitless, 10))
     return random.uniform(longest / 4, longest)

@@ -1,4 +1,4 @@
-"""One fetch under way: its clock, its allowance of bytes, what has come so far, and its answer.
+"""One fetch under way: its deadline, its allowance of bytes, the bytes so far, and its answer.
 
 Source: RFC 9110, sections 13.1.1 (If-Match) and 14 (Range).
 """
@@ -16,19 +16,19 @@ from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
 from handlers.media import Media
 
 CHUNK_BYTES = 256 * 1024
-"""Most bytes to read between two looks at the clock."""
+"""Most bytes to read between two checks of the clock."""
 
 
 class Interrupted(Exception):
-    """A try failed in a way that another try may not; the text says how, fit for a caller's eyes."""
+    """Raised when a try failed and another one may succeed; the message is fit for callers."""
 
 
 class Changed(Exception):
-    """The object is no longer the one whose first bytes were read."""
+    """Raised when the object is not the one whose first bytes were read."""
 
 
 class Allowance:
-    """Bytes that the media of one request may take together; thread-safe."""
+    """The bytes that the media of one request may take together; thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -53,10 +53,10 @@ class Allowance:
 
 
 class Fetch:
-    """One address being fetched; a worker thread does it, with one or several GETs, while somebody waits for `answer`.
+    """One address being fetched: a worker thread sends its GETs, while a caller waits for `answer`.
 
-    The worker calls `check` between any two steps, so that it ends soon after the deadline or `stop`. The caller
-    never waits for the worker: `fail` answers at once, and what the worker still finds is dropped.
+    The worker calls `check` between any two steps, so it ends soon after the deadline or `stop`. The caller never
+    waits for the worker: `fail` answers at once, and a later result of the worker is dropped.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Fetch:
         self._etag: str | None = None
         self._content_type: str | None = None
         self.coding = ""
-        """The Content-Encoding that it is stored with."""
+        """The Content-Encoding of the stored object."""
         self._limit = f"{deadline_s:.3g} s ({deadline_name})"
         self._ends = time.monotonic() + deadline_s
         self._stopped = threading.Event()
@@ -94,7 +94,7 @@ class Fetch:
             raise self.late()
 
     def pause(self, seconds: float) -> None:
-        """Wait before the next try, no longer than the deadline or `stop` allow; then `check`."""
+        """Wait before the next try, at most until the deadline or `stop`; then `check`."""
         self._stopped.wait(min(seconds, self.remaining_s()))
         self.check()
 
@@ -129,18 +129,18 @@ class Fetch:
         return {"Range": f"bytes={self.received}-", "If-Match": self._etag}
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Take the headers of a success, by names in lower case, before its body.
+        """Take the headers of a success, with lower-case names, before its body.
 
         Raises:
             Changed: it is another object than before.
-            Interrupted: its headers make no sense.
+            Interrupted: its headers contradict each other.
             MediaTooLarge: permanent; it declares more bytes than are allowed.
         """
         length = headers.get("content-length", "")
         start, total = extent(headers.get("content-range"), int(length) if length.isdigit() else None)
         etag = headers.get("etag") or None
         if etag is not None and etag.startswith("W/"):
-            etag = None  # a weak one may stand for several bodies, so that none can be resumed
+            etag = None  # a weak ETag may stand for several bodies, so the download cannot be resumed
         if self.received and (etag, total) != (self._etag, self.total):
             raise Changed
         if start != self.received:
@@ -162,7 +162,7 @@ class Fetch:
         self._body.write(chunk)
 
     def content(self) -> bytes:
-        """Return all that has come.
+        """Return all bytes so far.
 
         Raises:
             Interrupted: it is not complete.
@@ -172,7 +172,7 @@ class Fetch:
         return self._body.getvalue()
 
     def media(self, content: bytes) -> Media:
-        """Return `content` as what this address stands for."""
+        """Return `content` as the Media of this address."""
         return Media(content, self.source, self._content_type)
 
     def start_over(self) -> None:
@@ -218,7 +218,7 @@ class Fetch:
 
 
 def extent(content_range: str | None, content_length: int | None) -> tuple[int, int | None]:
-    """Return where a body starts in its object and the object's size: "bytes 5-9/10" gives 5 and 10.
+    """Return where a body starts in its object, and the object's size: "bytes 5-9/10" gives 5 and 10.
 
     Raises:
         Interrupted: the range is unreadable.

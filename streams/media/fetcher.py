@@ -1,4 +1,4 @@
-"""MediaFetcher: turns the media addresses of a request into bytes, in separate threads."""
+"""MediaFetcher: replaces the media addresses of a request by the media, in separate threads."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ Place = tuple[str, int | None]
 """A field of `data`, and the index in it where it is a list."""
 
 Value = str | bytes | Media
-"""What may stand for media: an address, or the media themselves."""
+"""A media value: an address, or the media themselves."""
 
 
 class MediaFetcher:
-    """Brings the media of requests here: from S3, data: URIs, allowed hosts and allowed folders.
+    """Fetches the media of requests: from S3, data: URIs, allowed hosts and allowed folders.
 
     Addresses: `s3://bucket/key[?versionId=ID]` (the key as it is stored, not percent-decoded), `https://host/path` at
-    media.allowed_hosts, `data:` URIs, and absolute paths or file:/// URIs under media.allowed_roots.
-    Thread-safe; one instance serves the whole process. Every call ends within its deadline, whatever the store
-    does, and after `close` at once. The media of one call are together at most `media.max_bytes` large.
-    Every failure is a MediaError or InvalidInput whose message names the address, the numbers and the cure.
+    media.allowed_hosts, `data:` URIs, and absolute paths or file:/// URIs under media.allowed_roots. Thread-safe; one
+    instance serves the whole process. Every call ends within its deadline, whatever the store does, and at once after
+    `close`. The media of one call are together at most `media.max_bytes` large. Every failure is a MediaError or
+    InvalidInput whose message names the address, the numbers and what to do.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MediaFetcher:
         trust_local_paths: bool = False,
         web_schemes: Collection[str] = frozenset({"https"}),
     ) -> None:
-        """`trust_local_paths` is for callers in this very process: every path that it can read is accepted."""
+        """`trust_local_paths` is for callers in this process: it allows every path that the process can read."""
         self._media = media
         self._s3_settings = s3
         self._web_schemes = frozenset(web_schemes)
@@ -61,21 +61,21 @@ class MediaFetcher:
         self._lock = threading.Lock()
         self._closed = False
         self._under_way: set[Fetch] = set()
-        self._stores_lock = threading.Lock()  # held while a client is built, which takes a while
+        self._stores_lock = threading.Lock()  # held while a client is built, which takes time
         self._s3: S3Store | None = None
         self._web: WebStore | None = None
 
     def resolve(
         self, data: Mapping[str, Any], fields: Sequence[str], *, deadline_s: float | None = None
     ) -> dict[str, Any]:
-        """Return a copy of a request's `data` with each media value in `fields`, or in a list in one, as its Media.
+        """Return a copy of a request's `data` with the media values in `fields`, or in lists there, as Media.
 
-        Addresses, paths and bytes are; arrays, images and all else stay as they are. All are fetched side by side
-        within `deadline_s` or media.deadline_s, the smaller one, and the first failure ends the others. Messages begin
-        with the place, as in "data.images[1]: ...".
+        Addresses, paths and bytes are replaced; arrays, images and everything else stay as they are. All are fetched
+        side by side within `deadline_s` or media.deadline_s, whichever is smaller; the first failure ends the others.
+        Messages begin with the field, as in "data.images[1]: ...".
 
         Raises:
-            InvalidInput: permanent; no address of these kinds.
+            InvalidInput: permanent; not an address of these kinds.
             MediaNotFound, MediaForbidden, MediaTooLarge, MediaCorrupt: permanent.
             MediaUnavailable: retryable; it did not arrive in time, or the fetcher was closed.
         """
@@ -101,9 +101,9 @@ class MediaFetcher:
         return _replaced(data, places, self._collect(fetches))
 
     def close(self) -> None:
-        """End all fetches with MediaUnavailable and free the connections; idempotent, does not wait.
+        """End all fetches with MediaUnavailable and close the connections; idempotent, does not wait.
 
-        A thread that waits for bytes that do not come ends by itself within the read timeout.
+        A thread that waits for bytes ends by itself within the read timeout.
         """
         with self._lock:
             self._closed = True
@@ -139,7 +139,7 @@ class MediaFetcher:
             )
             fetches.append(one)
             if isinstance(value, bytes | Media):
-                self._work(one, value)  # here already: no thread is needed
+                self._work(one, value)  # no fetch, so no thread is needed
                 continue
             with self._lock:
                 if self._closed:
@@ -203,7 +203,7 @@ class MediaFetcher:
             return self._web
 
     def _collect(self, fetches: Sequence[Fetch]) -> list[Media]:
-        """Return all answers, or end what is not answered and raise the first failure in order."""
+        """Return all answers; or end the unanswered fetches and raise the first failure in order."""
         failed = [one for one in fetches if one.answer.done() and one.answer.exception() is not None]
         late = [one for one in fetches if not one.answer.done()]
         for one in late:
@@ -230,7 +230,7 @@ async def _wait_async(fetches: Sequence[Fetch]) -> None:
     finally:
         for answer in answers:
             if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # seen; `_collect` raises it
+                answer.exception()  # retrieved; `_collect` raises it
 
 
 def _places(data: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[Place, Value]]:

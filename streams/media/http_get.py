@@ -1,4 +1,4 @@
-"""HTTP GETs by libcurl, which leaves the interpreter's lock to others while it waits and reads."""
+"""HTTP GETs by libcurl, which releases the interpreter's lock while it waits and reads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pycurl
 
 _BUFFER_BYTES = 256 * 1024
 _MOST_OF_A_REFUSAL = 64 * 1024
-"""Bytes to keep of the body of an answer that is not a success; more would tell nobody anything."""
+"""Bytes to keep of the body of an answer that is not a success."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
-"""An option of libcurl that pycurl has no name for: what a proxy says is not part of the answer."""
+"""An option of libcurl that pycurl has no name for: headers of a proxy are not part of the answer."""
 
 _LOOKS_S = 0.05
-"""Time between two looks at the clock and at whether anybody still waits; libcurl asks for each piece."""
+"""Time between two checks of the clock and of the receiver, as libcurl asks for each piece."""
 
 _ENDS_A_HEADER = frozenset("\r\n\0")
 
@@ -32,25 +32,25 @@ _CALLBACKS = (pycurl.PREREQFUNCTION, pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION
 
 
 class TransferFailed(Exception):
-    """No answer came, or not all of it; the text says why."""
+    """Raised when no answer came, or not all of it; the text says why."""
 
 
 class Receiver(Protocol):
-    """Takes a successful answer; whatever it raises ends the transfer."""
+    """Receives a successful answer; an exception in it ends the transfer."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Take the headers, by names in lower case, before the body."""
+        """Take the headers, with lower-case names, before the body."""
 
     def take(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
 
     def check(self) -> None:
-        """Raise where nobody wants the rest; asked about once a second from the connection on, or more often."""
+        """Raise where the rest is not wanted; called at least about once a second from the connection on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered; of a success, `body` is empty, for its receiver has it."""
+    """A server's answer; of a success, `body` is empty, as its receiver has it."""
 
     status: int
     headers: Mapping[str, str]
@@ -62,19 +62,19 @@ class Answer:
 
 
 class HttpClient:
-    """Sends GETs over connections that stay open for the next.
+    """Sends GETs over connections that are kept open for the next.
 
-    Thread-safe: each call has a separate connection meanwhile, in the caller's thread, which it blocks.
-    Redirects are answers like others.
+    Thread-safe: each call has a connection for itself, in the caller's thread, which it blocks. Redirects are
+    returned, not followed.
     """
 
     def __init__(
         self, *, connect_timeout_s: float, read_timeout_s: float, ca_file: str | None = None
     ) -> None:
-        """`read_timeout_s` is how long not a byte may come.
+        """`read_timeout_s` is the longest silence of a server.
 
-        `ca_file` is a file, or a folder, of the certificates to trust; without it, what SSL_CERT_FILE or
-        SSL_CERT_DIR names, or else certifi has.
+        `ca_file` is a file or folder of trusted certificates; by default the one that SSL_CERT_FILE or SSL_CERT_DIR
+        names, or else certifi's.
         """
         self._connect_timeout_ms = max(1, round(connect_timeout_s * 1000))
         self._read_timeout_s = read_timeout_s
@@ -92,14 +92,14 @@ class HttpClient:
         proxy: str | None = None,
         reads_refusals: bool = True,
     ) -> Answer:
-        """Send a GET for `url`, percent-encoded, and return the answer when all of it is here.
+        """Send a GET for `url`, percent-encoded, and return the answer when it is complete.
 
-        `proxy` is the address of one, for it does not depend on the environment. Where not `reads_refusals`,
-        the body of an answer that is not a success is not waited for.
+        `proxy` is the address of a proxy; the environment is not consulted. Unless `reads_refusals`, the body of an
+        answer that is not a success is not read.
 
         Raises:
-            TransferFailed: no connection, no answer, a body that ended early or stood still, or a header that
-                cannot be sent. The text holds no secrets.
+            TransferFailed: no connection, no answer, a body that ended early or stalled, or a header that cannot be
+                sent. The text holds no secrets.
             Exception: what the receiver raised.
         """
         transfer = _Transfer(receiver, self._read_timeout_s, reads_refusals)
@@ -135,18 +135,18 @@ class HttpClient:
 
     def _give_back(self, curl: pycurl.Curl) -> None:
         for callback in _CALLBACKS:
-            curl.unsetopt(callback)  # they hold on to what was received
+            curl.unsetopt(callback)  # they refer to the received bytes
         self._idle.append(curl)
         if self._closed:
             self.close()
 
     def _new(self) -> pycurl.Curl:
         curl = pycurl.Curl()
-        curl.setopt(pycurl.NOSIGNAL, 1)  # signals are not for threads
+        curl.setopt(pycurl.NOSIGNAL, 1)  # signals do not work in threads
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.USERAGENT, "inferstream")
-        curl.setopt(pycurl.PATH_AS_IS, 1)  # a key may have dots between its slashes
+        curl.setopt(pycurl.PATH_AS_IS, 1)  # a key may have dots as segments
         curl.setopt(_SUPPRESS_CONNECT_HEADERS, 1)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, self._connect_timeout_ms)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
@@ -157,9 +157,9 @@ class HttpClient:
 
 
 class _Transfer:
-    """One answer on its way: what libcurl calls for each of its parts, and what came of it.
+    """One answer under way: libcurl's callbacks for it, and its outcome.
 
-    What these raise libcurl would print and forget, so it is kept for `settle`.
+    libcurl would print and forget an exception of these, so it is kept for `settle`.
     """
 
     def __init__(self, receiver: Receiver, read_timeout_s: float, reads_refusals: bool) -> None:
@@ -170,7 +170,7 @@ class _Transfer:
         self._read_timeout_s = read_timeout_s
         self._reads_refusals = reads_refusals
         self._heard = math.inf
-        """When a byte came last, or the connection was there; until then libcurl looks at the clock."""
+        """When the last byte came, or the connection was made; until then libcurl keeps the time."""
         self._looked = -math.inf
         self._is_at_status = True
         self._is_begun = False
@@ -182,7 +182,7 @@ class _Transfer:
         return pycurl.PREREQFUNC_OK
 
     def on_header(self, line: bytes) -> int | None:
-        """Note a header; returns -1 where the rest is not to come."""
+        """Note a header; return -1 to end the transfer."""
         self._heard = time.monotonic()
         if self._is_begun:
             return None  # a trailer, after the body
@@ -210,7 +210,7 @@ class _Transfer:
         return None
 
     def on_progress(self, *_: float) -> int:
-        """Return what ends the transfer where nobody waits for the rest, or nothing has come for too long."""
+        """Return non-zero, which ends the transfer, where the rest is not wanted or nothing came for too long."""
         now = time.monotonic()
         if now - self._looked < _LOOKS_S:
             return 0
@@ -226,7 +226,8 @@ class _Transfer:
         return 0
 
     def settle(self, why: str) -> None:
-        """Raise what a transfer has failed with, of which libcurl says `why`; a refusal has not, however it ends."""
+        """Raise the error of a failed transfer, whose reason libcurl gives as `why`; a refusal is not one, however it
+        ends."""
         if self._is_begun and not self._is_success:
             self._error = None
         elif self._error is None:
@@ -236,7 +237,7 @@ class _Transfer:
             try:
                 raise error
             finally:
-                del error  # else it and these frames hold on to each other, and to what has come
+                del error  # else it and these frames refer to each other, and to the received bytes
 
     def _begin(self) -> int | None:
         self._is_begun = True
@@ -252,7 +253,7 @@ class _Transfer:
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for `url`; none for this very machine."""
+    """Return the proxy that the environment names for `url`; none for this machine."""
     parts = urlsplit(url)
     if is_loopback(url) or proxy_bypass(parts.netloc):
         return None
@@ -261,7 +262,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether `url` is on this very machine."""
+    """Return whether `url` is on this machine."""
     return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
@@ -270,7 +271,7 @@ def _is_success(status: int) -> bool:
 
 
 def _line(name: str, value: str) -> bytes:
-    """Return a header as it is sent; its value may be a secret, so that no message shows it."""
+    """Return a header line to send; its value may be a secret, so no message shows it."""
     if not _ENDS_A_HEADER.isdisjoint(value):
         raise TransferFailed(f"the header {name} would hold a line break or a zero")
     try:
@@ -281,7 +282,7 @@ def _line(name: str, value: str) -> bytes:
 
 def _why(error: pycurl.error, proxy: str | None) -> str:
     text = str(error.args[-1])
-    if proxy and "proxy" in text.lower():  # it may show the address, with a password in it
+    if proxy and "proxy" in text.lower():  # it may hold the address with a password
         return (
             f"no use of the proxy (libcurl's error {error.args[0]}); check the one that the environment names"
         )

@@ -15,13 +15,14 @@ from streams.media.fetch import CHUNK_BYTES, Fetch
 
 
 def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Media:
-    """Return the bytes of a file under `roots`; None: of any, also below a ~ or this process's folder.
+    """Return the bytes of a file under `roots`; with None, of any file, also below ~ or relative to this process's
+    folder.
 
-    Links and `..` are resolved first, so neither leads out of a root; whether a path outside of the roots
-    exists is never told. Devices, pipes and folders are refused.
+    Links and `..` are resolved first, so neither leads out of a root; a caller cannot learn whether a path outside of
+    the roots exists. Devices, pipes and folders are refused.
 
     Raises:
-        MediaForbidden: permanent; not under `roots`, no regular file, or not readable by the worker.
+        MediaForbidden: permanent; not under `roots`, not a regular file, or not readable by the worker.
         MediaNotFound: permanent; no such file.
         MediaTooLarge: permanent; checked before reading and while reading.
         MediaUnavailable: retryable; the deadline passed, or the disk failed.
@@ -33,7 +34,7 @@ def read_local(path: PurePath, roots: Sequence[Path] | None, fetch: Fetch) -> Me
             "s3:// address, or add its folder to media.allowed_roots"
         )
     try:
-        # Follows no link that took the file's place after the check, and does not wait for a pipe's writer.
+        # Does not follow a link that replaced the file after the check, nor wait for the writer of a pipe.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""Objects on S3, or on any store that speaks its protocol, as something to download."""
+"""Downloads objects from S3, or from any store that speaks its protocol."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _INVALID_ADDRESS_CODES = frozenset(
         "XMinioInvalidResourceName",
     }
 )
-"""What stores answer to names that cannot be, whether or not there is such a thing."""
+"""Error codes of stores for names that are not valid, whether or not an object exists."""
 _DENIALS = {
     "InvalidAccessKeyId": "does not know the access key; check s3.access_key",
     "SignatureDoesNotMatch": "refuses the signature; check s3.secret_key",
@@ -61,7 +61,7 @@ _DENIALS = {
 
 
 class S3Store:
-    """A client of one store; thread-safe, with a connection for each of `connections` threads."""
+    """A client of one store; thread-safe, with up to `connections` connections."""
 
     def __init__(self, settings: S3Settings, *, connections: int) -> None:
         self._endpoint = settings.endpoint_url or "AWS"
@@ -97,7 +97,7 @@ class S3Store:
         self._http.close()
 
     def _refusal(self, error: ClientError, address: S3Address, source: str) -> Exception:
-        """Return what to raise for an error the store answered with.
+        """Return the exception for an error that the store answered with.
 
         Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
         """
@@ -145,17 +145,17 @@ class S3Store:
 
 
 def make_s3_client(settings: S3Settings, *, connections: int) -> S3Client:
-    """Return a client that neither retries nor waits by itself longer than its two timeouts.
+    """Return a client that neither retries nor waits longer than its two timeouts.
 
-    Retries belong to `download`, which knows the deadline. Without keys in the settings, the usual chain of
-    AWS credentials (environment, profile, role) is used.
+    Retries are up to `download`, which knows the deadline. Without keys in the settings, boto3's own chain of
+    credentials (environment, profile, role) is used.
     """
     return _client(_session(settings), settings, connections)
 
 
 def _session(settings: S3Settings) -> Session:
     core = botocore.session.get_session()
-    # Nobody asks when an object was written, and a date costs more to parse than the rest of an answer.
+    # The dates of objects are not used, and parsing one costs more than the rest of an answer.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return Session(
         botocore_session=core,
@@ -179,7 +179,7 @@ def _client(session: Session, settings: S3Settings, connections: int) -> S3Clien
             connect_timeout=settings.connect_timeout_s,
             read_timeout=settings.read_timeout_s,
             tcp_keepalive=True,
-            user_agent="inferstream",  # botocore's own is put together again for every request
+            user_agent="inferstream",  # botocore builds its own for every request
             proxies={} if is_loopback(settings.endpoint_url or "") else None,
             # A checksum is of the whole body, and the body is read in pieces that may come from several GETs.
             response_checksum_validation="when_required",

@@ -1,4 +1,4 @@
-"""Signed GETs of a store's objects, without what the client of boto3 repeats for each."""
+"""Signed GETs of objects, without the work that boto3's client repeats for each."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _PLAIN = "-._~"
-"""What a URL of S3 holds unescaped beside letters and digits."""
+"""Characters that are not escaped in a URL of S3, beside letters and digits."""
 
 _REDIRECTS = frozenset({301, 302, 307})
 _OTHER_REGION_CODES = frozenset({"PermanentRedirect", "IllegalLocationConstraintException"})
 
 _MOST_BUCKETS = 1000
-"""Buckets to remember; requests name them, so there may be any number."""
+"""How many buckets are remembered; requests name them, so there may be any number."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Where a bucket's objects are, how requests for them are signed, and the proxy on the way, if any."""
+    """Where a bucket's objects are, how its requests are signed, and its proxy, if any."""
 
     url: str
     region: str
@@ -40,14 +40,14 @@ class _Bucket:
 
 
 class ObjectGets:
-    """Sends GETs for objects as the client of boto3 would, in a third of its time.
+    """Sends GETs for objects as boto3's client would, in a third of its time.
 
-    A client checks parameters, applies rules for endpoints, runs hooks and reads each header by its type for
-    every request; with many small objects that is most of what a worker does. Here the client is asked once per
-    bucket, then botocore signs and `http` sends; buckets that need more are left to the client.
+    For every request boto3's client checks parameters, applies endpoint rules, runs hooks and converts each header;
+    with many small objects that is most of a worker's time. Here the client is asked once per bucket; then botocore
+    signs and `http` sends. Buckets that need more are left to the client.
 
-    Thread-safe; owns neither of the two.
-    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+    Thread-safe; owns neither of the two. Source:
+    https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
     """
 
     def __init__(self, client: S3Client, credentials: Credentials | None, http: HttpClient) -> None:
@@ -58,13 +58,13 @@ class ObjectGets:
         self._buckets: dict[str, _Bucket | None] = {}
 
     def get(self, address: S3Address, condition: Mapping[str, str], receiver: Receiver) -> None:
-        """Tell `receiver` of the object at `address`, all of it or what `condition` says.
+        """Pass the object at `address`, or the part that `condition` selects, to `receiver`.
 
         `condition` holds headers that are parameters of GetObject too, such as Range and If-Match.
 
         Raises:
             ClientError: the store refuses.
-            BotoCoreError: no credentials, no valid bucket; or what the client of boto3 raises of that tree.
+            BotoCoreError: no credentials, not a valid bucket; or what boto3's client raises of that tree.
             TransferFailed: no answer, or not all of it.
         """
         if self._get_signed(address, condition, receiver):
@@ -76,13 +76,12 @@ class ObjectGets:
         stream: Any = found["Body"]
         with stream as body:
             receiver.begin(found["ResponseMetadata"]["HTTPHeaders"])
-            # read() waits until it has all it was asked for, for ever if the bytes only trickle in; read1()
-            # returns what has come.
+            # read() waits for all that it was asked for, which can take for ever; read1() returns what has arrived.
             while chunk := body.read1(CHUNK_BYTES):
                 receiver.take(chunk)
 
     def _get_signed(self, address: S3Address, headers: Mapping[str, str], receiver: Receiver) -> bool:
-        """Get the object by a request signed here; False where this bucket is the client's."""
+        """Get the object with a request signed here; return False where the client must do it."""
         bucket = self._bucket(address.bucket)
         if bucket is None or self._credentials is None:
             return False
@@ -102,7 +101,7 @@ class ObjectGets:
         return False
 
     def _bucket(self, name: str) -> _Bucket | None:
-        """Return where `name` is, which the client says by signing an address in it."""
+        """Return the address of bucket `name`: the client tells it by signing an address."""
         try:
             return self._buckets[name]
         except KeyError:
@@ -120,7 +119,7 @@ class ObjectGets:
 
 
 def _is_elsewhere(refusal: dict[str, Any]) -> bool:
-    """Return whether a store says that the bucket is in another region, in one of the ways that the client follows."""
+    """Return whether a store says that the bucket is in another region, which the client can follow."""
     error = refusal.get("Error", {})
     if error.get("Code") == "AuthorizationHeaderMalformed":
         return "Region" in error  # where the store knows it

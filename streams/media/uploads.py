@@ -1,4 +1,4 @@
-"""Puts files on the object store, from where workers fetch them."""
+"""Uploads files to the object store, where workers fetch them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Progress = Callable[[int], None]
 def upload(
     path: Path, settings: S3Settings, *, to: str | None = None, on_bytes: Progress | None = None
 ) -> str:
-    """Put the file at `path` on the store and return its s3:// address. Blocks.
+    """Upload the file at `path` and return its s3:// address. Blocks.
 
-    `to` is the address of the object, or of a folder where it ends in a slash; default: a folder under
-    `s3.uploads` that is named after the file's content, so that the same file has the same address.
+    `to` is the address of the object, or of a folder where it ends in a slash. By default the folder is under
+    `s3.uploads` and named by the hash of the content, so that the same file gets the same address.
 
     Raises:
-        InvalidInput: permanent; the file cannot be read, or there is no address to put it at.
+        InvalidInput: permanent; the file cannot be read, or no address is given or set.
         MediaForbidden: permanent; the store refuses.
         MediaUnavailable: retryable; the store does not answer.
     """
@@ -58,7 +58,7 @@ def upload(
 
 
 def _address(path: Path, settings: S3Settings, to: str | None) -> str:
-    # A name that ends in what reads as a version is written with an empty one behind it.
+    # To a name that ends like a version an empty version is added.
     name = f"{path.name}?versionId=" if "?versionId=" in path.name else path.name
     if to is not None:
         return f"{to}{name}" if to.endswith("/") else to

@@ -1,4 +1,4 @@
-"""Media behind https:// addresses, from allowed hosts only, as something to download."""
+"""Downloads media from https:// addresses of allowed hosts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HEADERS = {"Accept-Encoding": "identity"}
 class WebStore:
     """A client for the allowed hosts; thread-safe.
 
-    An entry of `allowed_hosts` is a host, which allows its scheme's own port, or host:port. Redirects are
-    followed a few times, each only to an address that would itself be allowed.
+    An entry of `allowed_hosts` is a host, which allows the default port, or host:port. A few redirects are followed,
+    each only to an address that is itself allowed.
     """
 
     def __init__(self, allowed_hosts: Collection[str], *, schemes: Collection[str]) -> None:
@@ -32,10 +32,10 @@ class WebStore:
         self._http = HttpClient(connect_timeout_s=_CONNECT_TIMEOUT_S, read_timeout_s=_READ_TIMEOUT_S)
 
     def url(self, address: str, source: str) -> httpx.URL:
-        """Return the URL that `address` is; nothing is sent.
+        """Return `address` as a URL; nothing is sent.
 
         Raises:
-            InvalidInput: permanent; no valid URL, or one with a user name in it.
+            InvalidInput: permanent; not a valid URL, or one with a user name in it.
             MediaForbidden: permanent; another scheme, host or port than is allowed.
         """
         try:
@@ -46,7 +46,7 @@ class WebStore:
         return url
 
     def get(self, url: httpx.URL, source: str, condition: Mapping[str, str], fetch: Fetch) -> None:
-        """Send one GET, as `streams.media.download.Get`, and follow what redirects are allowed."""
+        """Send one GET, as `streams.media.download.Get`, and follow allowed redirects."""
         for _ in range(_MAX_REDIRECTS + 1):
             try:
                 answer = self._http.get(

@@ -142,9 +142,8 @@ class Pipeline(Walk):
             if not limit.expired():
                 raise
             job.is_given_up = True
-            return (
-                patience.told
-            )  # returned rather than raised: it serves many requests and must not refer to one of them
+            # Returned, not raised: many requests share the object, so it must not refer to one of them.
+            return patience.told
 
     async def _resolve(self, job: Job) -> None:
         asked = (job.task, job.engine, job.name.model_name)

@@ -126,9 +126,7 @@ class SlowStageDetector:
                     signal.pthread_kill(main.ident or 0, _WHILE_IT_WAITS)
 
         before = {number: signal.signal(number, look) for number in (_WHILE_IT_WAITS, _WHILE_IT_WORKS)}
-        signal.siginterrupt(
-            _WHILE_IT_WORKS, False
-        )  # the signal may reach a thread that waits for something else
+        signal.siginterrupt(_WHILE_IT_WORKS, False)  # it may reach a thread that waits for something else
         signal.setitimer(signal.ITIMER_VIRTUAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
         waking = threading.Thread(target=wake, name="watch of stages", daemon=True)
         waking.start()
