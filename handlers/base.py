@@ -10,6 +10,9 @@ from handlers.errors import InvalidInput, InvalidOption
 from handlers.options.options import OptionSpec
 from handlers.options.spec import NO_BOUNDS, Bounds, shown
 
+NOTES = ("truncated", "track")
+"""Inputs that no engine needs, about the media: what was not read of them, and which of several tracks was."""
+
 
 class BaseModelHandler(ABC):
     """Turns a request's `data` into model inputs and a model's output into the task's result.
@@ -40,8 +43,7 @@ class BaseModelHandler(ABC):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return the model's inputs for `data`; `options` are validated and carry canonical names.
 
-        Where media were read in part, `truncated` among the inputs says what is missing: it comes into the
-        result's metadata.
+        What `NOTES` names among the inputs comes into the result's metadata.
 
         Raises:
             InvalidInput: permanent; a field is missing or of the wrong type.
@@ -83,6 +85,11 @@ def optional_text(data: Mapping[str, Any], name: str) -> dict[str, str]:
     if not isinstance(value, str) or not value.strip():
         raise InvalidInput(f"data.{name} is {shown(value)}; it must be a text, or left out")
     return {name: value}
+
+
+def notes(**told: Any) -> dict[str, Any]:
+    """Return those of `NOTES` that there is something to say of, as a part of the inputs."""
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def with_metadata(output: dict[str, Any], result: Mapping[str, Any], *used: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, with_metadata
+from handlers.base import BaseModelHandler, notes, with_metadata
 from handlers.decoding.audio import SAMPLE_RATE, read_sound
 from handlers.options.options import options_of
 from handlers.settings import MediaSettings
@@ -19,8 +19,8 @@ class RecordingHandler(BaseModelHandler):
         self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`, and
-        `truncated` where the end is missing."""
+        """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`, `truncated`
+        where a part is missing, and `track` where there are several."""
         self.validate_input(data, ["audio"])
         sound = read_sound(
             data["audio"],
@@ -31,7 +31,7 @@ class RecordingHandler(BaseModelHandler):
         )
         duration_s = len(sound.samples) / SAMPLE_RATE
         inputs = {"audio": sound.samples, "sampling_rate": SAMPLE_RATE, "duration_s": duration_s}
-        return {**inputs, "truncated": sound.truncated} if sound.truncated else inputs
+        return {**inputs, **notes(truncated=sound.truncated, track=sound.track)}
 
 
 class AsrHandler(RecordingHandler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, optional_text, with_metadata
+from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
 from handlers.decoding.video import read_video
 from handlers.errors import InvalidOption
 from handlers.options.options import options_of
@@ -45,12 +45,11 @@ class VideoAnalysisHandler(BaseModelHandler):
             frame_rate=data.get("frame_rate"),
             in_child=True,
         )
-        truncated = {"truncated": video.truncated} if video.truncated else {}
         return {
             "frames": video.frames,
             "frame_times_s": video.frame_times_s,
             "duration_s": video.duration_s,
-            **truncated,
+            **notes(truncated=video.truncated, track=video.track),
             **prompt,
         }
 

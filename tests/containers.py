@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 _TICK = Fraction(1, 1000)
 
@@ -61,6 +63,54 @@ def encoded_sound(
         output.mux(stream.encode())
 
     return _written(container, write, index_first=index_first)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One of several tracks: float mono samples at 48 kHz, or uint8 frames of a video at 10 a second."""
+
+    content: Any
+    codec: str = "aac"
+    flags: Disposition | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def encoded_tracks(*tracks: Track, container: str = "matroska") -> bytes:
+    """Return the tracks side by side in one file, marked with their flags where the container has such."""
+
+    def write(output: Any) -> None:
+        streams = [_track(output, track) for track in tracks]
+        packets: list[Any] = []
+        for stream, track in zip(streams, tracks, strict=True):
+            for frame in _frames_of(track.content):
+                packets += stream.encode(frame)
+            packets += stream.encode()
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
+
+    return _written(container, write, index_first=False)
+
+
+def _track(output: Any, track: Track) -> Any:
+    if track.content.ndim == 1:
+        stream = output.add_stream(track.codec, rate=48_000, layout="mono")
+    else:
+        stream = output.add_stream(track.codec, rate=10)
+        stream.height, stream.width = track.content.shape[1:3]
+        stream.pix_fmt = "yuvj420p" if track.codec == "mjpeg" else "yuv420p"
+    stream.disposition = track.flags or Disposition(0)
+    stream.metadata.update(track.metadata)
+    return stream
+
+
+def _frames_of(content: Any) -> Iterator[Any]:
+    if content.ndim == 1:
+        yield _audio_frame(content, 48_000, "mono")
+        return
+    for time, pixels in enumerate(content):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame.pts, frame.time_base = time, Fraction(1, 10)
+        yield frame
 
 
 def _written(container: str, write: Callable[[Any], None], *, index_first: bool) -> bytes:

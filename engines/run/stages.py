@@ -7,7 +7,7 @@ from typing import Any
 
 from engines.run.job import Job
 from engines.run.json_form import not_a_number
-from handlers.base import BaseModelHandler
+from handlers.base import NOTES, BaseModelHandler
 from handlers.errors import (
     InferenceError,
     InferenceFailed,
@@ -44,7 +44,7 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
 def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the task's output for the engine's raw result.
 
-    Where the handler's inputs have `truncated`, which says what is missing of the media, so has the metadata.
+    What the handler's inputs say about the media (`handlers.base.NOTES`), the metadata says too.
 
     Raises:
         InternalError: permanent; the handler cannot read what the engine returned.
@@ -71,9 +71,8 @@ def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
             f"handler of task {job.task} computed no finite number; try another input, or load the model in "
             "a wider number format (torch_dtype fp32)"
         )
-    truncated = job.inputs.get("truncated")
-    if truncated and "truncated" not in (metadata or {}):
-        return {**output, "metadata": {**(metadata or {}), "truncated": truncated}}
+    if notes := {name: job.inputs[name] for name in NOTES if job.inputs.get(name)}:
+        return {**output, "metadata": {**notes, **(metadata or {})}}
     checked: dict[str, Any] = output
     return checked
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.decoding.audio_parts import MOST_PARTS, parts_of, with_known_size
+from handlers.decoding.audio_containers import SoundTrack, sound_track
+from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts_of, with_known_size
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
 from handlers.decoding.audio_samples import Gathering, Samples, mixed
 from handlers.decoding.truncation import missing_end, missing_end_of_container
@@ -40,15 +41,22 @@ anything, and those of MP3 and MIDI dumps print a line for each damaged frame or
 _UNTOLD_FRAMES = 1 << 60
 """What libsndfile gives as the length, or more, where a header tells none."""
 
+_MOST_TRACKS = 8
+"""Tracks that are tried where those before are silent."""
+
 _CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What was read of a recording; `truncated` says what of it is missing, None where it is whole."""
+    """What was read of a recording; `truncated` says what of it is missing, None where it is whole.
+
+    `track` says which track was taken of a file of several, as `containers.about_track` does.
+    """
 
     samples: Samples
     truncated: str | None = None
+    track: dict[str, Any] | None = None
 
 
 def read_sound(
@@ -77,47 +85,49 @@ def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")
     parts = parts_of(content)
-    if len(parts) == 1:
-        truncated = _decode_one(content, what, gathering)
-        return Sound(gathering.samples, truncated)
     if len(parts) > MOST_PARTS:
         raise MediaTooLarge(
             f"{what} consists of more than {MOST_PARTS} files, one behind the other; send them in several requests"
         )
-    missing = []
+    missing, track = [], None
     for number, part in enumerate(parts, start=1):
-        truncated = _decode_one(part, f"{what}, file {number} of {len(parts)} in it,", gathering)
+        is_one = len(parts) == 1
+        named = what if is_one else f"{what}, file {number} of {len(parts)} in it,"
+        truncated, about = _decode_one(part, named, gathering)
+        track = track or about
         if truncated:
-            missing.append(f"file {number}: {truncated}")
-    return Sound(gathering.samples, "; ".join(missing) or None)
+            missing.append(truncated if is_one else f"file {number}: {truncated}")
+    return Sound(gathering.samples, "; ".join(missing) or None, track)
 
 
-def _decode_one(content: bytes, what: str, gathering: Gathering) -> str | None:
-    """Gather one file; return what of it is missing."""
+def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | None, dict[str, Any] | None]:
+    """Gather one file; return what of it is missing, and which track of several it is."""
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
         cut = f"cut short: {missing.text}; {_CURE}"
         raise MediaCorrupt(f"{what} is {refusal(content, wanted=('sound', 'video'), cure=_CURE, cut=cut)}")
     before_s = gathering.duration_s
-    lost = [missing.text] if missing else []
+    lost, about = [missing.text] if missing else [], None
     if not _decode_plain(content, what, gathering):
-        gathering.back_to(before_s)
-        if count := _decode_container(content, what, gathering, is_cut=missing is not None):
-            lost.append(f"{count} of its frames are damaged and do not decode")
+        track = _decode_container(content, what, gathering, before_s, is_cut=missing is not None)
+        about = track.about
+        if track.damage:
+            lost.append(f"{len(track.damage)} of its frames are damaged and do not decode")
     length_s = gathering.duration_s - before_s
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
     truncated = f"{'; '.join(lost)}; {length_s:.1f} s are there" if lost else None
     if truncated:
         log.warning("sound_cut_short", sound=what, missing=truncated)
-    return truncated
+    return truncated, about
 
 
 def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
     """Gather what libsndfile reads; return whether it could read it all."""
     import soundfile
 
-    if not content.startswith(_PLAIN_STARTS) and not _is_raw_gsm(content):
+    is_plain = content.startswith(_PLAIN_STARTS) and not has_several_streams(content)
+    if not is_plain and not _is_raw_gsm(content):
         return False
     try:
         with _opened(with_known_size(content)) as file:
@@ -145,17 +155,31 @@ def _is_raw_gsm(content: bytes) -> bool:
     return len(content) >= 66 and len(content) % 33 == 0 and {byte >> 4 for byte in content[::33]} == {0xD}
 
 
-def _decode_container(content: bytes, what: str, gathering: Gathering, *, is_cut: bool) -> int:
-    """Decode what soundfile could not read; return how many frames were left out."""
-    from handlers.decoding.audio_containers import sound_track
+def _decode_container(
+    content: bytes, what: str, gathering: Gathering, before_s: float, *, is_cut: bool
+) -> SoundTrack:
+    """Gather behind the first `before_s` what soundfile could not read; return the track that was taken.
 
+    That is the first in the order of preference, or another one where that is silent.
+    """
     if told := misplaced(content, wanted=("sound", "video"), cure=_CURE):
         raise MediaCorrupt(f"{what} is {told}")
-    with sound_track(content, what, cure=_CURE, is_cut=is_cut) as track:
-        claimed = None if track.claimed_s is None else track.claimed_s * track.rate
-        _check_header(what, track.rate, track.channels, claimed, gathering)
-        gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
-        return len(track.damage)
+
+    def gather(choice: int) -> SoundTrack:
+        gathering.back_to(before_s)
+        with sound_track(content, what, choice=choice, cure=_CURE, is_cut=is_cut) as track:
+            claimed = None if track.claimed_s is None else track.claimed_s * track.rate
+            _check_header(what, track.rate, track.channels, claimed, gathering)
+            gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
+            return track
+
+    track = gather(0)
+    others = [*range(1, min(track.count, _MOST_TRACKS)), 0] if track.count > 1 else []
+    for choice in others:
+        if gathering.is_heard(before_s):
+            break
+        track = gather(choice)
+    return track
 
 
 def _check_header(

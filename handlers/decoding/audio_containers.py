@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.decoding import containers
-from handlers.decoding.audio_samples import mixed
+from handlers.decoding.audio_samples import SAMPLE_RATE, mixed
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import refusal
 
@@ -36,11 +36,18 @@ class SoundTrack:
     blocks: Iterator[NDArray[np.float32]]
     damage: list[str]
     """Why frames did not decode, one by one, of a format whose frames can be left out."""
+    count: int
+    """How many tracks there are to choose from."""
+    about: dict[str, Any] | None
+    """Which track it is where there are several, for a result's metadata."""
 
 
 @contextmanager
-def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -> Iterator[SoundTrack]:
-    """Yield the best sound track of the container; nothing but its first frame is decoded yet.
+def sound_track(
+    content: bytes, what: str, *, choice: int = 0, cure: str, is_cut: bool = False
+) -> Iterator[SoundTrack]:
+    """Yield the sound track of the container that is number `choice` in the order of preference, from 0; nothing but
+    its first frame is decoded yet.
 
     Of one that `is_cut`, what comes before the first damage is all there is.
 
@@ -55,14 +62,13 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
         refusal=refusal(content, wanted=("sound", "video"), cure=cure),
         cure=cure,
     ) as container:
-        tracks = [stream for stream in container.streams.audio if containers.is_known(stream)]
+        tracks = containers.by_preference(container.streams.audio)
         if not tracks:
             raise MediaCorrupt(
                 f"{what} holds no sound, only {containers.kinds(container)}; send a video as data.video to task "
                 f"video-analysis, or {cure}"
             )
-        best = container.streams.best("audio")
-        stream = next((track for track in tracks if track == best), tracks[0])
+        stream = tracks[choice]
         packets = containers.packets(container, stream)
         damage: list[str] = []
         if container.format.name == "mp3":
@@ -70,14 +76,16 @@ def sound_track(content: bytes, what: str, *, cure: str, is_cut: bool = False) -
         else:
             frames = _frames_before_damage(packets) if is_cut else _frames(packets)
         first = next(frames, None)
-        if first is None:
-            raise MediaCorrupt(f"{what} holds no samples (0 s); {cure}")
         yield SoundTrack(
-            rate=first.sample_rate,
-            channels=first.layout.nb_channels,
+            rate=first.sample_rate if first else SAMPLE_RATE,
+            channels=first.layout.nb_channels if first else 1,
             claimed_s=containers.claimed_duration_s(container, stream.index),
-            blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what),
+            blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what)
+            if first
+            else iter(()),
             damage=damage,
+            count=len(tracks),
+            about=containers.about_track(stream, container.streams.audio),
         )
 
 

@@ -70,6 +70,14 @@ def _chunks(content: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
         at += 8 + size + size % 2
 
 
+def has_several_streams(content: bytes) -> bool:
+    """Return whether an Ogg has several streams side by side: then its first pages each begin one."""
+    if len(content) < 27 or not content.startswith(b"OggS"):
+        return False
+    second = 27 + content[26] + sum(content[27 : 27 + content[26]])
+    return content.startswith(b"OggS", second) and len(content) > second + 5 and bool(content[second + 5] & 2)
+
+
 def _starts(content: bytes) -> Iterator[int]:
     """Yield where each file begins, the first at 0."""
     if content[:4] == b"OggS":

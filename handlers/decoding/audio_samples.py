@@ -29,6 +29,9 @@ def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
     return mean
 
 
+_SILENCE = 0.001
+"""The peak of what nobody hears."""
+
 Samples = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
@@ -61,6 +64,11 @@ class Gathering:
     def back_to(self, duration_s: float) -> None:
         """Forget what was gathered after the first `duration_s`, to decode it in another way."""
         del self._buffer[round(duration_s * SAMPLE_RATE) * 4 :]
+
+    def is_heard(self, since_s: float) -> bool:
+        """Whether what was gathered after the first `since_s` is more than silence."""
+        behind = self.samples[round(since_s * SAMPLE_RATE) :]
+        return bool(behind.size and max(behind.max(), -behind.min()) > _SILENCE)
 
     def check_claim(self, what: str, frames: float, rate: int, channels: int) -> None:
         """Refuse a file that claims, by its header, more than may still come.

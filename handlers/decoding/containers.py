@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +72,28 @@ def packets(container: InputContainer, stream: AnyStream) -> Iterator[Packet[Any
 def is_known(stream: Any) -> bool:
     """Tell whether there is a decoder for the stream; where there is none, PyAV leaves out its codec's context."""
     return stream.codec_context is not None
+
+
+def by_preference(streams: Iterable[AnyStream]) -> list[AnyStream]:
+    """Return the streams that can be decoded: those that accompany others last, before them the one that players take
+    by default, else in their order."""
+    from av.stream import Disposition as Told
+
+    besides = Told.comment | Told.hearing_impaired | Told.visual_impaired | Told.descriptions | Told.karaoke
+    besides |= Told.lyrics | Told.clean_effects | Told.non_diegetic | Told.dependent
+    return sorted(
+        filter(is_known, streams),
+        key=lambda stream: (bool(stream.disposition & besides), not stream.disposition & Told.default),
+    )
+
+
+def about_track(stream: AnyStream, streams: Sequence[AnyStream]) -> dict[str, Any] | None:
+    """Return which of several streams was taken, for a result's metadata; None where there is one."""
+    if len(streams) < 2:
+        return None
+    told = {name: stream.metadata.get(name) for name in ("language", "title")}
+    named = {name: value for name, value in told.items() if value not in (None, "", "und")}
+    return {"number": streams.index(stream) + 1, "of": len(streams), **named}
 
 
 def kinds(container: InputContainer) -> str:

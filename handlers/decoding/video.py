@@ -44,6 +44,8 @@ _RATES = (0.001, 1000.0)
 _ENOUGH = 0.5
 """The part of a video that must be there for a video without its end to be used."""
 
+_MOST_TRACKS = 8
+"""Streams of pictures that are looked at for one that moves."""
 
 _MOST_PIXELS_DECODED = 2 * 10**11
 """Pixels decoded for one video, wanted or not: about an hour of full HD without a key frame."""
@@ -59,6 +61,8 @@ class Video:
     duration_s: float
     truncated: str | None = None
     """What is missing of it, None where it is whole."""
+    track: dict[str, Any] | None = None
+    """Which video was taken of a file of several, as `containers.about_track` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +117,8 @@ def read_video(
 def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
     """Return frames of an encoded video as `read_video` does, decoded here and now; messages call it `what`."""
     missing = missing_end_of_container(content)
-    with _opened(content, what, limits, missing) as container:
-        stream = _picture_stream(container, what)
-        size = stream.codec_context.width, stream.codec_context.height
-        check_size(what, *size, limits.max_image_pixels, has="has frames of")
-        claimed_s = containers.claimed_duration_s(container, stream.index)
-        if claimed_s is not None:
-            _check_length(claimed_s, what, limits)
-        index = index_frames(container, stream)
+    found = _moving(content, what, limits, missing)
+    index, claimed_s = found.index, found.claimed_s
     if not index.shown:
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, limits)
@@ -137,9 +135,10 @@ def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Samp
     if (count := len(parts_of(content))) > 1:
         lost.append(f"the file consists of {count} videos, one behind the other; only the first was read")
     wanted = index.at(sampling.moments(index.duration_s))
-    _check_work(index, wanted, size, what)
+    _check_work(index, wanted, found.size, what)
     with _opened(content, what, limits, missing) as container:
-        video = _frames(container, _picture_stream(container, what), what, limits, index, wanted)
+        stream = _picture_streams(container, what)[found.choice]
+        video = replace(_frames(container, stream, what, limits, index, wanted), track=found.about)
     if len(video.frame_times_s) < len(wanted):
         undecodable = len(wanted) - len(video.frame_times_s)
         lost.append(f"{undecodable} of {len(wanted)} frames are damaged and do not decode")
@@ -173,20 +172,51 @@ def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEn
     )
 
 
-def _picture_stream(container: InputContainer, what: str) -> VideoStream:
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """A stream of a container, by its place among `_picture_streams`."""
+
+    choice: int
+    size: tuple[int, int]
+    claimed_s: float | None
+    index: FrameIndex
+    about: dict[str, Any] | None
+
+
+def _moving(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> _Indexed:
+    """Return the first stream that has more than one frame: others may be covers that are not marked as such."""
+    best: _Indexed | None = None
+    for choice in range(_MOST_TRACKS):
+        with _opened(content, what, limits, missing) as container:
+            streams = _picture_streams(container, what)
+            stream = streams[choice]
+            size = stream.codec_context.width, stream.codec_context.height
+            check_size(what, *size, limits.max_image_pixels, has="has frames of")
+            claimed_s = containers.claimed_duration_s(container, stream.index)
+            if claimed_s is not None:
+                _check_length(claimed_s, what, limits)
+            about = containers.about_track(stream, container.streams.video)
+            found = _Indexed(choice, size, claimed_s, index_frames(container, stream), about)
+        if best is None or len(found.index.shown) > len(best.index.shown):
+            best = found
+        if len(best.index.shown) > 1 or choice + 1 == len(streams):
+            break
+    assert best is not None
+    return best
+
+
+def _picture_streams(container: InputContainer, what: str) -> list[VideoStream]:
+    """Return the streams of moving pictures that can be decoded, the one to take first."""
     from av.stream import Disposition
 
-    known = [stream for stream in container.streams.video if containers.is_known(stream)]
+    known = containers.by_preference(sorted(container.streams.video, key=lambda one: -one.width * one.height))
     moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not moving:
         kinds = "a cover picture" if known else containers.kinds(container)
         elsewhere = f"{TAKEN_BY['sound']}, or " if container.streams.audio else ""
         raise MediaCorrupt(f"{what} holds no video, only {kinds}; {elsewhere}{_CURE}")
     # An animated AVIF has its first picture in a stream of its own.
-    return max(
-        moving,
-        key=lambda one: (one.frames != 1, one.codec_context.width * one.codec_context.height),
-    )
+    return sorted(moving, key=lambda stream: stream.frames == 1)
 
 
 def _frames(

@@ -23,5 +23,6 @@ def video(
         "frame_times_s": found.frame_times_s,
         "duration_s": found.duration_s,
         "truncated": found.truncated,
+        "track": found.track,
     }
     yield about, frames.data.cast("B")
