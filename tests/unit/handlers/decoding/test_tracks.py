@@ -23,7 +23,7 @@ def tone(hertz: int, seconds: float = 1.0) -> Any:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(48_000 * seconds)) / 48_000)).astype(np.float32)
 
 
-def heard(content: bytes) -> tuple[int, dict[str, Any] | None]:
+def heard(content: bytes) -> tuple[float, dict[str, Any] | None]:
     """Return the loudest frequency to a hundred hertz, 0 of silence, and which track it was."""
     sound = read_sound(content, field="data.audio", max_s=60)
     spectrum = np.abs(np.fft.rfft(sound.samples))
