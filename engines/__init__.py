@@ -1,7 +1,7 @@
-"""Engines run models: what the registry names is loaded, cached and asked here.
+"""Engines load and run the models of the registry.
 
-`inference_manager` and `model_manager` are this process's own, made from its settings when first used. No module
-of this package may bear either name: its import would take the place of the object.
+`inference_manager` and `model_manager` belong to this process and are made from its settings when first used. No
+module of this package may have either name: its import would replace the object.
 """
 
 from __future__ import annotations

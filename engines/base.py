@@ -1,4 +1,4 @@
-"""The contract of an engine: load a model, run it on inputs, let it go; and how a batch finds what fails in it."""
+"""The contract of an engine: load a model, run it on inputs, unload it; and the bisection of failed batches."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far the download of a model to an engine's own server is."""
+    """Progress of the download of a model to an engine's server."""
 
     model: str
-    """What the server calls it."""
+    """The server's name of the model."""
     status: str
-    """Ollama's own words; "success" is the last, and "failed" ours for a pull that came to nothing."""
+    """The status as Ollama words it, "success" at the end; "failed" is added here for a pull that failed."""
     completed_bytes: int = 0
     total_bytes: int = 0
-    """Of the layers that the server has begun by now, so it grows."""
+    """Size of the layers that the server has begun, so it grows."""
 
 
 ProgressListener = Callable[[PullProgress], None]
 
 Emit = Callable[[str], None]
-"""Called with the next piece of a growing answer."""
+"""Called with the next piece of an answer."""
 
 Early = Callable[[int, dict[str, Any] | InferenceError], None]
-"""Called with the number of an input in its batch and what became of it, before the others are done."""
+"""Called with the number of an input in its batch and its outcome, before the others are done."""
 
 Urgency = tuple[float, float]
 """Minus the priority, and the deadline in unix seconds, infinity for none: the smallest goes first."""
@@ -66,22 +66,22 @@ class BaseEngine(ABC):
     others run in batches, by `infer_batch`."""
 
     needs_files: ClassVar[bool] = True
-    """Whether the registry must bring the model's files to this machine before `load_model`."""
+    """Whether the model's files must be on this machine before `load_model`."""
 
     loads_by_task: ClassVar[bool] = True
-    """Whether what `load_model` gives depends on the task. Where not, it is loaded once for all tasks of a model."""
+    """Whether `load_model` returns something else for each task. If not, a model is loaded once for all tasks."""
 
     settings_class: ClassVar[type[BaseModel] | None] = None
-    """A pydantic model of what can be set for this engine, in section `engines` of the settings under its name.
-    One of them, checked, is the `config` that `__init__` gets; without a class there is nothing to set."""
+    """A pydantic model of this engine's settings, which users write under `engines.<name>`. `__init__` gets a checked
+    instance as `config`. None: there is nothing to set."""
 
     option_bounds: Bounds = NO_BOUNDS
-    """The largest values that this engine's settings allow to requests, by the setting's name, for options whose
-    `OptionSpec.bound` names one of them."""
+    """The largest values of options that this engine's settings allow, by the name of the setting
+    (`OptionSpec.bound`)."""
 
     on_progress: ProgressListener | None = None
-    """Called with progress of downloads to the engine's server, where it has one; set before the first model is loaded.
-    It is called in a thread of the engine and must not block."""
+    """Called with progress of downloads to the engine's server, where it has one; set before the first model is
+    loaded. It is called in a thread of the engine and must not block."""
 
     def __init__(self, config: Any = None) -> None:
         self.config = config
@@ -89,7 +89,7 @@ class BaseEngine(ABC):
 
     @abstractmethod
     def load_model(self, name: str, **kw: Any) -> Any:
-        """Return a loaded model; whatever object it is, it comes back in `infer` and `unload_model`.
+        """Return a loaded model: any object; `infer` and `unload_model` get it back.
 
         `kw` carries `task`, `path` (the local folder, where `needs_files`), `version` and `tags`.
 
@@ -115,7 +115,7 @@ class BaseEngine(ABC):
     def infer_batch(
         self, model: Any, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any] | InferenceError]:
-        """Return one raw result or error per input, in order; a bad input never costs its neighbours theirs."""
+        """Return one raw result or error per input, in order; a bad input must not fail its neighbours."""
         outcomes: list[dict[str, Any] | InferenceError] = []
         for number, (one_input, its_options) in enumerate(zip(inputs, options, strict=True)):
             with working_on_number(number, len(inputs)):
@@ -141,9 +141,13 @@ class BaseEngine(ABC):
         options: Sequence[dict[str, Any]],
         early: Early,
     ) -> list[dict[str, Any] | InferenceError]:
-        """Do as `infer_batch`, and call `early`, from one thread, with the number and the outcome of each input that
-        need not wait for the others: its request is answered at once. An engine whose inputs take differently long
-        overrides this; what it told stands, also where it raises afterwards and what is left runs again."""
+        """As `infer_batch`, and call `early` with the number and outcome of each input that is done before the
+        others.
+
+        `early` is called from one thread; the request is answered at once. An engine whose inputs take different
+        times overrides this. Outcomes passed to `early` stand, even if this raises afterwards and the remaining
+        inputs run again.
+        """
         return self.infer_batch(model, inputs, options)
 
     def submit(
@@ -157,48 +161,51 @@ class BaseEngine(ABC):
     ) -> Future[dict[str, Any]]:
         """Start one input and return at once; only for `continuous_tasks`.
 
-        The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input
-        alone. `emit` is called with each piece of the answer, in a thread of the engine; it must not
-        block. Where inputs have to wait for room, the one of the smallest `urgency` is next, and among equals
-        the first that came. Calls come from any thread and overlap.
+        The future ends with the raw result or an InferenceError. Cancelling it stops the work for this input alone.
+        `emit` is called with each piece of the answer, in a thread of the engine; it must not block. Where inputs
+        wait for room, the one with the smallest `urgency` is next; among equals, the one that came first. Calls come
+        from any thread and overlap.
         """
         raise NotImplementedError(f"engine {self.name} runs its tasks in batches")
 
     def last_sign(self, model: Any) -> float | None:
-        """Return when, by time.monotonic, the model last gave something back for `submit`: a token, an answer, or
-        noticed a cancel; None where nothing is under way. Never blocks. Without it calls of `emit`, and futures
-        that end, tell.
+        """Return when, by time.monotonic, the model last gave a sign of life for `submit`; None where nothing is
+        under way.
 
-        A model that is silent for worker.infer_timeout_s counts as stuck.
+        A sign is a token, an answer or a handled cancel. Never blocks. An engine that does not override this gives
+        signs by calls of `emit` and by futures that end. A model that is silent for worker.infer_timeout_s counts as
+        stuck.
         """
         return None
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-        """Return what one input takes of a batch, in a unit of the engine's own for the task: pixels, seconds of
-        sound, frames, tokens. A batch takes its number of inputs times the largest cost among them."""
+        """Return what one input takes of a batch, in the engine's unit for the task: pixels, seconds of sound,
+        frames, tokens.
+
+        The cost of a batch is its number of inputs times the largest cost among them.
+        """
         return 1.0
 
     def max_cost(self, task: str) -> float:
-        """Return what a batch may take, in the unit of `cost`; an input that takes more runs by itself.
+        """Return the largest cost of a batch, in the unit of `cost`; an input that costs more runs alone.
 
-        Without an `infer_batch` of its own an engine gains nothing by batches, so each input runs alone: it
-        waits for no other, and the next is the most urgent one.
+        An engine that does not override `infer_batch` gains nothing by batches, so each of its inputs runs alone: it
+        waits for no other, and the most urgent is next.
         """
         return 1.0 if type(self).infer_batch is BaseEngine.infer_batch else math.inf
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
-        """Return what must agree between requests of one model that run in one batch; equal keys may share."""
+        """Return a key that is equal for requests of one model that may share a batch."""
         return ""
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
-        """Return what `load_model` with these arguments would give, as `model_bytes` and `model_device` tell it
-        afterwards; None where that is not known before. Rather too little than too much: a model that would
-        exceed the cache's budget by itself is not loaded. Other models make room for it before, but not for 0
-        bytes: another server holds those.
+        """Return, before the load, the expected `model_bytes` and `model_device`; None where they are not known.
+
+        Rather return too little than too much: a model that exceeds the cache's budget by itself is not loaded. Other
+        models are evicted for it before it loads, but not for 0 bytes: then another server holds the model.
 
         Raises:
-            InferenceError: as `load_model`, where that is certain before any weights are read: no model has to
-                leave for one that is refused.
+            InferenceError: as `load_model`, if the failure is certain before weights are read: nothing is evicted then.
         """
         return None
 
@@ -207,17 +214,19 @@ class BaseEngine(ABC):
         return 0
 
     def shared_memory(self, model: Any) -> Hashable | None:
-        """Return what is equal for loaded models that are the same bytes in memory, as of one version loaded for
-        two tasks: `model_bytes` of theirs count once. None where they are its own."""
+        """Return a key that is equal for loaded models with the same bytes in memory, None for a model with its own.
+
+        One version loaded for two tasks can share bytes; `model_bytes` counts once for them.
+        """
         return None
 
     def is_shared(self, model: Any) -> bool:
-        """Return whether another loaded model is the same bytes in memory, so that neither the load nor the unload of
-        this one changes what is there."""
+        """Return whether another loaded model has the same bytes in memory: loading or unloading this one changes
+        nothing there."""
         return False
 
     def model_device(self, model: Any) -> str:
-        """Return where those bytes are: `cuda:N`, or anything else for what is in RAM."""
+        """Return where those bytes are: `cuda:N`, or any other text for RAM."""
         return "cpu"
 
     def health(self) -> dict[str, Any]:
@@ -238,17 +247,17 @@ def bisected(
     *,
     failed: Callable[[Sequence[T], BaseException], R],
 ) -> list[R]:
-    """Return `run(items)`, or what comes of running the halves where that raises, down to single items.
+    """Return `run(items)`; where it raises, run the halves instead, down to single items.
 
     One bad item among n costs its neighbours 2 log2(n) more runs. `failed` is called with every batch that raised,
-    before its halves run, and says what takes the place of the outcome of one that raises by itself. Whatever is
-    raised counts, a BaseException too; what `failed` raises ends it all.
+    before its halves run, and returns the outcome of a single item that raised. Any exception counts, also a
+    BaseException; an exception of `failed` ends it all.
     """
     try:
         return run(items)
     except BaseException as error:  # noqa: BLE001 - it is told by `failed`
         outcome = failed(items, error)
-    # The exception is gone by now, and with it the frames that hold what the failed run had in memory.
+    # The exception is freed by now, and with it the frames that hold the failed run's memory.
     if len(items) == 1:
         return [outcome]
     middle = len(items) // 2

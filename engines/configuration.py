@@ -1,4 +1,7 @@
-"""Loads a settings tree: neighbours' environment < YAML file < environment < command line, with each origin."""
+"""Loads settings from the environment, a YAML file and the command line, and remembers where each value came from.
+
+Order, the last one wins: variables of other products, the file, INFERSTREAM_ variables, the command line.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ __all__ = ["ConfigurationError", "Loaded", "load", "mask_password_in_url"]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 TESTS_PREFIX = f"{ENV_PREFIX}TEST_"
-"""Variables that tests and benchmarks read, such as where a release of Kafka lies; they are not settings."""
+"""Variables of tests and benchmarks, such as the folder of a Kafka release; they are not settings."""
 
 SYNONYMS = {"ollama.timeout": "ollama.timeout_s"}
-"""Names that settings have beside their own."""
+"""Other accepted names of settings."""
 
 DEFAULT_FILES = (Path("inferstream.yaml"), Path(".local/inferstream.yaml"))
-"""Looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
+"""Files looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
 
 T = TypeVar("T", bound=EngineSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """A settings tree, and by dotted key the origin of each value.
+    """A settings tree, and the origin of each value by dotted key.
 
     An origin is "default", "file PATH:LINE", "env NAME" or "command line".
     """
@@ -49,12 +52,11 @@ def load(
     overrides: Mapping[str, Any] | Iterable[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded[T]:
-    """Return the tree that the file, the environment and `overrides` (later ones win) make of the defaults.
+    """Return the settings: defaults, then the file, the environment and `overrides`, of which later ones win.
 
-    What `engines.configuration` finds in the environment are defaults below all of these.
-
-    `overrides` is {"kafka.group_id": "x"} or ["kafka.group_id=x"]. `config_file` wins over
-    INFERSTREAM_CONFIG, and that over DEFAULT_FILES; INFERSTREAM_CONFIG=/dev/null reads no file at all.
+    Variables of other products (`NEIGHBOURS`) are defaults below all of these. `overrides` is {"kafka.group_id": "x"}
+    or ["kafka.group_id=x"]. `config_file` wins over INFERSTREAM_CONFIG, and that over DEFAULT_FILES;
+    INFERSTREAM_CONFIG=/dev/null reads no file at all.
 
     Raises:
         ConfigurationError: permanent; names every unknown key and bad value at once, with its origin.
@@ -93,16 +95,16 @@ def load(
 def given_explicitly(
     root: type[EngineSettings], config_file: Path | None, overrides: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return, by section and name, what a file and a command line set: not the environment, nor a file by default.
+    """Return, by section and name, what a named file and the command line set, as it was written.
 
-    For code that writes settings for another process. The values are as they were written.
+    For code that writes settings for another process; the environment and default files are left out.
 
     Raises:
         ConfigurationError: permanent; as `load`.
     """
     load(root, config_file=config_file or os.devnull, overrides=overrides, environ={})
     opened = {name for name, holder in sections(root).items() if is_open(holder)}
-    problems: list[str] = []  # there are none, or `load` would have told
+    problems: list[str] = []  # there are none, or `load` would have raised
     given = {} if config_file is None else _canonical(_read_file(config_file, opened, problems), problems)
     given |= _canonical(_read_overrides(overrides, problems), problems)
     return _nested({key: one.value for key, one in given.items()}, opened)
@@ -231,10 +233,10 @@ _OLLAMA_OWN_PORT = "11434"
 
 
 def address_of_ollama_host(host: str) -> str:
-    """Return the address that OLLAMA_HOST means, which may lack scheme and port.
+    """Return the address in OLLAMA_HOST, which may lack scheme and port.
 
-    Source: https://github.com/ollama/ollama/blob/main/envconfig/config.go, Host. A server that listens on every
-    address is asked on this machine.
+    Source: https://github.com/ollama/ollama/blob/main/envconfig/config.go, Host. For a server that listens on every
+    address it is this machine's.
     """
     scheme, _, rest = host.strip().strip("\"'").rpartition("://")
     authority, slash, path = rest.partition("/")
@@ -261,14 +263,14 @@ NEIGHBOURS: Mapping[str, tuple[str, Callable[[str], str]]] = {
     "AWS_DEFAULT_REGION": ("s3.region", _as_it_is),
     "AWS_REGION": ("s3.region", _as_it_is),
 }
-"""Variable -> the setting it stands for, and how its value reads there; a later one goes before an earlier one.
+"""Variable -> the setting it stands for, and the conversion of its value; a later one wins over an earlier one.
 
-HF_HOME, NO_COLOR, OTEL_* and AWS credentials are read by the libraries that they are meant for.
+HF_HOME, NO_COLOR, OTEL_* and AWS credentials are read by the libraries that define them.
 """
 
 
 def read_neighbours(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Return what these variables set, by the setting's key; an empty one sets nothing."""
+    """Return the settings of these variables, by key; an empty variable sets nothing."""
     return {
         key: Given(read(environ[name]), f"env {name}")
         for name, (key, read) in NEIGHBOURS.items()

@@ -1,4 +1,4 @@
-"""When a request has to be answered, by its deadline and priority, and how long code may give nothing back."""
+"""Deadline, priority and timeout of a request, and how long engines and handlers may be silent."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def deadline_at(deadline: Any) -> float | None:
 
 
 def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
-    """Return whose turn it is before others': by priority, 9 first, then by deadline (seconds since the epoch).
+    """Return the urgency of a request: by priority, 9 first, then by deadline (seconds since the epoch).
 
     Raises:
-        InvalidRequest: permanent; no whole number from 0 to 9.
+        InvalidRequest: permanent; not a whole number from 0 to 9.
     """
     if type(priority) is not int or not 0 <= priority <= MOST_URGENT:
         raise InvalidRequest(
@@ -56,10 +56,10 @@ def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
 
 
 def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.time) -> float | None:
-    """Return when an answer is of no use any more, in seconds since the epoch: the earlier of both; None for never.
+    """Return the earlier of deadline and timeout, in seconds since the epoch; None for never.
 
     Raises:
-        InvalidRequest: permanent; a deadline that is none, or a timeout that is not a positive number.
+        InvalidRequest: permanent; an invalid deadline, or a timeout that is not a positive number.
     """
     allowed_s = None if timeout_s is None else _seconds(timeout_s)
     if timeout_s is not None and (allowed_s is None or not allowed_s > 0):
@@ -69,7 +69,7 @@ def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.tim
 
 
 def expired() -> DeadlineExceeded:
-    """Return the error of a request that nobody waits for any more."""
+    """Return the error of a request whose time is over."""
     return DeadlineExceeded(
         "the deadline of this request has passed; send it with a later one, or ask for less"
     )
@@ -97,11 +97,11 @@ DEFAULT_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long code may give nothing back, by worker.infer_timeout_s and worker.infer_timeouts."""
+    """How long a call of an engine or handler may be silent, by worker.infer_timeout_s and worker.infer_timeouts."""
 
     default_s: float = DEFAULT_TIMEOUT_S
     own_s: Mapping[str, float] = field(default_factory=dict)
-    """By the name of a model, or of a task; the model's goes first."""
+    """By model or task; the model's value wins."""
 
     def of(self, task: str, model_name: str) -> float:
         """Return the seconds for requests of that task to that model."""

@@ -1,7 +1,7 @@
-"""Lets the process end with its own status while threads that nobody can end run native code.
+"""Lets the process end with its own exit status while threads run native code that cannot be interrupted.
 
-When the interpreter ends, it ends such a thread as it next asks for the interpreter: that unwinds the frames of C++
-beneath it, which the C++ library takes for an error that nobody handles, and aborts the process.
+When the interpreter ends, it ends such a thread at its next call into Python. That unwinds C++ frames, which the C++
+library treats as an unhandled error: it aborts the process.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import threading
 from engines.native_environment import c_library
 
 native_threads: set[int] = set()
-"""The idents of the threads that run native code now, or may."""
+"""The idents of threads that run native code now, or may."""
 
 _LONGEST_S = 60
-"""How long the interpreter may then take to end: a thread that stands still may keep a lock of the C library."""
+"""Longest time for the interpreter to end: a stopped thread may hold a lock of the C library."""
 
 
 @atexit.register
 def _hold_native_threads() -> None:
-    """Make those threads stand still where they are; what follows the end of the interpreter is left out."""
+    """Stop those threads where they are; what follows the end of the interpreter is skipped."""
     threads = [thread.ident for thread in threading.enumerate() if thread.ident in native_threads]
     library = c_library()
     if not threads or not hasattr(library, "on_exit"):  # other C libraries
@@ -33,8 +33,6 @@ def _hold_native_threads() -> None:
     for thread in threads:
         if thread is not None:
             signal.pthread_kill(thread, signal.SIGRTMAX)
-    library.on_exit(
-        library._exit, None
-    )  # which is given the status: no destructors of C++ beside those threads
+    library.on_exit(library._exit, None)  # with its status: no C++ destructors run beside those threads
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_LONGEST_S)

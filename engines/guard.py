@@ -1,4 +1,4 @@
-"""Calls code that may never come back, and goes on without it after a time in which it gives nothing back."""
+"""Calls code that may never return, and abandons it when it is silent for too long."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _IDLE_S = 60.0
 """How long a thread waits for its next call before it ends."""
 _WAKE_S = 1.0
-"""How long a caller waits before it looks up: Python may miss a Ctrl-C that comes just before it waits."""
+"""How often a waiting caller wakes up: Python may miss a Ctrl-C that comes just before a wait."""
 _GRACE_S = 0.01
 _SOON_S = 5.0
 
@@ -37,7 +37,7 @@ DEFAULT_MOST_STUCK = 3
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[T]):
-    """One call on its way; `ended` is locked until it has come back."""
+    """One call under way; `ended` is locked until it has returned."""
 
     what: str
     call: Callable[[], Any]
@@ -48,13 +48,13 @@ class Call(Generic[T]):
     error: BaseException | None = None
     has_ended: bool = False
     left: Callable[[], None] | None = None
-    """What follows its end where the caller has gone."""
+    """Called at its end where the caller has gone."""
     waited_at: float = 0.0
-    """When it last waited for something that is not its own fault, by time.monotonic."""
+    """When it last waited for another call, by time.monotonic."""
     is_given_up: bool = False
 
     def waits(self) -> None:
-        """Note that the call waits for another that gets on: its time begins again."""
+        """Note that the call waits for another one that makes progress: its time starts again."""
         self.waited_at = time.monotonic()
 
     def run(self) -> None:
@@ -68,12 +68,12 @@ class Call(Generic[T]):
             self.error = error
         finally:
             native_threads.discard(threading.get_ident())
-            self.context.run(_present.set, None)  # else the two keep each other
+            self.context.run(_present.set, None)  # else the two refer to each other
 
 
 _present: ContextVar[Call[Any] | None] = ContextVar("present_call", default=None)
 present_call = _present.get
-"""Returns the call of a guard that this thread runs, None where it runs none."""
+"""Returns the guarded call that this thread runs, None where it runs none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,15 +87,15 @@ class _Answer:
     since: float
     what: str
     left_at: float = math.inf
-    """When its caller left; the next sign of life ends it."""
+    """When its caller left; the next sign of life clears it."""
 
 
 class Guard:
-    """Gives code of engines and handlers threads that can be left behind; thread-safe.
+    """Runs code of engines and handlers in threads that can be abandoned; thread-safe.
 
-    A thread cannot be ended from outside. One whose call gives nothing back for its time is left behind with the
-    call, which counts as stuck until it comes back after all. The threads are daemons: they keep no process from
-    ending. `too_many` is told, once, when more than `most_stuck` calls are stuck; from then on `check` refuses.
+    A thread cannot be ended from outside. One whose call is silent for too long is abandoned with the call, which
+    counts as stuck until it returns after all. The threads are daemons, so they do not keep the process alive.
+    `too_many` is called once, when more than `most_stuck` calls are stuck; from then on `check` refuses.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Guard:
         self._idle = 0
         self._stuck: dict[object, str] = {}
         self.timeouts = 0
-        """How many calls have been given up so far, those that came back later included."""
+        """How many calls were given up so far, also those that returned later."""
         self._answers: set[_Answer] = set()
         self._looking = PeriodicTask(self._look, "silence of engines")
         self._looks_at = math.inf
@@ -122,11 +122,11 @@ class Guard:
 
     @property
     def stuck(self) -> list[str]:
-        """What has not come back in its time, and has not since: tasks and models."""
+        """The tasks and models of calls that were given up and have not returned."""
         return sorted(set(self._stuck.values()))
 
     def check(self) -> None:
-        """Refuse to begin anything that takes memory where too much hangs already.
+        """Refuse to begin anything that takes memory while too many calls hang.
 
         Raises:
             EngineUnavailable: retryable, at another worker or after a restart.
@@ -135,11 +135,11 @@ class Guard:
             raise _exhausted(list(self._stuck.values()))
 
     def recovered(self, of: Hashable) -> None:
-        """Note that nothing of `of`, whose answers were given up, is left."""
+        """Note that `of`, whose answers were given up, has no more work under way."""
         self._stuck.pop(of, None)
 
     def close(self) -> None:
-        """Let the threads go that have nothing to do; further calls are answered all the same."""
+        """End the idle threads; further calls still work."""
         with self._lock:
             self._is_closed = True
             for _ in range(self._idle):
@@ -148,11 +148,11 @@ class Guard:
         self._looking.close()
 
     def sign(self, of: Hashable) -> None:
-        """Note that `of`, an engine or a model, gave something back just now."""
+        """Note a sign of life of `of`, an engine or a model."""
         self._signs[of] = time.monotonic()
 
     def last_sign(self, of: Hashable) -> float:
-        """Return when `of` last gave something back."""
+        """Return when `of` last gave a sign of life."""
         return self._signs.get(of, 0.0)
 
     def call(
@@ -164,13 +164,13 @@ class Guard:
         holding: Lease | None = None,
         alive_at: Callable[[], float] | None = None,
     ) -> T:
-        """Return what `call` returns, which runs in another thread with the caller's context; raise what it raises.
+        """Run `call` in another thread with the caller's context; return what it returns and raise what it raises.
 
-        Where its caller does not wait for the end, for it takes too long or there is an interrupt, `holding` is
-        released when the call ends, in its thread, and no sooner. `alive_at` tells when there last was a sign of life.
+        If the caller does not wait for its end, as it takes too long or is interrupted, `holding` is released in the
+        call's thread when the call ends. `alive_at` returns the time of the last sign of life.
 
         Raises:
-            GivenUp: retryable; it gave nothing back for `limit_s`.
+            GivenUp: retryable; it was silent for `limit_s`.
         """
         under_way: Call[T] = Call(what, call, contextvars.copy_context(), threading.current_thread().name)
         under_way.ended.acquire()
@@ -192,7 +192,7 @@ class Guard:
             try:
                 raise error
             finally:
-                del error  # else it and these frames hold on to each other
+                del error  # else it and these frames refer to each other
         return under_way.result  # type: ignore[return-value]
 
     def follow(
@@ -206,10 +206,10 @@ class Guard:
         give_up: Callable[[InferenceTimeout], None],
         outlives_cancel: bool = False,
     ) -> None:
-        """Call `give_up`, in a thread of this object, when there is no sign of life for too long; `answer` ends that.
+        """Call `give_up` in a thread of this object when there is no sign of life for too long; ends with `answer`.
 
-        The answers of one `of`, a model, are given up together: one loop does not turn. It counts as stuck until
-        `recovered`. `outlives_cancel`: callers who cancel must not hide a loop that is stuck.
+        The answers of one `of`, a model, are given up together, as one loop runs them all. The model counts as stuck
+        until `recovered`. `outlives_cancel`: callers who cancel must not hide a loop that is stuck.
         """
         one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
         with self._lock:
@@ -230,7 +230,7 @@ class Guard:
         answer.add_done_callback(ended)
 
     def _look(self) -> float:
-        """Give up the answers of what is silent for too long; return the seconds until the next look."""
+        """Give up the answers of silent models; return the seconds until the next check."""
         with self._lock:
             now = time.monotonic()
             self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
@@ -256,7 +256,7 @@ class Guard:
             raise
 
     def _work(self, first: list[Call[Any]]) -> None:
-        call: Call[Any] | None = first.pop()  # else the thread would keep it, and all that it holds
+        call: Call[Any] | None = first.pop()  # else the thread would keep it in memory
         while call is not None:
             call.run()
             with self._lock:
@@ -276,18 +276,18 @@ class Guard:
             call = self._next()
 
     def _next(self) -> Call[Any] | None:
-        """Return the next call, None where this thread has waited long enough for one."""
+        """Return the next call, None where this thread has been idle for too long."""
         while True:
             try:
                 return self._calls.get(timeout=_IDLE_S)
             except queue.Empty:
                 with self._lock:
-                    if self._idle:  # else a call that counts on this thread is about to come
+                    if self._idle:  # else a call that needs this thread is about to come
                         self._idle -= 1
                         return None
 
     def _leave(self, call: Call[Any], holding: Lease | None) -> None:
-        """Have `holding` released at the end of a call that its caller waits for no longer."""
+        """Release `holding` when a call ends whose caller does not wait any more."""
         left = _nothing if holding is None else holding.hand_over()
         with self._lock:
             if not call.has_ended:
@@ -312,11 +312,11 @@ class Guard:
 
 
 class GivenUp(InferenceTimeout):
-    """Raised in the place of a call that was left behind."""
+    """Raised in place of the result of an abandoned call."""
 
 
 class TooManyStuck(Exception):
-    """Says that more calls hang in this process than it may leave behind."""
+    """Raised when more calls hang in this process than it may abandon."""
 
 
 def _exhausted(stuck: list[str]) -> EngineUnavailable:
@@ -347,4 +347,4 @@ def _bounded(seconds: float) -> float:
 
 
 def _nothing() -> None:
-    """What follows a call that nobody waits for."""
+    """Do nothing at the end of a call."""

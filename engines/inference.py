@@ -1,4 +1,4 @@
-"""The manager of inference: answers requests with the models of the registry, and tells about those in memory."""
+"""InferenceManager: answers requests with the models of the registry."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ __all__ = ["Handlers", "InferenceManager", "Job", "ModelListener", "Outcome"]
 class InferenceManager:
     """Answers requests with the models of the registry.
 
-    Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` is the whole way
-    of one request; a pipeline that fetches and batches takes it through its stages by itself, and has it resolved
-    and run here: `resolve`, and `execute` or `start`.
+    Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` takes a request through
+    all stages. A pipeline that fetches and batches by itself uses `resolve`, and `execute` or `start`.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class InferenceManager:
         limits: LimitSettings | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`fetch_media` brings the media of a Python call here; by default local paths under media.allowed_roots only.
+        """`fetch_media` fetches the media of a Python call; by default local paths only under media.allowed_roots.
 
         `idle_unload_s`: how long a model stays in memory without requests; None: until its room is needed.
         """
@@ -153,11 +152,11 @@ class InferenceManager:
         return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout).as_dict()
 
     def resolve(self, job: Job) -> None:
-        """Say which handler, engine and model version answer a job, as `RequestResolver.resolve` does."""
+        """Find the handler, engine and model version of a job, as `RequestResolver.resolve` does."""
         self._resolver.resolve(job)
 
     def resolves_at_once(self, job: Job) -> bool:
-        """Return whether `resolve` takes microseconds: it has nothing to ask, to import or to wait for."""
+        """Return whether `resolve` takes microseconds: it need not ask, import or wait."""
         return self._resolver.resolves_at_once(job)
 
     def execute(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
@@ -175,8 +174,8 @@ class InferenceManager:
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
 
-        From then on it stays in memory without requests. Where its name moves to another version
-        meanwhile, that one is loaded as well.
+        From then on it stays in memory without requests. If its name moves to another version, that one is loaded as
+        well.
 
         Raises:
             ModelMismatch: permanent; its tags name no task or no engine.
@@ -196,8 +195,8 @@ class InferenceManager:
     def health_check(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}} within 2 s.
 
-        `error` means that no request can be answered; `degraded` that some cannot, or only those whose model
-        is at hand.
+        `error` means that no request can be answered; `degraded` that some cannot, or only those whose model is in
+        memory.
         """
         return health_report(
             self._probes, models=self.models, engines=self.engines, cache=self.cache, stuck=self.stuck
@@ -217,13 +216,18 @@ class InferenceManager:
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
-        """Return the models in memory: engine, task (that it was loaded for first; "*" for any), tasks, model_name,
-        version, device, bytes, hits, leases, and in seconds age_s since the load and idle_s since the last use."""
+        """Return the models in memory, each as a dict.
+
+        Keys: engine, task (the first it was loaded for; "*" for any), tasks, model_name, version, device, bytes,
+        hits, leases, and in seconds age_s since the load and idle_s since the last use.
+        """
         return cached_models(self.cache.entries())
 
     def clear_cache(self, *, include_warm: bool = False) -> dict[str, Any]:
-        """Unload every model that nobody uses, and those of `worker.warm` only where `include_warm` says so:
-        {"cleared": how many, "in_use": [those that stay so], "kept": [those that stay as they are warm]}."""
+        """Unload every model that is not in use; those of `worker.warm` only with `include_warm`.
+
+        Returns {"cleared": how many, "in_use": [models in use], "kept": [warm models]}.
+        """
         warm = set[VersionId]() if include_warm else self._versions.warm_versions()
         cleared = self.cache.clear(keep=lambda key: key.model in warm)
         if cleared:
@@ -237,15 +241,15 @@ class InferenceManager:
 
     @property
     def stuck(self) -> list[str]:
-        """The calls of engines and handlers that never came back in their time, and have not since."""
+        """The calls of engines and handlers that were given up and have not returned."""
         return self._guard.stuck
 
     def guarded(
         self, what: str, task: str, model_name: str, call: Callable[[], T], *, more_s: float = 0.0
     ) -> T:
-        """Return what `call`, for requests of that task to that model, returns; for threads that must not be held up.
+        """Run `call`, for requests of that task to that model, and return what it returns; abandon it if it hangs.
 
-        It may take `more_s` on top of what settings allow.
+        It may take `more_s` longer than the settings allow.
 
         Raises:
             InferenceTimeout: retryable; it does not come back.
@@ -253,7 +257,7 @@ class InferenceManager:
         return self._guard.call(what, self._guard.patience.of(task, model_name) + more_s, call)
 
     def close(self) -> None:
-        """Unload all models and let the engines go; call it when no request is under way any more."""
+        """Unload all models and close the engines; call it when no request is under way any more."""
         self.outcomes.tell_left_out()
         self._versions.close()
         self.cache.clear()
@@ -268,7 +272,7 @@ class InferenceManager:
 
 
 def _sign_of_life(guard: Guard, listener: PullListener | None) -> PullListener:
-    """Return a listener that takes the progress of a download for a sign of life of the engine's server."""
+    """Return a listener that counts the progress of a download as a sign of life of the engine's server."""
 
     def hear(engine: str, progress: PullProgress) -> None:
         guard.sign(engine)

@@ -1,4 +1,4 @@
-"""The right to use something until it is released, in any thread."""
+"""The right to use a loaded model until it is released, in any thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Lease:
-    """The right to use one loaded model, by itself or with others who lease it; thread-safe.
+    """The right to use one loaded model, alone or shared with other leases; thread-safe.
 
     The model stays in memory until `release`, which every holder calls once; a second call does nothing.
     """
@@ -30,7 +30,7 @@ class Lease:
         self.hand_over()()
 
     def hand_over(self) -> Callable[[], None]:
-        """Return what ends this use of the model, for somebody else to call: `release` does nothing from now on."""
+        """Return a function that ends this use of the model, for another owner; `release` then does nothing."""
         try:
             self._held.release()
         except RuntimeError:

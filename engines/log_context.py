@@ -1,4 +1,4 @@
-"""Which requests a thread or task works on, so that its log lines name them; and how many lines are written."""
+"""The requests that a thread or task works on, for its log lines; and limits on log lines."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ T = TypeVar("T")
 
 
 class RequestName(msgspec.Struct, frozen=True, gc=False):
-    """What log lines call a request; without its data, which are not to live as long."""
+    """What log lines show of a request; holds none of its data, which must not live as long."""
 
     id: str
     task: str
     model_name: str
     traceparent: str | None = None
-    """Of the trace that its caller began, as W3C writes it."""
+    """The caller's W3C trace context."""
 
 
 _at_hand: ContextVar[Sequence[RequestName]] = ContextVar("requests_at_hand", default=())
 
 
 class _Turn(threading.local):
-    """What a thread works on without giving way to anything else: several times cheaper to set than a context."""
+    """What a thread works on without interruption: several times cheaper to set than a context variable."""
 
     request: RequestName | None = None
 
 
 turn = _Turn()
-"""What sets its request sets None before the thread turns to something else."""
+"""Code that sets its request must set None before the thread turns to something else."""
 
 
 class working_on:
-    """Puts these requests into every log line written inside, by this asyncio task or thread.
+    """Names these requests in every log line written inside, by this asyncio task or thread.
 
-    Contexts do not follow a request into a batch, or a batch into a thread: code that works for several, or in a thread
-    of its own, says so by this.
+    A context does not follow a request into a batch, or a batch into a thread: code that works for several requests,
+    or in another thread, uses this.
     """
 
     __slots__ = ("_before", "_requests")
@@ -58,26 +58,26 @@ class working_on:
 
 
 def requests_at_hand() -> Sequence[RequestName]:
-    """Return the requests that are worked on here and now."""
+    """Return the requests that this task or thread works on."""
     request = turn.request
     return _at_hand.get() if request is None else (request,)
 
 
 @contextlib.contextmanager
 def working_on_number(number: int, count: int) -> Iterator[None]:
-    """Name in every log line written inside only request `number` of the `count` that are at hand, in their order."""
+    """Name in log lines written inside only request `number` of the `count` current ones, in their order."""
     at_hand = _at_hand.get()
     with working_on(at_hand[number : number + 1] if len(at_hand) == count else at_hand):
         yield
 
 
 def shared_task(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-    """Return a task that works for many requests: its lines do not name the one that happened to start it."""
+    """Return a task that works for many requests: its log lines do not name the request that started it."""
     return asyncio.create_task(work, name=name, context=Context())
 
 
 class LineLimit:
-    """At most `most` lines of a kind in `per_s` seconds; thread-safe. Callers choose few kinds: none is forgotten."""
+    """Allows at most `most` lines of a kind in `per_s` seconds; thread-safe. Kinds are few and never forgotten."""
 
     def __init__(self, most: int, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -85,11 +85,11 @@ class LineLimit:
         self._clock = clock
         self._lock = threading.Lock()
         self._written: dict[str, tuple[float, int]] = {}
-        """By kind: when its present time began, and the lines since."""
+        """By kind: the start of its current period, and the lines since."""
         self._left_out: dict[str, int] = {}
 
     def allows(self, kind: str) -> bool:
-        """Return whether a line of `kind` may be written now; one that may not is counted."""
+        """Return whether a line of `kind` may be written now; if not, it is counted."""
         now = self._clock()
         with self._lock:
             began, count = self._written.get(kind, (now, 0))
@@ -102,7 +102,7 @@ class LineLimit:
             return False
 
     def take_left_out(self) -> dict[str, int]:
-        """Return how many lines of each kind were left out since the last call, without those of none."""
+        """Return how many lines of each kind were left out since the last call; kinds without any are not in it."""
         with self._lock:
             left_out, self._left_out = self._left_out, {}
         return left_out

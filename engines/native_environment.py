@@ -1,5 +1,5 @@
-"""What native libraries are told once, before they are used: numpy's, torch's and the tokenizers' by the environment,
-the C library's heap by a call."""
+"""Settings of native libraries: environment variables for numpy, torch and tokenizers, a call for the C library's
+heap."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _OF_TORCH = {
     # Spinning threads on shared cores cost ten times the time.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
-    # Kernels compiled for models of the past stay, of nearly a megabyte each; torch's own bound is a thousand, twice.
+    # Compiled kernels of unloaded models stay, nearly a megabyte each; torch keeps up to two thousand.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512",
     "LRU_CACHE_CAPACITY": "512",
 }
 _OF_NUMPY = {
-    # Media are decoded side by side in threads as it is; what numpy's own would add is mostly spinning.
+    # Media are decoded in several threads already; threads of numpy would mostly spin.
     "OPENBLAS_NUM_THREADS": "1",
 }
 
@@ -24,20 +24,20 @@ _FEWEST_ARENAS = 2
 
 
 def set_torch_defaults() -> None:
-    """Set what torch and the tokenizers should read, where it is not set yet; of use before they are imported."""
+    """Set the variables of torch and the tokenizers that are not set yet; call it before they are imported."""
     _set(_OF_TORCH)
 
 
 def set_native_defaults() -> None:
-    """Set all that suits a process of ours; in somebody else's, numpy may have other work than ours."""
+    """Set all variables that suit a process of ours; not for somebody else's, where numpy may have other work."""
     _set(_OF_TORCH | _OF_NUMPY)
     bound_arenas()
 
 
 def bound_arenas() -> None:
-    """Have one arena of the heap for each core, unless the environment says how many; call it before threads start.
+    """Limit the heap to one arena per core, unless the environment says how many; call it before threads start.
 
-    Left alone, glibc makes eight for each core, and each keeps what its threads have freed.
+    glibc's default is eight per core, and each keeps what its threads have freed.
 
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html (M_ARENA_MAX)
     """

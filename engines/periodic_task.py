@@ -16,8 +16,8 @@ _AFTER_A_FAILURE_S = 5.0
 class PeriodicTask:
     """Calls a method of its owner again and again; thread-safe.
 
-    The method returns how many seconds may pass until the next call. The thread keeps no owner alive, and
-    ends with it. A call that raises is logged and does not end the thread.
+    The method returns the seconds until the next call. The thread does not keep the owner alive, and ends with it. A
+    call that raises is logged and does not end the thread.
     """
 
     def __init__(self, task: Callable[[], float], name: str) -> None:
@@ -38,11 +38,11 @@ class PeriodicTask:
                 self._thread.start()
 
     def wake(self) -> None:
-        """Let the next call be now."""
+        """Make the next call now."""
         self._wake.set()
 
     def close(self) -> None:
-        """End the thread, and wait for the call that is under way; not to be called by the method itself."""
+        """End the thread, and wait for a call under way; the method itself must not call this."""
         with self._lock:
             self._closed = True
         self._wake.set()

@@ -1,4 +1,4 @@
-"""Who is next: the most urgent, and among equals the first that came."""
+"""Priority queue, waiting line and semaphore: the most urgent first; among equals, the one that came first."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class PriorityQueue(Generic[T]):
     def __init__(self) -> None:
         self._heap: list[tuple[Urgency, int, T]] = []
         self._oldest = self._newest = 0
-        """Numbers that say who came first among equals; they differ, so that items are never compared."""
+        """Numbers that order equal urgencies; they are unique, so items are never compared."""
 
     def __len__(self) -> int:
         """Return how many items wait."""
         return len(self._heap)
 
     def put(self, item: T, urgency: Urgency) -> None:
-        """Add `item` behind all that are as urgent or more."""
+        """Add `item` after all that are at least as urgent."""
         self._newest += 1
         heapq.heappush(self._heap, (urgency, self._newest, item))
 
     def put_back(self, item: T, urgency: Urgency) -> None:
-        """Make `item`, which was the first when it was taken, the first again."""
+        """Make `item`, which was taken as the first, the first again."""
         self._oldest -= 1
         heapq.heappush(self._heap, (urgency, self._oldest, item))
 
@@ -56,18 +56,19 @@ class PriorityQueue(Generic[T]):
 
 
 class WaitingLine:
-    """Waits in the order of urgency; its owner calls the next when there is room. Lives on one event loop."""
+    """Callers that wait in the order of urgency; the owner calls the next when there is room. Lives on one event
+    loop."""
 
     def __init__(self) -> None:
         self._waiting: PriorityQueue[asyncio.Future[None]] = PriorityQueue()
 
     def __bool__(self) -> bool:
-        """Return whether anybody is in line."""
+        """Return whether anybody waits."""
         self._drop_who_left()
         return bool(self._waiting)
 
     async def wait(self, urgency: Urgency, *, unused: Callable[[], None]) -> None:
-        """Return when called; `unused` takes back the room of a caller who is cancelled at that very moment."""
+        """Return when called; `unused` is called if the caller is cancelled at that moment, and takes the room back."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(turn, urgency)
         try:
@@ -78,7 +79,7 @@ class WaitingLine:
             raise
 
     def call_next(self) -> bool:
-        """Have the next return from `wait`; False where nobody is in line."""
+        """Let the next caller return from `wait`; return False where nobody waits."""
         if not self:
             return False
         self._waiting.take().set_result(None)
@@ -90,7 +91,7 @@ class WaitingLine:
 
 
 class PrioritySemaphore:
-    """A semaphore that lets the most urgent in first. Lives on one event loop."""
+    """A semaphore that admits the most urgent first. Lives on one event loop."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -109,6 +110,6 @@ class PrioritySemaphore:
             self._give_back()
 
     def _give_back(self) -> None:
-        """Hand the place to the next in line, or keep it free."""
+        """Hand the place to the next in line, or free it."""
         if not self._line.call_next():
             self._free += 1

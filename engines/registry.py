@@ -1,4 +1,4 @@
-"""Engines by name: ours, those of installed packages, and those registered by hand."""
+"""Engines by name: built in, from installed packages, and registered by hand."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ BUILT_IN = {
     "transformers": "engines.transformers.engine:TransformersEngine",
     "ollama": "engines.ollama.engine:OllamaEngine",
 }
-"""Engines of our own, named rather than imported: each brings in libraries that not everybody installs."""
+"""Built-in engines, as import paths: each needs libraries that may not be installed."""
 
 EngineClass = Callable[[Any], BaseEngine]
 
 PullListener = Callable[[str, PullProgress], None]
-"""Called with an engine's name and how far a download to its server is."""
+"""Called with an engine's name and the progress of a download to its server."""
 
 _by_plugins: dict[str, EngineClass] = {}
 
 
 def register_engine(name: str, engine_class: EngineClass) -> None:
-    """Make `engine_class(config)` the engine that requests call `name`, in every registry of this process.
+    """Register `engine_class` under `name` in every registry of this process; requests name it in `engine`.
 
     For modules named in worker.plugins; an installed package declares an entry point instead.
     """
@@ -47,10 +47,10 @@ def register_engine(name: str, engine_class: EngineClass) -> None:
 
 
 class EngineRegistry:
-    """Makes each engine once, when it is first asked for, from its part of the settings. Thread-safe.
+    """Makes each engine once, when it is first used, with its section of the settings. Thread-safe.
 
-    An engine registered by hand goes before one of an installed package, and that before one of ours. Making
-    one engine never keeps a caller of another waiting.
+    An engine registered by hand wins over one of an installed package, and that over a built-in one. Making one
+    engine does not block callers of another.
     """
 
     def __init__(self, settings: EngineSettings | None = None, on_pull: PullListener | None = None) -> None:
@@ -62,7 +62,7 @@ class EngineRegistry:
         self._making: dict[str, threading.Lock] = {}
 
     def register(self, name: str, engine_class: EngineClass) -> None:
-        """Make `engine_class(config)` the engine that requests call `name`; replaces one of that name."""
+        """Register `engine_class` under `name`; replaces one of that name."""
         _check_name(name)
         with self._lock:
             self._classes[name] = engine_class
@@ -72,8 +72,8 @@ class EngineRegistry:
         """Return the engine called `name`.
 
         Raises:
-            UnknownEngine: permanent; names the engines there are.
-            EngineUnavailable: retryable; it cannot be made here, mostly because its libraries are missing.
+            UnknownEngine: permanent; names the known engines.
+            EngineUnavailable: retryable; it cannot be made here, usually because its libraries are missing.
         """
         made = self._engines.get(name)  # without the lock, as nearly every request finds its engine made
         if made is not None:
@@ -97,15 +97,15 @@ class EngineRegistry:
         return sorted({*self._classes, *_by_plugins, *BUILT_IN, *self._installed})
 
     def knows(self, name: str) -> bool:
-        """Return whether there is an engine of that name; as quick as a look into a dict."""
+        """Return whether there is an engine of that name; as fast as a dict lookup."""
         return any(name in names for names in (BUILT_IN, self._classes, _by_plugins, self._installed))
 
     def made(self) -> dict[str, BaseEngine]:
-        """Return the engines that exist by now."""
+        """Return the engines that were made so far."""
         return dict(self._engines)
 
     def supported_tasks(self, name: str) -> frozenset[str]:
-        """Return the tasks that an engine runs, none for any; it is made only where its class does not say.
+        """Return the tasks that an engine runs, none for any; makes it only where its class does not say.
 
         Raises:
             UnknownEngine, EngineUnavailable: as `get`.
@@ -117,13 +117,13 @@ class EngineRegistry:
         return frozenset(self.get(name).supported_tasks)
 
     def configured(self) -> list[str]:
-        """Return the names of engines that anything was set for: they are meant to be used."""
+        """Return the names of engines with settings: they are meant to be used."""
         own = self._settings.engines.names()
         ours = [name for name in BUILT_IN if getattr(self._settings, name).model_fields_set]
         return [name for name in self.names() if name in own or name in ours]
 
     def check_settings(self) -> None:
-        """Check the settings of custom engines; those of ours were checked when they were read.
+        """Check the settings of custom engines; those of built-in ones were checked when they were read.
 
         Raises:
             ConfigurationError: permanent; names every engine that is not known, every bad value and what is
@@ -143,13 +143,13 @@ class EngineRegistry:
                 except ConfigurationError as error:
                     problems += error.problems
                 except (BrokenEntryPoint, ImportError) as error:
-                    # Its requests are told, and health says so; other engines go on.
+                    # Its requests fail with this error, and health reports it; other engines go on.
                     log.warning("engine_not_loaded", engine=name, error=str(error))
         if problems:
             raise ConfigurationError(problems)
 
     def unload(self) -> None:
-        """Close every engine and let it go; the next `get` makes a new one. Unload the cached models first."""
+        """Close every engine and drop it; the next `get` makes a new one. Unload the cached models first."""
         with self._lock:
             engines = list(self._engines.items())
             self._engines.clear()
@@ -159,15 +159,15 @@ class EngineRegistry:
             except BaseException as error:
                 if is_of_a_signal(error):
                     raise
-                log.exception("engine_not_closed", engine=name)  # the others are to be closed all the same
+                log.exception("engine_not_closed", engine=name)  # the others must be closed too
 
     @functools.cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        """Engines of installed packages; looked for once, as it takes milliseconds."""
+        """Engines of installed packages; looked up once, as it takes milliseconds."""
         return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
     def _config(self, name: str, engine_class: EngineClass) -> Any:
-        """Return what the engine's `__init__` is given."""
+        """Return the argument of the engine's `__init__`."""
         if name in BUILT_IN:
             return getattr(self._settings, name)
         declared = getattr(engine_class, "settings_class", None)
@@ -200,7 +200,7 @@ class EngineRegistry:
 
 @contextmanager
 def _unavailable(name: str) -> Iterator[None]:
-    """Turn whatever keeps an engine from being made into an EngineUnavailable, or OutOfMemory, that says it."""
+    """Turn any error of making an engine into EngineUnavailable or OutOfMemory."""
     try:
         yield
     except InferenceError:

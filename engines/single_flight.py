@@ -1,4 +1,4 @@
-"""One asks and the others wait: a call for each key at a time, in a separate thread."""
+"""Shares one call per key among all who ask for it at the same time, in a separate thread."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """Shares the answer of a call with all who ask for its key while it is under way; thread-safe.
+    """Shares the result of a call with all who ask for its key while it is under way; thread-safe.
 
-    A call that hangs keeps its one thread, a daemon, and holds up nobody who does not wait for it.
+    A call that hangs occupies one daemon thread, and blocks only those who wait for it.
     """
 
     def __init__(self, name: str) -> None:
-        """`name` is what its threads are called, before the key."""
+        """`name` is the prefix of the threads' names; the key follows."""
         self._name = name
         self._lock = threading.Lock()
         self._flights: dict[K, Future[T]] = {}
 
     def start(self, key: K, call: Callable[[], T]) -> Future[T]:
-        """Return the future of what is under way for `key`; where nothing is, of `call`, which begins now.
+        """Return the future of the call under way for `key`; if there is none, start `call`.
 
         Raises:
-            RuntimeError: there is no thread for it; the next who asks tries again.
+            RuntimeError: no thread could be started; the next caller tries again.
         """
         with self._lock:
             flight = self._flights.get(key)

@@ -1,4 +1,4 @@
-"""The managers of this process, made from its settings when first asked for."""
+"""The managers of this process, made from its settings when first used."""
 
 from __future__ import annotations
 

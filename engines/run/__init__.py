@@ -1,8 +1,8 @@
-"""One request inside the engines layer: checked, prepared, run on its model, and told as a result.
+"""One request inside the engines layer: resolve, preprocess, execute, postprocess, result.
 
-- resolve: which handler, engine and version answer; job: the request on its one way
-- stages: inputs from data, output from what the engine returned; json_form: what of it JSON can hold
-- executor: the engine call on a leased model; direct_call: all of it in the calling thread
-- results, outcomes, statistics: the result, and what is counted of it
-- health: how the parts of this process are
+- resolve: finds handler, engine and version; job: the request, and its walk through the stages
+- stages: inputs from data, output from the engine's raw result; json_form: converts values to JSON
+- executor: the engine call on a leased model; direct_call: all stages in the calling thread
+- results, outcomes, statistics: the result, and how it is counted and logged
+- health: the state of the parts of this process
 """

@@ -1,4 +1,4 @@
-"""One request from its check to its result, all in the calling thread: what a call from Python does."""
+"""Takes the request of a Python call through all stages in the calling thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from handlers.errors import InferenceError, InvalidInput
 T = TypeVar("T")
 
 FetchMedia = Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
-"""Returns a copy of a request's data with the media in these fields brought here; blocks, raises InferenceErrors."""
+"""Returns a copy of a request's data with the media in these fields fetched; blocks, raises InferenceErrors."""
 
 MEDIA_ENTRY_POINTS = "inferstream.media"
 """Group of entry points whose `default` is a `FetchMedia`."""
@@ -43,7 +43,7 @@ class DirectCall(Walk):
         outcomes: Outcomes,
         guard: Guard | None = None,
     ) -> None:
-        """`guard` runs the stages of handlers, so that one that never returns holds up no caller for long."""
+        """`guard` runs the stages of handlers, so that one that hangs does not block the caller for long."""
         super().__init__(outcomes)
         self._resolver = resolver
         self._guard = guard or Guard()
@@ -58,7 +58,7 @@ class DirectCall(Walk):
         priority: int = USUAL_PRIORITY,
         timeout: float | None = None,
     ) -> Result:
-        """Answer one request and return its result, `success` or not; count it."""
+        """Answer one request, count it, and return its result, `success` or not."""
         with working_on((job.name,)):
             try:
                 job.ends = ends_at(deadline, timeout)
@@ -70,9 +70,9 @@ class DirectCall(Walk):
             return self.finish(job, outcome)
 
     async def _resolve(self, job: Job) -> None:
-        """Check all of a request that can be told before its media are here."""
+        """Check everything of a request that can be checked before its media are fetched."""
         check_data(job.data)
-        check_texts("data", job.data)  # of a request that came as JSON they are known to be right
+        check_texts("data", job.data)  # a request from JSON is checked when it is decoded
         check_texts("options", job.options)
         self._resolver.resolve(job)
 
@@ -101,7 +101,7 @@ class DirectCall(Walk):
         return self._guard.call(f"{stage} of task {job.task}", limit_s, call)
 
     def _outcome(self, job: Job, started: Callable[[Future[Outcome]], None] | None = None) -> Outcome:
-        """Run the request; `started` is given what can be cancelled, where the engine takes it as it comes."""
+        """Run the request; `started` gets the future to cancel, where the engine takes requests one by one."""
         if not job.is_continuous:
             [outcome] = self._execution.run([job])
             return outcome
@@ -111,12 +111,12 @@ class DirectCall(Walk):
         try:
             return running.result()
         finally:
-            running.cancel()  # only an interrupt, or a caller who has gone, leaves it running
+            running.cancel()  # it still runs only after an interrupt, or when the caller has gone
 
     def _outcome_until(self, job: Job, ends: float) -> Outcome:
-        """Run the request in a separate thread, and leave it to itself where time runs out.
+        """Run the request in a separate thread, and abandon it when its time is over.
 
-        An engine that runs batches cannot be stopped within one: it goes on, and its outcome is dropped.
+        An engine cannot be stopped within a batch: it goes on, and its outcome is dropped.
         """
         outcome: Future[Outcome] = Future()
         is_late = threading.Event()
@@ -149,7 +149,7 @@ class DirectCall(Walk):
 def fetch_by_entry_point(
     data: Mapping[str, Any], fields: Sequence[str], *, trust_local_paths: bool = False
 ) -> dict[str, Any]:
-    """Fetch by what an installed package offers: the stream side does, and this side may not import it.
+    """Fetch with the function that an installed package offers: `streams` offers one, and may not be imported here.
 
     `trust_local_paths` accepts every path that this process can read, not only those under media.allowed_roots.
     """
@@ -175,7 +175,7 @@ def new_job(
     id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Return the job of a call; nothing of it is checked so far."""
+    """Return the job of a call; nothing of it is checked yet."""
     name = RequestName(secrets.token_hex(16) if id is None else id, task, model_name)
     return Job(
         name=name,
@@ -188,7 +188,7 @@ def new_job(
 
 
 def _to_its_end(walk: Coroutine[Any, Any, T]) -> T:
-    """Return what a walk that never has to wait ends with."""
+    """Run a walk that never waits, and return its result."""
     try:
         walk.send(None)
     except StopIteration as ended:
@@ -198,15 +198,15 @@ def _to_its_end(walk: Coroutine[Any, Any, T]) -> T:
 
 
 def _check_time(job: Job) -> None:
-    """Raise DeadlineExceeded where the answer is of no use any more."""
+    """Raise DeadlineExceeded where the time is over."""
     if job.ends is not None and time.time() >= job.ends:
         raise expired()
 
 
 def check_texts(name: str, value: Any) -> None:
-    """Check that every text in `value`, however deep in lists and objects, can be written as UTF-8.
+    """Check that every string in `value`, at any depth of lists and objects, can be encoded as UTF-8.
 
-    JSON from outside always can; a Python string may hold half of a character that is written as a pair.
+    Strings from JSON always can; a Python string may hold a lone surrogate.
 
     Raises:
         InvalidInput: permanent; names the place and the character.

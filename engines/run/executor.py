@@ -1,4 +1,4 @@
-"""Runs jobs on their leased model: a batch at once, or one by one as they come."""
+"""Runs jobs on their leased model: in a batch, or one by one."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ OnOutcome = Callable[[Job, Outcome], None]
 
 
 class Execution:
-    """Loads what a request needs, leases it for as long as the engine works, and tells what came of it.
+    """Loads the model of a request, leases it while the engine works, and returns the outcome.
 
-    Thread-safe; both ways block while a model is loaded, and neither ever raises for a request that fails.
+    Thread-safe; `run` and `start` block while a model loads, and never raise for a request that fails.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Execution:
         on_model: ModelListener | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`guard` runs the calls of engines, so that one that never returns holds up nobody for long."""
+        """`guard` runs the calls of engines, so that one that hangs blocks nobody for long."""
         self._guard = guard or Guard()
         self._cache = cache
         self._loading_of = partial(ModelLoading, models=models, on_model=on_model, guard=self._guard)
@@ -57,9 +57,8 @@ class Execution:
     def run(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.
 
-        The model is loaded where it is not in memory, and stays leased until the engine is done; nothing else
-        runs on it meanwhile. `early` is called with each outcome that is there before the last one, in a thread of the
-        engine.
+        The model is loaded where needed and stays leased until the engine is done; nothing else runs on it meanwhile.
+        `early` is called in a thread of the engine with each outcome that is known before the last one.
         """
         if not batch:
             return []
@@ -101,8 +100,8 @@ class Execution:
     def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
         """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
 
-        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` hears
-        the answer piece by piece, in a thread of the engine.
+        The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` is called with
+        each piece of the answer, in a thread of the engine.
         """
         with working_on((job.name,)):
             return self._start_named(job, emit)
@@ -144,12 +143,12 @@ class Execution:
 
         try:
             return self._guard.call(str(key), self._patience(job), submit, holding=Lease(None, undo))
-        except GivenUp:  # its lease is for `undo` to end
+        except GivenUp:  # `undo` ends its lease
             self._cache.abandon(key)
             raise
 
     def _watch(self, following: _Following) -> None:
-        """End a request whose model gives nothing back for too long, and with it the use of that model."""
+        """Fail a request whose model is silent for too long, and end that use of the model."""
         job, guard = following.job, self._guard
         key = self._loading(job).key
 
@@ -169,9 +168,9 @@ class Execution:
         )
 
     def _signs_of(self, job: Job, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
-        """Return what tells when there last was a sign of life of a model.
+        """Return a function that returns the time of a model's last sign of life.
 
-        `is_followed`: an engine that tells by itself, and knows of none, has nothing under way.
+        `is_followed`: the engine reports signs itself, and None means that nothing is under way.
         """
         runner, key, guard = job.runner, self._loading(job).key, self._guard
 
@@ -191,7 +190,7 @@ class Execution:
         return self._guard.patience.of(job.task, job.model.name)
 
     def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
-        """Load a model before anybody asks for it, and return a lease on it.
+        """Load a model before any request needs it, and return a lease on it.
 
         Raises:
             InferenceError: what loading raises of that tree.
@@ -206,10 +205,10 @@ class Execution:
     def _run(
         self, lease: Lease, batch: Sequence[Job], told: Mapping[Job, Outcome], tell: OnOutcome
     ) -> list[Outcome]:
-        """Run a batch; where the engine raises, rather than tell which request failed, find that out.
+        """Run a batch; where the engine raises, bisect it to find the request that fails.
 
-        `tell` puts outcomes into `told` as the engine gives them back; those requests are not run again.
-        Where it never comes back, another load takes the place of the model.
+        `tell` stores in `told` the outcomes that the engine returned early; those requests are not run again. If the
+        engine hangs, the model is loaded again.
         """
         first, model = batch[0], lease.model
         runner, key = first.runner, self._loading(first).key
@@ -245,7 +244,7 @@ class Execution:
                 given_up.append(error.with_traceback(None))
                 return [error] * len(left)
             except (EngineUnavailable, Busy) as error:
-                return [error] * len(left)  # no fault of any of them
+                return [error] * len(left)  # the requests are not the cause
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:
             if len(some) > 1:
@@ -259,7 +258,7 @@ class Execution:
 
 
 def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
-    """Return an `emit` that takes every piece for a sign of life."""
+    """Return an `emit` that counts every piece as a sign of life."""
 
     def hear(piece: str) -> None:
         sign()
@@ -270,7 +269,7 @@ def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
 
 
 class _Following:
-    """A request that its engine works on; its outcome passes its cancellation on, and releases the model."""
+    """The outcome of a request in its engine: cancelling it cancels the request, and its end releases the model."""
 
     def __init__(self, raw: Future[Any], job: Job, lease: Lease, running: float) -> None:
         self.raw = raw
@@ -283,7 +282,7 @@ class _Following:
         self.outcome.add_done_callback(self._on_outcome)
 
     def end(self, outcome: Outcome) -> None:
-        """End with `outcome`, whatever the engine still makes of the request."""
+        """End with `outcome`, whatever the engine returns later."""
         self._settle(lambda: outcome)
         self.raw.cancel()
         self.lease.release()
@@ -291,7 +290,7 @@ class _Following:
     def _on_raw(self, done: Future[Any]) -> None:
         self.lease.release()
         job = self.job
-        job.claim = None  # the two futures refer to each other, so the request may outlive its answer
+        job.claim = None  # the two futures refer to each other, and would keep the request in memory
         self._settle(lambda: _outcome(done, job))
 
     def _on_outcome(self, done: Future[Outcome]) -> None:
@@ -299,12 +298,12 @@ class _Following:
             self.raw.cancel()
 
     def _settle(self, outcome: Callable[[], Outcome]) -> None:
-        """Give the caller its outcome, unless it has one or has gone."""
+        """Set the caller's outcome, unless it has one or has gone."""
         with self._ending:
             if self.outcome.done() or not self.outcome.set_running_or_notify_cancel():
                 return
         self.job.timings["infer"] = time.perf_counter() - self._running
-        with working_on((self.job.name,)):  # this is a thread of the engine's, which works for many
+        with working_on((self.job.name,)):  # this is a thread of the engine, which works for many requests
             made = outcome()
         self.outcome.set_result(made)
 
@@ -324,10 +323,10 @@ def _outcome(done: Future[Any], job: Job) -> Outcome:
 
 
 def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Outcome]:
-    """Return the outcomes, with an error in the place of each that is of the wrong kind.
+    """Return the outcomes, with an error in place of each that has the wrong type.
 
     Raises:
-        InternalError: permanent; there are more or fewer of them than requests, so nobody knows whose they are.
+        InternalError: permanent; there are more or fewer outcomes than requests, so they cannot be assigned.
     """
     engine = batch[0].engine
     if len(outcomes) != len(batch):

@@ -1,4 +1,4 @@
-"""Asks several components how they are, without ever waiting long for one of them."""
+"""Probes several components side by side, without waiting long for any of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = get_logger(__name__)
 Probe = Callable[[], dict[str, Any]]
 
 LONGEST_S = 1.8
-"""How long all probes together may take, in seconds; the promise to callers is 2."""
+"""Longest time of all probes together, in seconds; callers are promised 2."""
 
 
 class HealthProbes:
-    """Runs each probe in a separate thread and answers for those that do not; thread-safe.
+    """Runs each probe in a separate thread, and reports those that do not answer as errors; thread-safe.
 
-    A probe that hangs keeps its one thread: it is not started again before it has returned, so asking often
-    costs no more than asking once.
+    A probe that hangs occupies one thread: it is not started again before it has returned, so frequent calls do not
+    add up.
     """
 
     def __init__(self, timeout_s: float = LONGEST_S) -> None:
@@ -62,10 +62,9 @@ def health_report(
 ) -> dict[str, Any]:
     """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}}.
 
-    `stuck` are calls of engines and handlers that never came back in their time.
-
-    Engines that were asked for, or have their own settings, are asked; others are not made for this, since
-    nobody may mean to use them. `error` means that no engine works, `degraded` that something is unwell.
+    `stuck` are calls of engines and handlers that were given up and have not returned. Only engines that exist or
+    have settings are probed; others are not made for this. `error` means that no engine works, `degraded` that some
+    component does not.
     """
     asked = {*engines.made(), *engines.configured()}
     by_name = {f"engines.{name}": partial(_engine_health, engines, name) for name in asked}

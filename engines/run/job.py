@@ -1,4 +1,4 @@
-"""One request on its one way, from its check to its result, whatever door it came through."""
+"""One request from its check to its result, whether it came by Kafka, HTTP or Python."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 Outcome = dict[str, Any] | InferenceError
-"""What became of a request: the raw result of its engine or the output of its task, or why there is none."""
+"""The outcome of a request: the raw result of its engine, the output of its task, or the error."""
 
 Alike = dict[tuple[str, str, str], "Job"]
-"""Of the requests of one moment without options, by task, engine and model name: one that is resolved."""
+"""Resolved jobs of the same moment without options, by task, engine and model name: later ones reuse them."""
 
 _BY_RESOLVE: Any = None
-"""What `resolve` says, which comes before all that looks at it but `finish`."""
+"""Set by `resolve`, before anything but `finish` reads it."""
 
 
 class Job(msgspec.Struct, eq=False, kw_only=True):
     """One request from its check to its result.
 
-    Owned by what works on it, one thread at a time.
+    One thread at a time owns it.
     """
 
     name: RequestName
-    """What log lines call it, in whichever thread it is worked on."""
+    """Its name in log lines of every thread."""
     task: str
     engine: str = ""
     """The engine that was asked for, then the one that answers."""
     data: dict[str, Any]
-    """Dropped once the inputs are made of it."""
+    """Dropped when the inputs are made of it."""
     options: dict[str, Any] = {}
-    """As they were asked for, then checked, by the handler's names."""
+    """As they came, then checked, by the handler's names."""
     metadata: Mapping[str, Any] | None = None
     ends: float | None = None
-    """When an answer is of no use any more, in seconds since the epoch."""
+    """The earlier of deadline and timeout, in seconds since the epoch."""
     urgency: Urgency = NO_HURRY
     """The smallest goes first: most urgent priority, then earliest deadline."""
     queue_s: float = 0.0
-    """How long it lay in its topic or socket before."""
+    """How long it waited in its topic or socket before."""
     emit: Emit | None = None
-    """Called with the answer as it grows, in a thread of the engine, where that can tell."""
+    """Called with each piece of the answer, in a thread of the engine, where the engine streams."""
     has_task: bool = True
-    """Whether it may wait: a task or a thread is there for it alone."""
+    """Whether it may wait: a task or a thread runs it alone."""
     alike: Alike | None = None
-    """What it may share being resolved with."""
+    """The jobs of the same moment, for `resolve`."""
     room: Any = None
-    """What it holds of the memory for media."""
+    """Its part of the memory for media."""
 
     stage: str = "resolve"
     started: float = msgspec.field(default_factory=time.perf_counter)
@@ -76,9 +76,9 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     batch_key: tuple[str, ...] = ()
     """Requests with equal keys may share a batch."""
     claim: object = None
-    """What keeps the model's version in memory for this request while another takes its place."""
+    """Keeps the model's version in memory for this request while a new one replaces it."""
     most_cost: float = math.inf
-    """What a batch may take, by `BaseEngine.max_cost`."""
+    """The largest cost of a batch, by `BaseEngine.max_cost`."""
 
     inputs: dict[str, Any] = {}
     cost: float = 0.0
@@ -86,16 +86,16 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     running_since: float | None = None
     """When the engine began with it, by `time.perf_counter`; None before."""
     is_given_up: bool = False
-    """Whether nobody waits for it any more, so that the engine need not begin."""
+    """Whether no caller waits for it any more, so that the engine need not begin."""
 
     @property
     def model_name(self) -> str:
-        """The name of its model: as it was asked for, later without alias or version."""
+        """The model name as it was asked for; later without alias or version."""
         return self.name.model_name if self.model is _BY_RESOLVE else self.model.name
 
     @property
     def is_continuous(self) -> bool:
-        """Whether the engine takes requests of this task one by one as they come, rather than in batches."""
+        """Whether the engine takes requests of this task one by one, not in batches."""
         return self.task in self.runner.continuous_tasks
 
     @property
@@ -104,30 +104,30 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         return 0.0 if self.running_since is None else time.perf_counter() - self.running_since
 
     def resolve_as(self, other: Job) -> None:
-        """Take over what `other`, which asked for the same without options, was resolved to."""
+        """Copy the resolution of `other`, which asked for the same without options."""
         self.engine, self.options = other.engine, {}
         self.model, self.handler, self.runner = other.model, other.handler, other.runner
         self.lane_key, self.batch_key = other.lane_key, other.batch_key
         self.claim, self.most_cost = other.claim, other.most_cost
 
     def waited(self, seconds: float) -> None:
-        """Count time spent waiting for others, or for the model to be loaded."""
+        """Count time spent waiting for others, or for the model to load."""
         self.timings["wait"] += seconds
 
 
 class Walk(ABC):
-    """Takes jobs through their stages; each door says how a stage runs, and nothing else.
+    """Takes jobs through their stages; subclasses for Kafka and HTTP, and for Python, say how a stage runs.
 
-    A walk suspends only where a stage of its door does, so a door that blocks runs it to its end at once.
+    A walk suspends only where a stage does, so one whose stages block runs to its end at once.
     """
 
     def __init__(self, outcomes: Outcomes, worker: str | None = None) -> None:
-        """`worker` is the name that results bear; None: that of this process."""
+        """`worker` is the name in results; None: that of this process."""
         self._outcomes = outcomes
         self._worker = worker
 
     async def walk(self, job: Job) -> Outcome:
-        """Return the task's output, or why there is none; what is raised is for `finish` to tell."""
+        """Return the task's output or the error; exceptions are for `finish`."""
         await self._resolve(job)
         if job.handler.media_fields:
             job.stage = "wait"
@@ -141,12 +141,12 @@ class Walk(ABC):
             await self._decode(job)
             raw = await self._infer(job)
         if isinstance(raw, InferenceError):
-            return raw  # raised, it would hold on to these frames and all that they hold
+            return raw  # raised, it would keep these frames and their values in memory
         job.stage = "postprocess"
         return await self._postprocess(job, raw)
 
     def finish(self, job: Job, outcome: Outcome | BaseException) -> Result:
-        """Return the result of a job that ended with `outcome` in the stage where it is, and count it.
+        """Return the result of a job that ended with `outcome` in its current stage, and count it.
 
         Raises:
             BaseException: `outcome`, where a signal to this process raised it.
@@ -157,7 +157,7 @@ class Walk(ABC):
         processing_s = time.perf_counter() - job.started
         timings = job.timings
         if isinstance(outcome, InferenceError):
-            # A copy: where time ran out, the engine still works on the request, and counts.
+            # A copy: if time ran out, the engine still works on the request and changes its timings.
             timings = failed_in(job.stage, timings, processing_s, running_s=job.running_s)
         timings["queue"] = job.queue_s
         name = job.name
@@ -181,18 +181,18 @@ class Walk(ABC):
         try:
             await self._preprocess(job)
         finally:
-            job.data = {}  # what was fetched may go, now that it is decoded
+            job.data = {}  # the fetched bytes are not needed any more: they are decoded
 
     async def _infer(self, job: Job) -> Outcome:
         job.stage = "wait"
         return await self._run(job)
 
     def _room(self, _job: Job) -> AbstractAsyncContextManager[None]:
-        """Wait until there is memory for the media of a job; it is taken while the block runs."""
+        """Wait for memory for the media of a job; it is held during the block."""
         return nullcontext()
 
     def _coming(self, _job: Job) -> AbstractContextManager[None]:
-        """Say during the block that a job is on its way to its engine."""
+        """Note during the block that a job is on its way to its engine."""
         return nullcontext()
 
     @abstractmethod
@@ -200,7 +200,7 @@ class Walk(ABC):
 
     @abstractmethod
     async def _fetch(self, job: Job) -> None:
-        """Bring the media of a job here, into its `data`."""
+        """Fetch the media of a job into its `data`."""
 
     @abstractmethod
     async def _preprocess(self, job: Job) -> None: ...

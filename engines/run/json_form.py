@@ -1,4 +1,4 @@
-"""What values of a result are in JSON: numbers and arrays of numpy and torch as numbers; what has no form is named."""
+"""Converts values of results to JSON: numpy and torch values become numbers and lists; other types are errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN = (str, int, bytes, type(None))
 
 
 def plain(value: Any) -> Any:
-    """Return the numbers, texts or lists that stand in JSON for what numpy or torch made; for msgspec's `enc_hook`.
+    """Return the number, text or list for a value of numpy or torch; for msgspec's `enc_hook`.
 
     Raises:
         TypeError: `value` is something else.
@@ -24,12 +24,12 @@ def plain(value: Any) -> Any:
 
 
 def not_a_number(value: Any, path: str) -> str | None:
-    """Return "<path> is NaN" for the first number in `value` that JSON does not have, None where all are right."""
+    """Return "<path> is NaN" for the first number in `value` that JSON cannot hold, None where there is none."""
     return _first(value, path, is_number=True)
 
 
 def without_form(value: Any, path: str) -> str | None:
-    """Return "<path> is <type>, which has no JSON form" for the first such value in `value`, as far as one is found."""
+    """Return "<path> is <type>, which has no JSON form" for the first such value, where one is found."""
     return _first(value, path, is_number=False)
 
 
@@ -42,7 +42,7 @@ def _first(value: Any, path: str, *, is_number: bool) -> str | None:
 
 
 def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]]:
-    """Yield a sentence for everything in `value` that JSON cannot hold, and whether that is a number."""
+    """Yield a sentence for everything in `value` that JSON cannot hold, and whether it is a number."""
     if isinstance(value, _PLAIN):
         return
     if isinstance(value, float):
@@ -63,7 +63,7 @@ def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]
         try:
             builtin = msgspec.to_builtins(
                 value, enc_hook=plain
-            )  # of what is written as an object, such as a dataclass
+            )  # of a value that becomes an object, such as a dataclass
         except Exception:  # noqa: BLE001 - whatever keeps it from being written
             yield f"{path} {verb} {type(value).__name__}, which has no JSON form", False
         else:
@@ -71,7 +71,7 @@ def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]
 
 
 def _are_numbers(values: Any) -> bool:
-    """Return whether the values are finite numbers for sure: embeddings are long, and a sum is quick."""
+    """Return whether the values are surely finite numbers: embeddings are long, and a sum is fast."""
     if not isinstance(values, list | tuple) or not values or not isinstance(values[0], float):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The one place that counts how requests ended and logs those that failed, for all doors."""
+"""Counts how requests ended and logs failures, for Kafka, HTTP and Python."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 LINES_PER_S = 5
-"""Most log lines about one error code in a second; the others are counted, and told a second later."""
+"""Most log lines per error code and second; further ones are counted and reported a second later."""
 
 _MOST_CHARS = 500
 
 
 class Outcomes:
-    """Told every outcome once; thread-safe.
+    """Counts every outcome once; thread-safe.
 
-    A failed request leaves one WARNING `request_failed`, a message that was kept as a dead letter one
-    `request_dead_lettered`; where there are too many of a code, one `requests_failed` counts the rest.
+    A failed request leaves one WARNING `request_failed`, a dead letter one `request_dead_lettered`. Where there are
+    too many of a code, one `requests_failed` counts the rest.
     """
 
     def __init__(self, statistics: Statistics, lines: LineLimit | None = None) -> None:
@@ -32,7 +32,7 @@ class Outcomes:
         self._timer: threading.Timer | None = None
 
     def finished(self, result: Result) -> None:
-        """Count the result of a request that was let in, success or failure."""
+        """Count the result of a request that was admitted, success or failure."""
         error = result.error
         self._statistics.record(
             result.task,
@@ -47,13 +47,13 @@ class Outcomes:
             self._tell(result, error)
 
     def refused(self, result: Result) -> None:
-        """Count the failed result of a request that was not let in."""
+        """Count the failed result of a request that was not admitted."""
         if result.error is not None:
             self._statistics.refuse(result.task, result.error.code)
             self._tell(result, result.error)
 
     def replaced(self, before: Result, now: Result) -> None:
-        """Correct the count of a result in whose place another is sent, as it is too large or has no JSON form."""
+        """Correct the count of a result that is replaced, as it is too large or has no JSON form."""
         if before.error is None and now.error is not None:
             self._statistics.replace(now.task, now.model_name, now.engine, now.error.code)
             self._tell(now, now.error)
@@ -61,7 +61,7 @@ class Outcomes:
     def dead_lettered(
         self, *, task: str, topic: str, partition: int, offset: int, stage: str, error: InferenceError
     ) -> None:
-        """Count a message that is kept as a dead letter."""
+        """Count a dead letter."""
         self._statistics.dead_letter(task, error.code)
         if self._may_tell(error.code):
             log.warning(

@@ -1,4 +1,4 @@
-"""Checks a request, and says which handler, engine and model version answer it."""
+"""Checks a request, and finds the handler, engine and model version that answer it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Handlers(Protocol):
 
 
 class RequestResolver:
-    """Resolves the requests that can be answered. Thread-safe; `resolve` blocks where the registry is to be asked."""
+    """Resolves requests. Thread-safe; `resolve` blocks where the registry must be asked."""
 
     def __init__(
         self,
@@ -44,10 +44,11 @@ class RequestResolver:
         self._versions = versions
 
     def resolve(self, job: Job) -> None:
-        """Say which handler, engine and model version answer a job, checked but for its inputs, cheap checks first.
+        """Find the handler, engine and model version of a job, with everything checked but its inputs, cheap checks
+        first.
 
-        Of `data` only options that stand there are looked at. Asks the registry where the name has not been
-        resolved lately. An empty `engine` is the one that the model's tags name.
+        Of `data` only options in it are read. Asks the registry where the name was not resolved lately. An empty
+        `engine` means the one in the model's tags.
 
         Raises:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
@@ -83,7 +84,7 @@ class RequestResolver:
         job.lane_key, job.batch_key, job.most_cost, job.options = key, batch_key, most_cost, checked
 
     def resolves_at_once(self, job: Job) -> bool:
-        """Return whether `resolve` takes microseconds: it has nothing to ask, to import or to wait for."""
+        """Return whether `resolve` takes microseconds: it need not ask, import or wait."""
         model_name, engine = job.name.model_name, job.engine
         if not self._models.is_fresh(model_name):
             return False
@@ -121,7 +122,7 @@ def _engine_of(model: ResolvedModel) -> str:
     """Return the engine of a request that names none.
 
     Raises:
-        InvalidRequest: permanent; the model's tags name none either.
+        InvalidRequest: permanent; the model has no tag `engine` either.
     """
     if not model.engine:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""The one place that knows the shape of a result: what Kafka, HTTP and a Python call all answer with."""
+"""The result of a request, the same for Kafka, HTTP and Python."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ STAGES = ("queue", "resolve", "fetch", "preprocess", "wait", "infer", "postproce
 """Stages of one request, in order; the keys of `timings`."""
 
 no_time = dict.fromkeys(STAGES, 0.0).copy
-"""Returns new timings in which every stage took 0 seconds, as one does that is not reached."""
+"""Returns new timings in which every stage took 0 seconds."""
 
 
 def failed_in(
     stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float = 0.0
 ) -> dict[str, float]:
-    """Return the timings of a request that failed in `stage`: what no stage has counted so far is its time.
+    """Return the timings of a request that failed in `stage`, which gets the time that no stage has counted.
 
-    Where it failed while it waited for its engine, `running_s` is how long that has been at work on it.
+    If it failed while it waited for its engine, `running_s` is how long the engine has worked on it.
     """
     left = max(0.0, processing_s - (sum(timings.values()) - timings["queue"]))
     infer_s = min(left, running_s) if stage == "wait" and not timings["infer"] else 0.0
@@ -35,7 +35,7 @@ def failed_in(
 
 
 class ResultError(msgspec.Struct, frozen=True):
-    """Why a request failed: a code of `handlers.errors`, a sentence, and whether trying again can help."""
+    """Why a request failed: a code of `handlers.errors`, a message, and whether trying again can help."""
 
     code: str
     message: str
@@ -61,14 +61,14 @@ class Result(msgspec.Struct, kw_only=True, frozen=True):
     worker: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as it is in JSON, with values of the output as they are."""
+        """Return the result as its JSON object, with the values of the output unchanged."""
         error = None if self.error is None else msgspec.structs.asdict(self.error)
         return {**msgspec.structs.asdict(self), "error": error}
 
 
 @cache
 def worker_name() -> str:
-    """Return the name results carry in `worker`: this host and process."""
+    """Return the default of `worker` in results: host and process."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -86,7 +86,7 @@ def result_of(
     timings: dict[str, float] | None = None,
     worker: str | None = None,
 ) -> Result:
-    """Return the result of a request that ended with the task's output, or with an error; it takes `timings` over."""
+    """Return the result of a request that ended with the task's output or an error; takes `timings` over."""
     output: dict[str, Any] | None = None
     error: ResultError | None = None
     if isinstance(outcome, InferenceError):
@@ -120,9 +120,9 @@ def refused_result(
     worker: str,
     queue_s: float = 0.0,
 ) -> Result:
-    """Return the result of a request that was not let in; `known` is what could be read of it.
+    """Return the result of a request that was not admitted; `known` are its readable fields.
 
-    `id` and `task` are for one that tells none.
+    `id` and `task` are used where `known` has none.
     """
     return result_of(
         error,
@@ -139,7 +139,7 @@ def refused_result(
 def failed_instead(
     result: Result, error: InferenceError, *, metadata: dict[str, Any] | None = None
 ) -> Result:
-    """Return the failure that takes the place of `result` where that cannot be told; `metadata` replaces its own."""
+    """Return the failure that replaces `result` where that cannot be sent; `metadata` replaces its own."""
     return msgspec.structs.replace(
         result,
         success=False,

@@ -1,4 +1,4 @@
-"""The stages of a request that its handler does: inputs from data, and the output from the engine's raw result."""
+"""The stages of a request that its handler runs: preprocess and postprocess."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 
 def preprocess(job: Job, data: dict[str, Any]) -> None:
-    """Give `job` the inputs that its handler makes of `data`, whose media are here by now.
+    """Set `job`'s inputs to what its handler makes of `data`, whose media are fetched by now.
 
     Raises:
         InferenceError: any kind of handlers.errors about the data; nothing else.
@@ -31,7 +31,7 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
     try:
         check_data(data)
         job.inputs = _inputs(job.handler, job.task, data, job.options)
-        # Of people's own engines it may be anything, and what is not a number would stop the batches of all.
+        # A custom engine may return anything, and a value that is not a number would stop the batches of all.
         job.cost = float(job.runner.cost(job.task, job.inputs, job.options))
     except InferenceError:
         raise
@@ -44,7 +44,7 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
 def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the task's output for the engine's raw result.
 
-    What the handler's inputs say about the media (`handlers.base.NOTES`), the metadata says too.
+    `truncated` among the handler's inputs, which says what is missing of the media, is copied to the metadata.
 
     Raises:
         InternalError: permanent; the handler cannot read what the engine returned.
@@ -88,7 +88,7 @@ def check_data(data: Any) -> None:
 
 
 def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
-    """Return the error of ours that takes the place of `error`, which is logged with its stack trace.
+    """Return the InferenceError for `error`, which is logged with its stack trace.
 
     Raises:
         BaseException: `error`, where a signal to this process raised it.
@@ -101,16 +101,16 @@ def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:
 def _inputs(
     handler: BaseModelHandler, task: str, data: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what the handler makes of `data`.
+    """Return the handler's inputs for `data`.
 
     Raises:
         InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
-        InternalError: permanent; the handler returned no dict.
+        InternalError: permanent; the handler did not return a dict.
     """
     try:
-        inputs: Any = handler.preprocess(data, options)  # of people's own handlers, what it says may not hold
+        inputs: Any = handler.preprocess(data, options)  # of custom handlers the type hint may be wrong
     except ValueError as error:
-        # How Python code says that a value is wrong; handlers of other people know no InvalidInput.
+        # The usual Python error for a wrong value; custom handlers may not use InvalidInput.
         log.warning("preprocess_refused", task=task, exc_info=True)
         raise InvalidInput(f"task {task} does not take this data: {error}") from error
     if not isinstance(inputs, dict):

@@ -1,4 +1,4 @@
-"""Counts and latencies of everything a process inferred."""
+"""Counts and latencies of all requests of a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from engines.run.results import STAGES
 
 MOST_NAMES = 1000
-"""Names counted one by one; callers choose names, so the rest is counted together."""
+"""How many names are counted one by one; callers choose names, so the rest is counted together."""
 
 OTHER = "(other)"
 
@@ -27,7 +27,7 @@ class _Count:
 
 
 class _Names:
-    """Names that are counted one by one, as long as there are not too many."""
+    """Names that are counted one by one, up to a limit."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -49,9 +49,9 @@ class Statistics:
         self._counts: tuple[dict[str, _Count], ...] = ({}, {}, {})
         """By task, by model, and by engine."""
         self._counts_of: dict[tuple[str, str, str], list[_Count]] = {}
-        """Those three of a request, by its names as they came; as many as there is room for."""
+        """The three counts of a request, by its names; as many as there is room for."""
         self._errors: Counter[tuple[str, str]] = Counter()
-        """By task and error code, as the next two are."""
+        """By task and error code, as the next two."""
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._dead_letters: Counter[tuple[str, str]] = Counter()
         self._latencies: deque[float] = deque(maxlen=window)
@@ -69,7 +69,7 @@ class Statistics:
     ) -> None:
         """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`.
 
-        `code` is that of its error.
+        `code` is its error code.
         """
         with self._lock:
             for count in self._counts_of.get((task, model, engine)) or self._find_counts(task, model, engine):
@@ -84,12 +84,12 @@ class Statistics:
                     stage_s[stage] += timings[stage]
 
     def refuse(self, task: str, code: str) -> None:
-        """Count one request that was not let in."""
+        """Count one request that was not admitted."""
         with self._lock:
             self._count_code(self._refusals, task, code)
 
     def dead_letter(self, task: str, code: str) -> None:
-        """Count one message that was kept as a dead letter."""
+        """Count one dead letter."""
         with self._lock:
             self._count_code(self._dead_letters, task, code)
 
@@ -110,11 +110,11 @@ class Statistics:
             }
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all counts and latencies of one moment: JSON-able, times in seconds, rates from 0 to 1.
+        """Return all current counts and latencies: JSON-able, times in seconds, rates from 0 to 1.
 
         `latency_s` covers the last `latency_s.count` requests; `stage_mean_s` covers all since the start. A request
-        that failed before its engine was known is counted under none. `errors` counts failed requests by code,
-        `refusals` those that were not let in, which are in no other number, and `dead_letters` messages kept as such.
+        that failed before its engine was known counts under no engine. `errors` counts failed requests by code,
+        `refusals` those that were not admitted, which are in no other number, and `dead_letters` dead letters.
         """
         with self._lock:
             tasks, models, engines = self._counts
@@ -136,7 +136,7 @@ class Statistics:
                 "refusals": _by_code(self._refusals),
                 "dead_letters": _by_code(self._dead_letters),
             }
-        answer["latency_s"] = _latency(sorted(latencies))  # sorted here, so that nobody waits for it
+        answer["latency_s"] = _latency(sorted(latencies))  # sorted outside of the lock
         return answer
 
     def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
