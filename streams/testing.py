@@ -13,7 +13,7 @@ from handlers.errors import UnknownModel
 from streams.delivery.memory_broker import MemoryBroker
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.port import ProducerRecord
-from streams.delivery.stream import build_stream
+from streams.delivery.stream import Stream
 from streams.kafka.topics import Topics
 from streams.messages import Result, decode_result, encode
 from streams.pipeline.fast_lane import FastLane
@@ -113,7 +113,7 @@ async def worker_in_memory(
         broker = MemoryBroker(dict.fromkeys(topics.all_of(tasks), settings.kafka.partitions))
         worker = MemoryWorker(broker, topics)
         source = MemorySource(broker, settings.kafka.group_id, [topics.requests(task) for task in tasks])
-        stream = build_stream(
+        stream = Stream(
             source,
             MemorySink(broker),
             kafka=settings.kafka,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import copy
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import errors
 from aiokafka.errors import KafkaError
@@ -39,16 +39,16 @@ class _Client:
         self._broker = broker
         self._on_request = on_request
 
-    async def _ask(self, step: str, carry_out: Callable[[], T]) -> T:
+    async def _ask(self, step: str, carry_out: Callable[..., T], *asked: Any) -> T:
         await self._on_request(step)
-        answer = carry_out()
+        answer = carry_out(*asked)
         await self._on_request(f"{step} answered")
         return answer
 
-    async def _ask_until_answered(self, step: str, carry_out: Callable[[], T]) -> T:
+    async def _ask_until_answered(self, step: str, carry_out: Callable[..., T], *asked: Any) -> T:
         while True:
             try:
-                return await self._ask(step, carry_out)
+                return await self._ask(step, carry_out, *asked)
             except KafkaError as error:
                 if not is_passing(error):
                     raise
@@ -75,7 +75,7 @@ class MemorySource(_Client):
         self, broker: MemoryBroker, group: str, topics: Collection[str], on_request: OnRequest = _at_once
     ) -> None:
         super().__init__(broker, on_request)
-        self._group = group
+        self._group_id, self._group = group, broker.group(group)
         self._topics = topics
         self._numbers = itertools.count(1)
         self._generation: int | None = None
@@ -110,8 +110,7 @@ class MemorySource(_Client):
                 running.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
             with suppress(KafkaError):  # the group would notice by itself later
-                leaving = functools.partial(self._broker.group(self._group).leave, self._name)
-                await self._ask("leave", leaving)
+                await self._ask("leave", self._group.leave, self._name)
 
     async def opened(self) -> int:
         while self._generation is None:
@@ -129,8 +128,7 @@ class MemorySource(_Client):
         while generation == self._generation:
             arrival = self._broker.arrival(topic)
             try:
-                read = functools.partial(self._read, readings, partitions, most)
-                brought = await self._ask("fetch", read)
+                brought = await self._ask("fetch", self._read, readings, partitions, most)
             except KafkaError as error:
                 if not is_passing(error):
                     raise
@@ -176,7 +174,7 @@ class MemorySource(_Client):
                     reading.epoch,
                     reading.position,
                     end,
-                    [_as_new(record) for record in records],
+                    [copy.copy(record) for record in records],  # to be marked as done by this member alone
                     reading.begins,
                     reading.committed,
                     reading.note,
@@ -195,8 +193,7 @@ class MemorySource(_Client):
         if not asked:
             return {}
         try:
-            committing = functools.partial(self._broker.commit, self._group, name, generation, asked)
-            code = await self._ask("commit", committing)
+            code = await self._ask("commit", self._broker.commit, self._group_id, name, generation, asked)
         except KafkaError:
             code = errors.RequestTimedOutError.errno
         self._hear(code, name, generation)
@@ -207,12 +204,11 @@ class MemorySource(_Client):
         while True:
             # Until partitions are assigned again, nothing of the old generation may be committed in the new one.
             self._readings, self._member_generation = {}, _NONE
-            group = self._broker.group(self._group)
             self._name = name = self._name or f"member-{next(_NAMES)}"
             self._rejoin.clear()
-            joined = await self._ask_until_answered("join", functools.partial(group.join, name, self._topics))
+            joined = await self._ask_until_answered("join", self._group.join, name, self._topics)
             self._member_generation, places = await joined
-            committed, notes = await self._ask_until_answered("committed", group.committed_by_now)
+            committed, notes = await self._ask_until_answered("committed", self._group.committed_by_now)
             self._readings = {
                 place: _Reading(
                     next(self._numbers), committed.get(place), committed.get(place, 0), notes.get(place, "")
@@ -224,18 +220,17 @@ class MemorySource(_Client):
             self._is_open.set()
             await self._rejoin.wait()
             self._close()
-            await self._listener.drain(group.rebalance_s / 2)
+            await self._listener.drain(self._group.rebalance_s / 2)
 
     async def _send_heartbeats(self) -> None:
-        group = self._broker.group(self._group)
         while True:
-            await asyncio.sleep(group.session_s / 3)
+            await asyncio.sleep(self._group.session_s / 3)
             name, generation = self._name, self._member_generation
             if generation == _NONE:
                 continue
             with suppress(KafkaError):
-                heartbeat = functools.partial(group.heartbeat, name, generation)
-                self._hear(await self._ask("heartbeat", heartbeat), name, generation)
+                code = await self._ask("heartbeat", self._group.heartbeat, name, generation)
+                self._hear(code, name, generation)
 
     def _hear(self, code: int, name: str, generation: int) -> None:
         """Join again when the group asks for that in the current generation."""
@@ -254,7 +249,7 @@ class MemorySink(_Client):
     """Appends records to a broker in memory."""
 
     async def partitions(self, topic: str) -> list[int]:
-        places = await self._ask_until_answered("metadata", functools.partial(self._broker.partitions, topic))
+        places = await self._ask_until_answered("metadata", self._broker.partitions, topic)
         return [number for _, number in places]
 
     async def send(
@@ -267,20 +262,7 @@ class MemorySink(_Client):
                 break
             count += 1
         try:
-            await self._ask("send", functools.partial(self._broker.append, topic, partition, records[:count]))
+            await self._ask("send", self._broker.append, topic, partition, records[:count])
         except KafkaError as error:
             return count, error
         return count, None
-
-
-def _as_new(record: Record) -> Record:
-    """Return the record as a fetch returns it, without the state of an earlier delivery."""
-    return Record(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        record.headers,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from engines.run.outcomes import Outcomes
@@ -34,24 +34,49 @@ class Stream:
     def __init__(
         self,
         source: RecordSource,
+        sink: RecordSink,
         *,
-        tasks: Mapping[str, str],
-        request_consumer: RequestConsumer,
-        publisher: Publisher,
-        tracker: OffsetTracker,
-        guard: CrashGuard,
         kafka: KafkaSettings,
+        worker: WorkerSettings,
+        tasks: Iterable[str],
+        answering: Answering,
+        outcomes: Outcomes,
+        on_fatal: Callable[[BaseException], None],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`tasks` maps each request topic to its task."""
+        """Build the parts, for a worker, a test or a simulation.
+
+        `on_fatal` is called with an error after which the worker must exit; what it has not acked is delivered again.
+        """
+        topics = Topics(kafka.topic_prefix)
         self._source = source
-        self._tasks = tasks
+        self._tasks = {topics.requests(task): task for task in tasks}
         self._most = kafka.max_poll_records
         self._session_s = kafka.session_timeout_s
-        self.request_consumer = request_consumer
-        self.publisher = publisher
-        self.tracker = tracker
-        self._guard = guard
-        self.committer = Committer(source, tracker, guard, interval_s=kafka.commit_interval_s)
+        self.tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
+        self._guard = CrashGuard(self.tracker, max_crashes=worker.max_crashes, window=worker.max_in_flight)
+        self.publisher = Publisher(
+            BatchingProducer(sink),
+            topics=topics,
+            outcomes=outcomes,
+            worker=worker.name,
+            group=kafka.group_id,
+            max_message_bytes=kafka.max_message_bytes,
+            reply_topics=worker.reply_topics,
+            wall_clock=wall_clock,
+        )
+        self.request_consumer = RequestConsumer(
+            answering=answering,
+            publisher=self.publisher,
+            tracker=self.tracker,
+            guard=self._guard,
+            is_current=lambda generation: generation == source.generation,
+            outcomes=outcomes,
+            worker=worker.name,
+            on_fatal=on_fatal,
+            wall_clock=wall_clock,
+        )
+        self.committer = Committer(source, self.tracker, self._guard, interval_s=kafka.commit_interval_s)
         source.attach(self)
 
     async def run(self) -> None:
@@ -102,54 +127,3 @@ class Stream:
                 continue
             timeout_s = _FETCH_TIMEOUT_S if partitions == assigned else _FETCH_BESIDE_HELD_BACK_S
             await self._source.fetch(generation, topic, partitions, self._most, timeout_s)
-
-
-def build_stream(
-    source: RecordSource,
-    sink: RecordSink,
-    *,
-    kafka: KafkaSettings,
-    worker: WorkerSettings,
-    tasks: Iterable[str],
-    answering: Answering,
-    outcomes: Outcomes,
-    on_fatal: Callable[[BaseException], None],
-    wall_clock: Callable[[], float] = time.time,
-) -> Stream:
-    """Return the delivery of requests for `tasks` from `source` to `sink`, for a worker, a test or a simulation.
-
-    `on_fatal` is called with an error after which the worker must exit; what it has not acked is delivered again.
-    """
-    topics = Topics(kafka.topic_prefix)
-    tracker = OffsetTracker(window=worker.max_in_flight, clock=asyncio.get_running_loop().time)
-    guard = CrashGuard(tracker, max_crashes=worker.max_crashes, window=worker.max_in_flight)
-    publisher = Publisher(
-        BatchingProducer(sink),
-        topics=topics,
-        outcomes=outcomes,
-        worker=worker.name,
-        group=kafka.group_id,
-        max_message_bytes=kafka.max_message_bytes,
-        reply_topics=worker.reply_topics,
-        wall_clock=wall_clock,
-    )
-    request_consumer = RequestConsumer(
-        answering=answering,
-        publisher=publisher,
-        tracker=tracker,
-        guard=guard,
-        is_current=lambda generation: generation == source.generation,
-        outcomes=outcomes,
-        worker=worker.name,
-        on_fatal=on_fatal,
-        wall_clock=wall_clock,
-    )
-    return Stream(
-        source,
-        tasks={topics.requests(task): task for task in tasks},
-        request_consumer=request_consumer,
-        publisher=publisher,
-        tracker=tracker,
-        guard=guard,
-        kafka=kafka,
-    )

@@ -167,7 +167,9 @@ class Batcher(Generic[T]):
         loop = asyncio.get_running_loop()
         try:
             thread = self._threads(batches[0][0].item)
-            ran = await loop.run_in_executor(thread, self._execute_each, batches, loop)
+            ran = await loop.run_in_executor(
+                thread, lambda: [self._execute_one(batch, loop) for batch in batches]
+            )
         except Exception as error:
             log.exception("batches_not_run", batches=len(batches))
             ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
@@ -177,12 +179,6 @@ class Batcher(Generic[T]):
         for batch, (raws, began, _) in zip(batches, ran, strict=True):
             for waiting, raw in zip(batch, raws, strict=True):
                 _answer(waiting, raw, began)
-
-    def _execute_each(
-        self, batches: list[list[BatchEntry[T]]], loop: asyncio.AbstractEventLoop
-    ) -> list[_Ran]:
-        """Run the batches one after the other; in a thread."""
-        return [self._execute_one(batch, loop) for batch in batches]
 
     def _execute_one(self, batch: list[BatchEntry[T]], loop: asyncio.AbstractEventLoop) -> _Ran:
         began = self._clock()

@@ -38,13 +38,9 @@ class EngineExecutors:
 
         If the model leaves the memory before that begins, it is loaded in a thread for models in memory.
         """
-        key = (job.engine, self._is_loaded(job))
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = self._pool(*key)
-        return pool
-
-    def _pool(self, engine: str, is_loaded: bool) -> ThreadPoolExecutor:
-        # Each model runs in one thread at a time. In memory are those within the budget and those in use beyond it.
-        size = 2 * self._loads_at_once if is_loaded else self._loads_at_once
-        return ThreadPoolExecutor(size, f"{engine}-{'run' if is_loaded else 'load'}")
+        engine, is_loaded = key = (job.engine, self._is_loaded(job))
+        if key not in self._pools:
+            # Each model runs in one thread at a time. In memory are those within the budget and those in use beyond it.
+            size = 2 * self._loads_at_once if is_loaded else self._loads_at_once
+            self._pools[key] = ThreadPoolExecutor(size, f"{engine}-{'run' if is_loaded else 'load'}")
+        return self._pools[key]

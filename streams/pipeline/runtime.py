@@ -25,7 +25,7 @@ from streams.pipeline.dispatcher import Dispatcher
 from streams.pipeline.engine_executors import EngineExecutors
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
-from streams.settings import Settings, WorkerSettings
+from streams.settings import Settings
 
 log = get_logger(__name__)
 
@@ -71,8 +71,14 @@ async def open_runtime(
         ConfigurationError: permanent; a plugin cannot be imported, or a setting of a custom engine is wrong.
     """
     import_plugins(settings.worker.plugins)
+    worker, loop = settings.worker, asyncio.get_running_loop()
+
+    def too_many(error: Exception) -> None:
+        if on_too_many_stuck is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(on_too_many_stuck, error)
+
     async with AsyncExitStack() as stack:
-        guard = _guard(settings.worker, on_too_many_stuck)
+        guard = Guard(worker.patience, most_stuck=worker.max_stuck_calls, too_many=too_many)
         fetcher = MediaFetcher(settings.media, settings.s3)
         stack.callback(fetcher.close)
         manager = InferenceManager.from_settings(
@@ -98,8 +104,8 @@ async def open_runtime(
         batcher: Batcher[Job] = Batcher(
             manager.execute,
             threads=threads.of,
-            max_items=settings.worker.batch_max_items,
-            max_wait_s=settings.worker.batch_wait_ms / 1000,
+            max_items=worker.batch_max_items,
+            max_wait_s=worker.batch_wait_ms / 1000,
         )
         stack.push_async_callback(batcher.close)
         pipeline = Pipeline(
@@ -108,19 +114,9 @@ async def open_runtime(
             dispatcher=Dispatcher(manager, batcher, threads.of),
             pools=pools,
             memory=ByteBudget(
-                settings.worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads
+                worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads
             ),
-            worker=settings.worker.name,
+            worker=worker.name,
         )
-        with pipeline.slow_stages.interrupting(settings.worker.infer_timeout_s):
+        with pipeline.slow_stages.interrupting(worker.infer_timeout_s):
             yield Runtime(pipeline, manager, batcher)
-
-
-def _guard(worker: WorkerSettings, on_too_many: Callable[[Exception], None] | None) -> Guard:
-    loop = asyncio.get_running_loop()
-
-    def too_many(error: Exception) -> None:
-        if on_too_many is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(on_too_many, error)
-
-    return Guard(worker.patience, most_stuck=worker.max_stuck_calls, too_many=too_many)

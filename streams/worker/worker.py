@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from handlers.logger import get_logger
 from streams.delivery.port import PositionLost
 from streams.delivery.publisher import Publisher
-from streams.delivery.stream import Stream, build_stream
+from streams.delivery.stream import Stream
 from streams.faults import supervised, tell_of_faults
 from streams.faust.app import build_app
 from streams.faust.faust_internals import InferenceApp
@@ -31,7 +31,7 @@ from streams.kafka.topics import Topics
 from streams.logs import tell_left_out
 from streams.loop_watch import GRACE_S, watched_loop
 from streams.pipeline.fast_lane import FastLane
-from streams.pipeline.runtime import Runtime, open_runtime
+from streams.pipeline.runtime import open_runtime
 from streams.plugins import tasks_of
 from streams.settings import Settings
 from streams.shutdown import EXIT_FAILED, Stopping, exit_now, run_to_exit
@@ -59,11 +59,8 @@ class Worker:
             loop.call_soon_threadsafe(stopping.fail, error)
 
         topics = Topics(settings.kafka.topic_prefix)
-        self.membership = Membership(
-            settings.kafka,
-            [topics.requests(task) for task in self._tasks],
-            on_fatal,
-        )
+        request_topics = [topics.requests(task) for task in self._tasks]
+        self.membership = Membership(settings.kafka, request_topics, on_fatal)
         self.gateway: Gateway | None = None
         self._watch: BrokerWatch | None = None
         self.is_cut_off = False
@@ -106,8 +103,22 @@ class Worker:
         self._watch = watch = await stack.enter_async_context(watching(settings.kafka))
         async with broker_answering(settings.kafka) as options:  # while Faust would wait for a frozen one
             kafka = settings.kafka.model_copy(update={"bootstrap_servers": options["bootstrap_servers"]})
-        app, stream, source = self._build_stream(runtime, stack, settings.model_copy(update={"kafka": kafka}))
-        self.app, self._stream = app, stream
+        source = FaustSource(self.membership)
+        self.app = app = build_app(
+            settings.model_copy(update={"kafka": kafka}), self._tasks, source, self.membership
+        )
+        self._stream = stream = Stream(
+            source,
+            ProducerSink(app.kafka_producer),
+            kafka=kafka,
+            worker=settings.worker,
+            tasks=self._tasks,
+            answering=FastLane(runtime.pipeline, runtime.batcher),
+            outcomes=runtime.manager.outcomes,
+            on_fatal=self._stopping.fail,
+        )
+        stack.push_async_callback(stream.request_consumer.close)
+        stack.push_async_callback(self._event_publisher.close)
         if self.gateway is not None:
             self.gateway.stream = StreamState(
                 watch=watch,
@@ -119,7 +130,8 @@ class Worker:
         _tune_interpreter()
         await app.start()
         crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
-        crashed.add_done_callback(lambda _: self._stopping.fail(_crash(app)))
+        by_itself = RuntimeError("the Faust app stopped by itself")
+        crashed.add_done_callback(lambda _: self._stopping.fail(app.crash_reason or by_itself))
         stack.callback(crashed.cancel)
         self._delivering = supervised(asyncio.create_task(stream.run(), name="deliver requests"))
         stack.callback(self._delivering.cancel)
@@ -163,25 +175,6 @@ class Worker:
             await self._stopping.courtesy(self._event_publisher.flush(), share=0.25)
         if self.app is not None:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
-
-    def _build_stream(
-        self, runtime: Runtime, stack: AsyncExitStack, settings: Settings
-    ) -> tuple[InferenceApp, Stream, FaustSource]:
-        source = FaustSource(self.membership)
-        app = build_app(settings, self._tasks, source, self.membership)
-        stream = build_stream(
-            source,
-            ProducerSink(app.kafka_producer),
-            kafka=settings.kafka,
-            worker=settings.worker,
-            tasks=self._tasks,
-            answering=FastLane(runtime.pipeline, runtime.batcher),
-            outcomes=runtime.manager.outcomes,
-            on_fatal=self._stopping.fail,
-        )
-        stack.push_async_callback(stream.request_consumer.close)
-        stack.push_async_callback(self._event_publisher.close)
-        return app, stream, source
 
     def _announce(self, publisher: Publisher) -> None:
         self._about = {
@@ -263,7 +256,3 @@ def _tune_interpreter() -> None:
     gc.set_threshold(50_000, 20, 50)
     # Threads take the interpreter's lock many times per batch, and wait this long for it where the loop is busy.
     sys.setswitchinterval(0.0005)
-
-
-def _crash(app: InferenceApp) -> BaseException:
-    return app.crash_reason or RuntimeError("the Faust app stopped by itself")

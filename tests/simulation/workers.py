@@ -15,7 +15,7 @@ from engines.run.statistics import Statistics
 from handlers.errors import InferenceTimeout, InternalError
 from streams.delivery.memory_client import MemorySink, MemorySource
 from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordListener
-from streams.delivery.stream import build_stream
+from streams.delivery.stream import Stream
 from streams.faults import supervised
 from streams.messages import Request, Result
 from streams.pipeline.fast_lane import OnResult
@@ -155,7 +155,7 @@ class Member:
         self.sink = Sink(world.broker, self.on_request)
         self.sink.member = self
         engine = Engine(self)
-        self.stream = build_stream(
+        self.stream = Stream(
             self.source,
             self.sink,
             kafka=world.kafka,

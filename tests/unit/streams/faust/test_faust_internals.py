@@ -22,10 +22,9 @@ from faust.types import TP
 from mode import Service
 from mode.utils.queues import FlowControlEvent
 
-from streams.delivery.offsets import OffsetTracker
-from streams.delivery.port import Fetched, PositionLost, TopicPartition
-from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import RequestConsumer
+from engines.run.outcomes import Outcomes
+from streams.delivery import request_consumer
+from streams.delivery.port import Fetched, PositionLost, RecordSink, TopicPartition
 from streams.delivery.stream import Stream
 from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp, RebalanceListener
 from streams.faust.group_supervisor import Supervisor
@@ -33,8 +32,8 @@ from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
 from streams.faust.source import FaustSource
 from streams.kafka.aiokafka_internals import ConsumerClosing
-from streams.settings import KafkaSettings
-from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, message, track
+from streams.settings import KafkaSettings, WorkerSettings
+from tests.unit.streams.received_messages import TOPIC, Fetches, message, track
 
 PARTITION = TP(TOPIC, 0)
 
@@ -93,21 +92,21 @@ class Rig:
             membership=self.membership,
         )
         self.consumer = cast(Any, self.app.consumer)
-        self.tracker = OffsetTracker(window=4)
         self.taken: list[Sequence[Fetched]] = []
         self.stream = Stream(
             self.source,
-            tasks={TOPIC: "asr"},
-            request_consumer=cast(
-                RequestConsumer,
-                SimpleNamespace(
-                    take=lambda fetched, task: self.taken.append(fetched), give_back=lambda: None
-                ),
-            ),
-            publisher=cast(Publisher, None),
-            tracker=self.tracker,
-            guard=NoGuard(self.tracker),
+            cast(RecordSink, None),
             kafka=KafkaSettings(commit_interval_s=60.0),
+            worker=WorkerSettings().model_copy(update={"max_in_flight": 4}),
+            tasks=["asr"],
+            answering=cast(request_consumer.Answering, None),
+            outcomes=cast(Outcomes, None),
+            on_fatal=lambda error: None,
+        )
+        self.tracker = self.stream.tracker
+        self.stream.request_consumer = cast(
+            request_consumer.RequestConsumer,
+            SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched), give_back=lambda: None),
         )
         self.reader = Reader()
         self.source.reader = cast(PartitionReader, self.reader)
