@@ -1,4 +1,4 @@
-"""One model of the cache: what loading it gave, who uses it, and the right to use it."""
+"""One entry of the cache: the loaded model, its leases and its state."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of loading a model."""
+    """The result of loading a model."""
 
     model: Any
     bytes: int
     device: str = "cpu"
-    """Where its weights lie; `cuda:0` and the like count against the budget of that GPU, all else as RAM."""
+    """Where its weights are; `cuda:0` and the like count against the budget of that GPU, everything else as RAM."""
     shared: Hashable | None = None
-    """Equal for models that are the same bytes in memory; None where it shares them with none."""
+    """Equal for models with the same bytes in memory; None for a model with its own."""
     is_elsewhere: bool = False
-    """Whether another server holds it: it takes no place here."""
+    """Whether another server holds it, so that it takes no memory here."""
 
 
 class State(Enum):
-    """Where a model is between its load and its unload; it only ever moves on."""
+    """The states between load and unload; an entry only moves forward."""
 
     LOADING = "loading"
     READY = "ready"
@@ -48,9 +48,9 @@ class Entry:
     model: Any = None
     bytes: int = 0
     device: str = ""
-    """Empty until it is known where the model will lie."""
+    """Empty until it is known."""
     takes_memory: bool = False
-    """Whether its `bytes` are taken, or about to be: not while its files come, or another server gets it."""
+    """Whether its `bytes` are in use, or about to be: not while its files are downloaded or another server gets it."""
     shared: Hashable | None = None
     """As `Loaded.shared`."""
     error: Exception | None = None
@@ -59,19 +59,19 @@ class Entry:
     hits: int = 0
     leases: int = 0
     is_abandoned: bool = False
-    """Whether a call on it hangs: nobody new gets it, and another takes its place."""
+    """Whether a call on it hangs: it gets no new leases, and another load replaces it."""
     gone: Callable[[], None] | None = None
     """Called when it was abandoned and is unloaded after all."""
     holds: int = 0
-    """How many of the leases are of those who are about to replace the model."""
+    """How many of the leases belong to callers that are about to replace the model."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is in memory and nobody uses or holds it."""
+        """Whether it is in memory and has neither leases nor holds."""
         return self.state is State.READY and self.leases == 0
 
     def described(self, now: float) -> dict[str, Any]:
-        """Return its entry in `ModelCache.entries`."""
+        """Return its row in `ModelCache.entries`."""
         return {
             "key": self.key,
             "memory": id(self) if self.shared is None else self.shared,
@@ -85,12 +85,12 @@ class Entry:
 
     @property
     def memory(self) -> Hashable:
-        """Equal for entries whose `bytes` are the same ones."""
+        """Equal for entries that share their bytes."""
         return self if self.shared is None else self.shared
 
     @property
     def counts(self) -> bool:
-        """Whether it counts against the budget: not before it takes memory, where it leaves, or is about to be
+        """Whether it counts against the budget: not before it takes memory, nor while it is unloaded or about to be
         replaced."""
         return self.takes_memory and self.state is not State.LEAVING and self.holds == 0
 
@@ -101,11 +101,11 @@ class Entry:
         except BaseException as error:
             if is_of_a_signal(error):
                 raise
-            # The request that caused it asked for another model, or for none; it must not fail for this one.
+            # The request that caused it asked for another model, or none; it must not fail because of this one.
             log.exception("unload_failed", key=str(self.key))
 
     def drop(self) -> None:
-        """Unload a model that was abandoned, now that nobody uses it any more."""
+        """Unload an abandoned model that has no leases any more."""
         self.let_go(self.model)
         self.model = None
         if self.gone is not None:
@@ -113,18 +113,18 @@ class Entry:
 
 
 def unload_in_a_thread(unload: Callable[[], None]) -> None:
-    """Begin to unload in a separate thread: it may take long, and who releases may be what the model runs in."""
+    """Start to unload in a separate thread: it may take long, and the caller may be what the model runs in."""
     try:
         threading.Thread(target=unload, name="unload models", daemon=True).start()
     except (RuntimeError, MemoryError) as error:
-        # The caller that releases still has an answer to hand out; the next release or load unloads what is idle now.
+        # The caller still has to return an answer; the next release or load unloads what is idle now.
         log.warning("unload_put_off", error=repr(error))
 
 
 def cached_models(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for each version of `ModelCache.entries()`: its tasks that use the same bytes in memory are one.
+    """Return one row per version of `ModelCache.entries()`; tasks that share its bytes in memory are one row.
 
-    Versions of other names have their own rows, also where they share those bytes.
+    Versions of other names have separate rows, even where they share those bytes.
     """
     rows: dict[Hashable, dict[str, Any]] = {}
     for entry in sorted(entries, key=lambda one: -one["age_s"]):

@@ -1,4 +1,4 @@
-"""Gives memory that the C library's heap keeps for later back to the machine, when nobody needs it.
+"""Returns free memory of the C library's heap to the system when the process is idle.
 
 Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
 """
@@ -21,18 +21,18 @@ _STATM = Path("/proc/self/statm")
 _LOOK_S = 2.0
 _SHORTEST_PAUSE_S = 10.0
 _WORTH_IT = 64 * 1024**2
-"""Bytes that the process must have grown by since it last gave memory back, where no model has left."""
+"""Bytes by which the process must have grown since the last return, where no model was unloaded."""
 
 
 def give_back() -> None:
-    """Give back what is free in the heap; takes up to some tenths of a second, in which Python runs on."""
+    """Return free heap memory to the system; takes up to some tenths of a second, during which Python runs on."""
     trim = getattr(c_library(), "malloc_trim", None)
-    if trim is not None:  # other C libraries keep less
+    if trim is not None:  # other C libraries keep less memory
         trim(0)
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process takes, 0 where that cannot be told."""
+    """Return the memory of this process, 0 where it is not known."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -40,10 +40,10 @@ def resident_bytes() -> int:
 
 
 class HeapTrimmer:
-    """Gives memory back when a burst of requests is over, and when models have left. Thread-safe.
+    """Returns memory after a burst of requests and after models were unloaded. Thread-safe.
 
-    It waits until no model has been used for some seconds: memory that the next request takes again would only
-    have to be cleared by the kernel. At most once in ten seconds.
+    It waits until no model was used for some seconds: the kernel would have to clear memory that the next request
+    takes again. At most once in ten seconds.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class HeapTrimmer:
         self._looking = PeriodicTask(self.tend, "heap")
         self._uses = -1
         self._least = resident()
-        """Bytes that the process took after it last gave memory back."""
+        """Memory of the process after the last return, in bytes."""
         self._most_of_models = 0
         self._given_at = -_SHORTEST_PAUSE_S
 
     def start(self) -> None:
-        """Start to look."""
+        """Start the thread."""
         self._looking.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._looking.close()
 
     def tend(self) -> float:
-        """Give memory back where that is due; return the seconds until the next look."""
+        """Return memory where that is due; return the seconds until the next check."""
         uses, models = self._cache.hits + self._cache.misses, self._cache.bytes
         is_quiet = uses == self._uses and not self._cache.is_in_use()
         self._uses, self._most_of_models = uses, max(self._most_of_models, models)

@@ -1,4 +1,4 @@
-"""Loads and unloads one model for the cache, and tells listeners."""
+"""Loads and unloads one model for the cache, and calls listeners."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 ModelListener = Callable[[str, ResolvedModel, Mapping[str, Any]], None]
-"""Called with what happened, the model, and details among which are always `engine` and `task`.
+"""Called with an event, the model, and details that always include `engine` and `task`.
 
 `model_loaded` and `model_evicted` come with {seconds, bytes}, once for weights that several tasks share;
 `model_swapped`, about the new version, with {name, previous_version, seconds}; `model_swap_failed`, about the version
-that did not load, with {name, current_version, error_code, error, retry_in_s}. `name` is the model_name that requests
-give.
+that did not load, with {name, current_version, error_code, error, retry_in_s}. `name` is the model_name of requests.
 """
 
 
 def tell(
     listener: ModelListener | None, kind: str, model: ResolvedModel, *, engine: str, task: str, **more: Any
 ) -> None:
-    """Log what happened to a model, and let the listener know, where there is one; never raises."""
+    """Log an event about a model and call the listener, if there is one; never raises."""
     write = log.error if "error" in more else log.info
     write(kind, model=model.key, engine=engine, task=task, **more)
     if listener is None:
@@ -45,13 +44,13 @@ def tell(
     except BaseException as error:
         if is_of_a_signal(error):
             raise
-        # What happened has happened, whatever becomes of the news.
+        # The event has happened, even if the listener fails.
         log.exception("model_listener_failed", kind=kind, model=model.key)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLoading:
-    """How one model is loaded for one task. The cache keeps it as long as the model, so it holds no request."""
+    """How one model is loaded for one task. The cache keeps it as long as the model, so it refers to no request."""
 
     engine: str
     task: str
@@ -63,19 +62,19 @@ class ModelLoading:
 
     @property
     def key(self) -> ModelKey:
-        """What the cache knows the model by."""
+        """The key of the model in the cache."""
         return key_of(self.engine, self.task if self.runner.loads_by_task else ANY_TASK, self.model.id)
 
     def load(self, make_room: MakeRoom) -> Loaded:
-        """Return the loaded model; its files count as in use from now until `unload`.
+        """Return the loaded model; its files count as in use until `unload`.
 
-        Room is made for it as soon as its files are here, unless a server of the engine's own holds it.
+        Room is made for it when its files are here, unless another server holds the model.
 
         Raises:
             InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
             OutOfMemory: retryable; memory ran out.
-            InferenceTimeout: retryable; the engine does not come back.
-            EngineUnavailable: retryable; so much hangs already that nothing is loaded any more.
+            InferenceTimeout: retryable; the engine hangs.
+            EngineUnavailable: retryable; too many calls hang already, so nothing is loaded any more.
             ModelLoadFailed: permanent; whatever else `load_model` raises.
         """
         self.guard.check()
@@ -112,7 +111,7 @@ class ModelLoading:
         return loaded
 
     def unload(self, loaded: Any) -> None:
-        """Free the model's memory; its files are no longer in use."""
+        """Free the model's memory and release its files."""
         started = time.perf_counter()
         try:
             size, is_shared = self._bytes_of(loaded), self.runner.is_shared(loaded)
@@ -123,13 +122,13 @@ class ModelLoading:
             self._tell("model_evicted", time.perf_counter() - started, size)
 
     def _expected_size(self, details: dict[str, Any]) -> tuple[int, str] | None:
-        """Return what the engine expects of the model, whose files are here by then."""
+        """Return the engine's expectation for the model, whose files are here by now."""
         if self.runner.needs_files:
             details["path"] = self.models.files(self.model)
         return self.runner.expected_size(self.model.name, **details)
 
     def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
-        """Return what a call of the engine returns, if it ever does."""
+        """Run a call of the engine under the guard, and return its result."""
         return self.guard.call(
             f"{what} {self.key}",
             self.guard.patience.of(self.task, self.model.name),
@@ -139,7 +138,7 @@ class ModelLoading:
         )
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
-        """Return the model with what it takes; where that cannot be told it is unloaded again."""
+        """Return the model with its size; where that cannot be determined it is unloaded again."""
         runner = self.runner
         model = runner.load_model(self.model.name, **details)
         try:
@@ -158,7 +157,7 @@ class ModelLoading:
         return loaded
 
     def _undo(self, details: Mapping[str, Any], late: list[Loaded]) -> None:
-        """Release the files of a load that failed, and the model, where they came after all."""
+        """Release the files of a failed load, and the model if the load succeeds later."""
         try:
             for loaded in late:
                 self.runner.unload_model(loaded.model)
@@ -167,7 +166,7 @@ class ModelLoading:
                 self._release_files()
 
     def _bytes_of(self, model: Any) -> int:
-        """Return what a model that leaves takes, 0 where that cannot be told any more: it must leave all the same."""
+        """Return the size of a model to unload, 0 where it is not known any more: it is unloaded all the same."""
         try:
             return self.runner.model_bytes(model)
         except BaseException as error:

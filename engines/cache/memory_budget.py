@@ -1,4 +1,4 @@
-"""How many models may be in memory, and how many bytes of them where: one limit for RAM, one for each GPU."""
+"""The limits of models in memory: a number, bytes of RAM, and bytes of each GPU."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 GPU_SHARE = 0.9
-"""The share of a GPU's memory that models may take where no setting says otherwise; the rest is for running."""
+"""The share of a GPU's memory for models where no setting says otherwise; the rest is for running them."""
 
 
 RAM_SHARE = 0.5
-"""The same of the machine's memory, of which requests, their media and everything else take the rest."""
+"""The share of the machine's memory for models; requests, their media and everything else need the rest."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def ram_bytes(cgroups: Path = _CGROUPS) -> int:
-    """Return the memory that this process may use: the machine's, or what its container is bound to.
+    """Return the memory that this process may use: the machine's, or the limit of its container.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max); v1 has memory.limit_in_bytes
     """
@@ -46,7 +46,7 @@ def gpu_bytes(device: str) -> int:
 
 
 class MemoryBudget:
-    """The most bytes of models on each device; asks a GPU for its size when a model first lies there."""
+    """The limits of each device; asks a GPU for its size when the first model is loaded there."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class MemoryBudget:
 
     @staticmethod
     def place(device: str) -> str:
-        """Return what `device` counts as: the GPU by its number, else `cpu`, as other devices share the RAM."""
+        """Return what `device` counts as: a GPU by its number, else `cpu`, as other devices share the RAM."""
         if device == "cuda":
             return "cuda:0"
         return device if device.startswith("cuda:") else "cpu"
@@ -76,7 +76,8 @@ class MemoryBudget:
             try:
                 self._limits[place] = int(self._size_of(place) * GPU_SHARE)
             except Exception:
-                # An engine may run on a GPU that torch does not see, or without torch: then only the count bounds it.
+                # An engine may run on a GPU that torch does not see, or without torch: then only the number of models
+                # is limited.
                 log.warning(
                     "gpu_memory_unknown", device=place, way_out="set cache.max_gpu_bytes", exc_info=True
                 )
@@ -84,7 +85,7 @@ class MemoryBudget:
         return self._limits[place]
 
     def check(self, key: Hashable, size: int, device: str) -> None:
-        """Refuse a model of `size` bytes on `device` that would not fit were it the only one there.
+        """Refuse a model of `size` bytes on `device` that would not fit even alone.
 
         Raises:
             ModelLoadFailed: permanent; it takes more than the limit.
@@ -98,10 +99,11 @@ class MemoryBudget:
             )
 
     def excess(self, entries: Collection[Entry], max_models: int | None) -> tuple[list[Entry], bool]:
-        """Return the idle ones of `entries`, first come first, that must go for limits and `max_models` to hold,
-        and whether they are exceeded without them as well.
+        """Return the idle `entries` to evict, the first ones first, and whether the limits are exceeded even without
+        them.
 
-        Those that are the same bytes in memory are one model: it goes as a whole, by its last use.
+        The limits are those of bytes and `max_models`. Entries that share their bytes are one model: it is evicted as
+        a whole, by its last use.
         """
         most = sys.maxsize if max_models is None else max_models
         models: dict[Hashable, list[Entry]] = {}
@@ -121,9 +123,9 @@ class MemoryBudget:
         return excess, is_exceeded
 
     def beside(self, entry: Entry, others: Collection[Entry]) -> list[Entry]:
-        """Return those of `others` that have memory which `entry` could use: they lie where it will.
+        """Return those of `others` whose memory `entry` could use: on the same device.
 
-        Where nobody knows yet where that is, it may be anywhere; what another server holds never is there.
+        Where the device of `entry` is not known yet, any counts; models of another server never do.
         """
         places = {self.place(other.device) for other in (others if not entry.device else [entry])}
         return [
@@ -133,12 +135,12 @@ class MemoryBudget:
         ]
 
     def is_full(self, device: str, entries: Collection[Entry]) -> bool:
-        """Return whether `entries`, those that leave included, take more than the limit where `device` is."""
+        """Return whether `entries`, including those being unloaded, exceed the limit of `device`."""
         place = self.place(device)
         return self.taken(entries)[place] > self.limit(place)
 
     def taken(self, entries: Collection[Entry]) -> Counter[str]:
-        """Return the bytes that `entries` take at each place; those that they share count once."""
+        """Return the bytes of `entries` on each device; shared bytes count once."""
         size = Counter[str]()
         for entry in {one.memory: one for one in entries}.values():
             size[self.place(entry.device)] += entry.bytes

@@ -1,4 +1,4 @@
-"""Loaded models in memory: one load per model, least recently used out first, none taken from its user."""
+"""The cache of loaded models: one load per model, the least recently used evicted first, none while in use."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ __all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
 log = get_logger(__name__)
 
 MakeRoom = Callable[[int, str], None]
-"""Makes room for bytes on that device, 0 and "" where nobody knows; ModelLoadFailed where they would not fit alone."""
+"""Makes room for bytes on a device, (0, "") where they are not known; ModelLoadFailed where they would not fit alone.
+"""
 Load = Callable[[MakeRoom], Loaded]
-"""Loads a model; has room made just before it takes memory here, and never where another server holds it."""
+"""Loads a model; calls `MakeRoom` just before it takes memory here, never where another server holds it."""
 Unload = Callable[[Any], None]
 
 
 class ModelCache:
     """Holds loaded models within a budget of bytes for each device, and of count where there is one.
 
-    Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load
-    delays only those who asked for that model. A load that takes no memory yet, as its files are still on their
-    way, makes no other model leave. A leased model is never unloaded: where every model is in use the cache goes
-    over its budget, and shrinks back when leases end. A model that alone is larger than the budget is refused: it
-    could not stay for the next request. Keys are whatever can be compared; their `str` is shown to people.
+    Thread-safe. Models are loaded and unloaded in the calling thread while no lock is held, so a slow load delays
+    only callers of that model. A load evicts no model while it takes no memory, as its files are still downloaded. A
+    leased model is never unloaded: where every model is in use the cache exceeds its budget, and shrinks when leases
+    end. A model that alone exceeds the budget is refused: it could not stay for the next request. Keys are any
+    comparable values; their `str` is shown to people.
     """
 
     def __init__(
@@ -45,16 +46,16 @@ class ModelCache:
         self._changed = threading.Condition()
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()  # least recently used first
         self._may_exceed = False
-        """Whether something came, or counts again, since the budget was last seen to hold."""
+        """Whether entries were added, or count again, since the last check of the budget."""
         self.hits = self.misses = 0
-        """Leases that caused no load, and those that did."""
+        """Leases without a load, and with one."""
 
     def lease(self, key: Hashable, load: Load, unload: Unload) -> Lease:
-        """Return a lease on the model of `key` for exclusive use, loading it first where nobody has.
+        """Return an exclusive lease on the model of `key`, loading it first where needed.
 
-        `load` runs once however many threads wait; when it fails they all get its error, and the next lease
-        tries again. Out of memory, it is called once more after the idle models beside it have left. Runs of one
-        model never overlap: a second lease waits for the first to end, so a thread must not lease what it holds.
+        `load` runs once however many threads wait; when it fails they all get its error, and the next lease tries
+        again. Out of memory, it is called once more after idle models on that device were evicted. Runs of one model
+        never overlap: a second lease waits for the first to end, so a thread must not lease what it holds.
 
         Raises:
             ModelLoadFailed: permanent; the model alone takes more than the budget.
@@ -65,7 +66,7 @@ class ModelCache:
         return Lease(entry.model, lambda: self._release_alone(entry))
 
     def share(self, key: Hashable, load: Load, unload: Unload) -> Lease:
-        """Return a lease on the model of `key` that overlaps with others, loading it first where nobody has.
+        """Return a shared lease on the model of `key`, loading it first where needed.
 
         For models that take several calls at once. Otherwise as `lease`.
         """
@@ -75,7 +76,7 @@ class ModelCache:
     def hold(self, key: Hashable) -> Lease | None:
         """Return a lease on a model that is to be replaced, None where it is not loaded.
 
-        Held, it stays until `retire`, and no longer counts against the budget: its successor takes its place.
+        It stays until `retire`, and no longer counts against the budget: its successor takes its place.
         """
         with self._changed:
             entry = self._entries.get(key)
@@ -93,9 +94,10 @@ class ModelCache:
         return Lease(entry.model, release)
 
     def abandon(self, key: Hashable, gone: Callable[[], None] | None = None) -> None:
-        """Let another load take the place of the model of `key`, since a call on it hangs.
+        """Let another load replace the model of `key`, as a call on it hangs.
 
-        Who waits for it gets the next one. It is unloaded, and `gone` called, when its last lease ends after all.
+        Waiting callers get the new one. The old one is unloaded, and `gone` called, when its last lease ends after
+        all.
         """
         with self._changed:
             entry = self._entries.get(key)
@@ -103,14 +105,14 @@ class ModelCache:
                 del self._entries[key]
                 entry.is_abandoned, entry.gone = True, gone
                 if entry.running.locked():
-                    entry.running.release()  # in the place of the call that hangs
+                    entry.running.release()  # instead of the call that hangs
                 self._changed.notify_all()
                 return
         if gone is not None:
             gone()
 
     def retire(self, key: Hashable) -> bool:
-        """Unload the model of `key` where nobody uses it but its holders; return whether it is gone."""
+        """Unload the model of `key` if only its holders use it; return whether it is gone."""
         with self._changed:
             entry = self._entries.get(key)
             if entry is None or entry.state is State.LEAVING:
@@ -122,23 +124,23 @@ class ModelCache:
         return True
 
     def unload_idle(self, idle_s: float, *, keep: Callable[[Any], bool]) -> int:
-        """Unload the models that nobody used for `idle_s`, but those whose key is to `keep`; return how many."""
+        """Unload models that were not used for `idle_s`, except those to `keep`; return how many."""
         before = self._clock() - idle_s
         return len(self._unload_idle_ones(lambda entry: entry.used_at <= before and not keep(entry.key)))
 
     def all_keys(self) -> list[Any]:
-        """Return the keys of the models that are in memory or being loaded; not of those that leave."""
+        """Return the keys of models that are in memory or being loaded; not of those being unloaded."""
         with self._changed:
             return [entry.key for entry in self._entries.values() if entry.state is not State.LEAVING]
 
     def is_loaded(self, key: Hashable) -> bool:
-        """Return whether a lease of `key` causes no load."""
+        """Return whether a lease of `key` needs no load."""
         with self._changed:
             entry = self._entries.get(key)
             return entry is not None and entry.state is State.READY
 
     def clear(self, *, keep: Callable[[Any], bool] = lambda key: False) -> int:
-        """Unload all models that nobody uses but those to `keep`; return how many. Those in use stay and are logged."""
+        """Unload all models that are not in use, except those to `keep`; return how many. Those in use are logged."""
         victims = self._unload_idle_ones(lambda entry: not keep(entry.key))
         with self._changed:
             in_use = [str(entry.key) for entry in self._entries.values() if entry.leases]
@@ -147,8 +149,10 @@ class ModelCache:
         return len({entry.memory for entry in victims})
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the loaded models, least recently used first: key, memory (equal where several are the same bytes in
-        memory), bytes, device, age_s, idle_s, hits, leases."""
+        """Return the loaded models, least recently used first, each as a dict.
+
+        Keys: key, memory (equal where models share their bytes), bytes, device, age_s, idle_s, hits, leases.
+        """
         with self._changed:
             return [entry.described(self._clock()) for entry in self._ready()]
 
@@ -159,12 +163,13 @@ class ModelCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all models in memory, with those being unloaded, and being loaded where their size is known."""
+        """Bytes of all models in memory, including those being unloaded, and those being loaded where the size is
+        known."""
         with self._changed:
             return sum(self._budget.taken(self._entries.values()).values())
 
     def _enter(self, key: Hashable, load: Load, unload: Unload) -> Entry:
-        """Return the entry of `key` with a lease counted on it and its model loaded."""
+        """Return the loaded entry of `key` with one more lease."""
         entry, is_loader = self._join(key, unload)
         try:
             if is_loader:
@@ -179,7 +184,7 @@ class ModelCache:
         return entry
 
     def _enter_alone(self, key: Hashable, load: Load, unload: Unload) -> Entry:
-        """Return the entry of `key` as `_enter` does, once nobody else runs on it."""
+        """As `_enter`, once no other lease runs on the entry."""
         while True:
             entry = self._enter(key, load, unload)
             try:
@@ -189,13 +194,13 @@ class ModelCache:
                 raise
             if not entry.is_abandoned:
                 return entry
-            entry.running.release()  # for the next who waits
+            entry.running.release()  # for the next caller
             self._leave(entry)
 
     def _join(self, key: Hashable, unload: Unload) -> tuple[Entry, bool]:
-        """Count a lease on the entry of `key`, and say whether the caller has to load it."""
+        """Add a lease to the entry of `key`, and return whether the caller has to load it."""
         with self._changed:
-            # A model on its way out still holds its memory: loading it again has to wait until it is gone.
+            # A model that is being unloaded still holds its memory: loading it again has to wait.
             self._changed.wait_for(
                 lambda: (found := self._entries.get(key)) is None or found.state is not State.LEAVING
             )
@@ -218,7 +223,7 @@ class ModelCache:
         except BaseException as error:
             with self._changed:
                 del self._entries[entry.key]
-                self._changed.notify_all()  # the room that was made for it is free again
+                self._changed.notify_all()  # frees the room that was made for it
                 entry.error = (
                     error
                     if isinstance(error, Exception)
@@ -229,7 +234,7 @@ class ModelCache:
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
             if loaded.shared is not None and any(one.shared == loaded.shared for one in self._ready()):
-                self.misses, self.hits = self.misses - 1, self.hits + 1  # another had loaded it
+                self.misses, self.hits = self.misses - 1, self.hits + 1  # another caller had loaded it
             entry.shared = loaded.shared
             entry.loaded_at = entry.used_at = self._clock()
             entry.state, entry.takes_memory = State.READY, not loaded.is_elsewhere
@@ -238,7 +243,7 @@ class ModelCache:
         self._shrink()
 
     def _load_with_room(self, entry: Entry, load: Load) -> Loaded:
-        """Call `load`, and once more where it ran out of memory and models beside it could make room."""
+        """Call `load`, and once more where it ran out of memory and evictions can make room."""
         make_room = partial(self._make_room, entry)
         try:
             return load(make_room)
@@ -247,15 +252,14 @@ class ModelCache:
                 if not any(one.is_idle or one.state is State.LEAVING for one in self._beside(entry)):
                     raise
             log.warning("load_ran_out_of_memory", key=str(entry.key), then="again without the idle models")
-        # The error is gone by now, and with it the frames that kept alive what was loaded so far.
+        # The error is freed by now, and with it the frames that hold what was loaded so far.
         self._unload_idle_ones(lambda one: one in self._beside(entry))
         with self._changed:
             self._changed.wait_for(lambda: not any(one.state is State.LEAVING for one in self._beside(entry)))
         return load(make_room)
 
     def _make_room(self, entry: Entry, size: int, device: str) -> None:
-        """Count what is about to be loaded as there, unload idle models for it, and wait for those that leave
-        already where their memory is needed."""
+        """Count the coming model as present, evict idle models for it, and wait for unloads that free its room."""
         self._budget.check(entry.key, size, device)
         with self._changed:
             entry.bytes, entry.device, entry.takes_memory = size, device, True
@@ -276,7 +280,7 @@ class ModelCache:
         return self._budget.beside(entry, self._entries.values())
 
     def _admit(self, entry: Entry, loaded: Loaded) -> None:
-        """Refuse what is larger than the budget, now that its size is certain, and unload it again."""
+        """Refuse a model that exceeds the budget, now that its size is known, and unload it again."""
         try:
             self._budget.check(entry.key, loaded.bytes, loaded.device)
         except ModelLoadFailed:
@@ -284,7 +288,7 @@ class ModelCache:
             raise
 
     def _leave(self, entry: Entry) -> bool:
-        """End one lease, and return whether the budget may not hold."""
+        """End one lease, and return whether the budget may be exceeded."""
         with self._changed:
             entry.leases -= 1
             entry.used_at = self._clock()
@@ -310,14 +314,14 @@ class ModelCache:
                 unload_in_a_thread(self._shrink)
 
     def _shrink(self) -> None:
-        """Unload idle models, least recently used first, until the budget holds or all others are in use."""
+        """Evict idle models, least recently used first, until the budget holds or all others are in use."""
         with self._changed:
             victims, self._may_exceed = self._budget.excess(self._entries.values(), self.max_models)
             self._mark_leaving(victims)
         self._unload(victims)
 
     def _unload_idle_ones(self, is_victim: Callable[[Entry], bool]) -> list[Entry]:
-        """Unload the idle models that are victims, and return their entries."""
+        """Unload the idle ones of the victims, and return their entries."""
         with self._changed:
             victims = [entry for entry in self._entries.values() if entry.is_idle and is_victim(entry)]
             self._mark_leaving(victims)
@@ -330,7 +334,7 @@ class ModelCache:
                 entry.let_go(entry.model)
                 self._forget(entry)
         finally:
-            for entry in victims:  # an interrupt must not leave one behind that others wait for
+            for entry in victims:  # an interrupt must not leave one that others wait for
                 self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""Settings: their classes, where values come from, and what is said of those that cannot be used.
+"""Settings: their classes, and the messages about invalid ones.
 
 `engines.configuration` loads them: neighbours' environment < file < environment < command line.
 """

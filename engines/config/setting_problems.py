@@ -1,4 +1,4 @@
-"""What is said of settings that cannot be used: the key, the value, where it is from, and what is allowed."""
+"""Messages about invalid settings: the key, the value, its origin, and what is allowed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 
 
 class ConfigurationError(Exception):
-    """Raised when settings are not usable; `problems` holds one sentence for each thing to mend."""
+    """Raised when settings are invalid; `problems` holds one sentence for each."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -26,7 +26,7 @@ class ConfigurationError(Exception):
 
 
 def unknown(key: str, one: Given, sections: Mapping[str, type[BaseModel]], known: Mapping[str, Leaf]) -> str:
-    """Return the sentence for a setting that the tree of `sections` does not have."""
+    """Return the message for a setting that the tree of `sections` does not have."""
     section, _, name = key.partition(".")
     near = nearest(key, known)
     if section in sections and is_open(sections[section]):
@@ -37,13 +37,13 @@ def unknown(key: str, one: Given, sections: Mapping[str, type[BaseModel]], known
         hint = f"section {section} has: {', '.join(sections[section].model_fields)}"
     else:
         hint = f"the sections are: {', '.join(sections)}"
-    # Nothing says what an unknown key holds, so whatever may be a secret is not shown.
+    # It is not known what an unknown key holds, so a value that may be secret is not shown.
     secret = hint.startswith("write") or not name or may_be_secret(key) or (near is not None and near.secret)
     return f"{key}={shown(one.value, secret)} ({one.origin}): no such setting; {hint}"
 
 
 def nearest(key: str, known: Mapping[str, Leaf]) -> Leaf | None:
-    """Return the setting that `key` may have been meant to be."""
+    """Return the setting that `key` probably means."""
     section, _, name = key.partition(".")
     neighbours = [other for other in known if other.startswith(f"{section}.")]
     elsewhere = [other for other in known if name and other.endswith(f".{name}")]
@@ -55,7 +55,7 @@ def nearest(key: str, known: Mapping[str, Leaf]) -> Leaf | None:
 def explain(
     error: ValidationError, given: Mapping[str, Given], known: Mapping[str, Leaf], *, under: str = ""
 ) -> list[str]:
-    """Return one sentence per bad setting, and one per contradiction between settings.
+    """Return one sentence per invalid setting, and one per contradiction between settings.
 
     `under` is the key of the section that was validated, where that was not the whole tree.
     """
@@ -87,7 +87,7 @@ def mask_password_in_url(text: str) -> str:
 
 
 def shown(value: Any, secret: bool) -> str:
-    """Return `value` as a message may show it."""
+    """Return `value` in the form in which messages show it."""
     return MASK if secret and value is not None else mask_password_in_url(repr(value))
 
 
@@ -114,11 +114,11 @@ def _contradiction(sentence: str, given: Mapping[str, Given], known: Mapping[str
 def settings_for(
     engine: str, settings_class: type[BaseModel] | None, given: Mapping[str, Given]
 ) -> BaseModel | None:
-    """Return the `settings_class` that `given` makes of its defaults; None where an engine declares none.
+    """Return an instance of `settings_class` made of `given`; None where an engine declares none.
 
     Raises:
         ConfigurationError: permanent; names every setting the engine does not have, every bad value and what
-            is allowed, and every setting without a default that is missing.
+            is allowed, and every missing setting without a default.
     """
     under = f"engines.{engine}"
     fields = settings_class.model_fields if settings_class is not None else {}

@@ -54,7 +54,7 @@ class MlflowSettings(Section):
 
     @property
     def shown_uri(self) -> str:
-        """The server's address as messages may show it: without a user and a password."""
+        """The server's address for messages: without user and password."""
         scheme, separator, rest = self.tracking_uri.rpartition("://")
         return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
@@ -176,11 +176,11 @@ class OwnEngines(Section):
     __pydantic_extra__: dict[str, dict[str, Annotated[Given, BeforeValidator(_as_given)]]] = Field(init=False)
 
     def names(self) -> list[str]:
-        """Return the engines that anything is set for."""
+        """Return the engines that have settings."""
         return [name for name, given in self.__pydantic_extra__.items() if given]
 
     def of(self, engine: str) -> Mapping[str, Given]:
-        """Return what is set for that engine, by the setting's name."""
+        """Return the settings of that engine, by name."""
         return self.__pydantic_extra__.get(engine, {})
 
 
@@ -194,7 +194,7 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     foreign_sections: ClassVar[frozenset[str]] = frozenset({"kafka", "s3", "worker", "http", "logging"})
-    """Sections of the same files and environment that only streams understands; passed over here."""
+    """Sections of the same files and environment that belong to streams; ignored here."""
 
     mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
     ollama: OllamaSettings = Field(default_factory=OllamaSettings)

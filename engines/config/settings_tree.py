@@ -55,7 +55,7 @@ class Leaf:
 
     @property
     def allowed(self) -> str:
-        """What values it takes, in words."""
+        """The allowed values, in words."""
         if get_origin(self.kind) is Literal:
             words = "one of " + ", ".join(str(choice) for choice in get_args(self.kind))
         elif self.kind is tuple:
@@ -72,9 +72,9 @@ class Leaf:
         return None if self.field.is_required() else self.field.get_default(call_default_factory=True)
 
     def decode(self, value: Any) -> Any:
-        """Return `value` ready for validation: text for a list or for nothing is taken apart here."""
+        """Return `value` ready for validation: parses the text of a list or of an empty value."""
         if isinstance(value, bool) and self.kind in (int, float):
-            return str(value)  # true is not a number, though Python says it is 1
+            return str(value)  # true is not a number, though it equals 1 in Python
         if not isinstance(value, str):
             return value
         if self.kind is tuple:
@@ -103,7 +103,7 @@ def leaves(root: type[BaseModel]) -> dict[str, Leaf]:
 
 
 def is_open(section: type[BaseModel]) -> bool:
-    """Return whether a section holds its own sections, whose names and settings are not known beforehand."""
+    """Return whether the names in a section are not known beforehand, as with custom engines."""
     return section.model_config.get("extra") == "allow"
 
 
@@ -135,5 +135,5 @@ def _decode_list(text: str) -> Any:
         try:
             return json.loads(text)
         except json.JSONDecodeError:
-            return text  # validation refuses it, with the value as it was written
+            return text  # validation refuses it and shows the value as it was written
     return [part.strip() for part in text.split(",") if part.strip()]

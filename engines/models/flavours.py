@@ -1,4 +1,4 @@
-"""Folders of model files: their digest, and a plain one made of a model that `mlflow.transformers` logged."""
+"""Folders of model files: their digest, and the conversion of models that `mlflow.transformers` logged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from handlers.errors import ModelLoadFailed
 
 DESCRIPTION = "MLmodel"
-"""The file by which MLflow describes a model that it logged itself."""
+"""The file in which MLflow describes a model that it logged itself."""
 
 
 def flatten(folder: Path, key: str) -> None:
-    """Change `folder`, our own copy of model `key`, so that plain transformers loads it, where it does not yet.
+    """Change `folder`, our copy of model `key`, so that plain transformers loads it, where needed.
 
     Raises:
         ModelLoadFailed: permanent; another flavour, or a model that ships Python code.
@@ -34,7 +34,7 @@ def flatten(folder: Path, key: str) -> None:
 
 
 def refuse_logged(folder: Path, key: str) -> None:
-    """Refuse a folder in MLflow's own layout where it must be used in place.
+    """Refuse a folder in MLflow's layout where it would be used in place.
 
     Raises:
         ModelLoadFailed: permanent.

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: which files are of use, fetched by `hf://org/name` or found in its cache."""
+"""Models of the Hugging Face Hub: selects their files, and fetches them from the hub or from its local cache."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _CODE = ("*.py",)
 
 @dataclass(frozen=True, slots=True)
 class WantedFiles:
-    """What the settings of engine transformers allow to load; of a model for another engine all is wanted."""
+    """Which files the settings of engine transformers allow to load; for other engines, all."""
 
     pickle: bool = False
     code: bool = False
 
     @classmethod
     def by(cls, settings: TransformersSettings) -> WantedFiles:
-        """Return what `settings` allow."""
+        """Return the files that `settings` allow."""
         return cls(pickle=settings.allow_pickle, code=settings.trust_remote_code)
 
     @property
     def extras(self) -> list[str]:
-        """What is fetched beyond what is safe: names that a later run compares with its own."""
+        """What is fetched beyond the safe files, as names that a later run compares with its own."""
         return [name for name, is_wanted in (("code", self.code), ("pickle", self.pickle)) if is_wanted]
 
     def of(self, model: ResolvedModel, names: Iterable[str]) -> list[str]:
-        """Return those of the files `names` of `model` that are wanted; pickles only where there is nothing safer.
+        """Return the wanted ones of the files `names` of `model`; pickles only where there is nothing safer.
 
         Raises:
-            ModelLoadFailed: permanent; its weights are none that may be loaded.
+            ModelLoadFailed: permanent; it has no weights that may be loaded.
         """
         there = sorted(names)
         if model.engine not in (None, "transformers"):
@@ -73,20 +73,19 @@ def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".gguf"})
 _PIN_TIMEOUT_S = 5.0
 _ANSWER_S = 10.0
-"""How long the hub may be silent about a model that is loaded; the client itself would wait without end."""
+"""How long the hub may be silent while a model loads; its client would wait without end."""
 
 
 def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, max_bytes: int) -> Path:
-    """Bring the files that `hf://org/name` names into `folder`, at the revision its tag `revision` asks for.
+    """Fetch the files of `hf://org/name` into `folder`, at the revision in its tag `revision`.
 
-    Only what is `wanted`, at most `max_bytes`: known before a byte of it is fetched. Where the hub cannot be
-    asked, or breaks off, the files are taken from the cache of its client on this machine, if that holds
-    configuration and weights whole.
+    Only `wanted` files, at most `max_bytes`, which is checked before the first byte. Where the hub does not answer,
+    the files are copied from its client's cache on this machine, if that holds complete configuration and weights.
 
     Raises:
-        ModelLoadFailed: permanent; the hub has no such model or revision, or keeps it behind a gate; it is too
+        ModelLoadFailed: permanent; the hub has no such model or revision, or it is gated; it is too
             large, or has no weights that may be loaded.
-        RegistryUnavailable: retryable; the hub did not answer, and the cache has no whole copy.
+        RegistryUnavailable: retryable; the hub did not answer, and the cache has no complete copy.
     """
     repo_id, revision = model.source.removeprefix("hf://"), model.tags.get("revision")
     try:
@@ -112,7 +111,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         return folder
     except InferenceError:
         raise
-    except Exception as error:  # of httpx, of the client, or of what downloads for it
+    except Exception as error:  # raised by httpx, the client, or its downloader
         shutil.rmtree(folder, ignore_errors=True)
         if refused := _refusal(error, at):
             raise ModelLoadFailed(f"model {model.key}, {model.source}: the hub {refused}") from error
@@ -129,7 +128,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
 
 
 def _refusal(error: Exception, revision: str) -> str | None:
-    """Return why the hub does not give away a model at `revision`, and what to do; None where it did not refuse."""
+    """Return why the hub refuses a model at `revision`, and what to do; None where it did not refuse."""
     from huggingface_hub import errors, get_token
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
@@ -147,21 +146,21 @@ def _refusal(error: Exception, revision: str) -> str | None:
 
 
 class FoundOnHub(NamedTuple):
-    """What can be said of a model on the hub before it is registered."""
+    """What is known of a model on the hub before it is registered."""
 
     commit: str | None = None
-    """What its revision stands for now; None where that is not known."""
+    """The commit of its revision; None where it is not known."""
     names: Sequence[str] | None = None
     """Its files; None where the hub could not be asked."""
 
 
 def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
-    """Return what the hub says of a model at `revision` (default: main), or else the cache of its client here.
+    """Return what the hub, or else its client's cache here, knows of a model at `revision` (default: main).
 
-    Never waits long. Where nobody can tell, that is one WARNING `hub_model_not_checked`.
+    Never waits long. If neither answers, logs one WARNING `hub_model_not_checked`.
 
     Raises:
-        InvalidRequest: permanent; the hub has no such model or revision, or keeps it from the token that is set here.
+        InvalidRequest: permanent; the hub has no such model or revision, or refuses it to the token that is set here.
     """
     at = revision or "main"
     try:
@@ -188,7 +187,7 @@ def find_on_hub(repo_id: str, revision: str | None) -> FoundOnHub:
 
 
 def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:
-    """Return the model that a folder of the client's cache, `models--org--name`, holds, with its tags.
+    """Return the folder and tags of the model in a folder of the client's cache, `models--org--name`.
 
     None where `folder` is not such a folder, and is the model itself.
 
@@ -211,7 +210,7 @@ def snapshot_in(folder: Path) -> tuple[Path, dict[str, str]] | None:
 
 
 def _commit(cached: Path, revision: str) -> str | None:
-    """Return the commit that a branch or tag stands for in a cached repository."""
+    """Return the commit of a branch or tag in a cached repository."""
     try:
         return (cached / "refs" / revision).read_text(encoding="utf-8").strip() or None
     except OSError:
@@ -219,7 +218,7 @@ def _commit(cached: Path, revision: str) -> str | None:
 
 
 def _copy_from_cache(model: ResolvedModel, folder: Path, wanted: WantedFiles) -> str | None:
-    """Copy a model out of the client's cache; return what the cache lacks where that cannot be done."""
+    """Copy a model from the client's cache; return what the cache lacks where that is not possible."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -239,7 +238,7 @@ def _copy_from_cache(model: ResolvedModel, folder: Path, wanted: WantedFiles) ->
 
 
 def _missing(snapshot: Path) -> Iterator[str]:
-    """Yield what a cached model lacks: the client itself does not know whether a snapshot is whole."""
+    """Yield what a cached model lacks: the client does not know whether a snapshot is complete."""
     if any((snapshot.parent.parent / "blobs").glob("*.incomplete")):
         yield "files whose download broke off"
     files = [path for path in snapshot.rglob("*") if path.is_symlink() or path.is_file()]
@@ -254,7 +253,7 @@ def _missing(snapshot: Path) -> Iterator[str]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Share the bytes where the disk can: files of the cache, and ours, are never changed in place."""
+    """Share the bytes where the disk can: neither the cache's files nor ours are changed in place."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

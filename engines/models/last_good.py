@@ -1,4 +1,4 @@
-"""Remembers on disk what model names last stood for, so that a worker can start while MLflow is away."""
+"""Stores the last resolution of each model name on disk, so that a worker can start while MLflow is away."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ log = get_logger(__name__)
 
 
 class LastGoodResolutions:
-    """One small file per name, replaced atomically; any number of threads and processes share a folder.
+    """One small file per name, replaced atomically; any number of threads and processes may share the folder.
 
-    What another server said does not count. A disk that fails costs the memory of a resolution, never a
-    request: it is logged.
+    Resolutions of another server do not count. A disk error is logged and never fails a request.
     """
 
     def __init__(self, folder: Path, tracking_uri: str) -> None:
@@ -26,7 +25,7 @@ class LastGoodResolutions:
         self._tracking_uri = tracking_uri
 
     def load(self, reference: ModelReference) -> ResolvedModel | None:
-        """Return what `reference` last stood for on this server, None where that is not known."""
+        """Return the last resolution of `reference` on this server, None where there is none."""
         try:
             saved = json.loads(self._file(reference).read_bytes())
             if saved["tracking_uri"] != self._tracking_uri:
@@ -39,7 +38,7 @@ class LastGoodResolutions:
             return None
 
     def save(self, reference: ModelReference, model: ResolvedModel) -> None:
-        """Remember that `reference` stands for `model`."""
+        """Store that `reference` stands for `model`."""
         saved = {
             "tracking_uri": self._tracking_uri,
             "name": model.name,
@@ -56,7 +55,7 @@ class LastGoodResolutions:
             log.warning("last_resolution_not_saved", model=str(reference), exc_info=True)
 
     def forget(self, reference: ModelReference) -> None:
-        """Forget `reference`: the server said that there is no such model."""
+        """Delete the resolution of `reference`: the server has no such model."""
         try:
             self._file(reference).unlink(missing_ok=True)
         except OSError:

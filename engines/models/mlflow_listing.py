@@ -1,4 +1,4 @@
-"""What an MLflow server has: its models with their versions and aliases, and what is nearest to a wrong name."""
+"""Lists the models of an MLflow server with versions and aliases, and suggests names for wrong ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engines.models.resolved_model import ModelReference, RegisteredModel, Resol
 _MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 _NAMES_SHOWN = 8
 _PAGE = 1000
-"""How many models or versions one question asks for."""
+"""Models or versions per request."""
 
 
 def resolved(version: Any) -> ResolvedModel:
-    """Return MLflow's `version` as ours; its number is a text from a server and a number from a database."""
+    """Convert MLflow's `version`; its number is a text from a server and a number from a database."""
     return ResolvedModel(str(version.name), str(version.version), str(version.source), dict(version.tags))
 
 
@@ -47,7 +47,7 @@ def registered_models(client: Any, default_alias: str) -> list[RegisteredModel]:
 
 
 def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
-    """Return the sentence for a reference that leads nowhere: what is missing, and what is nearest."""
+    """Return a message for a reference to nothing: what is missing, and the nearest name."""
     registered = unless_missing(client.get_registered_model, reference.name)
     if registered is None:
         names = [one.name for one in client.search_registered_models(max_results=_PAGE)]
@@ -64,7 +64,7 @@ def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
 
 
 def unless_missing(call: Any, *arguments: str) -> Any:
-    """Return what `call` returns, or None where the server answers that there is no such thing."""
+    """Return what `call` returns, or None where the server answers that it does not exist."""
     return unless(_MISSING, call, *arguments)
 
 
@@ -81,7 +81,7 @@ def unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
 
 
 def _preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
-    """Return every registered model that has a version, with the one its plain name stands for, as MLflow's."""
+    """Return, in MLflow's form, every registered model with the version its plain name stands for."""
     found = []
     for model in _every(client.search_registered_models):
         aliased = model.aliases.get(default_alias)
@@ -94,7 +94,7 @@ def _preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
 
 
 def _every(search: Any) -> Iterator[Any]:
-    """Yield what all pages of one of MLflow's searches hold."""
+    """Yield the items of all pages of an MLflow search."""
     page = None
     while True:
         answer = search(max_results=_PAGE, page_token=page)

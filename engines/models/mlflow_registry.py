@@ -1,4 +1,4 @@
-"""The client of MLflow: looks versions up, creates them, moves their files, and says in our words what failed."""
+"""The MLflow client: looks versions up, creates them, moves their files, and translates errors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from engines.models.resolved_model import ModelReference, RegisteredModel, Resol
 from handlers.errors import InvalidRequest, RegistryUnavailable, UnknownModel
 
 EXPERIMENT = "inferstream-models"
-"""MLflow keeps every uploaded model in an experiment; ours go into this one."""
+"""The MLflow experiment of uploaded models."""
 
 _EXISTS = frozenset({"RESOURCE_ALREADY_EXISTS"})
 
 
 class MlflowRegistry:
-    """A client of one MLflow server. Thread-safe; every method blocks, up to the retries of the settings, and raises
-    RegistryUnavailable (retryable) where the server does not answer, or not usefully.
+    """A client of one MLflow server.
 
-    MLflow takes its timeouts and credentials from the environment of the process alone, so making a registry
-    sets them there.
+    Thread-safe. Every method blocks, up to the retries of the settings, and raises RegistryUnavailable (retryable)
+    where the server does not answer, or not usefully. MLflow reads its timeouts and credentials only from the
+    environment, so making a registry sets them there.
     """
 
     def __init__(self, settings: MlflowSettings) -> None:
@@ -49,7 +49,7 @@ class MlflowRegistry:
         """Return the version that `reference` stands for now.
 
         Raises:
-            UnknownModel: permanent; the server answered that there is none, with what it has instead.
+            UnknownModel: permanent; the server has none; the message names what it has instead.
         """
         with self._asked() as client:
             if reference.version is not None:
@@ -117,7 +117,7 @@ class MlflowRegistry:
             InvalidRequest: permanent; a file of the folder cannot be read, or is gone meanwhile.
         """
         with self._asked() as client:
-            # Stored models take fewer characters in their names than registered ones do.
+            # Names of stored models allow fewer characters than those of registered ones.
             unless(_EXISTS, client.create_experiment, EXPERIMENT)
             experiment_id = str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
             stored = client.create_logged_model(experiment_id, name=name.replace(".", "_"))
@@ -137,7 +137,7 @@ class MlflowRegistry:
         """Create the next version of `name`, and the registered model itself where it is new.
 
         Raises:
-            RegistryUnavailable: retryable; nothing stays behind, unless the server went away half-way.
+            RegistryUnavailable: retryable; nothing is left on the server, unless it went away half-way.
         """
         with self._asked() as client:
             is_new = unless(_EXISTS, client.create_registered_model, name) is not None
@@ -152,10 +152,10 @@ class MlflowRegistry:
             return resolved(made)
 
     def download(self, source: str, folder: Path) -> Path:
-        """Bring the files at `source` into `folder`, and return where exactly they lie in it.
+        """Download the files at `source` into `folder`, and return where in it they are.
 
         Raises:
-            RegistryUnavailable: retryable; the files did not arrive whole.
+            RegistryUnavailable: retryable; the download is incomplete.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -167,7 +167,7 @@ class MlflowRegistry:
             )
 
     def ping(self) -> dict[str, Any]:
-        """Return {"status": ok | error, ...} by one short question to the server; never raises."""
+        """Return {"status": ok | error, ...} by one short request; never raises."""
         import httpx
 
         uri = self.settings.tracking_uri
@@ -199,7 +199,7 @@ class MlflowRegistry:
 
     @contextmanager
     def _asked(self) -> Iterator[Any]:
-        """Give the client, and turn its errors into ours; a definite answer was handled before it gets here."""
+        """Yield the client, and translate its errors; answers like "not found" are handled before."""
         client = self.client()
         from mlflow.exceptions import MlflowException
 
@@ -224,9 +224,9 @@ _UNREACHED = {
 
 
 def _environment(settings: MlflowSettings) -> dict[str, str]:
-    """Return the variables by which MLflow learns what its client takes no argument for.
+    """Return the environment variables for what MLflow's client has no arguments for.
 
-    Its own defaults keep a caller waiting for minutes where nobody listens.
+    Its defaults keep a caller waiting for minutes where no server listens.
     """
     environment = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(settings.timeout_s)),
@@ -242,14 +242,14 @@ def _environment(settings: MlflowSettings) -> dict[str, str]:
 
 
 def unreadable(error: OSError) -> InvalidRequest:
-    """Return the error for a file to register that is gone or not to be read."""
+    """Return the error for a file to register that cannot be read."""
     return InvalidRequest(
         f"{error.filename} cannot be read ({error.strerror}); register the folder when nothing writes to it any more"
     )
 
 
 def _short(error: BaseException) -> str:
-    """Return what failed in few words; its client's own are some lines long where nobody answers."""
+    """Return an error in few words; those of MLflow's client have several lines where no server answers."""
     for sign, words in _UNREACHED.items():
         if sign in str(error):
             return words

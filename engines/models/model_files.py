@@ -27,13 +27,13 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 Download = Callable[[str, Path], Path]
-"""Brings the files at an address into a folder, and returns where in it they lie."""
+"""Downloads the files at an address into a folder, and returns where in it they are."""
 
 STAMP = ".inferstream.json"
-"""Written last into a folder, so it is there only when all the rest is; its time is that of the last use."""
+"""Written last into a folder, so it exists only in complete ones; its time is that of the last use."""
 
 LEAST_FREE_BYTES = 256 * 1024**2
-"""Less room than this on the disk counts as a full one."""
+"""With less free space than this, the disk counts as full."""
 
 _LOOK_S = 0.5
 """How often it is looked whether a download gets on."""
@@ -41,7 +41,7 @@ _LOOK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What a finished folder holds: where it came from, its size, and what of a model on the hub was wanted."""
+    """The content of a stamp: origin and size of the files, and which files of a hub model were wanted."""
 
     source: str
     sha256: str
@@ -65,7 +65,7 @@ class _Download:
         """Take each change of its files for one; in a separate thread, which a disk that hangs holds up as well."""
         latest = 0
         while not self.has_ended.wait(_LOOK_S):
-            with contextlib.suppress(OSError):  # renamed meanwhile
+            with contextlib.suppress(OSError):  # renamed while it was read
                 changed = max((path.stat().st_mtime_ns for path in parts()), default=0)
                 if changed != latest:
                     latest = changed
@@ -97,11 +97,11 @@ class ModelFiles:
         self._downloads: list[_Download] = []
 
     def acquire(self, model: ResolvedModel) -> Path:
-        """Return the folder of `model`, in place where its `physical_path` is trusted, downloaded otherwise.
+        """Return the folder of `model`: in place where its `physical_path` is trusted, downloaded otherwise.
 
         Raises:
             ModelLoadFailed: permanent; it has no files, or not those that were registered, or the disk is full.
-            RegistryUnavailable: retryable; the download did not arrive whole.
+            RegistryUnavailable: retryable; the download is incomplete.
         """
         in_place = self._physical(model)
         if in_place is not None:
@@ -119,7 +119,7 @@ class ModelFiles:
             raise
 
     def release(self, model: ResolvedModel) -> None:
-        """Give back what `acquire` returned; one call for each of its."""
+        """Release a folder; call it once for each `acquire`."""
         with self._lock:
             self._in_use[model.key] -= 1
             if self._in_use[model.key] <= 0:
@@ -147,9 +147,10 @@ class ModelFiles:
         return answer
 
     def _physical(self, model: ResolvedModel) -> Path | None:
-        """Return the folder a trusted `physical_path` tag names, None where the files must be brought here.
+        """Return the folder in a trusted tag `physical_path`, None where the files must be downloaded.
 
-        Anybody who may write to the registry may set the tag: it counts only under a root the operator allowed.
+        Anybody who may write to the registry may set the tag, so it counts only under a root that the operator
+        allows.
         """
         tagged = model.tags.get("physical_path")
         if not tagged:
@@ -168,16 +169,16 @@ class ModelFiles:
         )
 
     def _use(self, folder: Path, model: ResolvedModel) -> bool:
-        """Return whether `folder` holds `model`, and note that it is used now."""
+        """Return whether `folder` holds `model`, and note that it is in use."""
         stamp = _read_stamp(folder)
         if stamp is None or stamp.source != _origin(model):
-            return False  # nothing there, or a version of that number on another server, or registered again
+            return False  # nothing there, or another version of that number
         if not set(self._wanted.extras) <= set(stamp.wanted):
             return False  # fetched from the hub when the settings allowed less
         tagged = model.tags.get("sha256")
         if tagged and stamp.sha256 and stamp.sha256 != tagged:
             return False
-        with contextlib.suppress(OSError):  # a directory that is read-only here serves all the same
+        with contextlib.suppress(OSError):  # a read-only directory works too
             os.utime(folder / STAMP)
         return True
 
@@ -205,7 +206,7 @@ class ModelFiles:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f".{model.version}.lock"):
-                if self._use(folder, model):  # another thread or process brought it meanwhile
+                if self._use(folder, model):  # another thread or process has downloaded it
                     return
                 for left_over in folder.parent.glob(f".{model.version}.*.partial"):
                     shutil.rmtree(left_over, ignore_errors=True)
@@ -223,7 +224,7 @@ class ModelFiles:
         self._evict()
 
     def _install(self, folder: Path, model: ResolvedModel, download: _Download) -> None:
-        """Download into a folder beside, check, and rename; runs under the lock of this version."""
+        """Download into a temporary folder, check, and rename; runs under the lock of this version."""
         started = time.monotonic()
         partial = Path(tempfile.mkdtemp(prefix=f".{model.version}.", suffix=".partial", dir=folder.parent))
         try:
@@ -259,7 +260,7 @@ class ModelFiles:
                 )
             return self._download(model.source, partial)
         except RegistryUnavailable as error:
-            # Clients hide the disk's own error in the text of one of their own.
+            # Clients hide the disk's error in the text of their own.
             if shutil.disk_usage(partial).free < LEAST_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
@@ -289,7 +290,7 @@ class ModelFiles:
                 return False
             going = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
             try:
-                folder.rename(going)  # in one step, so that nobody finds half of it
+                folder.rename(going)  # in one step, so that no half of it is ever found
             except OSError:
                 return not folder.exists()
         shutil.rmtree(going, ignore_errors=True)
@@ -297,7 +298,7 @@ class ModelFiles:
 
 
 def _origin(model: ResolvedModel) -> str:
-    """Return what tells the files of this version from others: on the hub, one address has many revisions."""
+    """Return a text that differs where the files of a version differ: on the hub, one address has many revisions."""
     revision = model.tags.get("revision")
     return f"{model.source}@{revision}" if revision and model.source.startswith("hf://") else model.source
 

@@ -1,4 +1,4 @@
-"""Answers which registered model a name stands for, and brings its files to this machine."""
+"""Resolves model names to registered versions, and downloads their files."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = ["ModelManager", "ResolvedModel"]
 log = get_logger(__name__)
 
 PATIENCE_S = 1.0
-"""How long a caller waits for news of a name whose last answer is at hand, in seconds."""
+"""Longest wait for a new answer about a name whose last answer is known, in seconds."""
 
 
 _STILL_FRESH_S = 0.1
-"""What must be left of an answer's time for `is_fresh` to promise that it lasts."""
+"""How much longer an answer must be valid for `is_fresh` to return true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ModelManager:
         self._is_away = False
 
     def connect(self) -> None:
-        """Make what speaks to the server, which takes seconds the first time; the server is not asked yet.
+        """Make the client, which takes seconds the first time; sends nothing to the server.
 
         Raises:
             RegistryUnavailable: retryable; MLflow's client is not installed.
@@ -82,11 +82,11 @@ class ModelManager:
 
     @property
     def alias_poll_s(self) -> float:
-        """How long an answer about a name is used before the server is asked again, in seconds."""
+        """How long an answer about a name is valid before the server is asked again, in seconds."""
         return self._settings.alias_poll_s
 
     def is_fresh(self, model_name: str) -> bool:
-        """Return whether `resolve` answers at once: from what the server said a moment ago."""
+        """Return whether `resolve` returns at once, from a valid answer."""
         try:
             known = self._known.get(parse_model_name(model_name))
         except InvalidRequest:
@@ -94,7 +94,7 @@ class ModelManager:
         return known is not None and self._clock() + _STILL_FRESH_S < known.fresh_until
 
     def known(self, model_name: str) -> ResolvedModel | None:
-        """Return what `model_name` stood for when it was resolved last; None where it was not, or is not a name."""
+        """Return the last resolution of `model_name`; None where there is none, or it is not a name."""
         try:
             return self._known[parse_model_name(model_name)].model
         except (InvalidRequest, KeyError):
@@ -114,22 +114,22 @@ class ModelManager:
         return self._resolve(model_name, still_s=0.0)
 
     def renew(self, model_name: str) -> ResolvedModel:
-        """As `resolve`, but an answer in the second half of its time is asked for again.
+        """As `resolve`, but asks again in the second half of an answer's time.
 
-        Done often enough for a name in use, it spares requests the wait for the server.
+        Called often enough for a name in use, it saves requests the wait for the server.
         """
         return self._resolve(model_name, still_s=self._settings.alias_poll_s / 2)
 
     def _resolve(self, model_name: str, still_s: float) -> ResolvedModel:
-        """Answer from what is known where that is fresh for `still_s` more, else ask the server."""
+        """Return an answer that is valid for `still_s` more, else ask the server."""
         reference = parse_model_name(model_name)
         with self._lock:
             known = self._known.get(reference)
         if known is not None and self._clock() + still_s < known.fresh_until:
             return known.model
         last = known.model if known is not None else self._last_good.load(reference)
-        self.connect()  # which must not count as waiting for the server
-        # In a separate thread: an answer that takes minutes holds up no worker thread, and no other name.
+        self.connect()  # the time of this must not count as waiting for the server
+        # In a separate thread: an answer that takes minutes blocks no worker thread and no other name.
         lookup = self._lookups.start(reference, partial(self._ask, reference, still_s))
         try:
             return lookup.result(self._settings.timeout_s if last is None else PATIENCE_S)
@@ -160,7 +160,7 @@ class ModelManager:
         return self._files.acquire(model)
 
     def release_files(self, model: ResolvedModel) -> None:
-        """Say that the folder `files` returned is no longer in use: it may go when room is needed."""
+        """Release the folder that `files` returned: it may be deleted when room is needed."""
         self._files.release(model)
 
     def last_sign(self, model: ResolvedModel) -> float:
@@ -261,9 +261,10 @@ class ModelManager:
     def _go_on_with(
         self, reference: ModelReference, last: ResolvedModel, known: _Known | None
     ) -> ResolvedModel:
-        """Use `last` until the next poll, so that callers need not wait out each other's patience.
+        """Use `last` until the next poll, so that callers do not wait one after the other.
 
-        `known` is what the caller found before it asked: what took its place meanwhile is newer than `last`.
+        `known` is what the caller found before it asked: if it was replaced meanwhile, the new one is newer than
+        `last`.
         """
         with self._lock:
             now = self._known.get(reference)
@@ -273,7 +274,7 @@ class ModelManager:
         return last if now is None else now.model
 
     def _note_away(self, is_away: bool, error: InferenceError | None) -> None:
-        """Log that the server went away, or came back: once each."""
+        """Log once that the server is away, and once that it is back."""
         with self._lock:
             changed, self._is_away = self._is_away != is_away, is_away
         if changed and is_away:

@@ -1,4 +1,4 @@
-"""Registers a model in MLflow: uploads its folder, or records by reference where it is to be had."""
+"""Registers a model in MLflow: uploads its folder, or stores a reference to its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HUB_NAME = re.compile(r"(?:hf://)?(\w[\w.-]*/\w[\w.-]*)")
 _ABOUT = re.compile(
     r"readme.*|licen[cs]e.*|notice.*|copying.*|\.gitattributes|\.gitignore|.*\.(md|rst)", re.IGNORECASE
 )
-"""Files that say something about a model."""
+"""Files that describe a model and do not belong to it."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 ADAPTER = (
     "holds a PEFT adapter, not a whole model; merge it into its base model (model.merge_and_unload()), save that with "
@@ -112,7 +112,7 @@ def _by_reference(
 def _ollama(
     model_name: str, model_path: str | Path | None, tags: dict[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """Return address and tags of a model that an Ollama server holds."""
+    """Return source and tags of a model on an Ollama server."""
     name = tags.setdefault("ollama_model_name", str(model_path) if model_path is not None else "")
     if not name:
         raise InvalidRequest(
@@ -146,7 +146,7 @@ def _folder(model_source: str, model_path: str | Path | None) -> Path:
 
 
 def _check_content(where: str, names: Sequence[str], *, is_transformers: bool) -> None:
-    """Refuse files that cannot be a model: nothing but texts about it, or not in the layout of transformers."""
+    """Refuse files that cannot be a model: only texts about it, or not in the layout of transformers."""
     shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
     if all(_ABOUT.fullmatch(name.rpartition("/")[2]) for name in names):
         raise InvalidRequest(

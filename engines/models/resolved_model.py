@@ -1,4 +1,4 @@
-"""A registered model as the registry knows it: its version, where it lies, what it is for; and a loaded one's key."""
+"""A registered version: its source and tags; and the key of a loaded model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 _TAGS_OF_ORIGIN = ("sha256", "revision", "physical_path", "ollama_model_name")
-"""Tags that say, beside the source, which model it is; all others only describe it."""
+"""Tags that identify the model, beside the source; all others only describe it."""
 
 
 class VersionId(NamedTuple):
-    """What tells a version from every other that there is or was.
+    """Identifies a version uniquely for all time.
 
-    Its number alone does not: they start again at 1 where a model was deleted and registered again.
+    Its number alone does not: numbers start again at 1 when a model was deleted and registered again.
     """
 
     name: str
     version: str
     origin: str
-    """Source and tags of which a change makes another model of it."""
+    """Source and tags that identify the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ResolvedModel:
     source: str
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     key: str = field(init=False, repr=False, compare=False)
-    """What people call it: `name/version`."""
+    """`name/version`."""
     id: VersionId = field(init=False, repr=False, compare=False)
     tasks: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The tasks that its tag `task` names; empty where it serves any."""
@@ -53,7 +53,7 @@ class ResolvedModel:
 
     @property
     def task(self) -> str | None:
-        """What its tag `task` says: one task, or several with commas between; None where it serves any."""
+        """Its tag `task`: one task, or several with commas; None where it serves any."""
         return self.tags.get("task")
 
     @property
@@ -64,7 +64,7 @@ class ResolvedModel:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A registered model as a whole: what its plain name stands for, and what else there is of it."""
+    """A registered model: the version of its plain name, and all others."""
 
     preferred: ResolvedModel
     versions: tuple[str, ...]
@@ -75,7 +75,7 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """A `model_name` taken apart; at most one of `alias` and `version` is set."""
+    """The parts of a `model_name`; at most one of `alias` and `version` is set."""
 
     name: str
     alias: str | None = None
@@ -88,7 +88,7 @@ class ModelReference:
 
 
 def is_model_name(name: str) -> bool:
-    """Return whether `name` may name a registered model: it is a file name and part of an address as well."""
+    """Return whether `name` may name a registered model: it becomes a file name and a part of an address."""
     return _NAME.fullmatch(name) is not None and name.strip(".") != ""
 
 
@@ -118,11 +118,11 @@ Use = tuple[str, str]
 
 
 ANY_TASK = "*"
-"""In place of the task, where an engine's load does not depend on it."""
+"""Stands for the task where an engine's load does not depend on it."""
 
 
 class ModelKey(NamedTuple):
-    """The name of one loaded model in the cache, and of the lane in which requests for one of its tasks run.
+    """The key of one loaded model in the cache, and of the batch queue of its requests.
 
     Shown as `engine/task/name/version`.
     """
@@ -135,12 +135,12 @@ class ModelKey(NamedTuple):
 
     @property
     def use(self) -> Use:
-        """What the model is loaded for."""
+        """Engine and task it is loaded for."""
         return self.engine, self.task
 
     @property
     def model(self) -> VersionId:
-        """Which version is loaded."""
+        """The version."""
         return VersionId(self.name, self.version, self.origin)
 
     def __str__(self) -> str:
@@ -149,14 +149,12 @@ class ModelKey(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def key_of(engine: str, task: str, version: VersionId) -> ModelKey:
-    """Return the key of a version that an engine loads for a task; every request asks for one."""
+    """Return the key of a version that an engine loads for a task; called for every request."""
     return ModelKey(engine, task, *version)
 
 
 def check_tags(model: ResolvedModel, *, task: str | None, engine: str) -> None:
-    """Check that the model's tags do not contradict the request; a tag that is not there contradicts nothing.
-
-    None as task stands for any.
+    """Check that the model's tags do not contradict the request; a missing tag contradicts nothing.
 
     Raises:
         ModelMismatch: permanent; says which tag, what it says and what the request said.

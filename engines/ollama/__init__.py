@@ -1,1 +1,1 @@
-"""Models run in an Ollama server, which this process asks over HTTP."""
+"""The engine for models on an Ollama server, over HTTP."""

@@ -1,4 +1,4 @@
-"""Gathers the chunks of one answer into the raw result."""
+"""Collects the chunks of one answer into the raw result."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = get_logger(__name__)
 _NS_PER_S = 1e9
 
 _MOST_REPEATS = 30
-"""Ollama ends an answer at the next token that is the same, without a last chunk.
-Source: https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: blanks around a token do not count."""
+"""After this many equal tokens Ollama ends an answer at the next one, without a last chunk. Source:
+https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: blanks around a token do not count."""
 
 
 class Answer:
-    """One answer in the making; `emit` gets each piece of its text, not of its thinking. For one thread."""
+    """One answer under way; `emit` gets each piece of its text, not of its thinking. For one thread."""
 
     def __init__(self, emit: Emit | None = None) -> None:
         self._emit = emit
@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def repeats_itself(self) -> bool:
-        """Whether its last tokens are so many equal ones that Ollama ends an answer for it."""
+        """Whether its last tokens are equal and so many that Ollama ends an answer."""
         return self._repeats >= _MOST_REPEATS
 
     def _count(self, token: str) -> None:
@@ -53,13 +53,13 @@ class Answer:
         self._latest = token
 
     def result(self, last: AnswerChunk) -> dict[str, Any]:
-        """Return generated_text, prompt_tokens, completion_tokens, finish_reason, metadata and, where the
-        model thought, thinking.
+        """Return the raw result as a dict.
 
-        `finish_reason` is Ollama's done_reason (stop, length), or "unknown" where it gives none; metadata has
-        the server's own times: load_s, prompt_eval_s, eval_s, total_s. Where the server ended an answer that
-        repeats itself, `last` is not done: `finish_reason` is "repetition", the tokens of the answer are those
-        that came, and what only a last chunk tells (prompt_tokens, times) is left out.
+        Keys: generated_text, prompt_tokens, completion_tokens, finish_reason, metadata, and thinking where the model
+        thought. `finish_reason` is Ollama's done_reason (stop, length), or "unknown" where it has none; metadata has
+        the server's times: load_s, prompt_eval_s, eval_s, total_s. If the server ended an answer that repeats itself,
+        `last` is not done: `finish_reason` is "repetition", completion_tokens counts the tokens that came, and values
+        of a last chunk (prompt_tokens, times) are missing.
         """
         answer: dict[str, Any] = {"generated_text": "".join(self._text)}
         if self._thinking:

@@ -22,9 +22,9 @@ _STOP_TIMEOUT_S = 10.0
 
 
 class BackgroundLoop:
-    """Runs coroutines for callers of any thread; its one thread starts with the first of them.
+    """Runs coroutines for callers of any thread; its thread starts with the first of them.
 
-    `close`, or dropping the object, cancels what runs, awaits `clean_up` in the loop and ends the thread.
+    `close`, or deleting the object, cancels running work, awaits `clean_up` in the loop and ends the thread.
     """
 
     def __init__(self, name: str, *, clean_up: CleanUp) -> None:
@@ -37,10 +37,10 @@ class BackgroundLoop:
         self.is_closed = False
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start `work` and return its future, whose cancellation cancels it.
+        """Start `work` and return its future; cancelling the future cancels the work.
 
-        Work that `close` cuts off, begun or not, ends with EngineUnavailable: only a caller's own cancel leaves
-        the future cancelled. The future ends with an InferenceError for whatever `work` raises.
+        Work that `close` cuts off, begun or not, ends with EngineUnavailable: the future is cancelled only by its
+        caller. It ends with an InferenceError for any exception of `work`.
 
         Raises:
             EngineUnavailable: retryable; the loop is closed.
@@ -57,12 +57,12 @@ class BackgroundLoop:
                 )
                 self._thread.start()
                 self._stop = stop = weakref.finalize(self, _stop, self._loop)
-                stop.atexit = False  # the thread is a daemon; waking it while Python shuts down helps nobody
+                stop.atexit = False  # the thread is a daemon; waking it while Python shuts down is of no use
             self._loop.call_soon_threadsafe(_start, work, answer, self._name)
             return answer
 
     def close(self) -> None:
-        """Take no more work, cancel what runs and return when the thread has ended; harmless when repeated."""
+        """Take no more work, cancel what runs and return when the thread has ended; idempotent."""
         with self._lock:
             self.is_closed = True
             self._stop()
@@ -71,7 +71,7 @@ class BackgroundLoop:
 
 
 def _start(work: Coroutine[Any, Any, T], answer: Future[T], name: str) -> None:
-    """Run `work` as a task of the running loop, which ends with `answer` and `answer` with it."""
+    """Run `work` as a task of the running loop; the end of the task and of `answer` end each other."""
     if answer.cancelled():
         work.close()
         return
@@ -79,7 +79,7 @@ def _start(work: Coroutine[Any, Any, T], answer: Future[T], name: str) -> None:
     task = loop.create_task(_contained(work))
 
     def on_done(done: asyncio.Task[T | InferenceError]) -> None:
-        work.close()  # it has not begun where its task was cancelled before that
+        work.close()  # the work has not begun where its task was cancelled before
         if not answer.set_running_or_notify_cancel():
             return
         found = _cut_off(name) if done.cancelled() else done.result()
@@ -98,7 +98,7 @@ def _start(work: Coroutine[Any, Any, T], answer: Future[T], name: str) -> None:
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T | InferenceError:
-    """Return what `work` returns, or the error of ours for what it raises; only a cancel of its task gets out."""
+    """Return what `work` returns, or an InferenceError for its exception; only a cancel of its task is raised."""
     try:
         return await work
     except BaseException as error:

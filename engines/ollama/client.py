@@ -1,4 +1,4 @@
-"""Asks an Ollama server over HTTP: answers and pulls as streams, the rest as single questions."""
+"""HTTP client of an Ollama server: answers and pulls as streams, everything else as single requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engines.ollama.wire import (
 
 CONNECT_TIMEOUT_S = 5.0
 QUESTION_TIMEOUT_S = 30.0
-"""For what a server answers from what it has at hand."""
+"""Timeout of requests that the server answers without running a model."""
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -46,9 +46,9 @@ class OllamaClient:
         self._http = httpx.AsyncClient(
             base_url=settings.api_base,
             timeout=httpx.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            # How many requests run at once is decided before they come here.
+            # The number of concurrent requests is limited before they come here.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_concurrent),
-            trust_env=not settings.is_local,  # no proxy of the environment leads back here
+            trust_env=not settings.is_local,  # a proxy of the environment cannot reach this machine
         )
 
     async def answer(
@@ -74,7 +74,7 @@ class OllamaClient:
         return last
 
     async def pull(self, model: str, hear: Callable[[PullChunk], None]) -> None:
-        """Have the server fetch a model; it may take hours, but no silence in it may last the whole timeout."""
+        """Have the server pull a model; it may take hours, but must not be silent for the whole timeout."""
         body = msgspec.json.encode({"model": model, "stream": True})
         status = ""
         try:
@@ -89,7 +89,7 @@ class OllamaClient:
             raise self.failures.of_pull(refused, model) from refused
 
     async def show(self, model: str) -> Shown:
-        """Return what the server says about a model; ModelMissing where it has none of that name."""
+        """Return the server's description of a model; ModelMissing where it has none of that name."""
         return await self._ask("POST", "/api/show", Shown, {"model": model}, model=model)
 
     async def tags(self) -> list[str]:
@@ -105,7 +105,7 @@ class OllamaClient:
         return (await self._ask("GET", "/api/version", Version)).version
 
     async def unload(self, model: str) -> None:
-        """Have the server drop a model from its memory as soon as it is idle."""
+        """Have the server unload a model as soon as it is idle."""
         body = {"model": model, "keep_alive": 0, "stream": False}
         await self._ask("POST", "/api/generate", AnswerChunk, body, model=model)
 
@@ -147,7 +147,7 @@ class OllamaClient:
 
     @contextmanager
     def _transport(self, within_s: float) -> Iterator[None]:
-        """Turn the transport's errors into ours."""
+        """Translate the transport's errors."""
         try:
             yield
         except (httpx.HTTPError, TimeoutError, BadLine) as error:

@@ -1,4 +1,4 @@
-"""OllamaEngine: models that an Ollama server holds and runs, asked over HTTP."""
+"""OllamaEngine: runs models on an Ollama server, over HTTP."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ HEALTH_TIMEOUT_S = 1.5
 UNLOAD_TIMEOUT_S = 3.0
 
 NEEDED_CAPABILITY = {"text-generation": "completion", "vlm": "vision"}
-"""What a model must be able to do for a task, in Ollama's words."""
+"""The capability that a model needs for a task, in Ollama's words."""
 
 SHIFT_TAG = "ollama_shift"
 
 UNTOLD_CONTEXT = 131_072
-"""The longest context, in tokens, that requests may ask for where neither setting nor server tells one."""
+"""The longest context that requests may ask for where neither setting nor server names one, in tokens."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class OllamaEngine(BaseEngine):
-    """Asks an Ollama server; at most `ollama.max_concurrent` requests are under way there at once.
+    """Runs requests on an Ollama server, at most `ollama.max_concurrent` at a time.
 
-    Thread-safe, calls for one model overlap. All waiting happens in one thread of the engine's own, which
-    starts with the first call and ends with `close`; listeners are called in it and must not block.
+    Thread-safe, calls for one model overlap. All waiting happens in one thread of the engine, which starts with the
+    first call and ends with `close`; listeners are called in it and must not block.
     """
 
     name = "ollama"
@@ -67,8 +67,8 @@ class OllamaEngine(BaseEngine):
     def load_model(self, name: str, **kw: Any) -> OllamaModel:
         """Return the model that the tag `ollama_model_name` names, else `name`, once the server holds it.
 
-        A missing model is pulled where `ollama.auto_pull` is on. Its weights get into the server's memory with
-        the first request. The tag `ollama_shift` (true or false) goes before the setting ollama.shift.
+        A missing model is pulled where `ollama.auto_pull` is on. The server loads its weights with the first request.
+        The tag `ollama_shift` (true or false) overrides the setting ollama.shift.
 
         Raises:
             ModelLoadFailed: permanent; the server does not have it, it cannot do the task, or a tag is wrong.
@@ -91,7 +91,7 @@ class OllamaEngine(BaseEngine):
         return model
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str]:
-        """Return 0 bytes: the server holds the model, so nothing here has to make room while it is pulled."""
+        """Return 0 bytes: the server holds the model, so nothing here is evicted for it."""
         return 0, self.model_device(None)
 
     def submit(
@@ -130,16 +130,16 @@ class OllamaEngine(BaseEngine):
             return [_outcome(future) for future in futures]
         finally:
             for future in futures:
-                future.cancel()  # only an interrupt leaves any that still run
+                future.cancel()  # only after an interrupt do any still run
 
     def last_sign(self, model: OllamaModel) -> float:
-        """Return when the server last sent something, for whatever model: one may have to wait for another there."""
+        """Return when the server last sent something, for any model: one may have to wait there for another."""
         return self._heard_at if self._under_way else time.monotonic()
 
     def unload_model(self, model: OllamaModel) -> bool:
-        """Have the server drop the model when it is idle, unless another of ours is the same one there.
+        """Have the server unload the model when it is idle, unless another of our models is the same one there.
 
-        Only an attempt: return whether the server was told. Never raises.
+        Only an attempt: return whether the server was asked. Never raises.
         """
         with self._held_lock:
             ours = self._held[model.name]
@@ -176,7 +176,7 @@ class OllamaEngine(BaseEngine):
     ) -> dict[str, Any]:
         try:
             return await self._ask(model, inputs, options, emit, urgency)
-        except ModelMissing:  # removed from the server since it was loaded here
+        except ModelMissing:  # the server has lost it since it was loaded here
             await self._models.ensure(model.name)
             return await self._ask(model, inputs, options, emit, urgency)
 
@@ -189,7 +189,7 @@ class OllamaEngine(BaseEngine):
         urgency: Urgency,
     ) -> dict[str, Any]:
         async with self._slots.held(urgency):
-            if "images" in inputs:  # encoding them takes long enough to make the other streams stutter
+            if "images" in inputs:  # encoding them would delay the other streams
                 request = await asyncio.to_thread(build, model, inputs, options)
             else:
                 request = build(model, inputs, options)
@@ -223,7 +223,7 @@ class OllamaEngine(BaseEngine):
         try:
             return future.result()
         finally:
-            future.cancel()  # only an interrupt leaves it running
+            future.cancel()  # only after an interrupt does it still run
 
     def _ended(self, answer: Future[Any]) -> None:
         with self._held_lock:
@@ -252,7 +252,7 @@ def _check_capability(model: str, task: str | None, shown: Shown) -> None:
 
 
 def _shift(model: str, tag: str | None, setting: bool | None) -> bool | None:
-    """Return whether answers of `model` shift the context: one value for all its requests."""
+    """Return `shift` of `model`: one value for all its requests."""
     if tag is None:
         return setting
     if tag.lower() not in ("true", "false"):

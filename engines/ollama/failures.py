@@ -3,7 +3,7 @@
 | Ollama says | we say |
 |---|---|
 | nothing: refused, no route, cut off, silent too long | ENGINE_UNAVAILABLE |
-| a line that is not JSON of its kind, a stream without its end | ENGINE_UNAVAILABLE |
+| a line that is not the expected JSON, a stream without its end | ENGINE_UNAVAILABLE |
 | 404 about a model | MODEL_LOAD_FAILED (ModelMissing), before which a pull may help |
 | 400 about the model's name | MODEL_LOAD_FAILED |
 | 400 about a prompt that is longer than the context | INVALID_INPUT, with what to do |
@@ -62,7 +62,7 @@ _TOO_LONG = re.compile(
 )
 _BAD_IMAGE_MARK = re.compile(r"invalid image index", re.IGNORECASE)
 _CLOUD_MODEL = re.compile(r"[:-]cloud$")
-"""A model that the server does not run itself but hands on to ollama.com."""
+"""A model that the server does not run itself but forwards to ollama.com."""
 _UNPULLABLE = re.compile(r"file does not exist|invalid model|newer version|\b4(00|01|03|04|12)\b")
 
 
@@ -71,7 +71,7 @@ class ModelMissing(ModelLoadFailed):
 
 
 class Refused(Exception):
-    """What the server said instead of an answer: a status with a reason, or (200) an error line in a stream."""
+    """Raised when the server refuses: a status with a reason, or (200) an error line in a stream."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(status, said)
@@ -80,7 +80,7 @@ class Refused(Exception):
 
 
 class Failures:
-    """Words the errors about one server, whose address is told without its password."""
+    """Makes the errors about one server; its address is shown without its password."""
 
     def __init__(self, api_base: str) -> None:
         self.server = str(httpx.URL(api_base).copy_with(username=None, password=None)).rstrip("/")
@@ -136,7 +136,7 @@ class Failures:
     def of_transport(
         self, error: httpx.HTTPError | TimeoutError | BadLine, within_s: float
     ) -> InferenceError:
-        """Return the error for a server that is away, silent for too long, or speaks something else."""
+        """Return the error for a server that is away, silent for too long, or does not speak HTTP."""
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return EngineUnavailable(
                 f"no Ollama server answers at {self.server}: {str(error) or type(error).__name__}; start it with "

@@ -44,12 +44,12 @@ _NAME = re.compile(rf"(?:https?://)?(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::{_
 
 
 def is_valid_name(name: str) -> bool:
-    """Return whether Ollama takes `name` for the name of a model, which need not exist."""
+    """Return whether Ollama accepts `name` as the name of a model, which need not exist."""
     return _NAME.fullmatch(name) is not None
 
 
 def short_name(name: str) -> str:
-    """Return the shortest of the names that Ollama takes for one: without what it fills in by itself.
+    """Return the shortest name that means the same model to Ollama: without the parts it fills in.
 
     Source: https://github.com/ollama/ollama/blob/main/types/model/name.go, DefaultName.
     """
@@ -61,21 +61,21 @@ _SEED_BITS = 2**31 - 1
 _CONTEXT_OPTIONS = ("num_ctx", "num_keep", "repeat_last_n")
 _CONTEXT_SETTING = "ollama.max_context"
 _IMAGE_MARK = re.compile(r"\[img-\d+\]")
-"""Where Ollama puts an image into the prompt; in a user's text it would be taken for one."""
+"""Where Ollama puts an image into the prompt; in a user's text it would be replaced as well."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OllamaModel:
-    """A model that the server holds, as one registered version of ours loaded it; immutable."""
+    """A model on the server, as one registered version of ours loaded it; immutable."""
 
     name: str
-    """What the server calls it."""
+    """The server's name of it."""
     repeat_penalty: float = 1.0
-    """What applies where a request says nothing."""
+    """Used where a request sets none."""
     most_context: int | None = None
-    """The longest context that requests may ask for, in tokens; None where ollama.max_context says it."""
+    """The longest context that requests may ask for, in tokens; None where ollama.max_context sets it."""
     shift: bool | None = None
-    """Whether an answer that fills the context goes on without its oldest tokens; None leaves it to the server."""
+    """Whether an answer that fills the context goes on without its oldest tokens; None: the server decides."""
     sees: bool = False
     """Whether it takes images."""
 
@@ -137,7 +137,7 @@ def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any
 
 
 def _refuse_image_marks(inputs: Mapping[str, Any]) -> None:
-    """Raise InvalidInput where a text holds what Ollama would replace by an image."""
+    """Raise InvalidInput where a text holds a mark that Ollama would replace by an image."""
     for where, text in _texts(inputs):
         if mark := _IMAGE_MARK.search(text):
             raise InvalidInput(

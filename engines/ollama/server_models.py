@@ -1,4 +1,4 @@
-"""Makes sure that the server holds a model: looks, and has it pulled where it may, once however many ask."""
+"""Makes sure that the server has a model: pulls it where that is allowed, once for all who ask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG_INTERVAL_S = 10.0
 
 
 class ServerModels:
-    """What the server holds; for one event loop, whose tasks may ask for one model at once."""
+    """The models on the server; for one event loop, whose tasks may ask for one model at once."""
 
     def __init__(self, client: OllamaClient, *, auto_pull: bool, tell: ProgressListener) -> None:
         self._client = client
@@ -29,7 +29,7 @@ class ServerModels:
         self._asked: dict[str, asyncio.Task[Shown]] = {}
 
     async def ensure(self, model: str) -> Shown:
-        """Return what the server says about `model`, which it holds by then. Cancelling it stops no pull.
+        """Return the server's description of `model`, after pulling it where needed. Cancelling it stops no pull.
 
         Raises:
             ModelLoadFailed: permanent; the server does not have it, and may not or cannot pull it.
@@ -44,7 +44,7 @@ class ServerModels:
     def _forget(self, model: str, task: asyncio.Task[Shown]) -> None:
         del self._asked[model]
         if not task.cancelled():
-            task.exception()  # those who waited for it may all be gone
+            task.exception()  # the callers may all be gone
 
     async def _ensure(self, model: str) -> Shown:
         try:
@@ -76,7 +76,7 @@ class ServerModels:
 
 
 class _PullWatch:
-    """Adds up the layers of one pull, and reports: each new status, and progress now and then."""
+    """Adds up the layers of one pull, and reports each new status, and progress from time to time."""
 
     def __init__(self, model: str, tell: ProgressListener) -> None:
         self._model = model

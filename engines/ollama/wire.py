@@ -1,7 +1,7 @@
-"""What Ollama's server says, as types: one JSON object per line of a stream, or one as a whole answer.
+"""The messages of Ollama's server as types: one JSON object per line of a stream, or one as a whole answer.
 
-Source: https://github.com/ollama/ollama/blob/main/docs/api.md and api/types.go beside it. Fields that are not
-used here are left out; what the server omits reads as nothing or 0, which is what it means by it.
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md and api/types.go beside it. Unused fields are left out;
+fields that the server omits are empty or 0, which is what it means by that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 LONGEST_LINE_BYTES = 32 * 1024**2
-"""No line of a real server comes near it; without a bound, one that never ends would fill the memory."""
+"""Far longer than any line of a real server; an endless line would fill the memory."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -49,18 +49,18 @@ class PullChunk(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What /api/show says about a model."""
+    """The answer of /api/show about a model."""
 
     parameters: str = ""
     """The options its Modelfile sets, one a line: name, spaces, value."""
     capabilities: tuple[str, ...] | None = None
     """Such as completion, vision, thinking, tools; None from a server too old to say."""
     model_info: dict[str, Any] = {}
-    """Of the model's file: "<architecture>.context_length" among others."""
+    """From the model's file: "<architecture>.context_length" among others."""
 
     @property
     def context_length(self) -> int | None:
-        """The longest context the model was made for, in tokens; None where its file does not tell."""
+        """The longest context of the model, in tokens; None where its file does not say."""
         lengths = [value for name, value in self.model_info.items() if name.endswith(".context_length")]
         return next((length for length in lengths if type(length) is int and length > 0), None)
 
@@ -102,14 +102,14 @@ class ServerError(msgspec.Struct, frozen=True):
 
 
 class BadLine(Exception):
-    """Raised when a line is not a JSON object of its kind; the message shows its beginning."""
+    """Raised when a line is not the expected JSON object; the message shows its beginning."""
 
 
 T = TypeVar("T")
 
 
 class JsonLines(Generic[T]):
-    """Makes objects of the bytes of a stream, however they are cut; empty lines are passed over."""
+    """Parses the objects of a stream from its bytes, however they are split; empty lines are skipped."""
 
     def __init__(self, kind: type[T]) -> None:
         self._decoder = msgspec.json.Decoder(kind)

@@ -1,4 +1,5 @@
-"""What one model name stands for: the version that answers, the one that is to follow it, and how far that is."""
+"""The state of one model name: the active version, the wanted version, and the progress between them. D (RETRY_S,
+LONGEST_RETRY_S)=: Seconds until a version that failed to load is tried again; they double with each failure."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 
 
 class State(Enum):
-    """Where a name is on its way to the version that the registry named last."""
+    """The progress of a name towards the wanted version."""
 
     SETTLED = auto()
-    """That version is active."""
+    """The wanted version is active."""
     OUTDATED = auto()
-    """Another one is, and nothing is done about it yet."""
+    """Another version is active, and the wanted one is not loading yet."""
     LOADING = auto()
-    """A thread loads it beside the active one."""
+    """A thread loads the wanted version beside the active one."""
     FAILED = auto()
-    """It did not load, and is tried again at `retry_at`."""
+    """It failed to load, and is tried again at `retry_at`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,24 +35,24 @@ class ActiveVersion:
 
     name: str
     current: ResolvedModel
-    """The version that answers."""
+    """The active version, which answers."""
     wanted: ResolvedModel
-    """What the registry said last."""
+    """The registry's last answer."""
     change: int
-    """The number of the change that made `wanted` what it is."""
+    """The number of the change that set `wanted`."""
     is_warm: bool = False
     """Whether its model stays in memory without requests."""
     state: State = State.SETTLED
     retry_in_s: float = 0.0
     retry_at: float = 0.0
     failed_uses: frozenset[Use] = frozenset()
-    """What the version that did not load was to be loaded for."""
+    """The uses for which the wanted version failed to load."""
 
     def observe(self, answer: ResolvedModel, *, asked_after: int, number: int) -> None:
-        """Take an answer of the registry, which makes change `number` where it is another version.
+        """Take an answer of the registry; another version makes change `number`.
 
-        `asked_after` is the number of the last change when the question was put: an answer that a newer one
-        has overtaken does not turn the name back.
+        `asked_after` is the number of the last change when the registry was asked: an older answer does not undo a
+        newer one.
         """
         if answer.id != self.wanted.id:
             if asked_after < self.change:
@@ -62,16 +63,16 @@ class ActiveVersion:
                 self.state = State.OUTDATED
         self.wanted = answer
         if answer.id == self.current.id:
-            self.current = answer  # tags that only describe it may have changed
+            self.current = answer  # tags that only describe the version may have changed
             if self.state is not State.LOADING:
                 self.state = State.SETTLED
 
     def is_due(self, now: float) -> bool:
-        """Return whether the wanted version may take over: it did not fail to load a moment ago."""
+        """Return whether the wanted version may be loaded: it has not failed a moment ago."""
         return self.state is not State.FAILED or now >= self.retry_at
 
     def begin(self, now: float) -> bool:
-        """Begin to load the wanted version; return whether that is to be done now."""
+        """Begin to load the wanted version; return whether it must be loaded now."""
         if self.wanted.id == self.current.id:
             self.state = State.SETTLED
         elif self.is_due(now):
@@ -79,12 +80,12 @@ class ActiveVersion:
         return self.state is State.LOADING
 
     def activate(self) -> None:
-        """Let the wanted version answer from now on."""
+        """Make the wanted version the active one."""
         self.current, self.state = self.wanted, State.SETTLED
         self._forget_failure()
 
     def fail(self, uses: frozenset[Use], now: float) -> None:
-        """Note that the wanted version did not load for `uses`."""
+        """Note that the wanted version failed to load for `uses`."""
         self.retry_in_s = min(2 * self.retry_in_s, LONGEST_RETRY_S) or RETRY_S
         self.retry_at, self.failed_uses, self.state = now + self.retry_in_s, uses, State.FAILED
 

@@ -1,4 +1,4 @@
-"""Unloads versions of models that no name stands for and no request needs any more."""
+"""Unloads versions that no name stands for and no request needs any more."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engines.lease import Lease
 from engines.models.resolved_model import VersionId
 
 STRAGGLERS_S = 60.0
-"""How long a retired version waits in memory for requests that were resolved to it and do not run yet."""
+"""How long a retired version stays in memory for requests that were resolved to it and do not run yet."""
 
 
 class Claim:
-    """Kept by every request that one version is to answer; a retired version waits while there is one."""
+    """Held by every request of a version; a retired version stays while there is one."""
 
     __slots__ = ("__weakref__",)
 
@@ -29,9 +29,9 @@ class _Retired:
 
 
 class Retirement:
-    """The versions that are to leave the memory, and the claims of requests on all versions.
+    """The versions to unload, and the claims of requests on all versions.
 
-    Thread-safe. `is_needed` says of a version whether a name stands for it. It is called while no lock is held.
+    Thread-safe. `is_needed` returns whether a name stands for a version; it is called while no lock is held.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Retirement:
         self._retired: dict[VersionId, _Retired] = {}
 
     def claim(self, version: VersionId) -> Claim:
-        """Return what keeps a version in memory while it is referred to."""
+        """Return an object that keeps a version in memory while it is referenced."""
         with self._lock:
             claim = self._claims.get(version)
             if claim is None:
@@ -56,18 +56,18 @@ class Retirement:
             return claim
 
     def is_claimed(self, version: VersionId) -> bool:
-        """Return whether a request is under way that the version is to answer."""
+        """Return whether a request of the version is under way."""
         return version in self._claims
 
     def retire(self, version: VersionId, holds: Sequence[Lease] = ()) -> None:
-        """Let a version go with the next `collect` that finds it unused, and end the holds on it then."""
+        """Have the next `collect` that finds a version unused unload it and end the holds on it."""
         with self._lock:
             before = self._retired.get(version)
             kept = () if before is None else before.holds
             self._retired[version] = _Retired(self._clock() + STRAGGLERS_S, [*kept, *holds])
 
     def collect(self) -> bool:
-        """Unload what nobody needs any more; return whether nothing is left that is to go."""
+        """Unload versions that are not needed; return whether all retired ones are gone."""
         in_memory = {key.model for key in self._cache.all_keys()}
         with self._lock:
             retired = set(self._retired)
@@ -75,7 +75,7 @@ class Retirement:
             if self._is_needed(version):
                 self._end(version)
                 continue
-            if version not in retired:  # loaded by a request that came late, or in vain
+            if version not in retired:  # loaded for a late request, or without use
                 self.retire(version)
             if self._is_unloaded(version):
                 self._end(version)

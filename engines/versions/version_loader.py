@@ -1,4 +1,4 @@
-"""Loads the version that a name wants beside the active one, which answers until the next is there."""
+"""Loads the wanted version of a name beside the active one, which answers until then."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLOSE_S = 30.0
 
 
 class VersionLoader:
-    """Takes each name to the version that it wants, in a separate thread.
+    """Loads the wanted version of each name in a separate thread, and activates it.
 
     Thread-safe. `lock` guards every `ActiveVersion` that is passed here; it is not held while models are loaded.
     """
@@ -41,7 +41,7 @@ class VersionLoader:
         on_model: ModelListener | None,
         clock: Callable[[], float],
     ) -> None:
-        """`look_up` asks the registry once more what a name stands for; `wake` has what is left retired soon."""
+        """`look_up` asks the registry again for a name; `wake` triggers the retirement of the old version."""
         self._cache = cache
         self._load = load
         self._lock = lock
@@ -54,12 +54,12 @@ class VersionLoader:
         self._closing = False
 
     def uses_to_load(self, active: ActiveVersion) -> frozenset[Use]:
-        """Return what the active version is loaded for, as far as the wanted one is meant for it; under the lock."""
+        """Return the uses of the active version that the wanted one's tags allow; call it under the lock."""
         uses = frozenset(key.use for key in self._keys_of(active.current.id)) or active.failed_uses
         return frozenset(use for use in uses if _is_meant_for(active.wanted, use))
 
     def start(self, active: ActiveVersion) -> None:
-        """Begin to load what the name wants, where that is due; under the lock."""
+        """Begin to load the wanted version of a name, where that is due; call it under the lock."""
         if self._closing or not active.begin(self._clock()):
             return
         thread = threading.Thread(
@@ -69,7 +69,7 @@ class VersionLoader:
         thread.start()
 
     def close(self) -> None:
-        """Begin no further load, and wait a while for those under way: what they load is not activated any more."""
+        """Begin no further load, and wait a while for those under way; their versions are not activated."""
         with self._lock:
             self._closing = True
             threads = list(self._threads)
@@ -80,7 +80,7 @@ class VersionLoader:
                 log.warning("model_still_loading", thread=thread.name, waited_s=_CLOSE_S)
 
     def _run(self, active: ActiveVersion) -> None:
-        """Load what is wanted until it is active or has failed; runs in a separate thread."""
+        """Load the wanted version until it is active or has failed; runs in a separate thread."""
         try:
             while True:
                 with self._lock:
@@ -97,7 +97,7 @@ class VersionLoader:
                 self._threads.discard(threading.current_thread())
 
     def _replace(self, active: ActiveVersion, before: ResolvedModel, new: ResolvedModel) -> None:
-        """Load `new` while `before` is held, and activate it if it is still wanted by then."""
+        """Load `new` while `before` is held, and activate it if it is still wanted."""
         started = time.perf_counter()
         log.info("model_swap_started", name=active.name, before=before.key, now=new.key)
         holds = [hold for key in self._keys_of(before.id) if (hold := self._cache.hold(key)) is not None]
@@ -117,7 +117,7 @@ class VersionLoader:
             self._wake()
 
     def _load_all(self, active: ActiveVersion, new: ResolvedModel, leases: dict[Use, Lease]) -> bool:
-        """Load `new` for all that the active version is loaded for; note the failure where it fails."""
+        """Load `new` for all uses of the active version; note a failure."""
         while True:
             with self._lock:  # meanwhile requests may have loaded the active version for more tasks
                 if active.wanted.id != new.id or self._closing:
@@ -133,7 +133,7 @@ class VersionLoader:
                     return False
 
     def _activate(self, active: ActiveVersion, new: ResolvedModel) -> bool:
-        """Let the name stand for `new` where that is still wanted: it may have moved on during a long load."""
+        """Activate `new` if it is still wanted: the name may have moved on during a long load."""
         self._look_up(active)
         with self._lock:
             if active.wanted.id != new.id or self._closing:
@@ -166,7 +166,7 @@ class VersionLoader:
         tell(self._on_model, kind, model, engine=engine, task=task, **told)
 
     def _keys_of(self, version: VersionId) -> list[ModelKey]:
-        """Return under which keys a version is in memory: one for each engine and task."""
+        """Return the keys of a version in memory: one for each engine and task."""
         return [entry["key"] for entry in self._cache.entries() if entry["key"].model == version]
 
 

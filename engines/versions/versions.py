@@ -1,4 +1,4 @@
-"""Which version of a model answers: the one in memory, until the registry's next choice is loaded beside it."""
+"""Decides which version of a model answers: the active one, until the next is loaded beside it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,27 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
-"""How often a retired version is looked at that is still in use."""
+"""How often a retired version that is still in use is checked."""
 
 
 class ClaimedVersion(NamedTuple):
-    """The version that answers a request, wholly; keep `claim` for as long as the request is under way."""
+    """The version that answers a request; keep `claim` for as long as the request is under way."""
 
     model: ResolvedModel
     claim: Claim
 
 
 class Versions:
-    """Says which version of a model is active, and brings in the next one without a request noticing.
+    """Resolves names to active versions, and replaces a version without an effect on requests.
 
-    When the registry's answer for a name changes and the active version is in memory, the new version is
-    loaded beside it in a separate thread, for the same engines and tasks, while requests go on being
-    answered by the old one. Then the name moves to the new version at once: requests resolved from then on
-    get it, those resolved before are answered by the old one, which leaves the memory when the last of them
-    is done. A version that does not load leaves the old one active; it is tried again after a while, and
-    as soon as the registry names another. A name whose version is not in memory moves straight away.
+    When the registry's answer for a name changes and the active version is in memory, the new version is loaded
+    beside it in a separate thread, for the same engines and tasks, while the old one answers. Then the name moves to
+    the new version: later requests get it, earlier ones are answered by the old version, which is unloaded when the
+    last of them is done. If a version fails to load the old one stays active; it is tried again after a while, and at
+    once when the registry names another. A name whose version is not in memory moves at once.
 
-    Names whose model is in memory are looked up again without requests too, so a change is followed within
-    `alias_poll_s` and the time that the load takes. Thread-safe; `resolve` blocks only as
-    `ModelManager.resolve` does.
+    Names whose model is in memory are looked up again without requests too, so a change takes effect within
+    `alias_poll_s` and the time of the load. Thread-safe; `resolve` blocks only as `ModelManager.resolve` does.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class Versions:
         on_model: ModelListener | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`idle_unload_s`: how long a model stays in memory without requests, where it was not warmed."""
+        """`idle_unload_s`: how long a model stays in memory without requests, unless it is warm."""
         self._models = models
         self._cache = cache
         self._idle_unload_s = idle_unload_s
@@ -107,13 +105,13 @@ class Versions:
             return {active.current.id for active in self._names.values() if active.is_warm}
 
     def tend(self) -> float:
-        """Look up the names in memory, unload what nobody needs; return the seconds until the next time.
+        """Look up the names in memory, unload what is not needed; return the seconds until the next time.
 
         Called by a thread of this object; blocks while the registry answers and models are unloaded.
         """
         self._look_up_names()
         all_gone = self._retirement.collect()
-        # An answer is renewed in the second half of its time: looked at every quarter, none grows too old.
+        # An answer is renewed in the second half of its time: checked every quarter, none expires.
         pause_s = self._models.alias_poll_s / 4
         if self._idle_unload_s is not None:
             self._unload_idle(self._idle_unload_s)
@@ -127,7 +125,7 @@ class Versions:
         self._retirement.close()
 
     def _follow(self, active: ActiveVersion, answer: ResolvedModel, asked_after: int) -> None:
-        """Take the registry's answer for a name: it is active, or on its way; under the lock."""
+        """Apply the registry's answer for a name: activate it or load it; call it under the lock."""
         active.observe(answer, asked_after=asked_after, number=self._changes + 1)
         self._changes = max(self._changes, active.change)
         if active.state in (State.SETTLED, State.LOADING) or not active.is_due(self._clock()):
@@ -137,10 +135,10 @@ class Versions:
         else:
             log.info("model_moved", name=active.name, before=active.current.key, now=active.wanted.key)
             active.activate()
-            self._tending.wake()  # the version before may be in memory for what the new one is not meant for
+            self._tending.wake()  # the old version may be in memory for uses that the new one's tags exclude
 
     def _look_up_names(self) -> None:
-        """Follow the registry for every name whose model is in memory, or on its way, and forget the others."""
+        """Look up every name whose model is in memory or loading, and forget the others."""
         with self._lock:
             in_memory = {key.model for key in self._cache.all_keys()}
             for active in list(self._names.values()):
