@@ -89,7 +89,7 @@ def optional_text(data: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def notes(**told: Any) -> dict[str, Any]:
     """Return those of `NOTES` that there is something to say of, as a part of the inputs."""
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in told.items() if value}
 
 
 def with_metadata(output: dict[str, Any], result: Mapping[str, Any], *used: str) -> dict[str, Any]:

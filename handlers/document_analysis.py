@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, optional_text, with_metadata
+from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
 from handlers.decoding.document import read_document
 from handlers.options.options import options_of
 from handlers.settings import MediaSettings
@@ -35,7 +35,8 @@ class DocumentAnalysisHandler(BaseModelHandler):
             pages=data.get("pages"),
             with_images=bool(question),
         )
-        return {"pages": pages, **question}
+        picture = pages[0]["image"]
+        return {"pages": pages, **question, **notes(truncated=picture and picture.info.get("truncated"))}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], the answer where a

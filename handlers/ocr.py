@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, optional_text, with_metadata
+from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
 from handlers.decoding.images import read_image
 from handlers.options.options import options_of
 from handlers.settings import MediaSettings
@@ -29,7 +29,11 @@ class OcrHandler(BaseModelHandler):
             max_pixels=self.limits.max_image_pixels,
             children=self.limits.children,
         )
-        return {"image": image, **optional_text(data, "prompt")}
+        return {
+            "image": image,
+            **notes(truncated=image.info.get("truncated")),
+            **optional_text(data, "prompt"),
+        }
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return text, lines [{text, box [x0, y0, x1, y1] in pixels, score 0..1}] in reading order, metadata.

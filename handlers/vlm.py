@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, with_metadata
+from handlers.base import BaseModelHandler, notes, with_metadata
 from handlers.decoding.images import read_images
 from handlers.errors import InvalidInput
 from handlers.options.options import options_of
@@ -48,7 +48,8 @@ class VlmHandler(BaseModelHandler):
                 f"data.messages has {named} parts of type image, but {len(images)} came in data.image or "
                 "data.images; name each once, or none at all"
             )
-        return {"images": images, "messages": messages}
+        left_out = "; ".join(image.info["truncated"] for image in images if "truncated" in image.info)
+        return {"images": images, "messages": messages, **notes(truncated=left_out)}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return generated_text and metadata: prompt_tokens, completion_tokens, finish_reason."""

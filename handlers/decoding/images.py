@@ -29,6 +29,9 @@ log = get_logger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
 """What is read, by Pillow's own decoders; formats that start other programs or fetch files are not."""
 
+_OF_SEVERAL = frozenset({"TIFF", "GIF", "WEBP", "AVIF", "PNG"})
+"""Formats of several pages or frames; what a JPEG has behind its picture serves the picture."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,9 +88,10 @@ def read_images(data: dict[str, Any], limits: MediaSettings) -> list[Image.Image
 def read_image(value: Any, *, field: str, max_pixels: int, children: Limits | None = None) -> Image.Image:
     """Return the image in `value` upright, in mode RGB; the caller owns it.
 
-    `value` is a Media or bytes (an encoded file; of an animation its first frame), a PIL image, or a numpy
+    `value` is a Media or bytes (an encoded file), a PIL image, or a numpy
     array (height, width) or (height, width, 1, 3 or 4) of uint8, of uint16 (0..65535) or of floats within
-    0..1. What is transparent becomes white. The limit is checked before anything is decoded. With `children`, files
+    0..1. What is transparent becomes white. Of a file of several pages or frames, `info["truncated"]` says that only
+    the first was read. The limit is checked before anything is decoded. With `children`, files
     that may take long or much memory are decoded in a child process, and refused beyond its limits.
 
     Raises:
@@ -98,10 +102,14 @@ def read_image(value: Any, *, field: str, max_pixels: int, children: Limits | No
     return _picture(value, field, max_pixels, children).decode()
 
 
-def decoded_file(content: bytes, what: str, max_pixels: int) -> Image.Image:
-    """Return the image in an encoded file upright, in the mode that it has there; `as_rgb` makes RGB of it."""
+def decoded_file(content: bytes, what: str, max_pixels: int) -> tuple[Image.Image, str | None]:
+    """Return the image in an encoded file upright, in the mode that it has there (`as_rgb` makes RGB of it), and what
+    of the file is left out."""
     image = _opened(content, what)
-    return _sized(image.width, image.height, what, max_pixels, partial(_upright, image, what)).decode()
+    left_out = _left_out(image, what)
+    return _sized(
+        image.width, image.height, what, max_pixels, partial(_upright, image, what)
+    ).decode(), left_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +154,12 @@ def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -
         )
 
     def decode() -> Image.Image:
+        left_out = _left_out(image, what)
         with image:  # its own pixels are not kept beside those that are returned
-            return _loaded(image, what)
+            plain = _loaded(image, what)
+        if left_out:
+            plain.info["truncated"] = left_out
+        return plain
 
     return _sized(width, height, what, max_pixels, decode)
 
@@ -185,6 +197,20 @@ def _opened(content: bytes, what: str) -> Image.Image:
             )
             raise MediaCorrupt(f"{what} is {_A[name]} {name} image that is {cause}; {_CURE}") from error
     raise MediaCorrupt(f"{what} is {refusal(content, wanted=('image',), cure=_CURE)}")
+
+
+def _left_out(image: Image.Image, what: str) -> str | None:
+    """Return what a file holds behind its picture; for a result's metadata."""
+    if image.format not in _OF_SEVERAL:
+        return None
+    try:
+        has_several = bool(getattr(image, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what is behind the first picture is not needed
+        log.info("image_end_unreadable", image=what, error=repr(error))
+        return None
+    return f"{what} has several pages or frames; only the first was read" if has_several else None
 
 
 def _loaded(image: Image.Image, what: str) -> Image.Image:

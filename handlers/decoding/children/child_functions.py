@@ -13,15 +13,18 @@ from handlers.decoding.children.images import dpi_of
 from handlers.decoding.document_pages import chosen_pages, page_budget
 from handlers.errors import InferenceError, MediaCorrupt
 
+_NEW_SUBFILE_TYPE, _COPY_OR_MASK = 254, 0b101
+"""Source: TIFF 6.0 section 8, NewSubfileType."""
+
 _STRIP_PIXELS = 4_000_000
 """Pixels that leave a child at a time."""
 
 
 def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield size and dpi of an image, then its RGB pixels in strips of rows."""
-    picture = images.decoded_file(content, what, max_pixels)
+    """Yield size, dpi and what is left out of an image, then its RGB pixels in strips of rows."""
+    picture, left_out = images.decoded_file(content, what, max_pixels)
     dpi = dpi_of(picture)
-    yield {"size": picture.size, "dpi": None if dpi is None else (dpi, dpi)}, b""
+    yield {"size": picture.size, "dpi": dpi and (dpi, dpi), "truncated": left_out}, b""
     rows = max(1, _STRIP_PIXELS // picture.width)
     for top in range(0, picture.height, rows):
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
@@ -38,21 +41,29 @@ def tiff_pages(
     """
     try:
         with TiffImageFile(io.BytesIO(content)) as tiff:
-            numbers = chosen_pages(pages, tiff.n_frames, what=what, max_pages=max_pages)
+            frames = [frame for frame in range(tiff.n_frames) if _is_page(tiff, frame)] or [0]
+            numbers = chosen_pages(pages, len(frames), what=what, max_pages=max_pages)
             yield len(numbers), b""
-            yield from _frames(tiff, numbers, what, max_pixels)
+            yield from _pages(tiff, {number: frames[number - 1] for number in numbers}, what, max_pixels)
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # decoders raise nearly anything on bytes that are damaged
         raise MediaCorrupt(f"{what} is a TIFF that is damaged; send a whole TIFF file") from error
 
 
-def _frames(
-    tiff: TiffImageFile, numbers: list[int], what: str, max_pixels: int
+def _is_page(tiff: TiffImageFile, frame: int) -> bool:
+    """Tell whether a frame is neither a smaller copy nor the mask of another one."""
+    tiff.seek(frame)
+    kind = tiff.tag_v2.get(_NEW_SUBFILE_TYPE, 0)
+    return not (isinstance(kind, int) and kind & _COPY_OR_MASK)
+
+
+def _pages(
+    tiff: TiffImageFile, frames: dict[int, int], what: str, max_pixels: int
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     budget = page_budget(what, max_pixels)
-    for number in numbers:
-        tiff.seek(number - 1)
+    for number, frame in frames.items():
+        tiff.seek(frame)
         budget.spend(f"page {number}", tiff.width, tiff.height)
         picture = images.read_image(tiff, field=f"{what} page {number}", max_pixels=max_pixels)
         page = {"number": number, "width": picture.width, "height": picture.height, "dpi": dpi_of(picture)}

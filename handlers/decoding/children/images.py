@@ -60,8 +60,7 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
                 top += rows
     except ChildEnded as ended:
         raise ended.refusal(what, limits, cure=_CURE) from ended
-    if about["dpi"]:
-        image.info["dpi"] = tuple(about["dpi"])
+    image.info |= {name: value for name, value in about.items() if name != "size" and value}
     return image
 
 
