@@ -36,8 +36,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## Start broker, S3, MLflow and a worker, send real requests, show the answers
 	$(BIN)/python -m examples.demo
 
-fast: install ## Run the unit tests that need neither servers, other processes nor published weights
-	$(BIN)/pytest $(PARALLEL) -m "not weights and not processes" tests/unit $(PYTEST_ARGS)
+fast: install ## Run the unit tests that need neither servers, slow processes nor published weights
+	REBALANCE_SEEDS=5 $(BIN)/pytest $(PARALLEL) -m "not weights and not processes" tests/unit $(PYTEST_ARGS)
 
 test: check ## Run lint, types and all tests, three kinds beside each other
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target unit integration faults

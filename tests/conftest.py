@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 # Read once, when torch and the tokenizers are first imported, so this comes before everything else.
 os.environ.update(
@@ -29,6 +30,11 @@ from handlers.logger import PROCESSORS
 from streams.logs import QUIET_LIBRARIES
 from tests import leaks
 from tests.recordings import Recording, librivox_recordings
+
+# A worker's environment has none of them. Here MLflow's server brings them along, and transformers would spend
+# seconds on importing what it finds.
+for absent in ("sklearn", "scipy", "pandas"):
+    sys.modules[absent] = None  # type: ignore[assignment]
 
 # While tests are imported next to nothing is garbage, and to look for it takes seconds.
 gc.disable()
@@ -80,9 +86,9 @@ def restored_logging() -> Iterator[None]:
     PROCESSORS[:] = processors
     logging.captureWarnings(False)
     root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
+    for name, before in {"root": level, **levels}.items():
+        if logging.getLogger(name).level != before:  # to set one costs a look at every logger there is
+            logging.getLogger(name).setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -141,10 +141,15 @@ def _patched() -> list[str]:
             now = vars(module)
             known = _functions.get(name)
             if known is None:
-                _functions[name] = {key: value for key, value in now.items() if callable(value)}
+                _functions[name] = {key: value for key, value in now.items() if _is_function(key, value)}
                 continue
             for key, value in known.items():
                 if now.get(key, value) is not value and f"{name}.{key}" not in PATCHED_FOR_GOOD:
                     found.append(f"{name}.{key} patched: {now[key]}")
                     known[key] = now[key]
     return found
+
+
+def _is_function(name: str, value: object) -> bool:
+    """Tell a function or class; what a module does when it is asked for a name may come after its import."""
+    return callable(value) and not name.startswith("__")

@@ -44,6 +44,7 @@ def test_patches():
 """
 
 
+@pytest.mark.processes
 def test_what_is_left_behind_is_named_and_what_is_expected_is_not(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nmarkers = logs_errors: as here\n")
     unit = pytester.mkdir("unit")

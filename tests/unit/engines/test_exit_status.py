@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.engines.tiny_models import save_llama
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = """
 import threading
 import torch

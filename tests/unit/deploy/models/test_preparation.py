@@ -125,6 +125,7 @@ def test_every_recipe_is_pinned_and_tagged() -> None:
             assert all(len(SHA256[path]) == 64 for path in source)
 
 
+@pytest.mark.processes
 def test_importing_the_package_leaves_torch_and_transformers_out() -> None:
     heavy = ["torch", "transformers", "gguf", "boto3", "mlflow"]
     script = (

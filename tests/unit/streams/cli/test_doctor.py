@@ -246,7 +246,10 @@ def test_only_errors_become_warnings() -> None:
     assert only_warn(Finding("ollama", "ok", "there"), "not needed").status == "ok"
 
 
-def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
+    monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
+) -> None:
+    libraries(torch_with(devices=0))
     released = threading.Event()
 
     def hanging(*_: object) -> list[Finding]:
@@ -264,7 +267,10 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(monkeypatch: pyt
     assert "models" not in found, "MLflow is away, which is said once"
 
 
-def test_a_plugin_that_cannot_be_imported_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_cannot_be_imported_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
+) -> None:
+    libraries(torch_with(devices=0))
     monkeypatch.setattr(checks, "LONGEST_S", 0.2)
     found = examine(Settings.model_validate({**AWAY, "worker": {"plugins": ["no_such_module", "json"]}}))
     assert [finding.status for finding in found if finding.name == "plugins"] == ["error", "ok"]
@@ -272,8 +278,9 @@ def test_a_plugin_that_cannot_be_imported_is_an_error(monkeypatch: pytest.Monkey
 
 
 def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_errors(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:
+    libraries(torch_with(devices=0))
     monkeypatch.setattr(checks, "LONGEST_S", 0.2)
     settings = {**AWAY, "worker": {"tasks": ["asr", "orc"]}, "engines": {"olama": {"x": 1}}}
     [engine, *_] = examine(Settings.model_validate(settings))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
+import botocore.session
 import pytest
 
 from streams.media.http_get import HttpClient
 from tests.unit.streams.media.web_server import WebServer, web_server
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shared_service_models() -> Iterator[None]:
+    """Let the stores of all tests share botocore's description of S3, a megabyte of JSON that each would parse."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            botocore.session,
+            "create_loader",
+            functools.cache(botocore.session.create_loader),
+        )
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ import pytest
 from handlers.decoding.children.processes import ChildEnded, ChildPool, Limits
 from handlers.errors import InternalError, InvalidInput
 
+pytestmark = pytest.mark.processes
+
 LIMITS = Limits(processes=2, memory_bytes=512 << 20, timeout_s=60)
 SHORT = Limits(processes=2, memory_bytes=512 << 20, timeout_s=0.25)
 
