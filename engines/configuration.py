@@ -138,7 +138,10 @@ def _read_file(path: Path, opened: Collection[str], problems: list[str]) -> dict
     try:
         tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{path}: not readable as YAML: {error}"]) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(
+            [f"{path}: not readable as YAML: {reason}; name a file as inferstream config --sample writes it"]
+        ) from None
     given: dict[str, Given] = {}
     for key, node, line in _leaf_nodes(tree, path, opened, problems):
         try:

@@ -30,7 +30,7 @@ from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_reader import TopicReader
 from streams.kafka.topics import Topics
 from streams.many_calls import outcomes
-from streams.messages import Request, Result, decode_result, encode
+from streams.messages import MAX_ID_CHARS, Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
 
 _PAUSE_S = 0.2
@@ -248,11 +248,20 @@ class InferenceClient:
         return 2 * self._kafka.producer_timeout_s if timeout_s is None else timeout_s
 
     async def _send(self, request: Request, key: bytes | None, until: float) -> None:
+        if (
+            len(request.id) > MAX_ID_CHARS
+        ):  # a worker would answer it under another id, which nobody waits for
+            raise RequestNotSent(
+                f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
+            )
         headers = self._headers.of(request.id, time.time())
         try:
             value = encode(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise RequestNotSent(f"request {request.id} cannot be written as JSON: {error}") from None
+            raise RequestNotSent(
+                f"request {request.id} cannot be written as JSON: {error}; its texts must be valid Unicode, and its "
+                "data and options what JSON has"
+            ) from None
         await self._produce(request.task, value, key, headers, until, f"request {request.id}", request.id)
 
     async def _produce(

@@ -6,7 +6,7 @@ import errno
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from streams.cli.global_options import global_options, load_settings
 
-__all__ = ["AsJson", "app", "command", "examples", "load_settings", "main", "print_json"]
+__all__ = ["AsJson", "app", "command", "examples", "load_settings", "main", "pairs", "print_json"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that shows something."""
@@ -94,6 +94,15 @@ def command(*lines: str) -> Callable[[Callable[..., None]], typer.Typer]:
 def print_json(value: Any) -> None:
     """Print `value` on standard output for programs; what has no JSON form stands there as text."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def pairs(given: list[str] | None, option: str, example: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each NAME=VALUE that was `given` for `option`."""
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE, as in {example}", param_hint=option)
+        yield name, value
 
 
 class CommandGroup(TyperGroup):

@@ -115,7 +115,7 @@ def _rights(settings: Settings, rights: Rights, known: set[str]) -> list[Finding
 
 def check_s3(settings: Settings, bucket: str | None = None) -> list[Finding]:
     """Check that the store answers and takes the credentials; `bucket`, where given, must be readable."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
     from streams.media.s3 import make_s3_client
 
@@ -129,6 +129,9 @@ def check_s3(settings: Settings, bucket: str | None = None) -> list[Finding]:
     except NoCredentialsError:
         cure = "set s3.access_key and s3.secret_key, or give this machine a role; only s3:// media needs them"
         return [Finding("s3", "warning", f"no credentials for {place}", cure)]
+    except ParamValidationError:
+        cure = "correct --bucket: letters, digits, '.', '-' and '_'"
+        return [Finding("s3", "error", f"{bucket!r} is not a valid name of a bucket", cure)]
     except ClientError as error:
         return [_refusal(error.response, place, bucket)]
     except BotoCoreError as error:

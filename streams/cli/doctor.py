@@ -54,9 +54,10 @@ def doctor(
 
 
 def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from streams.cli.tables import standard_output
 
     lines = Table.grid(padding=(0, 1))
     lines.add_column(no_wrap=True)
@@ -69,7 +70,7 @@ def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
         )
         if finding.cure:
             lines.add_row("", "", Text(f"→ {finding.cure}", style=colour))
-    console = Console()
+    console = standard_output()
     console.print(lines)
     errors = sum(finding.status == "error" for finding in findings)
     warnings = sum(finding.status == "warning" for finding in findings)

@@ -14,7 +14,7 @@ from engines.configuration import ConfigurationError
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
-from streams.cli import AsJson, examples, load_settings, print_json, tables
+from streams.cli import AsJson, examples, load_settings, pairs, print_json, tables
 from streams.plugins import import_plugins
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -117,11 +117,12 @@ def register(
         typer.Option(metavar="ALIAS", help="An alias for the new version, such as champion; repeatable."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="One more tag; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="One more tag; repeatable.")
     ] = None,
 ) -> None:
     """Register a version of a model; the same files and tags again create nothing new."""
-    tags = _tags(task=task, engine=engine, pairs=tag or [])
+    tags = dict(pairs(tag, "--tag", "revision=main"))
+    tags |= {key: value for key, value in (("task", task), ("engine", engine)) if value}
     manager = _manager(ctx)
     model = manager.register_model_to_mlflow(
         model_name=name,
@@ -170,20 +171,6 @@ def alias(
 def _manager(ctx: typer.Context) -> ModelManager:
     settings = load_settings(ctx).settings
     return ModelManager(settings.mlflow, settings.cache)
-
-
-def _tags(*, task: str | None, engine: str | None, pairs: list[str]) -> dict[str, str]:
-    tags = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE, as in revision=main", param_hint="--tag")
-        tags[key] = value
-    if task:
-        tags["task"] = task
-    if engine:
-        tags["engine"] = engine
-    return tags
 
 
 def _described(one: RegisteredModel) -> dict[str, Any]:

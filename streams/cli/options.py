@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from engines.registry import EngineRegistry
 from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
 from handlers.options.schema import options_schema
-from streams.cli import command, print_json
+from streams.cli import command, load_settings, print_json
+from streams.plugins import import_plugins
 
 
 @command(
@@ -18,6 +20,7 @@ from streams.cli import command, print_json
     "inferstream options --markdown > docs/options.md",
 )
 def options(
+    ctx: typer.Context,
     task: Annotated[str | None, typer.Argument(help="Only the options of this task.")] = None,
     engine: Annotated[str | None, typer.Option(help="Only the options of this engine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON Schema of TASK's options.")] = False,
@@ -27,6 +30,10 @@ def options(
     if markdown:
         typer.echo(options_page(), nl=False)
         return
+    if engine is not None:
+        import_plugins(load_settings(ctx).settings.worker.plugins)
+        if engine not in (names := EngineRegistry().names()):
+            raise typer.BadParameter(f"{engine!r} is none of {', '.join(names)}", param_hint="--engine")
     if task is not None and not options_of(task):
         tasks = sorted({name for spec in OPTIONS.values() for name in spec.tasks})
         raise typer.BadParameter(f"{task!r} is none of {', '.join(tasks)}", param_hint="TASK")

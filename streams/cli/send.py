@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams import interrupts
-from streams.cli import command, load_settings
+from streams.cli import command, load_settings, pairs
 from streams.cli.upload import upload_with_bar
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ MAIN_INPUT = {
     "document-analysis": "document",
 }
 """The field of `data` that the argument INPUT fills, by task."""
+
+
+def _above_zero(seconds: float) -> float:
+    if not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0, as in 30")
+    return seconds
 
 
 @command(
@@ -62,45 +68,29 @@ def send(
     key: Annotated[str | None, typer.Option(help="Kafka key; results carry it too.")] = None,
     identity: Annotated[str | None, typer.Option("--id", help="Request id; default: a new one.")] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Longest wait for the result, in seconds.")
+        float,
+        typer.Option("--timeout", help="Longest wait for the result, in seconds.", callback=_above_zero),
     ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
     """Send one request, wait for its result and print it; exit with 1 where it failed."""
-    settings = load_settings(ctx).settings
-    request = _request(task, model, main_input, engine, data, option or [], identity or "", settings)
-    result = interrupts.run(_infer(settings, request, key, timeout_s))
-    _print(result, as_json=as_json)
-    raise typer.Exit(0 if result.success else 1)
-
-
-def _request(
-    task: str,
-    model: str,
-    main_input: str | None,
-    engine: str,
-    data: str | None,
-    options: list[str],
-    identity: str,
-    settings: Settings,
-) -> Request:
     from streams.messages import Request
 
-    inputs = _object(data, "--data") if data else {}
+    settings = load_settings(ctx).settings
+    inputs = _object(data) if data else {}
     if main_input is not None:
         field = MAIN_INPUT.get(task, "inputs")
         if field != "inputs":
             inputs[field] = _media_address(main_input, settings)
         else:
             inputs[field] = sys.stdin.read() if main_input == "-" else main_input
-    return Request(
-        task=task,
-        engine=engine,
-        model_name=model,
-        data=inputs,
-        options=dict(map(_option, options)),
-        id=identity,
+    options = {name: _value(text) for name, text in pairs(option, "--option", "max_new_tokens=8")}
+    request = Request(
+        task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or ""
     )
+    result = interrupts.run(_infer(settings, request, key, timeout_s))
+    _print(result, as_json=as_json)
+    raise typer.Exit(0 if result.success else 1)
 
 
 def _media_address(value: str, settings: Settings) -> str:
@@ -113,7 +103,7 @@ def _media_address(value: str, settings: Settings) -> str:
     path = Path(value).expanduser()
     if not path.is_file():
         raise typer.BadParameter(
-            f"{value} is neither a file here nor an s3://, https:// or data: address", param_hint="INPUT"
+            f"{value!r} is neither a file here nor an s3://, https:// or data: address", param_hint="INPUT"
         )
     if path.stat().st_size * 4 // 3 > settings.kafka.max_message_bytes - _ROOM_FOR_THE_REST:
         if settings.s3.uploads is not None:
@@ -127,23 +117,20 @@ def _media_address(value: str, settings: Settings) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, as in max_new_tokens=8", param_hint="--option")
+def _value(text: str) -> Any:
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
-def _object(text: str, hint: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--data") from None
     if not isinstance(value, dict):
-        raise typer.BadParameter('must be a JSON object, such as {"prompt": "..."}', param_hint=hint)
+        raise typer.BadParameter('must be a JSON object, such as {"prompt": "..."}', param_hint="--data")
     return value
 
 
@@ -151,7 +138,6 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
     from rich.console import Console
 
     from streams.client import InferenceClient
-    from streams.client_errors import NoAnswer
     from streams.kafka.topic_admin import TopicsNotReady, check_topics
 
     problems = await check_topics(settings.kafka, [request.task])
@@ -169,10 +155,7 @@ async def _infer(settings: Settings, request: Request, key: str | None, timeout_
         with Console(stderr=True).status(
             f"waiting for a worker to answer {request.task} by {request.model_name} …"
         ):
-            try:
-                return await client.infer(request, key=key.encode() if key else None, timeout_s=timeout_s)
-            except NoAnswer as error:
-                raise typer.BadParameter(str(error), param_hint="--timeout") from None
+            return await client.infer(request, key=key.encode() if key else None, timeout_s=timeout_s)
 
 
 def _print(result: Result, *, as_json: bool) -> None:

@@ -20,26 +20,31 @@ _LONGEST_WORD = 32
 """A longer one, such as an address, is broken where the terminal is narrow."""
 
 
+def standard_output() -> Console:
+    """Return standard output, as wide as the terminal, or as anything needs where there is none."""
+    is_bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if is_bounded else _UNBOUNDED)
+
+
 def show(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: Sequence[int] = ()) -> None:
     """Print rows on standard output, with a line behind each row whose number is in `sections`.
 
     A table, as wide as it needs where no terminal bounds it. In a terminal that is too narrow for its columns, one
     block of lines for each row, so that nothing is cut off.
     """
-    is_bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if is_bounded else _UNBOUNDED)
+    out = standard_output()
     table = _table(headings, rows, sections)
-    if Measurement.get(console, console.options.update(width=_UNBOUNDED), table).minimum <= console.width:
-        console.print(table)
+    if Measurement.get(out, out.options.update(width=_UNBOUNDED), table).minimum <= out.width:
+        out.print(table)
         return
     for row in rows:
-        console.print(Text(str(row[0]), style="bold"), soft_wrap=True)
+        out.print(Text(str(row[0]), style="bold"), soft_wrap=True)
         about = Table.grid(padding=(0, 2))
         about.add_column(no_wrap=True)
         about.add_column(overflow="fold")
         for heading, cell in zip(headings[1:], row[1:], strict=True):
             about.add_row(Text(f"  {heading}", style="dim"), cell)
-        console.print(about)
+        out.print(about)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], sections: Sequence[int]) -> Table:

@@ -57,6 +57,7 @@ def upload_with_bar(file: Path, settings: S3Settings, *, to: str | None = None) 
         what = "a folder; name its files" if file.is_dir() else "not a file of this machine"
         raise typer.BadParameter(f"{file} is {what}", param_hint="FILE")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(file.name, total=file.stat().st_size)
         return put(file, settings, to=to, on_bytes=lambda count: bar.advance(task, count))

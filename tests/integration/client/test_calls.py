@@ -140,6 +140,8 @@ async def test_a_request_that_is_no_json_is_an_error_of_the_clients_own(kafka: K
         for value in (object(), "\ud800", deep):
             with pytest.raises(RequestNotSent, match="cannot be written as JSON"):
                 await client.infer(ask("r", metadata={"x": value}))
+        with pytest.raises(RequestNotSent, match="has 257 characters; 256 are allowed"):
+            await client.infer(ask("r" * 257), timeout_s=PATIENCE_S)
         await asyncio.sleep(0)  # what was cancelled is forgotten by the loop's next turn
         assert not client._awaited
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import json
 import os
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from streams.cli import COMMANDS
-from streams.cli.send import _request
+from streams.client_errors import NoAnswer
 from streams.kafka.topic_problems import TopicProblem
+from streams.messages import Request
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine
 
@@ -192,10 +192,39 @@ def test_topics_tell_programs_what_is_wrong_and_what_was_made(
     assert topics["inference.events"] == {"changed": False, "partitions": partitions}
 
 
-def test_a_text_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Name a colour."))
-    request = _request("text-generation", "m", "-", "", None, [], "", Settings())
-    assert request.data == {"inputs": "Name a colour."}
+def test_a_text_is_read_from_standard_input(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Request] = []
+
+    async def late(_settings: object, request: Request, *_: object) -> None:
+        sent.append(request)
+        raise NoAnswer("no result came", request.id)
+
+    monkeypatch.setattr("streams.cli.send._infer", late)
+    shown = command_line("send", "text-generation", "m", "-", "--option", "stop=x=", input="Name a colour.")
+    assert (sent[0].data, sent[0].options) == ({"inputs": "Name a colour."}, {"stop": "x="})
+    assert (shown.exit_code, shown.stderr) == (1, "✗ no result came\n"), "no misuse of the command"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("text", "--timeout", "0"), "0 is not a number of seconds above 0"),
+        (("text", "--timeout", "-1.5"), "-1.5 is not a number of seconds above 0"),
+        (("text", "--timeout", "nan"), "nan is not a number of seconds above 0"),
+        (("text", "--option", "=1"), "'=1' is not NAME=VALUE"),
+        (("text", "--option", "seed"), "'seed' is not NAME=VALUE"),
+        (("text", "--data", "[1]"), "must be a JSON object"),
+        (("text", "--data", "{1"), "not JSON: Expecting"),
+        (("text", "--data", "[" * 100_000), "not JSON: "),
+    ],
+)
+def test_what_a_request_cannot_be_made_of_is_said_before_any_broker_is_asked(
+    arguments: tuple[str, ...], said: str, command_line: CommandLine
+) -> None:
+    shown = command_line("send", "text-generation", "m", *arguments)
+    assert (shown.exit_code, said in shown.stderr) == (2, True), shown.stderr
 
 
 def test_a_command_tells_of_a_broker_that_is_away_in_one_line(command_line: CommandLine) -> None:

@@ -130,6 +130,12 @@ def test_a_bucket_that_is_not_there_is_an_error(answering: Answering) -> None:
     )
     found = one(check_s3(settings, "recordings"))
     assert (found.status, "no bucket recordings" in found.detail) == ("error", True)
+    odd = one(check_s3(settings, "B@d"))
+    assert (odd.status, odd.detail, "--bucket" in odd.cure) == (
+        "error",
+        "'B@d' is not a valid name of a bucket",
+        True,
+    )
 
 
 def test_an_mlflow_that_is_away_is_an_error_without_its_password() -> None:
@@ -296,15 +302,17 @@ def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_err
 
 
 def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
-    command_line: CommandLine, libraries: Callable[[str], None]
+    command_line: CommandLine, libraries: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libraries(torch_with(devices=0))
+    monkeypatch.delenv("COLUMNS")  # as for grep: no line is broken where no terminal bounds it
     away = [
         f"--set={section}.{name}={value}" for section, body in AWAY.items() for name, value in body.items()
     ]
     lines = command_line("doctor", *away)
     assert lines.exit_code == 1
     assert "✗ broker" in lines.stdout
+    assert f"kafka.bootstrap_servers={CLOSED}: nothing listens there" in lines.stdout
     assert "! ollama" in lines.stdout
     assert "→ start one with `inferstream up`" in lines.stdout
     assert "to mend" in lines.stdout

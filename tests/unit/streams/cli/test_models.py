@@ -73,7 +73,7 @@ def test_a_registered_model_is_listed_with_versions_aliases_task_engine_and_sour
         ),
         (("--source", "local", "--path", "/no/such/folder"), "/no/such/folder", 1),
         (("--source", "ollama", "--path", "x", "--alias", "latest"), "alias 'latest' is kept by MLflow", 1),
-        (("--source", "ollama", "--path", "x", "--tag", "novalue"), "'novalue' is not KEY=VALUE", 2),
+        (("--source", "ollama", "--path", "x", "--tag", "novalue"), "'novalue' is not NAME=VALUE", 2),
     ],
 )
 def test_what_cannot_be_registered_says_why(

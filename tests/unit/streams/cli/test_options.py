@@ -47,7 +47,13 @@ def test_the_page_for_the_docs_is_printed_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["asrr"], "is none of asr"), (["--json"], "name it"), (["--nonsense"], "--nonsense")],
+    [
+        (["asrr"], "is none of asr"),
+        (["--json"], "name it"),
+        (["--nonsense"], "--nonsense"),
+        (["--engine", "olama"], "'olama' is none of ollama, transformers"),
+        (["asr", "--engine", "olama", "--json"], "'olama' is none of ollama, transformers"),
+    ],
 )
 def test_a_wrong_call_is_told_what_is_right(arguments: list[str], says: str) -> None:
     shown = run(*arguments, COLUMNS="200")
