@@ -13,8 +13,8 @@ log = get_logger(__name__)
 _NS_PER_S = 1e9
 
 _MOST_REPEATS = 30
-"""After this many equal tokens Ollama ends an answer at the next one, without a last chunk. Source:
-https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: blanks around a token do not count."""
+"""After this many equal tokens Ollama ends an answer at the next one, without a last chunk.
+Source: https://github.com/ollama/ollama/blob/main/llm/server.go, Completion: blanks around a token do not count."""
 
 
 class Answer:

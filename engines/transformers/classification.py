@@ -1,4 +1,4 @@
-"""Tasks that give labels, of sounds (AST, wav2vec2) and videos (VideoMAE): features, batches of alike ones, scores."""
+"""Runners that return labels, for sounds (AST, wav2vec2) and videos (VideoMAE)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class _Prepared(NamedTuple):
 
 
 class ClassificationRunner(TaskRunner):
-    """Gives labels and scores; a subclass says what the features of an input are.
+    """Returns labels and scores; a subclass computes the features of an input.
 
-    Each input's features are made for it alone, and only those of one shape run together, without padding:
-    no result depends on which others were in its batch.
+    Each input's features are computed for it alone, and only those of one shape run together, without padding: no
+    result depends on the other inputs of its batch.
     """
 
     windows_at_once: ClassVar[float] = math.inf
-    """Windows in one pass at most: bounds memory, however many an input has."""
+    """Most windows in one pass: bounds memory, however many an input has."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         super().__init__(name, model)
@@ -48,13 +48,13 @@ class ClassificationRunner(TaskRunner):
 
     @abstractmethod
     def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
-        """Return what the model is given for one input, and what its result says besides labels.
+        """Return the model's inputs for one input, and fields of its result besides labels.
 
-        One row of a batch, or several where the model hears or sees one window of the input at a time: the
-        scores are the means over all of them then.
+        One row of a batch, or several where the model takes one window of the input at a time: the scores are then
+        the means over all windows.
 
         Raises:
-            InvalidInput: permanent; the model cannot be given this.
+            InvalidInput: permanent; the model cannot take this input.
         """
 
     @running()
@@ -112,20 +112,20 @@ _HOP_S = 0.01
 """Seconds from one frame of an audio spectrogram transformer to the next."""
 
 _WINDOW_S = 30.0
-"""What models are given at once that would hear any length: their memory grows with its square."""
+"""Length of a window for models that take any length: their memory grows with its square."""
 
 _MOST_WINDOWS = 256
-"""Windows of one recording; with more, a long one would take minutes, and the scores would hardly change."""
+"""Most windows of one recording; with more, a long one would take minutes and the scores would hardly change."""
 
 _SHORTEST_S = 0.1
-"""Models look at windows of 25 ms and more; what is shorter is followed by silence."""
+"""Models use windows of 25 ms and more; a shorter recording is padded with silence."""
 
 
 class AudioClassificationRunner(ClassificationRunner):
     """Labels float32 mono recordings within -1..1, resampled to the model's own rate.
 
-    A longer recording than the model hears at once is heard in windows at equal distances, from its beginning to
-    its end; its scores are their means.
+    A recording longer than one window is split into windows at equal distances, from its beginning to its end; its
+    scores are their means.
     """
 
     kinds = ("AutoModelForAudioClassification",)
@@ -161,7 +161,7 @@ class AudioClassificationRunner(ClassificationRunner):
         return int(own or _WINDOW_S * extractor.sampling_rate)
 
     def _samples(self, inputs: dict[str, Any]) -> NDArray[np.float32]:
-        """Return the recording at the model's own rate, not shorter than it can hear."""
+        """Return the recording at the model's sampling rate, padded to its shortest length."""
         samples: NDArray[np.float32] = inputs["audio"]
         rate = self.extractor.sampling_rate
         if inputs["sampling_rate"] != rate:
@@ -172,7 +172,7 @@ class AudioClassificationRunner(ClassificationRunner):
 
 
 class VideoClassificationRunner(ClassificationRunner):
-    """Labels videos by as many of their frames as the model takes, at equal distances."""
+    """Labels videos by as many frames as the model takes, at equal distances."""
 
     kinds = ("AutoModelForVideoClassification",)
     needs = "a video classifier"
@@ -196,7 +196,8 @@ class VideoClassificationRunner(ClassificationRunner):
 
 
 def evenly(there: int, wanted: int) -> list[int]:
-    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice if need be."""
+    """Return `wanted` of the indices 0 to `there` - 1, ascending, at equal distances; some twice where there are
+    fewer."""
     return [int((index + 0.5) * there / wanted) for index in range(wanted)]
 
 

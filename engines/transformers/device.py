@@ -1,4 +1,4 @@
-"""Torch set up once for this process (threads, device, number format), and inputs brought to where their model is."""
+"""Sets torch up for this process (threads, device, number format), and copies inputs to the model's device."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 def prepare_torch(threads: int | None) -> None:
-    """Import torch with `threads` threads (None: one less than there are cores) that sleep while they wait.
+    """Import torch with `threads` threads (None: cores - 1) that sleep while they wait.
 
-    They sleep because OpenMP reads its policy when torch is imported. From here on whatever loads by transformers in
-    this process does so alone.
+    They sleep because OpenMP reads its policy when torch is imported. After this call all loads by transformers in
+    this process run one at a time.
     """
     set_torch_defaults()
     import torch
     from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
-    # Torch's first choice on a GPU such as an H100: it takes 50 ms to plan for every new number of rows or columns,
-    # and here each step has one.
+    # Torch's default on a GPU such as an H100 plans for 50 ms for every new number of rows or columns, and here each
+    # step has one.
     torch.backends.cuda.enable_cudnn_sdp(False)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -70,8 +70,10 @@ def choose_dtype(settings: TransformersSettings, device: torch.device) -> torch.
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more, on the CUDA device too. What an exception being handled holds stays: its
-    traceback has the tensors of every call under way."""
+    """Free unreferenced memory, on the CUDA device too.
+
+    An exception that is being handled keeps its memory: its traceback refers to the tensors of every call under way.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -79,24 +81,24 @@ def free_memory() -> None:
 
 
 def unless_out_of_memory(run: Callable[[], T]) -> T | None:
-    """Return what `run` returns, None where memory ran out, which is free again by then."""
+    """Return what `run` returns, None where memory ran out; the memory of the run is free again then."""
     try:
         return run()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # Only here is the error gone, and with it the frames that hold what the run had in memory.
+    # Only here is the error freed, and with it the frames that hold the memory of the run.
     free_memory()
     return None
 
 
 def out_of_memory(model: str) -> OutOfMemory:
-    """Return the error of an input that does not fit the memory by itself now."""
+    """Return the error of an input that does not fit the memory even alone."""
     return OutOfMemory(f"model {model} ran out of memory on this input; try later, or send a shorter one")
 
 
 def as_run_error(error: BaseException, model: str) -> InferenceError:
-    """Return `error`, raised while `model` ran one input, as one of ours.
+    """Return the InferenceError for `error`, raised while `model` ran one input.
 
     Raises:
         BaseException: `error`, where a signal to this process raised it.
@@ -111,10 +113,10 @@ def as_run_error(error: BaseException, model: str) -> InferenceError:
 
 
 def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `inputs` on the model's device; what is not a tensor, and numbers that are not floats, stay what they are.
+    """Return `inputs` on the model's device; values that are not tensors of floats keep their type.
 
-    `model` tells its `device` and `dtype`, as those of transformers do. A copy to a GPU is under way when this
-    returns: whatever that GPU does next waits for it, and this thread does not.
+    `model` has `device` and `dtype`, as transformers' models do. A copy to a GPU may still be under way when this
+    returns: later work on that GPU waits for it, but this thread does not.
     """
     import torch
 
@@ -122,7 +124,7 @@ def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
     dtype: Any = model.dtype
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        # Converted first: it halves what has to be copied.
+        # Converted first: that halves the bytes to copy.
         kept = dtype if tensor.is_floating_point() else tensor.dtype
         if device.type != "cuda" or tensor.device.type != "cpu":
             return tensor.to(kept).to(device)

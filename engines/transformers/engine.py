@@ -1,4 +1,4 @@
-"""TransformersEngine: models of the registry run in this process, on the CPU or on CUDA."""
+"""TransformersEngine: runs the models of the registry in this process, on the CPU or on CUDA."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class _Asked(NamedTuple):
-    """An input, its options, and what log lines call it."""
+    """An input, its options, and its name in log lines."""
 
     number: int
     inputs: dict[str, Any]
@@ -50,8 +50,10 @@ class _Asked(NamedTuple):
 
 
 class TransformersEngine(BaseEngine):
-    """Runs each task by its `TaskRunner`; a loaded model is that runner. Torch is imported with the first model, not
-    before. Its number of threads is one for the whole process."""
+    """Runs each task by its `TaskRunner`, which is also the loaded model.
+
+    Torch is imported with the first model. Its number of threads holds for the whole process.
+    """
 
     name = "transformers"
     supported_tasks = frozenset(RUNNERS)
@@ -96,7 +98,7 @@ class TransformersEngine(BaseEngine):
         *,
         urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
-        """Start one text to be written; it grows beside those under way."""
+        """Start to generate one text, beside those under way."""
         try:
             started = unless_out_of_memory(lambda: model.submit(inputs, options, emit, urgency))
         except BaseException as error:
@@ -112,8 +114,10 @@ class TransformersEngine(BaseEngine):
         options: Sequence[dict[str, Any]],
         early: Early = lambda number, outcome: None,
     ) -> list[Outcome]:
-        """Return one raw result or error per input, in order; if the batch fails, its halves run. A batch that did not
-        fit the memory is remembered: later ones of this model take half of what it took."""
+        """Return one raw result or error per input, in order; if the batch fails, its halves run.
+
+        If a batch does not fit the memory, later ones of this model take at most half of its cost.
+        """
 
         def run_part(part: Sequence[_Asked]) -> list[Outcome]:
             return model.run(
@@ -138,7 +142,7 @@ class TransformersEngine(BaseEngine):
         elif not isinstance(error, InferenceError):
             with working_on(batch[0].names):
                 log.error("inference_failed", model=model.name, exc_info=error)
-        # Kept with the outcome, the traceback would keep what the failed run had in memory.
+        # Kept with the outcome, the traceback would keep the memory of the failed run.
         return as_run_error(error, model.name).with_traceback(None)
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
@@ -148,7 +152,7 @@ class TransformersEngine(BaseEngine):
         return most_cost_in(task, self.config)
 
     def last_sign(self, model: TaskRunner) -> float | None:
-        """Return when texts that are written last got further; None where none are, or the model has gone."""
+        """Return when a text under way last grew; None where none is, or the model was unloaded."""
         return model.last_sign() if hasattr(model, "model") else None
 
     def unload_model(self, model: TaskRunner) -> bool:
@@ -159,19 +163,20 @@ class TransformersEngine(BaseEngine):
         try:
             model.close()
         finally:
-            vars(model).clear()  # a runner of several models holds them in more places than one
+            vars(model).clear()  # a runner of several models refers to them in several places
             free_memory()
         return True
 
     def batch_key(self, options: Mapping[str, Any]) -> str:
-        """Return the options that must agree within a batch: those no runner keeps for each row by itself."""
+        """Return the options that must be equal within a batch: those that runners do not keep per row."""
         return json.dumps(
             {name: options[name] for name in sorted(options) if name not in OWN_OPTIONS}, default=str
         )
 
     def expected_size(self, name: str, **kw: Any) -> tuple[int, str] | None:
-        """Return the bytes of the weights in folder `path` in the number format of the settings, and the device;
-        0 where another task has them in memory, None where they are not safetensors.
+        """Return the bytes of the weights in folder `path` in the number format of the settings, and the device.
+
+        0 bytes where another task has them in memory; None where they are not safetensors.
 
         Raises:
             ModelLoadFailed: permanent; what `load_model` refuses before it reads any weights.
@@ -199,14 +204,14 @@ class TransformersEngine(BaseEngine):
     def _count(self, runner: TaskRunner, change: int) -> None:
         with self._prepare_lock:
             self._users[runner.weights] += change
-            self._users += Counter()  # without those that are zero
+            self._users += Counter()  # devices with zero bytes left out
 
     def model_device(self, model: TaskRunner) -> str:
         weights = next(model.model.parameters(), None)
         return "cpu" if weights is None else str(weights.device)
 
     def health(self) -> dict[str, Any]:
-        """Return the status with the device and number format, once torch is loaded; error where a load hangs."""
+        """Return the status, with device and number format once torch is loaded; error where a load hangs."""
         report: dict[str, Any] = {"status": "ok", "device": self.config.device}
         if not self._prepared:
             return report
@@ -226,7 +231,7 @@ class TransformersEngine(BaseEngine):
             )
         if path is None or not Path(path).is_dir():
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
-        with loading():  # which imports its parts as they are needed, too
+        with loading():  # transformers imports its parts lazily, too
             self._prepare()
             from engines.transformers.loading import ModelFolder
 
@@ -248,7 +253,7 @@ class TransformersEngine(BaseEngine):
 
 
 def _loaded(name: str, load: Callable[[], T]) -> T:
-    """Return what `load` returns; whatever it raises says that `name` did not load."""
+    """Return what `load` returns; any exception becomes an error about `name`."""
     try:
         return load()
     except BaseException as error:

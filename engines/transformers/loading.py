@@ -1,4 +1,4 @@
-"""A model's folder, and how its parts are loaded from it: local, safe and of the right kind."""
+"""Loads the parts of a model from its folder: locally, safely and of the right kind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MODELS_OF_AUTO_CLASS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """Where a model lies and how it may be loaded; nothing is fetched from elsewhere."""
+    """A model's folder and the rules for loading it; nothing is fetched from elsewhere."""
 
     name: str
     path: Path
@@ -50,7 +50,7 @@ class ModelFolder:
     allow_pickle: bool = False
 
     def auto_class(self, *candidates: str) -> str | None:
-        """Return the first of the Auto classes `candidates` that loads this model; its weights are not read.
+        """Return the first of the Auto classes `candidates` that loads this model; reads no weights.
 
         Raises:
             ModelLoadFailed: permanent; it has its own code, or weights that are not safetensors.
@@ -62,7 +62,7 @@ class ModelFolder:
         return found
 
     def refused(self, *candidates: str, needs: str) -> ModelLoadFailed:
-        """Return the error of a model that none of `candidates` loads, which are what `needs` says."""
+        """Return the error of a model that none of `candidates` loads; `needs` describes them."""
         config = self._config()
         kind = " or ".join(config.architectures or ()) or f"model of type {config.model_type}"
         return ModelLoadFailed(
@@ -73,7 +73,7 @@ class ModelFolder:
         """Return the model on its device, in evaluation mode.
 
         Raises:
-            ModelLoadFailed: permanent; the model is not an `auto_class` (the message calls it what `needs` says), has
+            ModelLoadFailed: permanent; the model is not an `auto_class` (which the message describes as `needs`), has
                 its own code, weights that are not safetensors, or weights that are missing.
         """
         if self.auto_class(auto_class) is None:
@@ -81,7 +81,7 @@ class ModelFolder:
         with self._loading():
             model, missing = self._weights(getattr(transformers, auto_class))
             if missing:
-                # What got in its way, without taking turns, may be gone by now.
+                # Code that loaded at the same time, without the lock, may be done by now.
                 log.warning("weights_missing", model=self.name, missing=missing[:3], then="loaded once more")
                 del model
                 model, missing = self._weights(getattr(transformers, auto_class))
@@ -106,7 +106,7 @@ class ModelFolder:
         Raises:
             ModelLoadFailed: permanent; the folder has none.
         """
-        # The same class under its public name refuses to work without torchvision; here it does with Pillow.
+        # The public name of this class requires torchvision; this one works with Pillow.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         try:
@@ -118,7 +118,7 @@ class ModelFolder:
             ) from error
 
     def processor(self) -> Any:
-        """Return the processor that lies beside the model: a tokenizer and an image processor in one.
+        """Return the processor beside the model: tokenizer and image processor together.
 
         Raises:
             ModelLoadFailed: permanent; the folder lacks one of the two.
@@ -151,7 +151,7 @@ class ModelFolder:
         return config
 
     def _part(self, auto_class: Any, **more: Any) -> Any:
-        """Return what the Auto class makes of its files here."""
+        """Return what the Auto class loads from this folder."""
         with self._loading():
             return auto_class.from_pretrained(
                 self.path, local_files_only=True, trust_remote_code=self.trust_remote_code, **more
@@ -177,8 +177,10 @@ class ModelFolder:
 
     @contextmanager
     def _loading(self) -> Iterator[None]:
-        """Load a part by transformers, while nobody else does; say which setting it takes where that will not load it
-        without the model's own code."""
+        """Load a part by transformers, while nobody else does.
+
+        If it needs the model's own code, the error names the setting that allows it.
+        """
         try:
             with loading():
                 yield
@@ -202,17 +204,17 @@ class ModelFolder:
 
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-"""Numbers that are converted to the format of the model when it is loaded."""
+"""Number formats that are converted to the format of the model when it is loaded."""
 
 _BYTES_OF_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
-"""Numbers that stay as they are; those not named take one byte."""
+"""Number formats that are not converted; those not in it take one byte."""
 
 
 def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
     """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded.
 
-    What is converted or left out on the way into memory is not known here. None where there are no
-    safetensors, or none that can be read: the load says what is wrong.
+    An estimate: weights may be converted or left out while they are loaded. None where there are no readable
+    safetensors: the load then reports the error.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -231,7 +233,7 @@ def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
 
 
 def _weight_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files that transformers loads of each folder: one, or those that an index names."""
+    """Yield the files that transformers loads from each folder: one, or those that an index names."""
     for folder in folders:
         single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
         if single.is_file():

@@ -1,4 +1,4 @@
-"""What fits a model's memory at once, by what inputs cost; what did not fit is halved."""
+"""Limits how much of a batch runs at once, by the cost of its inputs; halves the limit when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 _LEAST_COST = 1e-6
-"""What an item counts at least, so that half of what does not fit is less even where the items cost nothing."""
+"""The least cost of an item, so that half of a batch costs less even where its items cost nothing."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class ShrinkOnOutOfMemory:
-    """The most that one model runs at once; half of what did not fit the memory is the most for good. Used by the one
-    thread that runs the model."""
+    """The largest cost that one model runs at once; halved for good when a batch does not fit.
+
+    Used by the one thread that runs the model.
+    """
 
     def __init__(self, model: str, *, of: str = "inputs", most: float = math.inf) -> None:
-        """`of` says what runs together: whole inputs, or pieces of them such as windows, each kind with its own
-        limit; `most` is in the unit of their costs."""
+        """`of` names what runs together: whole inputs, or pieces such as windows, each kind with its own limit.
+
+        `most` is in the unit of their costs.
+        """
         self.most = most
         self._model = model
         self._of = of
@@ -34,10 +38,10 @@ class ShrinkOnOutOfMemory:
     def run(
         self, run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], costs: Sequence[float]
     ) -> list[R]:
-        """Return what `run` makes of each of `items`, which it is given in parts that fit, in order.
+        """Call `run` with parts of `items` that fit, in order, and return the results of all.
 
-        What a part takes is padded: its number of items times the largest cost among them. An item that costs more
-        than the limit is a part by itself. Before anything runs again, the memory that a failed run held is free.
+        The cost of a part is padded: its number of items times the largest cost among them. An item that costs more
+        than the limit is a part by itself. The memory of a failed run is free before anything runs again.
 
         Raises:
             OutOfMemory: retryable; one item does not fit even by itself.
@@ -51,14 +55,14 @@ class ShrinkOnOutOfMemory:
             found = unless_out_of_memory(partial(run, items[start:end]))
             if found is not None:
                 done += found
-            elif end - start == 1:  # what one item alone takes says nothing about smaller ones together
+            elif end - start == 1:  # a failure of one item alone says nothing about smaller ones together
                 raise out_of_memory(self._model)
             else:
                 self.shrink((end - start) * max(costs[start:end]))
         return done
 
     def shrink(self, taken: float) -> None:
-        """Let half of `taken`, which did not fit, be the most from now on."""
+        """Set the limit to half of `taken`, which did not fit."""
         self.most = min(self.most, taken / 2)
         log.warning("batches_made_smaller", model=self._model, of=self._of, most=self.most)
 
@@ -73,11 +77,11 @@ class ShrinkOnOutOfMemory:
 
 
 _WINDOW_S = 30.0
-"""Whisper hears windows of this length, however short a recording is."""
+"""Whisper's windows have this length, however short a recording is."""
 
 
 def cost_of(inputs: Mapping[str, Any]) -> float:
-    """Return the seconds of sound, the pixels, the frames or the pages of an input; 1 where it has none."""
+    """Return the seconds of sound, pixels, frames or pages of an input; 1 where it has none."""
     if "audio" in inputs:
         return len(inputs["audio"]) / float(inputs.get("sampling_rate", 16_000))
     if "frames" in inputs:
@@ -91,13 +95,13 @@ def cost_of(inputs: Mapping[str, Any]) -> float:
 
 
 def cost_in(task: str, inputs: Mapping[str, Any]) -> float:
-    """Return what an input takes of a batch of `task`."""
+    """Return the cost of an input in a batch of `task`."""
     cost = cost_of(inputs)
     return max(_WINDOW_S, cost) if task == "asr" else cost
 
 
 def most_cost_in(task: str, settings: TransformersSettings) -> float:
-    """Return what a batch of `task` may take, in the same unit."""
+    """Return the largest cost of a batch of `task`, in the same unit."""
     limits: Mapping[str, float] = {
         "asr": settings.batch_audio_s,
         "audio-classification": settings.batch_audio_s,

@@ -1,8 +1,8 @@
-"""Weights of linear layers laid out as oneDNN reads them: on a CPU, a few rows take half the time.
+"""Packs weights of linear layers in oneDNN's layout: on a CPU, a product with a few rows takes half the time.
 
-A step of generation multiplies a few rows by every weight. Laid out row by row, as they are stored, weights are
-fetched as they lie; packed, a layer of 2048 x 2048 takes 0.7 ms for four rows instead of 1.7 (one core with
-AVX-512), and 9.7 ms instead of 11.9 for 128. `docs/decisions/packed-weights.md` has the figures.
+A step of generation multiplies a few rows by every weight. Weights are stored row by row and fetched in that order.
+Packed, a layer of 2048 x 2048 takes 0.7 ms for four rows instead of 1.7 (one core with AVX-512), and 9.7 ms instead
+of 11.9 for 128. `docs/decisions/packed-weights.md` has the figures.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 _SMALLEST = 2**16
-"""Weights of fewer numbers stay as they are: there, what a call costs matters more than its product."""
+"""Weights with fewer numbers are not packed: there the overhead of a call counts more than the product."""
 
 _ROWS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Numbers of rows that are multiplied at once; others are cut up and filled with zeros to these.
+"""Numbers of rows that are multiplied at once; others are split and padded with zeros to these.
 
-For each number oneDNN compiles a kernel that it keeps, of about a megabyte: prompts of all lengths would fill the
-memory. Four rows take less time than one or two; beyond 128 rows a whole is hardly faster than its parts.
+For each number oneDNN keeps a compiled kernel of about a megabyte: prompts of all lengths would fill the memory. Four
+rows take less time than one or two; beyond 128 rows a whole is hardly faster than its parts.
 """
 
 _LAID_OUT_FOR = 16
-"""Rows that oneDNN is given when it chooses the layout; those for 4, 8 and 64 proved to be as fast as each other."""
+"""Number of rows for which oneDNN chooses the layout; those for 4, 8 and 64 are equally fast."""
 
 
 def pack_weights(model: torch.nn.Module) -> None:
-    """Pack what can be packed of a model that is on the CPU and will not be trained, and free its file.
+    """Pack the weights of a model on the CPU that will not be trained, and release its file.
 
-    Packed are the float32 weights of plain linear layers. A weight that an embedding shares is packed for the
-    linear layer alone. Everything else is copied to separate memory, so that the file that it was mapped from
-    is neither held nor read again.
+    Packed are the float32 weights of plain linear layers. A weight that is shared with an embedding is packed for the
+    linear layer only. Everything else is copied, so that the mapped file is neither kept open nor read again.
     """
     if not can_pack():
         return
@@ -42,7 +41,7 @@ def pack_weights(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if type(layer) is torch.nn.Linear and _is_worth_it(layer.weight):
             layers_of.setdefault(layer.weight, []).append(layer)
-    while layers_of:  # one by one, so that only one weight at a time is there twice
+    while layers_of:  # one by one, so that only one weight at a time is in memory twice
         weight, layers = layers_of.popitem()
         packed = torch.nn.Parameter(PackedWeight(weight.detach()), requires_grad=False)
         for layer in layers:
@@ -53,7 +52,7 @@ def pack_weights(model: torch.nn.Module) -> None:
 
 
 def can_pack() -> bool:
-    """Tell whether this machine and this torch have what it takes."""
+    """Tell whether this machine and this torch support packed weights."""
     has_kernels = all(
         hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
     )
@@ -70,15 +69,17 @@ def _is_worth_it(weight: torch.Tensor) -> bool:
 
 
 class PackedWeight(torch.Tensor):
-    """A matrix that `linear` multiplies by quickly; for everything else it is unpacked, which takes a copy. Immutable,
-    and safe to use from several threads at once."""
+    """A matrix for fast products in `linear`; any other use unpacks it, which takes a copy.
+
+    Immutable, and safe to use from several threads at once.
+    """
 
     packed: torch.Tensor
-    """The same matrix in oneDNN's own layout, which only `linear` here can read."""
+    """The matrix in oneDNN's layout, which only `linear` here can read."""
 
     @staticmethod
     def __new__(cls, weight: torch.Tensor, packed: torch.Tensor | None = None) -> PackedWeight:
-        """`weight` is (outputs, inputs), float32; `packed` the same where it is packed already."""
+        """`weight` is (outputs, inputs), float32; `packed` is the same matrix where it is packed already."""
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
         made.packed = (
             torch.ops.mkldnn._reorder_linear_weight(weight, _LAID_OUT_FOR) if packed is None else packed
@@ -95,7 +96,7 @@ class PackedWeight(torch.Tensor):
     ) -> Any:
         if func is torch.nn.functional.linear and not kwargs and _is_plain(*args):
             return _linear(*args)
-        with torch._C.DisableTorchFunctionSubclass():  # so that what comes out is a plain tensor
+        with torch._C.DisableTorchFunctionSubclass():  # so that the result is a plain tensor
             return func(*args, **(kwargs or {}))
 
     @classmethod

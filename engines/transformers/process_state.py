@@ -1,8 +1,8 @@
-"""What transformers changes for the whole process while it loads: one load at a time, and none under a run.
+"""Guards what transformers changes for the whole process while it loads: one load at a time, and none during a run.
 
 To load, transformers replaces functions of its own and of torch (`PreTrainedModel.tie_weights`, `torch.nn.init`,
-`torch.linspace`) and the default dtype for every thread, and then puts back what it found. Loads that overlap find,
-use and leave behind each other's replacements: weights stay out of a model, in the whole process until it ends.
+`torch.linspace`) and the default dtype for every thread, and then restores what it found. Overlapping loads find and
+restore each other's replacements: then models lose weights, in the whole process until it ends.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from engines.guard import Call, present_call
 from handlers.errors import EngineUnavailable
 
 _PATIENCE_S = 30.0
-"""How long a load waits for the runs under way to end."""
+"""How long a load waits for runs under way to end."""
 _LOOK_S = 0.2
-"""How often those who wait look whether what they wait for hangs."""
+"""How often waiting threads check whether what they wait for hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class _Holder:
 class LoadLock:
     """Lets one thread load at a time. Thread-safe.
 
-    The time that a guarded load waits here is not its own. Where the one under way hangs, which is what its guard says,
-    those behind it are refused: what it has replaced in the library, it never puts back.
+    Waiting here does not count as time of a guarded load. If the guard says that the load under way hangs, those that
+    wait are refused: the library's replaced functions will never be restored.
     """
 
     def __init__(self, patience_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """`patience_s`: how long a load may take that no guard watches."""
+        """`patience_s`: the longest time of a load that no guard watches."""
         self._patience_s = patience_s
         self._changed = threading.Condition()
         self._holder: _Holder | None = None
@@ -49,7 +49,7 @@ class LoadLock:
     def held(self) -> Iterator[None]:
         """Load by transformers in the body, or construct its models, while no other thread does; may be nested.
 
-        Only what needs the library belongs here: downloads, and what is done with a model that is there, need not wait.
+        Keep only calls of the library inside: downloads and work on a loaded model need not wait.
 
         Raises:
             EngineUnavailable: retryable, after a restart or at another worker; a load hangs.
@@ -68,7 +68,7 @@ class LoadLock:
                 self._changed.notify_all()
 
     def wait_for(self, changed: threading.Condition, is_so: Callable[[], bool]) -> None:
-        """Wait, with `changed` held, for what the end of a load makes so; otherwise as `held`."""
+        """Wait, with `changed` held, for a condition that the end of a load makes true; otherwise as `held`."""
         waiting = present_call()
         while not is_so():
             if (problem := self.problem) is not None:
@@ -79,7 +79,7 @@ class LoadLock:
 
     @property
     def problem(self) -> str | None:
-        """Which load hangs, in a sentence; None where none does."""
+        """The load that hangs, in a sentence; None where none does."""
         holder = self._holder
         if holder is None:
             return None
@@ -106,17 +106,17 @@ def load_problem() -> str | None:
 
 
 class DtypeGate:
-    """Keeps runs and changes of torch's default dtype apart. Thread-safe.
+    """Separates runs from changes of torch's default dtype. Thread-safe.
 
     A run may begin others in its thread, but must not wait for one in another thread: a change that waits for the
-    first keeps the second out.
+    first run blocks the second.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._runs = 0
         self._changes = 0
-        """Those that wait or are under way."""
+        """Changes that wait or are under way."""
         self._mine = threading.local()
 
     @contextmanager
@@ -124,7 +124,7 @@ class DtypeGate:
         """Run with torch's own defaults: waits for a change that is under way or about to begin.
 
         Raises:
-            EngineUnavailable: retryable, after a restart or at another worker; the change never ends.
+            EngineUnavailable: retryable, after a restart or at another worker; the change hangs.
         """
         if getattr(self._mine, "is_inside", False):
             yield
@@ -143,7 +143,7 @@ class DtypeGate:
 
     @contextmanager
     def changing(self, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-        """Change the defaults in the body, once no run is under way.
+        """Change the defaults in the body, when no run is under way.
 
         Raises:
             EngineUnavailable: retryable; a run did not end in time.
@@ -171,12 +171,14 @@ class DtypeGate:
 
 _gate = DtypeGate()
 running = _gate.running
-"""Guards everything that computes on a model, its features included: many of torch's functions read its defaults."""
+"""Guards all computation on a model, also of its features: many of torch's functions read its defaults."""
 
 
 def guard_transformers() -> None:
-    """Let whatever loads by transformers in this process take its turn, without knowing of it; a second call does
-    nothing. Threads of others load too: engines that a user brings, a notebook around this package."""
+    """Make every load by transformers in this process use the lock; a second call does nothing.
+
+    That includes other code that loads models: custom engines, a notebook that uses this package.
+    """
     from transformers import PreTrainedModel, modeling_utils
 
     with loading():

@@ -42,7 +42,7 @@ RUNNERS = {
     ),
     "document-analysis": ("documents.document_analysis:DocumentAnalysisRunner",),
 }
-"""Who runs each task, "module:Class" in this package: the first that takes a model runs it."""
+"""The runners of each task, "module:Class" in this package: the first that takes a model runs it."""
 
 
 OWN_OPTIONS = frozenset(
@@ -58,45 +58,47 @@ OWN_OPTIONS = frozenset(
         "stop",
     )
 )
-"""Options that each sequence of a batch carries for itself."""
+"""Options that each sequence of a batch has for itself."""
 
 
 class TaskRunner(ABC):
-    """One loaded model, ready for one task. Calls of `run` never overlap. The runner owns the model; the engine frees
-    its memory by dropping it."""
+    """One loaded model, ready for one task.
+
+    Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping the runner.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ()
-    """transformers' Auto classes of models that it runs, those that suit it best first."""
+    """The Auto classes of models that it runs, the most suitable first."""
 
     needs: ClassVar[str]
-    """What such models are called where another is refused."""
+    """A description of such models, for error messages."""
 
     parts: ClassVar[tuple[Callable[[ModelFolder], Any], ...]] = ()
-    """What lies beside the model that `__init__` takes after it."""
+    """The files beside the model that `__init__` takes after it."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
-        """`model` holds every weight of the runner; one that runs several models gives a `torch.nn.ModuleDict`."""
+        """`model` has every weight of the runner; a runner of several models passes a `torch.nn.ModuleDict`."""
         self.name = name
         self.model = model
         self.budget = ShrinkOnOutOfMemory(name)
 
     @property
     def weights(self) -> Hashable:
-        """Equal for runners whose model is the same one in memory."""
+        """Equal for runners that share one model in memory."""
         return id(self.model)
 
     @classmethod
     def takes(cls, folder: ModelFolder) -> bool:
-        """Return whether it runs the model in `folder`; no weights are read.
+        """Return whether it runs the model in `folder`; reads no weights.
 
         Raises:
-            ModelLoadFailed: permanent; it would, but not under the settings.
+            ModelLoadFailed: permanent; it would, but the settings do not allow it.
         """
         return folder.auto_class(*cls.kinds) is not None
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of the model in `folder`, which it takes; other tasks use those of `shared`.
+        """Return the runner of the model in `folder`, which it takes; `shared` has models of other tasks.
 
         Raises:
             ModelLoadFailed: permanent; the model is of another kind, or incomplete.
@@ -106,10 +108,10 @@ class TaskRunner(ABC):
         return make(folder.name, model, *(part(folder) for part in cls.parts))
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Take what the settings say about running; called once, before the first run."""
+        """Apply the settings; called once, before the first run."""
 
     def close(self) -> None:
-        """End what runs in the background; called once, before the model's memory is freed."""
+        """End background work; called once, before the model's memory is freed."""
 
     def submit(
         self,
@@ -118,7 +120,7 @@ class TaskRunner(ABC):
         emit: Emit | None = None,
         urgency: Urgency = NO_HURRY,
     ) -> Future[dict[str, Any]]:
-        """Start one input and return at once, for tasks that take requests as they come; from any thread.
+        """Start one input and return at once, for tasks that take requests one by one; from any thread.
 
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
@@ -128,11 +130,11 @@ class TaskRunner(ABC):
     def launch(
         self, prepared: Any, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
-        """Start what `prepare` made of one input, as `submit` does."""
+        """Start one prepared input, as `submit` does."""
         raise NotImplementedError(f"{type(self).__name__} runs in batches")
 
     def last_sign(self) -> float | None:
-        """Return when a request that was started last got further, by time.monotonic; None where that is not known."""
+        """Return when a started request last made progress, by time.monotonic; None where that is not known."""
         return None
 
     def run(
@@ -143,8 +145,8 @@ class TaskRunner(ABC):
     ) -> list[Outcome]:
         """Return one raw result per input, in order, or the error of an input that cannot be run.
 
-        `early` is called with the number and the outcome of each as soon as it is known. What this raises costs the
-        whole batch; the engine then runs its halves.
+        `early` is called with the number and the outcome of each as soon as it is known. An exception fails the whole
+        batch; the engine then runs its halves.
         """
         outcomes: dict[int, Outcome] = {}
 
@@ -165,7 +167,7 @@ class TaskRunner(ABC):
 
     @abstractmethod
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-        """Return what `answer` needs of one input.
+        """Return one input in the form that `answer` takes.
 
         Raises:
             InferenceError: permanent; this input or these options cannot be run.
@@ -173,18 +175,18 @@ class TaskRunner(ABC):
 
     @abstractmethod
     def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the place of each of `prepared` and its raw result or error, as soon as it is known.
+        """Yield the index of each of `prepared` with its raw result or error, as soon as it is known.
 
-        A runner that cuts inputs into pieces and runs several together, such as windows, gives them a
-        `ShrinkOnOutOfMemory` of their own: a long input must not fail where it fits piece by piece.
+        A runner that splits inputs into pieces, such as windows, and runs several together, needs a
+        `ShrinkOnOutOfMemory` for them: a long input must not fail where it fits piece by piece.
         """
 
 
 def refuse_options(options: Mapping[str, Any], *, takes: Collection[str], because: str) -> None:
-    """Refuse what this kind of model would ignore; an option that is false asks for nothing.
+    """Refuse options that this kind of model would ignore; an option that is false asks for nothing.
 
     Raises:
-        InvalidOption: permanent; names the options, says `because` and what the model takes.
+        InvalidOption: permanent; names the options, the reason `because` and what the model takes.
     """
     useless = [name for name, value in options.items() if name not in takes and value is not False]
     if useless:
@@ -200,7 +202,7 @@ def runner_of(task: str, folder: ModelFolder) -> type[TaskRunner]:
     Raises:
         ModelLoadFailed: permanent; the task is not for such a model, or the settings do not allow to load it.
     """
-    with loading():  # which imports its parts as they are needed, too
+    with loading():  # transformers imports its parts lazily, too
         classes: list[type[TaskRunner]] = [
             getattr(import_module(f"engines.transformers.{module}"), name)
             for module, _, name in (one.partition(":") for one in RUNNERS[task])

@@ -1,4 +1,4 @@
-"""Models that several tasks use: in memory once, until the last of those tasks releases it."""
+"""Models that several tasks share: in memory once, until the last of those tasks releases it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 PAGES = "pages"
-"""The part of a folder that reads pages."""
+"""Stands for the page reader in a folder."""
 
 
 _Model = TypeVar("_Model")
@@ -23,8 +23,10 @@ class _Shared:
 
 
 class SharedModels:
-    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe. A model is loaded
-    in the thread of who first asks for it; only those who ask for the same one wait."""
+    """The models in memory that tasks share, by the folder that each was loaded from.
+
+    Thread-safe. A model is loaded in the thread of its first caller; only callers of the same model wait.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,11 +39,12 @@ class SharedModels:
     def take(
         self, folder: Path, load: Callable[[], _Model], *, part: str = ""
     ) -> tuple[_Model, Callable[[], None]]:
-        """Return what `load` makes of the model in `folder`, loaded where nobody has, and what releases it; the last
-        release closes it. `part` tells apart what is loaded of one folder.
+        """Return the model in `folder`, loaded by `load` where needed, and the function that releases it.
+
+        The last release closes the model. `part` separates several models of one folder.
 
         Raises:
-            Exception: whatever `load` raises; the next who asks tries again.
+            Exception: whatever `load` raises; the next caller tries again.
         """
         identity = _identity(folder, part)
         with self._lock:
@@ -68,6 +71,6 @@ class SharedModels:
 
 
 def _identity(folder: Path, part: str) -> Hashable:
-    """Return what tells the folder from another that took its place: a model may be registered again."""
+    """Return a value that changes when another folder takes this one's place: a model may be registered again."""
     stat = folder.stat()
     return folder, part, stat.st_dev, stat.st_ino, stat.st_mtime_ns

@@ -1,5 +1,4 @@
-"""The state of one model name: the active version, the wanted version, and the progress between them. D (RETRY_S,
-LONGEST_RETRY_S)=: Seconds until a version that failed to load is tried again; they double with each failure."""
+"""The state of one model name: the active version, the wanted version, and the progress between them."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from enum import Enum, auto
 from engines.models.resolved_model import ResolvedModel, Use
 
 RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
-"""Seconds until a version that did not load is tried again; they double with each failure."""
+"""Seconds until a version that failed to load is tried again; they double with each failure."""
 
 
 class State(Enum):

@@ -46,8 +46,8 @@ class ObjectGets:
     with many small objects that is most of a worker's time. Here the client is asked once per bucket; then botocore
     signs and `http` sends. Buckets that need more are left to the client.
 
-    Thread-safe; owns neither of the two. Source:
-    https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+    Thread-safe; owns neither of the two.
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
     """
 
     def __init__(self, client: S3Client, credentials: Credentials | None, http: HttpClient) -> None:

@@ -1,4 +1,4 @@
-"""Sequences of different lengths and settings run to their end in one padded batch of `generate`."""
+"""Runs sequences of different lengths and settings to their end in one padded batch of `generate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import (
 from engines.transformers.generation.token_sequence import TokenSequence
 
 SOURCE = "source"
-"""The extra that holds the tokens an encoder reads, (1, tokens) int64, where the prompt is a decoder's."""
+"""The extra with the encoder's input tokens, (1, tokens) int64, where the prompt is the decoder's."""
 
 OnStep = Callable[[], None]
 """Called whenever every sequence has its next token."""
@@ -26,8 +26,9 @@ OnStep = Callable[[], None]
 def generate(model: PreTrainedModel, sequences: Sequence[TokenSequence], on_step: OnStep) -> None:
     """Run every sequence to its end; greedy ones get the tokens that `generate` gives each of them alone.
 
-    The answers are in the sequences afterwards. Those whose extras do not stack run in separate batches. One with
-    `beams` comes alone, and has its tokens at the end, not before; where `on_step` gives it up, the search ends.
+    The answers are in the sequences afterwards. Sequences whose extras do not stack run in separate batches. A
+    sequence with `beams` must be alone, and gets its tokens only at the end; where `on_step` gives it up, the search
+    ends.
     """
     for batch in _stackable(sequences):
         _run(model, batch, on_step)
@@ -54,7 +55,7 @@ def _run(model: Any, batch: Sequence[TokenSequence], on_step: OnStep) -> None:
 
 
 def _stackable(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
-    """Return `sequences` in groups whose extras can be put together; without extras, all are one group."""
+    """Return `sequences` in groups whose extras can be stacked; without extras, all are one group."""
     groups: dict[tuple[object, ...], list[TokenSequence]] = {}
     for one in sequences:
         shapes = (
@@ -67,10 +68,10 @@ def _stackable(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
 
 
 def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
-    """Return what the model reads of `batch`; what is shorter is padded, where the mask hides it.
+    """Return the model's inputs for `batch`; shorter rows are padded, and the mask hides the padding.
 
-    Prompts are padded on the left, since they go on on the right; what an encoder reads, on the right. Where an
-    encoder sees pictures, they are all that it is given.
+    Prompts are padded on the left, as they continue on the right; encoder inputs on the right. An encoder of images
+    gets only the images.
     """
     has_source = SOURCE in batch[0].extras
     if model.config.is_encoder_decoder and not has_source:
@@ -93,8 +94,10 @@ def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tenso
 
 
 def _stacked(batch: Sequence[TokenSequence], width: int) -> dict[str, torch.Tensor]:
-    """Return the extras of one group for prompts padded on the left to `width`. Along the first dimension, each one's
-    part follows the one before: one may have several images there."""
+    """Return the extras of one group for prompts padded on the left to `width`.
+
+    They are concatenated along the first dimension: one sequence may have several images there.
+    """
     return {
         name: torch.cat([_padded(one.extras[name], one, width) for one in batch])
         for name in batch[0].extras
@@ -114,7 +117,7 @@ def _padded(tensor: torch.Tensor, sequence: TokenSequence, width: int) -> torch.
 
 
 class _Done(StoppingCriteria):
-    """Hands each sequence its newest token, but for those of beams, and tells which rows are done."""
+    """Appends the newest token to each sequence, except with beams, and reports which rows are done."""
 
     def __init__(self, batch: Sequence[TokenSequence], on_step: OnStep) -> None:
         self._batch = batch

@@ -1,4 +1,4 @@
-"""How much attention cache a row takes, as the layers of a model's cache tell, and how much a model's texts may."""
+"""The size of the attention cache of a row, measured on the model, and the limits of a model's batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 _TOKENS = 2
-"""How many tokens the model is run over to see what it keeps of them."""
+"""Number of tokens of the run that measures the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class CacheSizes:
     """Bytes of cache by the tokens that a row has seen."""
 
     of_a_token: int
-    """In the layers that keep all tokens, together."""
+    """In all layers that keep every token, together."""
     of_windows: tuple[tuple[int, int], ...] = ()
-    """For each layer that forgets: bytes of a token, and how many tokens it keeps."""
+    """For each layer with a sliding window: bytes per token, and how many tokens it keeps."""
     of_a_row: int = 0
-    """In the layers whose states never grow, together."""
+    """In all layers with a state of fixed size, together."""
 
     def of(self, tokens: int) -> int:
         windows = sum(size * min(tokens, most) for size, most in self.of_windows)
@@ -36,14 +36,14 @@ class CacheSizes:
 
     @classmethod
     def of_model(cls, model: PreTrainedModel) -> CacheSizes:
-        """Return what the model keeps of two tokens, which it is run over; where it cannot be, an estimate."""
+        """Return the sizes, measured by a run over two tokens; an estimate where that fails."""
         if not model.config.is_encoder_decoder:
             ids = torch.zeros((1, _TOKENS), dtype=torch.long, device=model.device)
             try:
                 with running(), torch.inference_mode():
                     output: Any = model(input_ids=ids, use_cache=True)
                 return cls._held(output.past_key_values)
-            # Whatever it is, requests may do well all the same: this run has nothing but tokens.
+            # Requests may work all the same: this run has only tokens as input.
             except Exception as error:  # noqa: BLE001
                 log.info("cache_sizes_estimated", model=type(model).__name__, error=repr(error))
         return cls(bytes_of_a_token(model.config, model.dtype))
@@ -62,7 +62,7 @@ class CacheSizes:
 
 
 def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return the bytes that a token takes if all layers keep all heads' keys and values, 1 if none attends."""
+    """Return the bytes of a token if all layers keep keys and values of all heads, 1 if none attends."""
     text: Any = config.get_text_config(decoder=True)
     if not (heads := getattr(text, "num_attention_heads", None)):
         return 1
@@ -80,15 +80,16 @@ def _tensors(layer: Any, *names: str) -> Iterator[torch.Tensor]:
 
 
 _GPU_SHARE = 1 / 20
-"""How much of a GPU's memory the cache of one model's texts may take where no setting says otherwise."""
+"""The share of a GPU's memory for the cache of one model's texts where no setting says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Rows, bytes of cache, tokens of prompts between two steps, and the share of those that may be padding.
+    """The limits of a batch: rows, bytes of cache, prompt tokens between two steps, and the share of padding in
+    those.
 
-    A GPU takes about as long for a step of 256 rows as for one of 8, and for 4096 tokens of prompts as for 256: what
-    counts is how often it is asked. `docs/decisions/gpu.md` has the figures.
+    On a GPU a step of 256 rows takes about as long as one of 8, and 4096 prompt tokens as long as 256: the number of
+    calls counts. `docs/decisions/gpu.md` has the figures.
     """
 
     max_rows: int

@@ -1,4 +1,4 @@
-"""What every loop that generates text has in common: a thread, a queue, and callers who wait."""
+"""The base of all loops that generate text: a thread, a queue, and the futures of callers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class GenerationLoop(ABC):
         self._clock = clock
         self._result_of = result_of
         self._waiting: list[TokenSequence] = []
-        """In the order of their sort keys; guarded by `_changed`."""
+        """Ordered by sort key; guarded by `_changed`."""
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -81,11 +81,11 @@ class GenerationLoop(ABC):
             self._thread.join()
 
     def _check(self, sequence: TokenSequence) -> None:
-        """Raise for one that this loop can never run."""
+        """Raise for a sequence that this loop can never run."""
 
     @abstractmethod
     def _work(self) -> None:
-        """Do one round of work; called as long as `_has_work`. What it raises goes to `_failed`."""
+        """Do one round of work; called as long as `_has_work`. Its exceptions go to `_failed`."""
 
     @abstractmethod
     def _failed(self, error: BaseException) -> None:
@@ -108,10 +108,10 @@ class GenerationLoop(ABC):
                     ran_out = is_out_of_memory(error)
                     try:
                         self._failed(error)
-                    except BaseException as worse:  # a fault of the loop, which must leave nobody waiting
+                    except BaseException as worse:  # a bug of the loop, which must not leave callers waiting
                         log.exception("failure_not_settled", model=self._name)
                         self._end_all(as_run_error(worse, self._name))
-                if ran_out:  # only here, where the error no longer holds what it broke off
+                if ran_out:  # only here, where the error no longer refers to the failed run
                     free_memory()
                 native_threads.discard(me)
         self._end_all(Cancelled(f"model {self._name} was unloaded; send the request again"))
@@ -142,7 +142,7 @@ class GenerationLoop(ABC):
             log.warning("generation_failed", model=self._name, rows=len(sequences), error=repr(error))
 
     def tell(self, sequence: TokenSequence) -> None:
-        """Give the caller what its answer has grown by."""
+        """Call `emit` with the new text of a sequence."""
         self._alive_at = time.monotonic()
         if sequence.emit is None:
             return
@@ -159,7 +159,7 @@ class GenerationLoop(ABC):
                 sequence.emit = None
 
     def follow(self, sequences: Iterable[TokenSequence]) -> None:
-        """Tell callers of new text, give those that are done their answers, and end those that nobody waits for."""
+        """Emit new text, settle sequences that are done, and end those whose caller has gone."""
         self._alive_at = time.monotonic()
         for sequence in sequences:
             if sequence.future.cancelled():
@@ -170,7 +170,7 @@ class GenerationLoop(ABC):
                 self.tell(sequence)
 
     def settle(self, sequence: TokenSequence, failure: InferenceError | None = None) -> None:
-        """Give the caller its answer, or why there is none."""
+        """Set the caller's answer, or the error."""
         if sequence.future.done():
             return
         answer: dict[str, Any] = {}
@@ -179,7 +179,7 @@ class GenerationLoop(ABC):
                 self.tell(sequence)
                 answer = self._result_of(sequence)
             except BaseException as error:
-                # Such as a token that the tokenizer cannot spell: no fault of the rows beside it.
+                # Such as a token that the tokenizer cannot decode: the other rows are not affected.
                 with working_on(sequence.requests):
                     log.exception("answer_not_made", model=self._name)
                 failure = as_run_error(error, self._name)

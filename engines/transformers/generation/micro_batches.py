@@ -1,4 +1,4 @@
-"""The loop for models and requests that cannot join a running batch: small batches of like ones."""
+"""The loop for models and requests that cannot join a running batch: small batches of similar ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from handlers.errors import is_out_of_memory
 
 _AGEING_TOKENS_PER_S = 16.0
-"""How much shorter a waiting row counts each second, so that a long one is not passed over for ever."""
+"""How much shorter a waiting row counts per second, so that a long one is not passed over for ever."""
 
 
 class MicroBatchLoop(GenerationLoop):
-    """Runs rows with `generate`, those of like budgets together; each gets its answer when its own is done.
+    """Runs rows with similar budgets together by `generate`; each is answered when it is done itself.
 
-    A batch takes at most `max_bytes` of cache, all its rows as long as the longest may grow; one row always runs.
-    A request with beams runs alone. A batch that fails is cut in two until the culprit is found; where one does
-    not fit the memory, half of what it took is the most from then on.
+    A batch takes at most `max_bytes` of cache, if all its rows grow as long as the longest may; a single row always
+    runs. A request with beams runs alone. A batch that fails is bisected; where one does not fit the memory, the
+    limit becomes half of its bytes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MicroBatchLoop(GenerationLoop):
         self._halves.extendleft([left[middle:], left[:middle]])
 
     def _next_batch(self) -> list[TokenSequence]:
-        """Take the shortest of the most urgent rows off the queue; those that have waited count as shorter."""
+        """Take the shortest of the most urgent rows off the queue; waiting makes them count as shorter."""
         now = self._clock()
         with self._changed:
             order = sorted(
@@ -97,8 +97,10 @@ class MicroBatchLoop(GenerationLoop):
         return batch
 
     def _bytes(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the bytes of cache that a batch may come to. Every row takes as much as the longest of each part:
-        what an encoder reads, the prompt and the answer."""
+        """Return the most bytes of cache that a batch may take.
+
+        Every row takes as much as the longest of each part: encoder input, prompt and answer.
+        """
         read = max(one.extras[SOURCE].shape[1] if SOURCE in one.extras else 0 for one in sequences)
         most = read + max(len(one.prompt) for one in sequences) + max(one.budget for one in sequences)
         return len(sequences) * self._sizes.of(most)

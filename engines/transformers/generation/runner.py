@@ -1,4 +1,4 @@
-"""What every task that writes text has in common: rows that each have a budget, sampling and stops."""
+"""The base of all tasks that generate text: rows with their own budget, sampling and stops."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ DEFAULT_NEW_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The tokens an answer begins after, and what else the model is given with them, such as pixel_values."""
+    """The prompt's tokens, and further inputs of the model, such as pixel_values."""
 
     tokens: list[int]
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class _Loops(NamedTuple):
-    """Where a runner's requests go: those that write texts as they come, and those that search by beams."""
+    """The loops of a runner: one for ordinary requests, one for beam search."""
 
     texts: GenerationLoop
     beams: GenerationLoop
@@ -50,9 +50,9 @@ class _Loops(NamedTuple):
 class GenerationRunner(TaskRunner):
     """Generates text; each request keeps its own budget, sampling and stops.
 
-    Requests join the batch that is running and leave it when they are done; beams, and models whose cache
-    cannot be shared so, run in small batches. A subclass says what the prompt is. `placeholders` are tokens
-    that stand for something else than text.
+    Requests join the running batch and leave it when they are done; requests with beams, and models whose cache does
+    not support that, run in small batches. A subclass makes the prompt. `placeholders` are tokens that stand for
+    something other than text.
     """
 
     placeholders: frozenset[int] = frozenset()
@@ -81,7 +81,7 @@ class GenerationRunner(TaskRunner):
         """Return the prompt of one input.
 
         Raises:
-            InvalidInput: permanent; the model cannot be asked this.
+            InvalidInput: permanent; the model cannot take this input.
         """
 
     def configure(self, settings: TransformersSettings) -> None:
@@ -95,7 +95,7 @@ class GenerationRunner(TaskRunner):
         return (loops.beams if prepared.beams else loops.texts).submit(prepared, emit, urgency)
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
-        """Yield what `launch` answers, the shortest answers first."""
+        """Yield the results of `launch`, the shortest answers first."""
         places: dict[Future[dict[str, Any]], int] = {}
         try:
             for place, sequence in enumerate(prepared):
@@ -107,7 +107,7 @@ class GenerationRunner(TaskRunner):
                 failure = done.exception()
                 yield places[done], failure if isinstance(failure, InferenceError) else done.result()
         finally:
-            for left in places:  # where this breaks off: they would be written for nobody
+            for left in places:  # where this is left early: nobody waits for the others
                 left.cancel()
 
     def last_sign(self) -> float | None:
@@ -139,7 +139,7 @@ class GenerationRunner(TaskRunner):
             sizes=self._sizes,
             generate=partial(generate, self.model),
         )
-        # Only `generate` applies what a model's own configuration does to its scores.
+        # Only `generate` applies score settings of a model's own configuration.
         can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
         if settings.batching == "micro" or not can_roll:
             return _Loops(micro_batches, micro_batches)
@@ -158,7 +158,7 @@ class GenerationRunner(TaskRunner):
 
     @running()
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
-        """Return the sequence that answers `inputs`, with what `options` say about beams where those are several."""
+        """Return the sequence of `inputs`, with the beam options where there are several beams."""
         count = options.get("num_beams", 1)
         if count > 1 and (options.get("do_sample") or options.get("temperature")):
             raise InvalidOption(
@@ -192,14 +192,14 @@ class GenerationRunner(TaskRunner):
             )
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
-        """Refuse tokens without an embedding: on CUDA one of them would break the whole process."""
+        """Refuse tokens without an embedding: on CUDA such a token would break the whole process."""
         embeddings: Any = self.model.get_input_embeddings()
         highest = max((token for token in tokens if token not in self.placeholders), default=-1)
         if highest >= embeddings.num_embeddings:
             raise InvalidInput(f"the tokenizer of model {self.name} makes tokens that its weights lack")
 
     def _budget(self, prompt_tokens: int, options: dict[str, Any]) -> int:
-        """Return how many tokens the answer may have, at least 1."""
+        """Return the most tokens of the answer, at least 1."""
         budget: int = options.get("max_new_tokens", 0)
         if not budget and "max_length" in options:
             budget = options["max_length"] - prompt_tokens
@@ -220,7 +220,7 @@ class GenerationRunner(TaskRunner):
 
 
 def decoder_start(name: str, *candidates: Any) -> int:
-    """Return the token that the answers of an encoder-decoder begin with: the first of `candidates` that is one.
+    """Return the first token of an encoder-decoder's answers: the first of `candidates` that is one.
 
     Raises:
         ModelLoadFailed: permanent; there is none.
@@ -232,8 +232,10 @@ def decoder_start(name: str, *candidates: Any) -> int:
 
 
 def _plain(own: GenerationConfig, *, pad: int) -> GenerationConfig:
-    """Return the model's generation config without what each row decides for itself. `generate` fills what a call
-    leaves open from the model's config: defaults there would leak into rows."""
+    """Return the model's generation config without what each row decides for itself.
+
+    `generate` fills missing values from the model's config, which would leak into rows.
+    """
     plain = copy.deepcopy(own)
     plain.do_sample, plain.pad_token_id = False, pad
     for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams"):

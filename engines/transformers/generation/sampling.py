@@ -1,4 +1,4 @@
-"""How the next token of one row is picked from its scores: greedy, or drawn with its own settings."""
+"""Picks the next token of one row from its scores: greedy, or sampled with its own settings."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _CHANGING_SCORES = (
     "suppress_tokens",
     "watermarking_config",
 )
-"""Settings of a model's generation config that forbid or prefer tokens, greedy answers included."""
+"""Settings of a generation config that forbid or prefer tokens, also in greedy answers."""
 
 
 _LEAST_TEMPERATURE = 1e-6
-"""Below it the likeliest token has every chance in float32 too."""
+"""Below it the likeliest token has probability 1 in float32 too."""
 
 
 def changes_scores(config: GenerationConfig) -> bool:
-    """Return whether the model's configuration asks for more than the likeliest token as the model scores it."""
+    """Return whether the model's configuration changes the model's scores."""
     has_guidance = (getattr(config, "guidance_scale", None) or 1.0) != 1.0
     return has_guidance or any(getattr(config, name, None) for name in _CHANGING_SCORES)
 
@@ -51,7 +51,7 @@ class Sampling:
 
     @classmethod
     def of_model(cls, config: GenerationConfig) -> Sampling:
-        """Return what the model's own generation config asks for."""
+        """Return the settings of the model's own generation config."""
         return cls(
             do_sample=bool(config.do_sample),
             temperature=config.temperature or 1.0,
@@ -62,8 +62,10 @@ class Sampling:
 
     @classmethod
     def of_request(cls, options: Mapping[str, Any], defaults: Sampling) -> Sampling:
-        """Return the settings of a request: its options before the model's `defaults`. Without `do_sample`, naming a
-        temperature, top_p or top_k asks for sampling; a temperature of 0 is greedy in any case."""
+        """Return the settings of a request; options win over the model's `defaults`.
+
+        Without `do_sample`, a temperature, top_p or top_k turns sampling on; a temperature of 0 is always greedy.
+        """
         temperature = options.get("temperature", defaults.temperature)
         asks = any(name in options for name in ("temperature", "top_p", "top_k"))
         return cls(
@@ -77,12 +79,12 @@ class Sampling:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the likeliest token is taken just as the model scores it."""
+        """Whether the likeliest token is taken by the model's own scores."""
         return not self.do_sample and self.repetition_penalty == 1.0
 
 
 class TokenPicker:
-    """Picks the tokens of one row, by its own random generator, so that neighbours never matter."""
+    """Picks the tokens of one row with its own random generator, so that other rows do not matter."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -91,7 +93,7 @@ class TokenPicker:
         self.start_again()
 
     def start_again(self) -> None:
-        """Draw the same again as from the first token on: a listener may have it already."""
+        """Restart the random generator, so that the same tokens are drawn again: a listener may have them already."""
         self._generator.manual_seed(self._seed)
 
     def pick(self, scores: torch.Tensor, seen: torch.Tensor) -> int:
@@ -109,7 +111,7 @@ class TokenPicker:
             return int(scores.argmax())
         count = min(sampling.top_k, scores.shape[0]) or scores.shape[0]
         best, tokens = scores.float().topk(count)
-        # From the highest down: else a temperature near zero makes scores that are not numbers.
+        # Relative to the highest: else a temperature near zero makes infinite scores.
         chances = ((best - best[0]) / max(sampling.temperature, _LEAST_TEMPERATURE)).softmax(0)
         if sampling.top_p < 1.0:
             before = chances.cumsum(0) - chances

@@ -1,4 +1,4 @@
-"""One answer in the making: the tokens so far, when it is done, and who waits for it."""
+"""One answer under way: its tokens, its end, and its caller."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engines.log_context import requests_at_hand
 from engines.transformers.generation.sampling import TokenPicker
 
 _LEAD_TOKENS = 8
-"""Tokens of the prompt to begin with, where the answer is decoded along with its end."""
+"""How many last tokens of the prompt are decoded together with the answer, to begin with."""
 
 
 class TokenSequence:
-    """A prompt and its growing answer, whichever loop makes the tokens; not safe to share between threads.
+    """A prompt and its growing answer, for any loop; not safe to share between threads.
 
-    `budget` is the most tokens it may grow, at least 1. The token that ends it is not part of the answer.
-    `extras` are what the model is given along with the prompt, such as pixel_values; see batch_generation.py.
+    `budget` is the most tokens of the answer, at least 1. The token that ends it is not part of it. `extras` are
+    further inputs of the model, such as pixel_values; see batch_generation.py.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TokenSequence:
         extras: Mapping[str, torch.Tensor] | None = None,
         beams: Mapping[str, Any] | None = None,
     ) -> None:
-        """`beams` are the options of beam search, none where its tokens are picked one by one."""
+        """`beams` are the options of beam search; empty where tokens are picked one by one."""
         self.prompt = list(prompt)
         self.extras = dict(extras or {})
         self.beams = dict(beams or {})
@@ -49,20 +49,20 @@ class TokenSequence:
         self._ends = ends
         self._stop = tuple(stop)
         self.future: Future[dict[str, Any]] = Future()
-        """The answer, for who asked for it."""
+        """The answer, for the caller."""
         self.emit: Emit | None = None
         self.told = 0
-        """Characters of the answer that `emit` was called with."""
+        """How many characters were passed to `emit`."""
         self.since = 0.0
         """When its loop took it, by the loop's clock."""
         self.sort_key: tuple[Urgency, int] = (NO_HURRY, 0)
-        """The smallest is next: the most urgent, and among equals the first that came."""
+        """The smallest is next: the most urgent; among equals, the one that came first."""
         self.passed = 0
-        """How many that came later joined before it, as there was room for them only."""
+        """How many later ones joined before it, as there was room only for them."""
         self.was_tried = False
-        """Whether it ran alone for a while after a batch with it had failed, and was not at fault."""
+        """Whether it ran alone for a while after its batch had failed, and did not fail."""
         self.requests = requests_at_hand()
-        """What log lines call it: what the thread that made it had at hand."""
+        """The requests in log lines of the thread that made it."""
 
     @property
     def seen(self) -> list[int]:
@@ -83,17 +83,17 @@ class TokenSequence:
         return self.finish_reason is not None
 
     def give_up(self) -> None:
-        """End it where it is: nobody waits for the rest."""
+        """End it: nobody waits for the rest."""
         self.finish_reason = "cancelled"
 
     def start_again(self) -> None:
-        """Forget the answer so far; what was drawn is drawn the same again."""
+        """Drop the answer so far; the same tokens are sampled again."""
         self.tokens.clear()
         self.finish_reason = None
         self.picker.start_again()
 
     def text(self) -> str:
-        """Return the answer, without the stop string that ended it, or the half of a character that it was cut in."""
+        """Return the answer without the stop string that ended it, and without an incomplete character at its end."""
         text = self._whole_text()
         cut = self._stop_at(text)
         if cut is not None:
@@ -101,8 +101,10 @@ class TokenSequence:
         return without_half_character(text) if self.finish_reason in ("length", "cancelled") else text
 
     def settled_text(self) -> str:
-        """Return the part of the answer that no further token can change: what may be shown already. Held back: half a
-        character, and what may turn out to be the beginning of a stop string."""
+        """Return the part of the answer that no further token can change, and that may be streamed.
+
+        Held back are an incomplete character, and a possible beginning of a stop string.
+        """
         text = without_half_character(self.text())
         most = max((len(stop) - 1 for stop in self._stop), default=0)
         for count in range(min(most, len(text)), 0, -1):
@@ -112,8 +114,10 @@ class TokenSequence:
 
     @cached_property
     def _lead(self) -> tuple[list[int], str]:
-        """The end of the prompt that the answer is decoded along with, long enough to show text; and that text. Many
-        tokenizers drop the space before a first token: it must not be the answer's."""
+        """The end of the prompt to decode together with the answer, long enough to show text; and that text.
+
+        Many tokenizers drop the space before a first token: the answer's must not be lost.
+        """
         count = _LEAD_TOKENS
         while not (text := self._decode(self.prompt[-count:])) and count < len(self.prompt):
             count *= 2
@@ -134,5 +138,5 @@ class TokenSequence:
 
 
 def without_half_character(text: str) -> str:
-    """Return decoded `text` without the bytes at its end that are not a whole character: its tokens were cut there."""
+    """Return decoded `text` without bytes at its end that are not a whole character."""
     return text.rstrip("\ufffd")

@@ -21,21 +21,21 @@ from engines.transformers.speech.segments import Segment, segments_at_pauses
 from handlers.errors import InvalidOption
 
 WINDOW_S = 30.0
-"""Length of a window; a sixth of it on either side is heard but does not count."""
+"""Length of a window; a sixth of it on either side overlaps its neighbours and does not count."""
 
 _WINDOWS_AT_ONCE = 4
-"""Whole windows in one pass, or as much sound in shorter ones: bounds memory, however long the recordings are."""
+"""Most whole windows in one pass, or as much sound in shorter ones: bounds memory."""
 
 _PAUSE_S = 0.5
 """A longer pause between two words begins a new segment."""
 
 _SHORTEST_S = 0.1
-"""What is shorter is padded with silence: some models hear nothing in less than a frame."""
+"""Shorter recordings are padded with silence: some models find nothing in less than a frame."""
 
 
 @dataclass(slots=True)
 class _Recording:
-    """One input in the making; `tokens` holds the frames of each of its windows that was heard."""
+    """One input under way; `tokens` holds the frames of each processed window."""
 
     samples: NDArray[np.float32]
     timestamps: Any
@@ -47,7 +47,7 @@ class CtcRunner(TaskRunner):
     """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length.
 
     It does so as the library's pipeline with `chunk_length_s`, many recordings at once. Only windows of equal length
-    share a pass, so that no padding changes what a model hears: several of these models take no mask.
+    share a pass, so that no padding changes the model's input: several of these models take no mask.
     Source: https://huggingface.co/blog/asr-chunking
     """
 
@@ -91,8 +91,10 @@ class CtcRunner(TaskRunner):
         return _Recording(samples, timestamps, windows)
 
     def answer(self, prepared: Sequence[_Recording]) -> Iterator[tuple[int, Outcome]]:
-        """Yield text, language (not known), segments, words (where asked for), duration_s and windows, the shortest
-        recordings first."""
+        """Yield the result of each recording, the shortest first.
+
+        Keys: text, language (not known), segments, words (where asked for), duration_s and windows.
+        """
         waiting = [(one, number) for one in prepared for number in range(len(one.windows))]
         waiting.sort(key=lambda window: (_length(window), len(window[0].windows)))
         done: set[int] = set()
@@ -154,7 +156,7 @@ class CtcRunner(TaskRunner):
         return result
 
     def _decode(self, tokens: list[int], duration_s: float) -> tuple[str, list[dict[str, Any]]]:
-        """Return the text and, where the tokenizer tells, its words with their times in seconds."""
+        """Return the text and, where the tokenizer supports it, its words with their times in seconds."""
         if not self._knows_times:
             return str(self.tokenizer.decode(tokens)).strip(), []
         decoded: Any = self.tokenizer.decode(tokens, output_word_offsets=True)

@@ -1,4 +1,4 @@
-"""Whether what a Whisper model wrote down was said: measures of one pass, and what is made of them.
+"""Decides whether the text of a Whisper model was really said, from measures of one pass.
 
 Source: https://arxiv.org/abs/2212.04356 section 4.5 (long-form transcription); names and defaults as in openai-whisper.
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 _LEAST_TAIL, _LONGEST_PERIOD = 96, 24
-"""A text whose last 96 tokens repeat up to 24 of them is a loop: nothing that is said takes so much of a window."""
+"""A text whose last 96 tokens repeat up to 24 of them is a loop: no speech takes so much of a window."""
 
 _HALF = 0.5
 
 _MOST_FALLBACKS = 10
-"""Times that a window is heard again at a higher temperature; a smaller increment ends below 1."""
+"""How often a window is repeated at a higher temperature; a smaller increment ends below 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one pass over a window says of its own text. Log-probabilities are natural, and never NaN."""
+    """Measures of one pass over a window. Log-probabilities are natural, and never NaN."""
 
     avg_logprob: float
     """Mean log-probability of all tokens, timestamps and the end included."""
@@ -32,10 +32,10 @@ class Evidence:
     compression_ratio: float
     """Bytes of the text over bytes of the text compressed by zlib; 0 where there is no text."""
     is_whole: bool = True
-    """Whether the model ended the text itself, rather than the room for it or a loop."""
+    """Whether the model ended the text itself, rather than the limit of tokens or a loop."""
 
     def measures(self) -> dict[str, float]:
-        """Return what a segment says of itself, by the names that Whisper's own segments have."""
+        """Return the measures of a segment, by the names of Whisper's own segments."""
         return {
             "avg_logprob": round(self.avg_logprob, 4),
             "no_speech_prob": round(self.no_speech_prob, 4),
@@ -57,14 +57,17 @@ class Guards:
         return cls(**{name: options[name] for name in cls.__slots__ if name in options})
 
     def temperatures(self, first: float) -> tuple[float, ...]:
-        """Return the temperatures to try one after the other: from `first` to 1, and not endlessly many."""
+        """Return the temperatures to try in order: from `first` to 1, and not endlessly many."""
         step = self.temperature_increment_on_fallback
         more = int(min((1.0 - first) / step + 1e-9, _MOST_FALLBACKS)) if step > 0 and first < 1.0 else 0
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 
     def is_repetitive(self, evidence: Evidence) -> bool:
-        """Return whether the text repeats itself more than speech does. People do repeat themselves: what a model is
-        sure of and ended itself, where somebody surely speaks, was said."""
+        """Return whether the text repeats itself more than speech does.
+
+        People do repeat themselves: a text that the model is sure of and ended itself, with speech surely present,
+        was said.
+        """
         is_said = (
             evidence.is_whole
             and evidence.avg_logprob > self.logprob_threshold * _HALF
@@ -76,18 +79,20 @@ class Guards:
         return self.is_repetitive(evidence) or evidence.avg_logprob < self.logprob_threshold
 
     def is_silence(self, evidence: Evidence) -> bool:
-        """Return whether nobody speaks in the window, whatever its text says.
+        """Return whether the window holds no speech, whatever its text.
 
-        A text is believed against `no_speech_prob` only where the model is surer of its words than half of
-        `logprob_threshold`, and they do not repeat: inventions such as "Thank you." are likelier than -1.
+        A text counts against `no_speech_prob` only where the model is surer of its words than half of
+        `logprob_threshold`, and they do not repeat: invented texts such as "Thank you." are likelier than -1.
         """
         is_unsure = evidence.text_logprob < self.logprob_threshold * _HALF
         is_unlikely = is_unsure or self.is_doubtful(evidence)
         return is_unlikely and evidence.no_speech_prob > self.no_speech_threshold
 
     def is_silence_after_all(self, evidence: Evidence) -> bool:
-        """Return whether nobody speaks in the window, judged by the best of all attempts. Where even that is doubtful,
-        half of `no_speech_threshold` is enough; a threshold of 1 stays 1."""
+        """Return whether the window holds no speech, judged by the best of all attempts.
+
+        Where even that is doubtful, half of `no_speech_threshold` is enough; a threshold of 1 stays 1.
+        """
         threshold = self.no_speech_threshold
         is_unlikely = self.is_doubtful(evidence)
         return is_unlikely and evidence.no_speech_prob > (threshold * _HALF if threshold < 1 else 1)
@@ -103,7 +108,7 @@ def compression_ratio(text: str) -> float:
 
 
 def is_loop(tokens: Sequence[int]) -> bool:
-    """Return whether text tokens end in a repetition that a model does not leave any more."""
+    """Return whether text tokens end in a repetition that a model will not leave."""
     tail = tokens[-_LEAST_TAIL:]
     if len(tail) < _LEAST_TAIL:
         return False

@@ -1,4 +1,4 @@
-"""What a Whisper model can be asked: its languages, and the options of a request as it takes them."""
+"""The languages of a Whisper model, and the options of a request in its terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEARCH_OPTIONS = ("num_beams", "early_stopping", "length_penalty", "repetition_
 
 @dataclass(frozen=True, slots=True)
 class SpeechSettings:
-    """What must agree between recordings that run together."""
+    """Settings that must be equal for recordings that run together."""
 
     timestamps: Literal["segment", "word", False] = "segment"
     task: str | None = None
@@ -34,7 +34,7 @@ class SpeechSettings:
 
 
 class WhisperLanguages:
-    """The languages of one model: whether it has more than English, their codes, detection."""
+    """The languages of one model: whether it is multilingual, their codes, detection."""
 
     def __init__(
         self, name: str, model: WhisperForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
@@ -43,7 +43,7 @@ class WhisperLanguages:
         config: Any = model.generation_config
         config.max_length = None  # every call has its own bound
         vocabulary = tokenizer.get_vocab()
-        # Fine-tuned models often come with a generation config from before these fields were there.
+        # Fine-tuned models often have an old generation config without these fields.
         if not hasattr(config, "is_multilingual"):
             config.is_multilingual = model.config.vocab_size >= 51865
         if not hasattr(config, "no_timestamps_token_id"):
@@ -59,10 +59,10 @@ class WhisperLanguages:
         self._codes = {token_id: token.strip("<|>") for token, token_id in ids.items()}
 
     def settings(self, options: Mapping[str, Any]) -> SpeechSettings:
-        """Return what `options` ask of this model.
+        """Return the settings of `options` for this model.
 
         Raises:
-            InvalidOption: permanent; it cannot translate, or tell when each word was said.
+            InvalidOption: permanent; it cannot translate, or has no times of words.
         """
         if options.get("translate") and not self.is_multilingual:
             raise InvalidOption(
@@ -85,10 +85,10 @@ class WhisperLanguages:
         )
 
     def code(self, language: str | None) -> str | None:
-        """Return the code of `language`, a code or an English name; None stays None where there is a choice.
+        """Return the code of `language`, a code or an English name; None means detection where the model has it.
 
         Raises:
-            InvalidOption: permanent; no language this model knows.
+            InvalidOption: permanent; the model does not know this language.
         """
         if language is None:
             return None if self.is_multilingual else "en"

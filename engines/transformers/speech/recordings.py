@@ -1,4 +1,4 @@
-"""Recordings on their way through a Whisper model, and their windows, which are what it hears."""
+"""Recordings on their way through a Whisper model, and their windows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _HOP_S = 0.02
 """Resolution of the search for a pause."""
 
 _PAUSE_S = 0.3
-"""Length of the pause that is looked for."""
+"""Length of the pause to look for."""
 
 _SEARCH_S = 8.0
-"""How far before the longest possible border a pause is looked for."""
+"""How far before the latest possible border a pause is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverlappingWindow:
-    """Samples `start` to `end`; of what is heard, the first `left` and the last `right` samples do not count."""
+    """Samples `start` to `end`; the first `left` and the last `right` samples overlap and do not count."""
 
     start: int
     end: int
@@ -39,8 +39,10 @@ class OverlappingWindow:
 
 
 def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
-    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap. Each but
-    the first and the last hears `stride` samples of its neighbours on either side."""
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap.
+
+    All but the first and the last include `stride` samples of their neighbours on either side.
+    """
     windows = []
     for start in range(0, max(length, 1), window - 2 * stride):
         end = min(start + window, length)
@@ -52,8 +54,10 @@ def split_with_overlap(length: int, *, window: int, stride: int) -> list[Overlap
 
 
 def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:
-    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap. Each
-    border lies in the quietest stretch before the latest place it could be at."""
+    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap.
+
+    Each border is in the quietest place before its latest possible position.
+    """
     longest = int(window_s * rate)
     borders = [0]
     while len(samples) - borders[-1] > longest:
@@ -81,29 +85,29 @@ class Recording:
     windows: int = 0
     silent_windows: int = 0
     left: int = 0
-    """Windows of which something is still to be heard."""
+    """Windows that are not finished."""
     segments: list[Segment] = field(default_factory=list)
 
     @property
     def is_language_open(self) -> bool:
-        """Whether a window that holds no speech after all may have told its language."""
+        """Whether the language may have come from a window that holds no speech."""
         return not self.is_language_given and not self.segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A stretch of a recording that one pass of the model hears, beginning at sample `start`."""
+    """A stretch of a recording for one pass of the model, beginning at sample `start`."""
 
     recording: Recording
     start: int
     end: int
     passes: int = 1
     attempt: int = 0
-    """How often it was heard before from this start on, each time at a higher temperature."""
+    """How often it was tried from this start, each time at a higher temperature."""
     best: Heard | None = None
-    """The attempt to rely on so far."""
+    """The best attempt so far."""
     encoded: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Of a window that is heard again: what the encoder made of it, (1, frames, width), and its mask."""
+    """The encoder's output, (1, frames, width), and its mask, kept for another attempt."""
 
     @property
     def samples(self) -> NDArray[np.float32]:
@@ -111,18 +115,21 @@ class Window:
 
     @property
     def sort_key(self) -> tuple[bool, bool, int, int]:
-        """The smallest is next: what is not doubtful; what was encoded already; then the longest, as a pass lasts as
-        long as its longest window, but the beginning of a recording whose language is not known."""
+        """The smallest is next: windows that are not doubtful; those encoded already; then the longest.
+
+        A pass takes as long as its longest window. The beginning of a recording whose language is not known goes
+        before.
+        """
         first = self.start if self.recording.language is None else 0
         return self.attempt > 0, self.encoded is None, first, self.start - self.end
 
     @property
     def kind(self) -> tuple[SpeechSettings, bool, bool]:
-        """What must agree within a pass."""
+        """Must be equal within a pass."""
         return self.recording.settings, self.attempt > 0, self.encoded is None
 
     def draw(self) -> Draw:
-        """Return how its tokens are taken. What falls back is drawn by its own sound, so a second time alike."""
+        """Return how its tokens are sampled. The seed of a fallback comes from the sound, so repeats are equal."""
         settings = self.recording.settings
         temperature = settings.temperatures[self.attempt]
         seed = settings.seed
@@ -138,8 +145,10 @@ class Window:
 
 
 def next_pass(waiting: Sequence[Window], *, most: int) -> tuple[list[Window], list[Window]]:
-    """Return which of `waiting`, at most so many, are heard together next, and the others. Where a doubtful window has
-    told the language of its recording, the others of that recording wait for it."""
+    """Return which of `waiting`, up to a number, share the next pass, and the others.
+
+    If the language of a recording came from a doubtful window, its other windows wait for that one.
+    """
     told = {id(one.recording) for one in waiting if one.attempt and one.recording.is_language_open}
     ready = sorted(
         (one for one in waiting if one.attempt or id(one.recording) not in told), key=lambda one: one.sort_key

@@ -1,4 +1,4 @@
-"""Segments and words with their times, out of the tokens of a speech model."""
+"""Makes segments and words with their times from the tokens of a speech model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech: when it was said, in seconds of the whole recording, its text and its words."""
+    """A stretch of speech: its time in the whole recording, in seconds, its text and its words."""
 
     start: float
     end: float
     text: str
     words: tuple[dict[str, Any], ...] = ()
     measures: Mapping[str, float] = field(default_factory=dict)
-    """How sure the model is of it, by name; empty where it does not tell."""
+    """How sure the model is of it, by name; empty where the model has none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return {"start", "end", "text"} and the measures; seconds to the hundredth, the model's own resolution."""
@@ -53,8 +53,10 @@ def words_of(
     language: str | None,
     end: float,
 ) -> tuple[dict[str, Any], ...]:
-    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with the second it was said at. A word ends
-    where the next one begins, the last one at `end`. Punctuation belongs to the word before it."""
+    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with its time in seconds.
+
+    A word ends where the next one begins, the last one at `end`. Punctuation belongs to the word before it.
+    """
     words: list[tuple[str, float]] = []
     pending: list[int] = []
     since = 0.0
@@ -63,7 +65,7 @@ def words_of(
             since = time
         pending.append(token)
         piece = decode(pending)
-        if "\ufffd" in piece:  # a character whose bytes are spread over several tokens
+        if "\ufffd" in piece:  # a character spread over several tokens
             continue
         pending = []
         begins = piece.startswith(" ") or language in UNSPACED_LANGUAGES

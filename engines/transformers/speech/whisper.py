@@ -23,24 +23,26 @@ from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, encode
 from handlers.errors import ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8
-"""Windows in one pass: bounds memory, however long the recordings are. Each costs 1: the encoder pads them all."""
+"""Most windows in one pass: bounds memory. Each costs 1, as the encoder pads them all."""
 
 _MOST_KEPT = 2 * _WINDOWS_AT_ONCE
-"""Windows to be heard again of which the encoder's states are kept; others are encoded once more."""
+"""For how many windows the encoder's output is kept for another attempt; others are encoded again."""
 
 _SILENCE = 1e-4
 """Windows that never get louder hold no speech; the model would invent some."""
 
 _TOKENS_PER_S, _SPARE_TOKENS = 16, 32
-"""Most tokens for a window: more than the fastest speech needs, so that only a runaway is cut."""
+"""Most tokens of a window: more than the fastest speech needs, so that only a runaway is cut."""
 
 _MAX_PASSES = 6
-"""Times one window is heard again from where the model stopped."""
+"""How often one window is continued from where the model stopped."""
 
 
 class WhisperRunner(TaskRunner):
-    """Transcribes float32 mono recordings within -1..1 at the model's own sampling rate, of any length. They are cut
-    at pauses into windows, each heard again from where the model stopped."""
+    """Transcribes float32 mono recordings within -1..1 at the model's sampling rate, of any length.
+
+    They are split at pauses into windows; each is continued from where the model stopped.
+    """
 
     kinds = ("AutoModelForSpeechSeq2Seq",)
     needs = "a Whisper speech model"
@@ -67,8 +69,10 @@ class WhisperRunner(TaskRunner):
         return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
 
     def answer(self, prepared: Sequence[Recording]) -> Iterator[tuple[int, Outcome]]:
-        """Yield text, language, segments, words (where asked for), duration_s and windows of each recording, as soon as
-        all of it is heard: what is doubtful is heard again when the rest is done."""
+        """Yield the result of each recording when it is complete; doubtful windows are repeated at the end.
+
+        Keys: text, language, segments, words (where asked for), duration_s and windows.
+        """
         waiting: list[Window] = []
         for place, recording in enumerate(prepared):
             windows = self._windows(recording)
@@ -99,7 +103,7 @@ class WhisperRunner(TaskRunner):
         return loud
 
     def _hear(self, windows: Sequence[Window]) -> list[Window | None]:
-        """Add the segments of `windows` to their recordings; return what is to be heard next of each."""
+        """Run one pass over `windows` and add their segments to the recordings; return the windows still to run."""
         settings = windows[0].recording.settings
         states, mask = self._encoded(windows)
         encoded = encoder_output(states)
@@ -119,16 +123,14 @@ class WhisperRunner(TaskRunner):
         misled = {source for source, row in sources.items() if verdicts[row] == "silence"}
         following: list[Window | None] = []
         for row, (window, heard, verdict) in enumerate(zip(windows, found, verdicts, strict=True)):
-            is_misled = (
-                id(window.recording) in misled
-            )  # its language was told by a window in which nobody speaks
+            is_misled = id(window.recording) in misled  # its language came from a window without speech
             if verdict == "silence":
                 self._pass_over(window)
                 following.append(None)
             elif verdict == "taken" and not is_misled:
                 following.append(self._collect(window, window.better(heard)))
             else:
-                kept = states[row : row + 1].clone(), mask[row : row + 1]  # not the states of its neighbours
+                kept = states[row : row + 1].clone(), mask[row : row + 1]  # without its neighbours
                 again = replace(window, encoded=kept)
                 if not is_misled:
                     again = replace(again, attempt=window.attempt + 1, best=window.better(heard))
@@ -148,14 +150,14 @@ class WhisperRunner(TaskRunner):
         return "taken"
 
     def _pass_over(self, window: Window) -> None:
-        """Note that nobody speaks in `window`; what language it told is no longer believed."""
+        """Note that `window` holds no speech; a language detected in it is dropped."""
         recording = window.recording
-        recording.silent_windows += window.passes == 1  # what is left of a window has speech before it
+        recording.silent_windows += window.passes == 1  # the rest of a window has speech before it
         if recording.is_language_open:
             recording.language = None
 
     def _encoded(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the encoder makes of `windows`, which are all heard for the first time, or none of them."""
+        """Return the encoder's output for `windows`, all of which are new, or none of them."""
         known = [window.encoded for window in windows if window.encoded is not None]
         if known:
             states, masks = zip(*known, strict=True)
@@ -171,8 +173,10 @@ class WhisperRunner(TaskRunner):
         return encoded.last_hidden_state, heard["attention_mask"]
 
     def _detect_languages(self, windows: Sequence[Window], encoded: Any) -> dict[int, int]:
-        """Set the language of recordings that have none yet, by the first of their windows. Return the rows of those
-        windows, by the `id` of the recording."""
+        """Set the language of recordings without one, by the first of their windows.
+
+        Return the rows of those windows, by the `id` of the recording.
+        """
         first: dict[int, int] = {}
         for row, window in enumerate(windows):
             if window.recording.language is None:
@@ -185,9 +189,9 @@ class WhisperRunner(TaskRunner):
         return first
 
     def _collect(self, window: Window, heard: Heard) -> Window | None:
-        """Take the segments heard in `window`; return the rest of it, if the model stopped before its end.
+        """Take the segments of `window`; return the rest of it, if the model stopped before its end.
 
-        A last segment that ends in two timestamps means: from there on, listen again.
+        A last segment that ends in two timestamps means: continue from there.
         Source: https://arxiv.org/abs/2212.04356 section 3.8 (long-form transcription).
         """
         recording, parts = window.recording, heard.parts

@@ -1,4 +1,4 @@
-"""One pass of a Whisper model over encoded windows: what it writes of each, and how sure it is of that."""
+"""One pass of a Whisper model over encoded windows: the text of each, and measures of its certainty."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from engines.transformers.speech.guards import Evidence, compression_ratio, is_l
 from engines.transformers.speech.options import SpeechSettings
 
 _PROMPT_TOKENS = 4
-"""Start, language, task and "no timestamps": what a pass begins with."""
+"""Tokens at the beginning of a pass: start, language, task and "no timestamps"."""
 
 _LOOK_EVERY = 16
-"""Tokens between two looks for a loop."""
+"""Tokens between two checks for a loop."""
 
 Means = tuple[float, float]
 """Mean log-probability of a row's tokens, timestamps and end included, and of those of its text alone."""
 
 
 class SpeechTokens:
-    """The tokens of a Whisper model: text is below `end`, then come special ones, last the timestamps."""
+    """The tokens of a Whisper model: text below `end`, then special tokens, then timestamps."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -43,23 +43,23 @@ class SpeechTokens:
         return [token for token in tokens if token < self.end]
 
     def prompt_of(self, sequence: Sequence[int]) -> int:
-        """Return how many tokens `sequence` begins with that the model was given."""
+        """Return how many tokens at the beginning of `sequence` are its prompt."""
         given = itertools.takewhile(lambda token: self.end < token < self.first_timestamp, sequence)
         return len(list(given))
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text, with U+FFFD for what is not a whole character."""
+        """Return the text, with U+FFFD for incomplete characters."""
         text = self._tokenizer.decode(tokens)
         return text if isinstance(text, str) else "".join(text)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of `tokens`, which ends in no half of a character."""
+        """Return the text of `tokens` without an incomplete character at its end."""
         return without_half_character(self.decode(self.text_tokens(tokens)))
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one pass wrote of one window: the model's own segments, all its tokens, and how sure it is."""
+    """The result of one pass over one window: the model's segments, all its tokens, and its certainty."""
 
     parts: Sequence[dict[str, Any]]
     """Segments with start, end (s), tokens and, where asked for, token_timestamps."""
@@ -80,7 +80,7 @@ def hear(
     languages: Sequence[str | None],
     draws: Sequence[Draw],
 ) -> list[Heard]:
-    """Return what one pass writes of each encoded window; with beams only where nothing is drawn."""
+    """Return the result of one pass for each encoded window; beams are used only where nothing is sampled."""
     room = model.config.max_target_positions - _PROMPT_TOKENS
     asked: dict[str, Any] = dict(settings.search)
     if any(draw.temperature > 0 for draw in draws):
@@ -106,7 +106,7 @@ def hear(
                 **asked,
             )
         finally:
-            # Word timestamps switch the model to the slow kind of attention for good.
+            # Word timestamps switch the model permanently to slow attention.
             model.config._attn_implementation = attention
     of_windows: list[list[dict[str, Any]]] = found["segments"]
     results = [parts[-1]["result"] for parts in of_windows]
@@ -180,7 +180,7 @@ class PassListener(LogitsProcessor):
         return drawn
 
     def take(self, tokens: torch.Tensor) -> None:
-        """Count the tokens that were taken by the latest scores, (rows,), in the rows that are not over."""
+        """Count the tokens that were taken by the latest scores, (rows,), in unfinished rows."""
         if self._likely is None:
             return
         found = self._likely.gather(1, tokens[:, None])
@@ -191,7 +191,7 @@ class PassListener(LogitsProcessor):
         self.is_over |= tokens == self._end
 
     def stop_loops(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Return which rows, (rows,), repeat themselves for good: they would fill all the room there is."""
+        """Return which rows, (rows,), repeat themselves for ever: they would use all tokens they may."""
         found = torch.zeros_like(self.is_loop)
         self._steps += 1
         if self._steps % _LOOK_EVERY == 0:
@@ -202,7 +202,7 @@ class PassListener(LogitsProcessor):
         return found
 
     def means(self) -> list[Means]:
-        """Return the means of each row; those of a row without text are alike."""
+        """Return the means of each row; both are equal for a row without text."""
         return [
             _means(*sums, *counts)
             for sums, counts in zip(self._sums.tolist(), self._counts.tolist(), strict=True)
@@ -211,11 +211,11 @@ class PassListener(LogitsProcessor):
 
 @contextmanager
 def no_speech(model: WhisperForConditionalGeneration, token: int, *, beams: int) -> Iterator[list[float]]:
-    """Measure in the block how likely it is in each row of a pass that nobody speaks: by its first token."""
+    """Measure during the block the probability of no speech in each row of a pass, by its first token."""
     probabilities: list[float] = []
 
     def hear(_model: Any, _inputs: Any, output: Any) -> None:
-        if not probabilities:  # the pass begins with its whole prompt, so the start of it is there
+        if not probabilities:  # the pass begins with its whole prompt, so its start token is included
             first = output.logits[::beams, 0].float().softmax(-1)
             probabilities.extend(first[:, token].tolist())
 
@@ -234,8 +234,10 @@ def means_by_one_more_pass(
     end: int,
     prompt: int,
 ) -> list[Means]:
-    """Return the means of rows that beam search found; `sequences` begin with `prompt` tokens that it was given. Row
-    by row, as the scores of all tokens of one row take up to 100 MB."""
+    """Return the means of rows that beam search found; each of `sequences` begins with `prompt` prompt tokens.
+
+    Row by row, as the scores of all tokens of one row take up to 100 MB.
+    """
     means = []
     for row, sequence in enumerate(sequences):
         tokens = list(sequence[prompt:])
@@ -251,7 +253,7 @@ def means_by_one_more_pass(
 
 
 def encoder_output(states: torch.Tensor) -> BaseModelOutput:
-    """Return encoded windows, (windows, frames, width), as models take them."""
+    """Return encoded windows, (windows, frames, width), in the form that models take."""
     return BaseModelOutput(last_hidden_state=cast(Any, states))
 
 

@@ -1,4 +1,4 @@
-"""Tasks answered in words about texts, images and videos.
+"""Runners of tasks whose answers are texts about texts, images and videos.
 
 - text_generation, vlm, video_analysis: the runners of these tasks
 """

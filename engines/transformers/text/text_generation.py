@@ -16,7 +16,7 @@ from handlers.errors import InvalidInput
 
 
 class TextGenerationRunner(GenerationRunner):
-    """Answers prompts and conversations by going on where they end."""
+    """Continues prompts and conversations."""
 
     kinds: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
     needs = "a language model"
@@ -46,8 +46,7 @@ class TextGenerationRunner(GenerationRunner):
 
 
 class Seq2SeqRunner(TextGenerationRunner):
-    """Answers prompts that an encoder reads whole, as T5's and BART's do. The answer's row begins with the decoder's
-    start token."""
+    """Answers prompts that an encoder reads, as with T5 and BART; the row begins with the decoder's start token."""
 
     kinds = ("AutoModelForSeq2SeqLM",)
 
@@ -59,7 +58,7 @@ class Seq2SeqRunner(TextGenerationRunner):
         self._start = decoder_start(name, config.decoder_start_token_id, config.bos_token_id)
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
-        """Return the decoder's start token, with what the encoder reads."""
+        """Return the decoder's start token, with the encoder's input."""
         source = super().prompt(inputs).tokens
         self._check_tokens(source)
         if self.context is not None and len(source) > self.context:

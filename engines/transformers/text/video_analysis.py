@@ -1,4 +1,4 @@
-"""video-analysis in words, by vision-language models; `classification` has the one that gives labels."""
+"""video-analysis by vision-language models; `classification` has the runner that returns labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
 from handlers.errors import InvalidInput
 
 _ROOM_FOR_ANSWER = 0.25
-"""The part of a model's context that frames leave free where the request does not say how long the answer is."""
+"""The share of a model's context for the answer where the request does not limit it."""
 
 _CLOCK_HZ = 1000
 
 
 class VideoDescriptionRunner(AskingRunner):
-    """Answers a prompt about a video: as many of its frames as the model's context has room for. Models that have
-    their own way for videos see them as one, with the frames' times; others as images."""
+    """Answers a prompt about a video, with as many frames as fit the model's context.
+
+    Models that support videos get one, with the frames' times; others get images.
+    """
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         super().__init__(asked, let_go)
@@ -33,7 +35,7 @@ class VideoDescriptionRunner(AskingRunner):
         self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return the question as vlm has it, and what the result says besides the answer."""
+        """Return the question in the form of vlm, and the other fields of the result."""
         if "prompt" not in inputs:
             raise InvalidInput(
                 f"data.prompt is required: model {self.name} answers in words; say what it is asked"
@@ -44,12 +46,12 @@ class VideoDescriptionRunner(AskingRunner):
             return super().prepare(self._question(inputs, seen), options), frames_seen(inputs, seen)
 
     def answer(self, prepared: Sequence[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
-        """Yield what task vlm answers, with frame_times_s and duration_s."""
+        """Yield the results of task vlm with frame_times_s and duration_s."""
         for place, answer in super().answer([asked for asked, _ in prepared]):
             yield place, {**answer, **prepared[place][1]} if isinstance(answer, dict) else answer
 
     def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
-        """Return how many frames leave room for the answer, at least 1: each takes as many tokens as the next."""
+        """Return how many frames leave room for the answer, at least 1: each takes equally many tokens."""
         there, together = len(inputs["frames"]), self._taken_together
         context = self.asked.context
         if context is None:
@@ -58,7 +60,7 @@ class VideoDescriptionRunner(AskingRunner):
         first, second = (self._tokens(inputs, count * together) for count in (1, 2))
         fitting = together * (1 + (room - first) // max(1, second - first))
         while together < fitting < there and self._tokens(inputs, fitting) > room:
-            fitting -= together  # what is said about the frames grows a little with their number
+            fitting -= together  # the text about the frames grows a little with their number
         return max(1, fitting)
 
     def _tokens(self, inputs: dict[str, Any], count: int) -> int:
@@ -76,7 +78,7 @@ class VideoDescriptionRunner(AskingRunner):
 
 
 def takes_videos(processor: Any) -> bool:
-    """Return whether `processor` makes something of a video, and its chat template has a place for one."""
+    """Return whether `processor` supports videos, and its chat template has a place for one."""
     token = getattr(processor, "video_token", None)
     if getattr(processor, "video_processor", None) is None or not isinstance(token, str):
         return False
@@ -88,10 +90,10 @@ def takes_videos(processor: Any) -> bool:
 
 
 def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
-    """Return what processors are told about the frames `seen`: when they were, on a clock of milliseconds.
+    """Return the metadata of the frames `seen` for processors: their times, on a clock of milliseconds.
 
-    Frames are numbered as if there were one each millisecond, so that the times come out as they are, however
-    the frames were picked.
+    Frames are numbered as if there were one per millisecond, so that the times are right however the frames were
+    picked.
     """
     indices = [round(inputs["frame_times_s"][index] * _CLOCK_HZ) for index in seen]
     return {

@@ -1,4 +1,4 @@
-"""vlm by image-text-to-text models, such as LLaVA and Qwen-VL, which tasks share that ask the same one."""
+"""vlm by image-text-to-text models, such as LLaVA and Qwen-VL; tasks that use one model share it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
 _OF_THE_PROMPT = frozenset({"input_ids", "attention_mask"})
 _MOST_SEEN_PIXELS = 25_000_000
-"""No processor keeps more of a picture, and each copies it three times on its way: 1.4 GB for 100 megapixels."""
+"""Processors keep no more of an image, and each copies it three times: 1.4 GB for 100 megapixels."""
 
 _EXPAND = "_expand_inputs_for_generation"
-"""How a model repeats its inputs for the beams; those that know of several images have their own way."""
+"""How a model repeats its inputs for beams; models with several images override it."""
 
 
 class VisionLanguageRunner(GenerationRunner):
@@ -51,7 +51,7 @@ class VisionLanguageRunner(GenerationRunner):
         self.placeholders = frozenset(token for token in tokens if isinstance(token, int))
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
-        """Return the tokens of the conversation, with places for the images, and the images' tensors."""
+        """Return the tokens of the conversation, with placeholders of the images, and the images' tensors."""
         try:
             encoded = self._encode(inputs)
         except TemplateError as error:
@@ -68,7 +68,7 @@ class VisionLanguageRunner(GenerationRunner):
         sequence = super().prepare(inputs, options)
         if not sequence.beams:
             return sequence
-        # Repeated one by one for the beams, the images of one row would end up in one another's places.
+        # Repeated one by one for the beams, the images of one row would be mixed up.
         one_by_one = getattr(type(self.model), _EXPAND) is getattr(GenerationMixin, _EXPAND)
         if one_by_one and any(tensor.shape[0] > 1 for tensor in sequence.extras.values()):
             raise InvalidOption(
@@ -78,7 +78,7 @@ class VisionLanguageRunner(GenerationRunner):
         return sequence
 
     def _encode(self, inputs: dict[str, Any]) -> Any:
-        """Return what the processor makes of a conversation, about a video where there are `video_metadata`."""
+        """Return the processor's output for a conversation, about a video where there are `video_metadata`."""
         messages, about_video = inputs["messages"], inputs.get("video_metadata")
         more: dict[str, Any] = {}
         if about_video is not None:
@@ -93,8 +93,10 @@ class VisionLanguageRunner(GenerationRunner):
         )
 
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Return the one message of the user as text, each image as the processor writes it. Processors whose image
-        token is not a plain string put it in by themselves."""
+        """Return the user's one message as text, with the processor's marks for images.
+
+        Processors whose image token is not a plain string add it themselves.
+        """
         if len(messages) > 1:
             raise InvalidInput(
                 f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
@@ -110,7 +112,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return `messages` with each image in the part that stands for it, as processors want it."""
+    """Return `messages` with each image in its part, as processors expect."""
     left = iter(images)
     return [
         {
@@ -125,21 +127,23 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
 
 
 class AskingRunner(TaskRunner):
-    """Asks conversations of a vision-language model, as task vlm does; a subclass makes them of its inputs. The texts
-    of all tasks that ask one model grow in one running batch."""
+    """Asks a vision-language model, as task vlm does; a subclass makes the conversations.
+
+    The texts of all tasks that ask one model grow in one running batch.
+    """
 
     kinds = VisionLanguageRunner.kinds
     needs = VisionLanguageRunner.needs
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
-        """`let_go` says that the model is not asked any more by this task."""
+        """`let_go` releases the shared model."""
         super().__init__(asked.name, asked.model)
         self.asked = asked
         self._let_go = let_go
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner over the image-text-to-text model in `folder`, which other tasks may ask already."""
+        """Return the runner over the image-text-to-text model in `folder`, which other tasks may use already."""
         asked, let_go = shared.take(folder.path, lambda: VisionLanguageRunner.load(folder, shared))
         try:
             return cls(asked, let_go)
@@ -151,11 +155,11 @@ class AskingRunner(TaskRunner):
         self.asked.configure(settings)
 
     def close(self) -> None:
-        """Ask no more; where no other task does, the model's loops end."""
+        """Release the model; its loops end when no other task uses it."""
         self._let_go()
 
     def last_sign(self) -> float | None:
-        """Return when the model that is asked last got further, for whatever task."""
+        """Return when the shared model last made progress, for any task."""
         return self.asked.last_sign()
 
     def launch(

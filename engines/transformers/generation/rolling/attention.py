@@ -1,4 +1,4 @@
-"""Attention of one new token over a long past, without a copy of the past for every group of query heads."""
+"""Attention of one new token over a long past, without copying the past for every group of query heads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NAME = "sdpa_grouped"
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends by `sdpa` take the short way here; others stay as they are.
+    """Let a model that attends by `sdpa` use the faster path here; other models are not changed.
 
-    Where several query heads share one head of keys, `sdpa` first copies keys and values for each of them: with
-    a mask, at every step, the whole cache. For a single new token those query heads can stand side by side as
-    if they were several tokens that all see the same past: the same products, no copy.
+    Where several query heads share one head of keys, `sdpa` with a mask copies the whole cache for each of them at
+    every step. For a single new token those query heads can be handled like several tokens with the same past: the
+    same products, no copy.
     """
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, _attend)
@@ -26,14 +26,17 @@ def use_grouped_attention(model: PreTrainedModel) -> None:
 
 
 def _mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> torch.Tensor | None:
-    """Return which tokens see which, (rows, 1, tokens, columns): booleans, or on a GPU what is added to the scores."""
+    """Return the attention mask, (rows, 1, tokens, columns): booleans, or on a GPU numbers to add to the scores."""
     seen: torch.Tensor | None = sdpa_mask(*args, dtype=dtype, **kwargs)
     return added_to_scores(seen, dtype) if seen is not None and seen.device.type == "cuda" else seen
 
 
 def added_to_scores(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask of booleans as numbers, 0 where it is true, each line of which begins at a multiple of 8. A GPU's
-    kernel reads it so. From booleans every layer would make it again, which takes longer than its attention."""
+    """Return a boolean mask as numbers, 0 where it is true, with each line aligned to 8.
+
+    A GPU kernel reads that format. With booleans every layer would convert them, which takes longer than its
+    attention.
+    """
     columns = seen.shape[-1]
     lines = (*seen.shape[:-1], -(-columns // 8) * 8)
     return torch.zeros(lines, dtype=dtype, device=seen.device)[..., :columns].masked_fill_(~seen, -torch.inf)

@@ -1,4 +1,4 @@
-"""A batch of rows that grow together, one token a step; rows join after a prefill and leave when done."""
+"""The running batch: its rows grow by one token a step; rows join after a prefill and leave when done."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from engines.transformers.generation.token_sequence import TokenSequence
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a row takes of the cache's block: `columns` now, and one more in each of so many `steps`, at most."""
+    """The cache columns of a row: `columns` now, and one more in each of at most `steps` steps."""
 
     columns: int
     steps: int
 
     @classmethod
     def of(cls, sequence: TokenSequence, steps_before: int = 0) -> Growth:
-        """Return the growth of one that joins after `steps_before` steps of the others; 0 where it has joined."""
+        """Return the growth of a row that joins after `steps_before` steps; 0 where it has joined."""
         return cls(len(sequence.seen), steps_before + sequence.budget - len(sequence.tokens))
 
 
 def most_tokens(rows: Iterable[Growth]) -> int:
-    """Return the most tokens that the block will have to have room for, if no other row joins.
+    """Return the most tokens that the cache block will need, if no other row joins.
 
-    The block is as wide as its longest row, for each of its rows. So a short answer beside a long one costs much
-    only as long as it lasts: the most is needed just before one of the rows leaves. Rows that leave earlier than
-    they may make it less.
+    Every row of the block is as wide as the longest. So a short answer beside a long one costs much only while it
+    lasts, and the block is largest just before one of the rows leaves. Rows that leave early may make it smaller.
     """
     most = widest = 0
     for count, row in enumerate(sorted(rows, key=lambda row: row.steps, reverse=True), start=1):
@@ -45,7 +44,7 @@ class RollingBatch:
     """The running rows and their cache. Not thread-safe; one loop drives it under `torch.inference_mode`."""
 
     def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
-        """`most_tokens` is how many the cache may have room for, those of a prefill among them."""
+        """`most_tokens` bounds the cache, including that of a prefill."""
         self.model = model
         self.sequences: list[TokenSequence] = []
         self._shifts: list[int] = []
@@ -56,7 +55,7 @@ class RollingBatch:
         self.cache.make_way(prefill.width * len(prefill.sequences) if prefill else 0)
 
     def join(self, prefill: Prefill, scores: torch.Tensor) -> None:
-        """Take in the rows of a finished prefill with their first tokens; those done by it stay out."""
+        """Add the rows of a finished prefill with their first tokens; rows that are done by it stay out."""
         self.cache.join(prefill.cache, prefill.lengths)
         self.sequences += prefill.sequences
         self._shifts += prefill.shifts
@@ -86,11 +85,14 @@ class RollingBatch:
         self.cache.clear()
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
-        """Give each row from `first` on its next token. Each takes the token that it picked before another picks:
-        where a pick fails, no row has drawn one that it does not have."""
+        """Give each row from `first` on its next token.
+
+        Each row takes its token before the next one picks: if a pick fails, no row has sampled a token that it does
+        not have.
+        """
         joined = self.sequences[first:]
         likeliest = scores.argmax(-1).tolist()
-        # From the last to the first: the row that takes a leaving row's place has had its token already.
+        # From last to first: the row that moves into a leaving row's place already has its token.
         for index in reversed(range(len(joined))):
             one, token = joined[index], likeliest[index]
             if not one.picker.sampling.is_plain:

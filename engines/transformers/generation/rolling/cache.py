@@ -1,4 +1,4 @@
-"""The attention cache of a batch whose rows come and go: one block a layer, written in place."""
+"""The attention cache of the running batch: one block a layer, written in place."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _Moved = Callable[[torch.Tensor], torch.Tensor]
 class RollingCache(Cache):
     """Keys and values of rows that all end in the same column and begin in their own columns.
 
-    Row `r` holds what it has seen in columns `starts[r]` to `end`; what lies left of that is another row's past
-    or nothing, and `mask` hides it. Appending a token to every row writes one column; a row that leaves makes
-    room for the last one. The block is copied only when rows or columns outgrow it. Not thread-safe.
+    Row `r` is in columns `starts[r]` to `end`; what is left of that belongs to another row's past or to none, and
+    `mask` hides it. Appending a token to every row writes one column; the last row moves into the place of one that
+    leaves. The block is copied only when rows or columns outgrow it. Not thread-safe.
 
-    The block never has room for more than `most_tokens`, rows times columns, as long as the rows alone do not
-    need more. While it is copied, keys or values of one layer are held twice.
+    The block has room for at most `most_tokens`, rows times columns, unless the rows themselves need more. While it
+    is copied, keys or values of one layer are in memory twice.
     """
 
     def __init__(self, layers: int, most_tokens: int) -> None:
         self._most_tokens = most_tokens
         self._beside = 0
-        """Tokens of rows that are about to join: part of what there may be."""
+        """Tokens of rows that are about to join: they count towards the limit."""
         self.starts: list[int] = []
         self.end = 0
         self.capacity = (0, 0)
@@ -60,7 +60,7 @@ class RollingCache(Cache):
         return [self.end - start for start in self.starts]
 
     def mask(self, new_columns: int, device: torch.device) -> torch.Tensor:
-        """Return which columns each row sees once `new_columns` are appended: (rows, width + new), int64."""
+        """Return the columns that each row sees once `new_columns` are appended: (rows, width + new), int64."""
         columns = torch.arange(self.start, self.end + new_columns, device=device)
         starts = torch.tensor(self.starts, device=device)
         return (columns[None, :] >= starts[:, None]).long()
@@ -74,14 +74,16 @@ class RollingCache(Cache):
             self._move_blocks(columns)
 
     def make_way(self, tokens: int) -> None:
-        """Leave memory for `tokens` that are held elsewhere until they join; 0 where they do not."""
+        """Reserve memory for `tokens` held elsewhere until they join; 0 to release it."""
         self._beside = tokens
         if self.capacity[0] * self.capacity[1] + tokens > self._most_tokens and self.rows:
             self._move_blocks(1)
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
-        """Append rows: `joining` holds their prompts, padded on the left, `lengths` how long each one is. What it
-        holds is taken over, layer by layer: it is empty afterwards."""
+        """Append the rows of `joining`, padded on the left; `lengths` are their lengths.
+
+        Its layers are taken over one by one, so it is empty afterwards.
+        """
         width = joining.get_seq_length()
         rows = self.rows + len(lengths)
         self._beside = 0
@@ -116,7 +118,7 @@ class RollingCache(Cache):
             block.move(move)
 
     def _move(self, rows: int, width: int, room: int) -> _Moved:
-        """Lay the block out again for `rows` and `width` columns with room to grow; the caller moves the layers."""
+        """Lay the block out for `rows` and `width` columns with room to grow; the caller moves the layers."""
         capacity = self._capacity(rows, width, room)
         kept, live, begin = self.rows, slice(self.start, self.end), width - self.width
 
@@ -130,12 +132,12 @@ class RollingCache(Cache):
         return moved
 
     def _capacity(self, rows: int, width: int, room: int) -> tuple[int, int]:
-        """Return rows and columns with room to grow: as much as saves copies, but within the bound."""
+        """Return rows and columns with room to grow: as much as saves copies, within the bound."""
         most = self._most_tokens - self._beside
         rounded = -(-rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
         if rounded * (width + max(room, _LEAST_ROOM)) <= most:
             rows = rounded
-        # Room by a quarter of what is there: fewer copies, and little memory that is never used.
+        # A quarter more than is used: few copies, and little unused memory.
         columns = width + max(room, _LEAST_ROOM, width // 4)
         return rows, max(width + room, min(columns, most // rows))
 
@@ -174,7 +176,7 @@ class _Layer(CacheLayerMixin):
         return -1
 
     def take(self, row: int, column: int, layer: Any) -> None:
-        """Write the rows of another cache's layer from `row` and `column` on, and empty it: no past is held twice."""
+        """Copy the rows of another cache's layer to `row` and `column` on, and empty it layer by layer."""
         if self.keys is None:  # only now its heads and sizes are known
             capacity = self._cache.capacity
             self.keys, self.values = _empty(layer.keys, capacity), _empty(layer.values, capacity)
@@ -190,15 +192,15 @@ class _Layer(CacheLayerMixin):
 
 
 def _empty(block: torch.Tensor, capacity: tuple[int, int]) -> torch.Tensor:
-    # Zeros, not whatever was there: a hidden column counts for nothing, yet not if it holds no number.
+    # Zeros, not old memory: a hidden column is multiplied by 0, but NaN times 0 is NaN.
     return block.new_zeros((capacity[0], block.shape[1], capacity[1], block.shape[3]))
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Return whether the model keeps plain keys and values of all it has seen, wherever its rows begin.
+    """Return whether the model keeps plain keys and values of all tokens, wherever its rows begin.
 
-    It does not where layers forget (sliding windows) or remember otherwise (states), or where a token's
-    position is more than a number (Qwen-VL's three) and the model does not say which they are.
+    Not so for layers with sliding windows or states, or where a token's position is more than a number (Qwen-VL has
+    three) and the model does not say which they are.
     """
     takes = inspect.signature(model.forward).parameters
     if not {"attention_mask", "position_ids", "past_key_values"} <= takes.keys():

@@ -1,4 +1,4 @@
-"""The loop that keeps one batch running: rows join it as they come and leave as they are done."""
+"""The loop that keeps one batch running: rows join it when they arrive and leave when they are done."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from handlers.errors import InvalidInput, is_out_of_memory
 
 _MOST_PASSED_AT_ONCE = 8
-"""Waiting rows without room that are looked past for smaller ones, in one round: to look costs time at each step."""
+"""How many waiting rows without room are skipped in one round, to look for smaller ones: looking takes time."""
 
 
 class RollingLoop(GenerationLoop):
     """Grows all rows of one model together, so that none waits for another to end.
 
-    Between two steps of the running rows, at most `limits.prefill_tokens` of waiting prompts are worked in.
-    Rows wait where the batch is full or its cache would outgrow `limits.max_bytes`. Where the model fails, each
-    row is tried alone, with what it has so far: only the culprit's request fails, and the others go on together.
+    Between two steps of the running rows, at most `limits.prefill_tokens` of waiting prompts are run. Rows wait while
+    the batch is full or its cache would outgrow `limits.max_bytes`. When the model fails, each row is tried alone,
+    with its tokens so far: only the culprit's request fails, and the others go on together.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RollingLoop(GenerationLoop):
         self._batch = RollingBatch(model, limits.max_bytes // bytes_of_a_token)
         self._prefill: Prefill | None = None
         self._joined: list[TokenSequence] = []
-        """What is in the batch, or in the prefill that comes next."""
+        """Rows in the batch, or in the next prefill."""
         self._suspects: deque[TokenSequence] = deque()
 
     def _check(self, sequence: TokenSequence) -> None:
@@ -66,8 +66,10 @@ class RollingLoop(GenerationLoop):
             self._hand_out()
 
     def _failed(self, error: BaseException) -> None:
-        """Empty the batch; with several rows in it, any may be at fault, so each is tried alone. Their tokens so far
-        stay: they go through the model again along with the prompt."""
+        """Empty the batch; if it had several rows, each is tried alone.
+
+        Their tokens so far are kept: they go through the model again with the prompt.
+        """
         entering, self._prefill = self._prefill, None
         self._batch.clear()
         left = [one for one in self._joined if not self._is_over(one)]
@@ -105,17 +107,17 @@ class RollingLoop(GenerationLoop):
             self._prefill = None
             self._batch.expect(None)
         for one in gone:
-            # One whose prompt is going in stays until it is: its neighbours share that prefill.
+            # A row in the prefill stays until that is done: its neighbours share it.
             if self._prefill is None or one not in entering:
                 self._joined.remove(one)
                 if one not in entering:
                     self._batch.leave(one)
 
     def _try_alone(self, sequence: TokenSequence) -> None:
-        """Run one with nothing beside it, so that what fails is its own fault; then it joins the others.
+        """Run a row alone, so that a failure is its own; then it joins the others.
 
-        Two tokens show it: one from the whole text so far, one step. What was tried before runs to its end: what fails
-        only in company would fail again and again.
+        Two tokens suffice: one from the whole text so far, and one step. A row that was tried before runs alone to
+        its end: one that fails only in company would fail again and again.
         """
         self._joined.append(sequence)
         self._begin([sequence])
@@ -151,8 +153,10 @@ class RollingLoop(GenerationLoop):
         self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
-        """Run the next piece of the prompts that are going in, and return how many tokens it counts for. Images have
-        no tokens yet; they fill what goes in between two steps."""
+        """Run the next piece of the prompts, and return how many tokens it counts for.
+
+        Images have no tokens yet; they use up one round between two steps.
+        """
         prefill = self._prefill
         assert prefill is not None
         before = prefill.left
@@ -164,10 +168,10 @@ class RollingLoop(GenerationLoop):
         return (before - prefill.left) * len(prefill.sequences) or self._limits.prefill_tokens
 
     def _admit(self, tokens: int, *, is_first: bool) -> list[TokenSequence]:
-        """Take the next off the queue: as many as fit the batch and share a prefill of `tokens`.
+        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
 
-        The first of a round may be longer: it goes in by pieces. Where one has no room yet, those after it of the same
-        priority may pass, up to as many as a batch has; after that, all wait for its room.
+        The first of a round may be longer: it runs in pieces. If a row has no room yet, later ones of the same
+        priority may pass it, up to as many as a batch has; after that, all wait for its room.
         """
         admitted: list[TokenSequence] = []
         passed: list[TokenSequence] = []
@@ -196,7 +200,7 @@ class RollingLoop(GenerationLoop):
         return admitted
 
     def _has_room(self, admitted: Sequence[TokenSequence], one: TokenSequence) -> bool:
-        """Return whether the block will have room for the running ones, `admitted` and `one` until they all end."""
+        """Return whether the block has room for the running rows, `admitted` and `one` until they all end."""
         if not self._batch.sequences and not admitted:
             return True
         entering = (Growth.of(each, self._pieces(each) - 1) for each in (*admitted, one))

@@ -1,4 +1,4 @@
-"""Prompts on their way into the running batch, in pieces of bounded size; images are put in their places first."""
+"""Runs prompts through the model in pieces of bounded size before they join the batch; images are merged first."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from engines.transformers.generation.token_sequence import TokenSequence
 class Prefill:
     """Rows on their way into the batch. Not thread-safe; used under `torch.inference_mode`.
 
-    Several rows go together, padded on the left; a row with extras goes alone. Where the rows have tokens of
-    their own already, since they were in a batch before, those go in along with the prompts.
+    Several rows go together, padded on the left; a row with extras goes alone. Rows that were in a batch before run
+    their tokens so far together with the prompts.
     """
 
     def __init__(self, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> None:
@@ -46,12 +46,14 @@ class Prefill:
 
     @property
     def left(self) -> int:
-        """How many columns of the prompts are still to go through the model."""
+        """How many columns of the prompts must still go through the model."""
         return self.width - self._done
 
     def advance(self, model: PreTrainedModel, most_tokens: int) -> torch.Tensor | None:
-        """Run the next piece; return the scores of the first new tokens, (rows, vocabulary), after the last. The
-        images of a prompt are a separate piece, the first, after which as many columns are left."""
+        """Run the next piece; after the last, return the scores of the first new tokens, (rows, vocabulary).
+
+        The images of a prompt are a separate first piece, which does not reduce the columns left.
+        """
         if self._extras:
             output = self._merge(model)
         else:
@@ -71,7 +73,7 @@ class Prefill:
         is_whole = piece.stop - piece.start == self.width
         return model(
             **inputs,
-            # Without padding and in one piece, the model's own causal mask is faster than any of ours.
+            # Without padding and in one piece, the model's own causal mask is faster than ours.
             attention_mask=self._mask[:, : piece.stop] if self._is_padded or not is_whole else None,
             position_ids=self._positions[..., piece],
             past_key_values=self.cache,
@@ -80,7 +82,7 @@ class Prefill:
         )
 
     def _merge(self, model: PreTrainedModel) -> Any:
-        """Put the images in their places; return the model's output where the prompt had to go in whole."""
+        """Merge the images into the prompt; return the model's output where the prompt had to run in whole."""
         extras, self._extras = self._extras, {}
         prompt = len(self.sequences[0].prompt)
         merged = merge(
@@ -102,7 +104,7 @@ class Prefill:
         return merged.output
 
     def _count_on(self, positions: torch.Tensor, prompt: int) -> None:
-        """Take the positions of the prompt from the model; what comes after it counts on from the highest."""
+        """Take the positions of the prompt from the model; later tokens continue from the highest."""
         following = positions.max() + 1 + torch.arange(self.width - prompt, device=positions.device)
         self._positions = torch.cat([positions, following.expand(*positions.shape[:-1], -1)], dim=-1)
         self.shifts = [int(positions.max()) + 1 - prompt]
@@ -126,33 +128,33 @@ _PLAIN = frozenset(
         "output_hidden_states",
     }
 )
-"""What a text model may be given where its prompt can go in by pieces."""
+"""Inputs of a text model whose prompt can run in pieces."""
 
 
 @dataclass(slots=True)
 class Merged:
-    """What was found of one prompt; either `embeds` or `output` is there."""
+    """One prompt with its images; either `embeds` or `output` is set."""
 
     embeds: torch.Tensor | None = None
-    """(1, tokens, hidden): the prompt goes on from here, by pieces."""
+    """(1, tokens, hidden): the prompt continues from here, in pieces."""
     output: Any = None
-    """What the model answered: it had to run to its end, with the prompt in its cache."""
+    """The model's output: the prompt had to run in whole, and is in its cache."""
     positions: torch.Tensor | None = None
     """The last dimension is the tokens'; None where a token's position is its place in the prompt."""
 
 
 class _BeginsText(Exception):
-    """Ends a run where its text model would begin."""
+    """Raised to end a run where its text model would begin."""
 
 
 def merge(
     model: PreTrainedModel, tokens: torch.Tensor, extras: Mapping[str, torch.Tensor], **inputs: Any
 ) -> Merged:
-    """Run `model` over one prompt, (1, tokens), up to where its text model begins.
+    """Run `model` over one prompt, (1, tokens), up to the start of its text model.
 
-    So each model puts its images in their places in its own way. Some give their text model more than the
-    embeddings: features for several of its layers (Qwen3-VL), or masks by which the tokens of an image see each
-    other (PaliGemma). Such a prompt cannot be cut: the run goes on to its end, as `inputs` say.
+    So each model merges its images in its own way. Some pass more than embeddings to their text model: features for
+    several of its layers (Qwen3-VL), or masks by which the tokens of an image see each other (PaliGemma). Such a
+    prompt cannot be split: it runs to its end, as `inputs` say.
     """
     merged = Merged()
     if knows_positions(model):
@@ -161,7 +163,7 @@ def merge(
     here = threading.get_ident()
 
     def stop(module: torch.nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]) -> None:
-        if threading.get_ident() != here:  # a search by beams, which goes on beside this
+        if threading.get_ident() != here:  # a beam search that runs beside this
             return
         if merged.positions is None:
             merged.positions = given.get("position_ids")
@@ -172,7 +174,7 @@ def merge(
     decoder: torch.nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        # Positions that are given keep Qwen-VL from noting them in the model, where a search by beams has its own.
+        # Given positions keep Qwen-VL from storing them in the model, where a beam search has its own.
         merged.output = model(input_ids=tokens, position_ids=merged.positions, **inputs, **extras)
     except _BeginsText:
         pass
@@ -182,7 +184,7 @@ def merge(
 
 
 def knows_positions(model: PreTrainedModel) -> bool:
-    """Return whether `merge` finds the positions of a model that counts them in several dimensions."""
+    """Return whether `merge` finds the positions of a model with positions of several dimensions."""
     find = getattr(model.base_model, "get_rope_index", None)
     return find is not None and "mm_token_type_ids" in inspect.signature(find).parameters
 
