@@ -148,6 +148,7 @@ class Pipeline(Walk):
     async def _resolve(self, job: Job) -> None:
         asked = (job.task, job.engine, job.name.model_name)
         alike, has_options = job.alike, bool(job.options)
+        job.alike = None  # it may soon refer to this job: a reference cycle
         if alike is not None and not has_options and (other := alike.get(asked)) is not None:
             job.resolve_as(other)
             return

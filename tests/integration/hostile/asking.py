@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from streams.messages import decode_result
 from tests.contract import samples
 from tests.contract.bench import assert_readable
 from tests.integration.test_serve import ServeProcess
+
+log = logging.getLogger(__name__)
 
 MOST_GROWTH = 1_500_000_000
 """Bytes that the server may take beyond what it took with all its models loaded."""
@@ -84,6 +87,7 @@ class Victim:
         for question in QUESTIONS:
             self.ask_plain(question, within_s=_PATIENCE_S)
         self._at_start = self.resident_bytes("VmRSS")
+        log.info("the server takes %.0f MB", self._at_start / 1e6)
 
     def ask(self, request: dict[str, Any], what: str) -> str:
         """Return the code of the one clear outcome, "ok" where it is an answer."""
@@ -115,7 +119,7 @@ class Victim:
         """Check that it is the same process, which has never taken too much memory."""
         assert self.server.process.poll() is None, self.server.log[-4000:]
         grown = self.resident_bytes("VmHWM") - self._at_start
-        assert grown < MOST_GROWTH, f"it grew by {grown / 1e6:.0f} MB"
+        assert grown < MOST_GROWTH, f"{self._at_start / 1e6:.0f} MB grew by {grown / 1e6:.0f} MB"
 
     def resident_bytes(self, kind: str) -> int:
         """Return the memory it takes now ("VmRSS") or took at most ("VmHWM")."""

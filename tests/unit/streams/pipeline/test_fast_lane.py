@@ -261,6 +261,23 @@ async def test_what_a_refused_request_holds_goes_with_it_rather_than_at_some_lat
     assert not results[0].success
 
 
+async def test_what_an_answered_request_holds_goes_with_it_too(site: Site) -> None:
+    """A request is kept for those of the same moment that ask for the same; it must not refer to that moment."""
+    request = shout("hello", metadata=Tracked(run=7))
+    its_metadata = weakref.ref(request.metadata)
+    answered = asyncio.Event()
+    gc.disable()
+    try:
+        site.fast_lane.start(request, lambda _: answered.set(), queue_s=0.5, alike={})
+        del request
+        async with asyncio.timeout(60):
+            await answered.wait()
+            while its_metadata() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("changes", [{}, {"deadline": time.time() + 3600}], ids=["by callbacks", "in a task"])
 async def test_what_waits_for_its_model_can_be_given_up_and_never_runs(
     site: Site, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
