@@ -67,6 +67,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("the same every time")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names that differ from process to process: those that share the tests out go by names."""
+    if varying := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"give these ids that hold no address: {', '.join(varying)}")
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from what the tests have imported: a full collection takes it a second."""
     gc.collect()

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 from streams.kafka.connection import broker_answering
 from streams.kafka.topic_reader import TopicReader
 from streams.messages import decode_event
+from tests.integration.chaos.auditor import Audit, settled
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
 _STOP_MARGIN_S = 10.0
@@ -62,6 +63,13 @@ class Crew:
                 await asyncio.wait({hearing}, timeout=0.1)
             hearing.result()
         return worker
+
+    async def ends_with_all_answered(self, task: str = "plain") -> Audit:
+        """Wait until every request of `task` is answered and committed, stop all workers, and return the audit."""
+        found = await settled(self.site, task)
+        await self.all_end_in_time()
+        found.check()
+        return found
 
     async def leave(self) -> None:
         """Ask the oldest worker to stop; fails the test where it does not within its drain time-out, or with 0."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
 from tests.integration.chaos.deliveries import send_all, sleepy
 from tests.integration.chaos.places import Place
@@ -60,9 +59,7 @@ async def test_brokers_that_die_and_freeze_cost_no_request(
                 await answers_grow(site, "plain", by=RATE_PER_S)
             await away(cluster, 1, 2, 3)
             await answers_grow(site, "plain", by=RATE_PER_S)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert not found.unasked
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 
@@ -93,7 +90,5 @@ async def test_a_busy_worker_ends_in_time_while_all_brokers_are_away_and_a_later
         await crew.ends_in_time(worker, may_fail=True)
         await asyncio.to_thread(cluster.restart, 1, 2, 3)
         await crew.join()
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert found.requests == 200

@@ -12,7 +12,6 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow, coordinator
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
@@ -49,9 +48,7 @@ async def test_joins_and_leaves_while_one_node_is_frozen_cost_no_request(
                 await crew.leave()
                 cluster.resume(node)
                 await answers_grow(site, "plain", by=RATE_PER_S)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert not found.unasked
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 
@@ -85,9 +82,7 @@ async def test_all_brokers_away_while_a_worker_joins_cost_no_request(
                     crew.workers.remove(joining)
                 else:
                     await crew.leave()
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 
 
@@ -113,9 +108,7 @@ async def test_a_rolling_restart_of_three_workers_costs_no_request(
                     await crew.leave()
                     await join(number)
             await answers_grow(site, "plain", by=RATE_PER_S)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert not found.unasked
     assert found.requests >= len(load.acknowledged) > RATE_PER_S
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.chaos.auditor import settled
 from tests.integration.chaos.crew import Crew, answers_grow
 from tests.integration.chaos.places import Place
 from tests.integration.chaos.steady_load import SteadyLoad
@@ -40,9 +39,7 @@ async def test_joins_leaves_and_kills_under_load_lose_nothing(
                 else:
                     await crew.leave()
                 await answers_grow(site, task, by=2 * rate_per_s)
-        found = await settled(site, task)
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered(task)
     assert not found.unasked
     assert found.requests > rate_per_s * (ROUNDS or 2)
 
@@ -61,9 +58,7 @@ async def test_delays_between_the_steps_of_rebalances_lose_nothing(place: Place,
                 await answers_grow(site, "plain", by=200)
                 await crew.leave()
                 await answers_grow(site, "plain", by=200)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        found = await crew.ends_with_all_answered()
     assert found.requests > 800
 
 
@@ -82,6 +77,4 @@ async def test_a_worker_that_waits_without_partitions_takes_those_of_one_that_go
                 else:
                     await crew.leave()
             await answers_grow(site, "plain", by=50)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        await crew.ends_with_all_answered()

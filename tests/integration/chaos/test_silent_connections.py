@@ -61,9 +61,7 @@ async def test_a_worker_gives_up_connections_that_are_silent_and_goes_on(
                 await asyncio.sleep(2)  # whatever is open meets it, and stays silent for good
                 proxy.mode = Pass()
                 await answers_grow(site, "plain", by=200)
-        found = await settled(site, "plain")
-        await crew.all_end_in_time()
-    found.check()
+        await crew.ends_with_all_answered()
 
 
 async def test_a_join_may_take_longer_than_other_requests(

@@ -118,6 +118,14 @@ class Stage:
         self.before[version] = wait
         return began, go_on
 
+    def flip_and_hold_up(self) -> threading.Event:
+        """Let name m stand for version 2, whose load has begun on return; it goes on once the event is set."""
+        began, go_on = self.hold_up("m/2")
+        self.use()
+        self.flip("2")
+        assert began.wait(DEADLINE_S)
+        return go_on
+
     def fail(self, version: str) -> None:
         def refuse() -> None:
             raise ModelLoadFailed("no weights")

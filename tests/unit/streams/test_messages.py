@@ -81,7 +81,6 @@ def test_numbers_and_arrays_of_numpy_and_torch_are_written_as_numbers(output: An
         (Box(object()), "result.odd is Box"),
         ({"a": {object(): 1}}, "result.odd.a has the key object"),
     ],
-    ids=repr,
 )
 @pytest.mark.logs_errors("result_not_encodable")
 def test_a_value_without_a_json_form_is_named(output: Any, named: str) -> None:

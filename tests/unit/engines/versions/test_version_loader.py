@@ -35,10 +35,7 @@ def test_a_swap_is_told_with_both_versions(stage: Stage) -> None:
 def test_an_alias_taken_back_during_the_load_leaves_the_old_version_and_frees_the_new_one(
     stage: Stage,
 ) -> None:
-    began, go_on = stage.hold_up("m/2")
-    stage.use()
-    stage.flip("2")
-    assert began.wait(DEADLINE_S)
+    go_on = stage.flip_and_hold_up()
     stage.models.versions["m"] = "1"
     go_on.set()
     wait_until(lambda: stage.loads["t:m/2"] == 1 and stage.in_memory == {"t/m/1"})
@@ -47,10 +44,7 @@ def test_an_alias_taken_back_during_the_load_leaves_the_old_version_and_frees_th
 
 
 def test_an_alias_that_moves_on_during_the_load_ends_at_the_last_version(stage: Stage) -> None:
-    began, go_on = stage.hold_up("m/2")
-    stage.use()
-    stage.flip("2")
-    assert began.wait(DEADLINE_S)
+    go_on = stage.flip_and_hold_up()
     stage.models.versions["m"] = "3"
     go_on.set()
     seen = ["1"]
@@ -82,10 +76,7 @@ def test_an_alias_flipped_back_and_forth_during_a_load_causes_one_load_and_ends_
 
 
 def test_a_registry_that_goes_away_during_the_load_does_not_keep_the_new_version_out(stage: Stage) -> None:
-    began, go_on = stage.hold_up("m/2")
-    stage.use()
-    stage.flip("2")
-    assert began.wait(DEADLINE_S)
+    go_on = stage.flip_and_hold_up()
     stage.models.is_away = True
     go_on.set()
     wait_until(lambda: stage.kinds == [("model_swapped", "m/2")])
@@ -94,10 +85,7 @@ def test_a_registry_that_goes_away_during_the_load_does_not_keep_the_new_version
 
 
 def test_the_new_version_is_loaded_for_every_task_of_the_old_one(stage: Stage) -> None:
-    began, go_on = stage.hold_up("m/2")
-    stage.use(task="t")
-    stage.flip("2")
-    assert began.wait(DEADLINE_S)
+    go_on = stage.flip_and_hold_up()
     stage.use(task="late")  # the old version, for a task that it was not loaded for when the swap began
     go_on.set()
     wait_until(lambda: stage.use() == "2")
@@ -132,10 +120,7 @@ def test_both_versions_fit_beside_each_other_and_beside_the_others_whatever_the_
 
 
 def test_closing_waits_for_a_load_and_leaves_nothing_held(stage: Stage) -> None:
-    began, go_on = stage.hold_up("m/2")
-    stage.use()
-    stage.flip("2")
-    assert began.wait(DEADLINE_S)
+    go_on = stage.flip_and_hold_up()
     closing = threading.Thread(target=stage.versions.close)
     closing.start()
     go_on.set()
