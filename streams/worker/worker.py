@@ -216,7 +216,7 @@ async def _run(settings: Settings) -> int:
                 raise
             failure = await stopping.requested()
             if failure is not None:
-                _tell_failure(failure)
+                failure = _logged(failure)
             if failure is not None and stopping.has_failed:
                 tell_left_out()
                 if isinstance(failure, _NOT_BY_A_REQUEST):
@@ -227,8 +227,7 @@ async def _run(settings: Settings) -> int:
             try:
                 await stopping.until_failed(worker.drain())
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the stop goes on, and exits with 1
-                failure = error
-                _tell_failure(error)
+                failure = _logged(error)
             status = 0 if failure is None else EXIT_FAILED
             stopping.settle(status)
             await worker.leave()
@@ -239,13 +238,15 @@ async def _run(settings: Settings) -> int:
     return status
 
 
-def _tell_failure(failure: BaseException) -> None:
+def _logged(failure: BaseException) -> BaseException:
+    """Log why the worker ends, and return it without the exception groups around it, which say less."""
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        failure = failure.exceptions[0]  # whose message says more than that of the exception group
+        failure = failure.exceptions[0]
     is_explained = isinstance(failure, GroupRefused)
     log.critical(
         "worker_failed", error=str(failure) or repr(failure), exc_info=None if is_explained else failure
     )
+    return failure
 
 
 def _tune_interpreter() -> None:

@@ -40,6 +40,9 @@ class Committer:
 class Stream:
     committer = Committer()
 
+    async def withdraw(self):
+        print("withdrawn", flush=True)
+
 class Gateway:
     async def drain(self, timeout_s):
         for _ in range(10):
@@ -52,6 +55,7 @@ async def start(self, stack):
     self.app, self._stream, self.gateway = App(), Stream(), Gateway()
     self._delivering = asyncio.create_task(asyncio.sleep(3600))
     print("ready", flush=True)
+    {start}
 
 Worker.in_flight = 1
 Worker.start = start
@@ -87,7 +91,7 @@ FAULT = "asyncio.get_running_loop().call_soon(stopping.fail, OSError('no broker 
 def test_a_stop_of_which_a_step_fails_goes_on_at_once(
     drain: str, commit: str, error: str, is_http_drained: bool
 ) -> None:
-    code = PROCESS.format(drain=drain, commit=commit)
+    code = PROCESS.format(drain=drain, commit=commit, start="pass")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as worker:
         try:
             assert worker.stdout is not None
@@ -101,3 +105,13 @@ def test_a_stop_of_which_a_step_fails_goes_on_at_once(
     assert "worker_failed" in written
     assert error in written
     assert ("http drained" in written) >= is_http_drained
+
+
+def test_a_worker_that_delivery_ends_leaves_no_note_that_a_request_ended_it() -> None:
+    refused = "ExceptionGroup('delivery', [OffsetMetadataTooLargeError('refused')])"
+    code = PROCESS.format(drain="pass", commit="pass", start=f"stopping.fail({refused})")
+    worker = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert worker.returncode == 1
+    assert "withdrawn" in worker.stdout
