@@ -33,11 +33,9 @@ class _Prepared(NamedTuple):
 
 
 class ClassificationRunner(TaskRunner):
-    """Returns labels and scores; a subclass computes the features of an input.
-
-    Each input's features are computed for it alone, and only those of one shape run together, without padding: no
-    result depends on the other inputs of its batch.
-    """
+    """Returns labels and scores; a subclass computes the features of an input. Each input's features are computed for
+    it alone, and only those of one shape run together, without padding: no result depends on the other inputs of its
+    batch."""
 
     windows_at_once: ClassVar[float] = math.inf
     """Most windows in one pass: bounds memory, however many an input has."""
@@ -122,11 +120,8 @@ _SHORTEST_S = 0.1
 
 
 class AudioClassificationRunner(ClassificationRunner):
-    """Labels float32 mono recordings within -1..1, resampled to the model's own rate.
-
-    A recording longer than one window is split into windows at equal distances, from its beginning to its end; its
-    scores are their means.
-    """
+    """Labels float32 mono recordings within -1..1, resampled to the model's own rate. A recording longer than one
+    window is split into windows at equal distances, from its beginning to its end; its scores are their means."""
 
     kinds = ("AutoModelForAudioClassification",)
     needs = "an audio classifier"

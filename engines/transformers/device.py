@@ -21,11 +21,9 @@ T = TypeVar("T")
 
 
 def prepare_torch(threads: int | None) -> None:
-    """Import torch with `threads` threads (None: cores - 1) that sleep while they wait.
-
-    They sleep because OpenMP reads its policy when torch is imported. After this call all loads by transformers in
-    this process run one at a time.
-    """
+    """Import torch with `threads` threads (None: cores - 1) that sleep while they wait. They sleep because OpenMP
+    reads its policy when torch is imported. After this call all loads by transformers in this process run one at a
+    time."""
     set_torch_defaults()
     import torch
     from transformers.utils import logging as transformers_logging
@@ -70,10 +68,8 @@ def choose_dtype(settings: TransformersSettings, device: torch.device) -> torch.
 
 
 def free_memory() -> None:
-    """Free unreferenced memory, on the CUDA device too.
-
-    An exception that is being handled keeps its memory: its traceback refers to the tensors of every call under way.
-    """
+    """Free unreferenced memory, on the CUDA device too. An exception that is being handled keeps its memory: its
+    traceback refers to the tensors of every call under way."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -113,11 +109,9 @@ def as_run_error(error: BaseException, model: str) -> InferenceError:
 
 
 def to_model(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `inputs` on the model's device; values that are not tensors of floats keep their type.
-
-    `model` has `device` and `dtype`, as transformers' models do. A copy to a GPU may still be under way when this
-    returns: later work on that GPU waits for it, but this thread does not.
-    """
+    """Return `inputs` on the model's device; values that are not tensors of floats keep their type. `model` has
+    `device` and `dtype`, as transformers' models do. A copy to a GPU may still be under way when this returns: later
+    work on that GPU waits for it, but this thread does not."""
     import torch
 
     device: Any = model.device

@@ -50,10 +50,8 @@ class _Asked(NamedTuple):
 
 
 class TransformersEngine(BaseEngine):
-    """Runs each task by its `TaskRunner`, which is also the loaded model.
-
-    Torch is imported with the first model. Its number of threads holds for the whole process.
-    """
+    """Runs each task by its `TaskRunner`, which is also the loaded model. Torch is imported with the first model. Its
+    number of threads holds for the whole process."""
 
     name = "transformers"
     supported_tasks = frozenset(RUNNERS)
@@ -114,10 +112,8 @@ class TransformersEngine(BaseEngine):
         options: Sequence[dict[str, Any]],
         early: Early = lambda number, outcome: None,
     ) -> list[Outcome]:
-        """Return one raw result or error per input, in order; if the batch fails, its halves run.
-
-        If a batch does not fit the memory, later ones of this model take at most half of its cost.
-        """
+        """Return one raw result or error per input, in order; if the batch fails, its halves run. If a batch does not
+        fit the memory, later ones of this model take at most half of its cost."""
 
         def run_part(part: Sequence[_Asked]) -> list[Outcome]:
             return model.run(

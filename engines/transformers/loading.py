@@ -177,10 +177,8 @@ class ModelFolder:
 
     @contextmanager
     def _loading(self) -> Iterator[None]:
-        """Load a part by transformers, while nobody else does.
-
-        If it needs the model's own code, the error names the setting that allows it.
-        """
+        """Load a part by transformers, while nobody else does. If it needs the model's own code, the error names the
+        setting that allows it."""
         try:
             with loading():
                 yield
@@ -211,11 +209,9 @@ _BYTES_OF_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 
 def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
-    """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded.
-
-    An estimate: weights may be converted or left out while they are loaded. None where there are no readable
-    safetensors: the load then reports the error.
-    """
+    """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded. An
+    estimate: weights may be converted or left out while they are loaded. None where there are no readable
+    safetensors: the load then reports the error."""
     from safetensors import SafetensorError, safe_open
 
     sizes = _BYTES_OF_OTHERS | dict.fromkeys(_FLOATS, bytes_of_a_float)

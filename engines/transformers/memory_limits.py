@@ -21,16 +21,12 @@ R = TypeVar("R")
 
 
 class ShrinkOnOutOfMemory:
-    """The largest cost that one model runs at once; halved for good when a batch does not fit.
-
-    Used by the one thread that runs the model.
-    """
+    """The largest cost that one model runs at once; halved for good when a batch does not fit. Used by the one thread
+    that runs the model."""
 
     def __init__(self, model: str, *, of: str = "inputs", most: float = math.inf) -> None:
         """`of` names what runs together: whole inputs, or pieces such as windows, each kind with its own limit.
-
-        `most` is in the unit of their costs.
-        """
+        `most` is in the unit of their costs."""
         self.most = most
         self._model = model
         self._of = of

@@ -19,22 +19,18 @@ _SMALLEST = 2**16
 """Weights with fewer numbers are not packed: there the overhead of a call counts more than the product."""
 
 _ROWS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Numbers of rows that are multiplied at once; others are split and padded with zeros to these.
-
-For each number oneDNN keeps a compiled kernel of about a megabyte: prompts of all lengths would fill the memory. Four
-rows take less time than one or two; beyond 128 rows a whole is hardly faster than its parts.
-"""
+"""Numbers of rows that are multiplied at once; others are split and padded with zeros to these. For each number
+oneDNN keeps a compiled kernel of about a megabyte: prompts of all lengths would fill the memory. Four rows take less
+time than one or two; beyond 128 rows a whole is hardly faster than its parts."""
 
 _LAID_OUT_FOR = 16
 """Number of rows for which oneDNN chooses the layout; those for 4, 8 and 64 are equally fast."""
 
 
 def pack_weights(model: torch.nn.Module) -> None:
-    """Pack the weights of a model on the CPU that will not be trained, and release its file.
-
-    Packed are the float32 weights of plain linear layers. A weight that is shared with an embedding is packed for the
-    linear layer only. Everything else is copied, so that the mapped file is neither kept open nor read again.
-    """
+    """Pack the weights of a model on the CPU that will not be trained, and release its file. Packed are the float32
+    weights of plain linear layers. A weight that is shared with an embedding is packed for the linear layer only.
+    Everything else is copied, so that the mapped file is neither kept open nor read again."""
     if not can_pack():
         return
     layers_of: dict[torch.Tensor, list[torch.nn.Linear]] = {}
@@ -69,10 +65,8 @@ def _is_worth_it(weight: torch.Tensor) -> bool:
 
 
 class PackedWeight(torch.Tensor):
-    """A matrix for fast products in `linear`; any other use unpacks it, which takes a copy.
-
-    Immutable, and safe to use from several threads at once.
-    """
+    """A matrix for fast products in `linear`; any other use unpacks it, which takes a copy. Immutable, and safe to
+    use from several threads at once."""
 
     packed: torch.Tensor
     """The matrix in oneDNN's layout, which only `linear` here can read."""

@@ -33,11 +33,9 @@ class _Holder:
 
 
 class LoadLock:
-    """Lets one thread load at a time. Thread-safe.
-
-    Waiting here does not count as time of a guarded load. If the guard says that the load under way hangs, those that
-    wait are refused: the library's replaced functions will never be restored.
-    """
+    """Lets one thread load at a time. Thread-safe. Waiting here does not count as time of a guarded load. If the
+    guard says that the load under way hangs, those that wait are refused: the library's replaced functions will never
+    be restored."""
 
     def __init__(self, patience_s: float = DEFAULT_TIMEOUT_S) -> None:
         """`patience_s`: the longest time of a load that no guard watches."""
@@ -106,11 +104,8 @@ def load_problem() -> str | None:
 
 
 class DtypeGate:
-    """Separates runs from changes of torch's default dtype. Thread-safe.
-
-    A run may begin others in its thread, but must not wait for one in another thread: a change that waits for the
-    first run blocks the second.
-    """
+    """Separates runs from changes of torch's default dtype. Thread-safe. A run may begin others in its thread, but
+    must not wait for one in another thread: a change that waits for the first run blocks the second."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -175,10 +170,8 @@ running = _gate.running
 
 
 def guard_transformers() -> None:
-    """Make every load by transformers in this process use the lock; a second call does nothing.
-
-    That includes other code that loads models: custom engines, a notebook that uses this package.
-    """
+    """Make every load by transformers in this process use the lock; a second call does nothing. That includes other
+    code that loads models: custom engines, a notebook that uses this package."""
     from transformers import PreTrainedModel, modeling_utils
 
     with loading():

@@ -62,10 +62,8 @@ OWN_OPTIONS = frozenset(
 
 
 class TaskRunner(ABC):
-    """One loaded model, ready for one task.
-
-    Calls of `run` never overlap. The runner owns the model; the engine frees its memory by dropping the runner.
-    """
+    """One loaded model, ready for one task. Calls of `run` never overlap. The runner owns the model; the engine frees
+    its memory by dropping the runner."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
     """The Auto classes of models that it runs, the most suitable first."""
@@ -143,11 +141,9 @@ class TaskRunner(ABC):
         options: Sequence[dict[str, Any]],
         early: Early = lambda number, outcome: None,
     ) -> list[Outcome]:
-        """Return one raw result per input, in order, or the error of an input that cannot be run.
-
-        `early` is called with the number and the outcome of each as soon as it is known. An exception fails the whole
-        batch; the engine then runs its halves.
-        """
+        """Return one raw result per input, in order, or the error of an input that cannot be run. `early` is called
+        with the number and the outcome of each as soon as it is known. An exception fails the whole batch; the engine
+        then runs its halves."""
         outcomes: dict[int, Outcome] = {}
 
         def settle(number: int, outcome: Outcome) -> None:
@@ -175,11 +171,9 @@ class TaskRunner(ABC):
 
     @abstractmethod
     def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the index of each of `prepared` with its raw result or error, as soon as it is known.
-
-        A runner that splits inputs into pieces, such as windows, and runs several together, needs a
-        `ShrinkOnOutOfMemory` for them: a long input must not fail where it fits piece by piece.
-        """
+        """Yield the index of each of `prepared` with its raw result or error, as soon as it is known. A runner that
+        splits inputs into pieces, such as windows, and runs several together, needs a `ShrinkOnOutOfMemory` for them:
+        a long input must not fail where it fits piece by piece."""
 
 
 def refuse_options(options: Mapping[str, Any], *, takes: Collection[str], because: str) -> None:

@@ -23,10 +23,8 @@ class _Shared:
 
 
 class SharedModels:
-    """The models in memory that tasks share, by the folder that each was loaded from.
-
-    Thread-safe. A model is loaded in the thread of its first caller; only callers of the same model wait.
-    """
+    """The models in memory that tasks share, by the folder that each was loaded from. Thread-safe. A model is loaded
+    in the thread of its first caller; only callers of the same model wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

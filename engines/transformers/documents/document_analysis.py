@@ -24,11 +24,9 @@ _FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTe
 
 
 class DocumentAnalysisRunner(TaskRunner):
-    """Reads the pages of documents and answers questions about them.
-
-    A page with a text layer is not read from its picture, but where its text is a small part of a scan: then both
-    count. Lines are in reading order, each with its place.
-    """
+    """Reads the pages of documents and answers questions about them. A page with a text layer is not read from its
+    picture, but where its text is a small part of a scan: then both count. Lines are in reading order, each with its
+    place."""
 
     kinds = (_FINDER, _WRITER)
     needs = (

@@ -159,11 +159,9 @@ class _Window:
 
 
 def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> tuple[int, int, float]:
-    """Return first and last token of the likeliest answer, and its probability.
-
-    `start` and `end` are the scores of each token (tokens,); only `allowed` tokens can be part of an answer.
-    The first token stands for "no answer" and takes its share of the probability.
-    """
+    """Return first and last token of the likeliest answer, and its probability. `start` and `end` are the scores of
+    each token (tokens,); only `allowed` tokens can be part of an answer. The first token stands for "no answer" and
+    takes its share of the probability."""
     counted = allowed.clone()
     counted[0] = True
     starts, ends = (scores.masked_fill(~counted, -torch.inf).softmax(0) * allowed for scores in (start, end))

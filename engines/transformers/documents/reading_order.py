@@ -16,11 +16,9 @@ def runs_to_the_left(texts: Iterable[str]) -> bool:
 
 
 def as_read(texts: Sequence[str]) -> list[int]:
-    """Return the indices of `texts`, which lie side by side from left to right, in the order they are read.
-
-    Most of their letters say where to begin; what is written the other way is read the other way within, with
-    the numbers that stand between.
-    """
+    """Return the indices of `texts`, which lie side by side from left to right, in the order they are read. Most of
+    their letters say where to begin; what is written the other way is read the other way within, with the numbers
+    that stand between."""
     starts_right = runs_to_the_left(texts)
     order = list(range(len(texts)))
     if starts_right:
@@ -64,11 +62,9 @@ _SAME_ROW = 0.5
 
 
 def reading_order(boxes: Sequence[Box], texts: Sequence[str] | None = None) -> list[list[int]]:
-    """Return the indices of `boxes` in rows from first to last, each row as it is read.
-
-    Columns are found by the gutters between them, which headings and footers may cross. `texts` tell whether the
-    page runs from right to left, and each row; without them all run from left to right.
-    """
+    """Return the indices of `boxes` in rows from first to last, each row as it is read. Columns are found by the
+    gutters between them, which headings and footers may cross. `texts` tell whether the page runs from right to left,
+    and each row; without them all run from left to right."""
     by_middle = sorted(range(len(boxes)), key=lambda index: _middle(boxes[index]))
     rows = _ordered(by_middle, boxes, to_the_left=texts is not None and runs_to_the_left(texts))
     if texts is None:

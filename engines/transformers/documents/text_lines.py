@@ -53,11 +53,9 @@ def lines_of(words: Sequence[Word]) -> list[Line]:
 
 
 def without_breaks(rows: Sequence[Sequence[Line]]) -> list[list[Line]]:
-    """Return rows of lines in reading order with the words joined that are broken at the end of a line.
-
-    The hyphen goes where the word goes on with a small letter, and stays before a capital. The whole word stands
-    in the line where it begins.
-    """
+    """Return rows of lines in reading order with the words joined that are broken at the end of a line. The hyphen
+    goes where the word goes on with a small letter, and stays before a capital. The whole word stands in the line
+    where it begins."""
     joined: list[list[Line]] = []
     for row in rows:
         above, below = joined[-1] if joined else [], list(row)

@@ -24,12 +24,9 @@ OnStep = Callable[[], None]
 
 
 def generate(model: PreTrainedModel, sequences: Sequence[TokenSequence], on_step: OnStep) -> None:
-    """Run every sequence to its end; greedy ones get the tokens that `generate` gives each of them alone.
-
-    The answers are in the sequences afterwards. Sequences whose extras do not stack run in separate batches. A
-    sequence with `beams` must be alone, and gets its tokens only at the end; where `on_step` gives it up, the search
-    ends.
-    """
+    """Run every sequence to its end; greedy ones get the tokens that `generate` gives each of them alone. The answers
+    are in the sequences afterwards. Sequences whose extras do not stack run in separate batches. A sequence with
+    `beams` must be alone, and gets its tokens only at the end; where `on_step` gives it up, the search ends."""
     for batch in _stackable(sequences):
         _run(model, batch, on_step)
 
@@ -68,11 +65,9 @@ def _stackable(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
 
 
 def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
-    """Return the model's inputs for `batch`; shorter rows are padded, and the mask hides the padding.
-
-    Prompts are padded on the left, as they continue on the right; encoder inputs on the right. An encoder of images
-    gets only the images.
-    """
+    """Return the model's inputs for `batch`; shorter rows are padded, and the mask hides the padding. Prompts are
+    padded on the left, as they continue on the right; encoder inputs on the right. An encoder of images gets only the
+    images."""
     has_source = SOURCE in batch[0].extras
     if model.config.is_encoder_decoder and not has_source:
         return _stacked(batch, 0)
@@ -94,10 +89,8 @@ def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tenso
 
 
 def _stacked(batch: Sequence[TokenSequence], width: int) -> dict[str, torch.Tensor]:
-    """Return the extras of one group for prompts padded on the left to `width`.
-
-    They are concatenated along the first dimension: one sequence may have several images there.
-    """
+    """Return the extras of one group for prompts padded on the left to `width`. They are concatenated along the first
+    dimension: one sequence may have several images there."""
     return {
         name: torch.cat([_padded(one.extras[name], one, width) for one in batch])
         for name in batch[0].extras

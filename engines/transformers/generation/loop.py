@@ -28,11 +28,9 @@ ResultOf = Callable[[TokenSequence], dict[str, Any]]
 
 
 class GenerationLoop(ABC):
-    """Answers the sequences of one model in a separate thread.
-
-    `submit` and `close` may be called from any thread. The thread starts with the first request and ends with
-    `close`. A subclass does the work; its methods run in that thread alone, under `torch.inference_mode`.
-    """
+    """Answers the sequences of one model in a separate thread. `submit` and `close` may be called from any thread.
+    The thread starts with the first request and ends with `close`. A subclass does the work; its methods run in that
+    thread alone, under `torch.inference_mode`."""
 
     def __init__(self, name: str, result_of: ResultOf, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name

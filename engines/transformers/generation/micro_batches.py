@@ -20,12 +20,10 @@ _AGEING_TOKENS_PER_S = 16.0
 
 
 class MicroBatchLoop(GenerationLoop):
-    """Runs rows with similar budgets together by `generate`; each is answered when it is done itself.
-
-    A batch takes at most `max_bytes` of cache, if all its rows grow as long as the longest may; a single row always
-    runs. A request with beams runs alone. A batch that fails is bisected; where one does not fit the memory, the
-    limit becomes half of its bytes.
-    """
+    """Runs rows with similar budgets together by `generate`; each is answered when it is done itself. A batch takes
+    at most `max_bytes` of cache, if all its rows grow as long as the longest may; a single row always runs. A request
+    with beams runs alone. A batch that fails is bisected; where one does not fit the memory, the limit becomes half
+    of its bytes."""
 
     def __init__(
         self,
@@ -97,10 +95,8 @@ class MicroBatchLoop(GenerationLoop):
         return batch
 
     def _bytes(self, sequences: Sequence[TokenSequence]) -> int:
-        """Return the most bytes of cache that a batch may take.
-
-        Every row takes as much as the longest of each part: encoder input, prompt and answer.
-        """
+        """Return the most bytes of cache that a batch may take. Every row takes as much as the longest of each part:
+        encoder input, prompt and answer."""
         read = max(one.extras[SOURCE].shape[1] if SOURCE in one.extras else 0 for one in sequences)
         most = read + max(len(one.prompt) for one in sequences) + max(one.budget for one in sequences)
         return len(sequences) * self._sizes.of(most)

@@ -48,12 +48,9 @@ class _Loops(NamedTuple):
 
 
 class GenerationRunner(TaskRunner):
-    """Generates text; each request keeps its own budget, sampling and stops.
-
-    Requests join the running batch and leave it when they are done; requests with beams, and models whose cache does
-    not support that, run in small batches. A subclass makes the prompt. `placeholders` are tokens that stand for
-    something other than text.
-    """
+    """Generates text; each request keeps its own budget, sampling and stops. Requests join the running batch and
+    leave it when they are done; requests with beams, and models whose cache does not support that, run in small
+    batches. A subclass makes the prompt. `placeholders` are tokens that stand for something other than text."""
 
     placeholders: frozenset[int] = frozenset()
 
@@ -232,10 +229,8 @@ def decoder_start(name: str, *candidates: Any) -> int:
 
 
 def _plain(own: GenerationConfig, *, pad: int) -> GenerationConfig:
-    """Return the model's generation config without what each row decides for itself.
-
-    `generate` fills missing values from the model's config, which would leak into rows.
-    """
+    """Return the model's generation config without what each row decides for itself. `generate` fills missing values
+    from the model's config, which would leak into rows."""
     plain = copy.deepcopy(own)
     plain.do_sample, plain.pad_token_id = False, pad
     for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams"):

@@ -62,10 +62,8 @@ class Sampling:
 
     @classmethod
     def of_request(cls, options: Mapping[str, Any], defaults: Sampling) -> Sampling:
-        """Return the settings of a request; options win over the model's `defaults`.
-
-        Without `do_sample`, a temperature, top_p or top_k turns sampling on; a temperature of 0 is always greedy.
-        """
+        """Return the settings of a request; options win over the model's `defaults`. Without `do_sample`, a
+        temperature, top_p or top_k turns sampling on; a temperature of 0 is always greedy."""
         temperature = options.get("temperature", defaults.temperature)
         asks = any(name in options for name in ("temperature", "top_p", "top_k"))
         return cls(

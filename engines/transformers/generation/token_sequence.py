@@ -19,11 +19,9 @@ _LEAD_TOKENS = 8
 
 
 class TokenSequence:
-    """A prompt and its growing answer, for any loop; not safe to share between threads.
-
-    `budget` is the most tokens of the answer, at least 1. The token that ends it is not part of it. `extras` are
-    further inputs of the model, such as pixel_values; see batch_generation.py.
-    """
+    """A prompt and its growing answer, for any loop; not safe to share between threads. `budget` is the most tokens
+    of the answer, at least 1. The token that ends it is not part of it. `extras` are further inputs of the model,
+    such as pixel_values; see batch_generation.py."""
 
     def __init__(
         self,
@@ -101,10 +99,8 @@ class TokenSequence:
         return without_half_character(text) if self.finish_reason in ("length", "cancelled") else text
 
     def settled_text(self) -> str:
-        """Return the part of the answer that no further token can change, and that may be streamed.
-
-        Held back are an incomplete character, and a possible beginning of a stop string.
-        """
+        """Return the part of the answer that no further token can change, and that may be streamed. Held back are an
+        incomplete character, and a possible beginning of a stop string."""
         text = without_half_character(self.text())
         most = max((len(stop) - 1 for stop in self._stop), default=0)
         for count in range(min(most, len(text)), 0, -1):
@@ -114,10 +110,8 @@ class TokenSequence:
 
     @cached_property
     def _lead(self) -> tuple[list[int], str]:
-        """The end of the prompt to decode together with the answer, long enough to show text; and that text.
-
-        Many tokenizers drop the space before a first token: the answer's must not be lost.
-        """
+        """The end of the prompt to decode together with the answer, long enough to show text; and that text. Many
+        tokenizers drop the space before a first token: the answer's must not be lost."""
         count = _LEAD_TOKENS
         while not (text := self._decode(self.prompt[-count:])) and count < len(self.prompt):
             count *= 2

@@ -91,10 +91,8 @@ class CtcRunner(TaskRunner):
         return _Recording(samples, timestamps, windows)
 
     def answer(self, prepared: Sequence[_Recording]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the result of each recording, the shortest first.
-
-        Keys: text, language (not known), segments, words (where asked for), duration_s and windows.
-        """
+        """Yield the result of each recording, the shortest first. Keys: text, language (not known), segments, words
+        (where asked for), duration_s and windows."""
         waiting = [(one, number) for one in prepared for number in range(len(one.windows))]
         waiting.sort(key=lambda window: (_length(window), len(window[0].windows)))
         done: set[int] = set()

@@ -63,11 +63,8 @@ class Guards:
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 
     def is_repetitive(self, evidence: Evidence) -> bool:
-        """Return whether the text repeats itself more than speech does.
-
-        People do repeat themselves: a text that the model is sure of and ended itself, with speech surely present,
-        was said.
-        """
+        """Return whether the text repeats itself more than speech does. People do repeat themselves: a text that the
+        model is sure of and ended itself, with speech surely present, was said."""
         is_said = (
             evidence.is_whole
             and evidence.avg_logprob > self.logprob_threshold * _HALF
@@ -79,20 +76,16 @@ class Guards:
         return self.is_repetitive(evidence) or evidence.avg_logprob < self.logprob_threshold
 
     def is_silence(self, evidence: Evidence) -> bool:
-        """Return whether the window holds no speech, whatever its text.
-
-        A text counts against `no_speech_prob` only where the model is surer of its words than half of
-        `logprob_threshold`, and they do not repeat: invented texts such as "Thank you." are likelier than -1.
-        """
+        """Return whether the window holds no speech, whatever its text. A text counts against `no_speech_prob` only
+        where the model is surer of its words than half of `logprob_threshold`, and they do not repeat: invented texts
+        such as "Thank you." are likelier than -1."""
         is_unsure = evidence.text_logprob < self.logprob_threshold * _HALF
         is_unlikely = is_unsure or self.is_doubtful(evidence)
         return is_unlikely and evidence.no_speech_prob > self.no_speech_threshold
 
     def is_silence_after_all(self, evidence: Evidence) -> bool:
-        """Return whether the window holds no speech, judged by the best of all attempts.
-
-        Where even that is doubtful, half of `no_speech_threshold` is enough; a threshold of 1 stays 1.
-        """
+        """Return whether the window holds no speech, judged by the best of all attempts. Where even that is doubtful,
+        half of `no_speech_threshold` is enough; a threshold of 1 stays 1."""
         threshold = self.no_speech_threshold
         is_unlikely = self.is_doubtful(evidence)
         return is_unlikely and evidence.no_speech_prob > (threshold * _HALF if threshold < 1 else 1)

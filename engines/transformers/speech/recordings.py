@@ -39,10 +39,8 @@ class OverlappingWindow:
 
 
 def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
-    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap.
-
-    All but the first and the last include `stride` samples of their neighbours on either side.
-    """
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap. All but
+    the first and the last include `stride` samples of their neighbours on either side."""
     windows = []
     for start in range(0, max(length, 1), window - 2 * stride):
         end = min(start + window, length)
@@ -54,10 +52,8 @@ def split_with_overlap(length: int, *, window: int, stride: int) -> list[Overlap
 
 
 def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:
-    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap.
-
-    Each border is in the quietest place before its latest possible position.
-    """
+    """Return (start, end) sample indices of windows of at most `window_s` that cover `samples` without overlap. Each
+    border is in the quietest place before its latest possible position."""
     longest = int(window_s * rate)
     borders = [0]
     while len(samples) - borders[-1] > longest:
@@ -115,11 +111,8 @@ class Window:
 
     @property
     def sort_key(self) -> tuple[bool, bool, int, int]:
-        """The smallest is next: windows that are not doubtful; those encoded already; then the longest.
-
-        A pass takes as long as its longest window. The beginning of a recording whose language is not known goes
-        before.
-        """
+        """The smallest is next: windows that are not doubtful; those encoded already; then the longest. A pass takes
+        as long as its longest window. The beginning of a recording whose language is not known goes before."""
         first = self.start if self.recording.language is None else 0
         return self.attempt > 0, self.encoded is None, first, self.start - self.end
 
@@ -145,10 +138,8 @@ class Window:
 
 
 def next_pass(waiting: Sequence[Window], *, most: int) -> tuple[list[Window], list[Window]]:
-    """Return which of `waiting`, up to a number, share the next pass, and the others.
-
-    If the language of a recording came from a doubtful window, its other windows wait for that one.
-    """
+    """Return which of `waiting`, up to a number, share the next pass, and the others. If the language of a recording
+    came from a doubtful window, its other windows wait for that one."""
     told = {id(one.recording) for one in waiting if one.attempt and one.recording.is_language_open}
     ready = sorted(
         (one for one in waiting if one.attempt or id(one.recording) not in told), key=lambda one: one.sort_key

@@ -53,10 +53,8 @@ def words_of(
     language: str | None,
     end: float,
 ) -> tuple[dict[str, Any], ...]:
-    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with its time in seconds.
-
-    A word ends where the next one begins, the last one at `end`. Punctuation belongs to the word before it.
-    """
+    """Return [{"word", "start", "end"}] for `spoken`: text tokens, each with its time in seconds. A word ends where
+    the next one begins, the last one at `end`. Punctuation belongs to the word before it."""
     words: list[tuple[str, float]] = []
     pending: list[int] = []
     since = 0.0

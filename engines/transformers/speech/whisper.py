@@ -39,10 +39,8 @@ _MAX_PASSES = 6
 
 
 class WhisperRunner(TaskRunner):
-    """Transcribes float32 mono recordings within -1..1 at the model's sampling rate, of any length.
-
-    They are split at pauses into windows; each is continued from where the model stopped.
-    """
+    """Transcribes float32 mono recordings within -1..1 at the model's sampling rate, of any length. They are split at
+    pauses into windows; each is continued from where the model stopped."""
 
     kinds = ("AutoModelForSpeechSeq2Seq",)
     needs = "a Whisper speech model"
@@ -69,10 +67,8 @@ class WhisperRunner(TaskRunner):
         return Recording(inputs["audio"], language, settings, is_language_given=language is not None)
 
     def answer(self, prepared: Sequence[Recording]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the result of each recording when it is complete; doubtful windows are repeated at the end.
-
-        Keys: text, language, segments, words (where asked for), duration_s and windows.
-        """
+        """Yield the result of each recording when it is complete; doubtful windows are repeated at the end. Keys:
+        text, language, segments, words (where asked for), duration_s and windows."""
         waiting: list[Window] = []
         for place, recording in enumerate(prepared):
             windows = self._windows(recording)
@@ -173,10 +169,8 @@ class WhisperRunner(TaskRunner):
         return encoded.last_hidden_state, heard["attention_mask"]
 
     def _detect_languages(self, windows: Sequence[Window], encoded: Any) -> dict[int, int]:
-        """Set the language of recordings without one, by the first of their windows.
-
-        Return the rows of those windows, by the `id` of the recording.
-        """
+        """Set the language of recordings without one, by the first of their windows. Return the rows of those
+        windows, by the `id` of the recording."""
         first: dict[int, int] = {}
         for row, window in enumerate(windows):
             if window.recording.language is None:

@@ -234,10 +234,8 @@ def means_by_one_more_pass(
     end: int,
     prompt: int,
 ) -> list[Means]:
-    """Return the means of rows that beam search found; each of `sequences` begins with `prompt` prompt tokens.
-
-    Row by row, as the scores of all tokens of one row take up to 100 MB.
-    """
+    """Return the means of rows that beam search found; each of `sequences` begins with `prompt` prompt tokens. Row by
+    row, as the scores of all tokens of one row take up to 100 MB."""
     means = []
     for row, sequence in enumerate(sequences):
         tokens = list(sequence[prompt:])

@@ -22,10 +22,8 @@ _CLOCK_HZ = 1000
 
 
 class VideoDescriptionRunner(AskingRunner):
-    """Answers a prompt about a video, with as many frames as fit the model's context.
-
-    Models that support videos get one, with the frames' times; others get images.
-    """
+    """Answers a prompt about a video, with as many frames as fit the model's context. Models that support videos get
+    one, with the frames' times; others get images."""
 
     def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
         super().__init__(asked, let_go)
@@ -90,11 +88,8 @@ def takes_videos(processor: Any) -> bool:
 
 
 def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
-    """Return the metadata of the frames `seen` for processors: their times, on a clock of milliseconds.
-
-    Frames are numbered as if there were one per millisecond, so that the times are right however the frames were
-    picked.
-    """
+    """Return the metadata of the frames `seen` for processors: their times, on a clock of milliseconds. Frames are
+    numbered as if there were one per millisecond, so that the times are right however the frames were picked."""
     indices = [round(inputs["frame_times_s"][index] * _CLOCK_HZ) for index in seen]
     return {
         "total_num_frames": max(round(inputs["duration_s"] * _CLOCK_HZ), indices[-1] + 1),

@@ -93,10 +93,8 @@ class VisionLanguageRunner(GenerationRunner):
         )
 
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
-        """Return the user's one message as text, with the processor's marks for images.
-
-        Processors whose image token is not a plain string add it themselves.
-        """
+        """Return the user's one message as text, with the processor's marks for images. Processors whose image token
+        is not a plain string add it themselves."""
         if len(messages) > 1:
             raise InvalidInput(
                 f"data.messages needs a chat template, which model {self.name} lacks; send data.prompt"
@@ -127,10 +125,8 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
 
 
 class AskingRunner(TaskRunner):
-    """Asks a vision-language model, as task vlm does; a subclass makes the conversations.
-
-    The texts of all tasks that ask one model grow in one running batch.
-    """
+    """Asks a vision-language model, as task vlm does; a subclass makes the conversations. The texts of all tasks that
+    ask one model grow in one running batch."""
 
     kinds = VisionLanguageRunner.kinds
     needs = VisionLanguageRunner.needs

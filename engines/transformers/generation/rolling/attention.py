@@ -13,12 +13,10 @@ NAME = "sdpa_grouped"
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends by `sdpa` use the faster path here; other models are not changed.
-
-    Where several query heads share one head of keys, `sdpa` with a mask copies the whole cache for each of them at
-    every step. For a single new token those query heads can be handled like several tokens with the same past: the
-    same products, no copy.
-    """
+    """Let a model that attends by `sdpa` use the faster path here; other models are not changed. Where several query
+    heads share one head of keys, `sdpa` with a mask copies the whole cache for each of them at every step. For a
+    single new token those query heads can be handled like several tokens with the same past: the same products, no
+    copy."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, _attend)
         AttentionMaskInterface.register(NAME, _mask)
@@ -32,11 +30,8 @@ def _mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> torc
 
 
 def added_to_scores(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a boolean mask as numbers, 0 where it is true, with each line aligned to 8.
-
-    A GPU kernel reads that format. With booleans every layer would convert them, which takes longer than its
-    attention.
-    """
+    """Return a boolean mask as numbers, 0 where it is true, with each line aligned to 8. A GPU kernel reads that
+    format. With booleans every layer would convert them, which takes longer than its attention."""
     columns = seen.shape[-1]
     lines = (*seen.shape[:-1], -(-columns // 8) * 8)
     return torch.zeros(lines, dtype=dtype, device=seen.device)[..., :columns].masked_fill_(~seen, -torch.inf)

@@ -28,11 +28,9 @@ class Growth:
 
 
 def most_tokens(rows: Iterable[Growth]) -> int:
-    """Return the most tokens that the cache block will need, if no other row joins.
-
-    Every row of the block is as wide as the longest. So a short answer beside a long one costs much only while it
-    lasts, and the block is largest just before one of the rows leaves. Rows that leave early may make it smaller.
-    """
+    """Return the most tokens that the cache block will need, if no other row joins. Every row of the block is as wide
+    as the longest. So a short answer beside a long one costs much only while it lasts, and the block is largest just
+    before one of the rows leaves. Rows that leave early may make it smaller."""
     most = widest = 0
     for count, row in enumerate(sorted(rows, key=lambda row: row.steps, reverse=True), start=1):
         widest = max(widest, row.columns)
@@ -85,11 +83,8 @@ class RollingBatch:
         self.cache.clear()
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
-        """Give each row from `first` on its next token.
-
-        Each row takes its token before the next one picks: if a pick fails, no row has sampled a token that it does
-        not have.
-        """
+        """Give each row from `first` on its next token. Each row takes its token before the next one picks: if a pick
+        fails, no row has sampled a token that it does not have."""
         joined = self.sequences[first:]
         likeliest = scores.argmax(-1).tolist()
         # From last to first: the row that moves into a leaving row's place already has its token.

@@ -80,10 +80,8 @@ class RollingCache(Cache):
             self._move_blocks(1)
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
-        """Append the rows of `joining`, padded on the left; `lengths` are their lengths.
-
-        Its layers are taken over one by one, so it is empty afterwards.
-        """
+        """Append the rows of `joining`, padded on the left; `lengths` are their lengths. Its layers are taken over
+        one by one, so it is empty afterwards."""
         width = joining.get_seq_length()
         rows = self.rows + len(lengths)
         self._beside = 0
@@ -197,11 +195,9 @@ def _empty(block: torch.Tensor, capacity: tuple[int, int]) -> torch.Tensor:
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Return whether the model keeps plain keys and values of all tokens, wherever its rows begin.
-
-    Not so for layers with sliding windows or states, or where a token's position is more than a number (Qwen-VL has
-    three) and the model does not say which they are.
-    """
+    """Return whether the model keeps plain keys and values of all tokens, wherever its rows begin. Not so for layers
+    with sliding windows or states, or where a token's position is more than a number (Qwen-VL has three) and the
+    model does not say which they are."""
     takes = inspect.signature(model.forward).parameters
     if not {"attention_mask", "position_ids", "past_key_values"} <= takes.keys():
         return False

@@ -22,12 +22,10 @@ _MOST_PASSED_AT_ONCE = 8
 
 
 class RollingLoop(GenerationLoop):
-    """Grows all rows of one model together, so that none waits for another to end.
-
-    Between two steps of the running rows, at most `limits.prefill_tokens` of waiting prompts are run. Rows wait while
-    the batch is full or its cache would outgrow `limits.max_bytes`. When the model fails, each row is tried alone,
-    with its tokens so far: only the culprit's request fails, and the others go on together.
-    """
+    """Grows all rows of one model together, so that none waits for another to end. Between two steps of the running
+    rows, at most `limits.prefill_tokens` of waiting prompts are run. Rows wait while the batch is full or its cache
+    would outgrow `limits.max_bytes`. When the model fails, each row is tried alone, with its tokens so far: only the
+    culprit's request fails, and the others go on together."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf, bytes_of_a_token: int
@@ -66,10 +64,8 @@ class RollingLoop(GenerationLoop):
             self._hand_out()
 
     def _failed(self, error: BaseException) -> None:
-        """Empty the batch; if it had several rows, each is tried alone.
-
-        Their tokens so far are kept: they go through the model again with the prompt.
-        """
+        """Empty the batch; if it had several rows, each is tried alone. Their tokens so far are kept: they go through
+        the model again with the prompt."""
         entering, self._prefill = self._prefill, None
         self._batch.clear()
         left = [one for one in self._joined if not self._is_over(one)]
@@ -114,11 +110,9 @@ class RollingLoop(GenerationLoop):
                     self._batch.leave(one)
 
     def _try_alone(self, sequence: TokenSequence) -> None:
-        """Run a row alone, so that a failure is its own; then it joins the others.
-
-        Two tokens suffice: one from the whole text so far, and one step. A row that was tried before runs alone to
-        its end: one that fails only in company would fail again and again.
-        """
+        """Run a row alone, so that a failure is its own; then it joins the others. Two tokens suffice: one from the
+        whole text so far, and one step. A row that was tried before runs alone to its end: one that fails only in
+        company would fail again and again."""
         self._joined.append(sequence)
         self._begin([sequence])
         while self._prefill is not None and self._is_awaited(sequence):
@@ -153,10 +147,8 @@ class RollingLoop(GenerationLoop):
         self._batch.expect(self._prefill)
 
     def _prefill_piece(self) -> int:
-        """Run the next piece of the prompts, and return how many tokens it counts for.
-
-        Images have no tokens yet; they use up one round between two steps.
-        """
+        """Run the next piece of the prompts, and return how many tokens it counts for. Images have no tokens yet;
+        they use up one round between two steps."""
         prefill = self._prefill
         assert prefill is not None
         before = prefill.left
@@ -168,11 +160,9 @@ class RollingLoop(GenerationLoop):
         return (before - prefill.left) * len(prefill.sequences) or self._limits.prefill_tokens
 
     def _admit(self, tokens: int, *, is_first: bool) -> list[TokenSequence]:
-        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`.
-
-        The first of a round may be longer: it runs in pieces. If a row has no room yet, later ones of the same
-        priority may pass it, up to as many as a batch has; after that, all wait for its room.
-        """
+        """Take the next rows off the queue: as many as fit the batch and share a prefill of `tokens`. The first of a
+        round may be longer: it runs in pieces. If a row has no room yet, later ones of the same priority may pass it,
+        up to as many as a batch has; after that, all wait for its room."""
         admitted: list[TokenSequence] = []
         passed: list[TokenSequence] = []
         with self._changed:

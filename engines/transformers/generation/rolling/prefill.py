@@ -15,11 +15,9 @@ from engines.transformers.generation.token_sequence import TokenSequence
 
 
 class Prefill:
-    """Rows on their way into the batch. Not thread-safe; used under `torch.inference_mode`.
-
-    Several rows go together, padded on the left; a row with extras goes alone. Rows that were in a batch before run
-    their tokens so far together with the prompts.
-    """
+    """Rows on their way into the batch. Not thread-safe; used under `torch.inference_mode`. Several rows go together,
+    padded on the left; a row with extras goes alone. Rows that were in a batch before run their tokens so far
+    together with the prompts."""
 
     def __init__(self, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> None:
         self.sequences = list(sequences)
@@ -50,10 +48,8 @@ class Prefill:
         return self.width - self._done
 
     def advance(self, model: PreTrainedModel, most_tokens: int) -> torch.Tensor | None:
-        """Run the next piece; after the last, return the scores of the first new tokens, (rows, vocabulary).
-
-        The images of a prompt are a separate first piece, which does not reduce the columns left.
-        """
+        """Run the next piece; after the last, return the scores of the first new tokens, (rows, vocabulary). The
+        images of a prompt are a separate first piece, which does not reduce the columns left."""
         if self._extras:
             output = self._merge(model)
         else:
@@ -150,12 +146,10 @@ class _BeginsText(Exception):
 def merge(
     model: PreTrainedModel, tokens: torch.Tensor, extras: Mapping[str, torch.Tensor], **inputs: Any
 ) -> Merged:
-    """Run `model` over one prompt, (1, tokens), up to the start of its text model.
-
-    So each model merges its images in its own way. Some pass more than embeddings to their text model: features for
-    several of its layers (Qwen3-VL), or masks by which the tokens of an image see each other (PaliGemma). Such a
-    prompt cannot be split: it runs to its end, as `inputs` say.
-    """
+    """Run `model` over one prompt, (1, tokens), up to the start of its text model. So each model merges its images in
+    its own way. Some pass more than embeddings to their text model: features for several of its layers (Qwen3-VL), or
+    masks by which the tokens of an image see each other (PaliGemma). Such a prompt cannot be split: it runs to its
+    end, as `inputs` say."""
     merged = Merged()
     if knows_positions(model):
         base: Any = model.base_model
