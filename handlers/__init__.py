@@ -1,4 +1,4 @@
-"""Tasks: what a request of each may hold, how it is decoded, how its result reads."""
+"""Tasks: the data that a request of each may hold, its decoding, and the form of its result."""
 
 from __future__ import annotations
 

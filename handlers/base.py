@@ -1,4 +1,4 @@
-"""The contract of a task: what a handler promises about validation, decoding and formatting."""
+"""The contract of a handler: validate and decode a request's data, format its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from handlers.options.options import OptionSpec
 from handlers.options.spec import NO_BOUNDS, Bounds, shown
 
 NOTES = ("truncated", "track")
-"""Inputs that no engine needs, about the media: what was not read of them, and which of several tracks was."""
+"""Inputs about the media that are copied to the result's metadata: what was not read, and which of several tracks
+was."""
 
 
 class BaseModelHandler(ABC):
@@ -30,14 +31,14 @@ class BaseModelHandler(ABC):
     `handlers.media.Media` before `preprocess`; Python callers may also leave bytes, arrays or images there."""
 
     waits_for_children: ClassVar[bool] = False
-    """Whether `preprocess` mostly waits for child processes that decode: such handlers have separate threads in
-    the pipeline, so that they hold up no handler that decodes in its thread."""
+    """Whether `preprocess` mostly waits for child processes that decode. Such handlers get separate threads, so that
+    they do not block handlers that decode in their thread."""
 
     options: ClassVar[Mapping[str, OptionSpec] | None] = None
     """The options this task takes, by name. None: known names are range-checked, others pass unchecked."""
 
     options_in_data: ClassVar[tuple[str, ...]] = ()
-    """Those of `options` that requests may write in `data` as well; `preprocess` finds them among its options."""
+    """Options that requests may also write in `data`; `preprocess` gets them among its options."""
 
     @abstractmethod
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +89,13 @@ def optional_text(data: Mapping[str, Any], name: str) -> dict[str, str]:
 
 
 def notes(**told: Any) -> dict[str, Any]:
-    """Return those of `NOTES` that there is something to say of, as a part of the inputs."""
+    """Return those of `NOTES` that have a value, as a part of the inputs."""
     return {name: value for name, value in told.items() if value}
 
 
 def with_metadata(output: dict[str, Any], result: Mapping[str, Any], *used: str) -> dict[str, Any]:
-    """Return `output` with its metadata: all of an engine's raw `result` that is neither in it nor `used` in it."""
+    """Return `output` with its metadata: the fields of an engine's raw `result` that are neither in `output` nor
+    `used`."""
     known = {*output, *used, "metadata"}
     metadata = {name: value for name, value in result.items() if name not in known}
     return {**output, "metadata": {**metadata, **result.get("metadata", {})}}
@@ -106,11 +108,11 @@ def with_options_in_data(
     engine: str,
     bounds: Bounds = NO_BOUNDS,
 ) -> dict[str, Any]:
-    """Return the validated `options` with those that stand in `data`, checked as they are; null is not given.
+    """Return the validated `options` with those in `data`, validated the same way; null counts as not given.
 
     Raises:
-        InvalidInput: permanent; a value that the option does not take, and what it takes.
-        InvalidOption: permanent; it is given in both places, and not the same.
+        InvalidInput: permanent; a value that the option does not allow.
+        InvalidOption: permanent; it is given in both places with different values.
     """
     joined = dict(options)
     for name in handler.options_in_data:

@@ -11,7 +11,7 @@ from handlers.settings import MediaSettings
 
 
 class DocumentAnalysisHandler(BaseModelHandler):
-    """Takes `document` (a PDF, or an image), `question` where one is asked, `pages` where not all are meant."""
+    """Takes `document` (a PDF or an image), and optionally `question` and `pages`."""
 
     task = "document-analysis"
     media_fields = ("document",)
@@ -24,7 +24,7 @@ class DocumentAnalysisHandler(BaseModelHandler):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `pages` (see `handlers.decoding.document_pages.Page`), and `question` where it was given.
 
-        With a question, pages that have a text layer get a picture too: some models look for the answer.
+        With a question, pages that have a text layer get an image too: some models answer from it.
         """
         self.validate_input(data, ["document"])
         question = optional_text(data, "question")
@@ -39,11 +39,10 @@ class DocumentAnalysisHandler(BaseModelHandler):
         return {"pages": pages, **question, **notes(truncated=picture and picture.info.get("truncated"))}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], the answer where a
-        question was asked, metadata.
+        """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], answer?, metadata.
 
         text_source is text_layer, ocr or mixed. regions are in reading order: text, box, and score where it was read
-        from the picture, polygon where it is tilted, boxes where its last word goes on in the line below. A page has
-        a finish_reason (stop, length) where the model wrote its text.
+        from the image, polygon where it is tilted, boxes where its last word continues in the next line. A page has a
+        finish_reason (stop, length) where the model generated its text.
         """
         return with_metadata({name: result[name] for name in ("pages", "answer") if name in result}, result)

@@ -28,8 +28,8 @@
     |-- ResultTooLarge ........ RESULT_TOO_LARGE       the answer exceeds what the broker accepts
     `-- InternalError ......... INTERNAL_ERROR         a fault of ours, logged with its stack trace
 
-A message names the field, the value and the way out, and is safe to show to the caller. `retryable` says
-whether the very same request may succeed later; no transport's status code lives here.
+A message names the field, the value, what is allowed and what to do, and is safe to show to the caller. `retryable`
+says whether the very same request may succeed later. HTTP statuses are in `streams.http.answers`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from handlers.signals import is_of_a_signal
 
 
 class InferenceError(Exception):
-    """Root of every failure that reaches a caller; a subclass inherits `code` and `retryable` or names its own."""
+    """Base of all errors that reach a caller; a subclass inherits `code` and `retryable` or sets its own."""
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     retryable: ClassVar[bool] = False
@@ -135,7 +135,7 @@ class InternalError(InferenceError, code="INTERNAL_ERROR"): ...
 
 
 def words_of(error: BaseException) -> str:
-    """Return the type and the message of `error`, only the type where its own `__str__` raises; for foreign errors."""
+    """Return type and message of a foreign error; only the type where its `__str__` raises."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - what an error says about itself must not become another one
@@ -148,30 +148,30 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""How a RuntimeError says that memory ran out, where it is not an OutOfMemoryError of torch, which is not imported."""
+"""The message of a RuntimeError when memory ran out, where it is not torch's OutOfMemoryError (torch is not imported
+here)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error` is this process, the machine or its GPU being out of memory."""
+    """Tell whether `error` means that this process, the machine or its GPU is out of memory."""
     if isinstance(error, RuntimeError):
         return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _NO_MEMORY)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def out_of_memory(where: str, cure: str = "send a smaller input") -> OutOfMemory:
-    """Return the error of a request for which this process ran out of memory `where`, as in "in its preprocess"."""
+    """Return the error of a request for which memory ran out `where`, as in "in its preprocess"."""
     return OutOfMemory(
         f"the worker ran out of memory {where}; send the request again later, {cure}, or give the worker more memory"
     )
 
 
 def as_inference_error(error: BaseException, where: str = "on this request") -> InferenceError:
-    """Return `error` itself where it is one of ours, OutOfMemory where memory ran out `where`, else an InternalError
-    that hides its details.
+    """Return `error` itself if it is an InferenceError, OutOfMemory if memory ran out `where`, else an InternalError.
 
-    For anything that code of engines, handlers and libraries raises, a BaseException too: a panic of a Rust
-    library, SystemExit and a stray CancelledError are the failure of one request. The caller logs the original
-    with its stack trace; the wire carries only the type's name.
+    For anything that code of engines, handlers and libraries raises, also BaseExceptions: a panic of a Rust library,
+    SystemExit and a stray CancelledError fail one request. The caller logs the original with its stack trace; the
+    InternalError shows only the type's name.
 
     Raises:
         BaseException: `error`, where it comes from a signal to this process, such as Ctrl-C.

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever it was sent as, and which task takes it: for messages."""
+"""Recognizes a file by its first bytes, and names the task that takes it, for messages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TAKEN_BY: dict[Family, str] = {
 _LOOKED_AT = 4096
 
 _LISTED_IN = 1 << 16
-"""Bytes at the end of a zip archive that name what is in it."""
+"""How many bytes at the end of a zip archive are searched for its list of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """A kind of file: what it is called, with its article, to which family it belongs, and what to do with it."""
+    """A kind of file: its name with an article, its family, and what to do with it."""
 
     name: str
     family: Family
@@ -106,7 +106,7 @@ _MP4 = FileKind("an mp4 or mov video", "video")
 
 
 def kind_of(content: bytes) -> FileKind | None:
-    """Return what `content` is by its first bytes, None where they tell nothing."""
+    """Return the kind of `content` by its first bytes, None where it is not known."""
     head = content[:_LOOKED_AT]
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] in _RIFF:
         return _RIFF[head[8:12]]
@@ -187,7 +187,7 @@ def _of_zip(head: bytes) -> FileKind:
 
 
 def _of_utf_16(head: bytes) -> FileKind | None:
-    """Return that it is a text, None where it is not: frames of MP3 may begin with the same two bytes."""
+    """Return the kind of a UTF-16 text, None for anything else: frames of MP3 may begin with the same two bytes."""
     for encoding, size in (("utf-32", 4), ("utf-16", 2)):
         with contextlib.suppress(UnicodeDecodeError):
             text = head[: len(head) - len(head) % size].decode(encoding)
@@ -197,7 +197,7 @@ def _of_utf_16(head: bytes) -> FileKind | None:
 
 
 def _of_text(head: bytes) -> FileKind | None:
-    """Return what kind of text it is, None where it is none."""
+    """Return the kind of a text, None for anything else."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if len(text) < 3 or re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", text):
         return None

@@ -1,4 +1,4 @@
-"""The loggers of this library: they write to `logging`, whatever the host configures of structlog."""
+"""The loggers of this library: they write to `logging`, whatever the host configures for structlog."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> tuple[tu
 
 
 PROCESSORS: list[Processor] = [filter_by_level, _as_text]
-"""What each line passes through, in this whole process; `streams.logs.configure_logging` has others for workers."""
+"""The processors of each line in this process; `streams.logs.configure_logging` sets others for workers."""
 
 
 def get_logger(name: str) -> BoundLogger:
-    """Return the logger of that name, which takes events and values: `log.info("model_loaded", model="m/1")`."""
+    """Return the logger of that name; it takes events with values: `log.info("model_loaded", model="m/1")`."""
     return BoundLogger(logging.getLogger(name), PROCESSORS, {})

@@ -1,4 +1,4 @@
-"""Media as handlers receive it: bytes already in memory, with where they came from."""
+"""Media as handlers get them: bytes in memory, with their origin."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from handlers.options.spec import shown
 class Media:
     """One fetched media value; immutable, so any thread may read it.
 
-    `source` is the address as the caller wrote it (shortened for data: URIs) and is what error messages
-    show. `content_type` is what the store or URI declared; decoders trust the bytes, not this.
+    `source` is the caller's address (shortened for data: URIs), for error messages. `content_type` is what the store
+    or URI declared; decoders trust the bytes, not this.
     """
 
     content: bytes = field(repr=False)
@@ -28,10 +28,10 @@ class Media:
 def encoded_file(
     value: Any, field: str, *, besides: type | tuple[type, ...] = (), named: str = " or a numpy array"
 ) -> tuple[bytes, str] | None:
-    """Return the encoded file in `value`, and what messages call it; None where `value` is of a type in `besides`.
+    """Return the encoded file in `value`, and its name in messages; None where `value` is of a type in `besides`.
 
     Raises:
-        InvalidInput: permanent; neither, such as an address; `named` is what `besides` is called.
+        InvalidInput: permanent; neither, such as an address; `named` describes `besides`.
     """
     match value:
         case Media(content=content, source=source):

@@ -1,4 +1,4 @@
-"""ocr: an image in, the text in it out, line by line."""
+"""ocr: takes an image, returns the text in it, line by line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from handlers.settings import MediaSettings
 
 
 class OcrHandler(BaseModelHandler):
-    """Takes `image`, and `prompt` where the model is an image-text-to-text model that needs one of its own."""
+    """Takes `image`, and `prompt` for image-text-to-text models that need one."""
 
     task = "ocr"
     media_fields = ("image",)
@@ -38,6 +38,6 @@ class OcrHandler(BaseModelHandler):
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return text, lines [{text, box [x0, y0, x1, y1] in pixels, score 0..1}] in reading order, metadata.
 
-        A model that tells no lines apart leaves `lines` empty.
+        `lines` is empty where the model does not separate lines.
         """
         return with_metadata({"text": result["text"], "lines": result.get("lines", [])}, result)

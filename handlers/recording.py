@@ -1,4 +1,4 @@
-"""asr and audio-classification: a recording in, what was said or what kind of sound it is out."""
+"""asr and audio-classification: take a recording, return the speech in it or the kind of sound."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class AsrHandler(RecordingHandler):
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return text, language, segments [{start, end, text}] in s, words where asked for, metadata.
 
-        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio. The language is
-        None where the model tells none, or heard nobody.
+        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio. The language is None
+        where the model has none, or there is no speech.
         """
         output = {
             "text": result["text"],

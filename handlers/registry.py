@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 
 class BrokenEntryPoint(Exception):
-    """Raised for an entry point that does not load; says which it is, whose, why, and what to do."""
+    """Raised for an entry point that does not load; names it, its package, the reason and what to do."""
 
 
 def load_entry_point(point: EntryPoint) -> Any:
@@ -55,14 +55,14 @@ BUILT_IN_HANDLERS = {
     "document-analysis": "handlers.document_analysis:DocumentAnalysisHandler",
 }
 
-# A task's name becomes part of its topics' names, where Kafka allows these characters only.
+# A task's name becomes part of topic names, where Kafka allows only these characters.
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class HandlerRegistry:
-    """Finds the one handler of each task, made on first use; safe to use from any thread.
+    """Finds the handler of each task and makes it when first used; safe to use from any thread.
 
-    A handler registered by hand goes before an installed entry point, and that before a built-in one.
+    A handler registered by hand wins over an installed entry point, and that over a built-in one.
     """
 
     def __init__(self) -> None:
@@ -72,16 +72,16 @@ class HandlerRegistry:
         self._installed: dict[str, EntryPoint] | None = None
         self._handlers: dict[str, BaseModelHandler] = {}
         self._making: dict[str, threading.RLock] = {}
-        """By task, so that a handler that hangs while it is made holds up no other task."""
+        """By task, so that a handler that hangs while it is made blocks no other task."""
 
     def configure(self, media: MediaSettings) -> None:
-        """Give `media` as `limits` to every handler whose `__init__` takes it; handlers are made again."""
+        """Pass `media` as `limits` to every handler whose `__init__` takes it; handlers are made again."""
         with self._lock:
             self._limits = media
             self._handlers.clear()
 
     def register_handler_manually(self, task: str, name: str, handler_class: type[BaseModelHandler]) -> None:
-        """Let `handler_class` serve `task` from now on; `name` is what logs call it.
+        """Register `handler_class` for `task`; `name` is its name in logs.
 
         Raises:
             ValueError: the task's name cannot be part of a topic's name.
@@ -132,7 +132,7 @@ class HandlerRegistry:
         takes_limits = "limits" in inspect.signature(handler_class).parameters
         handler = handler_class(**({"limits": self._limits} if takes_limits else {}))
         if not handler.task:
-            # The class may serve several tasks, so the name goes on the instance.
+            # The class may serve several tasks, so the name is set on the instance.
             object.__setattr__(handler, "task", task)
         return handler
 

@@ -97,11 +97,11 @@ class MediaSettings(Section):
 
     @property
     def children(self) -> Limits:
-        """What holds for child processes that decode images and videos."""
+        """The limits of child processes that decode images and videos."""
         return Limits(self.decode_processes, self.decode_memory_bytes, self.decode_timeout_s)
 
     @property
     def document_children(self) -> Limits:
-        """What holds for child processes that read documents."""
+        """The limits of child processes that read documents."""
         setting = "media.document_timeout_s"
         return replace(self.children, timeout_s=self.document_timeout_s, timeout_setting=setting)

@@ -1,4 +1,4 @@
-"""Tells an exception that a signal to this process raised, such as Ctrl-C, from one that some code raised."""
+"""Distinguishes exceptions raised by a signal to this process, such as Ctrl-C, from those of other code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 def is_of_a_signal(error: BaseException) -> bool:
     """Return whether a signal raised `error`, which is being handled in this thread, to end what the process does.
 
-    An Exception never counts: it is the failure of whatever was under way. Python runs handlers of signals in
-    the main thread alone. Its own handler of SIGINT leaves no trace, so where that is installed every
-    KeyboardInterrupt of the main thread counts as Ctrl-C.
+    An Exception never counts: it is the failure of whatever was under way. Python runs signal handlers only in the
+    main thread. Its own handler of SIGINT leaves no trace, so where that is installed every KeyboardInterrupt of the
+    main thread counts as Ctrl-C.
     """
     if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
         return False
@@ -27,7 +27,7 @@ def is_of_a_signal(error: BaseException) -> bool:
 
 
 def _code_of(handler: Any) -> CodeType | None:
-    """Return the code of a handler in Python: a function, a method, a partial or an object that can be called."""
+    """Return the code of a signal handler in Python: a function, method, partial or callable object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if not callable(handler):

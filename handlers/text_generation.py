@@ -1,4 +1,4 @@
-"""text-generation: a prompt or a conversation in, the model's answer out."""
+"""text-generation: takes a prompt or a conversation, returns the model's answer."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TextGenerationHandler(BaseModelHandler):
 def text_or_messages(
     data: dict[str, Any], name: str, checked: Callable[[str, str, Any], Any]
 ) -> str | list[dict[str, Any]]:
-    """Return the text in field `name` of `data`, or its messages as dicts of role and content alone.
+    """Return the text in field `name` of `data`, or its messages as dicts of role and content.
 
-    `checked` returns the content of a message of which it gets the place, the role and the content.
+    `checked` gets the place, role and content of a message and returns its content.
 
     Raises:
-        InvalidInput: permanent; both or none of them, or what is wrong: a message is named by its index.
+        InvalidInput: permanent; both or none of them, or an invalid message, named by its index.
     """
     text, messages = data.get(name), data.get("messages")
     if text is not None and messages is not None:

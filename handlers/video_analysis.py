@@ -1,4 +1,4 @@
-"""video-analysis: a video in, what happens in it out: as labels, or in words where the model writes."""
+"""video-analysis: takes a video, returns labels, or a text where the model generates one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from handlers.settings import MediaSettings
 class VideoAnalysisHandler(BaseModelHandler):
     """Takes `video`: an encoded video, or a numpy array of frames and its `frame_rate` (Hz, default 25).
 
-    `prompt` says what a model that writes is asked; models that classify take none. Options that may stand in
-    the data: which frames to look at, and how many labels to return.
+    `prompt` is the question to a model that generates text; models that classify take none. The data may hold
+    options: which frames to use, and how many labels to return.
     """
 
     task = "video-analysis"
@@ -54,7 +54,7 @@ class VideoAnalysisHandler(BaseModelHandler):
         }
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return labels [{label, score}] or generated_text, and frame_times (s) of what the model saw."""
+        """Return labels [{label, score}] or generated_text, and frame_times (s) of the frames used."""
         answer = "generated_text" if "generated_text" in result else "labels"
         output = {answer: result[answer], "frame_times": result["frame_times_s"]}
         return with_metadata(output, result, "frame_times_s")

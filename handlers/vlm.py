@@ -1,4 +1,4 @@
-"""vlm: images and a question about them in, the model's answer out."""
+"""vlm: takes images and a question about them, returns the model's answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handlers.settings import MediaSettings
 from handlers.text_generation import text_or_messages
 
 _ADDRESSES = ("image", "image_url", "url", "path", "base64", "data", "source")
-"""Keys under which other programs' messages carry the image itself."""
+"""Keys of messages of other programs that hold the image itself."""
 
 
 class VlmHandler(BaseModelHandler):

@@ -1,4 +1,4 @@
-"""Recordings of any format, rate and channel count as 16 kHz mono samples."""
+"""Decodes recordings of any format, rate and channel count to 16 kHz mono samples."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ _PLAIN_STARTS = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS"),
     *(b".snd", b"dns.", b"caff", b"NIST_1A"),
 )
-"""What libsndfile gets to see: wav, w64, aiff, flac, ogg, au, caf, sphere. Its readers of other kinds take nearly
-anything, and those of MP3 and MIDI dumps print a line for each damaged frame or sample."""
+"""First bytes of files for libsndfile: wav, w64, aiff, flac, ogg, au, caf, sphere. Its readers of other kinds accept
+nearly anything, and those of MP3 and MIDI dumps print a line for each damaged frame or sample."""
 
 _UNTOLD_FRAMES = 1 << 60
-"""What libsndfile gives as the length, or more, where a header tells none."""
+"""The length, or more, that libsndfile reports where a header has none."""
 
 _MOST_TRACKS = 8
-"""Tracks that are tried where those before are silent."""
+"""How many tracks are tried where earlier ones are silent."""
 
 _CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What was read of a recording; `truncated` says what of it is missing, None where it is whole.
+    """A decoded recording; `truncated` says what is missing of it, None where it is complete.
 
-    `track` says which track was taken of a file of several, as `containers.about_track` does.
+    `track` says which of several tracks was taken, as `containers.about_track` does.
     """
 
     samples: Samples
@@ -64,11 +64,11 @@ def read_sound(
 ) -> Sound:
     """Return the recording in `value` as float32 mono samples at 16 kHz within -1..1, shape (samples,).
 
-    `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or
-    (samples, channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000).
-    Channels are averaged, unless they cancel each other. Several files one behind the other are read to the end
-    of the last. A file that lost less than half, by its own header, is used. Memory is bounded by the length at
-    16 kHz, and time by `max_samples` to decode, all channels together, whatever a header claims.
+    `value` is a Media or bytes (an encoded file; its own rate counts), or a numpy array (samples,) or (samples,
+    channels) of int16, or of float32 or float64 within -1..1, at `sampling_rate` (default 16000). Channels are
+    averaged, unless they cancel each other. Concatenated files are read to the end of the last. A file that lost less
+    than half, by its own header, is used. Memory is bounded by the length at 16 kHz, and time by `max_samples` to
+    decode, all channels together, whatever a header claims.
 
     Raises:
         InvalidInput: permanent; no recording at all, or an array of the wrong kind.
@@ -101,7 +101,7 @@ def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
 
 
 def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | None, dict[str, Any] | None]:
-    """Gather one file; return what of it is missing, and which track of several it is."""
+    """Decode one file; return what is missing of it, and which of several tracks was taken."""
     missing = missing_end(content) or missing_end_of_container(content)
     if missing and not missing.is_little:
         cut = f"cut short: {missing.text}; {_CURE}"
@@ -123,7 +123,7 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
 
 
 def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
-    """Gather what libsndfile reads; return whether it could read it all."""
+    """Decode by libsndfile; return whether it could read everything."""
     import soundfile
 
     is_plain = content.startswith(_PLAIN_STARTS) and not has_several_streams(content)
@@ -158,9 +158,9 @@ def _is_raw_gsm(content: bytes) -> bool:
 def _decode_container(
     content: bytes, what: str, gathering: Gathering, before_s: float, *, is_cut: bool
 ) -> SoundTrack:
-    """Gather behind the first `before_s` what soundfile could not read; return the track that was taken.
+    """Decode what soundfile could not read, after the first `before_s`; return the track that was taken.
 
-    That is the first in the order of preference, or another one where that is silent.
+    That is the preferred track, or another one where it is silent.
     """
     if told := misplaced(content, wanted=("sound", "video"), cure=_CURE):
         raise MediaCorrupt(f"{what} is {told}")
@@ -185,7 +185,7 @@ def _decode_container(
 def _check_header(
     what: str, rate: int, channels: int, claimed_frames: float | None, gathering: Gathering
 ) -> None:
-    """Refuse what the header already shows to be wrong; next to nothing is decoded yet."""
+    """Refuse what the header already shows to be wrong, before decoding."""
     if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
         raise MediaCorrupt(
             f"{what} claims {rate} Hz and {channels} channels; {_RATES.start} to {_RATES.stop - 1} Hz and 1 to "
@@ -197,7 +197,7 @@ def _check_header(
 
 def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
     if file.frames >= _UNTOLD_FRAMES:
-        # soundfile seeks behind each block it has read, which fails in a FLAC that tells no length.
+        # soundfile seeks after each block, which fails in a FLAC without a length.
         file.seekable = lambda: False
     size = max(1, _BLOCK_SAMPLES // file.channels)
     while len(block := file.read(size, dtype="float32", always_2d=True)):

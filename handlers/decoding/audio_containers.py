@@ -1,4 +1,4 @@
-"""The sound in files that soundfile does not read: mp3, m4a, webm, the sound track of a video."""
+"""Decodes sound that soundfile does not read: mp3, m4a, webm, the sound track of a video."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
 _COVER_PIXELS = 1 << 24
-"""Pictures beside the sound are not decoded, but looked at by the one who opens the file."""
+"""Limit for cover pictures, which are not decoded but opened by FFmpeg."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class SoundTrack:
     claimed_s: float | None
     blocks: Iterator[NDArray[np.float32]]
     damage: list[str]
-    """Why frames did not decode, one by one, of a format whose frames can be left out."""
+    """Why single frames did not decode, in a format whose frames can be skipped."""
     count: int
-    """How many tracks there are to choose from."""
+    """How many tracks the file has."""
     about: dict[str, Any] | None
-    """Which track it is where there are several, for a result's metadata."""
+    """Which of several tracks it is, for a result's metadata."""
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[Au
 
 
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:
-    """Yield about a second at a time, mixed: channels of less sound cannot be told to oppose each other."""
+    """Yield mono blocks of about a second: with less sound, opposed channels cannot be detected."""
     converters: dict[tuple[str, str], AudioResampler] = {}
     waiting: list[NDArray[np.float32]] = []
     count = 0
@@ -141,7 +141,7 @@ def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator
 
 
 def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
-    """Return the frame with 8 and more channels side by side: PyAV reads past the end of so many separate ones."""
+    """Return a frame of 8 and more channels interleaved: PyAV reads past the end of so many planes."""
     import av
 
     if not frame.format.is_planar or frame.layout.nb_channels < 8:

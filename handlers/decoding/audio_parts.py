@@ -1,7 +1,7 @@
-"""Recordings that are several files one behind the other, and headers that claim no samples.
+"""Splits recordings that are several concatenated files, and repairs headers without a size.
 
 Source: RFC 3533 section 4 (chained Ogg); RFC 9639 section 8 (FLAC); Multimedia Programming Interface and Data
-    Specifications 1.0 (RIFF); http://gabriel.mp3-tech.org/mp3infotag.html (the Xing tag of MP3).
+Specifications 1.0 (RIFF); http://gabriel.mp3-tech.org/mp3infotag.html (the Xing tag of MP3).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _BEGINNINGS: dict[bytes, re.Pattern[bytes]] = {
     b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)", re.DOTALL),
 }
 MOST_PARTS = 1000
-"""Files that one recording may consist of."""
+"""Most files in one recording."""
 
 
 def parts_of(content: bytes) -> list[bytes]:
-    """Return the files that `content` consists of, itself alone mostly, and never more than MOST_PARTS + 1."""
+    """Return the files in `content`, usually only itself, and never more than MOST_PARTS + 1."""
     starts = list(itertools.islice(_starts(content), MOST_PARTS + 1))
     if len(starts) < 2:
         return [content]
@@ -36,7 +36,7 @@ def parts_of(content: bytes) -> list[bytes]:
 
 
 def with_known_size(content: bytes) -> bytes:
-    """Return a wav or au whose header claims no data, as a writer to a pipe leaves it, with the size that it has."""
+    """Return a wav or au whose header has no size, as a writer to a pipe leaves it, with its real size."""
     if content[:4] == b".snd" and content[8:12] == b"\0\0\0\0":
         return content[:8] + b"\xff\xff\xff\xff" + content[12:]
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
@@ -53,7 +53,7 @@ def with_known_size(content: bytes) -> bytes:
 
 
 def _are_chunks(content: bytes, start: int) -> bool:
-    """Return whether what follows an empty data chunk is a list of chunks, and no samples."""
+    """Return whether an empty data chunk is followed by a list of chunks, not by samples."""
     end = start
     for begin, name, size in _chunks(content, start):
         if not name.isascii() or not name.decode("ascii").isprintable():
@@ -91,7 +91,7 @@ def _starts(content: bytes) -> Iterator[int]:
 
 
 def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
-    """Yield where `pattern` is found outside the file before, as far as that tells its length."""
+    """Yield where `pattern` occurs outside the last file, as far as that has a length."""
     at = 0
     while True:
         yield at
@@ -103,7 +103,7 @@ def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
 
 
 def _length(content: bytes, at: int) -> int:
-    """Return how many bytes the file at `at` claims, 0 where it claims nothing that is true."""
+    """Return the size that the file at `at` claims, 0 where it has none or a wrong one."""
     claimed = 0
     match content[at : at + 4]:
         case b"RIFF":
@@ -116,7 +116,7 @@ def _length(content: bytes, at: int) -> int:
 
 
 def _ogg_starts(content: bytes) -> Iterator[int]:
-    """Yield the first page of each chain: one that begins a stream, behind one that does not."""
+    """Yield the first page of each chain: one that begins a stream, after one that does not."""
     at, began = 0, False
     while content.startswith(b"OggS", at) and at + 27 <= len(content):
         begins = bool(content[at + 5] & 2)
@@ -125,14 +125,14 @@ def _ogg_starts(content: bytes) -> Iterator[int]:
         began = begins
         segments = content[at + 26]
         at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
-        if not content.startswith(b"OggS", at):  # bytes that belong to nothing, as tags do
+        if not content.startswith(b"OggS", at):  # bytes outside of any page, such as tags
             at = content.find(b"OggS\0", at)
             if at < 0:
                 return
 
 
 def _mp4_starts(content: bytes) -> Iterator[int]:
-    """Yield each box that tells a file's type and comes behind the index of the file before."""
+    """Yield each ftyp box that comes after the index of the last file."""
     has_index = True
     for at, kind, _ in boxes(content):
         if kind == b"ftyp" and has_index:
@@ -142,7 +142,7 @@ def _mp4_starts(content: bytes) -> Iterator[int]:
 
 
 def boxes(content: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield start, kind and size of each box of an mp4 file; a size below 8 is that of something else, and the last."""
+    """Yield start, kind and size of each box of an mp4 file; a size below 8 ends the list: it is not a box."""
     at = 0
     while at + 8 <= len(content):
         size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
@@ -157,7 +157,7 @@ def boxes(content: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _mp3_starts(content: bytes) -> Iterator[int]:
-    """Yield each frame with a Xing tag, or the ID3 tag in front of it; what has neither is read with what is before."""
+    """Yield each frame with a Xing tag, or the ID3 tag in front of it; a file without either belongs to the last one."""
     yield 0
     last = after_id3(content, 0)
     for xing in _XING.finditer(content, last):
@@ -175,7 +175,7 @@ def _frame_of(content: bytes, xing: int) -> int | None:
 
 
 def after_id3(content: bytes, at: int) -> int:
-    """Return where the sound begins behind the ID3 tags at `at`."""
+    """Return where the sound begins after the ID3 tags at `at`."""
     while content.startswith(b"ID3", at) and at + 10 <= len(content):
         sizes = content[at + 6 : at + 10]
         at += 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
@@ -183,7 +183,7 @@ def after_id3(content: bytes, at: int) -> int:
 
 
 def _is_frame(content: bytes, at: int) -> bool:
-    """Return whether the header of a layer-3 frame is at `at`, of a bit rate and a sampling rate that there are."""
+    """Return whether the header of a layer-3 frame with a valid bit rate and sampling rate is at `at`."""
     head = content[at : at + 3]
     if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return False

@@ -1,4 +1,4 @@
-"""The samples of one recording, gathered block by block at 16 kHz in one stretch of memory."""
+"""Collects the samples of one recording, block by block, at 16 kHz in one buffer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from handlers.errors import MediaCorrupt, MediaTooLarge
 
 _CANCELLED = 0.25
-"""Of the energy that channels have in their mean if they have nothing in common, what is left of channels that
-oppose each other: below, one of them was wired the wrong way round."""
+"""The share of the expected energy in the mean of channels, below which they cancel each other: one was wired the
+wrong way round."""
 
 
 def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -22,7 +22,7 @@ def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
         return samples[:, 0].astype(np.float32, copy=False)
     mean: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
     energies = np.einsum("sc,sc->c", samples, samples, dtype=np.float64)
-    # Not np.dot: its threads would wait for processors beside other decoding.
+    # Not np.dot: its threads would compete with other decoding.
     left = float(np.einsum("s,s->", mean, mean, dtype=np.float64))
     if left < _CANCELLED * energies.sum() / count / count:
         return samples[:, int(energies.argmax())].astype(np.float32)
@@ -30,18 +30,18 @@ def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 
 _SILENCE = 0.001
-"""The peak of what nobody hears."""
+"""The highest peak that counts as silence."""
 
 Samples = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
-"""Samples a second of every recording handed to an engine."""
+"""Samples per second of every recording for an engine."""
 
 
 class Gathering:
-    """What is decoded of a recording so far, of one file or several; lives in one thread.
+    """The decoded samples of a recording so far, of one file or several; used by one thread.
 
-    Holds each sample once: the buffer grows where it lies, while joining blocks would take twice the memory.
+    Holds each sample once: the buffer grows in place, while joining blocks would take twice the memory.
     """
 
     def __init__(self, max_s: float, max_samples: int | None = None) -> None:
@@ -53,25 +53,25 @@ class Gathering:
 
     @property
     def duration_s(self) -> float:
-        """The length of what was gathered, in seconds."""
+        """The length so far, in seconds."""
         return len(self._buffer) / 4 / SAMPLE_RATE
 
     @property
     def samples(self) -> Samples:
-        """Return what was gathered, without a copy; nothing can be added afterwards."""
+        """Return the samples without a copy; none can be added afterwards."""
         return np.frombuffer(self._buffer, np.float32)
 
     def back_to(self, duration_s: float) -> None:
-        """Forget what was gathered after the first `duration_s`, to decode it in another way."""
+        """Drop everything after the first `duration_s`, to decode it in another way."""
         del self._buffer[round(duration_s * SAMPLE_RATE) * 4 :]
 
     def is_heard(self, since_s: float) -> bool:
-        """Whether what was gathered after the first `since_s` is more than silence."""
+        """Whether the samples after the first `since_s` are more than silence."""
         behind = self.samples[round(since_s * SAMPLE_RATE) :]
         return bool(behind.size and max(behind.max(), -behind.min()) > _SILENCE)
 
     def check_claim(self, what: str, frames: float, rate: int, channels: int) -> None:
-        """Refuse a file that claims, by its header, more than may still come.
+        """Refuse a file whose header claims more than may still come.
 
         Raises:
             MediaTooLarge: permanent; too long, or too much to decode.

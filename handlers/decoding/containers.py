@@ -1,4 +1,4 @@
-"""Containers of sound and pictures (mp4, webm, ...) opened in memory, quietly, and never reading anything else."""
+"""Opens containers of sound and pictures (mp4, webm, ...) in memory, quietly, without access to other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = get_logger(__name__)
 AnyStream = TypeVar("AnyStream", "AudioStream", "VideoStream")
 
 FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
-"""What is read, by FFmpeg's names. Formats that name other files or addresses to read are not among them."""
+"""The allowed formats, by FFmpeg's names. Formats that refer to other files or addresses are not among them."""
 
 
 @contextmanager
@@ -30,9 +30,8 @@ def opened(
 ) -> Iterator[InputContainer]:
     """Yield the container in `content`, with its headers read; closed on leaving.
 
-    Whatever FFmpeg raises while it is open, on bytes that are damaged, comes out as MediaCorrupt; frames of
-    more than `max_pixels` are such an error. `refusal` says of what is not a container what it is instead, and what
-    to do.
+    FFmpeg's errors about damaged bytes become MediaCorrupt; frames of more than `max_pixels` are such an error.
+    `refusal` makes the message for bytes that are not a container.
 
     Raises:
         MediaCorrupt: permanent; no container of `formats`, one without its index, or a damaged one.
@@ -59,18 +58,18 @@ def opened(
 
 
 def packets(container: InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
-    """Yield the packets of `stream` in the order they lie in, the last one empty: it flushes the decoder."""
+    """Yield the packets of `stream` in file order; an empty one at the end flushes the decoder."""
     while True:
         try:
             yield from container.demux(stream)
             return
         except IndexError:
-            # What PyAV raises for a packet of a stream that appears only in the middle: read on behind it.
+            # PyAV raises this for a packet of a stream that appears only in the middle: continue after it.
             continue
 
 
 def is_known(stream: Any) -> bool:
-    """Tell whether there is a decoder for the stream; where there is none, PyAV leaves out its codec's context."""
+    """Tell whether there is a decoder for the stream; where there is none, PyAV has no codec context."""
     return stream.codec_context is not None
 
 
@@ -88,7 +87,7 @@ def by_preference(streams: Iterable[AnyStream]) -> list[AnyStream]:
 
 
 def about_track(stream: AnyStream, streams: Sequence[AnyStream]) -> dict[str, Any] | None:
-    """Return which of several streams was taken, for a result's metadata; None where there is one."""
+    """Return which of several streams was taken, for a result's metadata; None where there is only one."""
     if len(streams) < 2:
         return None
     told = {name: stream.metadata.get(name) for name in ("language", "title")}
@@ -106,7 +105,7 @@ def kinds(container: InputContainer) -> str:
 
 
 def claimed_duration_s(container: InputContainer, stream_index: int) -> float | None:
-    """Return how long the headers say that the stream, or else the whole container, is in seconds."""
+    """Return the length of the stream, or else of the container, by the headers, in seconds."""
     stream = container.streams[stream_index]
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)

@@ -1,4 +1,4 @@
-"""A PDF, an image or a multi-page TIFF as pages: their words where the file has them, else their picture."""
+"""Splits a PDF, an image or a multi-page TIFF into pages: words where the file has them, else images."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _CURE = "send a whole PDF, TIFF or other image"
 
 _PDF = "handlers.decoding.children.pdf:read_pages"
 _TIFF = "handlers.decoding.children.child_functions:tiff_pages"
-"""What reads these in child processes: some files make their decoder crash, hang or take all memory."""
+"""Decoders of TIFF run in child processes: some files make them crash, hang or take all memory."""
 
 _MOST_JUNK = 16 * 1024
-"""Bytes before a PDF that are passed over, as readers do; what mail servers and scanners put there."""
+"""How many bytes before a PDF are skipped, as readers do; mail servers and scanners add some."""
 
 
 def read_document(
@@ -69,7 +69,7 @@ def read_document(
 
 
 def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[Page]:
-    # Read first: of what is not an image, nothing can be said about its pages.
+    # Read first: pages of a file that is not an image cannot be checked.
     image = read_image(value, field=field, max_pixels=limits.max_image_pixels, children=limits.children)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
     return [page_image(1, image, dpi_of(image))]
@@ -95,9 +95,9 @@ def _page(page: dict[str, Any], block: bytearray) -> Page:
 
 
 def _is_cut_short(content: bytes) -> bool:
-    """Tell whether the end is missing: no mark of it, or parts of a file behind the last one.
+    """Tell whether the end is missing: no end mark, or parts of a file after the last one.
 
-    A file that was changed has a mark after each change, and one made for the web has one near its start.
+    A file that was changed has a mark after each change, and a web-optimized one has one near its start.
     """
     mark = content.rfind(b"%%EOF")
     return mark < 0 or b" obj" in content[mark:]

@@ -1,4 +1,4 @@
-"""Pages as an engine gets them, which of them a request names, and how many pixels they may have together."""
+"""Pages for an engine, the pages that a request names, and the budget of their pixels."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Word(TypedDict):
 
 
 class Page(TypedDict):
-    """One page. A page with `words` is read from these; another one from its picture."""
+    """One page; read from its `words` where it has them, else from its image."""
 
     number: int
     """From 1."""
     width: int
     height: int
-    """In pixels, whether or not there is a picture."""
+    """In pixels, with or without an image."""
     dpi: float | None
     """Pixels an inch, None where the file does not say."""
     image: Image.Image | None
-    """None where nobody needs a picture."""
+    """None where no engine needs it."""
     words: list[Word] | None
     """The words of its text layer, None where the file has none or has only `layer`."""
     layer: list[Word]
@@ -45,7 +45,7 @@ class Page(TypedDict):
 
 
 def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:
-    """Return the page that is a picture only."""
+    """Return the page of an image."""
     return {
         "number": number,
         "width": image.width,
@@ -58,7 +58,7 @@ def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Pag
 
 
 def page_budget(what: str, max_pixels: int) -> PixelBudget:
-    """Return what the pictures of the pages of one document spend."""
+    """Return the pixel budget of the pages of one document."""
     return PixelBudget(
         what,
         max_pixels,
@@ -68,16 +68,16 @@ def page_budget(what: str, max_pixels: int) -> PixelBudget:
 
 
 def fewer_pages(count: int) -> str:
-    """Return what to do where reading `count` pages takes too much, to follow a colon."""
+    """Return the advice for a document whose `count` pages are too much, to follow a colon."""
     renew = "save the file again from its program (print it to PDF)"
     return renew if count < 2 else f"name fewer pages in data.pages, or {renew}"
 
 
 def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:
-    """Return the numbers of the pages that `pages` names in a document of `count`, rising, each once.
+    """Return the page numbers that `pages` names in a document of `count` pages, ascending, each once.
 
     Raises:
-        InvalidInput: permanent; no number, list or ranges, or a page the document does not have.
+        InvalidInput: permanent; not a number, list or ranges, or a page the document does not have.
         MediaCorrupt: permanent; the document has no pages at all.
         MediaTooLarge: permanent; more than `max_pages`.
     """

@@ -1,6 +1,6 @@
-"""Image files without metadata that decoders would spend minutes or hundreds of megabytes on, or refuse.
+"""Removes metadata from image files that decoders would refuse, or spend minutes or hundreds of megabytes on.
 
-Only the orientation in EXIF and XMP matters for the pixels; texts, profiles and comments go.
+Only the orientation in EXIF and XMP affects the pixels; texts, profiles and comments are removed.
 Source: PNG (Third Edition) section 5; ITU-T T.81 annex B (JPEG); the netpbm page on ppm.
 """
 
@@ -15,17 +15,17 @@ _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_TELLS_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"exif\0")
 
 _MOST_TEXT = 1 << 20
-"""Bytes of one text that may tell the orientation, as written and as unpacked."""
+"""Longest text that may hold the orientation, in bytes, as written and unpacked."""
 
 _ORDINARY_BYTES = 1 << 16
-"""Metadata of a JPEG or PPM up to here are left as they are."""
+"""Metadata of a JPEG or PPM up to this size are kept."""
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _NEEDS_NO_LENGTH = (0x01, *range(0xD0, 0xDA))
 
 
 def without_metadata(content: bytes) -> bytes:
-    """Return `content`, or the same picture without metadata that nobody needs; a damaged file stays as it is."""
+    """Return `content`, or the same image without unneeded metadata; a damaged file stays as it is."""
     if content.startswith(_PNG):
         return _without(content, _png_parts(content))
     if content.startswith(b"\xff\xd8"):
@@ -63,7 +63,7 @@ def _png_parts(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _tells_orientation(kind: bytes, content: bytes, start: int, end: int) -> bool:
-    """Return whether a text may tell the orientation, and is of a size to read."""
+    """Return whether a text may hold the orientation, and is short enough to read."""
     name = next((one for one in _PNG_TELLS_ORIENTATION if content.startswith(one, start, end)), None)
     if name is None or end - start > _MOST_TEXT:
         return False
@@ -85,7 +85,7 @@ def _unpacks(packed: bytes) -> bool:
 
 
 def _jpeg_parts(content: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where comments and application segments lie, but for those that say how to read the picture."""
+    """Yield where comments and application segments are, except those needed to decode the image."""
     seen: set[bytes] = set()
     start = 2
     while start + 4 <= len(content) and content[start] == 0xFF:

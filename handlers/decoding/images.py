@@ -1,4 +1,4 @@
-"""Images of any common format, depth and orientation as upright RGB."""
+"""Decodes images of any common format, depth and orientation to upright RGB."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from handlers.settings import MediaSettings
 log = get_logger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "PPM")
-"""What is read, by Pillow's own decoders; formats that start other programs or fetch files are not."""
+"""The formats that are read, by Pillow's own decoders; not those that start other programs or fetch files."""
 
 _OF_SEVERAL = frozenset({"TIFF", "GIF", "WEBP", "AVIF", "PNG"})
-"""Formats of several pages or frames; what a JPEG has behind its picture serves the picture."""
+"""Formats of several pages or frames; extra images in a JPEG belong to the first."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -114,7 +114,7 @@ def decoded_file(content: bytes, what: str, max_pixels: int) -> tuple[Image.Imag
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image whose size is known and within the limit, and whose pixels are still to be read."""
+    """An image whose size is checked, and whose pixels are not decoded yet."""
 
     what: str
     width: int
@@ -155,7 +155,7 @@ def _file(content: bytes, what: str, max_pixels: int, children: Limits | None) -
 
     def decode() -> Image.Image:
         left_out = _left_out(image, what)
-        with image:  # its own pixels are not kept beside those that are returned
+        with image:  # its pixels are not kept beside those that are returned
             plain = _loaded(image, what)
         if left_out:
             plain.info["truncated"] = left_out
@@ -200,7 +200,7 @@ def _opened(content: bytes, what: str) -> Image.Image:
 
 
 def _left_out(image: Image.Image, what: str) -> str | None:
-    """Return what a file holds behind its picture; for a result's metadata."""
+    """Return what the file holds beside its first image; for a result's metadata."""
     if image.format not in _OF_SEVERAL:
         return None
     try:
@@ -216,7 +216,7 @@ def _left_out(image: Image.Image, what: str) -> str | None:
 def _loaded(image: Image.Image, what: str) -> Image.Image:
     plain = as_rgb(_upright(image, what), what)
     dpi = dpi_of(image)
-    plain.info.clear()  # an orientation left in there would be applied a second time
+    plain.info.clear()  # an orientation left in it would be applied twice
     if dpi is not None:
         plain.info["dpi"] = (dpi, dpi)
     return plain
@@ -301,5 +301,5 @@ def _from_array(array: NDArray[Any], field: str) -> Image.Image:
 
 
 def _is_cut(error: Exception) -> bool:
-    """Return whether a decoder missed the end of its file; all of them say so in words only."""
+    """Return whether a decoder met the end of its file too early; decoders say so only in their messages."""
     return any(word in str(error).lower() for word in ("truncated", "not enough", "eof", "end of file"))

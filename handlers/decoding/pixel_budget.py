@@ -1,17 +1,17 @@
-"""How many pixels the pictures of one request may have together: they are in memory at the same time."""
+"""Limits the pixels of all images of a request, which are in memory at the same time."""
 
 from __future__ import annotations
 
 from handlers.errors import MediaTooLarge
 
 _MOST_ASPECT = 200
-"""How many times the other a side of a picture may be."""
+"""Largest ratio of an image's sides."""
 
 
 def check_size(
     what: str, width: int, height: int, max_pixels: int, *, has: str = "is", cure: str = "scale it down"
 ) -> None:
-    """Refuse a picture that is too large, or of which models that scale the shorter side up make billions of pixels.
+    """Refuse an image that is too large, or so narrow that models that scale its shorter side up run out of memory.
 
     Raises:
         MediaTooLarge: permanent; more than `max_pixels`, or one side is more than 200 times the other.
@@ -29,9 +29,9 @@ def check_size(
 
 
 class PixelBudget:
-    """Counts pictures before they are decoded. For one thread.
+    """Counts images before they are decoded. For one thread.
 
-    `cure` is what to do where they are too many, and `cure_of_one` where one alone is too large.
+    `cure` is the advice where they are too many, and `cure_of_one` where one alone is too large.
     """
 
     def __init__(self, what: str, max_pixels: int, *, cure: str, cure_of_one: str = "scale it down") -> None:
@@ -42,10 +42,10 @@ class PixelBudget:
         self._spent = 0
 
     def spend(self, place: str, width: int, height: int) -> None:
-        """Count the picture at `place`.
+        """Count the image at `place`.
 
         Raises:
-            MediaTooLarge: permanent; it does not fit beside those counted before, or is far too long.
+            MediaTooLarge: permanent; it does not fit beside the earlier ones, or is far too long.
         """
         check_size(f"{self._what}: {place}", width, height, self._max_pixels, cure=self._cure_of_one)
         self._spent += width * height

@@ -1,4 +1,4 @@
-"""Files of sound and pictures that lost their end, which decoders read without complaint as shorter ones."""
+"""Detects files of sound and pictures that lost their end, which decoders read as shorter ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from handlers.decoding.audio_parts import after_id3, boxes
 
 _ENOUGH = 0.5
-"""Of a file that tells how long it should be, more than this part must be there for it to be used."""
+"""A file is used if more than this part of its declared length is there."""
 
 _UNKNOWN_SIZE = 0x7FFF_0000
-"""RIFF sizes from here on are what writers to a pipe put where they cannot go back: no claim at all."""
+"""RIFF sizes from here on mean "unknown": writers to a pipe cannot go back."""
 
 _UNTOLD_SIZE = (1 << 64) - 1
-"""What a CAF has in the place of the size of its last chunk where that goes to the end."""
+"""The size of a CAF's last chunk where it extends to the end of the file."""
 
 _WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
@@ -25,14 +25,14 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 @dataclass(frozen=True, slots=True)
 class MissingEnd:
-    """What is missing of a file that ends too early, and which part of it is there, None where it does not tell."""
+    """What is missing of a file that ends too early, and the part that is there, None where it is not known."""
 
     text: str
     share: float | None = None
 
     @classmethod
     def of(cls, promised: int, content: bytes, *, start: int = 0) -> MissingEnd | None:
-        """Return what is missing of a file that promises so many bytes from `start` on, None where they are there."""
+        """Return what is missing of a file that declares so many bytes from `start` on, None where nothing is."""
         came = len(content) - start
         if promised <= came:
             return None
@@ -40,7 +40,7 @@ class MissingEnd:
 
     @property
     def is_little(self) -> bool:
-        """Whether enough is there to be used."""
+        """Whether enough is there to use the file."""
         return self.share is not None and self.share > _ENOUGH
 
 
@@ -59,7 +59,7 @@ def missing_end(content: bytes) -> MissingEnd | None:
 
 
 def _promised(content: bytes) -> int | None:
-    """Return the bytes of the file by its header, 0 where that does not tell, None where it has no such header."""
+    """Return the size in the file's header, 0 where that has none, None where the file has no such header."""
     head = content[:40].ljust(40, b"\0")
     promised = 0
     match head[:4], head[8:12]:
@@ -87,7 +87,7 @@ def _promised(content: bytes) -> int | None:
 
 
 def _known(size: int) -> int:
-    """Return a size that a header of 32 bits claims, 0 where that is not a claim."""
+    """Return the size in a 32-bit header, 0 where it is unknown."""
     return size if size < _UNKNOWN_SIZE else 0
 
 
@@ -135,7 +135,7 @@ def missing_end_of_container(content: bytes) -> MissingEnd | None:
 def _missing_of_mp4(content: bytes) -> MissingEnd | None:
     end, kinds = 0, set()
     for start, kind, size in boxes(content):
-        if size < 8 or not _KIND.fullmatch(kind):  # not a box, but bytes that somebody put behind them
+        if size < 8 or not _KIND.fullmatch(kind):  # not a box, but bytes that were appended
             break
         kinds.add(kind)
         end = start + size
@@ -153,7 +153,7 @@ def _missing_of_webm(content: bytes) -> MissingEnd | None:
 
 
 def _size_at(content: bytes, position: int) -> tuple[int | None, int]:
-    """Return the size written at `position`, None where it is unknown, and where what it counts begins."""
+    """Return the size written at `position`, None where it is unknown, and where the counted bytes begin."""
     first = content[position] if position < len(content) else 0
     length = 9 - first.bit_length()
     value = int.from_bytes(content[position : position + length], "big") & ((1 << 7 * length) - 1)

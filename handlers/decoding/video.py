@@ -1,4 +1,4 @@
-"""Videos of any common format as some of their frames, upright, with the times they are shown at."""
+"""Decodes some frames of videos of any common format, upright, with their times."""
 
 from __future__ import annotations
 
@@ -42,38 +42,38 @@ _CURE_OF_A_CHILD = "send it shorter, smaller, or encoded again (mp4) with more k
 _RATES = (0.001, 1000.0)
 
 _ENOUGH = 0.5
-"""The part of a video that must be there for a video without its end to be used."""
+"""A video without its end is used if this part of it is there."""
 
 _MOST_TRACKS = 8
-"""Streams of pictures that are looked at for one that moves."""
+"""How many video streams are searched for one with several frames."""
 
 _MOST_PIXELS_DECODED = 2 * 10**11
-"""Pixels decoded for one video, wanted or not: about an hour of full HD without a key frame."""
+"""Most pixels decoded for one video, including unwanted frames: about an hour of full HD without key frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """What was taken from a video; `frames` is (n, height, width, 3) RGB, at least one frame."""
+    """The frames taken from a video; `frames` is (n, height, width, 3) RGB, at least one frame."""
 
     frames: Frames
     frame_times_s: list[float]
-    """When each is shown, in seconds since the first frame of the video, ascending."""
+    """The time of each, in seconds since the first frame of the video, ascending."""
     duration_s: float
     truncated: str | None = None
-    """What is missing of it, None where it is whole."""
+    """What is missing of it, None where it is complete."""
     track: dict[str, Any] | None = None
-    """Which video was taken of a file of several, as `containers.about_track` says."""
+    """Which of several videos was taken, as `containers.about_track` says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which frames are taken: `num_frames` in the middles of equal spans, or one `every_s` seconds from 0 on."""
+    """Which frames to take: `num_frames` in the middles of equal spans, or one every `every_s` seconds from 0 on."""
 
     num_frames: int = DEFAULT_FRAMES
     every_s: float | None = None
 
     def moments(self, duration_s: float) -> list[float]:
-        """Return when frames are taken of a video that long, in seconds, at least one."""
+        """Return the times of the frames to take of a video of that length, in seconds, at least one."""
         if self.every_s is None:
             return [(index + 0.5) * duration_s / self.num_frames for index in range(self.num_frames)]
         return [index * self.every_s for index in range(self.count(duration_s))]
@@ -115,7 +115,7 @@ def read_video(
 
 
 def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
-    """Return frames of an encoded video as `read_video` does, decoded here and now; messages call it `what`."""
+    """Return frames of an encoded video as `read_video` does, decoded in this process; messages call it `what`."""
     missing = missing_end_of_container(content)
     found = _moving(content, what, limits, missing)
     index, claimed_s = found.index, found.claimed_s
@@ -184,7 +184,7 @@ class _Indexed:
 
 
 def _moving(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> _Indexed:
-    """Return the first stream that has more than one frame: others may be covers that are not marked as such."""
+    """Return the first stream with more than one frame: others may be covers that are not marked as such."""
     best: _Indexed | None = None
     for choice in range(_MOST_TRACKS):
         with _opened(content, what, limits, missing) as container:
@@ -206,7 +206,7 @@ def _moving(content: bytes, what: str, limits: MediaSettings, missing: MissingEn
 
 
 def _picture_streams(container: InputContainer, what: str) -> list[VideoStream]:
-    """Return the streams of moving pictures that can be decoded, the one to take first."""
+    """Return the decodable streams of moving pictures, the preferred one first."""
     from av.stream import Disposition
 
     known = containers.by_preference(sorted(container.streams.video, key=lambda one: -one.width * one.height))
@@ -215,7 +215,7 @@ def _picture_streams(container: InputContainer, what: str) -> list[VideoStream]:
         kinds = "a cover picture" if known else containers.kinds(container)
         elsewhere = f"{TAKEN_BY['sound']}, or " if container.streams.audio else ""
         raise MediaCorrupt(f"{what} holds no video, only {kinds}; {elsewhere}{_CURE}")
-    # An animated AVIF has its first picture in a stream of its own.
+    # An animated AVIF has its first picture in a separate stream.
     return sorted(moving, key=lambda stream: stream.frames == 1)
 
 
@@ -250,13 +250,13 @@ def _frames(
         there = f"{len(times)} of {len(wanted)}" if times else "none"
         raise MediaCorrupt(f"{what} is damaged: {there} of the frames asked for can be decoded; {_CURE}")
     order = sorted(range(len(times)), key=times.__getitem__)
-    if order != list(range(len(wanted))):  # some did not come, or come late as their times are damaged
+    if order != list(range(len(wanted))):  # some are missing, or late as their times are damaged
         frames = frames[order]
     return Video(frames, [times[place] for place in order], round(index.duration_s, 6))
 
 
 def upright(frame: VideoFrame) -> Callable[[Frames], Frames] | None:
-    """Return what turns the frame's picture as its display matrix says, None where that is not at all.
+    """Return the operation that turns a frame as its display matrix says, None for none.
 
     Source: ISO/IEC 14496-12 section 6.2.2: x' = a x + c y, y' = b x + d y, with y growing downwards.
     """
@@ -307,7 +307,7 @@ def _from_array(
 
 
 def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:
-    """Refuse what would keep a thread busy for many minutes: frames that depend on all those before them."""
+    """Refuse a video that would take many minutes: each frame depends on all before it."""
     count = sum(last - first + 1 for first, last in index.packets_for(wanted))
     if count * size[0] * size[1] > _MOST_PIXELS_DECODED:
         raise MediaTooLarge(

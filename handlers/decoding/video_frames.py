@@ -1,7 +1,7 @@
-"""Which frames a video has, and decoding just the wanted ones: exact in any container, at any frame rate.
+"""Finds the frames of a video, and decodes just the wanted ones: exact in any container, at any frame rate.
 
-The container is read twice, which costs little as it lies in memory. The first time through, packets only tell
-when their frames are shown; the second time through, those that the wanted frames depend on are decoded.
+The container is read twice, which costs little as it is in memory: first the packets, for the times of their frames;
+then the frames that the wanted ones depend on are decoded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHAINED = frozenset({"apng", "gif"})
 """Codecs whose frames may all depend on the first, whatever their packets say."""
 
 _UNDATED = frozenset({"avi"})
-"""Containers that tell no time of their frames; FFmpeg guesses one, wrongly where frames are reordered."""
+"""Containers without times of frames; FFmpeg guesses them, wrongly where frames are reordered."""
 
 _ASSUMED_RATE = 25
 
@@ -38,7 +38,7 @@ _ROUNDING_S = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
-    """When each packet's frame is shown, packets in decoding order, times in units of `time_base`; immutable."""
+    """The time of each packet's frame, packets in decoding order, times in units of `time_base`; immutable."""
 
     times: tuple[int, ...]
     starts: tuple[int, ...]
@@ -49,9 +49,9 @@ class FrameIndex:
     """When the last frame ends."""
     time_base: Fraction
     is_dated: bool
-    """Whether frames come out of the decoder with their times; else the n-th of them is shown n-th."""
+    """Whether the decoder returns frames with their times; else the n-th frame has the n-th time."""
     is_damaged: bool = False
-    """Whether packets are left out, as the container or they themselves are damaged."""
+    """Whether packets are left out, as they or the container are damaged."""
 
     @property
     def duration_s(self) -> float:

@@ -1,5 +1,5 @@
-"""Options of requests: one table, from which validation, docs/options.md and the JSON Schema are made.
+"""Options of requests: one table, used for validation, docs/options.md and the JSON Schema.
 
-- options, ollama: the table, and how a request is checked against it; spec: what one option is
+- options, ollama: the table, and the validation of a request; spec: one option
 - schema: the table as JSON Schema
 """

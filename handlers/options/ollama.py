@@ -1,7 +1,7 @@
 """The options that only engine ollama takes: what its server documents, in its words and ranges.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and api/types.go beside it; docs/modelfile.mdx
-there says what they mean. Servers pass over, and log, those that their version does not know.
+there explains them. Servers log and ignore options that their version does not know.
 """
 
 from __future__ import annotations

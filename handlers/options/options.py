@@ -1,4 +1,4 @@
-"""The one table of options: validation, translation, docs/options.md and the JSON Schema come from it."""
+"""The table of options: validation, translation, docs/options.md and the JSON Schema use it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from handlers.options.spec import MOST, NO_BOUNDS, Bounds, over_bound, shown
 from handlers.options.spec import OptionSpec as OptionSpec
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
-"""Tasks whose models write an answer, in their own words."""
+"""Tasks whose models generate an answer in their own words."""
 
 READING_TASKS = ("asr", "ocr")
-"""Tasks whose models write down what is there: how many tokens at most, and how to search for the best."""
+"""Tasks whose models transcribe: options limit the tokens and control the search."""
 
 OLLAMA_TASKS = ("text-generation", "vlm")
 """Tasks that engine ollama runs."""
 
 _MOST_NAMED = 8
-"""Unknown options of one request that are told with a hint each; to look for the nearest name takes time."""
+"""For how many unknown options of a request the nearest name is looked up, which takes time."""
 
 WRITING_TASKS = (*ANSWERING_TASKS, *READING_TASKS)
 
@@ -253,7 +253,7 @@ def _check_beam_tokens(options: Mapping[str, Any], bounds: Bounds) -> None:
 
 
 def translate_options(options: Mapping[str, Any], engine: str) -> dict[str, Any]:
-    """Return validated `options` under the names `engine` knows them by."""
+    """Return validated `options` under the names that `engine` uses."""
     return {
         OPTIONS[name].engine_names.get(engine, name) if name in OPTIONS else name: value
         for name, value in options.items()
@@ -265,7 +265,7 @@ def _by_any_name(options: Mapping[str, OptionSpec]) -> dict[str, OptionSpec]:
 
 
 def _refuse_unknown(unknown: list[Any], known: Mapping[str, OptionSpec]) -> None:
-    """Raise for names the task does not take, with the way out for each."""
+    """Raise for names that the task does not take, with a hint for each."""
     if not unknown:
         return
     everywhere = _by_any_name(OPTIONS)
@@ -305,12 +305,12 @@ def options_table() -> str:
 
 
 def options_page() -> str:
-    """Return docs/options.md: the table, and what holds for every option."""
+    """Return docs/options.md: the table, and the rules for all options."""
     return _PAGE.format(table=options_table())
 
 
 def cells(spec: OptionSpec) -> tuple[str, str, str, str]:
-    """Return what stands beside the name of `spec`, in plain text."""
+    """Return the columns of `spec` beside its name, in plain text."""
     tasks, engines = ", ".join(spec.tasks) or "all", ", ".join(spec.engines) or "all"
     return spec.allowed, tasks, engines, spec.description
 

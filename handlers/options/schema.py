@@ -40,7 +40,7 @@ def schema_of(
         "additionalProperties": task_options is None,
     }
     of_others = sorted({name for spec in specs for name in spec.names} - properties.keys())
-    if of_others:  # null counts as not given, whosever option it is
+    if of_others:  # null counts as not given, for every option
         schema["patternProperties"] = {f"^({'|'.join(of_others)})$": {"type": "null"}}
     return schema
 

@@ -1,4 +1,4 @@
-"""What one option is: its name, the values it takes, where it applies, and the check of a value."""
+"""One option: its name, allowed values and tasks, and the check of a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from handlers.errors import InvalidOption
 
 BUILT_IN_ENGINES = frozenset({"transformers", "ollama"})
-"""Engines whose options are known here; another engine may be given every known one and judges for itself."""
+"""Engines whose options are known here; a custom engine gets every known option and decides itself."""
 
 Kind = Literal["integer", "number", "boolean", "string", "strings", "choice", "duration", "format"]
 
@@ -20,7 +20,7 @@ Bounds = Mapping[str, int]
 """The largest values that settings allow, by the setting's name as in "limits.max_tokens"."""
 
 MOST = 2**31 - 1
-"""The largest value of an option whose bound a setting holds."""
+"""The maximum of an option whose bound is a setting."""
 
 NO_BOUNDS: Bounds = MappingProxyType({})
 
@@ -32,12 +32,12 @@ _GO_DURATION = r"-?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+"
 class OptionSpec:
     """One option; immutable, shared by every thread.
 
-    `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of
-    kind "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is
-    what an engine calls it, where that differs; requests may use either name. `engine_values` are the whole
-    numbers beyond the range that an engine takes besides. `bound` names the setting that holds the largest
-    value, below `maximum`. `longest` is the most characters of a string. `neutral` is the
-    value that changes nothing: an engine without this option accepts it and does without.
+    `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of kind
+    "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is what an engine
+    calls it, where that differs; requests may use either name. `engine_values` are further whole numbers that an
+    engine takes, outside the range. `bound` names the setting of the largest value, below `maximum`. `longest` is the
+    most characters of a string. `neutral` is the value that changes nothing: an engine without this option accepts it
+    and does without.
     """
 
     name: str
@@ -56,7 +56,7 @@ class OptionSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The canonical name, then what engines call it."""
+        """The canonical name, then the engines' names."""
         return (self.name, *self.engine_names.values())
 
     def applies_to(self, engine: str | None) -> bool:
@@ -64,12 +64,12 @@ class OptionSpec:
         return not self.engines or engine not in BUILT_IN_ENGINES or engine in self.engines
 
     def is_neutral(self, value: Any) -> bool:
-        """Return whether `value` changes nothing, so that an engine without this option may do without it."""
+        """Return whether `value` changes nothing, so that an engine without this option may ignore it."""
         return self.neutral is not None and _is_same(value, self.neutral)
 
     @property
     def allowed(self) -> str:
-        """The values it takes, as a phrase: "a number from 0 to 2". A bound is named, not its value."""
+        """The allowed values, as a phrase: "a number from 0 to 2". A bound is named, not its value."""
         match self.kind:
             case "integer" | "number":
                 also = "".join(
@@ -193,7 +193,7 @@ class OptionSpec:
 
 
 def over_bound(written: str, value: float, most: int, setting: str) -> InvalidOption:
-    """Return the error for a value above what the operator's setting allows."""
+    """Return the error for a value above the limit in the settings."""
     return InvalidOption(
         f"options.{written} is {shown(value)}; {setting} allows at most {most}: ask for less, or have the "
         "operator raise that setting"

@@ -1,9 +1,9 @@
 """Decoders that run in child processes, since a file can make them crash, hang or take all memory.
 
-`wire` is the protocol over the pipes, `child` what runs in a child, `processes` the pool in the parent. A call names a
-function, which yields (value, block of bytes) pairs; these come back one by one, so that neither side holds more
-than one page. `pdf` and the modules beside it, `video` and `child_functions` run in the child only: PDFium is never
-loaded elsewhere. `images` says which pictures are decoded where they are asked for, `memory` what a child has.
+`wire` is the protocol over the pipes, `child` the main program of a child, `processes` the pool in the parent. A call
+names a function, which yields (value, block of bytes) pairs; they are sent back one by one, so neither side holds
+more than one page. `pdf` and the modules beside it, `video` and `child_functions` run in the child only: PDFium is
+never loaded elsewhere. `images` says which pictures are decoded where they are asked for, `memory` what a child has.
 
     handler -> processes.ChildPool.call -> wire -> child -> pdf, video, child_functions
             <- pages and pictures, or why there are none <-

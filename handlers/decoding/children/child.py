@@ -1,4 +1,5 @@
-"""What runs in a child process: calls come in by its standard input, one at a time, and answers leave by its output.
+"""The main program of a child process: reads calls from standard input, one at a time, and writes answers to its
+output.
 
 Started as `python -m handlers.decoding.children.child <pid of the parent>`. A separate thread reads the input and
 watches the parent: when either ends, the process ends at once, whatever native code it is in.
@@ -43,9 +44,9 @@ def main() -> None:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(
             signal_number, signal.SIG_IGN
-        )  # they are for the parent, which may want to finish first
+        )  # the signals are for the parent, which may want to finish first
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    warnings.simplefilter("ignore")  # decoders warn of files that are damaged; their sender gets an error
+    warnings.simplefilter("ignore")  # decoders warn of damaged files; the sender gets an error anyway
     output = os.dup(1)
     # What native code prints about damaged files is neither an answer nor a line of the parent's log.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -74,10 +75,10 @@ def main() -> None:
 
 
 def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
-    """Put what arrives into `calls`; end the process when the parent is gone or wants no more."""
+    """Put arriving calls into `calls`; end the process when the parent is gone or closes the pipe."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    # Other processes may hold the other end of the pipe (those forked by the parent), so it tells too little.
+    # Processes forked by the parent may hold the other end of the pipe, so its end alone does not suffice.
     with contextlib.suppress(OSError, AttributeError):
         poll.register(os.pidfd_open(parent), select.POLLIN)
     if os.getppid() != parent:
@@ -115,7 +116,7 @@ def _run(
 
 
 def _quiet_logs() -> None:
-    """Keep decoders from logging what the parent is told as an error anyway, and in another format than its own."""
+    """Keep decoders from logging errors that the parent gets anyway, in a format other than its own."""
     logging.disable(logging.WARNING)
 
 
@@ -148,7 +149,7 @@ def _write(output: int, block: Block) -> None:
         while left:
             left = left[os.write(output, left) :]
     except BrokenPipeError:
-        os._exit(0)  # nobody reads any more
+        os._exit(0)  # the parent does not read any more
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What children run of the decoders of images: generators of (value, block of bytes) pairs."""
+"""Functions that decode images in child processes: generators of (value, block of bytes) pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEW_SUBFILE_TYPE, _COPY_OR_MASK = 254, 0b101
 """Source: TIFF 6.0 section 8, NewSubfileType."""
 
 _STRIP_PIXELS = 4_000_000
-"""Pixels that leave a child at a time."""
+"""Pixels per block sent to the parent."""
 
 
 def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:

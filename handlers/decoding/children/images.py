@@ -1,6 +1,6 @@
-"""Images that may take minutes or gigabytes to decode: decoded in child processes.
+"""Decodes images in child processes that may take minutes or gigabytes.
 
-The others are decoded where they are asked for, in a fraction of the time that the way through a pipe takes.
+Other images are decoded in the caller's process, in a fraction of the time that a pipe takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from handlers.decoding.children.processes import ChildEnded, Limits
 TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 _QUICK_STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
-"""JPEG, PNG, WebP, GIF, BMP: up to the limit of pixels they take seconds at most."""
+"""JPEG, PNG, WebP, GIF, BMP: within the limit of pixels they take seconds at most."""
 
 _QUICK_BYTES = 8 << 20
 """Larger files may hold hundreds of thousands of parts, each of which takes time."""
@@ -25,7 +25,7 @@ _MOST_SCANS = 50
 """Scans that a JPEG takes one by one over all its pixels; progressive ones have about ten."""
 
 _QUICK_PIXELS = 25_000_000
-"""Larger pictures take seconds, and up to 16 bytes a pixel."""
+"""Larger images take seconds, and up to 16 bytes a pixel."""
 
 _LEAST_DPI, _MOST_DPI = 10, 20_000
 """Beyond, what a file declares is a place-holder: 1 where a program knows no better."""
@@ -65,10 +65,10 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
 
 
 def dpi_of(image: Image.Image) -> float | None:
-    """Return the pixels an inch that the file declares, None where it declares none, nonsense or two of them."""
+    """Return the pixels per inch in the file, None where there are none, invalid ones or two different values."""
     try:
         if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit"):
-            image.getexif()[ExifTags.Base.XResolution]  # where EXIF tells none, Pillow says 72
+            image.getexif()[ExifTags.Base.XResolution]  # where EXIF has none, Pillow returns 72
         across, down = map(float, image.info["dpi"])
     except MemoryError:
         raise

@@ -1,4 +1,4 @@
-"""The private memory of a process, as the limit on a child's data counts it; the system tells it on Linux only."""
+"""The private memory of a process, as the limit of a child counts it; known on Linux only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _A_LITTLE = 1 << 20
 """With less than this left, allocators get nothing more from the system."""
 
 _DATA = 5
-"""The place in /proc/<pid>/statm of the pages that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
+"""The field in /proc/<pid>/statm of the pages that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
 
 
 def private_bytes(pid: int | str = "self") -> int:
-    """Return what a process has, whether or not it has touched it; 0 where the system does not tell."""
+    """Return the private memory of a process, used or not; 0 where it is not known."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[_DATA]
     except OSError:
@@ -32,7 +32,7 @@ def is_at_its_limit(pid: int) -> bool:
 
 
 def trim() -> None:
-    """Give what this process has freed back to the system, where its allocator can."""
+    """Return freed memory of this process to the system, where its allocator can."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
