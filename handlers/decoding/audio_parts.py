@@ -157,7 +157,7 @@ def boxes(content: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _mp3_starts(content: bytes) -> Iterator[int]:
-    """Yield each frame with a Xing tag, or the ID3 tag in front of it; a file without either belongs to the last one."""
+    """Yield each frame with a Xing tag, or the ID3 tag in front of it; a file with neither belongs to the last."""
     yield 0
     last = after_id3(content, 0)
     for xing in _XING.finditer(content, last):
