@@ -1,1 +1,1 @@
-"""What surrounds the product on one machine: the embedded stack and the real models that `inferstream up` registers."""
+"""The embedded stack, and the real models that `inferstream up` registers."""

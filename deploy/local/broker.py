@@ -10,7 +10,7 @@ from deploy.local.part import Part
 
 
 class Broker(Part):
-    """A broker that forgets everything when it stops; topics included."""
+    """A broker that loses everything when it stops, topics included."""
 
     name = "broker"
     start_timeout_s = 30.0

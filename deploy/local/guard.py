@@ -30,7 +30,7 @@ def _spawn(argv: list[str]) -> int:
             (os.POSIX_SPAWN_DUP2, 2, 1),
         ],
         setpgroup=0,
-        # Python ignores these two; a server must start with the system's own handling.
+        # Python ignores these two; a server must start with the default handling.
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
     )
 

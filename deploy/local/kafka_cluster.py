@@ -31,9 +31,8 @@ logger.server_settings.level = WARN
 class KafkaCluster:
     """Brokers of Apache Kafka that are controllers too (KRaft), on loopback, with their data under `root`.
 
-    Topics are not created by being asked for. With three brokers every topic has three copies, of which two must
-    have what a producer sends. Data is kept: the next start on the same root finds it, one broker's and three
-    brokers' apart from each other.
+    Topics are not created automatically. With three brokers every topic has three copies, of which two must be in
+    sync. Data is kept for the next start on the same root, separately for one and for three brokers.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class KafkaCluster:
             )
         self.release = release
         self.properties: dict[str, str] = {}
-        """The brokers' own, on top of the usual ones."""
+        """Properties of the brokers, added to the defaults."""
         self.nodes = tuple(
             KafkaNode(
                 root,
@@ -68,14 +67,14 @@ class KafkaCluster:
             )
             for number in range(1, brokers + 1)
         )
-        """The brokers, numbered from 1; one that was killed comes back at the same address."""
+        """The brokers, numbered from 1; one that was killed restarts at the same address."""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that point a worker at this cluster."""
         kafka = {
             "bootstrap_servers": ",".join(node.address for node in self.nodes),
             "replication_factor": len(self.nodes),
-            # On one machine nobody waits a minute for a killed worker's requests.
+            # On one machine a minute is too long to wait for a killed worker's requests.
             "session_timeout_s": 6,
             "heartbeat_interval_s": 2,
         }
@@ -83,7 +82,7 @@ class KafkaCluster:
 
 
 class KafkaNode(Part):
-    """One broker of a cluster. Its ports are chosen at once: each node must know the others' before it starts."""
+    """One broker of a cluster. Its ports are chosen early: each node must know those of the others before it starts."""
 
     start_timeout_s = 120.0
     port_names = ("main", "controller")
@@ -102,7 +101,7 @@ class KafkaNode(Part):
         return self._cluster.settings()
 
     def prepare(self) -> None:
-        """Write the settings and, the first time, give the data folder its identity."""
+        """Write the settings and, the first time, format the data folder."""
         lines = {**self._properties(), **self._cluster.properties}
         self._config_path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self._logging_path.write_text(_LOGGING)
@@ -114,7 +113,7 @@ class KafkaNode(Part):
         return self._java("kafka.Kafka", str(self._config_path))
 
     def is_healthy(self) -> bool:
-        """Ask it who serves clients: it names itself once the controllers let it."""
+        """Ask it for the live brokers: it names itself once the controllers accept it."""
         return self.number in live_brokers(self.ports["main"])
 
     def _java(self, main_class: str, *arguments: str) -> list[str]:
@@ -145,7 +144,7 @@ class KafkaNode(Part):
             "transaction.state.log.num.partitions": "4",
             "share.coordinator.state.topic.replication.factor": str(copies),
             "share.coordinator.state.topic.min.isr": str(in_sync),
-            # A broker that was killed may come back only when the controllers have missed it for so long.
+            # A killed broker may restart only after the controllers have missed it for this long.
             "broker.session.timeout.ms": "5000",
             "broker.heartbeat.interval.ms": "1000",
             # The first member of a group need not wait for others.

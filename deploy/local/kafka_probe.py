@@ -1,4 +1,4 @@
-"""Asks a Kafka broker on this machine who serves clients, in its own protocol, without a client library."""
+"""Asks a Kafka broker on this machine for the live brokers, in its own protocol, without a client library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CORRELATION_ID = 20_17
 
 
 def live_brokers(port: int) -> set[int]:
-    """Return the node ids of the brokers that serve clients, as the broker on `port` knows them.
+    """Return the node ids of the live brokers, as the broker on `port` knows them.
 
-    There are none where what answers is not a broker: only one repeats the number of our request.
+    Empty where the answer is not a broker's: only a broker repeats the number of our request.
 
     Raises:
-        OSError: retryable; nobody answered, or the answer was cut short.
+        OSError: retryable; no server answered, or the answer was cut short.
 
     Source: https://kafka.apache.org/protocol (request and response header, version 1 and 0; Metadata, version 1).
     """

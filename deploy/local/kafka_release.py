@@ -21,7 +21,7 @@ _ASKING_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class KafkaRelease:
-    """Where Kafka's jars are, and the `java` that starts them; checked when it is made by `find`."""
+    """The folder of Kafka's jars, and the `java` that starts them; `find` checks both."""
 
     libs: Path
     java: Path
@@ -42,7 +42,7 @@ class KafkaRelease:
         return cls(libs, _find_java())
 
     def command(self, main_class: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
-        """Return the command line that runs one of Kafka's programs, small and quick to start."""
+        """Return the command line of one of Kafka's programs, with little memory and a quick start."""
         return [
             *(str(self.java), "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
             *("-Djava.net.preferIPv4Stack=true", *options),

@@ -30,9 +30,9 @@ class MlflowServer(Part):
         return {"mlflow": {"tracking_uri": self.url}}
 
     def prepare(self) -> None:
-        """Bring the database to this MLflow's schema: processes that create one side by side crash.
+        """Migrate the database to this MLflow's schema: processes that create one at the same time crash.
 
-        A copy is upgraded and put into its place: an upgrade cut short could not be repeated.
+        A copy is migrated and then replaces the database: an interrupted migration could not be repeated.
         """
         marker = self.directory / f"schema-of-mlflow-{importlib.metadata.version('mlflow')}"
         if marker.exists():

@@ -46,8 +46,8 @@ class PartStatus:
 class Part(ABC):
     """One server. `start` and `stop` may be called from any thread, one at a time per part.
 
-    A subclass says what to run and when it is healthy. Ports are chosen at the first start and kept, so that
-    a stopped part comes back under the address its clients know.
+    A subclass says which command to run and when it is healthy. Ports are chosen at the first start and kept, so that
+    a stopped part restarts at the address its clients know.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Part(ABC):
     """What the ports are for; the first is the one in `address`."""
 
     def __init__(self, root: Path, *, on_status: Callable[[PartStatus], None], abandon: Event) -> None:
-        """`root` is the stack's data folder; setting `abandon` makes a start in progress give up."""
+        """`root` is the stack's data folder; setting `abandon` ends a start in progress."""
         self.directory = root / self.name
         self.log_path = root / "logs" / f"{self.name}.log"
         self.ports: dict[str, int] = {}
@@ -93,13 +93,13 @@ class Part(ABC):
         """Write the files the server needs, and `run` what must end well before it; called before each start."""
 
     def on_healthy(self) -> None:
-        """Put in place what the stack promises beyond a running server; called after each start."""
+        """Set up what the stack promises beyond a running server; called after each start."""
 
     def clean_up(self) -> None:
         """Remove what the server left outside its folder; called after each end of it."""
 
     def environment(self) -> dict[str, str]:
-        """Return the server's environment: next to nothing of ours, so that none of it changes the server."""
+        """Return the server's environment: almost nothing of ours, so that it cannot change the server."""
         kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
         return {name: os.environ[name] for name in kept if name in os.environ}
 
@@ -219,7 +219,7 @@ class Part(ABC):
             self._pause()
             if process.poll() is not None:
                 raise self._death(process)
-        # An answer may come from someone else who took the port first; then our own server has died of it.
+        # An answer may come from another server that took the port first; then ours has died.
         self._abandon.wait(_POLL_INTERVAL_S)
         if process.poll() is not None:
             raise self._death(process)
@@ -262,8 +262,8 @@ def start_together(parts: Sequence[Part]) -> None:
     """
     outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
     for part in parts:
-        # A daemon, because a Ctrl-C may come at any point of starting it: were it to run unseen, the
-        # process could not end. It finds the start abandoned and starts nothing.
+        # A daemon: after a Ctrl-C during its start the process could not end otherwise. It finds the start abandoned
+        # and starts nothing.
         Thread(target=_start, args=(part, outcomes), name=f"start-{part.name}", daemon=True).start()
     for _ in parts:
         if (error := outcomes.get()) is not None:

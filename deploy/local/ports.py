@@ -1,4 +1,4 @@
-"""Loopback ports: picked where nobody listens, and asked over HTTP whether a server is up."""
+"""Free ports on loopback, and HTTP probes of servers there."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _lock = Lock()
 def free_ports(count: int) -> list[int]:
     """Return `count` different free ports, none of them returned before by this process.
 
-    They lie below the range from which the system numbers outgoing connections: there, a client that keeps
-    knocking while its server is down may be given the server's own port, connect to itself, and so keep the
-    server from coming back. Nothing reserves a port: another process may still take it first.
+    They are below the range from which the system numbers outgoing connections. Within it a client that keeps
+    reconnecting while its server is down may get the server's port, connect to itself, and block the server's
+    restart. Nothing reserves a port: another process may still take it first.
 
     Raises:
         OSError: retryable; no free port was found.
@@ -65,10 +65,10 @@ _TIMEOUT_S = 2.0
 
 
 def http_get(port: int, path: str) -> tuple[int, bytes]:
-    """Return status and body of a GET on this machine, asked without any proxy.
+    """Return status and body of a GET on this machine, without a proxy.
 
     Raises:
-        OSError: retryable; nobody answered, or not in HTTP.
+        OSError: retryable; no server answered, or not in HTTP.
     """
     connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
     try:

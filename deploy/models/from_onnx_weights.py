@@ -1,4 +1,4 @@
-"""The weights of a Paddle2ONNX graph in the order of its nodes, and the modules of transformers they go into.
+"""Reads the weights of a Paddle2ONNX graph in the order of its nodes, and fills modules of transformers with them.
 
 Source: https://github.com/PaddlePaddle/Paddle2ONNX; https://arxiv.org/abs/2101.03697 (re-parameterised branches)
 """
@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 
 class GraphWeights:
-    """Hands out a graph's weights, one queue for each kind: within a kind, nodes come in the modules' order."""
+    """Returns a graph's weights, from one queue per kind: within a kind, nodes are in the modules' order."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
@@ -35,7 +35,7 @@ class GraphWeights:
                 self._queues[kind].append([_tensor(constant) for constant in used.values()])
 
     def fill(self, module: Any) -> None:
-        """Fill a module, whatever it consists of.
+        """Fill a module of any kind.
 
         Raises:
             ValueError: permanent; the next weights of the graph do not fit.
@@ -103,7 +103,7 @@ class GraphWeights:
 
 
 def _kind(operator: str, used: Mapping[str, onnx.TensorProto]) -> str | None:
-    """Return the kind of weights a node uses, None where its constants are none (shapes, exponents)."""
+    """Return the kind of weights a node uses, None where its constants are not weights (shapes, exponents)."""
     if not used:
         return None
     if operator in ("Conv", "ConvTranspose"):

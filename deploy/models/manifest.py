@@ -1,4 +1,4 @@
-"""The list of a model folder's files with their sizes and hashes, and checks against it."""
+"""The list of a model folder's files with sizes and hashes, and checks against it."""
 
 from __future__ import annotations
 

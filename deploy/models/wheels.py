@@ -16,7 +16,7 @@ _ALONE = ("--quiet", "--no-deps", "--only-binary", ":all:")
 
 
 class FetchError(Exception):
-    """Raised when neither uv nor pip could fetch a wheel; the message carries what each of them said."""
+    """Raised when neither uv nor pip could fetch a wheel; the message has the output of each."""
 
 
 def fetch(requirements: Sequence[str], target: Path) -> None:

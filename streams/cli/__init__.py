@@ -1,4 +1,4 @@
-"""The command `inferstream`: finds the subcommand, loads only its module, and shows failures in plain words."""
+"""The command `inferstream`: finds the subcommand, imports only its module, and shows errors as messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streams.cli.global_options import global_options, load_settings
 __all__ = ["AsJson", "app", "command", "examples", "load_settings", "main", "pairs", "print_json"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-"""The option of every command that shows something."""
+"""The option --json, of every command that shows something."""
 
 COMMANDS = {
     "up": "Start broker, S3, MLflow and a worker on this machine.",
@@ -57,7 +57,7 @@ EXTRAS = {
     "transformers": "torch",
     "uvloop": "worker",
 }
-"""Which extra of the distribution brings which module."""
+"""The extra of the distribution for each module."""
 
 _WAYS_OUT = {
     errno.ENOSPC: "free some space, or name a place on another disk",
@@ -92,7 +92,7 @@ def command(*lines: str) -> Callable[[Callable[..., None]], typer.Typer]:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` on standard output for programs; what has no JSON form stands there as text."""
+    """Print `value` on standard output; values without a JSON form become text."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
@@ -106,7 +106,7 @@ def pairs(given: list[str] | None, option: str, example: str) -> Iterator[tuple[
 
 
 class CommandGroup(TyperGroup):
-    """Lists commands without importing them; the one that is run is imported then."""
+    """Lists commands without importing them; a command is imported when it runs."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -201,7 +201,7 @@ def _hide_types_of_flags(params: Iterable[Any]) -> None:
 
 
 def _explain(error: Exception) -> tuple[list[str], int] | None:
-    """Return the sentences and the exit code for a failure that needs no stack trace, None for any other."""
+    """Return the message and the exit code for an error that needs no stack trace, None for any other."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if top in EXTRAS:

@@ -1,4 +1,4 @@
-"""Lets `python -m streams.cli` stand for the command `inferstream`."""
+"""Makes `python -m streams.cli` the same as the command `inferstream`."""
 
 from streams.cli import main
 

@@ -41,7 +41,7 @@ def bench(
     Exit status: 0 all ran (a target may be missed), 1 one could not be run, 2 no such benchmark, or no checkout.
     """
     # The benchmarks need the tests' recordings and models, which only a checkout has; nothing of the installed
-    # product may depend on them, so they are looked for by name.
+    # product may depend on them, so they are imported by name.
     if not _is_there():
         typer.echo(
             "✗ the benchmarks are not part of the installed package; run them in a checkout of the source: "

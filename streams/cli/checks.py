@@ -1,4 +1,4 @@
-"""What a worker needs from its surroundings, checked side by side: broker, topics, S3, disk, plugins."""
+"""Checks of what a worker needs, run side by side: broker, topics, S3, disk, plugins."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from streams.kafka.rights import Rights
 
 LONGEST_S = 30.0
-"""How long all checks together may take, in seconds."""
+"""Time limit of all checks together, in seconds."""
 
 _COMFORTABLE_BYTES = 5 * 1024**3
 _REFUSED_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 
 
 def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
-    """Return what was found, in a fixed order; blocks for at most `LONGEST_S`.
+    """Return all findings, in a fixed order; blocks for at most `LONGEST_S`.
 
     An engine that is not usable is an error where a registered model names it, else a warning.
     """
@@ -60,14 +60,14 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
     # Any may be needed, where the list did not come in time.
     needed = named if "findings" in answers["models"] else engines
     if any(finding.status == "error" for finding in found["mlflow"]):
-        found["models"], needed = [], set()  # it could only say the same again
+        found["models"], needed = [], set()  # it would report the same again
     for engine in engines - needed:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
     return [*findings, *(finding for name in checks for finding in found[name])]
 
 
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
-    """Check that a broker answers and has every topic of `tasks` as the settings want it."""
+    """Check that a broker answers and has every topic of `tasks` as the settings require."""
     from streams.kafka.connection import BrokerUnavailable
     from streams.kafka.topic_admin import check_rights, check_topics
     from streams.kafka.topics import Topics
@@ -94,7 +94,7 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
 
 
 def _rights(settings: Settings, rights: Rights, known: set[str]) -> list[Finding]:
-    """Return what a worker may not do, but for the topics that are `known` to be wrong already."""
+    """Return the rights that the worker lacks, except for topics that are `known` to be wrong already."""
     findings = [
         Finding("rights", "error", f"topic {one.topic} {one.problem}", one.cure)
         for one in rights.topics
@@ -161,7 +161,7 @@ def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list
 
 
 def _plugins(settings: Settings) -> list[Finding]:
-    """Import the plugins, and check what is set for custom engines and which tasks are to be consumed."""
+    """Import the plugins, and check the settings of custom engines and the tasks to consume."""
     findings = []
     for plugin in settings.worker.plugins:
         findings += _refused("plugins", partial(import_plugins, [plugin])) or [
@@ -174,7 +174,7 @@ def _plugins(settings: Settings) -> list[Finding]:
 
 
 def _refused(name: str, check: Callable[[], object]) -> list[Finding]:
-    """Return what `check` has against the settings, nothing where they are usable."""
+    """Return the finding of `check` about the settings, nothing where they are valid."""
     try:
         check()
     except ConfigurationError as error:
@@ -200,7 +200,7 @@ def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Fin
 
 @contextmanager
 def _libraries_silent() -> Iterator[None]:
-    """Keep aiokafka and others from logging the very failures that become findings."""
+    """Keep aiokafka and others from logging errors that become findings."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
     try:
@@ -214,7 +214,7 @@ def _answer(check: Callable[[], list[Finding]]) -> dict[str, Any]:
 
 
 def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[Finding]:
-    """Return a check's findings, or the one that says why it has none."""
+    """Return a check's findings, or one that says why it has none."""
     if "findings" in answer:
         found: list[Finding] = answer["findings"]
         return found
@@ -227,6 +227,6 @@ def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[
         "ollama": f"ollama.api_base={settings.ollama.api_base}",
         "disk": f"cache.directory={settings.cache.directory}",
     }
-    # Importing these libraries takes longer than that on a busy machine, which says nothing against them.
+    # Importing these libraries takes longer than that on a busy machine, which is not an error.
     status: Status = "warning" if name in ("models", "transformers") else "error"
     return [Finding(name, status, str(answer["error"]), f"look at {where[name]}")]

@@ -1,4 +1,4 @@
-"""`inferstream config`: the settings in force, with where each comes from, and a sample file of all."""
+"""`inferstream config`: the settings in force with their origins, and a sample file of all settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShownSetting:
-    """One setting as it may be shown: JSON-able, a secret masked."""
+    """One setting for output: JSON-able, a secret masked."""
 
     path: tuple[str, ...]
     """Section and name; for a custom engine `engines`, the engine and the name."""
@@ -81,7 +81,7 @@ def config(
 
 
 def shown_settings(loaded: Loaded[Settings]) -> Iterator[ShownSetting]:
-    """Yield every setting in the order of the tree, and last what is set for custom engines."""
+    """Yield every setting in the order of the tree, those of custom engines last."""
     values = loaded.settings.model_dump(mode="json", exclude={"engines"})
     for key, leaf in leaves(type(loaded.settings)).items():
         section, _, name = key.partition(".")
@@ -90,7 +90,7 @@ def shown_settings(loaded: Loaded[Settings]) -> Iterator[ShownSetting]:
     engines = loaded.settings.engines
     for engine in engines.names():
         for name, one in engines.of(engine).items():
-            # Only the engine knows what these are, so whatever may be a secret is not shown.
+            # Only the engine knows what these are, so a value that may be secret is not shown.
             value = _masked(one.value, may_be_secret(name))
             yield ShownSetting(("engines", engine, name), value, one.origin, f"Of engine {engine}.")
 
@@ -160,7 +160,7 @@ def _plain(value: Any) -> str:
 
 
 def sample_yaml(root: type[BaseModel]) -> str:
-    """Return a YAML file that names every setting of the tree, all commented out, with what each takes."""
+    """Return a YAML file with every setting, commented out, with its description and allowed values."""
     return "\n".join(_sample_lines(root)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a check says: one line, how bad it is, and what to do."""
+"""The result of a check: one line, its severity, and what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Finding:
 
     @classmethod
     def of_error(cls, name: str, message: object) -> Finding:
-        """Return the error that a message says, which ends with "; " and the cure."""
+        """Return the finding of an error message, which ends with "; " and the cure."""
         detail, _, cure = str(message).partition("; ")
         return cls(name, "error", detail, cure)
 

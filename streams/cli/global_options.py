@@ -1,4 +1,4 @@
-"""Options that every command takes, before or after its name, and the settings they lead to."""
+"""The options of every command, before or after its name, and the settings they lead to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHARED: dict[str, Any] = {"expose_value": False, "rich_help_panel": "Settings"}
 
 @dataclass(slots=True)
 class GlobalOptions:
-    """What was given of them so far."""
+    """The values given so far."""
 
     config_file: Path | None = None
     overrides: list[str] = field(default_factory=list)
@@ -25,10 +25,10 @@ class GlobalOptions:
 
 
 def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]:
-    """Return the settings for this command line, and send log lines to standard error as they say.
+    """Return the settings for this command line, and configure logging to standard error.
 
-    Unless `logs`, which is for commands that run on, only those are sent that --verbose or logging.level ask for: such
-    a command reports its failure itself.
+    Unless `logs`, which is for commands that keep running, only levels that --verbose or logging.level ask for are
+    logged: the command reports its errors itself.
 
     Raises:
         ConfigurationError: permanent; `main` shows it and exits with 2.
@@ -47,7 +47,7 @@ def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]
 
 
 def global_options() -> list[Any]:
-    """Return a set of these options for one more command; they report to the context, not to its function."""
+    """Return new objects of these options for one more command; they store values in the context."""
     holder = typer.Typer(add_completion=False)
     holder.command()(_signature)
     return list(typer.main.get_command(holder).params)
@@ -91,4 +91,4 @@ def _signature(
         bool, typer.Option("--verbose", help="Log at level DEBUG.", callback=_take_verbose, **_SHARED)
     ] = False,
 ) -> None:
-    """The options as typer reads them; never called."""
+    """The options in typer's form; never called."""

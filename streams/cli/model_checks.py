@@ -1,4 +1,4 @@
-"""The models and what runs them, checked: MLflow, the tags of its models, transformers, Ollama."""
+"""Checks of the models and engines: MLflow, the tags of its models, transformers, Ollama."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streams.settings import Settings
 
 _HTTP_TIMEOUT_S = 3.0
 
-# In a separate process: a torch that crashes while it is imported must not take the diagnosis along.
+# In a separate process: a torch that crashes on import must not crash the diagnosis.
 _LIBRARIES_PROBE = """
 import json, os
 os.nice(15)  # the other checks need the cores less, and come first
@@ -46,7 +46,7 @@ def check_mlflow(settings: Settings) -> list[Finding]:
 
 
 def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -> list[Finding]:
-    """Check that the registered models' tags make sense, and that worker.warm names registered models.
+    """Check that the tags of registered models are valid, and that worker.warm names registered models.
 
     Adds the engines that the models name to `engines`.
     """
@@ -67,7 +67,7 @@ def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -
 def check_tags(
     models: Iterable[ResolvedModel], *, tasks: Iterable[str], engines: Iterable[str]
 ) -> Iterator[Finding]:
-    """Yield a warning for each model whose tags are missing, name nothing known here, or contradict it."""
+    """Yield a warning for each model whose tags are missing, unknown or contradictory."""
     tasks, engines = sorted(tasks), sorted(engines)
     untagged: dict[str, list[str]] = {"task": [], "engine": []}
     for model in models:
@@ -102,7 +102,7 @@ def check_tags(
 
 
 def check_transformers(settings: Settings, *, timeout_s: float) -> list[Finding]:
-    """Check that torch and transformers can be imported and have the device that the settings ask for."""
+    """Check that torch and transformers can be imported and support the device in the settings."""
     name, device = "transformers", settings.transformers.device
     try:
         done = subprocess.run(

@@ -80,7 +80,7 @@ def delete(
         raise typer.BadParameter(
             "an alias is moved, not deleted; name a version or the model", param_hint="NAME"
         )
-    manager.resolve(name)  # says what there is, where there is no such model
+    manager.resolve(name)  # raises, with what exists, where there is no such model
     what = (
         f"version {reference.version} of {reference.name}"
         if reference.version

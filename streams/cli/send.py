@@ -94,9 +94,9 @@ def send(
 
 
 def _media_address(value: str, settings: Settings) -> str:
-    """Return an address the worker can fetch: the one given, or that of a file here.
+    """Return an address the worker can fetch: the one given, or that of a local file.
 
-    Its bytes travel in a data: URI where they fit into a message; else it is put on the object store.
+    The file's bytes become a data: URI where they fit into a message; else the file is uploaded.
     """
     if value.startswith(("s3://", "https://", "data:")):
         return value

@@ -45,7 +45,7 @@ def serve(
 
 
 def _with_address(settings: Settings, **given: Any) -> Settings:
-    """Return `settings` with what was given on the command line; what is not a value stays as it is."""
+    """Return `settings` with the address of the command line; None changes nothing."""
     changes = {name: value for name, value in given.items() if value is not None}
     return settings.model_copy(update={"http": settings.http.model_copy(update=changes)})
 

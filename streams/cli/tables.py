@@ -1,4 +1,4 @@
-"""Tables in the terminal, whose cells break between words and nowhere else."""
+"""Tables in the terminal; cells are broken only between words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cell = str | Text
 
 _UNBOUNDED = 10_000
 _LONGEST_WORD = 32
-"""A longer one, such as an address, is broken where the terminal is narrow."""
+"""A longer word, such as an address, is broken where the terminal is narrow."""
 
 
 def standard_output() -> Console:
@@ -27,10 +27,10 @@ def standard_output() -> Console:
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, sections: Sequence[int] = ()) -> None:
-    """Print rows on standard output, with a line behind each row whose number is in `sections`.
+    """Print rows on standard output, with a line after each row whose number is in `sections`.
 
-    A table, as wide as it needs where no terminal bounds it. In a terminal that is too narrow for its columns, one
-    block of lines for each row, so that nothing is cut off.
+    A table, as wide as needed where the output is not a terminal. In a terminal that is too narrow, one block of
+    lines per row, so that nothing is cut off.
     """
     out = standard_output()
     table = _table(headings, rows, sections)

@@ -96,7 +96,7 @@ def up(
         )
     # Before models are fetched, which may take minutes.
     kafka = None if kafka_home is None else KafkaRelease.find(kafka_home)
-    # Its warnings, such as that a topic just made has no leader yet, would run into the lines of the parts.
+    # Its warnings, such as that a new topic has no leader yet, would disturb the lines of the parts.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console()
     overrides["worker"].setdefault("warm", names)  # else the first request waits for torch to be imported
@@ -121,7 +121,7 @@ def up(
         ) as platform,
     ):
         lines.pause()
-        # Broken nowhere by us, so that each command is copied as a whole.
+        # Not wrapped, so that each command can be copied as a whole.
         console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
         with contextlib.suppress(KeyboardInterrupt):
             platform.wait()
@@ -133,7 +133,7 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
     """Return the settings of this command line, and a port where they name none.
 
     Raises:
-        ConfigurationError: permanent; what is wrong with them, or that a server of ours has that address.
+        ConfigurationError: permanent; they are invalid, or set the address of a server that is started here.
     """
     from deploy.local.ports import is_free
     from engines.config.settings_tree import leaves
@@ -158,7 +158,7 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
 
 
 def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> str:
-    # Commands look there by themselves for what runs in the usual folder.
+    # Commands find the settings in the default folder by themselves.
     is_found = directory == _DIRECTORY and not Path("inferstream.yaml").exists()
     inferstream = (
         "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
@@ -181,7 +181,7 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
 
 @contextlib.contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM unwind the main thread as Ctrl-C does, so that everything started is stopped."""
+    """Let SIGTERM unwind the main thread as Ctrl-C does, so that everything that was started is stopped."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

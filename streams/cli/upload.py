@@ -1,4 +1,4 @@
-"""`inferstream upload`: a file becomes an s3:// address that requests can name."""
+"""`inferstream upload`: uploads files and prints their s3:// addresses for requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def upload(
 
 
 def upload_with_bar(file: Path, settings: S3Settings, *, to: str | None = None) -> str:
-    """Put `file` on the store, with a bar on standard error while that takes its time, and return its address.
+    """Upload `file`, with a progress bar on standard error where that takes long, and return its address.
 
     Raises:
         typer.BadParameter: it is not a file.

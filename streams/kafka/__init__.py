@@ -1,11 +1,11 @@
-"""What is on Kafka and how to reach it: connections, topics, rights, message headers.
+"""Everything about Kafka itself: connections, topics, rights, message headers.
 
 - connection, patient_connections, connection_problems: clients from the settings, and why no broker answers
-- aiokafka_internals: all that is used of aiokafka beyond what it promises
-- settings: section kafka of the settings tree, all that a client needs
+- aiokafka_internals: everything used of aiokafka beyond its public API
+- settings: section kafka of the settings tree, for every client
 - topics, topic_admin, topic_reader, topic_problems: names, creation, checks and whole reads
 - rights, group_refusals, broker_requests, broker_watch: what a broker allows, refuses and says about itself
 - cloudevents, header_names: the headers of a record
 
-Knows nothing of requests under way; clients, workers and commands stand on it.
+Knows nothing of requests under way; clients, workers and commands build on it.
 """

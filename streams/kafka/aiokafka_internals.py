@@ -1,7 +1,7 @@
-"""What is needed of aiokafka that it does not promise: all its private names, behind plain ones.
+"""The private names of aiokafka that are used, behind public ones.
 
-Only the object that is handed in is changed, never a module or a class. All runs on the event loop of its client. A
-worker pins aiokafka: read this file against a new version before moving to it.
+Only the object that is passed in is changed, never a module or a class. Everything runs on the event loop of its
+client. A worker pins aiokafka: check this file against a new version before moving to it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def client_of(owner: Any) -> Any:
 
 
 def connect_side_by_side(client: Any) -> None:
-    """Have `client` make several connections at a time: else a silent broker holds up those to all others."""
+    """Let `client` make several connections at a time: else a silent broker blocks those to all others."""
     client._get_conn_lock_value = contextlib.nullcontext()
 
 
 def connect_by(client: Any, connect: _Call) -> _Call:
-    """Have `client` get each connection from `connect`, side by side; return its own way to make one."""
+    """Make `client` get each connection from `connect`, side by side; return its original way."""
     connect_side_by_side(client)
     own: _Call = client._get_conn
     client._get_conn = connect
@@ -54,10 +54,10 @@ def connect_by(client: Any, connect: _Call) -> _Call:
 def parse_fetches(
     consumer: AIOKafkaConsumer, batches: type, record: Callable[[TopicPartition, Any], Any] | None = None
 ) -> None:
-    """Have `batches` stand for aiokafka's `MemoryRecords` in all that `consumer` fetches.
+    """Use `batches` in place of aiokafka's `MemoryRecords` for everything that `consumer` fetches.
 
-    `record` makes what is delivered of a partition and one of its raw records, where that is not a ConsumerRecord. The
-    consumer is started and has no partitions yet, so that no fetch is under way.
+    `record` makes the delivered object from a partition and a raw record, where that is not a ConsumerRecord. The
+    consumer is started and has no partitions yet, so no fetch is under way.
     """
     names: dict[str, Any] = {"MemoryRecords": batches}
     if record is not None:
@@ -72,7 +72,7 @@ def parse_fetches(
 
 
 def read_leniently(batch: memoryview) -> Iterator[DefaultRecord]:
-    """Yield the records of a batch; bytes in names of headers that are not UTF-8 become replacement characters.
+    """Yield the records of a batch; bytes in header names that are not UTF-8 become replacement characters.
 
     Raises:
         CorruptRecordException: the length of a record is not that of what is in it.
@@ -84,7 +84,7 @@ def read_leniently(batch: memoryview) -> Iterator[DefaultRecord]:
 
 
 class _Lenient(bytearray):
-    """Bytes of which slices decode whatever is in them."""
+    """Bytes whose slices decode with replacement characters."""
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
@@ -95,12 +95,10 @@ class _Lenient(bytearray):
 
 
 def fill(batch: BatchBuilder, records: Iterable[Any]) -> int:
-    """Append to a new batch as many of `records` as it has room for, at least one; return how many.
+    """Append to a new batch as many of `records` as fit, at least one; return how many.
 
-    Of a record it takes `key`, `value` and `headers`.
-
-    As `BatchBuilder.append` does for one record, in about half its time: that asks for serializers, and for the time of
-    day, each time.
+    Like `BatchBuilder.append` for one record, in about half its time: that calls serializers and the clock each time.
+    Uses `key`, `value` and `headers` of a record.
     """
     append = batch._builder.append
     now_ms = int(time.time() * 1000)
@@ -114,7 +112,7 @@ def fill(batch: BatchBuilder, records: Iterable[Any]) -> int:
 
 
 class Coordination:
-    """One started consumer's talk with the coordinator of its group."""
+    """The communication of one started consumer with its group coordinator."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self.client: Any = consumer._client
@@ -125,17 +123,17 @@ class Coordination:
 
     @property
     def generation(self) -> int:
-        """What the broker calls the present assignment; -1 where the group has put this member out."""
+        """The broker's number of the current assignment; -1 where the group has removed this member."""
         return self._coordinator.generation  # type: ignore[no-any-return]
 
     @property
     def member_id(self) -> str:
-        """What the group knows this member by; empty where it does not."""
+        """The member id from the group; empty where there is none."""
         return self._coordinator.member_id  # type: ignore[no-any-return]
 
     @property
     def node(self) -> int | None:
-        """The broker that coordinates the group; None while it is looked for."""
+        """The group's coordinator; None while it is looked up."""
         return self._coordinator.coordinator_id  # type: ignore[no-any-return]
 
     @property
@@ -150,9 +148,9 @@ class Coordination:
         join: Callable[[Any, Any], Awaitable[Any]],
         refused: Callable[[Exception], Awaitable[None]],
     ) -> tuple[_Call, _Call]:
-        """Replace how requests are sent and how the group is joined, and return its own ways to do so.
+        """Replace how requests are sent and how the group is joined; return the original ways.
 
-        `refused` is called with what would be raised to the user; until it returns, the coordination stands still.
+        `refused` is called with the error that would be raised to the user; until it returns, the coordination waits.
         """
         coordinator = self._coordinator
         own = coordinator._send_req, coordinator.ensure_active_group
@@ -169,11 +167,11 @@ class Coordination:
         return await self._coordinator._send_req(request)
 
     async def found(self) -> None:
-        """Return when the coordinator is known."""
+        """Wait until the coordinator is known."""
         await self._coordinator.ensure_coordinator_known()
 
     def lost(self) -> None:
-        """Look for the coordinator again: the known one is it no more, or does not answer."""
+        """Look up the coordinator again: the known one is not it any more, or does not answer."""
         self._coordinator.coordinator_dead()
 
     def put_out(self) -> None:
@@ -189,11 +187,11 @@ class Coordination:
         return await self.client.ready(node, group=_COORDINATION)  # type: ignore[no-any-return]
 
     def limit_answers(self, node: int, limit_s: float) -> None:
-        """Set how long the connected `node` may take to answer before its connection counts as broken."""
+        """Set how long the connected `node` may take to answer before its connection is closed."""
         self.client._conns[node, _COORDINATION]._request_timeout = limit_s
 
     def disconnect(self, node: int) -> None:
-        """Break the group's connection to `node`, if there is one: what waits for it fails."""
+        """Close the group's connection to `node`, if there is one; requests that wait for it fail."""
         if (connection := self.client._conns.get((node, _COORDINATION))) is not None:
             connection.close()
 
@@ -202,7 +200,7 @@ class Coordination:
         return bool(set(topics) <= self.client._topics)
 
     async def restart(self) -> None:
-        """Start again what ended with an error: aiokafka would hand that error out again for ever."""
+        """Restart a part that ended with an error: aiokafka would raise that error again for ever."""
         coordinator = self._coordinator
         if _has_failed(coordinator._heartbeat_task):
             await coordinator._stop_heartbeat_task()
@@ -214,7 +212,7 @@ class Coordination:
 
 
 class AssignedPartitions:
-    """One assignment of a consumer: its buffers and positions, for as long as it is the present one."""
+    """One assignment of a consumer: its buffers and positions, while it is the current one."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
@@ -224,7 +222,7 @@ class AssignedPartitions:
 
     @property
     def holds(self) -> bool:
-        """Whether no other has followed."""
+        """Whether no other assignment has followed."""
         subscription = self._subscription.subscription
         return subscription is not None and subscription.assignment is self._assignment
 
@@ -238,56 +236,56 @@ class AssignedPartitions:
         return self._assignment.tps  # type: ignore[no-any-return]
 
     async def starts(self, partitions: Iterable[Place], *, timeout_s: float) -> Mapping[Place, int]:
-        """Return where the logs of these partitions begin.
+        """Return the first offsets of these partitions.
 
         Raises:
-            KafkaError: retryable; a broker did not tell in time.
+            KafkaError: retryable; a broker did not answer in time.
         """
         asked = [TopicPartition(*one) for one in partitions]
         return await self._fetcher.beginning_offsets(asked, int(timeout_s * 1000))  # type: ignore[no-any-return]
 
     def position(self, partition: Place) -> int | None:
-        """Return from where aiokafka fetches next, None where that is open."""
+        """Return the offset that aiokafka fetches next, None where it has none."""
         return self._assignment.state_value(partition)._position  # type: ignore[no-any-return]
 
     def seek(self, partition: Place, offset: int) -> None:
-        """Fetch from `offset` on, and forget what is buffered."""
+        """Fetch from `offset` on, and drop buffered records."""
         self._fetcher.seek_to(partition, offset)
 
     def pause(self, partition: Place) -> None:
-        """Fetch no more of it, and forget what is buffered."""
+        """Pause the partition, and drop buffered records."""
         self._subscription.pause(partition)
         self._fetcher._records.pop(partition, None)
 
     def buffered(self) -> list[Place]:
-        """Return the partitions of which there is something to take, those that have waited longest first."""
+        """Return the partitions with buffered records or errors, the longest waiting first."""
         return list(self._fetcher._records)
 
     def error(self, partition: Place) -> Exception | None:
-        """Return what the broker answered instead of records, None where it did not."""
+        """Return the broker's error in place of records, None where there is none."""
         held = self._fetcher._records.get(partition)
         return held._error if isinstance(held, fetcher.FetchError) else None
 
     def drop(self, partition: Place) -> None:
-        """Forget what is buffered, and have more fetched."""
+        """Drop what is buffered, and fetch more."""
         del self._fetcher._records[partition]
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def buffered_from(self, partition: Place) -> int:
-        """Return the offset at which the buffered records of a partition go on."""
+        """Return the offset of the next buffered record of a partition."""
         return self._fetcher._records[partition]._partition_records.next_fetch_offset  # type: ignore[no-any-return]
 
     def take(self, partition: Place, most: int) -> tuple[list[Any], int, Exception | None, Any]:
-        """Take up to `most` records out of the buffer, and move the position behind them.
+        """Take up to `most` records from the buffer, and move the position behind them.
 
-        Return the records, the new position, and where the next record cannot be read: why, and the batches of which it
-        is. Nothing is awaited, so no rebalance comes between.
+        Return the records, the new position, and, where the next record cannot be read, the error and its batches.
+        Nothing is awaited, so no rebalance can come between.
         """
         held = self._fetcher._records[partition]._partition_records
         records: list[Any] = []
         damage: Exception | None = None
         try:
-            records.extend(islice(held, most))  # keeps what came before an error
+            records.extend(islice(held, most))  # keeps the records before an error
         except Exception as error:  # noqa: BLE001 - codecs raise what they like; the caller reports it
             damage = error
         end = held.next_fetch_offset
@@ -297,7 +295,7 @@ class AssignedPartitions:
         return records, end, damage, held._records
 
     async def arrival(self, timeout_s: float) -> None:
-        """Return when something was fetched, at the latest after `timeout_s`.
+        """Return when something was fetched, or after `timeout_s`.
 
         Raises:
             KafkaError: permanent; the group cannot go on, or the fetcher has died.
@@ -321,7 +319,7 @@ class AssignedPartitions:
             own._fetch_task.result()
 
     def wake(self) -> None:
-        """Let those that await an arrival look again."""
+        """Let those that await an arrival check again."""
         for waiter in list(self._fetcher._fetch_waiters):
             self._fetcher._notify(waiter)
 

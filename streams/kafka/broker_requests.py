@@ -1,4 +1,4 @@
-"""Questions that aiokafka 0.14 does not ask in a version that answers ours: rights, group members and topic ids.
+"""Requests that aiokafka 0.14 lacks, or has only in older versions: rights, group members and topic ids.
 
 Source: https://kafka.apache.org/protocol (Metadata versions 8 and 12, DescribeGroups version 4).
 """
@@ -29,12 +29,12 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 UNKNOWN_RIGHTS = -(2**31)
-"""What a broker says that does not tell which operations are allowed."""
+"""The value of `authorized_operations` of a broker that does not report them."""
 READ, WRITE = 3, 4
 """Numbers of operations: bits of `authorized_operations`."""
 
 _ASK_IDS_S = 5.0
-"""How long a broker may take to tell topic ids: a group waits for its members meanwhile."""
+"""Longest wait for topic ids: a group waits for its members meanwhile."""
 
 _METADATA, _DESCRIBE_GROUPS = 3, 15
 _TEXT, _COMPACT_TEXT = String("utf-8"), CompactString("utf-8")
@@ -43,7 +43,7 @@ _ID = (("id_high", Int64), ("id_low", Int64))
 
 
 def _request(name: str, key: int, version: int, question: Schema, answer: Schema) -> Any:
-    """Return a class of aiokafka's requests, whose objects take the values of `question`."""
+    """Return a class of aiokafka's requests, whose objects hold the values of `question`."""
 
     class Answer(Response):  # type: ignore[misc]
         API_KEY, API_VERSION, SCHEMA = key, version, answer
@@ -127,32 +127,32 @@ _GroupDescription = _request(
 
 
 def topics_description(topics: list[str]) -> Any:
-    """Return the question which of these topics there are, and what this client may do with each; creates none."""
+    """Return the request for which of these topics exist, and this client's rights to each; creates none."""
     return _TopicRights(topics, False, False, True)
 
 
 def group_description(group_id: str) -> Any:
-    """Return the question to a group's coordinator for its members, and for what this client may do with it."""
+    """Return the request to a group's coordinator for its members, and this client's rights to it."""
     return _GroupDescription([group_id], True)
 
 
 def allows(authorized_operations: int, operation: int) -> bool | None:
-    """Return whether `operation` is among these; None where the broker does not tell."""
+    """Return whether `operation` is among these; None where the broker does not report rights."""
     if authorized_operations == UNKNOWN_RIGHTS:
         return None
     return bool(authorized_operations >> operation & 1)
 
 
 def first_group(response: Any) -> dict[str, Any]:
-    """Return the only group of an answer to `group_description`, by the names of its fields."""
+    """Return the only group of an answer to `group_description`, with named fields."""
     group: dict[str, Any] = response.to_object()["groups"][0]
     return group
 
 
 async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:
-    """Return the ids of those topics that have one, by which a topic that was made again differs from the one before.
+    """Return the ids of those topics that have one; a topic that was made again has another id.
 
-    None where the broker does not tell ids.
+    None where the broker has no ids.
     """
     wanted = sorted(topics)
     if not wanted:

@@ -1,4 +1,4 @@
-"""Asks the brokers every few seconds whether they are there: nobody need guess it from other failures."""
+"""Asks the brokers every few seconds whether they are there, so that an outage is known at once."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _FIRST_LINE_AFTER_S = 30.0
 
 
 class BrokerWatch:
-    """What is known of the brokers; lives on one event loop.
+    """The state of the brokers; lives on one event loop.
 
-    Each has a separate connection: what others send and wait for on theirs does not hold it up. Where none answers,
-    one line says so, and one after 30 s, 60 s, 120 s and so on; then one that says they are back.
+    Each has a separate connection, so that other traffic does not delay the answer. While none answers, one line says
+    so, and one after 30 s, 60 s, 120 s and so on; then one that they are back.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class BrokerWatch:
         return 0.0 if self._since is None else self._clock() - self._since
 
     def report(self) -> dict[str, Any]:
-        """Return what is known, as JSON has it."""
+        """Return the state as JSON values."""
         present = "ok" if self.answering >= self.known else "degraded"
         return {
             "status": present if self._since is None else "away",
@@ -70,7 +70,7 @@ class BrokerWatch:
         }
 
     async def any_answers(self) -> bool:
-        """Return, within half a second, whether a broker answers right now; as soon as one does."""
+        """Return, within half a second, whether any broker answers right now."""
         asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
         try:
             for answered in asyncio.as_completed(asking, timeout=_AT_A_STOP_S):
@@ -86,7 +86,7 @@ class BrokerWatch:
     async def look(self) -> None:
         """Ask all once."""
         asked_at = self._clock()
-        if not self.answering:  # not yet, or all have other addresses by now
+        if not self.answering:  # not yet, or all addresses have changed
             with contextlib.suppress(*NO_ANSWER):
                 async with asyncio.timeout(PATIENCE_S):
                     client = await self._connect()

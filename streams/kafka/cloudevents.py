@@ -43,7 +43,7 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 class Incoming(msgspec.Struct, frozen=True, gc=False):
-    """A received message freed of its CloudEvents clothing: the request's bytes and the attributes we use."""
+    """A received message without its CloudEvents envelope: the request's bytes and the attributes used."""
 
     value: bytes
     event_id: str | None
@@ -51,7 +51,7 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
 
 
 class BinaryHeaders:
-    """Makes the headers of binary-mode events of one type from one source, whose values are JSON."""
+    """Makes the headers of binary-mode events of one type from one source, with JSON values."""
 
     def __init__(self, event_type: str, source: str) -> None:
         self._type = ("ce_type", event_type.encode())
@@ -72,7 +72,7 @@ class BinaryHeaders:
         return headers
 
 
-# A result and the event about it are of one moment, and so are others of their batch.
+# A result and its event have the same time, and so have others of their batch.
 @functools.lru_cache(maxsize=16)
 def _ce_time(milliseconds: int) -> tuple[str, bytes]:
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
@@ -80,10 +80,10 @@ def _ce_time(milliseconds: int) -> tuple[str, bytes]:
 
 
 def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incoming:
-    """Return the request's bytes whichever way the producer wrapped them: plain, binary or structured.
+    """Return the request's bytes, whether the message is plain, binary or structured.
 
     Raises:
-        Undecodable: permanent; an empty value, a batch, or an envelope that is not one.
+        Undecodable: permanent; an empty value, a batch, or an invalid envelope.
     """
     if not value:
         raise Undecodable("the message is empty; send a JSON object with task, engine, model_name and data")
@@ -91,7 +91,7 @@ def receive(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Incomi
         return Incoming(value, None, None)
     attributes = {}
     for name, content in headers:
-        # What is not text is left out: an id that was made readable would be that of others too.
+        # Bytes that are not UTF-8 are left out: an id with replacement characters could be equal to another one.
         with contextlib.suppress(UnicodeDecodeError):
             attributes[name.lower()] = (content or b"").decode()
     content_type = attributes.get("content-type", "").lower()

@@ -1,4 +1,4 @@
-"""How to reach the broker: one translation of the kafka settings for aiokafka."""
+"""Connections to the broker: translates the kafka settings for aiokafka."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _METADATA_S = 5.0
 
 
 class BrokerUnavailable(Exception):
-    """Raised when no broker can be talked to; says why and what to do."""
+    """Raised when no broker can be reached; says why and what to do."""
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the error is of a broker that is away, slow or about to be replaced by another, so that waiting helps."""
+    """Whether the error is of a broker that is away, slow or about to be replaced, so that waiting helps."""
     if isinstance(error, UnknownTopicOrPartitionError):
         return False
     return isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
 
 
 async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bool:
-    """As `is_passing`; aiokafka takes a topic that no broker could be asked for as one that does not exist."""
+    """As `is_passing`; also where aiokafka reports a topic as unknown because no broker could be asked."""
     if not isinstance(error, UnknownTopicOrPartitionError):
         return is_passing(error)
     try:
@@ -48,7 +48,7 @@ async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bo
 
 @asynccontextmanager
 async def answered_within(kafka: KafkaSettings, limit_s: float) -> AsyncIterator[None]:
-    """Run a body that asks brokers, within a time limit and with one clear error.
+    """Run a body that asks brokers, within a time limit; errors become one clear message.
 
     Raises:
         BrokerUnavailable: retryable; a broker did not answer in time, or refused.
@@ -64,8 +64,8 @@ async def answered_within(kafka: KafkaSettings, limit_s: float) -> AsyncIterator
 async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]]:
     """Run a body that connects to the brokers, as `answered_within` does.
 
-    Yields `connection_options` with the one bootstrap server that answered first: aiokafka asks one after another,
-    and waits for a frozen one as long as for any request.
+    Yields `connection_options` with the one bootstrap server that answered first: aiokafka asks them one after
+    another, and waits for a frozen one as long as for any request.
 
     Raises:
         BrokerUnavailable: retryable; the broker did not answer, or refused.
@@ -76,7 +76,7 @@ async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]
 
 
 async def unavailable(kafka: KafkaSettings, error: BaseException, limit_s: float) -> BrokerUnavailable:
-    """Return the error that says why `error` came up within `limit_s`, for which it looks at the brokers again."""
+    """Return the error for `error`, which came up within `limit_s`; asks the brokers again for its cause."""
     reason = await why_no_broker_answers(kafka, connection_options(kafka))
     is_slow = isinstance(error, TimeoutError)
     said = f"did not answer all that was asked within {limit_s:g} s" if is_slow else f"gave up: {error}"
@@ -87,16 +87,16 @@ async def unavailable(kafka: KafkaSettings, error: BaseException, limit_s: float
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """Return the TLS context that these settings ask for, None for a plain connection.
+    """Return the TLS context of these settings, None for a plain connection.
 
     Raises:
-        ConfigurationError: permanent; a file is not there, or not what it must be.
+        ConfigurationError: permanent; a file is missing or invalid.
     """
     if "SSL" not in kafka.security_protocol:
         return None
     try:
         context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
-    except OSError as error:  # of which SSLError is one
+    except OSError as error:  # SSLError is one, too
         raise _unusable("ssl_cafile", kafka.ssl_cafile, "certificates in PEM form", error) from None
     if kafka.ssl_certfile:
         keyfile = kafka.ssl_keyfile
@@ -118,7 +118,7 @@ def _unusable(name: str, path: Path | None, wanted: str, error: OSError) -> Conf
 
 
 def connection_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return the keyword arguments that every aiokafka client of ours takes."""
+    """Return the keyword arguments of every aiokafka client."""
     options: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "security_protocol": kafka.security_protocol,

@@ -1,4 +1,4 @@
-"""Finds out why no broker can be talked to, and says it in a sentence with the way out."""
+"""Finds out why no broker can be reached, and says it in a sentence with what to do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CERTIFICATE_WRONG = (
 
 
 async def first_to_answer(options: dict[str, Any]) -> str:
-    """Return the bootstrap server that answers first, of all that `options` names; the silent ones cost no time.
+    """Return the bootstrap server of `options` that answers first; silent ones cost no time.
 
     Raises:
         KafkaConnectionError: retryable; each has refused.
@@ -67,7 +67,7 @@ async def _answers(server: str, options: dict[str, Any]) -> str:
 
 
 async def why_no_broker_answers(kafka: KafkaSettings, options: dict[str, Any]) -> str | None:
-    """Return what stands between this client and the brokers, None where nothing does; takes some seconds at most.
+    """Return why this client cannot reach the brokers, None where it can; takes some seconds at most.
 
     `options` are those of every aiokafka client.
     """
@@ -77,7 +77,7 @@ async def why_no_broker_answers(kafka: KafkaSettings, options: dict[str, Any]) -
     if None in found:
         return None
     reasons = [reason for reason in found if reason is not None]
-    # A server that says why it refuses tells more than others that are not there.
+    # A server that gives a reason is more helpful than one that is not there.
     return min(reasons, key=lambda reason: "nothing listens" in reason)
 
 
@@ -116,7 +116,7 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
 
 
 async def _advertised(where: str, metadata: Any, options: dict[str, Any]) -> str | None:
-    """Return what is wrong with the addresses that a broker gives for all; None where one can be reached."""
+    """Return what is wrong with the addresses that a broker advertises; None where one can be reached."""
     reason = f"the broker at {where} knows of no broker that is up; look at the brokers' own logs"
     for _, host, port, *_ in metadata.brokers:
         try:
@@ -131,7 +131,7 @@ async def _advertised(where: str, metadata: Any, options: dict[str, Any]) -> str
 
 
 async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: BaseException) -> str:
-    """Return why a port that listens does not answer as it should."""
+    """Return why a port that listens does not answer as expected."""
     where, asked = f"{host}:{port}", kafka.security_protocol
     listener = await _listener(host, port)
     if listener is None:
@@ -157,9 +157,9 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
 
 
 async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:
-    """Return what the port speaks, as kafka.security_protocol has it, None where that is nothing of Kafka's.
+    """Return the port's protocol, in terms of kafka.security_protocol, None where it is not Kafka's.
 
-    And how clients may log in; nothing where they do not, or it is not known.
+    And its login mechanisms; none where they are not known.
     """
     for is_tls in (True, False):
         context: ssl.SSLContext | None = None

@@ -1,4 +1,4 @@
-"""Why a broker does not take a worker into its group: what each error code means, what is allowed and what to do."""
+"""Why a broker refuses a worker as a member of its group: for each error code its meaning and what to do."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class GroupRefused(Exception):
-    """Raised when this worker cannot be a member of its group and no waiting helps; says what to do."""
+    """Raised when this worker cannot be a member of its group and waiting does not help; says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One reason; `passes` where waiting can help: a right that is granted, a group that empties."""
+    """One reason; `passes` where waiting can help: a right may be granted, or a group shrink."""
 
     reason: str
     passes: bool
@@ -42,13 +42,13 @@ _REASONS = {
     FENCED: "another worker has taken kafka.group_instance_id={kafka.group_instance_id!r}, so this older one stops; "
     "give each worker that runs at the same time an instance id of its own",
 }
-"""By Kafka's error codes, of which some are newer than aiokafka."""
+"""By Kafka's error codes, some of which aiokafka does not know."""
 _UNKNOWN = "the broker refuses this worker in group {kafka.group_id!r} with error {code}; look at its log"
 _NEVER_PASS = frozenset({24, 26, FENCED})
 
 
 def refusal(code: int, kafka: KafkaSettings, *, members: Sequence[str] = ()) -> Refusal:
-    """Return what a broker's error code for a member says; `members` names those of the group, as far as known."""
+    """Return the reason for a broker's error code; `members` names those of the group, as far as known."""
     user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
     reason = _REASONS.get(code, _UNKNOWN).format(kafka=kafka, user=user, code=code)
     if members and code in _REASONS:

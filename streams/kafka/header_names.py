@@ -1,7 +1,7 @@
-"""Lets records be read whose headers have names that are not UTF-8: those bytes become replacement characters.
+"""Reads records whose header names are not UTF-8: those bytes become replacement characters.
 
-aiokafka raises UnicodeDecodeError at such a name. Any producer can write one, and as a batch is read from its start
-only, no record behind it in its batch could ever be had: its partition would stand still for ever.
+aiokafka raises UnicodeDecodeError at such a name. Any producer can write one. A batch is only read from its start, so
+no later record of the batch could be read: its partition would be stuck for ever.
 Source: record batches of Kafka's protocol, version 2; Kafka's Java consumer reads names in this way.
 """
 
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-# Not used here: aiokafka starts without it too, and then stops at the first batch of another codec than gzip.
+# Not used here: aiokafka starts without it, and then fails at the first batch of another codec than gzip.
 import cramjam  # noqa: F401
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
@@ -21,12 +21,12 @@ from streams.kafka.aiokafka_internals import read_leniently
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
 _OFFSET_TO_FORMAT = struct.Struct(">qiib")
 _LAST_OFFSET = struct.Struct(">qiibIhi")
-"""From the first offset to how far behind it the last one is."""
+"""Position in a batch of the last offset, as a difference to the first."""
 _LATEST_FORMAT = 2
 
 
 class ForgivingRecords:
-    """Stands for aiokafka's `MemoryRecords`: what one fetch brought of one partition."""
+    """Takes the place of aiokafka's `MemoryRecords`: the batches of one fetch of one partition."""
 
     def __init__(self, fetched: bytes) -> None:
         self._records = MemoryRecords(fetched)
@@ -40,7 +40,7 @@ class ForgivingRecords:
         """Return the next batch, None where there is none.
 
         Raises:
-            CorruptRecordException: its length or its format cannot be; what is behind it cannot be found.
+            CorruptRecordException: its length or format is invalid, so the rest cannot be found.
         """
         start = self._start = self._next_start
         batch = self._records.next_batch()
@@ -60,7 +60,7 @@ class ForgivingRecords:
 
     @property
     def behind_batch(self) -> int | None:
-        """The offset behind the batch that was returned last, or was to be; None where that cannot be told."""
+        """The offset behind the batch that was returned last, or failed; None where it is not known."""
         try:
             first, length = _OFFSET_AND_LENGTH.unpack_from(self._fetched, self._start)
             following = self._start + _OFFSET_AND_LENGTH.size + length
@@ -74,7 +74,7 @@ class ForgivingRecords:
 
 
 class _ForgivingBatch:
-    """One batch as aiokafka has it, but for the names of headers."""
+    """One batch of aiokafka's, except for header names."""
 
     def __init__(self, batch: Any, data: memoryview) -> None:
         self._batch = batch
@@ -84,14 +84,14 @@ class _ForgivingBatch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the records; from the first again where a name is met that is not UTF-8.
+        """Yield the records; starts again at the first where a name is not UTF-8.
 
-        A fetch skips what lies before its position, as it begins within a batch more often than not.
+        A fetch skips records before its position: it usually begins within a batch.
         """
         try:
             yield from self._batch
         except (UnicodeDecodeError, CorruptRecordException) as error:
-            # Where aiokafka runs without its C extensions, it wraps the one in the other.
+            # Without its C extensions aiokafka wraps the one in the other.
             if not isinstance(error.__cause__ or error, UnicodeDecodeError):
                 raise
             yield from read_leniently(self._data)

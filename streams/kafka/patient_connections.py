@@ -1,4 +1,4 @@
-"""Connects to a broker that is away or silent at growing pauses, and asks the others meanwhile."""
+"""Connects to a broker that is away or silent with growing pauses, and asks the others meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiokafka.errors import RequestTimedOutError
 from streams.kafka.aiokafka_internals import connect_by
 
 SILENT_S = 5.0
-"""What a broker may take to make a connection usable while others answer; up to six times as long where none does."""
+"""Longest time to make a connection while other brokers answer; up to six times as long where none does."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 _FIRST_LOOK_S = 0.1
@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class _Way:
-    """One of the connections to a broker, and how often it could not be made of late."""
+    """One of the connections to a broker, and how often it failed recently."""
 
     pause_s: float = FIRST_PAUSE_S
     failures: int = 0
@@ -32,12 +32,12 @@ class _Way:
 
 
 class PatientConnections:
-    """Makes one aiokafka client, and no other, pause between attempts to connect to a broker that is away.
+    """Makes one aiokafka client pause between attempts to connect to a broker that is away.
 
-    The pause is 1 s while another broker of the cluster answers, and doubles from 1 s to 30 s where none does. It ends
-    early when a port that was closed opens, for which it looks once a second, without a word in any log. Code that asks
-    for a connection meanwhile waits, and has the answer of that one attempt; connections to other brokers are made
-    beside it, and what any broker may be asked is asked of those. Lives on the loop of the client.
+    The pause is 1 s while another broker of the cluster answers, and doubles from 1 s to 30 s where none does. It
+    ends early when a closed port opens, which is checked once a second without a log line. Code that asks for a
+    connection meanwhile waits for the result of that one attempt. Connections to other brokers are made beside it,
+    and requests that any broker can answer go to those. Lives on the loop of the client.
     """
 
     def __init__(self, client: Any) -> None:
@@ -49,21 +49,21 @@ class PatientConnections:
         self._look_up = client.coordinator_lookup
         client.coordinator_lookup = self._coordinator_lookup
         self._next_node: Any = None
-        """Which broker `_random_node` returns next, whatever it would choose."""
+        """The broker that `_random_node` returns next, instead of choosing."""
         self._silent_until: dict[Any, float] = {}
-        """Until when brokers are left out that did not answer while they had a connection."""
+        """Until when to avoid brokers that had a connection and did not answer."""
         self._look_up_s = SILENT_S
         self._now = asyncio.get_running_loop().time
         self._ways: defaultdict[Any, _Way] = defaultdict(_Way)
         self._answered_at = float("-inf")
-        """When any broker had a connection."""
+        """When a connection to any broker was last made."""
 
     async def _connection(self, node: Any, *, group: Any = ConnectionGroup.DEFAULT, **options: Any) -> Any:
         way = self._ways[node, group]
         failures = way.failures
         async with way.one_at_a_time:
             if way.failures > failures:
-                return None  # another has just tried
+                return None  # another caller has just tried
             if way.failures and self._client.cluster.broker_metadata(node) is not None:
                 await self._pause(node, way)
             # Where all seem to be silent, they may be slow.
@@ -84,7 +84,7 @@ class PatientConnections:
             return None
 
     def _random_node(self) -> Any:
-        """Return a broker that could be connected to the last time and answered, as long as there is one."""
+        """Return a broker that could be connected to the last time and answered, if there is one."""
         if (chosen := self._next_node) is not None:
             self._next_node = None
             return chosen
@@ -95,23 +95,23 @@ class PatientConnections:
         return random.choice(here) if here else self._any_node()
 
     async def _coordinator_lookup(self, kind: Any, key: str) -> Any:
-        """Ask one broker after another who coordinates, as aiokafka would wait for a frozen one until it gives up.
+        """Ask one broker after another for the coordinator: aiokafka would wait for a frozen one.
 
         Raises:
-            KafkaError: retryable; what the broker says, or RequestTimedOutError where none answers.
+            KafkaError: retryable; the broker's error, or RequestTimedOutError where none answers.
         """
         for _ in range(max(1, len(self._client.cluster.brokers()))):
             node = self._random_node()
             try:
                 async with asyncio.timeout(self._look_up_s):
-                    self._next_node = node  # the first thing that the next call asks for
+                    self._next_node = node  # the next call asks for metadata first
                     coordinator = await self._look_up(kind, key)
             except TimeoutError:
                 self._silent_until[node] = self._now() + LONGEST_PAUSE_S
             else:
                 self._look_up_s = SILENT_S
                 return coordinator
-        self._look_up_s = min(2 * self._look_up_s, 6 * SILENT_S)  # they may all be slow
+        self._look_up_s = min(2 * self._look_up_s, 6 * SILENT_S)  # all brokers may be slow
         raise RequestTimedOutError
 
     async def _pause(self, node: Any, way: _Way) -> None:
@@ -134,7 +134,7 @@ class PatientConnections:
 
 
 async def is_open(host: str, port: int) -> bool:
-    """Return whether a port takes connections."""
+    """Return whether a port accepts connections."""
     try:
         async with asyncio.timeout(_LOOK_EVERY_S):
             _, writer = await asyncio.open_connection(host, port)

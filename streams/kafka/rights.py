@@ -1,4 +1,4 @@
-"""What a worker may not do that it has to, asked of the broker without reading or writing anything."""
+"""Asks the broker which rights a worker lacks, without reading or writing anything."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _GROUP_CODES = frozenset({NOT_AUTHORIZED, NO_COORDINATOR, errors.InvalidGroupIdE
 _LOADING, _MOVED = errors.GroupLoadInProgressError.errno, errors.NotCoordinatorForGroupError.errno
 _NOT_READY = frozenset({_LOADING, _MOVED, NO_COORDINATOR})
 _UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
-"""A broker that does not know a question, or its version, answers in one of these ways."""
+"""Errors of a broker that does not know a request or its version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Which rights are lacking. What a broker does not tell is not among them."""
+    """The missing rights, as far as the broker reports them."""
 
     topics: list[TopicProblem]
     group: str | None
@@ -47,7 +47,7 @@ class Rights:
 async def topic_rights(
     client: Any, kafka: KafkaSettings, tasks: Iterable[str]
 ) -> tuple[list[TopicProblem], bool]:
-    """Return the topics of which a right is lacking, and whether the broker named each that exists."""
+    """Return the topics to which a right is missing, and whether the broker reported on each that exists."""
     topics, tasks = Topics(kafka.topic_prefix), list(tasks)
     needed = dict.fromkeys(topics.all_of(tasks), WRITE)
     needed |= dict.fromkeys(map(topics.requests, tasks), READ)
@@ -72,7 +72,7 @@ async def topic_rights(
 
 
 async def _ask_any(client: Any, question: Any) -> Any:
-    """Return the answer of a broker that can be connected to: the next that is asked is another."""
+    """Return the answer of any broker; the next call asks another one."""
     while True:
         with suppress(errors.NodeNotReadyError):
             return await client.send(client.get_random_node(), question)
@@ -80,7 +80,7 @@ async def _ask_any(client: Any, question: Any) -> Any:
 
 
 async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
-    """Return why the group cannot be joined, None where it can be, and whether the broker told."""
+    """Return why the group cannot be joined, None where it can be, and whether the broker reported it."""
     code = NO_COORDINATOR
     try:
         async with asyncio.timeout(_ANSWER_S):

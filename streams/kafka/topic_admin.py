@@ -1,4 +1,4 @@
-"""Creates the topics and checks that they are there, through the broker's admin interface."""
+"""Creates and checks topics through the broker's admin API."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]
 
 
 async def check_topics(kafka: KafkaSettings, tasks: Sequence[str]) -> list[TopicProblem]:
-    """Return what is wrong with the topics, empty when all are there with enough partitions.
+    """Return what is wrong with the topics, empty when all exist with enough partitions.
 
-    More than kafka.partitions asks for is well: they may have been added to one topic, and cannot be taken away.
+    More than kafka.partitions is fine: partitions can be added to a topic, and cannot be removed.
 
     Raises:
         BrokerUnavailable: retryable; no broker answered.
@@ -76,7 +76,7 @@ async def check_topics(kafka: KafkaSettings, tasks: Sequence[str]) -> list[Topic
 
 
 async def check_rights(kafka: KafkaSettings, tasks: Sequence[str], *, of_group: bool = True) -> Rights:
-    """Ask the broker what this client may do with the topics of `tasks`, and with the group.
+    """Ask the broker for this client's rights to the topics of `tasks`, and to the group.
 
     Raises:
         BrokerUnavailable: retryable; no broker answered.
@@ -99,9 +99,9 @@ async def _admin(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) -> dict[str, int]:
-    """Return how many partitions each topic has, as any broker says: some may be down, and another is asked then.
+    """Return how many partitions each topic has; asks another broker where one is down.
 
-    All topics rather than ours: a broker with auto-creation would create what it is asked for.
+    Asks for all topics, not ours: a broker with auto-creation would create a topic that is asked for.
 
     Raises:
         BrokerUnavailable: retryable; none has answered in time.
@@ -123,10 +123,10 @@ async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) ->
 async def _ask_controller(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topic: str, ask: Callable[[], Awaitable[Any]]
 ) -> None:
-    """Have topics changed, of which `topic` is the first.
+    """Change topics, of which `topic` is the first.
 
     Raises:
-        TopicsRefused: permanent until somebody mends it; the cluster does not, and why.
+        TopicsRefused: permanent until the cause is removed; the cluster refuses.
     """
     errors: Iterable[tuple[Any, ...]]
     cluster = client_of(admin).cluster

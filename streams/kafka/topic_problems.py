@@ -1,4 +1,4 @@
-"""What can be wrong with a topic, in words, and what mends it."""
+"""What can be wrong with a topic, as messages with what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TopicProblem:
-    """One topic that is not as expected, and the command or setting that mends it."""
+    """One problem of a topic, and the command or setting that solves it."""
 
     topic: str
     problem: str
@@ -19,12 +19,12 @@ class TopicProblem:
 
     @classmethod
     def missing(cls, topic: str) -> TopicProblem:
-        """Return the problem of a topic that is not there."""
+        """Return the problem of a topic that does not exist."""
         return cls(topic, "does not exist", "run: inferstream topics create")
 
     @classmethod
     def not_allowed(cls, topic: str, user: str | None) -> TopicProblem:
-        """Return the problem of a topic that its user may not see; whether it exists is not told to them."""
+        """Return the problem of a topic that this user may not see; brokers do not say whether it exists."""
         return cls(
             topic,
             f"is not for {f'user {user}' if user else 'a client without a login'}: the right to describe it is missing",
@@ -34,7 +34,7 @@ class TopicProblem:
 
     @classmethod
     def lacking(cls, topic: str, verb: Literal["read", "write"], user: str | None) -> TopicProblem:
-        """Return the problem of a topic that its user may see, and not read or write as a worker has to."""
+        """Return the problem of a topic that this user may see, but not read or write as a worker must."""
         who, principal = (f"user {user}", f"User:{user}") if user else ("this client", "its principal")
         done = "read" if verb == "read" else "written to"
         return cls(
@@ -48,7 +48,7 @@ class TopicProblem:
 
 
 class TopicsRefused(Exception):
-    """Raised where the broker refuses to make or change topics; one line for each says why and what to do."""
+    """Raised where the broker refuses to make or change topics; one line for each with reason and advice."""
 
 
 class TopicsNotReady(Exception):
@@ -64,9 +64,9 @@ _INVALID_REPLICATION_FACTOR, _NOT_CONTROLLER, _TIMED_OUT = 38, 41, 7
 
 
 def refusal_of(kafka: KafkaSettings, topic: str, code: int | None, message: str, brokers: int) -> str:
-    """Return why the broker does not make or change `topic`, and what to do; `brokers` is how many there are.
+    """Return why the broker refuses to make or change `topic`, and what to do; `brokers` is how many there are.
 
-    `code` is one of Kafka's protocol, None for an error of the client's own.
+    `code` is one of Kafka's protocol, None for an error of the client.
     """
     user = f"user {kafka.sasl_username}" if kafka.sasl_username else "a client without a login"
     if code == _INVALID_TOPIC and "collide" in message:

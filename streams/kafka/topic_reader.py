@@ -20,16 +20,16 @@ _POLL_MS = 200
 _PAUSE_S = 0.5
 _BEGIN_S = 60.0
 _TOPIC_APPEARS_S = 5.0
-"""How long a topic may take to be known to the broker that is asked, when it was just made."""
+"""How long the broker may not know a topic that was just made."""
 _METADATA_MAX_AGE_S = 10.0
-"""Most time in which a partition that was added is noticed."""
+"""Longest time until an added partition is noticed."""
 
 
 class TopicReader:
-    """Reads every partition of the given topics, in its own group, from their start or their present end.
+    """Reads every partition of the given topics, without a consumer group, from their start or their current end.
 
-    Lives on one event loop. Nothing is committed, so any number of readers see every record. Brokers that are away are
-    waited for; partitions that are added are read from their start; a topic that was made again too. Changes nothing
+    Lives on one event loop. Nothing is committed, so any number of readers see every record. It waits for brokers
+    that are away. Added partitions, and topics that were made again, are read from their start. Changes nothing
     outside its own consumer.
     """
 
@@ -47,7 +47,7 @@ class TopicReader:
                     **options,
                     group_id=None,
                     enable_auto_commit=False,
-                    # Where an offset is gone: the end is looked up at the start alone.
+                    # For offsets that are gone; the end is looked up only at the start.
                     auto_offset_reset="earliest",
                     fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
                     metadata_max_age_ms=int(1000 * min(_METADATA_MAX_AGE_S, self._kafka.metadata_max_age_s)),
@@ -58,7 +58,7 @@ class TopicReader:
             PatientConnections(client_of(consumer))
             parse_fetches(consumer, ForgivingRecords)
             if self._topics:
-                # Where the leader of a partition is frozen, until the cluster has found another.
+                # The leader of a partition may be frozen until the cluster has elected another.
                 async with answered_within(self._kafka, _BEGIN_S):
                     await self._begin()
             stack.pop_all()
@@ -87,7 +87,7 @@ class TopicReader:
                     yield record
 
     async def _begin(self) -> None:
-        """Assign all partitions, at their start or their end of this moment."""
+        """Assign all partitions, at their start or their current end."""
         client = client_of(self._consumer)
         until = asyncio.get_running_loop().time() + _TOPIC_APPEARS_S
         await client.set_topics(self._topics)
@@ -104,12 +104,12 @@ class TopicReader:
         self._consumer.assign(partitions)
         if self._start == "end":
             await self._consumer.seek_to_end(*partitions)
-        # Offsets are looked up lazily; asking for them makes "the end" that of this moment.
+        # Offsets are looked up lazily; asking for them now fixes "the end".
         for partition in partitions:
             await self._consumer.position(partition)
 
     async def _take_in_added(self) -> None:
-        """Assign partitions that were added, and leave the others where they are."""
+        """Assign added partitions, and leave the others where they are."""
         assigned = self._consumer.assignment()
         added = [partition for partition in self._known() if partition not in assigned]
         if not added:

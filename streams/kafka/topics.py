@@ -1,4 +1,4 @@
-"""Every topic's name, built here and nowhere else."""
+"""The names of all topics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Topics:
         return f"{self.prefix}.results.{task}"
 
     def dead_letters(self, task: str) -> str:
-        """Messages of `requests(task)` from which no request, not even an id, could be read."""
+        """Records of `requests(task)` that could not be read as a request with an id."""
         return f"{self.prefix}.dlq.{task}"
 
     @property

@@ -1,4 +1,4 @@
-"""The terminal's view of a local platform: one live line per part."""
+"""Shows a local platform in the terminal: one live line per part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StatusLines:
         self._live: Live | None = None
 
     def show(self, status: PartStatus) -> None:
-        """Take in a change of one part."""
+        """Show the new status of one part."""
         self._statuses[status.name] = status
         if not self._console.is_terminal:
             self._console.print(f"{status.name}: {status.status} {status.address} ({status.elapsed_s:.1f} s)")
@@ -40,7 +40,7 @@ class StatusLines:
             self._console.print(text)
 
     def pause(self) -> None:
-        """Leave the lines as they are, so that something else may draw; `resume` goes on."""
+        """Stop drawing, so that other code may draw; `resume` continues."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -48,7 +48,7 @@ class StatusLines:
     def resume(self) -> None:
         """Draw again after `pause`."""
         if self._console.is_terminal and self._live is None:
-            # A new one, as one that was stopped would draw over what was printed since.
+            # A new display: one that was stopped would overwrite what was printed since.
             self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=8)
             self._live.start()
 
