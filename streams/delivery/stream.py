@@ -105,10 +105,12 @@ class Stream:
 
     async def drain(self, within_s: float | None = None) -> None:
         self.request_consumer.give_back()
-        await self.withdraw()
+        if within_s is None:
+            await self.withdraw()  # a worker that stops may be killed before its last request is answered
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.tracker.drained()
+        self._guard.withdraw()  # others begin on what is not answered
         with suppress(TimeoutError):  # by then others have the partitions
             async with asyncio.timeout(self._session_s):
                 await self.committer.commit_last()

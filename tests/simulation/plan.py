@@ -43,6 +43,10 @@ class Plan:
     """How many inference requests end each worker that runs them."""
     crash_rate: float
     """How many requests to the broker are the last thing that a worker does, and how many answers the last it hears."""
+    dying_s: float
+    """How long a request that ends each worker takes for it, at most."""
+    restart_s: float
+    """After how long another worker joins in place of one that a request has ended; 0 where none does."""
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -72,6 +76,8 @@ class Plan:
             refusal_rate=rng.choice((0.0, 0.0, 0.0, 0.005)),
             poison_rate=rng.choice((0.0, 0.0, 0.0, 0.02, 0.1)),
             crash_rate=rng.choice((0.0, 0.0, 0.002)),
+            dying_s=rng.choice((0.0, 0.0, 12.0)),
+            restart_s=rng.choice((0.0, 8.0)),
         )
 
     def smaller(self) -> Iterator[Plan]:
@@ -84,7 +90,7 @@ class Plan:
         for name in ("members", "tasks", "partitions", "window", "most_fetched"):
             if getattr(self, name) > 1:
                 yield self._with(name, getattr(self, name) - 1)
-        for name in ("error_rate", "refusal_rate", "crash_rate", "poison_rate"):
+        for name in ("error_rate", "refusal_rate", "crash_rate", "poison_rate", "dying_s", "restart_s"):
             if getattr(self, name):
                 yield self._with(name, 0.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from streams.delivery.crash_guard import CrashGuard
 from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import DeliveryReport, Fetched, ProducerRecord, Record
 from streams.delivery.producer import BatchingProducer
+from streams.delivery.stream import Stream
 from tests.simulation.plan import Plan
 from tests.simulation.run import failing, shrink
 from tests.simulation.workers import Source
@@ -109,6 +111,30 @@ def test_a_fault_that_was_put_in_is_found(name: str, fault: type, monkeypatch: p
     monkeypatch.setattr(name, fault)
     seed = next((seed for seed in SEEDS_OF_A_FAULT if simulate(Plan.of(seed))), None)
     assert seed is not None, "no run has failed"
+
+
+class HidesItsEnd(Stream):
+    """Says that it has not ended at its requests while they still run."""
+
+    async def drain(self, within_s: float | None = None) -> None:
+        await self.withdraw()
+        await super().drain(within_s)
+
+
+def restarting(seed: int) -> Plan:
+    """Draw a run in which requests take long to end a worker, and another joins in its place."""
+    plan = Plan.of(seed)
+    members = max(2, plan.members)
+    return replace(plan, members=members, poison_rate=0.05, dying_s=12.0, restart_s=8.0)
+
+
+def test_requests_that_end_workers_are_given_up_while_others_join() -> None:
+    assert [plan for plan in map(restarting, range(30)) if simulate(plan)] == []
+
+
+def test_a_worker_that_hides_its_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.workers.Stream", HidesItsEnd)
+    assert any(simulate(restarting(seed)) for seed in range(100))
 
 
 def test_a_plan_that_fails_is_made_as_small_as_it_fails() -> None:

@@ -99,8 +99,13 @@ class UnderWay:
     def _begin(self) -> None:
         if not self._is_given_up and not self._engine.is_closed:
             self._has_begun = True
+            takes_s = self._request.data["takes_s"]
             if not self._engine.kills(self._request):
-                asyncio.get_running_loop().call_later(self._request.data["takes_s"], self._end)
+                asyncio.get_running_loop().call_later(takes_s, self._end)
+            elif takes_s:
+                asyncio.get_running_loop().call_later(takes_s, self._engine.die, self._request)
+            else:
+                self._engine.die(self._request)
 
     def _end(self) -> None:
         if not self._engine.is_closed:
@@ -121,10 +126,13 @@ class Engine:
         self.is_closed = True
 
     def kills(self, request: Request) -> bool:
-        kills = self._member.world.may_kill(request)
-        if kills:
+        return self._member.world.may_kill(request)
+
+    def die(self, request: Request) -> None:
+        """End the process, as this request has it."""
+        if not self._member.is_dead:
             self._member.crash()
-        return kills
+            self._member.world.killed(request)
 
     def result(self, request: Request) -> Result:
         about: dict[str, Any] = {

@@ -99,9 +99,9 @@ class World:
         self.is_calm = True
         self.loop.frozen.clear()
         self.join()
-        until = self.loop.now + PATIENCE_S * (1 + len(self.kills))
+        began = self.loop.now
         while not self.failures and (left := self.left()):
-            if self.loop.now > until:
+            if self.loop.now > began + PATIENCE_S * (1 + len(self.kills)):
                 self.failed(f"stuck: {left}")
             if not self.members:
                 self.join()
@@ -176,6 +176,8 @@ class World:
         slow_s = self.rng.choice((0.0, 0.01, 0.5, 3.0)) * self.rng.random()
         if self.rng.random() < self.plan.poison_rate:
             data["ends"] = "always kills"
+            # Less than a group waits for its members: where it is handed on while it runs, its end is not counted.
+            data["waits_s"], slow_s = 0.0, self.plan.dying_s * self.rng.random()
         data["takes_s"] = INFER_TIMEOUT_S if data["ends"] == "hangs" else slow_s
         request: dict[str, Any] = {
             "task": topic.rpartition(".")[2],
@@ -192,12 +194,19 @@ class World:
         return json.dumps(request).encode()
 
     def may_kill(self, request: Request) -> bool:
-        """Return whether this request ends the process now; some do so twice, and some always."""
+        """Return whether this request ends the process; some do so twice, and some always."""
         ends = request.data["ends"]
-        if ends != "always kills" and (ends != "kills" or self.kills[request.id] == 2):
-            return False
+        return bool(ends == "always kills" or (ends == "kills" and self.kills[request.id] < 2))
+
+    def killed(self, request: Request) -> None:
+        """Count a worker that this request has ended, and have another join in its place."""
         self.kills[request.id] += 1
-        return True
+        if self.plan.restart_s:
+            self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
+
+    def replace(self) -> None:
+        if len(self.members) < 4:
+            self.join()
 
     def note_outcomes(self, records: Sequence[ProducerRecord]) -> None:
         for record in records:
