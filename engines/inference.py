@@ -265,10 +265,10 @@ class InferenceManager:
         self._guard.close()
 
     def _load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
-        runner = self.engines.get(engine)
+        made = self.engines.get(engine)
         if task != ANY_TASK:
-            check_engine(runner, engine, task)
-        return self._execution.load(task, engine, model, runner)
+            check_engine(made, engine, task)
+        return self._execution.load(task, engine, model, made)
 
 
 def _sign_of_life(guard: Guard, listener: PullListener | None) -> PullListener:

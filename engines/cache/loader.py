@@ -52,10 +52,10 @@ def tell(
 class ModelLoading:
     """How one model is loaded for one task. The cache keeps it as long as the model, so it refers to no request."""
 
-    engine: str
+    engine_name: str
     task: str
     model: ResolvedModel
-    runner: BaseEngine
+    engine: BaseEngine
     models: ModelManager
     on_model: ModelListener | None = None
     guard: Guard = field(default_factory=Guard)
@@ -63,7 +63,7 @@ class ModelLoading:
     @property
     def key(self) -> ModelKey:
         """The key of the model in the cache."""
-        return key_of(self.engine, self.task if self.runner.loads_by_task else ANY_TASK, self.model.id)
+        return key_of(self.engine_name, self.task if self.engine.loads_by_task else ANY_TASK, self.model.id)
 
     def load(self, make_room: MakeRoom) -> Loaded:
         """Return the loaded model; its files count as in use until `unload`.
@@ -97,16 +97,16 @@ class ModelLoading:
             taken.release()
             if isinstance(error, InferenceError) or is_of_a_signal(error):
                 raise
-            log.exception("load_failed", engine=self.engine, model=self.model.key)
+            log.exception("load_failed", engine=self.engine_name, model=self.model.key)
             if is_out_of_memory(error):
                 raise out_of_memory(
-                    f"as engine {self.engine} loaded {self.model.key}",
+                    f"as engine {self.engine_name} loaded {self.model.key}",
                     "let fewer models stay in memory (cache.max_bytes)",
                 ) from error
             raise ModelLoadFailed(
-                f"engine {self.engine} cannot load {self.model.key}: {type(error).__name__}: {error}"
+                f"engine {self.engine_name} cannot load {self.model.key}: {type(error).__name__}: {error}"
             ) from error
-        if not self.runner.is_shared(loaded.model):
+        if not self.engine.is_shared(loaded.model):
             self._tell("model_loaded", time.perf_counter() - started, loaded.bytes)
         return loaded
 
@@ -114,8 +114,8 @@ class ModelLoading:
         """Free the model's memory and release its files."""
         started = time.perf_counter()
         try:
-            size, is_shared = self._bytes_of(loaded), self.runner.is_shared(loaded)
-            self._call("the unload of", lambda: self.runner.unload_model(loaded))
+            size, is_shared = self._bytes_of(loaded), self.engine.is_shared(loaded)
+            self._call("the unload of", lambda: self.engine.unload_model(loaded))
         finally:
             self._release_files()
         if not is_shared:
@@ -123,9 +123,9 @@ class ModelLoading:
 
     def _expected_size(self, details: dict[str, Any]) -> tuple[int, str] | None:
         """Return the engine's expectation for the model, whose files are here by now."""
-        if self.runner.needs_files:
+        if self.engine.needs_files:
             details["path"] = self.models.files(self.model)
-        return self.runner.expected_size(self.model.name, **details)
+        return self.engine.expected_size(self.model.name, **details)
 
     def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
         """Run a call of the engine under the guard, and return its result."""
@@ -134,24 +134,24 @@ class ModelLoading:
             self.guard.patience.of(self.task, self.model.name),
             call,
             holding=holding,
-            alive_at=lambda: max(self.models.last_sign(self.model), self.guard.last_sign(self.engine)),
+            alive_at=lambda: max(self.models.last_sign(self.model), self.guard.last_sign(self.engine_name)),
         )
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
         """Return the model with its size; where that cannot be determined it is unloaded again."""
-        runner = self.runner
-        model = runner.load_model(self.model.name, **details)
+        engine = self.engine
+        model = engine.load_model(self.model.name, **details)
         try:
-            size = runner.model_bytes(model)
+            size = engine.model_bytes(model)
             loaded = Loaded(
                 model,
                 size,
-                runner.model_device(model),
-                runner.shared_memory(model),
-                is_elsewhere=not runner.needs_files and size == 0,
+                engine.model_device(model),
+                engine.shared_memory(model),
+                is_elsewhere=not engine.needs_files and size == 0,
             )
         except BaseException:
-            runner.unload_model(model)
+            engine.unload_model(model)
             raise
         late.append(loaded)
         return loaded
@@ -160,7 +160,7 @@ class ModelLoading:
         """Release the files of a failed load, and the model if the load succeeds later."""
         try:
             for loaded in late:
-                self.runner.unload_model(loaded.model)
+                self.engine.unload_model(loaded.model)
         finally:
             if "path" in details:
                 self._release_files()
@@ -168,16 +168,24 @@ class ModelLoading:
     def _bytes_of(self, model: Any) -> int:
         """Return the size of a model to unload, 0 where it is not known any more: it is unloaded all the same."""
         try:
-            return self.runner.model_bytes(model)
+            return self.engine.model_bytes(model)
         except BaseException as error:
             if is_of_a_signal(error):
                 raise
-            log.exception("model_not_measured", engine=self.engine, model=self.model.key)
+            log.exception("model_not_measured", engine=self.engine_name, model=self.model.key)
             return 0
 
     def _release_files(self) -> None:
-        if self.runner.needs_files:
+        if self.engine.needs_files:
             self.models.release_files(self.model)
 
     def _tell(self, kind: str, seconds: float, size: int) -> None:
-        tell(self.on_model, kind, self.model, engine=self.engine, task=self.task, seconds=seconds, bytes=size)
+        tell(
+            self.on_model,
+            kind,
+            self.model,
+            engine=self.engine_name,
+            task=self.task,
+            seconds=seconds,
+            bytes=size,
+        )

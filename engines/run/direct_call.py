@@ -180,7 +180,7 @@ def new_job(
     return Job(
         name=name,
         task=task,
-        engine=engine,
+        engine_name=engine,
         data=data,
         options={} if options is None else options,
         metadata=metadata,

@@ -60,42 +60,37 @@ class Execution:
         The model is loaded where needed and stays leased until the engine is done; nothing else runs on it meanwhile.
         `early` is called in a thread of the engine with each outcome that is known before the last one.
         """
-        if not batch:
-            return []
         with working_on([one.name for one in batch]):
-            return self._run_named(batch, early)
+            try:
+                return self._run(batch, early) if batch else []
+            except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
+                return [_as_failure(error, batch[0])] * len(batch)
 
-    def _run_named(self, batch: Sequence[Job], early: OnOutcome | None) -> list[Outcome]:
-        first = batch[0]
-        loading = self._loading(first)
+    def _run(self, batch: Sequence[Job], early: OnOutcome | None) -> list[Outcome]:
+        loading = self._loading(batch[0])
         started = time.perf_counter()
-        try:
-            lease = self._cache.lease(loading.key, loading.load, loading.unload)
-            with lease:
-                if all(one.is_given_up for one in batch):  # while the model was loaded
-                    return [Cancelled("nobody waits for the answer any more")] * len(batch)
-                running = time.perf_counter()
+        with (lease := self._cache.lease(loading.key, loading.load, loading.unload)):
+            if all(one.is_given_up for one in batch):  # while the model was loaded
+                return [Cancelled("nobody waits for the answer any more")] * len(batch)
+            running = time.perf_counter()
+            for one in batch:
+                one.running_since = running
+                one.waited(running - started)
+            told: dict[Job, Outcome] = {}
+
+            def tell(job: Job, outcome: Outcome) -> None:
+                told[job] = outcome
+                job.timings["infer"] = time.perf_counter() - running
+                if early is not None:
+                    early(job, outcome)
+
+            try:
+                return self._outcomes(lease, batch, told, tell)
+            finally:
+                infer_s = time.perf_counter() - running
                 for one in batch:
-                    one.running_since = running
-                    one.timings["wait"] += running - started
-                told: dict[Job, Outcome] = {}
-
-                def tell(job: Job, outcome: Outcome) -> None:
-                    told[job] = outcome
-                    job.timings["infer"] = time.perf_counter() - running
-                    if early is not None:
-                        early(job, outcome)
-
-                try:
-                    outcomes = self._run(lease, batch, told, tell)
-                finally:
-                    infer_s = time.perf_counter() - running
-                    for one in batch:
-                        if one not in told:
-                            one.timings["infer"] = infer_s
-            return outcomes
-        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
-            return [_as_failure(error, first)] * len(batch)
+                    if one not in told:
+                        one.timings["infer"] = infer_s
 
     def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
         """Start one request whose `is_continuous`, beside those under way; blocks only to load its model.
@@ -103,36 +98,38 @@ class Execution:
         The future ends with the outcome, never with an exception; cancelling it stops the work. `emit` is called with
         each piece of the answer, in a thread of the engine.
         """
-        with working_on((job.name,)):
-            return self._start_named(job, emit)
-
-    def _start_named(self, job: Job, emit: Emit | None) -> Future[Outcome]:
-        started = time.perf_counter()
         loading = self._loading(job)
         lease: Lease | None = None
-        try:
-            lease = self._cache.share(loading.key, loading.load, loading.unload)
-            running = job.running_since = time.perf_counter()
-            job.waited(running - started)
-            raw = self._submit(job, lease, emit)
-        except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
-            if lease is not None and not isinstance(error, GivenUp):
-                lease.release()
-            failed: Future[Outcome] = Future()
-            failed.set_result(_as_failure(error, job))
-            return failed
-        following = _Following(raw, job, lease, running)
-        self._watch(following)
-        return following.outcome
+        with working_on((job.name,)):
+            started = time.perf_counter()
+            try:
+                lease = self._cache.share(loading.key, loading.load, loading.unload)
+                running = job.running_since = time.perf_counter()
+                job.waited(running - started)
+                raw = self._submit(job, lease, emit)
+            except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
+                if lease is not None and not isinstance(error, GivenUp):
+                    lease.release()
+                failed: Future[Outcome] = Future()
+                failed.set_result(_as_failure(error, job))
+                return failed
+            following = _Following(raw, job, lease, running)
+            self._watch(following)
+            return following.outcome
 
     def _submit(self, job: Job, lease: Lease, emit: Emit | None) -> Future[Any]:
         """Return the engine's future of a request; one that comes too late is cancelled."""
-        runner, key = job.runner, self._loading(job).key
+        engine, key = job.engine, self._loading(job).key
         late: list[Future[Any]] = []
-        heard = emit if _tells_signs(runner) else _heard(emit, lambda: self._guard.sign(key))
+
+        def hear(piece: str) -> None:
+            self._guard.sign(key)
+            if emit is not None:
+                emit(piece)
 
         def submit() -> Future[Any]:
-            raw = runner.submit(lease.model, job.inputs, job.options, heard, urgency=job.urgency)
+            heard = emit if _tells_signs(engine) else hear
+            raw = engine.submit(lease.model, job.inputs, job.options, heard, urgency=job.urgency)
             late.append(raw)
             return raw
 
@@ -164,7 +161,7 @@ class Execution:
             limit_s=self._patience(job),
             alive_at=self._signs_of(job, following.lease.model, is_followed=True),
             give_up=give_up,
-            outlives_cancel=_tells_signs(job.runner),
+            outlives_cancel=_tells_signs(job.engine),
         )
 
     def _signs_of(self, job: Job, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
@@ -172,15 +169,15 @@ class Execution:
 
         `is_followed`: the engine reports signs itself, and None means that nothing is under way.
         """
-        runner, key, guard = job.runner, self._loading(job).key, self._guard
+        engine, key, guard = job.engine, self._loading(job).key, self._guard
 
         def alive_at() -> float:
             try:
-                told = runner.last_sign(model)
+                told = engine.last_sign(model)
             except BaseException:
-                log.exception("last_sign_failed", engine=runner.name)
+                log.exception("last_sign_failed", engine=engine.name)
                 told = None
-            if told is None and is_followed and _tells_signs(runner):
+            if told is None and is_followed and _tells_signs(engine):
                 told = time.monotonic()
             return max(guard.last_sign(key), told or 0.0)
 
@@ -189,20 +186,20 @@ class Execution:
     def _patience(self, job: Job) -> float:
         return self._guard.patience.of(job.task, job.model.name)
 
-    def load(self, task: str, engine: str, model: ResolvedModel, runner: BaseEngine) -> Lease:
-        """Load a model before any request needs it, and return a lease on it.
+    def load(self, task: str, engine_name: str, model: ResolvedModel, engine: BaseEngine) -> Lease:
+        """Load a model before anybody asks for it, and return a lease on it.
 
         Raises:
             InferenceError: what loading raises of that tree.
         """
-        loading = self._loading_of(engine, task, model, runner)
+        loading = self._loading_of(engine_name, task, model, engine)
         return self._cache.share(loading.key, loading.load, loading.unload)
 
     def is_loaded(self, job: Job) -> bool:
         """Return whether the model of `job` is in memory, so that it can run without a load."""
         return self._cache.is_loaded(self._loading(job).key)
 
-    def _run(
+    def _outcomes(
         self, lease: Lease, batch: Sequence[Job], told: Mapping[Job, Outcome], tell: OnOutcome
     ) -> list[Outcome]:
         """Run a batch; where the engine raises, bisect it to find the request that fails.
@@ -211,8 +208,8 @@ class Execution:
         engine hangs, the model is loaded again.
         """
         first, model = batch[0], lease.model
-        runner, key = first.runner, self._loading(first).key
-        signs = self._signs_of(first, model) if _tells_signs(runner) else None
+        engine, key = first.engine, self._loading(first).key
+        signs = self._signs_of(first, model) if _tells_signs(engine) else None
         given_up: list[GivenUp] = []
 
         def run(some: Sequence[Job]) -> list[Outcome]:
@@ -227,7 +224,7 @@ class Execution:
             def early(number: int, outcome: Outcome) -> None:
                 self._guard.sign(key)
                 if not given_up and left[number] not in told:
-                    tell(left[number], _checked(outcome, first.engine))
+                    tell(left[number], _checked(outcome, first))
 
             inputs, options = [one.inputs for one in left], [one.options for one in left]
             try:
@@ -235,7 +232,7 @@ class Execution:
                     return self._guard.call(
                         str(key),
                         self._patience(first),
-                        lambda: runner.infer_each(model, inputs, options, early),
+                        lambda: engine.infer_each(model, inputs, options, early),
                         holding=lease,
                         alive_at=signs,
                     )
@@ -247,25 +244,15 @@ class Execution:
                 return [error] * len(left)  # the requests are not the cause
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:
-            if len(some) > 1:
-                log.warning("batch_failed", model=some[0].model.key, items=len(some), error=words_of(error))
-            return _as_failure(error, some[0]) if len(some) == 1 else as_inference_error(error)
+            if len(some) == 1:
+                return _as_failure(error, some[0])
+            log.warning("batch_failed", model=first.model.key, items=len(some), error=words_of(error))
+            return as_inference_error(error)
 
         return bisected(run, batch, failed=failed)
 
     def _loading(self, job: Job) -> ModelLoading:
-        return self._loading_of(job.engine, job.task, job.model, job.runner)
-
-
-def _heard(emit: Emit | None, sign: Callable[[], None]) -> Emit:
-    """Return an `emit` that counts every piece as a sign of life."""
-
-    def hear(piece: str) -> None:
-        sign()
-        if emit is not None:
-            emit(piece)
-
-    return hear
+        return self._loading_of(job.engine_name, job.task, job.model, job.engine)
 
 
 class _Following:
@@ -308,18 +295,17 @@ class _Following:
         self.outcome.set_result(made)
 
 
-def _tells_signs(runner: BaseEngine) -> bool:
-    return type(runner).last_sign is not BaseEngine.last_sign
+def _tells_signs(engine: BaseEngine) -> bool:
+    return type(engine).last_sign is not BaseEngine.last_sign
 
 
 def _outcome(done: Future[Any], job: Job) -> Outcome:
     try:
-        found = done.result()
+        return _checked(done.result(), job)
     except CancelledError:
-        return Cancelled(f"engine {job.engine} dropped the request; send it again")
+        return Cancelled(f"engine {job.engine_name} dropped the request; send it again")
     except BaseException as error:  # noqa: BLE001 - logged, and the caller is told
         return _as_failure(error, job)
-    return _checked(found, job.engine)
 
 
 def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Outcome]:
@@ -328,22 +314,25 @@ def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Out
     Raises:
         InternalError: permanent; there are more or fewer outcomes than requests, so they cannot be assigned.
     """
-    engine = batch[0].engine
     if len(outcomes) != len(batch):
-        raise InternalError(f"engine {engine} returned {len(outcomes)} outcomes for {len(batch)} requests")
-    return [_checked(outcome, engine) for outcome in outcomes]
+        raise InternalError(
+            f"engine {batch[0].engine_name} returned {len(outcomes)} outcomes for {len(batch)} requests"
+        )
+    return [_checked(outcome, batch[0]) for outcome in outcomes]
 
 
-def _checked(outcome: Any, engine: str) -> Outcome:
+def _checked(outcome: Any, job: Job) -> Outcome:
     if isinstance(outcome, (dict, InferenceError)):
         return outcome
     return InternalError(
-        f"engine {engine} returned {type(outcome).__name__} for a request; it must be a dict"
+        f"engine {job.engine_name} returned {type(outcome).__name__} for a request; it must be a dict"
     )
 
 
 def _as_failure(error: BaseException, job: Job) -> InferenceError:
-    failure = as_inference_error(error, f"as engine {job.engine} ran model {job.model.key}")
+    failure = as_inference_error(error, f"as engine {job.engine_name} ran model {job.model.key}")
     if failure is not error:
-        log.error("execute_failed", task=job.task, engine=job.engine, model=job.model.key, exc_info=error)
+        log.error(
+            "execute_failed", task=job.task, engine=job.engine_name, model=job.model.key, exc_info=error
+        )
     return failure

@@ -41,7 +41,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     name: RequestName
     """Its name in log lines of every thread."""
     task: str
-    engine: str = ""
+    engine_name: str = ""
     """The engine that was asked for, then the one that answers."""
     data: dict[str, Any]
     """Dropped when the inputs are made of it."""
@@ -70,7 +70,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
 
     model: ResolvedModel = _BY_RESOLVE
     handler: BaseModelHandler = _BY_RESOLVE
-    runner: BaseEngine = _BY_RESOLVE
+    engine: BaseEngine = _BY_RESOLVE
     lane_key: ModelKey = _BY_RESOLVE
     """Requests with equal keys use one loaded model, which runs one batch at a time."""
     batch_key: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     @property
     def is_continuous(self) -> bool:
         """Whether the engine takes requests of this task one by one, not in batches."""
-        return self.task in self.runner.continuous_tasks
+        return self.task in self.engine.continuous_tasks
 
     @property
     def running_s(self) -> float:
@@ -105,8 +105,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
 
     def resolve_as(self, other: Job) -> None:
         """Copy the resolution of `other`, which asked for the same without options."""
-        self.engine, self.options = other.engine, {}
-        self.model, self.handler, self.runner = other.model, other.handler, other.runner
+        self.engine_name, self.engine, self.options = other.engine_name, other.engine, {}
+        self.model, self.handler = other.model, other.handler
         self.lane_key, self.batch_key = other.lane_key, other.batch_key
         self.claim, self.most_cost = other.claim, other.most_cost
 
@@ -165,7 +165,7 @@ class Walk(ABC):
             outcome,
             id=name.id,
             task=str(name.task),  # from Python it may be anything
-            engine=str(job.engine),
+            engine=str(job.engine_name),
             model_name=str(name.model_name),
             model_version=None if job.model is _BY_RESOLVE else job.model.version,
             processing_s=processing_s,

@@ -54,38 +54,38 @@ class RequestResolver:
             InferenceError: any kind of handlers.errors about task, engine, options and model; nothing else.
         """
         started = time.perf_counter()
-        task, engine, model_name, options = job.task, job.engine, job.name.model_name, job.options
+        task, name, model_name, options = job.task, job.engine_name, job.name.model_name, job.options
         try:
-            _check_names(task, engine, model_name)
+            _check_names(task, name, model_name)
             handler = self._handlers.get(task)
             found = None
-            if not engine:
+            if not name:
                 found = self._versions.resolve(model_name)
-                engine = _engine_of(found.model)
-            runner = self._engines.get(engine)
-            check_engine(runner, engine, task)
+                name = _engine_of(found.model)
+            engine = self._engines.get(name)
+            check_engine(engine, name, task)
             bounds = (
-                {**self._bounds, **runner.option_bounds} if options or handler.options_in_data else NO_BOUNDS
+                {**self._bounds, **engine.option_bounds} if options or handler.options_in_data else NO_BOUNDS
             )
-            checked = validate_options(options, task_options=handler.options, engine=engine, bounds=bounds)
+            checked = validate_options(options, task_options=handler.options, engine=name, bounds=bounds)
             if handler.options_in_data:
-                checked = with_options_in_data(handler, checked, job.data, engine, bounds)
+                checked = with_options_in_data(handler, checked, job.data, name, bounds)
             model, claim = found or self._versions.resolve(model_name)
-            check_tags(model, task=task, engine=engine)
-            key = key_of(engine, task, model.id)
-            batch_key = (*key, runner.batch_key(checked))
-            most_cost = float(runner.max_cost(task))
+            check_tags(model, task=task, engine=name)
+            key = key_of(name, task, model.id)
+            batch_key = (*key, engine.batch_key(checked))
+            most_cost = float(engine.max_cost(task))
         except InferenceError:
             raise
         except BaseException as error:
             raise stage_failed("resolve", task, error) from error
         job.timings["resolve"] = time.perf_counter() - started
-        job.engine, job.model, job.claim, job.handler, job.runner = engine, model, claim, handler, runner
+        job.engine_name, job.engine, job.model, job.claim, job.handler = name, engine, model, claim, handler
         job.lane_key, job.batch_key, job.most_cost, job.options = key, batch_key, most_cost, checked
 
     def resolves_at_once(self, job: Job) -> bool:
         """Return whether `resolve` takes microseconds: it need not ask, import or wait."""
-        model_name, engine = job.name.model_name, job.engine
+        model_name, engine = job.name.model_name, job.engine_name
         if not self._models.is_fresh(model_name):
             return False
         if not engine:
@@ -107,15 +107,15 @@ def _check_names(task: Any, engine: Any, model_name: Any) -> None:
             )
 
 
-def check_engine(runner: BaseEngine, engine: str, task: str) -> None:
+def check_engine(engine: BaseEngine, name: str, task: str) -> None:
     """Check that the engine runs the task.
 
     Raises:
         InvalidRequest: permanent; names the tasks it runs.
     """
-    if runner.supported_tasks and task not in runner.supported_tasks:
-        runs = ", ".join(sorted(runner.supported_tasks))
-        raise InvalidRequest(f"engine {engine} does not run task {task}; it runs {runs}")
+    if engine.supported_tasks and task not in engine.supported_tasks:
+        runs = ", ".join(sorted(engine.supported_tasks))
+        raise InvalidRequest(f"engine {name} does not run task {task}; it runs {runs}")
 
 
 def _engine_of(model: ResolvedModel) -> str:

@@ -32,7 +32,7 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
         check_data(data)
         job.inputs = _inputs(job.handler, job.task, data, job.options)
         # A custom engine may return anything, and a value that is not a number would stop the batches of all.
-        job.cost = float(job.runner.cost(job.task, job.inputs, job.options))
+        job.cost = float(job.engine.cost(job.task, job.inputs, job.options))
     except InferenceError:
         raise
     except BaseException as error:
@@ -67,7 +67,7 @@ def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
         raise _no_dict(job.task, metadata, "as metadata; it must be a dict")
     if wrong := not_a_number(output, "result"):
         raise InferenceFailed(
-            f"{wrong}, which JSON does not have: model {job.model.key} of engine {job.engine} or the "
+            f"{wrong}, which JSON does not have: model {job.model.key} of engine {job.engine_name} or the "
             f"handler of task {job.task} computed no finite number; try another input, or load the model in "
             "a wider number format (torch_dtype fp32)"
         )

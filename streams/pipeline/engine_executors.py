@@ -38,7 +38,7 @@ class EngineExecutors:
 
         If the model leaves the memory before that begins, it is loaded in a thread for models in memory.
         """
-        engine, is_loaded = key = (job.engine, self._is_loaded(job))
+        engine, is_loaded = key = (job.engine_name, self._is_loaded(job))
         if key not in self._pools:
             # Each model runs in one thread at a time. In memory are those within the budget and those in use beyond it.
             size = 2 * self._loads_at_once if is_loaded else self._loads_at_once

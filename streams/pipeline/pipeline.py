@@ -146,7 +146,7 @@ class Pipeline(Walk):
             return patience.told
 
     async def _resolve(self, job: Job) -> None:
-        asked = (job.task, job.engine, job.name.model_name)
+        asked = (job.task, job.engine_name, job.name.model_name)
         alike, has_options = job.alike, bool(job.options)
         job.alike = None  # it may soon refer to this job: a reference cycle
         if alike is not None and not has_options and (other := alike.get(asked)) is not None:
@@ -244,7 +244,7 @@ def job_of(
     return Job(
         name=RequestName(request.id, request.task, request.model_name, traceparent),
         task=request.task,
-        engine=request.engine,
+        engine_name=request.engine,
         data=request.data,
         options=request.options,
         metadata=request.metadata,

@@ -25,7 +25,7 @@ MAX_MODELS = 2
 class Item:
     """The part of a prepared request that is looked at on the way."""
 
-    engine: str
+    engine_name: str
     model: str
     is_continuous: bool = False
     batch_key: str = "same"
@@ -35,7 +35,7 @@ class Item:
 
     @property
     def lane_key(self) -> tuple[str, str]:
-        return self.engine, self.model
+        return self.engine_name, self.model
 
     def waited(self, seconds: float) -> None:
         pass
