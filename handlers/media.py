@@ -35,7 +35,7 @@ def encoded_file(
     """
     match value:
         case Media(content=content, source=source):
-            return content, f"{field} ({source})"
+            return content, source if source.startswith(field) else f"{field} ({source})"
         case bytes() | bytearray() | memoryview():
             return bytes(value), f"{field} (bytes)"
         case str():
