@@ -29,7 +29,7 @@ def set_torch_defaults() -> None:
 
 
 def set_native_defaults() -> None:
-    """Set all variables that suit a process of ours; not for somebody else's, where numpy may have other work."""
+    """Set all variables, for a process of inferstream; in other processes numpy may have other work."""
     _set(_OF_TORCH | _OF_NUMPY)
     bound_arenas()
 

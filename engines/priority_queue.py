@@ -63,7 +63,7 @@ class WaitingLine:
         self._waiting: PriorityQueue[asyncio.Future[None]] = PriorityQueue()
 
     def __bool__(self) -> bool:
-        """Return whether anybody waits."""
+        """Return whether any caller waits."""
         self._drop_who_left()
         return bool(self._waiting)
 
@@ -79,7 +79,7 @@ class WaitingLine:
             raise
 
     def call_next(self) -> bool:
-        """Let the next caller return from `wait`; return False where nobody waits."""
+        """Let the next caller return from `wait`; return False where none waits."""
         if not self:
             return False
         self._waiting.take().set_result(None)

@@ -250,7 +250,7 @@ class InferenceClient:
     async def _send(self, request: Request, key: bytes | None, until: float) -> None:
         if (
             len(request.id) > MAX_ID_CHARS
-        ):  # a worker would answer it under another id, which nobody waits for
+        ):  # a worker would answer it under another id, which no call waits for
             raise RequestNotSent(
                 f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
             )

@@ -18,9 +18,9 @@ _IS_FAULT = "ends_the_process"
 
 
 def supervised(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Return `task`; if it ends with an error, or as cancelled though nobody cancelled it, report a fault.
+    """Return `task`; if it ends with an error, or with a CancelledError that is not a cancel, report a fault.
 
-    For tasks that nobody awaits, and without which requests would wait for ever.
+    For tasks that are not awaited, without which requests would wait for ever.
     """
     task.add_done_callback(_check)
     return task
@@ -73,7 +73,7 @@ def _check(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         error = task.exception()
     elif not task.cancelling():
-        error = RuntimeError("a CancelledError that nobody had sent ended it")
+        error = RuntimeError("a stray CancelledError ended it")
     else:
         error = None
     if error is not None:

@@ -166,7 +166,7 @@ class ModelLoading:
                 self._release_files()
 
     def _bytes_of(self, model: Any) -> int:
-        """Return the size of a model to unload, 0 where it is not known any more: it is unloaded all the same."""
+        """Return the size of a model to unload, 0 where it is not known any more: it is unloaded in any case."""
         try:
             return self.engine.model_bytes(model)
         except BaseException as error:

@@ -36,7 +36,7 @@ LEAST_FREE_BYTES = 256 * 1024**2
 """With less free space than this, the disk counts as full."""
 
 _LOOK_S = 0.5
-"""How often it is looked whether a download gets on."""
+"""How often the progress of a download is checked."""
 
 
 @dataclass(frozen=True, slots=True)

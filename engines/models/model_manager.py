@@ -103,13 +103,13 @@ class ModelManager:
     def resolve(self, model_name: str) -> ResolvedModel:
         """Return the version that `name`, `name@alias` or `name/version` stands for.
 
-        A plain name is the version under the default alias where there is one, else the newest. Waits for at
-        most `timeout_s`, and only a moment where an earlier answer can be used instead.
+        A plain name is the version under the default alias where there is one, else the newest. Waits for at most
+        `timeout_s`, and only a moment where an earlier answer can be used instead.
 
         Raises:
             InvalidRequest: permanent; `model_name` has none of the three forms.
             UnknownModel: permanent; the server knows no such model, version or alias.
-            RegistryUnavailable: retryable; the server is away, and never told about this name.
+            RegistryUnavailable: retryable; the server is away, and never answered for this name.
         """
         return self._resolve(model_name, still_s=0.0)
 

@@ -3,7 +3,7 @@
 | our option | in the request to Ollama |
 |---|---|
 | max_new_tokens | options.num_predict |
-| max_length | options.num_predict where max_new_tokens is absent: nobody knows the prompt's tokens before it runs, so it bounds the answer alone |
+| max_length | options.num_predict where max_new_tokens is absent: the prompt's tokens are not known before it runs, so it bounds only the answer |
 | do_sample false | options.temperature 0, the likeliest token, whatever temperature came along |
 | do_sample true | nothing: sampling is what Ollama does unless its temperature is 0 |
 | seed | options.seed, its lower 31 bits: some versions read the value of all 32 as "none"; -1 stays |
@@ -14,8 +14,9 @@
 | temperature, top_p, top_k, stop, and all others that the table of options gives to ollama | options, as they are |
 | what a handler without a table of options lets through | options, as it is |
 
-Ollama passes over options it does not know and logs them; versions 0.11 to 0.33 know no mirostat. A change of
-what the model is loaded with, such as num_ctx, has the server load it again. Without an option, the model's Modelfile decides, then Ollama.
+Ollama passes over options it does not know and logs them; versions 0.11 to 0.33 know no mirostat. A change of what
+the model is loaded with, such as num_ctx, has the server load it again. Without an option, the model's Modelfile
+decides, then Ollama.
 """  # noqa: E501 - rows of a table
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Execution:
         on_model: ModelListener | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """`guard` runs the calls of engines, so that one that hangs blocks nobody for long."""
+        """`guard` runs the calls of engines, so that one that hangs does not block its caller for long."""
         self._guard = guard or Guard()
         self._cache = cache
         self._loading_of = partial(ModelLoading, models=models, on_model=on_model, guard=self._guard)

@@ -93,15 +93,15 @@ class ModelFolder:
         return loaded
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer that lies beside the model."""
+        """Return the tokenizer beside the model."""
         return self._part(AutoTokenizer)
 
     def feature_extractor(self) -> Any:
-        """Return the feature extractor that lies beside the model."""
+        """Return the feature extractor beside the model."""
         return self._part(AutoFeatureExtractor)
 
     def image_processor(self) -> Any:
-        """Return the image processor that lies beside the model, of frames of a video too.
+        """Return the image processor beside the model, also for frames of a video.
 
         Raises:
             ModelLoadFailed: permanent; the folder has none.
@@ -177,8 +177,8 @@ class ModelFolder:
 
     @contextmanager
     def _loading(self) -> Iterator[None]:
-        """Load a part by transformers, while nobody else does. If it needs the model's own code, the error names the
-        setting that allows it."""
+        """Load a part by transformers, while no other load runs. If it needs the model's own code, the error names
+        the setting that allows it."""
         try:
             with loading():
                 yield

@@ -21,8 +21,8 @@ R = TypeVar("R")
 
 
 class ShrinkOnOutOfMemory:
-    """The largest cost that one model runs at once; halved for good when a batch does not fit. Used by the one thread
-    that runs the model."""
+    """The largest cost that one model runs at once; halved permanently when a batch does not fit. Used by the one
+    thread that runs the model."""
 
     def __init__(self, model: str, *, of: str = "inputs", most: float = math.inf) -> None:
         """`of` names what runs together: whole inputs, or pieces such as windows, each kind with its own limit.

@@ -83,7 +83,7 @@ class Versions:
         Raises:
             InvalidRequest: permanent; `model_name` has none of the three forms.
             UnknownModel: permanent; the server knows no such model, version or alias.
-            RegistryUnavailable: retryable; the server is away, and never told about this name.
+            RegistryUnavailable: retryable; the server is away, and never answered for this name.
         """
         asked_after = self._changes
         answer = self._models.resolve(model_name)

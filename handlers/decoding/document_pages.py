@@ -41,7 +41,7 @@ class Page(TypedDict):
     words: list[Word] | None
     """The words of its text layer, None where the file has none or has only `layer`."""
     layer: list[Word]
-    """The words of a text layer that is a small part of what is to be read: a stamp on a scan."""
+    """The words of a text layer that is only a small part of the page's text: a stamp on a scan."""
 
 
 def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:

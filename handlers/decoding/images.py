@@ -176,7 +176,7 @@ def _array(array: NDArray[Any], field: str, max_pixels: int) -> _Picture:
 def _opened(content: bytes, what: str) -> Image.Image:
     """Return the image with its header read and its pixels not.
 
-    Image.open would do, but it has a limit on pixels of its own, which is one number for the whole process.
+    Not Image.open: its limit on pixels is one number for the whole process.
     """
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {_CURE}")

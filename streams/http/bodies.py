@@ -25,7 +25,7 @@ class BodyBudget:
         """Count `count` more bytes as held.
 
         Raises:
-            Busy: retryable; there is no room for them. They are counted all the same.
+            Busy: retryable; there is no room for them. They are counted nevertheless.
         """
         self.held += count
         if self.held > self.max_bytes:

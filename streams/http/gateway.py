@@ -204,7 +204,7 @@ class Gateway:
         except web.HTTPException as failure:
             error, status = InvalidRequest(failure.reason), failure.status
         except ConnectionError:
-            return web.Response(status=499)  # nobody reads it: the caller has gone
+            return web.Response(status=499)  # not read: the caller has gone
         except Exception as failure:
             log.exception("http_request_failed", method=request.method, path=request.path)
             error = as_inference_error(failure)

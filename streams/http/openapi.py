@@ -134,7 +134,9 @@ _OTHER_PATHS = {
     },
     "/inference/stats": {"get": _operation("getStats", "Counts and latencies since the start.")},
     "/inference/cache": {
-        "delete": _operation("clearCache", "Unload every model that nobody uses.", parameters=[_INCLUDE_WARM])
+        "delete": _operation(
+            "clearCache", "Unload every model that is not in use.", parameters=[_INCLUDE_WARM]
+        )
     },
     "/healthz": {"get": _operation("isAlive", "Whether the process is alive.")},
     "/readyz": {"get": _operation("isReady", "Whether requests can be answered.", 503)},

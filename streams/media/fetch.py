@@ -66,7 +66,7 @@ class Fetch:
         self.place = place
         self.allowance = allowance
         self.answer: Future[Media] = Future()
-        self.answer.set_running_or_notify_cancel()  # so that nobody but us can end it
+        self.answer.set_running_or_notify_cancel()  # so that the caller cannot cancel it
         self.received = 0
         self.total: int | None = None
         self.tries = 0
@@ -88,7 +88,7 @@ class Fetch:
         """Raise where going on is of no use.
 
         Raises:
-            MediaUnavailable: retryable; the deadline has passed or nobody waits any more.
+            MediaUnavailable: retryable; the deadline has passed, or the caller has gone.
         """
         if self._stopped.is_set() or time.monotonic() >= self._ends:
             raise self.late()
@@ -195,7 +195,7 @@ class Fetch:
             self.answer.set_exception(error)
 
     def stop(self) -> None:
-        """Let the worker end soon; nobody waits for the answer."""
+        """Let the worker end soon; the caller does not wait for the answer."""
         self._stopped.set()
 
     def late(self) -> MediaUnavailable:

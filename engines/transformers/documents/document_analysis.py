@@ -1,4 +1,4 @@
-"""document-analysis: the text of every page, from its text layer or by reading its picture, and answers."""
+"""document-analysis: the text of every page, from its text layer or its image, and answers to questions."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class DocumentAnalysisRunner(TaskRunner):
     def prepare(
         self, inputs: dict[str, Any], options: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the document and its options, which a model that writes no text has none of."""
+        """Return the document and its options; a model that generates no text takes none."""
         if self.asked is None:
             refuse_options(options, takes=(), because=f"model {self.name} generates no text")
         return inputs, options
@@ -124,7 +124,7 @@ class DocumentAnalysisRunner(TaskRunner):
     def _told(
         self, teller: AskingRunner, pages: Sequence[Page], question: str | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return what `teller` says about the pages; all that it is asked runs together."""
+        """Return what `teller` generates about the pages; all questions run together."""
         unread = [page for page in pages if not self._is_readable(page)]
         asked = [_about([page], TRANSCRIBE) for page in unread]
         if question is not None:
@@ -160,7 +160,7 @@ class DocumentAnalysisRunner(TaskRunner):
         return page["words"] is not None or (self.reader is not None and page["image"] is not None)
 
     def _read(self, page: Page, transcript: dict[str, Any] | None = None) -> ReadPage:
-        """Return the text of a page from its text layer, from its `transcript`, or as the page reader reads it."""
+        """Return the text of a page from its text layer, from its `transcript`, or from the page reader."""
         if page["words"] is not None:
             return read_from_layer(page, page["words"])
         if transcript is not None:

@@ -1,4 +1,4 @@
-"""Answers that stand in a document: the stretch of its words that a document question answering model marks.
+"""Extractive answers: the span of a document's words that a document question answering model selects.
 
 Source: https://arxiv.org/abs/1912.13318 (LayoutLM); https://arxiv.org/abs/1606.05250 section 5 (answer spans)
 """
@@ -22,10 +22,10 @@ _LONGEST_ANSWER = 15
 """In tokens."""
 
 _MOST_OVERLAP = 256
-"""Tokens that neighbouring windows of a long page share at most."""
+"""Most tokens that neighbouring windows of a long page share."""
 
 _GRID = 1000
-"""Units of a page's width and height in which these models see boxes."""
+"""The scale of boxes for these models: a page is this wide and high."""
 
 _READ = ("input_ids", "attention_mask", "token_type_ids", "bbox")
 
@@ -35,7 +35,7 @@ _NOWHERE = [0] * 4
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, its probability, and where it stands."""
+    """An answer, its probability, and its page."""
 
     text: str
     score: float
@@ -69,15 +69,15 @@ class AnswerFinder:
         sees = getattr(model.config, "visual_embed", False)
         processor = folder.image_processor() if sees else None
         if processor is not None:
-            processor.apply_ocr = False  # the words are known, and its own way to them needs Tesseract
+            processor.apply_ocr = False  # the words are known, and its own OCR needs Tesseract
         return cls(folder.name, model, folder.tokenizer(), processor)
 
     @running()
     def find(self, question: str, pages: Sequence[Page]) -> Answer:
-        """Return the surest answer on any of `pages`, all of which must have words; "" where there is none.
+        """Return the most probable answer on any of `pages`, all of which must have words; "" where there is none.
 
         Raises:
-            InvalidInput: permanent; the question alone fills what the model reads at once.
+            InvalidInput: permanent; the question alone fills a window.
         """
         best = Answer("", 0.0, pages[0]["number"])
         for page in pages:
@@ -106,7 +106,7 @@ class AnswerFinder:
                 return_token_type_ids=True,
                 return_overflowing_tokens=True,
             )
-        except Exception as error:  # the tokenizers library raises its own kinds, with these words in them
+        except Exception as error:  # the tokenizers library raises its own types, with these words
             if "Truncation error" not in str(error) and "too short" not in str(error):
                 raise
             raise InvalidInput(
@@ -151,7 +151,7 @@ class AnswerFinder:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """As much of a page as the model reads at once, after the question."""
+    """A part of a page for one run of the model, after the question."""
 
     inputs: dict[str, list[Any]]
     words: list[int | None]

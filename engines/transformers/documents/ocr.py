@@ -20,7 +20,7 @@ from handlers.errors import InvalidInput
 
 
 class _ReadingRunner(TaskRunner):
-    """Reads RGB pictures without generating: no option applies, and a page's text has no limit."""
+    """Reads RGB images without generating: it takes no options, and the length of the text is not limited."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class _ReadingRunner(TaskRunner):
         read: Callable[[Image.Image], PageText],
         let_go: Callable[[], None] = lambda: None,
     ) -> None:
-        """`read` is what the model is used by, `let_go` says that it is not used any more by this task."""
+        """`read` runs the shared model, `let_go` releases it."""
         super().__init__(name, model)
         self._read = read
         self._let_go = let_go
@@ -47,7 +47,7 @@ class _ReadingRunner(TaskRunner):
         return image
 
     def answer(self, prepared: Sequence[Image.Image]) -> Iterator[tuple[int, Outcome]]:
-        """Yield text, lines [{text, box, score}], width and height for each picture."""
+        """Yield text, lines [{text, box, score}], width and height for each image."""
         for place, image in enumerate(prepared):
             page = self._read(image)
             yield (
@@ -74,7 +74,7 @@ class PageRunner(_ReadingRunner):
 
 
 class LineRunner(_ReadingRunner):
-    """Takes the whole picture as one line, read by a text recognition model such as PP-OCR's."""
+    """Reads the whole image as one line, with a text recognition model such as PP-OCR's."""
 
     kinds = ("AutoModelForTextRecognition",)
     needs = "a text recognition model"
@@ -93,14 +93,14 @@ class LineRunner(_ReadingRunner):
 
 
 TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."
-"""What a model is asked when the request brings no prompt."""
+"""The prompt where the request has none."""
 
 _PIXELS = "pixel_values"
-"""The extra of a row that holds what the encoder sees, (1, 3, height, width)."""
+"""The extra of a row with the encoder's input, (1, 3, height, width)."""
 
 
 class ImageToTextRunner(GenerationRunner):
-    """Reads a picture, of one line mostly, as TrOCR does; the answer's row begins with the decoder's start."""
+    """Reads an image, usually of one line, as TrOCR does; the row begins with the decoder's start token."""
 
     kinds = AskingRunner.kinds
     needs = "an image-text-to-text model"
@@ -124,7 +124,7 @@ class ImageToTextRunner(GenerationRunner):
         return super().takes(folder) and folder.model_type == VisionEncoderDecoderConfig.model_type
 
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
-        """Return the decoder's start token, with what the encoder sees."""
+        """Return the decoder's start token, with the encoder's input."""
         if "prompt" in inputs:
             raise InvalidInput(
                 f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"

@@ -1,4 +1,4 @@
-"""Whole pages read by two models: one finds the lines, the other reads them."""
+"""Reads whole pages with two models: one finds the lines, the other reads them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ DETECTION, RECOGNITION = "detection", "recognition"
 """The folders of the two models inside the model's folder."""
 
 _UPRIGHT = 1.5
-"""Times its width that a region is high at least to be read turned as well."""
+"""A region at least this many times as high as wide is also read turned."""
 
 _TILTED = math.radians(1.5)
-"""From here on a line is tilted; less is how the model draws its outline."""
+"""From this angle on a line counts as tilted; smaller ones are noise of the model's outline."""
 
 _TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
 
@@ -44,7 +44,7 @@ class PageText:
 
 
 class PageReader:
-    """Reads pictures of pages of any size, turned by some degrees too, one at a time; tasks share it."""
+    """Reads images of pages of any size, also turned by some degrees, one at a time; tasks share it."""
 
     def __init__(self, detector: TextDetector, recognizer: TextRecognizer) -> None:
         self._detector = detector
@@ -86,10 +86,10 @@ class PageReader:
         return PageText(text_of(texts, rows), lines)
 
     def close(self) -> None:
-        """Read no more; each that shared it releases it."""
+        """Release the models; each task that shared them does so."""
 
     def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
-        """Return what each says; a high one may be a line that runs up or down: the surest reading counts."""
+        """Return the text of each region; a high one may be a vertical line: the most certain reading counts."""
         ways: list[Image.Image] = []
         owners: list[int] = []
         for index, cutting in enumerate(cuttings):
@@ -104,7 +104,7 @@ class PageReader:
 
 
 def has_page_reader(folder: Path) -> bool:
-    """Tell whether a model's folder holds the two models of a page reader."""
+    """Return whether a model's folder has the two models of a page reader."""
     return (folder / DETECTION).is_dir() and (folder / RECOGNITION).is_dir()
 
 
@@ -114,7 +114,7 @@ def recognizer_of(folder: ModelFolder) -> TextRecognizer:
 
 
 def image_settings(folder: ModelFolder) -> dict[str, Any]:
-    """Return the settings of the image processor beside the model; transformers' own needs torchvision.
+    """Return the settings of the image processor beside the model; transformers' own class needs torchvision.
 
     Raises:
         ModelLoadFailed: permanent; there are none, or they are not a JSON object.

@@ -12,12 +12,12 @@ from engines.transformers.documents.text_lines import Line, lines_of, without_br
 from handlers.decoding.document_pages import Page, Word
 
 _SAME_PLACE = 0.5
-"""The part of a line that was read from the picture which lies on the text layer where both are the same."""
+"""A line read from the image is the same as one of the text layer where this part of it overlaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPage:
-    """A page with its text, as a result tells it, and its words in reading order."""
+    """A page with its text, in the form of a result, and its words in reading order."""
 
     page: Page
     text: PageText
@@ -27,7 +27,7 @@ class ReadPage:
     has_unread_pictures: bool = False
 
     def result(self) -> dict[str, Any]:
-        """Return the page as a result tells it."""
+        """Return the page in the form of a result."""
         result: dict[str, Any] = {name: self.page[name] for name in ("number", "width", "height", "dpi")}
         result |= {"text_source": self.source, "text": self.text.text, "regions": self.text.lines}
         if self.finish_reason is not None:
@@ -38,13 +38,13 @@ class ReadPage:
 
 
 def read_from_layer(page: Page, words: Sequence[Word]) -> ReadPage:
-    """Return the page as its text layer has it."""
+    """Return the page with the text of its text layer."""
     text, in_order = _of_layer(words)
     return ReadPage(page, text, in_order, "text_layer", has_unread_pictures=page["words"] is None)
 
 
 def read_from_picture(page: Page, read: PageText) -> ReadPage:
-    """Return the page as it was read from its picture, together with what its text layer says."""
+    """Return the page with the text read from its image, joined with that of its text layer."""
     if not page["layer"]:
         return ReadPage(page, read, _words_in(read), "ocr")
     both = _of_both(page["layer"], read)
@@ -52,7 +52,7 @@ def read_from_picture(page: Page, read: PageText) -> ReadPage:
 
 
 def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
-    """Return the page as a model has written it down, with what that lacks of the text layer."""
+    """Return the page with the text that a model generated, and what that lacks of the text layer."""
     if not page["layer"]:
         return ReadPage(page, PageText(transcript, []), [], "ocr", finish_reason)
     printed, _ = _of_layer(page["layer"])
@@ -63,7 +63,7 @@ def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
 
 
 def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
-    """Return what a text layer says, and its words, both in reading order and with broken words joined."""
+    """Return the text and the words of a text layer, in reading order and with broken words joined."""
     lines = lines_of(words)
     rows = reading_order([line.box for line in lines], [line.text for line in lines])
     joined = without_breaks([[lines[index] for index in row] for row in rows])
@@ -75,7 +75,7 @@ def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
 
 
 def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
-    """Return what was read from the picture and what the text layer says, each line once."""
+    """Return the text read from the image joined with the text layer, each line once."""
     printed, _ = _of_layer(layer)
     places = [line["box"] for line in printed.lines]
     regions = [line for line in read.lines if _overlap(line["box"], places) < _SAME_PLACE]

@@ -1,4 +1,4 @@
-"""The order in which people read the lines of a page: columns before rows where the lines are prose."""
+"""Sorts the lines of a page in reading order: columns before rows where the lines are prose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TO_THE_LEFT = frozenset({"R", "AL"})
 
 
 def runs_to_the_left(texts: Iterable[str]) -> bool:
-    """Tell whether most letters of `texts` are of a script that is written from right to left."""
+    """Return whether most letters of `texts` are of a right-to-left script."""
     kinds = [unicodedata.bidirectional(letter) for text in texts for letter in text]
     return sum(kind in _TO_THE_LEFT for kind in kinds) > kinds.count("L")
 
@@ -132,7 +132,7 @@ def _bands(
 
 
 def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) -> bool:
-    """Tell whether the lines on both sides are columns of prose that stand side by side."""
+    """Return whether the lines on both sides are columns of prose."""
     if min(len(left), len(right)) < 2:
         return False
     for side in (left, right):

@@ -1,7 +1,6 @@
-"""Where the lines of text are in a picture: a map of probabilities, its connected regions, their rectangles.
+"""Finds the lines of text in an image: a map of probabilities, its connected regions, their rectangles.
 
-PP-OCR's post-processing is written by hand: the libraries that have it, OpenCV and torchvision, are wanted for nothing
-else.
+PP-OCR's post-processing is implemented here: OpenCV and torchvision, which have it, are not needed for anything else.
 Source: https://arxiv.org/abs/1911.08947 (differentiable binarization: threshold, score, unclip)
 """
 
@@ -31,19 +30,19 @@ _DEVIATION = np.array([0.225, 0.224, 0.229], np.float32)
 """ImageNet's, in the order of the model's channels: blue, green, red."""
 
 _TEXT = 0.3
-"""Probability from which a pixel belongs to a text."""
+"""Probability from which a pixel counts as text."""
 
 _REGION = 0.6
-"""Mean probability from which a region is one."""
+"""Mean probability from which a region counts."""
 
 _GROWTH = 1.5
-"""The model draws lines thinner than they are, so that neighbours do not touch."""
+"""The model marks lines thinner than they are, so that neighbours do not touch."""
 
 _SMALLEST = 3
 """Shorter side of a region before it grows, in pixels of the map."""
 
 _STEP = 32
-"""The model halves the picture five times."""
+"""The model halves the image five times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The words of a text layer as lines: which stand together, in which order, and which are broken at a line's end."""
+"""Makes lines of the words of a text layer: groups, order, and words broken at the end of a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engines.transformers.documents.reading_order import as_read, same_row
 from handlers.decoding.document_pages import Word
 
 _SAME_LINE_GAP = 2
-"""Times its height that a word may be away from the word before it in the same line."""
+"""Largest gap between two words of a line, in heights of the word."""
 
 _SAME_ANGLE = math.radians(3)
 
@@ -23,15 +23,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of text, or as much of it as stands together, with its place on the page."""
+    """A line of text, or a coherent part of it, with its place on the page."""
 
     words: tuple[Word, ...]
-    """As they are read."""
+    """In the order of reading."""
     box: list[int]
     polygon: Polygon | None = None
     """Corners clockwise from the top left of the text, where it does not run level to the right."""
     goes_on_in: tuple[list[int], ...] = ()
-    """The boxes of the rest of its last word, where that stands in the lines below."""
+    """The boxes of the rest of its last word, where that continues in the next lines."""
 
     @property
     def text(self) -> str:

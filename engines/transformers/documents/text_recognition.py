@@ -1,5 +1,4 @@
-"""What a picture of one line says: prepared as PP-OCR recognizers expect it, decoded by connectionist
-temporal classification.
+"""Reads the image of one line of text: prepared as PP-OCR recognizers expect, decoded by CTC.
 
 Source: https://www.cs.toronto.edu/~graves/icml_2006.pdf (CTC, best path decoding)
 """
@@ -25,13 +24,13 @@ from engines.transformers.process_state import running
 from handlers.errors import ModelLoadFailed
 
 _HEIGHT, _NARROWEST, _WIDEST = 48, 320, 3200
-"""Of a line, in pixels; where the settings beside the model do not say."""
+"""Sizes of a line in pixels, where the settings beside the model have none."""
 
 _WIDTH_STEP = 160
-"""Lines are padded to a multiple of this, never to each other: what one says does not depend on the others."""
+"""Lines are padded to a multiple of this, never to each other: the result must not depend on other lines."""
 
 _PIXELS_AT_ONCE = 16 * _HEIGHT * _NARROWEST
-"""Of the lines in one pass: bounds memory."""
+"""Pixels of the lines in one pass: bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class TextRecognizer:
 
     @running()
     def read(self, lines: Sequence[Image.Image]) -> list[ReadLine]:
-        """Return what each RGB picture of one line says."""
+        """Return the text of each RGB image of one line."""
         by_width: dict[int, list[int]] = defaultdict(list)
         for index, line in enumerate(lines):
             by_width[self._padded_width(line)].append(index)

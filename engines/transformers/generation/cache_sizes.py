@@ -43,7 +43,7 @@ class CacheSizes:
                 with running(), torch.inference_mode():
                     output: Any = model(input_ids=ids, use_cache=True)
                 return cls._held(output.past_key_values)
-            # Requests may work all the same: this run has only tokens as input.
+            # Requests may still work: this run has only tokens as input.
             except Exception as error:  # noqa: BLE001
                 log.info("cache_sizes_estimated", model=type(model).__name__, error=repr(error))
         return cls(bytes_of_a_token(model.config, model.dtype))

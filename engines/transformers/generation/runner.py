@@ -104,7 +104,7 @@ class GenerationRunner(TaskRunner):
                 failure = done.exception()
                 yield places[done], failure if isinstance(failure, InferenceError) else done.result()
         finally:
-            for left in places:  # where this is left early: nobody waits for the others
+            for left in places:  # where this is left early: the others are not needed
                 left.cancel()
 
     def last_sign(self) -> float | None:

@@ -81,7 +81,7 @@ class TokenSequence:
         return self.finish_reason is not None
 
     def give_up(self) -> None:
-        """End it: nobody waits for the rest."""
+        """End it: its caller does not need the rest."""
         self.finish_reason = "cancelled"
 
     def start_again(self) -> None:

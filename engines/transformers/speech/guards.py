@@ -28,7 +28,7 @@ class Evidence:
     text_logprob: float
     """Mean log-probability of the tokens of the text; `avg_logprob` where there is no text."""
     no_speech_prob: float
-    """Probability that nobody speaks in the window, 0 to 1."""
+    """Probability that the window holds no speech, 0 to 1."""
     compression_ratio: float
     """Bytes of the text over bytes of the text compressed by zlib; 0 where there is no text."""
     is_whole: bool = True

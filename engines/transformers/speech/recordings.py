@@ -112,7 +112,7 @@ class Window:
     @property
     def sort_key(self) -> tuple[bool, bool, int, int]:
         """The smallest is next: windows that are not doubtful; those encoded already; then the longest. A pass takes
-        as long as its longest window. The beginning of a recording whose language is not known goes before."""
+        as long as its longest window. The beginning of a recording whose language is not known comes first."""
         first = self.start if self.recording.language is None else 0
         return self.attempt > 0, self.encoded is None, first, self.start - self.end
 

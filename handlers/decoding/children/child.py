@@ -126,7 +126,7 @@ def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
 
     What it asks beyond that memory fails or aborts it; SIGXCPU ends it after that work. Not the address space: what
     threads and allocators reserve there and never touch would count. Not the time by the clock: on a busy machine a
-    good file would be refused for good.
+    good file would be refused permanently.
     """
     bounds = {
         resource.RLIMIT_DATA: private_bytes() + memory_bytes,

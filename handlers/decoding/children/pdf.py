@@ -1,4 +1,4 @@
-"""PDF files read by PDFium: the words of their text layers with their places, and pictures of pages without them.
+"""Reads PDF files by PDFium: the words of their text layers with their places, and images of other pages.
 
 Runs in a child process (`handlers.decoding.children.child`), in one thread: PDFium keeps state for the whole process.
 """
@@ -25,7 +25,7 @@ from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_bud
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 
 PIXELS_PER_INCH = 150
-"""Of pictures and boxes: 10 point letters are 20 pixels high."""
+"""Resolution of images and boxes: letters of 10 points are 20 pixels high."""
 
 CURE = "send a whole PDF file"
 
@@ -107,7 +107,7 @@ def _page(pdf: PdfDocument, number: int, what: str, *, has_layers: bool = False)
     try:
         with closing(pdf[number - 1]) as page:
             hide_notes(page)
-            # What stands in fields and notes is part of what a reader sees, but not of PDFium's text until then.
+            # Fields and notes are visible to a reader, but part of PDFium's text only after this.
             FPDFPage_Flatten(page, FLAT_NORMALDISPLAY)
         with closing(pdf[number - 1]) as page:
             if has_layers:

@@ -1,4 +1,4 @@
-"""What a PDF page holds and a viewer does not show: layers (optional content) that are off, notes for print alone."""
+"""Removes what a PDF viewer does not show: layers (optional content) that are off, notes only for print."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 from pypdfium2 import PdfPage, raw  # type: ignore[import-untyped]
 
 _DEEPEST = 8
-"""Levels of form XObjects that are looked into."""
+"""Levels of form XObjects that are searched."""
 
 _PACKED = re.compile(rb"/ObjStm\b.{0,1024}?\bstream\r?\n", re.DOTALL)
 _MOST_UNPACKED = 16 << 20
 
 _PAPER = (253, 1, 254, 255)
-"""What objects are drawn on to see whether they are drawn at all: a colour that they do not have."""
+"""The background on which objects are drawn, to see whether they are drawn at all: a colour they do not have."""
 
 _LOOKED_AT = (100_000, 2_000_000)
-"""Pixels of the pictures of a page in which objects leave a trace."""
+"""Pixels of the test images of a page."""
 
 INVISIBLE = 3
-"""The rendering mode of text that lies behind or over the scan it was read from. Source: ISO 32000-1, 9.3.6."""
+"""The rendering mode of text from OCR, behind or over the scan. Source: ISO 32000-1, 9.3.6."""
 
 
 def mentions(content: bytes, pattern: bytes, *, unless_known: bool) -> bool:
-    """Tell whether the dictionaries of a file match `pattern`; `unless_known` where some cannot be looked into."""
+    """Return whether the dictionaries of a file match `pattern`; `unless_known` where some cannot be read."""
     if re.search(pattern, content):
         return True
     for found in _PACKED.finditer(content):
@@ -43,7 +43,7 @@ def mentions(content: bytes, pattern: bytes, *, unless_known: bool) -> bool:
 
 
 def leaves_of(page: PdfPage) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield each text, picture and drawing of a page that is active, with the form XObjects around it."""
+    """Yield each active text, image and drawing of a page, with the form XObjects around it."""
     return _leaves(page, ())
 
 
@@ -61,7 +61,7 @@ def _leaves(page: PdfPage, forms: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[
 
 
 def hide_notes(page: PdfPage) -> None:
-    """Mark the annotations of a page that are for print alone as hidden."""
+    """Mark the annotations of a page that are only for print as hidden."""
     for index in range(raw.FPDFPage_GetAnnotCount(page)):
         note = raw.FPDFPage_GetAnnot(page, index)
         flags = raw.FPDFAnnot_GetFlags(note)
@@ -71,9 +71,10 @@ def hide_notes(page: PdfPage) -> None:
 
 
 def hide_layers(page: PdfPage) -> None:
-    """Deactivate the texts and pictures of a page that lie on layers which are off.
+    """Deactivate the texts and images of a page on layers that are off.
 
-    PDFium does not tell which these are, but draws none of them: what leaves no trace when it is drawn alone is off.
+    PDFium does not report the layers, but does not draw such objects: an object that leaves no trace when it is drawn
+    alone is off.
     """
     layers: dict[tuple[int, ...], list[Any]] = {}
     everything = []
@@ -102,8 +103,8 @@ def _activate(leaves: Iterable[Any], is_active: bool) -> None:
 
 
 def _drawn(page: PdfPage, pixels: int, leaves: Sequence[Any] = ()) -> bytes:
-    """Return a small picture of a page without active objects, on which these are drawn, as far as layers allow."""
-    # What is invisible on purpose leaves no trace wherever it lies.
+    """Return a small image of a page on which only these objects are drawn, as far as layers allow."""
+    # Invisible text leaves no trace on any layer.
     invisible = [leaf for leaf in leaves if raw.FPDFTextObj_GetTextRenderMode(leaf) == INVISIBLE]
     for leaf in invisible:
         raw.FPDFTextObj_SetTextRenderMode(leaf, raw.FPDF_TEXTRENDERMODE_FILL)

@@ -1,4 +1,5 @@
-"""How much of a PDF page is pictures that its text layer does not cover: a scan with a stamp, a pasted receipt."""
+"""Measures how much of a PDF page is images that its text layer does not cover: a scan with a stamp, a pasted
+receipt."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ from handlers.decoding.children.pdf_words import Box, ToPixels, pixels_of
 from handlers.decoding.document_pages import Word
 
 _CELLS = 64
-"""The page is looked at in a grid of so many cells each way."""
+"""The page is divided into a grid of so many cells each way."""
 
 _OF_THE_PAGE = 0.25
-"""The part of the page that pictures without text must cover at least to be read."""
+"""The share of the page that uncovered images must have to be read."""
 
 _OF_THE_PICTURES = 0.5
-"""The part of the pictures that must be without text; the rest of a scan that was read are its margins."""
+"""The share of the images that must be uncovered; the rest of a scan that was read are its margins."""
 
 _LETTERS_LOOKED_AT = 200
 
@@ -30,9 +31,9 @@ Matrix = tuple[float, float, float, float, float, float]
 def has_unread_pictures(
     page: PdfPage, text: PdfTextPage, words: Sequence[Word], width: int, height: int
 ) -> bool:
-    """Tell whether much of a page of `width` x `height` pixels is pictures that `words` do not cover.
+    """Tell whether a large part of a page of `width` x `height` pixels is images that `words` do not cover.
 
-    Invisible text is what somebody has read from the pictures: then nothing is left to read.
+    Invisible text was made from the images by OCR: then nothing is left to read.
     """
     to_pixels = pixels_of(page, width, height)
     boxes = [box for corners in _pictures(page) if (box := _box(corners, to_pixels))]
@@ -61,7 +62,7 @@ def _matrix(found: Any) -> Matrix:
 
 
 def _within(inner: Matrix, outer: Matrix) -> Matrix:
-    """Return what does `inner` first and `outer` then."""
+    """Return the transformation that applies `inner` first and `outer` then."""
     a, b, c, d, e, f = inner
     p, q, r, s, t, u = outer
     return (a * p + b * r, a * q + b * s, c * p + d * r, c * q + d * s, e * p + f * r + t, e * q + f * s + u)
@@ -76,7 +77,7 @@ def _box(corners: Sequence[tuple[float, float]], to_pixels: ToPixels) -> Box | N
 
 
 def _grown(box: Sequence[int]) -> Box:
-    """Return a word's box with the space around it that its line takes up."""
+    """Return a word's box with the space of its line around it."""
     left, top, right, bottom = box
     space = min(right - left, bottom - top)
     return left - space, top - space, right + space, bottom + space

@@ -15,14 +15,14 @@ Box = tuple[int, int, int, int]
 ToPixels = Callable[[float, float], tuple[int, int] | None]
 
 _HYPHEN = 2
-"""What PDFium makes of a hyphen at the end of a line; the letters of the next line follow."""
+"""The character in which PDFium writes a hyphen at the end of a line; the letters of the next line follow."""
 
 _SOFT_HYPHEN = "\N{SOFT HYPHEN}"
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 _LEVEL = math.radians(1)
-"""Text turned by less than this has boxes and no polygons."""
+"""Text turned by less than this gets boxes without polygons."""
 
 _ASCENT, _DESCENT = 0.8, 0.2
 """How far turned letters reach above and below their baseline, in parts of their size."""
@@ -30,7 +30,7 @@ _ASCENT, _DESCENT = 0.8, 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Turned:
-    """Where a turned letter stands, in points of the page: its origin, direction, size, and reach along the line."""
+    """The place of a turned letter, in points of the page: its origin, direction, size, and advance along the line."""
 
     x: float
     y: float
@@ -60,8 +60,10 @@ class _Letter:
 
 
 def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[Word] | None:
-    """Return the words of a page that is `width` x `height` pixels, or None where it has no text that means
-    something: none at all, or mostly glyphs of which the file does not tell the characters."""
+    """Return the words of a page of `width` x `height` pixels, or None where it has no usable text.
+
+    That is no text at all, or mostly glyphs whose characters the file does not give.
+    """
     to_pixels = pixels_of(page, width, height)
     words = [
         word
@@ -75,7 +77,7 @@ def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[
 
 
 def pixels_of(page: PdfPage, width: int, height: int) -> ToPixels:
-    """Return what turns a point of the page into pixels, whichever way the page is turned."""
+    """Return the function from points of the page to pixels, for any rotation of the page."""
     column, row = ctypes.c_int(), ctypes.c_int()
 
     def to_pixels(x: float, y: float) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Child processes that decode what may crash, hang or take all memory; several beside each other, started on demand."""
+"""Child processes for decoding what may crash, hang or take all memory; several at a time, started on demand."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from handlers.logger import get_logger
 log = get_logger(__name__)
 
 _MOST_KEPT_BYTES = 64 << 20
-"""A child that keeps more memory than this of its calls is replaced: the next may take as much more."""
+"""A child that keeps more memory than this after its calls is replaced."""
 
 _LOOK_S = 0.5
-"""How often a child that is silent is looked at, in seconds."""
+"""How often a silent child is checked, in seconds."""
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
-"""Has glibc give large blocks back to the system when they are freed. Else it learns to keep ever larger ones."""
+"""Makes glibc return large blocks to the system when they are freed. Else it learns to keep ever larger ones."""
 
 _CHUNK = 1 << 20
 
 _MOST_WAIT = 4
 
 _BYTES_A_PIXEL, _BYTES_BESIDES = 20, 256 << 20
-"""What decoders of images take at most: WebP 16 bytes a pixel, and the tables of a file."""
+"""Most memory of image decoders: WebP 16 bytes a pixel, and the tables of a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many children may work at the same time, and what one call may take."""
+    """How many children may work at the same time, and the limits of one call."""
 
     processes: int
     memory_bytes: int
@@ -61,7 +61,7 @@ class Limits:
     """In seconds of work; a call that waits for a processor of a busy machine may take `_MOST_WAIT` times that."""
     timeout_setting: str = "media.decode_timeout_s"
     memory_settings: str = "media.decode_memory_bytes allows"
-    """What bounds `memory_bytes`, for a message."""
+    """The setting of `memory_bytes`, for a message."""
 
     def for_images(self, max_pixels: int) -> Self:
         """Return limits with at least the memory that an image of so many pixels takes, of any format."""
@@ -73,7 +73,7 @@ class Limits:
 
 
 class ChildEnded(Exception):
-    """A child ended before its answer: out of `time` or `memory`, by a `crash`, or `killed` from outside.
+    """Raised when a child ended before its answer: out of `time` or `memory`, by a `crash`, or `killed` from outside.
 
     `detail` is what is known of it, for a message.
     """
@@ -143,7 +143,7 @@ class ChildPool:
         until = time.monotonic() + _MOST_WAIT * limits.timeout_s
         try:
             if child is not None and not child.begins(call, content, until):
-                child.end()  # what ended it while it was idle is not a fault of this call
+                child.end()  # it ended while it was idle, so this call is not the cause
                 child = None
             if child is None:
                 child = _Child()
@@ -168,7 +168,7 @@ class ChildPool:
             child.end()
 
     def _forget(self) -> None:
-        """Leave the children to the process that this one was forked from."""
+        """After a fork, leave the children to the parent process."""
         idle, self._idle, self._busy = self._idle, [], 0
         self._changed = threading.Condition()
         for child in idle:
@@ -179,7 +179,7 @@ class _Child:
     """One process and its pipes; for one thread at a time."""
 
     def __init__(self) -> None:
-        # Its imports find what ours find, in the same order: also in a notebook, or where nothing is installed.
+        # It imports from the same places as this process: also in a notebook, or where nothing is installed.
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "handlers.decoding.children.child", str(os.getpid())],
@@ -187,7 +187,7 @@ class _Child:
             stdout=subprocess.PIPE,
             bufsize=0,
             env={**os.environ, **_ALLOCATOR, "PYTHONPATH": paths},
-            start_new_session=True,  # what a terminal sends to its processes is for the parent
+            start_new_session=True,  # signals of the terminal are for the parent
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -203,7 +203,7 @@ class _Child:
         Raises:
             ChildEnded: the time is over.
         """
-        self.is_fit = False  # unless all of its answer is read
+        self.is_fit = False  # unless its answer is read to the end
         try:
             self._write(lengths_and_head(call, content), until)
             self._write(content, until)
@@ -235,7 +235,7 @@ class _Child:
 
     def forget(self) -> None:
         """Close the pipes of a process that is not a child of this one."""
-        self._process.returncode = 0  # it is not ours to wait for
+        self._process.returncode = 0  # it is a child of another process
         self._close()
 
     def _close(self) -> None:
@@ -317,4 +317,4 @@ def _as_error(failure: Failure, call: Call) -> Exception:
 
 documents = ChildPool()
 pictures = ChildPool()
-"""The children of this process; images and videos have their own, so that no document holds them up."""
+"""The children for images and videos; documents have other children, so that neither blocks the other."""

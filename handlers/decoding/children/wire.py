@@ -1,4 +1,4 @@
-"""What parent and child write to each other: a head in MessagePack and a block of bytes, each after its length."""
+"""The messages between parent and child: a head in MessagePack and a block of bytes, each after its length."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LENGTHS = struct.Struct("<QQ")
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
-    """What a child is to run; the block is the content that it decodes."""
+    """A function for a child to run; the block is the content to decode."""
 
     function: str
     """As "module:name": takes the content and the arguments, and yields (value, block) pairs."""
     arguments: dict[str, Any]
     memory_bytes: int
-    """Private memory that the process may take for it, beyond what it has."""
+    """Most private memory for the call, beyond what the process has."""
     cpu_s: float
-    """Seconds of work that it may take, of all its threads together."""
+    """Most seconds of processor time, of all threads together."""
 
 
 class Began(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The function starts; a process that ends before it says so has not run the call."""
+    """Sent before the function starts; a process that ends before has not run the call."""
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -36,7 +36,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """What the function raised."""
+    """The exception of the function."""
 
     kind: str
     """The name of a class in `handlers.errors`, or of any other exception."""
@@ -46,10 +46,10 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The function came to its end; nothing follows."""
+    """Sent at the end of the function; nothing follows."""
 
     kept_bytes: int
-    """Memory that the process has kept of all its calls; 0 where the system does not tell."""
+    """Memory that the process keeps after all its calls; 0 where it is not known."""
     failure: Failure | None
 
 
