@@ -132,7 +132,7 @@ class EngineRegistry:
         problems: list[str] = []
         for name in self._settings.engines.names():
             if name in BUILT_IN:
-                problems.append(f"engines.{name}: engine {name} has a section of its own; write {name}")
+                problems.append(f"engines.{name}: engine {name} has a separate section; write {name}")
             elif name not in self.names():
                 near = difflib.get_close_matches(name, self.names(), 1)
                 hint = f"did you mean {near[0]}?" if near else "name its module in worker.plugins"

@@ -40,7 +40,7 @@ def encoded_file(
             return bytes(value), f"{field} (bytes)"
         case str():
             raise InvalidInput(
-                f"{field} is {shown(value)}, which nobody fetched; send s3://, data: or the bytes"
+                f"{field} is {shown(value)}, which was not fetched; send s3://, data: or the bytes"
             )
     if isinstance(value, besides):
         return None

@@ -36,7 +36,7 @@ def load_entry_point(point: EntryPoint) -> Any:
             raise
         package = f"package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
         log.exception("entry_point_broken", group=point.group, name=point.name, value=point.value)
-        cure = "install what is missing" if isinstance(error, ImportError) else "mend or remove that package"
+        cure = "install what is missing" if isinstance(error, ImportError) else "fix or remove that package"
         raise BrokenEntryPoint(
             f"entry point {point.group} {point.name} = {point.value} of {package} does not load: "
             f"{type(error).__name__}: {error}; {cure}"

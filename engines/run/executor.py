@@ -71,7 +71,7 @@ class Execution:
         started = time.perf_counter()
         with (lease := self._cache.lease(loading.key, loading.load, loading.unload)):
             if all(one.is_given_up for one in batch):  # while the model was loaded
-                return [Cancelled("nobody waits for the answer any more")] * len(batch)
+                return [Cancelled("the caller does not wait for the answer any more")] * len(batch)
             running = time.perf_counter()
             for one in batch:
                 one.running_since = running

@@ -87,7 +87,7 @@ def _decode(content: bytes, what: str, gathering: Gathering) -> Sound:
     parts = parts_of(content)
     if len(parts) > MOST_PARTS:
         raise MediaTooLarge(
-            f"{what} consists of more than {MOST_PARTS} files, one behind the other; send them in several requests"
+            f"{what} consists of more than {MOST_PARTS} concatenated files; send them in several requests"
         )
     missing, track = [], None
     for number, part in enumerate(parts, start=1):

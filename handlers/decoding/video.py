@@ -133,7 +133,7 @@ def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Samp
     elif index.is_damaged:
         lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
     if (count := len(parts_of(content))) > 1:
-        lost.append(f"the file consists of {count} videos, one behind the other; only the first was read")
+        lost.append(f"the file consists of {count} concatenated videos; only the first was read")
     wanted = index.at(sampling.moments(index.duration_s))
     _check_work(index, wanted, found.size, what)
     with _opened(content, what, limits, missing) as container:

@@ -76,7 +76,7 @@ def _print(findings: Sequence[Finding], *, is_running: bool) -> None:
     warnings = sum(finding.status == "warning" for finding in findings)
     if errors:
         console.print(
-            f"[bold red]{errors} to mend[/bold red]" + (f", {warnings} to look at" if warnings else "")
+            f"[bold red]{errors} to fix[/bold red]" + (f", {warnings} to look at" if warnings else "")
         )
     elif not is_running:
         console.print("[bold yellow]nothing runs here[/bold yellow]; `inferstream up` starts everything")

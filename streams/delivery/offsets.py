@@ -151,7 +151,7 @@ class OffsetTracker:
             elif self._acked >= self._commit_after:
                 self.commit_is_due.set()
         elif 0 < self.unfinished < self._window - 1:
-            return  # no partition has more room after this
+            return  # nobody can go on for that
         if self._waiting:
             self._wake()
 

@@ -250,7 +250,7 @@ class Publisher:
 
     def _event_record(self, event: MetricsEvent) -> ProducerRecord:
         headers = self._event_headers.of(f"{event.worker}/{event.kind}/{event.id or event.time}", event.time)
-        # Without a key: the order of a request's events does not matter, and hashing a key costs more than the rest.
+        # Without a key: nobody needs the events of one request in order, and hashing one costs more than the rest.
         return ProducerRecord(self._events, None, encode(event), headers)
 
     def _too_large(self, result: Result, size: int) -> tuple[Result, bytes]:

@@ -119,7 +119,7 @@ def test_wrong_settings_of_engines_are_told_all_at_once_with_what_is_allowed() -
     assert "engines.shouter.api_tokem=******** (Python): no such setting" in text
     assert "engines.shooter: no such engine; did you mean shouter?" in text
     assert "engines.plain.level=1 (Python): no such setting; engine plain declares no settings_class" in text
-    assert "engines.ollama: engine ollama has a section of its own; write ollama" in text
+    assert "engines.ollama: engine ollama has a separate section; write ollama" in text
 
 
 def test_a_setting_without_default_must_be_given() -> None:
@@ -169,7 +169,7 @@ def test_a_broken_package_is_told_by_entry_point_and_other_engines_go_on(
     with pytest.raises(
         EngineUnavailable,
         match=r"broken cannot be made here: entry point inferstream\.engines broken = json:nothing of an installed "
-        r"package does not load: AttributeError: .*; mend or remove",
+        r"package does not load: AttributeError: .*; fix or remove",
     ):
         registry.get("broken")
     assert registry.get("shouter").name == "shouter"

@@ -155,7 +155,7 @@ def test_a_broken_package_is_told_by_entry_point_and_name_and_other_tasks_go_on(
     with pytest.raises(
         UnknownTask,
         match=rf"(?s)broken cannot be served here: entry point inferstream\.handlers broken = broken_plugin:Handler "
-        rf"of package broken-plugin 1\.2 does not load: .*{says}.*; mend or remove that package",
+        rf"of package broken-plugin 1\.2 does not load: .*{says}.*; fix or remove that package",
     ):
         registry.get("broken")
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)

@@ -212,7 +212,7 @@ def test_an_array_given_by_the_caller_is_never_changed() -> None:
         (np.zeros((2, 2, 2), np.float32), "has shape (2, 2, 2)"),
         (np.array([0.0, np.nan]), "beyond -1..1"),
         (np.array([0.0, 30000.0]), "beyond -1..1"),
-        ("s3://clips/a.wav", 'is "s3://clips/a.wav", which nobody fetched'),
+        ("s3://clips/a.wav", 'is "s3://clips/a.wav", which was not fetched'),
         (5, "is a int; it must be an address, bytes or a numpy array"),
     ],
 )

@@ -55,7 +55,7 @@ def test_of_videos_one_behind_the_other_the_first_is_read_and_the_rest_is_told()
     one = encoded_video(fading(10))
     video = read(one + one)
     assert len(video.frames) == 10
-    assert video.truncated == "the file consists of 2 videos, one behind the other; only the first was read"
+    assert video.truncated == "the file consists of 2 concatenated videos; only the first was read"
 
 
 def test_a_video_that_ends_before_its_index_is_cut_short() -> None:

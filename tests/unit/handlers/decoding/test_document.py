@@ -315,7 +315,7 @@ def test_bytes_that_are_no_document_are_refused(value: bytes, message: str) -> N
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("s3://b/a.pdf", "which nobody fetched"),
+        ("s3://b/a.pdf", "which was not fetched"),
         (7, "data.document is a int"),
         ([b""], "data.document is a list"),
     ],

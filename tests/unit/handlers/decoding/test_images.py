@@ -212,7 +212,7 @@ def test_other_arrays_are_refused_with_the_reason(array: Any, reason: str) -> No
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [("s3://b/k.png", '"s3://b/k.png", which nobody fetched'), (7, "a int; it must be an address")],
+    [("s3://b/k.png", '"s3://b/k.png", which was not fetched'), (7, "a int; it must be an address")],
 )
 def test_other_values_are_refused_with_the_way_out(value: Any, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -242,7 +242,7 @@ def test_frames_of_an_array_are_picked_where_a_number_is_asked_for() -> None:
             "uint8 of shape (4, 8, 8); it must be uint8 of shape (frames, height, width, 3)",
         ),
         (np.zeros((4, 8, 8, 3), np.float32), "is an array of float32"),
-        ("s3://clips/a.mp4", 'is "s3://clips/a.mp4", which nobody fetched'),
+        ("s3://clips/a.mp4", 'is "s3://clips/a.mp4", which was not fetched'),
         ([b"a", b"b"], "is a list; it must be an address, bytes or a numpy array"),
     ],
 )

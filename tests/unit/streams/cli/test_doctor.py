@@ -315,7 +315,7 @@ def test_with_everything_away_it_exits_with_1_and_says_what_to_do(
     assert f"kafka.bootstrap_servers={CLOSED}: nothing listens there" in lines.stdout
     assert "! ollama" in lines.stdout
     assert "→ start one with `inferstream up`" in lines.stdout
-    assert "to mend" in lines.stdout
+    assert "to fix" in lines.stdout
     report = json.loads(command_line("doctor", "--json", *away).stdout)
     assert report["ok"] is False
     statuses = {check["name"]: check["status"] for check in report["checks"]}
@@ -333,11 +333,11 @@ MLFLOW_AWAY = Finding("mlflow", "error", "no MLflow answers", "start one with `i
     ("found", "settings", "exit_code", "said"),
     [
         ([BROKER_AWAY, MLFLOW_AWAY], (), 0, "nothing runs here; `inferstream up` starts everything"),
-        ([BROKER_AWAY, MLFLOW_AWAY], ("kafka.bootstrap_servers=kafka:9092",), 1, "2 to mend"),
-        ([BROKER_AWAY, MLFLOW_AWAY], ("mlflow.tracking_uri=http://mlflow:5000",), 1, "2 to mend"),
-        ([BROKER_AWAY, Finding("mlflow", "ok", "MLflow answers")], (), 1, "1 to mend"),
-        ([Finding("broker", "ok", "answers"), MLFLOW_AWAY], (), 1, "1 to mend"),
-        ([BROKER_AWAY, MLFLOW_AWAY, Finding("disk", "error", "full", "free some")], (), 1, "1 to mend"),
+        ([BROKER_AWAY, MLFLOW_AWAY], ("kafka.bootstrap_servers=kafka:9092",), 1, "2 to fix"),
+        ([BROKER_AWAY, MLFLOW_AWAY], ("mlflow.tracking_uri=http://mlflow:5000",), 1, "2 to fix"),
+        ([BROKER_AWAY, Finding("mlflow", "ok", "MLflow answers")], (), 1, "1 to fix"),
+        ([Finding("broker", "ok", "answers"), MLFLOW_AWAY], (), 1, "1 to fix"),
+        ([BROKER_AWAY, MLFLOW_AWAY, Finding("disk", "error", "full", "free some")], (), 1, "1 to fix"),
     ],
     ids=["nothing set up", "broker named", "MLflow named", "MLflow runs", "broker runs", "disk full"],
 )
