@@ -60,10 +60,8 @@ class _Letter:
 
 
 def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[Word] | None:
-    """Return the words of a page of `width` x `height` pixels, or None where it has no usable text.
-
-    That is no text at all, or mostly glyphs whose characters the file does not give.
-    """
+    """Return the words of a page of `width` x `height` pixels, or None where it has no text, or mostly
+    glyphs whose characters the file does not give."""
     to_pixels = pixels_of(page, width, height)
     words = [
         word
