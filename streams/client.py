@@ -61,6 +61,7 @@ class InferenceClient:
         self._awaited: AwaitedResults | None = None
         """None until it is open."""
         self._was_opened = False
+        self._send_timeout_s = 2 * kafka.producer_timeout_s
         self._seen: dict[str, float] = {}
         """When the latest result of each task arrived."""
 
@@ -125,7 +126,8 @@ class InferenceClient:
             ClientClosed: permanent.
         """
         request = _with_id(request)
-        await self._send(request, key, time.monotonic() + self._time_to_send(timeout_s))
+        limit_s = self._send_timeout_s if timeout_s is None else timeout_s
+        await self._send(request, key, time.monotonic() + limit_s)
         return request.id
 
     async def send_bytes(
@@ -141,7 +143,7 @@ class InferenceClient:
         Raises:
             RequestNotSent, NoAnswer, ClientClosed: as `send`.
         """
-        until = time.monotonic() + self._time_to_send(None)
+        until = time.monotonic() + self._send_timeout_s
         return await self._produce(task, value, key, headers, until, "a message")
 
     async def infer(self, request: Request, *, key: bytes | None = None, timeout_s: float = 300.0) -> Result:
@@ -243,9 +245,6 @@ class InferenceClient:
                 f"the result would go to reply_to {request.reply_to!r}, which this client does not read; leave it "
                 "out, or send the request alone by send()"
             )
-
-    def _time_to_send(self, timeout_s: float | None) -> float:
-        return 2 * self._kafka.producer_timeout_s if timeout_s is None else timeout_s
 
     async def _send(self, request: Request, key: bytes | None, until: float) -> None:
         if (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +16,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from streams.cli.global_options import global_options, load_settings
 
-__all__ = ["AsJson", "app", "command", "examples", "load_settings", "main", "pairs", "print_json"]
+__all__ = [
+    "HTTP_EXAMPLE",
+    "AsJson",
+    "app",
+    "command",
+    "examples",
+    "load_settings",
+    "main",
+    "pairs",
+    "print_json",
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option --json, of every command that shows something."""
@@ -33,6 +45,12 @@ COMMANDS = {
     "bench": "Measure speed and memory against baselines.",
 }
 """Every command and its line of help; `streams.cli.NAME` has it as `app`, where it is a group, or as NAME."""
+
+HTTP_EXAMPLE = (
+    """'{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", """
+    """"data": {"inputs": "What is the capital of France?"}}'"""
+)
+"""The body of a request over HTTP, quoted for a shell."""
 
 EXTRAS = {
     "aiohttp": "worker",
@@ -170,6 +188,9 @@ def inferstream(
 
 def main() -> None:
     """Run the command line of this process."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as the process
     app(prog_name="inferstream")
 
 
@@ -226,9 +247,9 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
         return [f"the broker refuses: {error}"], _EXIT_FAILED
     if isinstance(error, PreparationError):
         return [str(error)], _EXIT_FAILED
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        way_out = _WAYS_OUT.get(error.errno or 0, "check that path")
-        return [f"{error.filename}: {error.strerror}; {way_out}"], _EXIT_FAILED
+    if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in _WAYS_OUT):
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return [f"{what}; {_WAYS_OUT.get(error.errno or 0, 'check that path')}"], _EXIT_FAILED
     if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         return _explain(error.exceptions[0])
     return None

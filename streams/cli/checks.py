@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,17 +49,11 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
         "ollama": partial(check_ollama, settings),
         "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
     }
-    with _libraries_silent():
-        answers = HealthProbes(LONGEST_S).probe(
-            {name: partial(_answer, check) for name, check in checks.items()}
-        )
+    answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in checks.items()})
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
-    engines = {"transformers", "ollama"}
-    # Any may be needed, where the list did not come in time.
-    needed = named if "findings" in answers["models"] else engines
     if any(finding.status == "error" for finding in found["mlflow"]):
-        found["models"], needed = [], set()  # it would report the same again
-    for engine in engines - needed:
+        found["models"] = []  # it would report the same again
+    for engine in {"transformers", "ollama"} - named:
         found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
     return [*findings, *(finding for name in checks for finding in found[name])]
 
@@ -196,17 +188,6 @@ def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Fin
         cure = f"let s3.access_key read the bucket: s3:GetObject on {bucket}/*"
         return Finding("s3", "error", f"{place} does not let us into bucket {bucket}", cure)
     return Finding("s3", "error", f"{place} answers with {code or status}", "look at the store's own log")
-
-
-@contextmanager
-def _libraries_silent() -> Iterator[None]:
-    """Keep aiokafka and others from logging errors that become findings."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.ERROR))
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _answer(check: Callable[[], list[Finding]]) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engines.native_environment import set_native_defaults
-from streams.cli import command, load_settings
+from streams.cli import HTTP_EXAMPLE, command, load_settings
 from streams.interrupts import ending_at_once
 
 if TYPE_CHECKING:
@@ -51,12 +49,6 @@ def _with_address(settings: Settings, **given: Any) -> Settings:
 
 
 def _show(url: str) -> None:
-    request = {
-        "task": "text-generation",
-        "engine": "transformers",
-        "model_name": "smollm2-135m-instruct",
-        "data": {"inputs": "Name a colour."},
-    }
     typer.echo(f"Listening on {url}; Ctrl-C stops it. In another terminal:")
     typer.echo(f"  curl {url}/inference/tasks")
-    typer.echo(f"  curl {url}/inference/infer -d {shlex.quote(json.dumps(request))}")
+    typer.echo(f"  curl {url}/inference/infer -d {HTTP_EXAMPLE}")

@@ -14,16 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import command
+from streams.cli import HTTP_EXAMPLE, command
 from streams.cli.global_options import GlobalOptions
 
 if TYPE_CHECKING:
     from streams.local.platform import LocalPlatform
-
-_HTTP_EXAMPLE = (
-    '{"task": "text-generation", "engine": "transformers", "model_name": "smollm2-135m-instruct", '
-    '"data": {"inputs": "What is the capital of France?"}}'
-)
 
 _DIRECTORY = Path(".local")
 
@@ -174,7 +169,7 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
     ]
     lines.append(f"  {inferstream} upload FILE    prints its s3:// address for requests")
     if "smollm2-135m-instruct" in names:
-        lines.append(f"  curl -s {platform.http_url}/inference/infer -d '{_HTTP_EXAMPLE}'")
+        lines.append(f"  curl -s {platform.http_url}/inference/infer -d {HTTP_EXAMPLE}")
     lines += [f"  {inferstream} models list", f"  {inferstream} doctor", "", "Ctrl-C here stops everything."]
     return "\n".join(lines)
 

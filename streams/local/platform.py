@@ -106,11 +106,6 @@ class LocalPlatform:
             raise StackError("the local platform is not started; use it as a context manager or call start()")
         return self._settings
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The worker's process id, None where it does not run."""
-        return self._worker.pid if self._worker is not None and self._worker.poll() is None else None
-
     def start(self) -> None:
         """Start the stack, create the topics, register the models, start the worker and return when it consumes.
 
@@ -133,17 +128,12 @@ class LocalPlatform:
             import_plugins(self._settings.worker.plugins)
             interrupts.run(create_topics(self._settings.kafka, model_registry.tasks()))
             self._register_all(models)
-            self.start_worker()
+            self._start_worker()
         except BaseException:
             self.stop(drain=False)
             raise
 
-    def start_worker(self) -> None:
-        """Start a worker and return when it consumes.
-
-        Raises:
-            StackError: permanent; it died or was late; the message shows the end of its log.
-        """
+    def _start_worker(self) -> None:
         began = time.monotonic()
         self._report("starting", began)
         self._worker = GuardedProcess(
@@ -159,17 +149,6 @@ class LocalPlatform:
             self._report("failed", began, str(error))
             raise
         self._report("ready", began)
-
-    def register(self, model: LocalModel) -> None:
-        """Register a model, unless its newest version has the same files and tags.
-
-        Raises:
-            InvalidRequest: permanent; names what is wrong with it.
-            RegistryUnavailable: retryable.
-        """
-        ModelManager(self.settings.mlflow, self.settings.cache).register_model_to_mlflow(
-            model_name=model.name, model_source=model.source, model_path=model.folder, tags=model.tags
-        )
 
     def wait(self) -> NoReturn:
         """Watch the parts for ever.
@@ -190,30 +169,21 @@ class LocalPlatform:
         dead = [part for part in self.stack.parts if part.status != "ready"]
         if dead:
             raise StackError(f"{dead[0].name} died; the end of {dead[0].log_path}:\n{dead[0].log_tail()}")
-        if self.worker_pid is None:
+        if self._worker is None or self._worker.poll() is not None:
             raise StackError(f"the worker died; the end of {self.worker_log_path}:\n{self._log_tail()}")
-
-    def stop_worker(self) -> int | None:
-        """Tell the worker to drain and wait for it; return its exit status, None where none was running."""
-        if self._worker is None:
-            return None
-        status = self._worker.poll()
-        if status is None:
-            os.kill(self._worker.pid, signal.SIGTERM)
-            patience = time.monotonic() + self.settings.worker.drain_timeout_s + _STOP_MARGIN_S
-            while (status := self._worker.poll()) is None and time.monotonic() < patience:
-                time.sleep(_POLL_S)
-        self._worker.kill()
-        self._worker = None
-        self._report("stopped", time.monotonic())
-        return status
 
     def stop(self, *, drain: bool = True) -> None:
         """Drain or kill the worker, stop the stack and remove the settings file; harmless when repeated."""
+        worker, self._worker = self._worker, None
         try:
-            if not drain and self._worker is not None:
-                self._worker.kill()
-            self.stop_worker()
+            if worker is not None:
+                if drain and worker.poll() is None:
+                    os.kill(worker.pid, signal.SIGTERM)
+                    patience = time.monotonic() + self.settings.worker.drain_timeout_s + _STOP_MARGIN_S
+                    while worker.poll() is None and time.monotonic() < patience:
+                        time.sleep(_POLL_S)
+                worker.kill()
+                self._report("stopped", time.monotonic())
         finally:
             self.stack.stop()
             if self._has_config:  # else it is that of another stack in this folder
@@ -232,8 +202,11 @@ class LocalPlatform:
             return
         address, began = self.settings.mlflow.tracking_uri, time.monotonic()
         self._on_status(PartStatus("models", "starting", address, 0.0))
+        manager = ModelManager(self.settings.mlflow, self.settings.cache)
         for model in models:
-            self.register(model)
+            manager.register_model_to_mlflow(
+                model_name=model.name, model_source=model.source, model_path=model.folder, tags=model.tags
+            )
         self._on_status(PartStatus("models", "ready", address, time.monotonic() - began))
 
     def _write_config(self) -> None:

@@ -59,7 +59,9 @@ def parse_s3_address(address: str) -> S3Address:
     """
     where = address[len("s3://") :] if address[:5].lower() == "s3://" else ""
     bucket, _, key = where.partition("/")
-    key, pinned, version_id = _split_version(key)
+    before, pinned, version_id = key.rpartition("?versionId=")
+    if pinned:
+        key = before
     is_escaped = "?versionId=" in key
     if not bucket or not key or (pinned and not version_id and not is_escaped):
         raise InvalidInput(
@@ -73,7 +75,7 @@ def parse_s3_address(address: str) -> S3Address:
     if not {".", ".."}.isdisjoint(key.split("/")):
         # Servers and proxies may remove such segments, and the request would then name another bucket.
         raise InvalidInput(f"{shown(address)}: the key holds a '.' or '..' segment; rename the object")
-    return S3Address(bucket, key, version_id or None)
+    return S3Address(bucket, key, (version_id or None) if pinned else None)
 
 
 def parse_file_uri(address: str) -> PurePosixPath:
@@ -103,11 +105,6 @@ def shown(address: str) -> str:
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode() if text else "an empty string"
-
-
-def _split_version(key: str) -> tuple[str, bool, str]:
-    before, mark, version_id = key.rpartition("?versionId=")
-    return (before, True, version_id) if mark else (key, False, "")
 
 
 def _is_writable(address: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from handlers.errors import MediaUnavailable
 from handlers.media import Media
@@ -14,8 +14,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 
 
-Get = Callable[[Mapping[str, str], Fetch], None]
-"""Sends one GET of an object with these headers; passes the headers and body of a success to the fetch.
+Get = Callable[[Fetch], None]
+"""Sends one GET of an object under the fetch's condition; passes the headers and body of a success to the fetch.
 
 Raises Interrupted, Changed, or a permanent MediaError, and what the fetch raises.
 """
@@ -36,7 +36,7 @@ def download(get: Get, fetch: Fetch) -> Media:
         fetch.tries += 1
         received_before = fetch.received
         try:
-            get(fetch.condition(), fetch)
+            get(fetch)
             content = fetch.content()
             return fetch.media(decoded(content, fetch.coding, fetch) if fetch.coding else content)
         except Changed:

@@ -203,9 +203,10 @@ class Fetch:
         of_total = f" of {self.total}" if self.total is not None else ""
         tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
         fault = f"; the last fault: {self.last_fault}" if self.last_fault else ""
+        host = "the store at s3.endpoint_url" if self.source.startswith("s3:") else "its host"
         return MediaUnavailable(
             f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in {tries}{fault}; "
-            f"{_cure(self.source)}, or send the request again later"
+            f"check that {host} answers, or send the request again later"
         )
 
     def _too_large(self, what: str) -> MediaTooLarge:
@@ -230,9 +231,3 @@ def extent(content_range: str | None, content_length: int | None) -> tuple[int, 
     if not start.isdigit() or not total.isdigit():
         raise Interrupted("the answer has an unreadable Content-Range")
     return int(start), int(total)
-
-
-def _cure(source: str) -> str:
-    if source.startswith("s3:"):
-        return "check that the store at s3.endpoint_url answers"
-    return "check that its host answers"

@@ -172,10 +172,10 @@ class MediaFetcher:
         address = value
         match scheme := scheme_of(address, any_path=self._roots is None):
             case "s3":
-                return download(partial(self._s3_store().get, parse_s3_address(address), one.source), one)
+                return download(partial(self._s3_store().get, parse_s3_address(address)), one)
             case "https" | "http":
                 web = self._web_store()
-                return download(partial(web.get, web.url(address, one.source), one.source), one)
+                return download(partial(web.get, web.url(address, one.source)), one)
             case "data":
                 media = decode_data_uri("data" + address[4:], max_bytes=self._media.max_bytes)
                 one.count(len(media.content))

@@ -26,6 +26,7 @@ _SUPPRESS_CONNECT_HEADERS = 265
 _LOOKS_S = 0.05
 """Time between two checks of the clock and of the receiver, as libcurl asks for each piece."""
 
+_SUCCESSES = (200, 206)
 _ENDS_A_HEADER = frozenset("\r\n\0")
 
 _CALLBACKS = (pycurl.PREREQFUNCTION, pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION, pycurl.XFERINFOFUNCTION)
@@ -58,7 +59,7 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        return _is_success(self.status)
+        return self.status in _SUCCESSES
 
 
 class HttpClient:
@@ -241,7 +242,7 @@ class _Transfer:
 
     def _begin(self) -> int | None:
         self._is_begun = True
-        self._is_success = _is_success(self.status)
+        self._is_success = self.status in _SUCCESSES
         if not self._is_success:
             return None if self._reads_refusals else -1
         try:
@@ -264,10 +265,6 @@ def proxy_for(url: str) -> str | None:
 def is_loopback(url: str) -> bool:
     """Return whether `url` is on this machine."""
     return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-
-
-def _is_success(status: int) -> bool:
-    return status in (200, 206)
 
 
 def _line(name: str, value: str) -> bytes:

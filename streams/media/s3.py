@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import botocore.session
@@ -70,14 +69,16 @@ class S3Store:
         self._http = HttpClient(
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
-            ca_file=_ca_file(session),
+            # What botocore would trust.
+            ca_file=session._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE"),
         )
         self._gets = ObjectGets(self._client, session.get_credentials(), self._http)
 
-    def get(self, address: S3Address, source: str, condition: Mapping[str, str], fetch: Fetch) -> None:
-        """Send one GET of the object at `address`, as `streams.media.download.Get`; messages name it by `source`."""
+    def get(self, address: S3Address, fetch: Fetch) -> None:
+        """Send one GET of the object at `address`, as `streams.media.download.Get`."""
+        source = fetch.source
         try:
-            self._gets.get(address, condition, fetch)
+            self._gets.get(address, fetch.condition(), fetch)
         except ClientError as error:
             raise self._refusal(error, address, source) from None
         except (NoCredentialsError, PartialCredentialsError):
@@ -185,12 +186,6 @@ def _client(session: Session, settings: S3Settings, connections: int) -> S3Clien
             response_checksum_validation="when_required",
         ),
     )
-
-
-def _ca_file(session: Session) -> str | None:
-    """Return the certificates that botocore would trust, where its settings or the environment name some."""
-    named: str | None = session._session.get_config_variable("ca_bundle")
-    return named or os.environ.get("REQUESTS_CA_BUNDLE")
 
 
 def _plain(secret: SecretStr | None) -> str | None:

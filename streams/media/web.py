@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import httpx
 
@@ -16,7 +16,6 @@ _READ_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_HEADERS = {"Accept-Encoding": "identity"}
 
 
 class WebStore:
@@ -45,16 +44,13 @@ class WebStore:
         self._check(url, source)
         return url
 
-    def get(self, url: httpx.URL, source: str, condition: Mapping[str, str], fetch: Fetch) -> None:
+    def get(self, url: httpx.URL, fetch: Fetch) -> None:
         """Send one GET, as `streams.media.download.Get`, and follow allowed redirects."""
+        source, headers = fetch.source, {"Accept-Encoding": "identity", **fetch.condition()}
         for _ in range(_MAX_REDIRECTS + 1):
             try:
                 answer = self._http.get(
-                    str(url),
-                    {**_HEADERS, **condition},
-                    fetch,
-                    proxy=proxy_for(str(url)),
-                    reads_refusals=False,
+                    str(url), headers, fetch, proxy=proxy_for(str(url)), reads_refusals=False
                 )
             except TransferFailed as error:
                 raise Interrupted(f"{error} ({url.host})") from None

@@ -245,18 +245,28 @@ def test_a_command_tells_of_a_registry_that_is_away_in_one_line(command_line: Co
     assert len(shown.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("file", "named"), [("/data/model.bin", "/data/model.bin: "), (None, "")])
 def test_a_file_that_the_system_refuses_is_said_in_a_sentence(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+    file: str | None, named: str, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/model.bin")
+        raise OSError(
+            errno.ENOSPC, os.strerror(errno.ENOSPC), file
+        )  # without one from a write, as to /dev/full
 
     monkeypatch.setattr("streams.cli.config.shown_settings", full)
     shown = command_line("config")
     assert shown.exit_code == 1
     assert shown.stderr == (
-        "✗ /data/model.bin: No space left on device; free some space, or name a place on another disk\n"
+        f"✗ {named}No space left on device; free some space, or name a place on another disk\n"
     )
+
+
+@pytest.mark.processes
+def test_a_command_runs_where_its_caller_closed_the_streams() -> None:
+    script = "import sys; sys.stdin = sys.stdout = sys.stderr = None; from streams.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, "config"], check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.processes

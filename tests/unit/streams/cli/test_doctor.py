@@ -252,6 +252,7 @@ def test_only_errors_become_warnings() -> None:
     assert only_warn(Finding("ollama", "ok", "there"), "not needed").status == "ok"
 
 
+@pytest.mark.logs_errors("aiokafka: Unable connect to")
 def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:
@@ -273,6 +274,7 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
     assert "models" not in found, "MLflow is away, which is said once"
 
 
+@pytest.mark.logs_errors("aiokafka: Unable connect to")
 def test_a_plugin_that_cannot_be_imported_is_an_error(
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:
@@ -283,6 +285,7 @@ def test_a_plugin_that_cannot_be_imported_is_an_error(
     assert "no_such_module" in found[0].detail
 
 
+@pytest.mark.logs_errors("aiokafka: Unable connect to")
 def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_errors(
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:

@@ -43,7 +43,7 @@ def ask_once(settings: S3Settings) -> None:
     """Send one GET, which is not tried again."""
     fetch = Fetch(ADDRESS, allowance=Allowance(1000), deadline_s=30, deadline_name="media.deadline_s")
     with contextlib.closing(S3Store(settings, connections=1)) as store:
-        store.get(S3Address("media", "clip.wav"), ADDRESS, {}, fetch)
+        store.get(S3Address("media", "clip.wav"), fetch)
 
 
 def gets_of(client: Any, credentials: Credentials) -> ObjectGets:

@@ -31,7 +31,7 @@ def store(server: WebServer) -> Iterator[WebStore]:
 
 def fetch(store: WebStore, address: str) -> Media:
     one = Fetch(shown(address), allowance=Allowance(100_000), deadline_s=30, deadline_name="media.deadline_s")
-    return download(partial(store.get, store.url(address, one.source), one.source), one)
+    return download(partial(store.get, store.url(address, one.source)), one)
 
 
 def test_media_comes_from_an_allowed_host(store: WebStore, server: WebServer) -> None:
