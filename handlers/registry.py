@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import threading
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeGuard
@@ -69,7 +70,6 @@ class HandlerRegistry:
         self._lock = threading.RLock()
         self._limits: MediaSettings | None = None
         self._registered: dict[str, type[BaseModelHandler]] = {}
-        self._installed: dict[str, EntryPoint] | None = None
         self._handlers: dict[str, BaseModelHandler] = {}
         self._making: dict[str, threading.RLock] = {}
         """By task, so that a handler that hangs while it is made blocks no other task."""
@@ -125,7 +125,7 @@ class HandlerRegistry:
     def tasks(self) -> list[str]:
         """Return the names of all tasks, in order."""
         with self._lock:
-            return sorted({*BUILT_IN_HANDLERS, *self._entry_points(), *self._registered})
+            return sorted({*BUILT_IN_HANDLERS, *self._installed, *self._registered})
 
     def _make(self, task: str) -> BaseModelHandler:
         handler_class = self._find(task)
@@ -140,8 +140,8 @@ class HandlerRegistry:
         if task in self._registered:
             return self._registered[task]
         try:
-            if task in self._entry_points():
-                return self._checked(task, load_entry_point(self._entry_points()[task]))
+            if task in self._installed:
+                return self._checked(task, load_entry_point(self._installed[task]))
             if task in BUILT_IN_HANDLERS:
                 module, _, name = BUILT_IN_HANDLERS[task].partition(":")
                 return self._checked(task, getattr(import_module(module), name))
@@ -161,10 +161,9 @@ class HandlerRegistry:
             return found
         raise UnknownTask(f"task {task} is served by {found!r}, which is not a subclass of BaseModelHandler")
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        if self._installed is None:
-            self._installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-        return self._installed
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _is_handler_class(found: object) -> TypeGuard[type[BaseModelHandler]]:

@@ -144,10 +144,22 @@ def _opened(content: bytes) -> SoundFile:
     import soundfile
 
     if _is_raw_gsm(content):
-        return soundfile.SoundFile(
-            io.BytesIO(content), samplerate=8000, channels=1, format="RAW", subtype="GSM610"
-        )
-    return soundfile.SoundFile(io.BytesIO(content))
+        raw = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"}
+        return soundfile.SoundFile(_File(content), **raw)
+    return soundfile.SoundFile(_File(content))
+
+
+class _File(io.BytesIO):
+    """What libsndfile reads; where a damaged header sends it before the start, it stays where it is.
+
+    An exception would be printed by its callback, with a stack trace each time.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 def _is_raw_gsm(content: bytes) -> bool:

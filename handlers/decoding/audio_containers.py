@@ -69,12 +69,9 @@ def sound_track(
                 f"video-analysis, or {cure}"
             )
         stream = tracks[choice]
-        packets = containers.packets(container, stream)
         damage: list[str] = []
-        if container.format.name == "mp3":
-            frames = _frames_but_damaged(packets, damage)
-        else:
-            frames = _frames_before_damage(packets) if is_cut else _frames(packets)
+        packets = containers.packets(container, stream)
+        frames = _frames(packets, damage, is_mp3=container.format.name == "mp3", is_cut=is_cut)
         first = next(frames, None)
         yield SoundTrack(
             rate=first.sample_rate if first else SAMPLE_RATE,
@@ -89,31 +86,26 @@ def sound_track(
         )
 
 
-def _frames(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
-    return (frame for packet in packets for frame in packet.decode())
-
-
-def _frames_but_damaged(packets: Iterable[Packet[AudioStream]], damage: list[str]) -> Iterator[AudioFrame]:
+def _frames(
+    packets: Iterable[Packet[AudioStream]], damage: list[str], *, is_mp3: bool, is_cut: bool
+) -> Iterator[AudioFrame]:
+    """Yield the frames, of mp3 all but the damaged ones, of a file that is cut those before the first damage."""
     import av
 
     for packet in packets:
+        if is_cut and not is_mp3 and packet.is_corrupt:
+            return
         try:
             yield from packet.decode()
         except MemoryError:
             raise
         except av.FFmpegError as error:
-            damage.append(str(error))
-
-
-def _frames_before_damage(packets: Iterable[Packet[AudioStream]]) -> Iterator[AudioFrame]:
-    import av
-
-    try:
-        yield from _frames(itertools.takewhile(lambda packet: not packet.is_corrupt, packets))
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return
+            if is_mp3:
+                damage.append(str(error))
+            elif is_cut:
+                return
+            else:
+                raise
 
 
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:

@@ -117,35 +117,35 @@ def read_video(
 def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
     """Return frames of an encoded video as `read_video` does, decoded in this process; messages call it `what`."""
     missing = missing_end_of_container(content)
-    found = _moving(content, what, limits, missing)
-    index, claimed_s = found.index, found.claimed_s
+    choice, index = _first_that_moves(content, what, limits, missing)
     if not index.shown:
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, limits)
     _check_count(sampling.count(index.duration_s), what, limits)
-    lost = []
-    if missing:
-        whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
-        there = f"{index.duration_s:.1f} s of {whole} are there"
-        if claimed_s is None or index.duration_s < _ENOUGH * claimed_s:
-            raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
-        lost.append(f"{missing.text}; {there}")
-    elif index.is_damaged:
-        lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
-    if (count := len(parts_of(content))) > 1:
-        lost.append(f"the file consists of {count} concatenated videos; only the first was read")
-    wanted = index.at(sampling.moments(index.duration_s))
-    _check_work(index, wanted, found.size, what)
     with _opened(content, what, limits, missing) as container:
-        stream = _picture_streams(container, what)[found.choice]
-        video = replace(_frames(container, stream, what, limits, index, wanted), track=found.about)
+        stream = _picture_streams(container, what)[choice]
+        track = containers.about_track(stream, container.streams.video)
+        lost = []
+        if missing:
+            claimed_s = containers.claimed_duration_s(container, stream.index)
+            whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
+            there = f"{index.duration_s:.1f} s of {whole} are there"
+            if claimed_s is None or index.duration_s < _ENOUGH * claimed_s:
+                raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
+            lost.append(f"{missing.text}; {there}")
+        elif index.is_damaged:
+            lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
+        if (count := len(parts_of(content))) > 1:
+            lost.append(f"the file consists of {count} concatenated videos; only the first was read")
+        wanted = index.at(sampling.moments(index.duration_s))
+        _check_work(index, wanted, stream, what)
+        video = _frames(container, stream, what, limits, index, wanted)
     if len(video.frame_times_s) < len(wanted):
         undecodable = len(wanted) - len(video.frame_times_s)
         lost.append(f"{undecodable} of {len(wanted)} frames are damaged and do not decode")
-    if not lost:
-        return video
-    log.warning("video_read_in_part", video=what, missing=lost)
-    return replace(video, truncated="; ".join(lost))
+    if lost:
+        log.warning("video_read_in_part", video=what, missing=lost)
+    return replace(video, truncated="; ".join(lost) or None, track=track)
 
 
 def _decode_in_child(content: bytes, what: str, limits: MediaSettings, sampling: Sampling) -> Video:
@@ -172,44 +172,31 @@ def _opened(content: bytes, what: str, limits: MediaSettings, missing: MissingEn
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Indexed:
-    """A stream of a container, by its place among `_picture_streams`."""
-
-    choice: int
-    size: tuple[int, int]
-    claimed_s: float | None
-    index: FrameIndex
-    about: dict[str, Any] | None
-
-
-def _moving(content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None) -> _Indexed:
-    """Return the first stream with more than one frame: others may be covers that are not marked as such."""
-    best: _Indexed | None = None
+def _first_that_moves(
+    content: bytes, what: str, limits: MediaSettings, missing: MissingEnd | None
+) -> tuple[int, FrameIndex]:
+    """Return the place among `_picture_streams` of one with several frames: others may be covers not marked as such."""
+    found: list[FrameIndex] = []
     for choice in range(_MOST_TRACKS):
         with _opened(content, what, limits, missing) as container:
             streams = _picture_streams(container, what)
             stream = streams[choice]
-            size = stream.codec_context.width, stream.codec_context.height
-            check_size(what, *size, limits.max_image_pixels, has="has frames of")
+            check_size(what, stream.width, stream.height, limits.max_image_pixels, has="has frames of")
             claimed_s = containers.claimed_duration_s(container, stream.index)
             if claimed_s is not None:
                 _check_length(claimed_s, what, limits)
-            about = containers.about_track(stream, container.streams.video)
-            found = _Indexed(choice, size, claimed_s, index_frames(container, stream), about)
-        if best is None or len(found.index.shown) > len(best.index.shown):
-            best = found
-        if len(best.index.shown) > 1 or choice + 1 == len(streams):
+            found.append(index_frames(container, stream))
+        if len(found[-1].shown) > 1 or choice + 1 == len(streams):
             break
-    assert best is not None
-    return best
+    return max(enumerate(found), key=lambda one: len(one[1].shown))
 
 
 def _picture_streams(container: InputContainer, what: str) -> list[VideoStream]:
     """Return the decodable streams of moving pictures, the preferred one first."""
     from av.stream import Disposition
 
-    known = containers.by_preference(sorted(container.streams.video, key=lambda one: -one.width * one.height))
+    sized = filter(containers.is_known, container.streams.video)
+    known = containers.by_preference(sorted(sized, key=lambda one: -one.width * one.height))
     moving = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not moving:
         kinds = "a cover picture" if known else containers.kinds(container)
@@ -306,13 +293,13 @@ def _from_array(
     return Video(frames, [round(index / rate, 6) for index in taken], round(duration_s, 6))
 
 
-def _check_work(index: FrameIndex, wanted: list[int], size: tuple[int, int], what: str) -> None:
+def _check_work(index: FrameIndex, wanted: list[int], stream: VideoStream, what: str) -> None:
     """Refuse a video that would take many minutes: each frame depends on all before it."""
     count = sum(last - first + 1 for first, last in index.packets_for(wanted))
-    if count * size[0] * size[1] > _MOST_PIXELS_DECODED:
+    if count * stream.width * stream.height > _MOST_PIXELS_DECODED:
         raise MediaTooLarge(
-            f"{what} takes decoding of {count} frames of {size[0]} x {size[1]} pixels to get at {len(wanted)} "
-            "of them; send it scaled down, in parts, or encoded with more key frames"
+            f"{what} takes decoding of {count} frames of {stream.width} x {stream.height} pixels to get at "
+            f"{len(wanted)} of them; send it scaled down, in parts, or encoded with more key frames"
         )
 
 

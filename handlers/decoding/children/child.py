@@ -27,6 +27,7 @@ from typing import Any
 from handlers.decoding.children.memory import private_bytes, trim
 from handlers.decoding.children.wire import (
     LENGTHS,
+    Answer,
     Began,
     Block,
     Call,
@@ -41,10 +42,8 @@ from handlers.errors import InferenceError
 
 def main() -> None:
     """Answer calls until the parent is gone."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            signal_number, signal.SIG_IGN
-        )  # the signals are for the parent, which may want to finish first
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which may want to finish first
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # decoders warn of damaged files; the sender gets an error anyway
     output = os.dup(1)
@@ -58,10 +57,12 @@ def main() -> None:
     own_bytes = private_bytes()
     while True:
         call, content = calls.get()
-        _write(output, lengths_and_head(Began()))
+        _write(output, Began())
         before = private_bytes()
         try:
-            function = _imported(call.function)
+            module, _, name = call.function.partition(":")
+            function = getattr(importlib.import_module(module), name)
+            logging.disable(logging.WARNING)  # the parent is told as an error, and has a format of its own
             own_bytes += private_bytes() - before
             _run(function, call, content, output)
             failure = None
@@ -71,7 +72,7 @@ def main() -> None:
             failure = Failure(type(error).__name__, str(error), traceback.format_exc())
         del content
         trim()
-        _write(output, lengths_and_head(Done(private_bytes() - own_bytes, failure)))
+        _write(output, Done(private_bytes() - own_bytes, failure))
 
 
 def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
@@ -99,25 +100,13 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
         calls.put((call, read(block_size)))
 
 
-def _imported(name: str) -> Callable[..., Iterator[tuple[Any, Block]]]:
-    module, _, function = name.partition(":")
-    found: Callable[..., Iterator[tuple[Any, Block]]] = getattr(importlib.import_module(module), function)
-    _quiet_logs()
-    return found
-
-
 def _run(
     function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int
 ) -> None:
+    """Write what the function yields; what this holds on to is free when it returns."""
     with _bounded(call.memory_bytes, call.cpu_s):
         for value, block in function(content, **call.arguments):
-            _write(output, lengths_and_head(Item(value), block))
-            _write(output, block)
-
-
-def _quiet_logs() -> None:
-    """Keep decoders from logging errors that the parent gets anyway, in a format other than its own."""
-    logging.disable(logging.WARNING)
+            _write(output, Item(value), block)
 
 
 @contextlib.contextmanager
@@ -143,11 +132,12 @@ def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
             resource.setrlimit(which, before)
 
 
-def _write(output: int, block: Block) -> None:
-    left = memoryview(block)
+def _write(output: int, answer: Answer, block: Block = b"") -> None:
     try:
-        while left:
-            left = left[os.write(output, left) :]
+        for part in (lengths_and_head(answer, block), block):
+            left = memoryview(part)
+            while left:
+                left = left[os.write(output, left) :]
     except BrokenPipeError:
         os._exit(0)  # the parent does not read any more
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 from typing import Any
 
@@ -265,3 +266,17 @@ def test_formats_that_nobody_sends_are_not_given_to_their_readers(
     with pytest.raises(MediaCorrupt, match="no recording of a known format; send a whole wav"):
         read(bytes(content))
     assert capfd.readouterr().out == ""
+
+
+def test_a_header_that_sends_its_reader_before_the_start_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(8000, np.float32), 8000, format="AIFF")
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    content = file.getvalue()
+    at = content.index(b"SSND")
+    with pytest.raises(MediaCorrupt):
+        read(content[: at + 3] + b"\xff\xff\xff\x7f\x88" + content[at + 8 :])
+    assert printed == []

@@ -10,6 +10,7 @@ from av.stream import Disposition
 
 from handlers.decoding.audio import read_sound
 from handlers.decoding.video import read_video
+from handlers.errors import MediaCorrupt
 from handlers.media import Media
 from handlers.recording import AsrHandler
 from handlers.settings import MediaSettings
@@ -99,3 +100,12 @@ def test_the_video_that_players_take_is_looked_at() -> None:
     video = read_video(content, field="data.video", limits=MediaSettings())
     assert video.track == {"number": 2, "of": 2}
     assert abs(int(video.frames.mean()) - 90) < 10
+
+
+def test_a_video_that_no_decoder_knows_is_left_for_one_that_one_knows() -> None:
+    known, unknown = Track(frames(5, 90), "libx264"), Track(frames(5, 250), "mpeg4")
+    content = encoded_tracks(unknown, known).replace(b"V_MPEG4/ISO/ASP", b"V_XPEG4/ISO/ASP")
+    video = read_video(content, field="data.video", limits=MediaSettings())
+    assert abs(int(video.frames.mean()) - 90) < 10
+    with pytest.raises(MediaCorrupt, match="holds no video, only video of an unknown codec"):
+        read_video(content.replace(b"V_MPEG4/ISO/AVC", b"V_XPEG4/ISO/AVC"), field="v", limits=MediaSettings())
