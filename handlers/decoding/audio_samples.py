@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,11 +38,14 @@ Samples = NDArray[np.float32]
 SAMPLE_RATE = 16_000
 """Samples per second of every recording for an engine."""
 
+_SMALLEST_BUFFER = 1 << 20
+
 
 class Gathering:
     """The decoded samples of a recording so far, of one file or several; used by one thread.
 
-    Holds each sample once: the buffer grows in place, while joining blocks would take twice the memory.
+    Holds each sample once, in an own memory mapping, which grows without a copy. Joined blocks would take twice the
+    memory, and so would a buffer on the heap: to grow, it is copied from a gap between other blocks.
     """
 
     def __init__(self, max_s: float, max_samples: int | None = None) -> None:
@@ -49,21 +53,23 @@ class Gathering:
         self._max_s = max_s
         self._max_samples = max_samples
         self._decoded = 0
-        self._buffer = bytearray()
+        self._buffer = mmap.mmap(-1, _SMALLEST_BUFFER, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._size = 0
+        """Bytes of the buffer that are samples."""
 
     @property
     def duration_s(self) -> float:
         """The length so far, in seconds."""
-        return len(self._buffer) / 4 / SAMPLE_RATE
+        return self._size / 4 / SAMPLE_RATE
 
     @property
     def samples(self) -> Samples:
         """Return the samples without a copy; none can be added afterwards."""
-        return np.frombuffer(self._buffer, np.float32)
+        return np.frombuffer(self._buffer, np.float32, count=self._size // 4)
 
     def back_to(self, duration_s: float) -> None:
         """Drop everything after the first `duration_s`, to decode it in another way."""
-        del self._buffer[round(duration_s * SAMPLE_RATE) * 4 :]
+        self._size = round(duration_s * SAMPLE_RATE) * 4
 
     def is_heard(self, since_s: float) -> bool:
         """Whether the samples after the first `since_s` are more than silence."""
@@ -107,7 +113,10 @@ class Gathering:
             raise MediaCorrupt(
                 f"{what} holds samples that are not numbers (NaN or infinity); send it with finite samples"
             )
-        self._buffer += np.clip(block, -1.0, 1.0).data.cast("B")
+        before, self._size = self._size, self._size + block.nbytes
+        if self._size > len(self._buffer):
+            self._buffer.resize(self._size * 5 // 4)  # pages that are never written take no memory
+        self._buffer[before : self._size] = np.clip(block, -1.0, 1.0).data.cast("B")
 
     def _check_count(self, samples: float, what: str) -> None:
         if self._max_samples is not None and samples > self._max_samples:
