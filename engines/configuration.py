@@ -251,20 +251,16 @@ def address_of_ollama_host(host: str) -> str:
     return f"{scheme or 'http'}://{name}:{port}{slash}{path}".rstrip("/")
 
 
-def _as_it_is(value: str) -> str:
-    return value
-
-
 NEIGHBOURS: Mapping[str, tuple[str, Callable[[str], str]]] = {
-    "KAFKA_BOOTSTRAP_SERVERS": ("kafka.bootstrap_servers", _as_it_is),
-    "MLFLOW_TRACKING_URI": ("mlflow.tracking_uri", _as_it_is),
-    "MLFLOW_TRACKING_USERNAME": ("mlflow.username", _as_it_is),
-    "MLFLOW_TRACKING_PASSWORD": ("mlflow.password", _as_it_is),
+    "KAFKA_BOOTSTRAP_SERVERS": ("kafka.bootstrap_servers", str),
+    "MLFLOW_TRACKING_URI": ("mlflow.tracking_uri", str),
+    "MLFLOW_TRACKING_USERNAME": ("mlflow.username", str),
+    "MLFLOW_TRACKING_PASSWORD": ("mlflow.password", str),
     "OLLAMA_HOST": ("ollama.api_base", address_of_ollama_host),
-    "AWS_ENDPOINT_URL": ("s3.endpoint_url", _as_it_is),
-    "AWS_ENDPOINT_URL_S3": ("s3.endpoint_url", _as_it_is),
-    "AWS_DEFAULT_REGION": ("s3.region", _as_it_is),
-    "AWS_REGION": ("s3.region", _as_it_is),
+    "AWS_ENDPOINT_URL": ("s3.endpoint_url", str),
+    "AWS_ENDPOINT_URL_S3": ("s3.endpoint_url", str),
+    "AWS_DEFAULT_REGION": ("s3.region", str),
+    "AWS_REGION": ("s3.region", str),
 }
 """Variable -> the setting it stands for, and the conversion of its value; a later one wins over an earlier one.
 

@@ -29,8 +29,8 @@ _IDLE_S = 60.0
 """How long a thread waits for its next call before it ends."""
 _WAKE_S = 1.0
 """How often a waiting caller wakes up: Python may miss a Ctrl-C that comes just before a wait."""
-_GRACE_S = 0.01
-_SOON_S = 5.0
+_LOOK_S = 5.0
+"""The longest time between two looks at answers that are awaited."""
 
 DEFAULT_MOST_STUCK = 3
 
@@ -116,7 +116,7 @@ class Guard:
         """How many calls were given up so far, also those that returned later."""
         self._answers: set[_Answer] = set()
         self._looking = PeriodicTask(self._look, "silence of engines")
-        self._looks_at = math.inf
+        self._pause_s = _IDLE_S
         self._signs: dict[Hashable, float] = {}
         self._is_closed = False
 
@@ -214,7 +214,7 @@ class Guard:
         one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
         with self._lock:
             self._answers.add(one)
-            is_sooner = one.since + limit_s < self._looks_at
+            is_sooner = min(limit_s / 4, _LOOK_S) < self._pause_s
         self._looking.start()
         if is_sooner:
             self._looking.wake()
@@ -223,7 +223,6 @@ class Guard:
             with self._lock:
                 if outlives_cancel and answer.cancelled() and one in self._answers:
                     one.left_at = time.monotonic()
-                    self._looking.wake()
                 else:
                     self._answers.discard(one)
 
@@ -234,13 +233,13 @@ class Guard:
         with self._lock:
             now = time.monotonic()
             self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
-            silent = {one.of for one in self._answers if _silent_until(one) <= now}
+            silent = {one.of for one in self._answers if max(one.since, one.alive_at()) + one.limit_s <= now}
             given_up = [one for one in self._answers if one.of in silent]
             self._answers.difference_update(given_up)
-            self._looks_at = min(map(_looks_at, self._answers), default=now + _IDLE_S) + _GRACE_S
+            self._pause_s = min((min(one.limit_s / 4, _LOOK_S) for one in self._answers), default=_IDLE_S)
         for one in given_up:
             _safely(partial(one.give_up, self._given_up(one.of, one.what, one.limit_s)))
-        return _bounded(self._looks_at - now)
+        return self._pause_s
 
     def _start(self, call: Call[Any]) -> None:
         with self._lock:
@@ -331,15 +330,6 @@ def _safely(end: Callable[[], None]) -> None:
         end()
     except BaseException:
         log.exception("stuck_call_not_ended")
-
-
-def _silent_until(one: _Answer) -> float:
-    return max(one.since, one.alive_at()) + one.limit_s
-
-
-def _looks_at(one: _Answer) -> float:
-    soon = time.monotonic() + min(_SOON_S, one.limit_s / 4)
-    return _silent_until(one) if one.left_at == math.inf else min(_silent_until(one), soon)
 
 
 def _bounded(seconds: float) -> float:

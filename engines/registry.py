@@ -205,15 +205,11 @@ def _unavailable(name: str) -> Iterator[None]:
         yield
     except InferenceError:
         raise
-    except ConfigurationError as error:
-        raise EngineUnavailable(f"engine {name} cannot be made here: {'; '.join(error.problems)}") from error
-    except BrokenEntryPoint as error:
-        raise EngineUnavailable(f"engine {name} cannot be made here: {error}") from error
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"engine {name} cannot be made here: {error}; install what it needs (pip install "
-            "'inferstream[all]')"
-        ) from error
+    except (ConfigurationError, BrokenEntryPoint, ImportError) as error:
+        problem = "; ".join(error.problems) if isinstance(error, ConfigurationError) else str(error)
+        if isinstance(error, ImportError):
+            problem += "; install what it needs (pip install 'inferstream[all]')"
+        raise EngineUnavailable(f"engine {name} cannot be made here: {problem}") from error
     except BaseException as error:
         if is_of_a_signal(error):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -43,7 +44,8 @@ class Entry:
     key: Hashable
     unload: Callable[[Any], None]
     state: State = State.LOADING
-    settled: threading.Event = field(default_factory=threading.Event)
+    settled: Future[None] = field(default_factory=Future)
+    """Ends when it is loaded, with the error where that failed."""
     running: threading.Lock = field(default_factory=threading.Lock)
     model: Any = None
     bytes: int = 0
@@ -53,7 +55,6 @@ class Entry:
     """Whether its `bytes` are in use, or about to be: not while its files are downloaded or another server gets it."""
     shared: Hashable | None = None
     """As `Loaded.shared`."""
-    error: Exception | None = None
     loaded_at: float = 0.0
     used_at: float = 0.0
     hits: int = 0

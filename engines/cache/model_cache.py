@@ -170,14 +170,25 @@ class ModelCache:
 
     def _enter(self, key: Hashable, load: Load, unload: Unload) -> Entry:
         """Return the loaded entry of `key` with one more lease."""
-        entry, is_loader = self._join(key, unload)
+        with self._changed:
+            # A model that is being unloaded still holds its memory: loading it again has to wait.
+            self._changed.wait_for(
+                lambda: (found := self._entries.get(key)) is None or found.state is not State.LEAVING
+            )
+            entry = self._entries.get(key)
+            is_loader = entry is None
+            if entry is None:
+                entry = self._entries[key] = Entry(key, unload)
+                self.misses += 1
+            else:
+                self.hits += 1
+                entry.hits += 1
+            entry.leases += 1
+            self._entries.move_to_end(key)
         try:
             if is_loader:
                 self._load(entry, load)
-            else:
-                entry.settled.wait()
-                if entry.error is not None:
-                    raise entry.error
+            entry.settled.result()
         except BaseException:
             self._leave(entry)
             raise
@@ -197,39 +208,23 @@ class ModelCache:
             entry.running.release()  # for the next caller
             self._leave(entry)
 
-    def _join(self, key: Hashable, unload: Unload) -> tuple[Entry, bool]:
-        """Add a lease to the entry of `key`, and return whether the caller has to load it."""
-        with self._changed:
-            # A model that is being unloaded still holds its memory: loading it again has to wait.
-            self._changed.wait_for(
-                lambda: (found := self._entries.get(key)) is None or found.state is not State.LEAVING
-            )
-            entry = self._entries.get(key)
-            is_loader = entry is None
-            if entry is None:
-                entry = self._entries[key] = Entry(key, unload)
-                self.misses += 1
-            else:
-                self.hits += 1
-                entry.hits += 1
-            entry.leases += 1
-            self._entries.move_to_end(key)
-            return entry, is_loader
-
     def _load(self, entry: Entry, load: Load) -> None:
         try:
             loaded = self._load_with_room(entry, load)
-            self._admit(entry, loaded)
+            try:
+                self._budget.check(entry.key, loaded.bytes, loaded.device)  # now that its size is known
+            except ModelLoadFailed:
+                entry.let_go(loaded.model)
+                raise
         except BaseException as error:
             with self._changed:
                 del self._entries[entry.key]
                 self._changed.notify_all()  # frees the room that was made for it
-                entry.error = (
-                    error
-                    if isinstance(error, Exception)
-                    else EngineUnavailable(f"loading {entry.key} was interrupted; send the request again")
-                )
-            entry.settled.set()
+            entry.settled.set_exception(
+                error
+                if isinstance(error, Exception)
+                else EngineUnavailable(f"loading {entry.key} was interrupted; send the request again")
+            )
             raise
         with self._changed:
             entry.model, entry.bytes, entry.device = loaded.model, loaded.bytes, loaded.device
@@ -239,7 +234,7 @@ class ModelCache:
             entry.loaded_at = entry.used_at = self._clock()
             entry.state, entry.takes_memory = State.READY, not loaded.is_elsewhere
             self._may_exceed = True
-        entry.settled.set()
+        entry.settled.set_result(None)
         self._shrink()
 
     def _load_with_room(self, entry: Entry, load: Load) -> Loaded:
@@ -278,14 +273,6 @@ class ModelCache:
 
     def _beside(self, entry: Entry) -> list[Entry]:
         return self._budget.beside(entry, self._entries.values())
-
-    def _admit(self, entry: Entry, loaded: Loaded) -> None:
-        """Refuse a model that exceeds the budget, now that its size is known, and unload it again."""
-        try:
-            self._budget.check(entry.key, loaded.bytes, loaded.device)
-        except ModelLoadFailed:
-            entry.let_go(loaded.model)
-            raise
 
     def _leave(self, entry: Entry) -> bool:
         """End one lease, and return whether the budget may be exceeded."""

@@ -28,17 +28,20 @@ class ConfigurationError(Exception):
 def unknown(key: str, one: Given, sections: Mapping[str, type[BaseModel]], known: Mapping[str, Leaf]) -> str:
     """Return the message for a setting that the tree of `sections` does not have."""
     section, _, name = key.partition(".")
-    near = nearest(key, known)
-    if section in sections and is_open(sections[section]):
-        hint = f"write {section}.<name>.<setting>"
-    elif near:
-        hint = f"did you mean {near.env_name if one.origin.startswith('env ') else near.key}?"
-    elif section in sections:
-        hint = f"section {section} has: {', '.join(sections[section].model_fields)}"
-    else:
+    if section not in sections:
         hint = f"the sections are: {', '.join(sections)}"
+    elif is_open(sections[section]):
+        return _no_such(key, one, None, f"write {section}.<name>.<setting>", is_secret=True)
+    else:
+        hint = f"section {section} has: {', '.join(sections[section].model_fields)}"
+    return _no_such(key, one, nearest(key, known), hint, is_secret=not name)
+
+
+def _no_such(key: str, one: Given, near: Leaf | None, hint: str, *, is_secret: bool = False) -> str:
+    if near is not None:
+        hint = f"did you mean {near.env_name if one.origin.startswith('env ') else near.key}?"
     # It is not known what an unknown key holds, so a value that may be secret is not shown.
-    secret = hint.startswith("write") or not name or may_be_secret(key) or (near is not None and near.secret)
+    secret = is_secret or may_be_secret(key) or (near is not None and near.secret)
     return f"{key}={shown(one.value, secret)} ({one.origin}): no such setting; {hint}"
 
 
@@ -124,7 +127,12 @@ def settings_for(
     fields = settings_class.model_fields if settings_class is not None else {}
     known = {f"{under}.{name}": Leaf(f"{under}.{name}", field) for name, field in fields.items()}
     mine = {f"{under}.{name}": one for name, one in given.items()}
-    problems = [_unknown(key, one, engine, known) for key, one in mine.items() if key not in known]
+    hint = f"engine {engine} " + (
+        f"has: {', '.join(fields)}" if fields else "declares no settings_class; leave it out"
+    )
+    problems = [
+        _no_such(key, one, nearest(key, known), hint) for key, one in mine.items() if key not in known
+    ]
     mine = {key: one for key, one in mine.items() if key in known}
     settings = None
     if settings_class is not None:
@@ -136,15 +144,3 @@ def settings_for(
     if problems:
         raise ConfigurationError(problems)
     return settings
-
-
-def _unknown(key: str, one: Given, engine: str, known: Mapping[str, Leaf]) -> str:
-    near = nearest(key, known)
-    if near is not None:
-        hint = f"did you mean {near.env_name if one.origin.startswith('env ') else near.key}?"
-    elif known:
-        hint = f"engine {engine} has: {', '.join(name.rpartition('.')[2] for name in known)}"
-    else:
-        hint = f"engine {engine} declares no settings_class; leave it out"
-    secret = may_be_secret(key) or (near is not None and near.secret)
-    return f"{key}={shown(one.value, secret)} ({one.origin}): no such setting; {hint}"

@@ -26,11 +26,6 @@ def newest_version(client: Any, name: str) -> Any:
     return found[0] if found else None
 
 
-def preferred_models(client: Any, default_alias: str) -> list[ResolvedModel]:
-    """Return, for every registered model, the version its plain name stands for, in order of names."""
-    return [resolved(version) for _, version in _preferred(client, default_alias)]
-
-
 def registered_models(client: Any, default_alias: str) -> list[RegisteredModel]:
     """Return every registered model with all its versions and aliases, in order of names."""
     versions = defaultdict[str, list[int]](list)
@@ -42,7 +37,7 @@ def registered_models(client: Any, default_alias: str) -> list[RegisteredModel]:
             tuple(map(str, sorted(versions[model.name]))),
             {alias: str(number) for alias, number in model.aliases.items()},
         )
-        for model, version in _preferred(client, default_alias)
+        for model, version in preferred(client, default_alias)
     ]
 
 
@@ -80,7 +75,7 @@ def unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
         raise
 
 
-def _preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
+def preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
     """Return, in MLflow's form, every registered model with the version its plain name stands for."""
     found = []
     for model in _every(client.search_registered_models):

@@ -15,7 +15,7 @@ from engines.config.setting_problems import mask_password_in_url
 from engines.config.settings import MlflowSettings
 from engines.models.mlflow_listing import (
     newest_version,
-    preferred_models,
+    preferred,
     registered_models,
     resolved,
     unless,
@@ -73,7 +73,7 @@ class MlflowRegistry:
     def all_models(self) -> list[ResolvedModel]:
         """Return, for every registered model, the version its plain name stands for, in order of names."""
         with self._asked() as client:
-            return preferred_models(client, self.settings.default_alias)
+            return [resolved(version) for _, version in preferred(client, self.settings.default_alias)]
 
     def registered(self) -> list[RegisteredModel]:
         """Return every registered model with all its versions and aliases, in order of names."""

@@ -6,9 +6,10 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
 from engines.config.settings import OllamaSettings
@@ -36,7 +37,6 @@ SHIFT_TAG = "ollama_shift"
 UNTOLD_CONTEXT = 131_072
 """The longest context that requests may ask for where neither setting nor server names one, in tokens."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -77,7 +77,7 @@ class OllamaEngine(BaseEngine):
         tags = kw.get("tags", {})
         theirs = short_name(tags.get("ollama_model_name") or name)
         shift = _shift(theirs, tags.get(SHIFT_TAG), self.config.shift)
-        shown = self._wait_for(self._models.ensure, theirs)
+        shown = self._wait_for(self._models.ensure(theirs))
         _check_capability(theirs, kw.get("task"), shown)
         model = OllamaModel(
             theirs,
@@ -107,7 +107,9 @@ class OllamaEngine(BaseEngine):
 
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
-        answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
+        answer = self._background.submit(
+            self._answer(model, partial(self._ask, model, inputs, options, emit, urgency))
+        )
         with self._held_lock:
             self._under_way.add(answer)
         answer.add_done_callback(self._ended)
@@ -119,7 +121,7 @@ class OllamaEngine(BaseEngine):
         Raises:
             InferenceError: what `engines.ollama.failures` lists.
         """
-        return self._wait_for(self._answer, model, inputs, options, None, NO_HURRY)
+        return self._wait_for(self._answer(model, partial(self._ask, model, inputs, options, None, NO_HURRY)))
 
     def infer_batch(
         self, model: OllamaModel, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
@@ -148,7 +150,7 @@ class OllamaEngine(BaseEngine):
                 return False
             del self._held[model.name]
         try:
-            self._wait_for(self._unload, model.name)
+            self._wait_for(self._within(UNLOAD_TIMEOUT_S, partial(self._client.unload, model.name)))
         except InferenceError as error:
             log.info("model_not_unloaded", model=model.name, error=error.message)
             return False
@@ -158,7 +160,7 @@ class OllamaEngine(BaseEngine):
         """Return {"status": ok, server, version, loaded: [names]} or {"status": error, server, error}."""
         report: dict[str, Any] = {"status": "ok", "server": self._client.failures.server}
         try:
-            return {**report, **self._wait_for(self._ask_health)}
+            return {**report, **self._wait_for(self._within(HEALTH_TIMEOUT_S, self._ask_health))}
         except InferenceError as error:
             return {**report, "status": "error", "error": error.message}
 
@@ -166,19 +168,12 @@ class OllamaEngine(BaseEngine):
         """Take no more requests, fail those under way as retryable, and end the thread."""
         self._background.close()
 
-    async def _answer(
-        self,
-        model: OllamaModel,
-        inputs: dict[str, Any],
-        options: dict[str, Any],
-        emit: Emit | None,
-        urgency: Urgency,
-    ) -> dict[str, Any]:
+    async def _answer(self, model: OllamaModel, ask: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._ask(model, inputs, options, emit, urgency)
-        except ModelMissing:  # the server has lost it since it was loaded here
+            return await ask()
+        except ModelMissing:  # removed from the server after it was loaded here
             await self._models.ensure(model.name)
-            return await self._ask(model, inputs, options, emit, urgency)
+            return await ask()
 
     async def _ask(
         self,
@@ -204,22 +199,18 @@ class OllamaEngine(BaseEngine):
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)
 
-    async def _unload(self, name: str) -> None:
-        try:
-            async with asyncio.timeout(UNLOAD_TIMEOUT_S):
-                await self._client.unload(name)
-        except TimeoutError as error:
-            raise self._client.failures.of_transport(error, UNLOAD_TIMEOUT_S) from error
-
     async def _ask_health(self) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                return {"version": await self._client.version(), "loaded": await self._client.ps()}
-        except TimeoutError as error:
-            raise self._client.failures.of_transport(error, HEALTH_TIMEOUT_S) from error
+        return {"version": await self._client.version(), "loaded": await self._client.ps()}
 
-    def _wait_for(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kw: P.kwargs) -> T:
-        future = self._background.submit(work(*args, **kw))
+    async def _within(self, seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await ask()
+        except TimeoutError as error:
+            raise self._client.failures.of_transport(error, seconds) from error
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._background.submit(work)
         try:
             return future.result()
         finally:

@@ -100,14 +100,14 @@ class DirectCall(Walk):
         limit_s = self._guard.patience.of(job.task, job.model_name)
         return self._guard.call(f"{stage} of task {job.task}", limit_s, call)
 
-    def _outcome(self, job: Job, started: Callable[[Future[Outcome]], None] | None = None) -> Outcome:
-        """Run the request; `started` gets the future to cancel, where the engine takes requests one by one."""
+    def _outcome(self, job: Job, late: Future[None] | None = None) -> Outcome:
+        """Run the request; the end of `late` stops it, where the engine takes requests one by one."""
         if not job.is_continuous:
             [outcome] = self._execution.run([job])
             return outcome
         running = self._execution.start(job)
-        if started is not None:
-            started(running)
+        if late is not None:
+            late.add_done_callback(lambda _: running.cancel())
         try:
             return running.result()
         finally:
@@ -119,17 +119,11 @@ class DirectCall(Walk):
         An engine cannot be stopped within a batch: it goes on, and its outcome is dropped.
         """
         outcome: Future[Outcome] = Future()
-        is_late = threading.Event()
-        running: list[Future[Outcome]] = []
-
-        def started(future: Future[Outcome]) -> None:
-            running.append(future)
-            if is_late.is_set():
-                future.cancel()
+        late: Future[None] = Future()
 
         def work() -> None:
             try:
-                outcome.set_result(self._outcome(job, started))
+                outcome.set_result(self._outcome(job, late))
             except BaseException as error:  # noqa: BLE001 - raised in the thread that waits, if any does
                 outcome.set_exception(error)
 
@@ -140,9 +134,7 @@ class DirectCall(Walk):
         except TimeoutError:
             if outcome.done():
                 return outcome.result()
-            is_late.set()
-            for future in running:
-                future.cancel()
+            late.set_result(None)
             raise expired() from None
 
 

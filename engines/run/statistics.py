@@ -26,17 +26,12 @@ class _Count:
         return {"total": self.total, "succeeded": self.succeeded, "failed": self.total - self.succeeded}
 
 
-class _Names:
-    """Names that are counted one by one, up to a limit."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def counted_as(self, name: str) -> str:
-        if name not in self._known and len(self._known) >= MOST_NAMES:
-            return OTHER
-        self._known.add(name)
-        return name
+def _counted_as(name: str, known: set[str]) -> str:
+    """Return `name`, which is `known` from then on, or OTHER where too many are."""
+    if name not in known and len(known) >= MOST_NAMES:
+        return OTHER
+    known.add(name)
+    return name
 
 
 class Statistics:
@@ -44,8 +39,9 @@ class Statistics:
 
     def __init__(self, *, window: int = 4096) -> None:
         self._lock = threading.Lock()
-        self._tasks, self._models, self._engines = _Names(), _Names(), _Names()
-        self._codes = _Names()
+        self._names: tuple[set[str], ...] = (set(), set(), set())
+        """Of tasks, models and engines, as they are counted."""
+        self._codes: set[str] = set()
         self._counts: tuple[dict[str, _Count], ...] = ({}, {}, {})
         """By task, by model, and by engine."""
         self._counts_of: dict[tuple[str, str, str], list[_Count]] = {}
@@ -140,15 +136,13 @@ class Statistics:
         return answer
 
     def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
-        counts[self._tasks.counted_as(task), self._codes.counted_as(code)] += 1
+        counts[_counted_as(task, self._names[0]), _counted_as(code, self._codes)] += 1
 
     def _find_counts(self, task: str, model: str, engine: str) -> list[_Count]:
         names = (task, model, engine)
         found = [
-            counts.setdefault(known.counted_as(name), _Count())
-            for name, known, counts in zip(
-                names, (self._tasks, self._models, self._engines), self._counts, strict=True
-            )
+            counts.setdefault(_counted_as(name, known), _Count())
+            for name, known, counts in zip(names, self._names, self._counts, strict=True)
         ]
         if len(self._counts_of) < MOST_NAMES:
             self._counts_of[names] = found
