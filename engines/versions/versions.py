@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from engines.cache.loader import ModelListener
+from engines.cache.loader import ModelListener, tell
 from engines.cache.model_cache import ModelCache
+from engines.lease import Lease
 from engines.models.model_manager import ModelManager
-from engines.models.resolved_model import ResolvedModel, VersionId
+from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use, VersionId, check_tags
 from engines.periodic_task import PeriodicTask
 from engines.versions.active_version import ActiveVersion, State
 from engines.versions.retirement import Claim, Retirement
-from engines.versions.version_loader import LoadModel, VersionLoader
-from handlers.errors import InferenceError
+from handlers.errors import InferenceError, ModelMismatch, as_inference_error
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
 """How often a retired version that is still in use is checked."""
+_CLOSE_S = 30.0
+
+LoadModel = Callable[[str, str, ResolvedModel], Lease]
+"""Loads a model for an engine and a task where it is not in memory, and returns a lease on it."""
 
 
 class ClaimedVersion(NamedTuple):
@@ -57,23 +61,18 @@ class Versions:
         """`idle_unload_s`: how long a model stays in memory without requests, unless it is warm."""
         self._models = models
         self._cache = cache
+        self._load = load
+        self._on_model = on_model
         self._idle_unload_s = idle_unload_s
         self._clock = clock
         self._lock = threading.Lock()
+        """Guards every `ActiveVersion`; it is not held while models are loaded."""
         self._names: dict[str, ActiveVersion] = {}
         self._changes = 0
         self._retirement = Retirement(cache, self._is_needed, clock)
         self._tending = PeriodicTask(self.tend, "model versions")
-        self._loader = VersionLoader(
-            cache=cache,
-            load=load,
-            lock=self._lock,
-            look_up=self._look_up,
-            retirement=self._retirement,
-            wake=self._tending.wake,
-            on_model=on_model,
-            clock=clock,
-        )
+        self._loads: set[threading.Thread] = set()
+        self._closing = False
 
     def resolve(self, model_name: str, *, is_warm: bool = False) -> ClaimedVersion:
         """Return the active version of `name`, `name@alias` or `name/version`.
@@ -119,8 +118,15 @@ class Versions:
         return pause_s if all_gone else _LOOK_AGAIN_S
 
     def close(self) -> None:
-        """Follow no further change, and wait a while for models that are being loaded."""
-        self._loader.close()
+        """Follow no further change, and wait a while for models that are being loaded; they are not activated."""
+        with self._lock:
+            self._closing = True
+            threads = list(self._loads)
+        until = time.monotonic() + _CLOSE_S
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                log.warning("model_still_loading", thread=thread.name, waited_s=_CLOSE_S)
         self._tending.close()
         self._retirement.close()
 
@@ -130,8 +136,8 @@ class Versions:
         self._changes = max(self._changes, active.change)
         if active.state in (State.SETTLED, State.LOADING) or not active.is_due(self._clock()):
             return
-        if self._loader.uses_to_load(active):
-            self._loader.start(active)
+        if self._uses_to_load(active):
+            self._start_load(active)
         else:
             log.info("model_moved", name=active.name, before=active.current.key, now=active.wanted.key)
             active.activate()
@@ -177,3 +183,117 @@ class Versions:
                 if active.is_warm or active.state is State.FAILED
             }
         self._cache.unload_idle(idle_s, keep=lambda key: key.model in to_stay)
+
+    def _uses_to_load(self, active: ActiveVersion) -> frozenset[Use]:
+        """Return the uses of the active version that the wanted one's tags allow; call it under the lock."""
+        uses = frozenset(key.use for key in self._keys_of(active.current.id)) or active.failed_uses
+        return frozenset(use for use in uses if _is_meant_for(active.wanted, use))
+
+    def _start_load(self, active: ActiveVersion) -> None:
+        """Begin to load the wanted version of a name, where that is due; call it under the lock."""
+        if self._closing or not active.begin(self._clock()):
+            return
+        thread = threading.Thread(
+            target=self._load_wanted, args=(active,), name=f"load-{active.wanted.key}", daemon=True
+        )
+        self._loads.add(thread)
+        thread.start()
+
+    def _load_wanted(self, active: ActiveVersion) -> None:
+        """Load the wanted version until it is active or has failed; runs in a separate thread."""
+        try:
+            while True:
+                with self._lock:
+                    if self._closing or not active.begin(self._clock()):
+                        return
+                    before, new = active.current, active.wanted
+                self._replace(active, before, new)
+        except BaseException:
+            log.exception("model_move_broke_off", name=active.name)
+            with self._lock:
+                active.fail(frozenset(), self._clock())
+        finally:
+            with self._lock:
+                self._loads.discard(threading.current_thread())
+
+    def _replace(self, active: ActiveVersion, before: ResolvedModel, new: ResolvedModel) -> None:
+        """Load `new` while `before` is held, and activate it if it is still wanted."""
+        started = time.perf_counter()
+        log.info("model_swap_started", name=active.name, before=before.key, now=new.key)
+        holds = [hold for key in self._keys_of(before.id) if (hold := self._cache.hold(key)) is not None]
+        leases: dict[Use, Lease] = {}
+        try:
+            if self._load_all(active, new, leases) and self._activate(active, new):
+                seconds = time.perf_counter() - started
+                told = {"name": active.name, "previous_version": before.version, "seconds": seconds}
+                for use in leases:
+                    self._tell("model_swapped", new, use, told)
+                self._retirement.retire(before.id, holds)
+                holds = []
+        finally:
+            for lease in (*leases.values(), *holds):
+                lease.release()
+            self._retirement.collect()
+            self._tending.wake()
+
+    def _load_all(self, active: ActiveVersion, new: ResolvedModel, leases: dict[Use, Lease]) -> bool:
+        """Load `new` for all uses of the active version; note a failure."""
+        while True:
+            with self._lock:  # meanwhile requests may have loaded the active version for more tasks
+                if active.wanted.id != new.id or self._closing:
+                    return False
+                missing = self._uses_to_load(active) - leases.keys()
+            if not missing:
+                return True
+            for use in sorted(missing):
+                try:
+                    leases[use] = self._load(*use, new)
+                except BaseException as error:  # noqa: BLE001 - noted, logged and told
+                    self._note_failure(active, new, use, missing | leases.keys(), error)
+                    return False
+
+    def _activate(self, active: ActiveVersion, new: ResolvedModel) -> bool:
+        """Activate `new` if it is still wanted: the name may have moved on during a long load."""
+        self._look_up(active)
+        with self._lock:
+            if active.wanted.id != new.id or self._closing:
+                return False
+            active.activate()
+            return True
+
+    def _note_failure(
+        self, active: ActiveVersion, new: ResolvedModel, use: Use, uses: frozenset[Use], raised: BaseException
+    ) -> None:
+        if not isinstance(raised, InferenceError):
+            log.error("model_swap_failed_unexpectedly", model=new.key, exc_info=raised)
+        error = as_inference_error(raised)
+        with self._lock:
+            if active.wanted.id != new.id:
+                log.info("model_swap_given_up", name=active.name, model=new.key, error=error.message)
+                return
+            active.fail(uses, self._clock())
+            told = {
+                "name": active.name,
+                "current_version": active.current.version,
+                "error_code": error.code,
+                "error": error.message,
+                "retry_in_s": active.retry_in_s,
+            }
+        self._tell("model_swap_failed", new, use, told)
+
+    def _tell(self, kind: str, model: ResolvedModel, use: Use, told: Mapping[str, object]) -> None:
+        engine, task = use
+        tell(self._on_model, kind, model, engine=engine, task=task, **told)
+
+    def _keys_of(self, version: VersionId) -> list[ModelKey]:
+        """Return the keys of a version in memory: one for each engine and task."""
+        return [entry["key"] for entry in self._cache.entries() if entry["key"].model == version]
+
+
+def _is_meant_for(model: ResolvedModel, use: Use) -> bool:
+    engine, task = use
+    try:
+        check_tags(model, engine=engine, task=None if task == ANY_TASK else task)
+    except ModelMismatch:
+        return False
+    return True

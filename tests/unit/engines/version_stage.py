@@ -142,4 +142,4 @@ class Stage:
 
     def settle(self) -> None:
         """Return once no version is being loaded."""
-        wait_until(lambda: not self.versions._loader._threads)
+        wait_until(lambda: not self.versions._loads)
