@@ -138,7 +138,7 @@ class InferenceManager:
 
         Never raises for a failed inference. Works inside a running event loop as well, which it blocks. Without
         `engine` the model's tags name it. `deadline` (RFC 3339 or seconds since the epoch) and `timeout` (seconds
-        from now) end the call with DEADLINE_EXCEEDED, whichever comes first; `priority` 9 goes before 0.
+        from now) end the call with DEADLINE_EXCEEDED, whichever comes first; `priority` 9 is the most urgent.
         """
         job = new_job(
             task=task,

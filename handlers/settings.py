@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 class LimitSettings(Section):
-    """The most that one request may ask for; what media may hold stands in section media."""
+    """The most that one request may ask for; section media limits its media."""
 
     max_tokens: int = Field(default=32_768, gt=0)
     """Largest max_new_tokens and max_length; a model's own context may allow less."""
@@ -53,16 +53,15 @@ class MediaSettings(Section):
     """Where media may come from and how much of it is accepted."""
 
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
-    """Largest media object in bytes, and the most that one request's media may hold together; checked before and
-    while reading."""
+    """Largest media object in bytes, and the most for all media of one request; checked before and while reading."""
     max_audio_s: float = Field(default=4 * 3600.0, gt=0)
     """Longest recording in seconds."""
     max_audio_samples: int = Field(default=1_500_000_000, gt=0)
-    """Most samples decoded of one recording, all its channels together, at its own rate; 4 h of 48 kHz in stereo
-    are 1.4 thousand million."""
+    """Most samples decoded of one recording, of all channels together, at its own rate; 4 h of 48 kHz in stereo are
+    1.4 thousand million."""
     max_image_pixels: int = Field(default=100_000_000, gt=0)
-    """Largest image, in pixels, and the most that the images of one request, or the pages of one document where
-    they are pictures, may have together; checked before decoding."""
+    """Largest image in pixels, and the most for all images of one request or all image pages of one document; checked
+    before decoding."""
     max_images: int = Field(default=16, gt=0)
     """Most images of one request."""
     max_video_s: float = Field(default=4 * 3600.0, gt=0)
@@ -74,14 +73,14 @@ class MediaSettings(Section):
     max_document_letters: int = Field(default=1_000_000, gt=0)
     """Most letters in the text layer of one document, on all pages read."""
     decode_processes: int = Field(default=2, gt=0, le=64)
-    """Child processes that decode side by side what may crash, hang or take all memory: so many for documents,
-    and so many for videos and for images that are large or of rare formats. Started when needed."""
+    """Child processes for decoding what may crash, hang or take all memory: so many for documents, and so many for
+    videos and for images that are large or of rare formats. Started when needed."""
     decode_memory_bytes: int = Field(default=1024**3, ge=128 * 1024**2)
-    """Private memory, in bytes, that such a process may take for a file; one that takes more is refused. For an
-    image it may take 20 bytes for each pixel that max_image_pixels allows, where that is more."""
+    """Most private memory, in bytes, of such a process for a file; a file that needs more is refused. For an image it
+    is at least 20 bytes for each pixel of max_image_pixels."""
     decode_timeout_s: float = Field(default=60.0, gt=0)
-    """Most work of such a process for one image or video, in seconds of a processor; then the file is refused.
-    On a busy machine that may take four times as long by the clock."""
+    """Most processor time of such a process for one image or video, in seconds; then the file is refused. On a busy
+    machine that may take four times as long by the clock."""
     document_timeout_s: float = Field(default=30.0, gt=0)
     """The same for one document, however many of its pages are read."""
     deadline_s: float = Field(default=60.0, gt=0)

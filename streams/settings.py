@@ -44,8 +44,8 @@ class S3Settings(Section):
     session_token: SecretStr | None = None
     """Token of temporary credentials."""
     uploads: str | None = Field(default=None, pattern=r"^s3://[^/]+/?", examples=["s3://media/uploads"])
-    """Where inferstream upload puts files, and inferstream send what is too large for a message; the keys must
-    be allowed to write there. Unset: nowhere."""
+    """Where `inferstream upload` puts files, and `inferstream send` those too large for a message; the keys must be
+    allowed to write there. Unset: nowhere."""
     connect_timeout_s: float = Field(default=5.0, gt=0, le=120)
     """Longest wait for a connection."""
     read_timeout_s: float = Field(default=20.0, gt=0, le=600)
@@ -77,28 +77,28 @@ class WorkerSettings(Section):
     warm: tuple[str, ...] = ()
     """Models loaded before the first request: name, name@alias or name/version."""
     reply_topics: tuple[str, ...] = ()
-    """Regular expressions of which reply_to must match one in full; empty refuses it."""
+    """Regular expressions; reply_to must match one of them as a whole. Empty refuses every reply_to."""
     max_in_flight: int = Field(default=512, gt=0, le=100_000)
-    """Most requests of a partition that are taken and not committed, and so how far work runs ahead of a slow
-    one; of all partitions, how many are in work before each keeps to its share."""
+    """Most requests of a partition that are taken and not committed: how far work runs ahead of a slow one. When so
+    many are in work over all partitions, each is limited to its share."""
     max_in_flight_bytes: int = Field(default=512 * 1024 * 1024, gt=0)
     """Most bytes of media in memory, decoded; at least media.max_bytes."""
     batch_max_items: int = Field(default=64, gt=0, le=10_000)
-    """Most requests run on a model together; what they cost limits a batch besides."""
+    """Most requests in a batch; their cost limits a batch as well."""
     batch_wait_ms: float = Field(default=10.0, ge=0, le=60_000)
-    """How long a batch waits for requests that are being fetched or decoded, at most."""
+    """Longest wait of a batch for requests that are being fetched or decoded."""
     ready_without_broker_s: float | None = Field(default=60.0, ge=0, le=86_400)
     """Time without any broker after which /readyz says 503; null: never. HTTP is answered anyway."""
     infer_timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=86_400 * 7)
-    """Seconds in which an engine gives nothing back, neither a batch nor a token, after which its requests fail
-    as INFERENCE_TIMEOUT and the model is loaded again; so with loads, unloads and handlers."""
+    """Longest silence of an engine in seconds, without a batch or a token. Then its requests fail as
+    INFERENCE_TIMEOUT and the model is loaded again. Holds for loads, unloads and handlers too."""
     infer_timeouts: tuple[str, ...] = Field(default=(), examples=[["video-analysis=1800", "huge-model=3600"]])
-    """Other values of infer_timeout_s, for a task or a model: NAME=SECONDS; the model's goes first."""
+    """Other values of infer_timeout_s, for a task or a model: NAME=SECONDS; the model's wins."""
     max_stuck_calls: int = Field(default=DEFAULT_MOST_STUCK, ge=0, le=100)
-    """Most calls that may hang and be replaced; with one more the worker drains and exits with 1."""
+    """Most calls that may hang and be abandoned; with one more the worker drains and exits with 1."""
     max_crashes: int = Field(default=2, ge=1, le=100)
-    """How many workers in a row may end without a word (a crash, a kill, a hang that nothing interrupts) while
-    they run one request and nothing else; then it fails as WORKER_CRASHED and is kept as a dead letter."""
+    """How many workers in a row may die (a crash, a kill, a hang that cannot be interrupted) while they run one
+    request and nothing else; then it fails as WORKER_CRASHED and is dead-lettered."""
     drain_timeout_s: float = Field(default=120.0, gt=0)
     """Time to finish work after SIGTERM; beyond it the worker exits with 1."""
 
@@ -124,7 +124,7 @@ class WorkerSettings(Section):
 
     @property
     def patience(self) -> Patience:
-        """How long engines and handlers may give nothing back."""
+        """The longest silence of engines and handlers."""
         own = (one.split("=") for one in self.infer_timeouts)
         return Patience(self.infer_timeout_s, {name.strip(): float(seconds) for name, seconds in own})
 
@@ -158,8 +158,8 @@ class HttpSettings(Section):
     max_pending: int = Field(default=256, gt=0, le=100_000)
     """Most inference requests in work; beyond it 429."""
     max_connections: int = Field(default=4096, gt=0, le=100_000)
-    """Most open connections, at most half of the files that the process may open; beyond it those that wait for
-    a request or for the rest of one are closed."""
+    """Most open connections, at most half of the files that the process may open; beyond it idle connections are
+    closed."""
     request_timeout_s: float = Field(default=300.0, gt=0, le=86_400)
     """Longest work on one request; beyond it 504."""
 

@@ -18,7 +18,7 @@ from handlers.settings import LimitSettings, MediaSettings, Section, UserPath
 ENV_PREFIX = "INFERSTREAM_"
 
 THREADS_ELSEWHERE = 64
-"""Most threads a request may ask of an Ollama server on another machine, whose cores nobody here knows."""
+"""Most threads that a request may ask of an Ollama server on another machine, whose cores are not known here."""
 
 
 def available_cores() -> int:
@@ -63,16 +63,16 @@ class CacheSettings(Section):
     """Models held in memory and model files held on disk."""
 
     max_models: int | None = Field(default=None, gt=0)
-    """Most models in memory at once; default: as many as the bytes allow. What a server holds, as Ollama does,
-    and further tasks of a model do not count."""
+    """Most models in memory at once; default: as many as the bytes allow. Models on a server, as of Ollama, and
+    further tasks of a model do not count."""
     max_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of models in RAM; a model that alone takes more is refused. Default: half of the memory that
     the process may use."""
     max_gpu_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of models on each GPU, as for RAM; default: 90 % of its memory."""
     idle_unload_s: float | None = Field(default=1800.0, gt=0)
-    """Seconds without a request after which a model leaves the memory, unless it is one of worker.warm; null
-    keeps it until its room is needed."""
+    """Seconds without a request after which a model is unloaded, unless it is one of worker.warm; null keeps it until
+    its room is needed."""
     directory: UserPath = Field(
         default_factory=lambda: user_cache_dir() / "files", examples=["~/.cache/inferstream/files"]
     )
@@ -93,20 +93,20 @@ class TransformersSettings(Section):
     batching: Literal["in-flight", "micro"] = "in-flight"
     """How text is generated: in-flight, requests join the running batch; micro, in small batches."""
     max_rows: int | None = Field(default=None, gt=0, le=4096)
-    """Most texts of one model that grow together; default: 32, on CUDA 256."""
+    """Most texts of one model that run together; default: 32, on CUDA 256."""
     kv_cache_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of attention cache for the texts of one model; beyond it requests wait. Default: 1 GiB, on CUDA
     5 % of the GPU's memory where that is more."""
     prefill_tokens: int | None = Field(default=None, gt=0)
-    """Most tokens of new prompts worked in between two steps of the texts that grow; default: 256, on CUDA 4096."""
+    """Most tokens of new prompts between two steps of the running texts; default: 256, on CUDA 4096."""
     batch_audio_s: float = Field(default=480.0, gt=0)
-    """Most seconds of sound in a batch: its recordings times the longest, 30 s at least in asr."""
+    """Most seconds of sound in a batch: its number of recordings times the longest, at least 30 s each in asr."""
     batch_pixels: int = Field(default=64_000_000, gt=0)
-    """Most pixels in a batch of ocr: its images times the largest."""
+    """Most pixels in a batch of ocr: its number of images times the largest."""
     batch_frames: int = Field(default=256, gt=0)
-    """Most frames in a batch of videos: its videos times the longest."""
+    """Most frames in a batch of videos: its number of videos times the longest."""
     batch_pages: int = Field(default=32, gt=0)
-    """Most pages in a batch of documents: its documents times the longest."""
+    """Most pages in a batch of documents: its number of documents times the longest."""
     trust_remote_code: bool = False
     """Run Python code that a model ships. Dangerous."""
     allow_pickle: bool = False
@@ -122,7 +122,7 @@ class OllamaSettings(Section):
     """Longest time for one answer; a busy server uses it up before the first token. May be written `timeout` as
     well."""
     max_concurrent: int = Field(default=4, gt=0)
-    """Most requests this process has under way at the server; OLLAMA_NUM_PARALLEL of them run at once there."""
+    """Most requests of this process at the server; OLLAMA_NUM_PARALLEL of them run there at once."""
     auto_pull: bool = True
     """Pull a missing model once."""
     max_threads: int | None = Field(default=None, gt=0)
@@ -130,11 +130,11 @@ class OllamaSettings(Section):
     max_batch: int = Field(default=2048, gt=0)
     """Largest num_batch and draft_num_predict of a request."""
     max_context: int | None = Field(default=None, gt=0)
-    """Largest num_ctx, num_keep and repeat_last_n of a request; default: what the model was made for, or 131072
-    where the server does not tell."""
+    """Largest num_ctx, num_keep and repeat_last_n of a request; default: the model's own context, or 131072 where the
+    server does not report it."""
     shift: bool | None = None
     """Whether an answer that fills the context goes on without its oldest tokens; a model's tag ollama_shift
-    goes before it. Unset, the server decides. No option of requests: a change reloads the model."""
+    overrides it. Unset, the server decides. Not an option of requests: a change reloads the model."""
 
     @property
     def is_local(self) -> bool:

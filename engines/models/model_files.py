@@ -62,7 +62,8 @@ class _Download:
         self.heard_at = time.monotonic()
 
     def watch(self, parts: Callable[[], Iterable[Path]]) -> None:
-        """Take each change of its files for one; in a separate thread, which a disk that hangs holds up as well."""
+        """Count each change of its files as a sign of life; runs in a separate thread, as a disk that hangs blocks
+        it."""
         latest = 0
         while not self.has_ended.wait(_LOOK_S):
             with contextlib.suppress(OSError):  # renamed while it was read
@@ -149,7 +150,7 @@ class ModelFiles:
     def _physical(self, model: ResolvedModel) -> Path | None:
         """Return the folder in a trusted tag `physical_path`, None where the files must be downloaded.
 
-        Anybody who may write to the registry may set the tag, so it counts only under a root that the operator
+        Every user who may write to the registry may set the tag, so it counts only under a root that the operator
         allows.
         """
         tagged = model.tags.get("physical_path")

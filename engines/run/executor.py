@@ -187,7 +187,7 @@ class Execution:
         return self._guard.patience.of(job.task, job.model.name)
 
     def load(self, task: str, engine_name: str, model: ResolvedModel, engine: BaseEngine) -> Lease:
-        """Load a model before anybody asks for it, and return a lease on it.
+        """Load a model before any request for it, and return a lease on it.
 
         Raises:
             InferenceError: what loading raises of that tree.

@@ -29,7 +29,7 @@ _SAMPLING = (
     OptionSpec(
         "min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1
     ),
-    OptionSpec("typical_p", "number", "Draw from tokens as surprising as usual; 1 draws from all.", 0, 1),
+    OptionSpec("typical_p", "number", "Sample from tokens of typical probability; 1 samples from all.", 0, 1),
     OptionSpec("tfs_z", "number", "Tail-free sampling of older servers; 1 is none.", 0, 100),
     OptionSpec("mirostat", "choice", "Mirostat sampling: off, version 1 or version 2.", choices=(0, 1, 2)),
     OptionSpec("mirostat_tau", "number", "Mirostat's target entropy.", 0, 100),
@@ -42,9 +42,11 @@ _SAMPLING = (
         maximum=MOST,
         bound=_CONTEXT_BOUND,
     ),
-    OptionSpec("presence_penalty", "number", "Above 0, tokens that came at all become less likely.", -2, 2),
     OptionSpec(
-        "frequency_penalty", "number", "Above 0, tokens become less likely each time they come.", -2, 2
+        "presence_penalty", "number", "Above 0, tokens that occurred before become less likely.", -2, 2
+    ),
+    OptionSpec(
+        "frequency_penalty", "number", "Above 0, tokens become less likely each time they occur.", -2, 2
     ),
     OptionSpec("penalize_newline", "boolean", "Whether repeat_penalty counts line ends; older servers."),
     OptionSpec(

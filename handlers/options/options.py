@@ -49,7 +49,7 @@ _LENGTH = (
     OptionSpec(
         "repetition_penalty",
         "number",
-        "Above 1, tokens that came before become less likely.",
+        "Above 1, tokens that occurred before become less likely.",
         0.1,
         10,
         engine_names={"ollama": "repeat_penalty"},
@@ -75,9 +75,11 @@ _SAMPLING = (
         maximum=MOST,
         bound="limits.max_tokens",
     ),
-    OptionSpec("do_sample", "boolean", "Draw each token by its probability instead of taking the likeliest."),
     OptionSpec(
-        "top_p", "number", "Draw from the likeliest tokens that together have this probability.", 0, 1
+        "do_sample", "boolean", "Sample each token by its probability instead of taking the likeliest."
+    ),
+    OptionSpec(
+        "top_p", "number", "Sample from the likeliest tokens that together have this probability.", 0, 1
     ),
     OptionSpec("stop", "strings", "The answer ends before the first of these strings.", 1, 16, longest=1000),
 )
@@ -85,7 +87,7 @@ _TOP_K = (
     OptionSpec(
         "top_k",
         "integer",
-        "Draw from this many likeliest tokens, or return this many labels; 0: all.",
+        "Sample from this many likeliest tokens, or return this many labels; 0: all.",
         0,
         10**6,
     ),
@@ -94,7 +96,7 @@ _BEAMS = (
     OptionSpec(
         "num_beams",
         "integer",
-        "Beams of beam search; 1 searches none.",
+        "Beams of beam search; 1 means greedy search.",
         1,
         maximum=MOST,
         bound="limits.max_beams",
@@ -126,15 +128,15 @@ _SPEECH_GUARDS = (
     OptionSpec(
         "no_speech_threshold",
         "number",
-        "With Whisper, a window is silent where the model gives silence a probability above this and is not sure of "
-        "its text; without it, 0.6; 1 switches that off.",
+        "With Whisper, a window counts as silent where the model's probability of no speech is above this and it is "
+        "not sure of its text; without it, 0.6; 1 switches that off.",
         0,
         1,
     ),
     OptionSpec(
         "logprob_threshold",
         "number",
-        "With Whisper, a text whose tokens have a mean log-probability below this is heard again at a higher "
+        "With Whisper, a text whose tokens have a mean log-probability below this is transcribed again at a higher "
         "temperature; without it, -1; -100 switches that off.",
         -100,
         0,
@@ -142,16 +144,16 @@ _SPEECH_GUARDS = (
     OptionSpec(
         "compression_ratio_threshold",
         "number",
-        "With Whisper, a text whose UTF-8 bytes zlib makes shorter by more than this repeats itself, and is heard "
-        "again at a higher temperature; without it, 2.4; 1000 switches that off.",
+        "With Whisper, a text whose UTF-8 bytes zlib compresses by more than this factor repeats itself, and is "
+        "transcribed again at a higher temperature; without it, 2.4; 1000 switches that off.",
         1,
         1000,
     ),
     OptionSpec(
         "temperature_increment_on_fallback",
         "number",
-        "With Whisper, by how much the temperature grows, up to 1, each time a text is heard again; without it, "
-        "0.2; 0: no text is heard again. At most ten times, however small it is.",
+        "With Whisper, by how much the temperature grows, up to 1, each time a text is transcribed again; without it, "
+        "0.2; 0: never. At most ten times, however small it is.",
         0,
         1,
     ),

@@ -102,7 +102,7 @@ class GenerationLoop(ABC):
                 try:
                     with running():
                         self._work()
-                except BaseException as error:  # noqa: BLE001 - the subclass says what becomes of it
+                except BaseException as error:  # noqa: BLE001 - the subclass handles it
                     ran_out = is_out_of_memory(error)
                     try:
                         self._failed(error)
