@@ -19,7 +19,7 @@ def run(
 ) -> T:
     """Return what `main` returns, as `asyncio.run` does, on a loop of `loop_factory`; None: asyncio's own.
 
-    A Ctrl-C while `asyncio.run` makes its loop leaves half a loop, whose end raises errors of its own. Here it waits
+    A Ctrl-C while `asyncio.run` makes its loop leaves half a loop, whose end raises further errors. Here it waits
     until the loop is complete.
 
     Raises:
