@@ -28,7 +28,7 @@ from streams.kafka.cloudevents import REQUEST_TYPE, BinaryHeaders
 from streams.kafka.connection import broker_answering, is_passing_for
 from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_reader import TopicReader
-from streams.kafka.topics import Topics
+from streams.kafka.topics import TOPIC_NAME, Topics
 from streams.many_calls import outcomes
 from streams.messages import MAX_ID_CHARS, Request, Result, decode_result, encode
 from streams.settings import KafkaSettings
@@ -253,12 +253,12 @@ class InferenceClient:
             raise RequestNotSent(
                 f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
             )
-        headers = self._headers.of(request.id, time.time())
         try:
+            headers = self._headers.of(request.id, time.time())
             value = encode(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise RequestNotSent(
-                f"request {request.id} cannot be written as JSON: {error}; its texts must be valid Unicode, and its "
+                f"request {request.id!r} cannot be written as JSON: {error}; its texts must be valid Unicode, and its "
                 "data and options what JSON has"
             ) from None
         await self._produce(request.task, value, key, headers, until, f"request {request.id}", request.id)
@@ -278,8 +278,13 @@ class InferenceClient:
         if results.failure is not None:
             raise results.failure
         topic = self._topics.requests(task)
+        if not TOPIC_NAME.fullmatch(topic):  # aiokafka would ask for it again and again, also for other requests
+            raise RequestNotSent(
+                f"there is no task {task!r}: no topic can be called {topic!r}; at most 249 letters, digits, dots, "
+                "underscores and hyphens can"
+            )
         began = time.monotonic()
-        reason = "no broker answered"
+        reason = "no broker answered, or none has the topic"
         while True:
             try:
                 async with asyncio.timeout(until - time.monotonic()):

@@ -142,8 +142,23 @@ async def test_a_request_that_is_no_json_is_an_error_of_the_clients_own(kafka: K
                 await client.infer(ask("r", metadata={"x": value}))
         with pytest.raises(RequestNotSent, match="has 257 characters; 256 are allowed"):
             await client.infer(ask("r" * 257), timeout_s=PATIENCE_S)
+        with pytest.raises(RequestNotSent, match="cannot be written as JSON"):
+            await client.infer(ask("half of a character: \ud800"))
+        answered = []
+        async with echo(kafka):
+            with pytest.raises(RequestsUnanswered, match="cannot be written as JSON"):
+                async for result in client.infer_many([ask("\ud800"), ask("r1")], timeout_s=PATIENCE_S):
+                    answered.append(result.id)
+        assert answered == ["r1"]
         await asyncio.sleep(0)  # what was cancelled is forgotten by the loop's next turn
         assert not client._awaited
+
+
+@pytest.mark.parametrize("task", ["text generation", "ocr/2", "t" * 250])
+async def test_a_task_that_cannot_be_is_an_error_at_once(kafka: KafkaSettings, task: str) -> None:
+    async with InferenceClient(kafka, tasks=[]) as client:
+        with pytest.raises(RequestNotSent, match="there is no task"):
+            await client.send(ask("r", task=task), timeout_s=PATIENCE_S)
 
 
 async def test_a_call_that_is_cancelled_costs_another_with_its_id_nothing(kafka: KafkaSettings) -> None:
