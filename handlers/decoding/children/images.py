@@ -24,6 +24,9 @@ _QUICK_BYTES = 8 << 20
 _MOST_SCANS = 50
 """Scans that a JPEG takes one by one over all its pixels; progressive ones have about ten."""
 
+_MOST_MARKERS = 50_000
+"""Segments of a JPEG, each of which takes some microseconds; so many restart markers are rare."""
+
 _QUICK_PIXELS = 25_000_000
 """Larger images take seconds, and up to 16 bytes a pixel."""
 
@@ -38,7 +41,10 @@ def is_quick(content: bytes) -> bool:
     """Tell whether an image of few pixels is surely decoded in seconds."""
     if len(content) > _QUICK_BYTES or not content.startswith(_QUICK_STARTS):
         return False
-    return not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= _MOST_SCANS
+    if not content.startswith(b"\xff\xd8"):
+        return True
+    markers = content.count(b"\xff") - content.count(b"\xff\0")
+    return markers <= _MOST_MARKERS and content.count(b"\xff\xda") <= _MOST_SCANS
 
 
 def are_few(width: int, height: int) -> bool:

@@ -6,7 +6,7 @@ import ctypes
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -20,6 +20,11 @@ _MOST_UNPACKED = 16 << 20
 
 _PAPER = (253, 1, 254, 255)
 """The background on which objects are drawn, to see whether they are drawn at all: a colour they do not have."""
+
+_READ = (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_IMAGE)
+
+_MOST_TRIED = 2000
+"""Changes of the layer on one page that are looked at one by one; of more, those to layers of one name together."""
 
 _LOOKED_AT = (100_000, 2_000_000)
 """Pixels of the test images of a page."""
@@ -71,21 +76,17 @@ def hide_notes(page: PdfPage) -> None:
 
 
 def hide_layers(page: PdfPage) -> None:
-    """Deactivate the texts and images of a page on layers that are off.
+    """Deactivate the texts and pictures of a page that lie on layers which are off.
 
-    PDFium does not report the layers, but does not draw such objects: an object that leaves no trace when it is drawn
-    alone is off.
+    PDFium does not tell which these are, but draws none of them: what leaves no trace when it is drawn alone is off.
     """
-    layers: dict[tuple[int, ...], list[Any]] = {}
-    everything = []
-    for leaf, forms in leaves_of(page):
-        everything.append(leaf)
-        is_read = raw.FPDFPageObj_GetType(leaf) in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_IMAGE)
-        layer = (*map(_address, forms), *(mark for found in (*forms, leaf) for mark in _marks(found)))
-        if is_read and layer:
-            layers.setdefault(layer, []).append(leaf)
+    found = list(leaves_of(page))
+    layers = _layers(found, _address)
+    if len(layers) > _MOST_TRIED:  # a drawing that goes back and forth between some layers
+        layers = _layers(found, _name)
     if not layers:
         return
+    everything = [leaf for leaf, _ in found]
     _activate(everything, False)
     hidden = list(layers.values())
     for pixels in _LOOKED_AT:  # small letters of a large page show only in the larger pictures
@@ -95,6 +96,18 @@ def hide_layers(page: PdfPage) -> None:
     _activate(everything, True)
     for leaves in hidden:
         _activate(leaves, False)
+
+
+def _layers(
+    found: Iterable[tuple[Any, tuple[Any, ...]]], told: Callable[[Any], Any]
+) -> dict[tuple[Any, ...], list[Any]]:
+    """Return the texts and pictures that may be on layers, by the forms and marks around them; `told` names a mark."""
+    layers: dict[tuple[Any, ...], list[Any]] = {}
+    for leaf, forms in found:
+        marks = (told(mark) for around in (*forms, leaf) for mark in _marks(around))
+        if raw.FPDFPageObj_GetType(leaf) in _READ and (layer := (*map(_address, forms), *marks)):
+            layers.setdefault(layer, []).append(leaf)
+    return layers
 
 
 def _activate(leaves: Iterable[Any], is_active: bool) -> None:
@@ -119,15 +132,21 @@ def _drawn(page: PdfPage, pixels: int, leaves: Sequence[Any] = ()) -> bytes:
         return bytes(bitmap.buffer)
 
 
-def _marks(found: Any) -> Iterator[int]:
-    """Yield what tells apart the layers that the content of a page puts an object on."""
+def _marks(found: Any) -> Iterator[Any]:
+    """Yield the marks by which the content of a page puts an object on layers."""
     for index in range(raw.FPDFPageObj_CountMarks(found)):
         mark, name, size = raw.FPDFPageObj_GetMark(found, index), (raw.FPDF_WCHAR * 3)(), ctypes.c_ulong()
         if (
             raw.FPDFPageObjMark_GetName(mark, name, ctypes.sizeof(name), size)
             and bytes(name) == b"O\0C\0\0\0"
         ):
-            yield _address(mark)
+            yield mark
+
+
+def _name(mark: Any) -> bytes:
+    name, size = (raw.FPDF_WCHAR * 128)(), ctypes.c_ulong()
+    raw.FPDFPageObjMark_GetParamStringValue(mark, b"Name", name, ctypes.sizeof(name), size)
+    return bytes(name)
 
 
 def _address(handle: Any) -> int:

@@ -114,6 +114,12 @@ def test_seen_layers_keep_small_white_and_invisible_text(box: bytes) -> None:
     assert texts(read(layered(content, box=box))) == ["tiny", "white", "read", "before"]
 
 
+def test_a_drawing_that_changes_its_layer_thousands_of_times_is_read() -> None:
+    content = (on_layer("On", line("x", 700)) + on_layer("Off", line("unseen", 660))) * 1500
+    off = layered(content).replace(b"10 0 obj\n<</Type/OCG/Name(Plan)", b"10 0 obj\n<</Type/OCG/Name(Grid)")
+    assert set(texts(read(off))) == {"x"}
+
+
 def test_the_picture_of_a_page_shows_every_layer_that_is_on() -> None:
     content = on_layer("On", line("seen", 620)) + on_layer("Off", line("unseen", 580))
     picture = read(layered(content), with_images=True)["image"]

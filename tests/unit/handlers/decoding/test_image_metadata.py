@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from handlers.decoding.children.images import is_quick
 from handlers.decoding.image_metadata import without_metadata
 from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt
@@ -131,3 +132,8 @@ def test_a_png_that_is_cut_or_damaged_is_told_so_in_words_of_ours() -> None:
             read_image(damaged, field="data.image", max_pixels=1000)
         assert any(words in caught.value.message for words in ("cut short", "is damaged", "damaged at"))
         assert "PngImagePlugin" not in caught.value.message
+
+
+def test_a_jpeg_of_very_many_segments_is_for_a_child() -> None:
+    assert is_quick(jpeg(0xFE, b"x", 1000))
+    assert not is_quick(jpeg(0xFE, b"x", 100_000))
