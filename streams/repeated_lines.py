@@ -136,15 +136,12 @@ class RepeatedLines(logging.Filter):
 
 
 def _kind_of(record: logging.LogRecord, message: str) -> tuple[str, int, str]:
+    arguments = record.args if isinstance(record.args, tuple) else ()
     if record.name.startswith("aiokafka") and (
-        message.startswith(_WITHOUT_BROKER) or any(map(_tells_of_no_broker, _arguments(record)))
+        message.startswith(_WITHOUT_BROKER) or any(map(_tells_of_no_broker, arguments))
     ):
         return "aiokafka", logging.WARNING, BROKER_AWAY
     return record.name, record.levelno, _NUMBERS.sub("#", message)[:_KEPT_CHARS]
-
-
-def _arguments(record: logging.LogRecord) -> tuple[object, ...]:
-    return record.args if isinstance(record.args, tuple) else ()
 
 
 def _tells_of_no_broker(argument: object) -> bool:

@@ -42,7 +42,7 @@ def bench(
     """
     # The benchmarks need the tests' recordings and models, which only a checkout has; nothing of the installed
     # product may depend on them, so they are imported by name.
-    if not _is_there():
+    if not (find_spec("examples") and find_spec(_MODULE)):
         typer.echo(
             "✗ the benchmarks are not part of the installed package; run them in a checkout of the source: "
             "make bench",
@@ -56,10 +56,3 @@ def bench(
         flags += ["--kafka-home", str(kafka_home)]
     main = importlib.import_module(f"{_MODULE}.__main__").main
     raise typer.Exit(main([*(name or []), *flags, "--directory", str(directory)]))
-
-
-def _is_there() -> bool:
-    try:
-        return find_spec(_MODULE) is not None
-    except ModuleNotFoundError:  # not even its package
-        return False

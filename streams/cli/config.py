@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
-from engines.config.settings_tree import Leaf, leaves, sections
+from engines.config.settings_tree import leaves, sections
 from engines.configuration import Loaded
 from streams.cli import command, load_settings, print_json
 from streams.settings import Settings
@@ -124,7 +123,7 @@ def _yaml_lines(shown: list[ShownSetting]) -> Iterator[str]:
             if above[: depth + 1] != one.path[: depth + 1]:
                 yield f"{'  ' * depth}{_key(holder)}:"
         origin = "" if one.origin == "default" else f"  # {one.origin}"
-        yield f"{'  ' * len(holders)}{_key(name)}: {json.dumps(one.value, ensure_ascii=False, default=str)}{origin}"
+        yield f"{'  ' * len(holders)}{_key(name)}: {_json(one.value)}{origin}"
         above = one.path
 
 
@@ -156,7 +155,12 @@ def _print_table(shown: list[ShownSetting]) -> None:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "-" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return "-" if value is None else _json(value)
+
+
+def _json(value: Any) -> str:
+    # JSON is YAML, and unlike a YAML dump it is the same with every version of the library.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def sample_yaml(root: type[BaseModel]) -> str:
@@ -173,16 +177,6 @@ def _sample_lines(root: type[BaseModel]) -> Iterator[str]:
         yield f"{section}:"
         for name in holder.model_fields:
             leaf = known[f"{section}.{name}"]
-            yield from textwrap.wrap(_comment(leaf), _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
-            yield f"  #{name}: {_yaml_value(leaf.example)}"
-
-
-def _comment(leaf: Leaf) -> str:
-    return f"{leaf.field.description} Takes {leaf.allowed}."
-
-
-def _yaml_value(value: Any) -> str:
-    # JSON is YAML, and unlike a YAML dump it is the same with every version of the library.
-    if isinstance(value, Path):
-        value = str(value)
-    return json.dumps(value, ensure_ascii=False)
+            about = f"{leaf.field.description} Takes {leaf.allowed}."
+            yield from textwrap.wrap(about, _WIDTH, initial_indent="  # ", subsequent_indent="  # ")
+            yield f"  #{name}: {_json(leaf.example)}"

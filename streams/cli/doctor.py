@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streams.cli import AsJson, command, load_settings, print_json
-from streams.cli.findings import Finding, as_not_running, nothing_runs
+from streams.cli.findings import Finding, if_nothing_runs
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
@@ -40,9 +40,8 @@ def doctor(
 
         with Console(stderr=True).status("checking"):
             findings = examine(loaded.settings, bucket=bucket)
-    is_running = not nothing_runs(findings, loaded.origins)
-    if not is_running:
-        findings = as_not_running(findings)
+    idle = if_nothing_runs(findings, loaded.origins)
+    is_running, findings = idle is None, idle or findings
     origin = loaded.config_file or "no file; environment and defaults"
     findings.insert(0, Finding("settings", "ok", str(origin)))
     is_well = all(finding.status != "error" for finding in findings)

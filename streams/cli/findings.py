@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,14 +29,11 @@ _SET_UP = {"broker": "kafka.bootstrap_servers", "mlflow": "mlflow.tracking_uri"}
 """What always runs where anything does, and the setting that names it."""
 
 
-def nothing_runs(findings: Sequence[Finding], origins: Mapping[str, str]) -> bool:
-    """Return whether nothing is there that a worker needs, and no setting says that it should be."""
+def if_nothing_runs(findings: Sequence[Finding], origins: Mapping[str, str]) -> list[Finding] | None:
+    """Return the findings where nothing runs and no setting says that it should, else None: so nothing is wrong."""
     away = {one.name for one in findings if one.name in _SET_UP and one.status == "error"}
-    return away == set(_SET_UP) and all(origins[key] == "default" for key in _SET_UP.values())
-
-
-def as_not_running(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings of a machine on which nothing runs: what is away there is not wrong."""
+    if away != set(_SET_UP) or any(origins[key] != "default" for key in _SET_UP.values()):
+        return None
     return [only_warn(one, "no setting names one") if one.name in _SET_UP else one for one in findings]
 
 

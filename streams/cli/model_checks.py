@@ -61,7 +61,13 @@ def check_models(settings: Settings, manager: ModelManager, engines: set[str]) -
     findings = [Finding("models", "ok", f"{len(models)} registered{': ' if names else ''}{names}")]
     findings += check_tags(models, tasks=model_registry.tasks(), engines=EngineRegistry(settings).names())
     engines.update(model.engine for model in models if model.engine)
-    return [*findings, *_check_warm(settings.worker.warm, manager)]
+    for name in settings.worker.warm:
+        try:
+            manager.resolve(name)
+        except InferenceError as error:
+            cure = "register it, or correct worker.warm"
+            findings.append(Finding("models", "error", f"worker.warm: {error.message}", cure))
+    return findings
 
 
 def check_tags(
@@ -141,13 +147,3 @@ def check_ollama(settings: Settings) -> list[Finding]:
         reason = f"no Ollama answers at {base}: {type(error).__name__}: {error}"
         return [Finding("ollama", "error", reason, cure)]
     return [Finding("ollama", "ok", f"Ollama {version.get('version', '')} answers at {base}")]
-
-
-def _check_warm(warm: tuple[str, ...], manager: ModelManager) -> Iterator[Finding]:
-    for name in warm:
-        try:
-            manager.resolve(name)
-        except InferenceError as error:
-            yield Finding(
-                "models", "error", f"worker.warm: {error.message}", "register it, or correct worker.warm"
-            )

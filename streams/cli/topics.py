@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,6 @@ from streams.cli import AsJson, examples, load_settings, print_json
 from streams.kafka.topics import Topics
 
 if TYPE_CHECKING:
-    from streams.kafka.topic_problems import TopicProblem
     from streams.settings import WorkerSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
@@ -63,20 +62,17 @@ def check(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> No
     wrong = {one.topic: one for one in interrupts.run(check_topics(settings.kafka, tasks))}
     names = Topics(settings.kafka.topic_prefix).all_of(tasks)
     if as_json:
-        print_json({"topics": [_described(name, wrong.get(name)) for name in names]})
+        rows = []
+        for name in names:
+            one = wrong.get(name)
+            rows.append(
+                {"topic": name, "ok": not one, "problem": one and one.problem, "cure": one and one.cure}
+            )
+        print_json({"topics": rows})
     else:
         for name in names:
             _print_line(str(wrong.get(name, name)), ok=name not in wrong)
     raise typer.Exit(1 if wrong else 0)
-
-
-def _described(name: str, problem: TopicProblem | None) -> dict[str, Any]:
-    return {
-        "topic": name,
-        "ok": problem is None,
-        "problem": problem and problem.problem,
-        "cure": problem and problem.cure,
-    }
 
 
 def _print_line(text: str, *, ok: bool = True) -> None:

@@ -73,13 +73,13 @@ class Refusal(Exception):
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return `value` as JSON.
+    """Return `value` as JSON; bytes are JSON already.
 
     Raises:
         TypeError: something in it has no JSON form.
     """
     return web.Response(
-        body=encode(value),
+        body=value if isinstance(value, bytes) else encode(value),
         status=status,
         headers={**retry_after(status), **(headers or {})},
         content_type="application/json",
@@ -89,9 +89,7 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
 def result_response(result: Result, body: bytes) -> web.Response:
     """Return the response of an answered request: `body` is its encoded result, the status follows from its outcome."""
     status = 200 if result.error is None else status_of(result.error.code)
-    return web.Response(
-        body=body, status=status, headers=retry_after(status), content_type="application/json"
-    )
+    return json_response(body, status=status)
 
 
 def refused(

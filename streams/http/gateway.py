@@ -243,7 +243,8 @@ async def start_gateway(
     listening: asyncio.Server | None = None
     try:
         listening = await _listen(gateway.connections, settings)
-        gateway.url = _url_of(listening)
+        host, port = listening.sockets[0].getsockname()[:2]
+        gateway.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("http_listening", url=gateway.url)
         yield gateway
         await gateway.drain(settings.worker.drain_timeout_s)
@@ -276,8 +277,3 @@ async def _listen(connections: Connections, settings: Settings) -> asyncio.Serve
                 "any), or http.host to an address of this machine"
             ]
         ) from None
-
-
-def _url_of(listening: asyncio.Server) -> str:
-    bound_host, bound_port = listening.sockets[0].getsockname()[:2]
-    return f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

@@ -7,7 +7,7 @@ from the manager's own statistics at each scrape, so nothing is counted twice, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -135,9 +135,6 @@ class _Families(Collector):
 
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._families = families
-
-    def describe(self) -> Iterable[Metric]:
-        return []
 
     def collect(self) -> Iterator[Metric]:
         return self._families()

@@ -7,7 +7,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -49,19 +48,6 @@ class Receiver(Protocol):
         """Raise where the rest is not wanted; called at least about once a second from the connection on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A server's answer; of a success, `body` is empty, as its receiver has it."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def is_success(self) -> bool:
-        return self.status in _SUCCESSES
-
-
 class HttpClient:
     """Sends GETs over connections that are kept open for the next.
 
@@ -92,7 +78,7 @@ class HttpClient:
         *,
         proxy: str | None = None,
         reads_refusals: bool = True,
-    ) -> Answer:
+    ) -> Transfer:
         """Send a GET for `url`, percent-encoded, and return the answer when it is complete.
 
         `proxy` is the address of a proxy; the environment is not consulted. Unless `reads_refusals`, the body of an
@@ -103,7 +89,7 @@ class HttpClient:
                 sent. The text holds no secrets.
             Exception: what the receiver raised.
         """
-        transfer = _Transfer(receiver, self._read_timeout_s, reads_refusals)
+        transfer = Transfer(receiver, self._read_timeout_s, reads_refusals)
         lines = [_line(name, value) for name, value in headers.items()]
         curl = self._pop() or self._new()
         try:
@@ -118,7 +104,7 @@ class HttpClient:
                 curl.perform()
             except pycurl.error as error:
                 transfer.settle(_why(error, proxy))
-            return Answer(transfer.status, transfer.headers, bytes(transfer.refusal))
+            return transfer
         finally:
             self._give_back(curl)
 
@@ -157,8 +143,8 @@ class HttpClient:
         return curl
 
 
-class _Transfer:
-    """One answer under way: libcurl's callbacks for it, and its outcome.
+class Transfer:
+    """One answer: libcurl's callbacks for it, and its outcome; the body of a success is its receiver's.
 
     libcurl would print and forget an exception of these, so it is kept for `settle`.
     """
@@ -166,7 +152,8 @@ class _Transfer:
     def __init__(self, receiver: Receiver, read_timeout_s: float, reads_refusals: bool) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.refusal = bytearray()
+        self.body = b""
+        """The beginning of the body of an answer that is not a success."""
         self._receiver = receiver
         self._read_timeout_s = read_timeout_s
         self._reads_refusals = reads_refusals
@@ -175,8 +162,11 @@ class _Transfer:
         self._looked = -math.inf
         self._is_at_status = True
         self._is_begun = False
-        self._is_success = False
         self._error: Exception | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return self.status in _SUCCESSES
 
     def on_connection(self, *_: object) -> int:
         self._heard = time.monotonic()
@@ -200,8 +190,8 @@ class _Transfer:
 
     def on_body(self, chunk: bytes) -> int | None:
         self._heard = time.monotonic()
-        if not self._is_success:
-            self.refusal += chunk[: _MOST_OF_A_REFUSAL - len(self.refusal)]
+        if not self.is_success:
+            self.body += chunk[: _MOST_OF_A_REFUSAL - len(self.body)]
             return None
         try:
             self._receiver.take(chunk)
@@ -229,7 +219,7 @@ class _Transfer:
     def settle(self, why: str) -> None:
         """Raise the error of a failed transfer, whose reason libcurl gives as `why`; a refusal is not one, however it
         ends."""
-        if self._is_begun and not self._is_success:
+        if self._is_begun and not self.is_success:
             self._error = None
         elif self._error is None:
             raise TransferFailed(why)
@@ -242,8 +232,7 @@ class _Transfer:
 
     def _begin(self) -> int | None:
         self._is_begun = True
-        self._is_success = self.status in _SUCCESSES
-        if not self._is_success:
+        if not self.is_success:
             return None if self._reads_refusals else -1
         try:
             self._receiver.begin(self.headers)
