@@ -278,7 +278,8 @@ class InferenceClient:
         if results.failure is not None:
             raise results.failure
         topic = self._topics.requests(task)
-        if not TOPIC_NAME.fullmatch(topic):  # aiokafka would ask for it again and again, also for other requests
+        # Before aiokafka, which would ask for such a topic with every update, also for other requests.
+        if not TOPIC_NAME.fullmatch(topic):
             raise RequestNotSent(
                 f"there is no task {task!r}: no topic can be called {topic!r}; at most 249 letters, digits, dots, "
                 "underscores and hyphens can"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 """What Kafka takes for one."""
 
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Names of the topics under one prefix."""
