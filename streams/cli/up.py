@@ -147,7 +147,10 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
     ]
     if problems:
         raise ConfigurationError(problems)
-    given.setdefault("http", {}).setdefault("port", DEFAULT_HTTP_PORT if is_free(DEFAULT_HTTP_PORT) else 0)
+    http = given.setdefault("http", {})
+    port = str(http.setdefault("port", DEFAULT_HTTP_PORT if is_free(DEFAULT_HTTP_PORT) else 0))
+    if port.isdecimal() and http.keys().isdisjoint({"enabled", "host"}) and not is_free(int(port)):
+        raise ConfigurationError([f"http.port={port} is in use or reserved; set a free port, or 0 for any"])
     given.setdefault("worker", {})
     return given
 

@@ -1,4 +1,4 @@
 """The whole product on this machine, for `inferstream up`: servers, topics, models and a worker.
 
-- platform: starts and stops them together; status: their lines in the terminal; models: what is registered at first
+- platform: starts and stops them together; status: their lines in the terminal
 """

@@ -104,6 +104,14 @@ def test_the_worker_listens_on_8080_where_that_is_free() -> None:
         assert overrides_of(GlobalOptions())["http"] == {"port": 0}
 
 
+def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = up("--set", f"http.port={port}", folder=tmp_path)
+    assert (done.exit_code, f"http.port={port} is in use" in done.output) == (2, True), done.output
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_second_one_in_a_folder_leaves_the_first_ones_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
