@@ -305,7 +305,7 @@ class Guard:
             too_many, self._too_many = self._too_many, None
             too_many(TooManyStuck(str(_exhausted(stuck))))
         return GivenUp(
-            f"{what} gave nothing back for {limit_s:g} s (worker.infer_timeout_s); send the request again, or raise "
+            f"{what} did not respond for {limit_s:g} s (worker.infer_timeout_s); send the request again, or raise "
             "the setting where it takes that long"
         )
 

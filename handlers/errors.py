@@ -20,7 +20,7 @@
     |-- ModelLoadFailed ....... MODEL_LOAD_FAILED      the files are there, the model is not usable
     |-- InferenceFailed ....... INFERENCE_FAILED       the model raised on this input
     |-- OutOfMemory ........... OUT_OF_MEMORY          this does not fit the memory now          (retryable)
-    |-- InferenceTimeout ...... INFERENCE_TIMEOUT      engine or handler gave nothing back in time   (retryable)
+    |-- InferenceTimeout ...... INFERENCE_TIMEOUT      engine or handler did not respond in time     (retryable)
     |-- DeadlineExceeded ...... DEADLINE_EXCEEDED      the request's own deadline has passed
     |-- Cancelled ............. CANCELLED              the caller withdrew the request
     |-- Busy .................. BUSY                   more work is waiting than this worker takes (retryable)

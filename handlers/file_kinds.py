@@ -211,7 +211,7 @@ def _of_text(head: bytes) -> FileKind | None:
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in start:
         return FileKind("an HTML page", "other", _PAGE)
     if start.startswith(b"<?xml") and b"<error>" in start:
-        return FileKind("an XML error of a store", "other", "look what it says, and give the file's address")
+        return FileKind("an XML error of a store", "other", "read it, and give the file's address")
     if start.startswith(b"<"):
         return FileKind("an XML text", "other")
     if start.startswith(b"#extm3u"):

@@ -42,7 +42,7 @@ def refuse_logged(folder: Path, key: str) -> None:
     if (folder / DESCRIPTION).is_file():
         raise ModelLoadFailed(
             f"model {key} is used in place at its physical_path, which must be a plain transformers folder "
-            "and not one that MLflow logged; leave the tag physical_path away, so that the files are "
+            "and not one that MLflow logged; leave out the tag physical_path, so that the files are "
             "downloaded"
         )
 

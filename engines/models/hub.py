@@ -122,7 +122,7 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         raise RegistryUnavailable(
             f"model {model.key}: the hub cannot be asked for {repo_id} ({type(error).__name__}), and its cache "
             f"on this machine ({constants.HF_HUB_CACHE}, under HF_HOME) {lacks} at revision {at}; point HF_HOME "
-            f"at a cache that has it (hf download {repo_id} --revision {at}), allow the way to the hub, or "
+            f"at a cache that has it (hf download {repo_id} --revision {at}), allow access to the hub, or "
             "register its folder so that MLflow keeps the files"
         ) from error
 
@@ -141,7 +141,7 @@ def _refusal(error: Exception, revision: str) -> str | None:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"has this model, but not at revision {revision}; correct the tag revision, or leave it out"
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError) or status == 404:
-        return "has no such model, or shows it to those with a token alone; correct the name, or set HF_TOKEN"
+        return "has no such model, or shows it only with a token; correct the name, or set HF_TOKEN"
     return "refuses the token in use; correct HF_TOKEN" if status == 401 else None
 
 

@@ -115,11 +115,13 @@ class Failures:
             return InvalidInput(f"{about}, takes no request that large; send smaller or fewer images")
         if model and _CLOUD_MODEL.search(model):
             return EngineUnavailable(
-                f"{about}, said {status}: {said}; this model runs on ollama.com: the server needs a way there, and "
+                f"{about}, said {status}: {said}; this model runs on ollama.com: the server needs access to it, and "
                 "a sign-in by `ollama signin`"
             )
         if status in (502, 504):
-            return EngineUnavailable(f"{about}, said {status}: {said}; what stands before it cannot reach it")
+            return EngineUnavailable(
+                f"{about}, said {status}: {said}; a proxy in front of it cannot reach it"
+            )
         return EngineUnavailable(
             f"{about}, said {status}: {said}; check that ollama.api_base is the address of an Ollama server"
         )

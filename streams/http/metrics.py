@@ -112,7 +112,7 @@ class Metrics:
             ("cached_model_bytes", "Memory the models hold.", self._manager.cache.bytes),
             (
                 "stuck_calls",
-                "Calls of engines and handlers that gave nothing back in their time and have not come back since.",
+                "Calls of engines and handlers that hang: given up, and not returned since.",
                 len(stats["stuck_calls"]),
             ),
         ):

@@ -143,7 +143,7 @@ class DocumentAnalysisRunner(TaskRunner):
     def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
         if self.finder is None:
             raise InvalidInput(
-                f"data.question: model {self.name} reads pages and answers nothing; name a document question "
+                f"data.question: model {self.name} reads pages but does not answer questions; name a document question "
                 "answering model or an image-text-to-text model, or leave the question out"
             )
         read = [self._read(page) for page in pages]

@@ -41,7 +41,7 @@ class _ReadingRunner(TaskRunner):
         refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
         if "prompt" in inputs:
             raise InvalidInput(
-                f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
+                f"data.prompt is for image-text-to-text models; model {self.name} is not one: leave it out"
             )
         image: Image.Image = inputs["image"]
         return image
@@ -127,7 +127,7 @@ class ImageToTextRunner(GenerationRunner):
         """Return the decoder's start token, with the encoder's input."""
         if "prompt" in inputs:
             raise InvalidInput(
-                f"data.prompt is for image-text-to-text models; model {self.name} is none: leave it out"
+                f"data.prompt is for image-text-to-text models; model {self.name} is not one: leave it out"
             )
         pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
         return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))

@@ -78,7 +78,7 @@ class CtcRunner(TaskRunner):
         refuse_options(
             options,
             takes=("timestamps",),
-            because=f"model {self.name} hears by CTC, in the one language it was trained on",
+            because=f"model {self.name} transcribes by CTC, in the one language it was trained on",
         )
         timestamps = options.get("timestamps", "segment")
         if timestamps == "word" and not self._knows_times:

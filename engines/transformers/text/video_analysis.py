@@ -35,9 +35,7 @@ class VideoDescriptionRunner(AskingRunner):
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the question in the form of vlm, and the other fields of the result."""
         if "prompt" not in inputs:
-            raise InvalidInput(
-                f"data.prompt is required: model {self.name} answers in words; say what it is asked"
-            )
+            raise InvalidInput(f"data.prompt is required: model {self.name} answers in text; send a question")
         there = len(inputs["frames"])
         with running():
             seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))

@@ -40,8 +40,8 @@ class VisionLanguageRunner(GenerationRunner):
     def __init__(self, name: str, model: PreTrainedModel, processor: Any) -> None:
         if model.config.is_encoder_decoder:
             raise ModelLoadFailed(
-                f"model {name} is a {type(model).__name__}, an encoder-decoder; of those that write "
-                "about pictures run the ones that go on where the prompt ends"
+                f"model {name} is a {type(model).__name__}, an encoder-decoder; only decoder-only "
+                "models, which continue the prompt, run for images"
             )
         super().__init__(name, model, processor.tokenizer)
         self.processor = processor

@@ -60,7 +60,7 @@ def test_a_call_that_hangs_is_given_up_and_counts_as_stuck_until_it_ends(
 ) -> None:
     released: list[int] = []
     lease = Lease(None, lambda: released.append(1))
-    with pytest.raises(GivenUp, match="my model gave nothing back for"):
+    with pytest.raises(GivenUp, match="my model did not respond for"):
         guard.call("my model", BRIEF_S, gate.wait, holding=lease)
     assert guard.stuck == ["my model"]
     lease.release()

@@ -94,7 +94,7 @@ def test_a_load_whose_download_stops_is_given_up(
     models = ModelManager(MlflowSettings(), CacheSettings(directory=tmp_path))
     guard = Guard(Patience(BRIEF_S))
     try:
-        with pytest.raises(GivenUp, match=r"the load of .*m/1 gave nothing back") as caught:
+        with pytest.raises(GivenUp, match=r"the load of .*m/1 did not respond") as caught:
             ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models, guard=guard).load(lambda *_: None)
         assert caught.value.retryable
         peer.end()

@@ -33,9 +33,7 @@ def test_a_model_that_the_hub_has_is_registered_with_its_commit(hub: FakeHub) ->
 @pytest.mark.parametrize("answer", [(404, "RepoNotFound"), (401, "RepoNotFound"), (404, "")])
 def test_a_model_that_the_hub_does_not_have_is_refused(hub: FakeHub, answer: tuple[int, str]) -> None:
     hub.refusals[API] = answer
-    with pytest.raises(
-        InvalidRequest, match="hf://org/tiny: the hub has no such model, or shows it to those"
-    ):
+    with pytest.raises(InvalidRequest, match="hf://org/tiny: the hub has no such model, or shows it only"):
         registered()
 
 

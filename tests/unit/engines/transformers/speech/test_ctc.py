@@ -147,7 +147,7 @@ def test_what_a_ctc_model_cannot_do_is_refused_by_name(runner: Any, options: dic
     bad, good = ENGINE.infer_batch(runner, [{"audio": noise(0.5)}] * 2, [options, {}])
     assert isinstance(bad, InvalidOption)
     assert bad.message == (
-        f"options.{next(iter(options))}: model tiny hears by CTC, in the one language it was trained on; "
+        f"options.{next(iter(options))}: model tiny transcribes by CTC, in the one language it was trained on; "
         "leave it out (this model takes timestamps)"
     )
     assert isinstance(good, dict)
