@@ -16,6 +16,9 @@ from handlers.errors import InferenceError, MediaCorrupt
 _NEW_SUBFILE_TYPE, _COPY_OR_MASK = 254, 0b101
 """Source: TIFF 6.0 section 8, NewSubfileType."""
 
+_MOST_LOOKED_AT = 1000
+"""Frames of a TIFF that may be smaller copies or masks; to look at each takes time."""
+
 _STRIP_PIXELS = 4_000_000
 """Pixels per block sent to the parent."""
 
@@ -41,7 +44,9 @@ def tiff_pages(
     """
     try:
         with TiffImageFile(io.BytesIO(content)) as tiff:
-            frames = [frame for frame in range(tiff.n_frames) if _is_page(tiff, frame)] or [0]
+            frames = list(range(tiff.n_frames))
+            if len(frames) <= _MOST_LOOKED_AT:
+                frames = [frame for frame in frames if _is_page(tiff, frame)] or [0]
             numbers = chosen_pages(pages, len(frames), what=what, max_pages=max_pages)
             yield len(numbers), b""
             yield from _pages(tiff, {number: frames[number - 1] for number in numbers}, what, max_pixels)

@@ -13,12 +13,13 @@ from typing import Any
 from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage  # type: ignore[import-untyped]
 from pypdfium2.raw import (  # type: ignore[import-untyped]
     FLAT_NORMALDISPLAY,
+    FORMTYPE_XFA_FULL,
     FPDF_ERR_PASSWORD,
     FPDF_ERR_SECURITY,
     FPDFPage_Flatten,
 )
 
-from handlers.decoding.children.pdf_layers import hide_layers, hide_notes, mentions
+from handlers.decoding.children.pdf_layers import has_layers_and_units, hide_layers, hide_notes
 from handlers.decoding.children.pdf_pictures import has_unread_pictures
 from handlers.decoding.children.pdf_words import words_of
 from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_budget
@@ -31,10 +32,6 @@ CURE = "send a whole PDF file"
 
 _SCALE = PIXELS_PER_INCH / 72
 """Pixels a point."""
-
-_LAYERS = rb"/OCProperties\b"
-_ODD_UNIT = rb"/UserUnit\s+(?!0*1(?:\.0*)?[\s/>])"
-"""Pages whose points are not a 72nd of an inch; PDFium does not say how large they are."""
 
 
 def read_pages(
@@ -55,8 +52,8 @@ def read_pages(
     Raises:
         InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
     """
-    has_layers = mentions(content, _LAYERS, unless_known=True)
-    dpi = None if mentions(content, _ODD_UNIT, unless_known=False) else float(PIXELS_PER_INCH)
+    has_layers, has_units = has_layers_and_units(content)
+    dpi = None if has_units else float(PIXELS_PER_INCH)  # PDFium does not tell the unit of a page
     with _opened(content, what) as pdf:
         numbers = chosen_pages(pages, len(pdf), what=what, max_pages=max_pages)
         yield len(numbers), memoryview(b"")
@@ -98,6 +95,11 @@ def _opened(content: bytes, what: str) -> Iterator[PdfDocument]:
             "(print it to PDF) and send that"
         ) from error
     with closing(pdf):
+        if pdf.get_formtype() == FORMTYPE_XFA_FULL:
+            raise InvalidInput(
+                f"{what} is a PDF whose pages are an XFA form, which is not read; open it in a program that shows it, "
+                "print it to PDF and send that"
+            )
         pdf.init_forms()
         yield pdf
 

@@ -16,7 +16,9 @@ _DEEPEST = 8
 """Levels of form XObjects that are searched."""
 
 _PACKED = re.compile(rb"/ObjStm\b.{0,1024}?\bstream\r?\n", re.DOTALL)
-_MOST_UNPACKED = 16 << 20
+_MOST_UNPACKED = 4 << 20
+_LAYERS = re.compile(rb"/OCProperties\b")
+_UNIT = re.compile(rb"/UserUnit\s+(?!0*1(?:\.0*)?[\s/>])")
 
 _PAPER = (253, 1, 254, 255)
 """The background on which objects are drawn, to see whether they are drawn at all: a colour they do not have."""
@@ -33,18 +35,27 @@ INVISIBLE = 3
 """The rendering mode of text from OCR, behind or over the scan. Source: ISO 32000-1, 9.3.6."""
 
 
-def mentions(content: bytes, pattern: bytes, *, unless_known: bool) -> bool:
-    """Return whether the dictionaries of a file match `pattern`; `unless_known` where some cannot be read."""
-    if re.search(pattern, content):
-        return True
+def has_layers_and_units(content: bytes) -> tuple[bool, bool]:
+    """Tell whether a file has layers, and whether it has points that are not a 72nd of an inch.
+
+    Where it cannot be looked into, it may have layers.
+    """
+    has_layers = has_units = False
+    for part in _dictionaries(content):
+        has_layers = has_layers or part is None or _LAYERS.search(part) is not None
+        has_units = has_units or (part is not None and _UNIT.search(part) is not None)
+    return has_layers, has_units
+
+
+def _dictionaries(content: bytes) -> Iterator[bytes | None]:
+    """Yield what holds the dictionaries of a file, None for a part that does not unpack."""
+    yield content
     for found in _PACKED.finditer(content):
         packed = content[found.end() : content.find(b"endstream", found.end())]
         try:
-            if re.search(pattern, zlib.decompressobj().decompress(packed, _MOST_UNPACKED)):
-                return True
+            yield zlib.decompressobj().decompress(packed, _MOST_UNPACKED)
         except zlib.error:
-            return unless_known
-    return False
+            yield None
 
 
 def leaves_of(page: PdfPage) -> Iterator[tuple[Any, tuple[Any, ...]]]:

@@ -6,6 +6,7 @@ import pytest
 
 from handlers.decoding.document import read_document
 from handlers.decoding.document_pages import Page
+from handlers.errors import InvalidInput
 from handlers.settings import MediaSettings
 from tests.hostile_documents import packed, pdf_of, stream
 
@@ -170,3 +171,25 @@ def test_a_page_of_which_the_size_of_a_point_is_not_known_tells_no_dpi(
     unit: bytes, dpi: float | None
 ) -> None:
     assert read(page_with(b"", more=b"/UserUnit %b" % unit))["dpi"] == dpi
+
+
+@pytest.mark.parametrize("is_drawn_by_it", [False, True])
+def test_a_page_that_only_asks_to_wait_for_its_form_is_refused(is_drawn_by_it: bool) -> None:
+    needs = b"/NeedsRendering true" if is_drawn_by_it else b""
+    content = pdf_of(
+        {
+            1: b"<</Type/Catalog/Pages 2 0 R%b/AcroForm<</Fields[]/XFA 5 0 R>>>>" % needs,
+            2: b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+            3: b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<<%b>>>>" % _FONTS,
+            4: stream(line("Please wait", 700)),
+            5: stream(b"<xdp/>"),
+            6: _FONT,
+        }
+    )
+    if not is_drawn_by_it:
+        assert texts(read(content)) == ["Please", "wait"]
+        return
+    with pytest.raises(
+        InvalidInput, match="whose pages are an XFA form, which is not read; open it in a program"
+    ):
+        read(content)
