@@ -64,7 +64,8 @@ class WaitingLine:
 
     def __bool__(self) -> bool:
         """Return whether any caller waits."""
-        self._drop_who_left()
+        while self._waiting and self._waiting.first().done():  # those who left
+            self._waiting.take()
         return bool(self._waiting)
 
     async def wait(self, urgency: Urgency, *, unused: Callable[[], None]) -> None:
@@ -84,10 +85,6 @@ class WaitingLine:
             return False
         self._waiting.take().set_result(None)
         return True
-
-    def _drop_who_left(self) -> None:
-        while self._waiting and self._waiting.first().done():
-            self._waiting.take()
 
 
 class PrioritySemaphore:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engines.deadlines import deadline_at
-from engines.run.json_form import plain, without_form
+from engines.run.json_form import first_wrong, plain
 from engines.run.results import Result as Result
 from engines.run.results import failed_instead
 from handlers.errors import InferenceError, InternalError, is_out_of_memory, out_of_memory
@@ -103,7 +103,7 @@ def encode_result(result: Result) -> tuple[Result, bytes]:
         log.error("result_not_encodable", id=result.id, task=result.task, exc_info=raised)
         error: InferenceError = InternalError(
             f"the handler of task {result.task} returned a result that has no JSON form: "
-            f"{without_form(result.result, 'result') or 'it is logged by the worker'}"
+            f"{first_wrong(result.result, 'result', is_number=False) or 'it is logged by the worker'}"
         )
         if is_out_of_memory(raised):
             error = out_of_memory("as it wrote the result", "ask for less")

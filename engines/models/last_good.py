@@ -13,6 +13,8 @@ from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
+_FIELDS = ("name", "version", "source", "tags")
+
 
 class LastGoodResolutions:
     """One small file per name, replaced atomically; any number of threads and processes may share the folder.
@@ -30,7 +32,7 @@ class LastGoodResolutions:
             saved = json.loads(self._file(reference).read_bytes())
             if saved["tracking_uri"] != self._tracking_uri:
                 return None
-            return ResolvedModel(saved["name"], saved["version"], saved["source"], saved["tags"])
+            return ResolvedModel(*(saved[field] for field in _FIELDS))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -39,13 +41,7 @@ class LastGoodResolutions:
 
     def save(self, reference: ModelReference, model: ResolvedModel) -> None:
         """Store that `reference` stands for `model`."""
-        saved = {
-            "tracking_uri": self._tracking_uri,
-            "name": model.name,
-            "version": model.version,
-            "source": model.source,
-            "tags": dict(model.tags),
-        }
+        saved = {"tracking_uri": self._tracking_uri} | {field: getattr(model, field) for field in _FIELDS}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:

@@ -23,17 +23,11 @@ def plain(value: Any) -> Any:
     return numbers
 
 
-def not_a_number(value: Any, path: str) -> str | None:
-    """Return "<path> is NaN" for the first number in `value` that JSON cannot hold, None where there is none."""
-    return _first(value, path, is_number=True)
+def first_wrong(value: Any, path: str, *, is_number: bool) -> str | None:
+    """Return a sentence about the first value in `value` that JSON cannot hold, None where none is found.
 
-
-def without_form(value: Any, path: str) -> str | None:
-    """Return "<path> is <type>, which has no JSON form" for the first such value, where one is found."""
-    return _first(value, path, is_number=False)
-
-
-def _first(value: Any, path: str, *, is_number: bool) -> str | None:
+    "<path> is NaN" where `is_number`, else "<path> is <type>, which has no JSON form".
+    """
     try:
         told = next((told for told, of_number in _wrong(value, path) if of_number is is_number), None)
     except Exception:  # noqa: BLE001 - values without end, or that raise when they are asked for their name

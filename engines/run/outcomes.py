@@ -49,7 +49,7 @@ class Outcomes:
     def refused(self, result: Result) -> None:
         """Count the failed result of a request that was not admitted."""
         if result.error is not None:
-            self._statistics.refuse(result.task, result.error.code)
+            self._statistics.count("refusals", result.task, result.error.code)
             self._tell(result, result.error)
 
     def replaced(self, before: Result, now: Result) -> None:
@@ -62,7 +62,7 @@ class Outcomes:
         self, *, task: str, topic: str, partition: int, offset: int, stage: str, error: InferenceError
     ) -> None:
         """Count a dead letter."""
-        self._statistics.dead_letter(task, error.code)
+        self._statistics.count("dead_letters", task, error.code)
         if self._may_tell(error.code):
             log.warning(
                 "request_dead_lettered",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from engines.run.job import Job
-from engines.run.json_form import not_a_number
+from engines.run.json_form import first_wrong
 from handlers.base import NOTES, BaseModelHandler
 from handlers.errors import (
     InferenceError,
@@ -65,7 +65,7 @@ def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
     metadata = output.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise _no_dict(job.task, metadata, "as metadata; it must be a dict")
-    if wrong := not_a_number(output, "result"):
+    if wrong := first_wrong(output, "result", is_number=True):
         raise InferenceFailed(
             f"{wrong}, which JSON does not have: model {job.model.key} of engine {job.engine_name} or the "
             f"handler of task {job.task} computed no finite number; try another input, or load the model in "

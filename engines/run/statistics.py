@@ -46,10 +46,12 @@ class Statistics:
         """By task, by model, and by engine."""
         self._counts_of: dict[tuple[str, str, str], list[_Count]] = {}
         """The three counts of a request, by its names; as many as there is room for."""
-        self._errors: Counter[tuple[str, str]] = Counter()
-        """By task and error code, as the next two."""
-        self._refusals: Counter[tuple[str, str]] = Counter()
-        self._dead_letters: Counter[tuple[str, str]] = Counter()
+        self._by_code: dict[str, Counter[tuple[str, str]]] = {
+            "errors": Counter(),
+            "refusals": Counter(),
+            "dead_letters": Counter(),
+        }
+        """Each by task and error code."""
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
@@ -72,38 +74,29 @@ class Statistics:
                 count.total += 1
                 count.succeeded += success
             if code:
-                self._count_code(self._errors, task, code)
+                self._count_code("errors", task, code)
             self._latencies.append(processing_s)
             if timings:
                 stage_s = self._stage_s
                 for stage in STAGES:
                     stage_s[stage] += timings[stage]
 
-    def refuse(self, task: str, code: str) -> None:
-        """Count one request that was not admitted."""
+    def count(self, kind: str, task: str, code: str) -> None:
+        """Count one request that was not let in (`refusals`), or one message kept as a dead letter (`dead_letters`)."""
         with self._lock:
-            self._count_code(self._refusals, task, code)
-
-    def dead_letter(self, task: str, code: str) -> None:
-        """Count one dead letter."""
-        with self._lock:
-            self._count_code(self._dead_letters, task, code)
+            self._count_code(kind, task, code)
 
     def replace(self, task: str, model: str, engine: str, code: str) -> None:
         """Count one request as failed with `code` that was counted as answered."""
         with self._lock:
             for count in self._find_counts(task, model, engine):
                 count.succeeded -= 1
-            self._count_code(self._errors, task, code)
+            self._count_code("errors", task, code)
 
     def by_code(self) -> dict[str, dict[tuple[str, str], int]]:
         """Return errors, refusals and dead_letters, each by task and error code."""
         with self._lock:
-            return {
-                "errors": dict(self._errors),
-                "refusals": dict(self._refusals),
-                "dead_letters": dict(self._dead_letters),
-            }
+            return {kind: dict(counts) for kind, counts in self._by_code.items()}
 
     def snapshot(self) -> dict[str, Any]:
         """Return all current counts and latencies: JSON-able, times in seconds, rates from 0 to 1.
@@ -128,15 +121,13 @@ class Statistics:
                 "stage_mean_s": {
                     stage: seconds / total if total else 0.0 for stage, seconds in self._stage_s.items()
                 },
-                "errors": _by_code(self._errors),
-                "refusals": _by_code(self._refusals),
-                "dead_letters": _by_code(self._dead_letters),
+                **{kind: _by_code(counts) for kind, counts in self._by_code.items()},
             }
         answer["latency_s"] = _latency(sorted(latencies))  # sorted outside of the lock
         return answer
 
-    def _count_code(self, counts: Counter[tuple[str, str]], task: str, code: str) -> None:
-        counts[_counted_as(task, self._names[0]), _counted_as(code, self._codes)] += 1
+    def _count_code(self, kind: str, task: str, code: str) -> None:
+        self._by_code[kind][_counted_as(task, self._names[0]), _counted_as(code, self._codes)] += 1
 
     def _find_counts(self, task: str, model: str, engine: str) -> list[_Count]:
         names = (task, model, engine)

@@ -72,12 +72,10 @@ class Retirement:
         with self._lock:
             retired = set(self._retired)
         for version in in_memory | retired:
-            if self._is_needed(version):
-                self._end(version)
-                continue
-            if version not in retired:  # loaded for a late request, or without use
+            is_needed = self._is_needed(version)
+            if not is_needed and version not in retired:  # loaded for a late request, or without use
                 self.retire(version)
-            if self._is_unloaded(version):
+            if is_needed or self._is_unloaded(version):
                 self._end(version)
         with self._lock:
             return not self._retired
@@ -94,8 +92,7 @@ class Retirement:
             retired = self._retired.get(version)
         if retired is None or (self.is_claimed(version) and self._clock() < retired.until):
             return False
-        keys = [key for key in self._cache.all_keys() if key.model == version]
-        gone = [self._cache.retire(key) for key in keys]
+        gone = [self._cache.retire(key) for key in self._cache.all_keys() if key.model == version]
         return all(gone)
 
     def _end(self, version: VersionId) -> None:

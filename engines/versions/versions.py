@@ -113,7 +113,13 @@ class Versions:
         # An answer is renewed in the second half of its time: checked every quarter, none expires.
         pause_s = self._models.alias_poll_s / 4
         if self._idle_unload_s is not None:
-            self._unload_idle(self._idle_unload_s)
+            with self._lock:
+                to_stay = {
+                    active.current.id
+                    for active in self._names.values()
+                    if active.is_warm or active.state is State.FAILED
+                }
+            self._cache.unload_idle(self._idle_unload_s, keep=lambda key: key.model in to_stay)
             pause_s = min(pause_s, self._idle_unload_s / 2)
         return pause_s if all_gone else _LOOK_AGAIN_S
 
@@ -174,15 +180,6 @@ class Versions:
                 or (active.state is State.LOADING and version == active.wanted.id)
                 for active in self._names.values()
             )
-
-    def _unload_idle(self, idle_s: float) -> None:
-        with self._lock:
-            to_stay = {
-                active.current.id
-                for active in self._names.values()
-                if active.is_warm or active.state is State.FAILED
-            }
-        self._cache.unload_idle(idle_s, keep=lambda key: key.model in to_stay)
 
     def _uses_to_load(self, active: ActiveVersion) -> frozenset[Use]:
         """Return the uses of the active version that the wanted one's tags allow; call it under the lock."""
