@@ -65,7 +65,9 @@ def pytest_configure() -> None:
     cancel_all = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
 
     def noted(loop: asyncio.AbstractEventLoop) -> None:
-        _tasks.extend(map(str, asyncio.all_tasks(loop)))
+        # Asyncio closes generators that were collected unfinished, such as those of a library whose caller has left.
+        closing = "async_generator_athrow"
+        _tasks.extend(str(one) for one in asyncio.all_tasks(loop) if type(one.get_coro()).__name__ != closing)
         cancel_all(loop)
 
     asyncio.runners._cancel_all_tasks = noted  # type: ignore[attr-defined]

@@ -1,14 +1,16 @@
-"""Asks a Kafka broker on this machine for the live brokers, in its own protocol, without a client library."""
+"""Asks a Kafka broker on this machine for the live brokers: once, where a client would try again and log."""
 
 from __future__ import annotations
 
 import socket
-import struct
+
+from aiokafka.protocol.api import RequestHeader_v1
+from aiokafka.protocol.metadata import MetadataRequest_v1, MetadataResponse_v1
+from aiokafka.protocol.types import Int32
 
 from deploy.local.ports import HOST
 
 _TIMEOUT_S = 1.0
-_METADATA, _VERSION = 3, 1
 _CORRELATION_ID = 20_17
 
 
@@ -19,32 +21,17 @@ def live_brokers(port: int) -> set[int]:
 
     Raises:
         OSError: retryable; no server answered, or the answer was cut short.
-
-    Source: https://kafka.apache.org/protocol (request and response header, version 1 and 0; Metadata, version 1).
     """
-    client_id = b"inferstream"
-    header = struct.pack(">hhih", _METADATA, _VERSION, _CORRELATION_ID, len(client_id)) + client_id
-    request = header + struct.pack(">i", 0)  # of no topic: none is created by asking
+    request = MetadataRequest_v1([])  # of no topic: none is created by asking
+    message = RequestHeader_v1(request, _CORRELATION_ID, "inferstream").encode() + request.encode()
     with socket.create_connection((HOST, port), _TIMEOUT_S) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.sendall(struct.pack(">i", len(request)) + request)
+        connection.sendall(Int32.encode(len(message)) + message)
         with connection.makefile("rb") as stream:
             head = stream.read(8)
-            if len(head) < 8:
+            if head[4:] != Int32.encode(_CORRELATION_ID):
                 return set()
-            length, number = struct.unpack(">ii", head)
-            if number != _CORRELATION_ID:
-                return set()
-            answer = stream.read(length - 4)
+            answer = stream.read(int.from_bytes(head[:4]) - 4)
     try:
-        (count,) = struct.unpack_from(">i", answer)
-        position, found = 4, set()
-        for _ in range(count):
-            node, host_length = struct.unpack_from(">ih", answer, position)
-            position += 6 + host_length + 4
-            (rack_length,) = struct.unpack_from(">h", answer, position)
-            position += 2 + max(rack_length, 0)
-            found.add(node)
-    except struct.error as error:
+        return {node for node, *_ in MetadataResponse_v1.decode(answer).brokers}
+    except ValueError as error:
         raise ConnectionError(f"port {port} answered with {len(answer)} bytes that end early") from error
-    return found

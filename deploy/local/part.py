@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -159,15 +160,6 @@ class Part(ABC):
             if was_there or self._status == "failed":
                 self._report("stopped")
 
-    def log_tail(self) -> str:
-        """Return the end of the log, a few lines."""
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
-        except FileNotFoundError:
-            return ""
-
     def run(self, argv: Sequence[str]) -> None:
         """Run a command to its end, within the time of this start.
 
@@ -238,8 +230,7 @@ class Part(ABC):
             raise self._failure(f"not healthy after {self.start_timeout_s:g} s")
 
     def _failure(self, reason: str) -> StackError:
-        tail = self.log_tail() or "(empty)"
-        return StackError(f"{self.name}: {reason}. The end of {self.log_path}:\n{tail}")
+        return StackError(f"{self.name}: {reason}. {end_of_log(self.log_path)}")
 
     def _clear(self) -> None:
         if self._process is not None:
@@ -251,6 +242,16 @@ class Part(ABC):
         self._status = status
         elapsed_s = 0.0 if status == "stopped" else time.monotonic() - self._began
         self._on_status(PartStatus(self.name, status, self.address, elapsed_s, detail))
+
+
+def end_of_log(path: Path) -> str:
+    """Return the last lines of a server's log, with words that say which log it is."""
+    last = b""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        last = log.read()
+    lines = last.decode(errors="replace").splitlines()[-_TAIL_LINES:] or ["(empty)"]
+    return "\n".join([f"The end of {path}:", *lines])
 
 
 def start_together(parts: Sequence[Part]) -> None:

@@ -18,7 +18,16 @@ from deploy.local.ports import HOST, http_get
 
 BUCKET = "media"
 _SOCKET = "/tmp/seaweedfs-{}-{}.sock"
-"""The name of the program's sockets: compiled into it, whatever the temporary folder is."""
+"""The name of the program's sockets, by service and port.
+
+Options move two of the six; those of the gRPC ports are compiled into it, whatever TMPDIR is. So all stay there, and
+`clean_up` removes them.
+"""
+_ACTIONS = {
+    "admin": ["Admin", "Read", "Write", "List", "Tagging"],
+    "reader": [f"Read:{BUCKET}", f"Write:{BUCKET}", f"List:{BUCKET}"],
+}
+"""What each identity may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class S3(Part):
         return {"s3": s3}
 
     def prepare(self) -> None:
-        """Make the data folder and, once per root, the identities with fresh random secrets (mode 0600)."""
+        """Make the data folder and the identities (mode 0600), whose random secrets are made once per root."""
         self.clean_up()  # after a stack that was killed
         self._data.mkdir(exist_ok=True)
         for former in self._data.glob("m[0-9]*"):  # the master's election log, one folder per port
@@ -69,16 +78,11 @@ class S3(Part):
                 shutil.rmtree(former)
         sockets = (_SOCKET.format(name.replace("_", "-"), port) for name, port in self.ports.items())
         self._sockets_path.write_text("\n".join(sockets))
+        known = self._keys() if self._identities_path.exists() else {}  # settings may hold them
         identities = [
-            _identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
-            _identity("reader", [f"Read:{BUCKET}", f"Write:{BUCKET}", f"List:{BUCKET}"]),
+            {"name": name, "credentials": [known.get(name) or _new_keys(name)], "actions": actions}
+            for name, actions in _ACTIONS.items()
         ]
-        if self._identities_path.exists():
-            known = json.loads(self._identities_path.read_text())["identities"]
-            if [one["actions"] for one in known] == [one["actions"] for one in identities]:
-                return
-            for one, before in zip(identities, known, strict=True):  # settings may hold the keys
-                one["credentials"] = before["credentials"]
         unfinished = self._identities_path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -164,15 +168,17 @@ class S3(Part):
     def _identities_path(self) -> Path:
         return self.directory / "identities.json"
 
-    def _credentials(self, name: str) -> Credentials:
+    def _keys(self) -> dict[str, dict[str, str]]:
         identities = json.loads(self._identities_path.read_text())["identities"]
-        keys = next(entry["credentials"][0] for entry in identities if entry["name"] == name)
+        return {one["name"]: one["credentials"][0] for one in identities}
+
+    def _credentials(self, name: str) -> Credentials:
+        keys = self._keys()[name]
         return Credentials(keys["accessKey"], keys["secretKey"])
 
 
-def _identity(name: str, actions: list[str]) -> dict[str, Any]:
-    keys = {"accessKey": f"{name}-{secrets.token_hex(6)}", "secretKey": secrets.token_urlsafe(30)}
-    return {"name": name, "credentials": [keys], "actions": actions}
+def _new_keys(name: str) -> dict[str, str]:
+    return {"accessKey": f"{name}-{secrets.token_hex(6)}", "secretKey": secrets.token_urlsafe(30)}
 
 
 def _program() -> str:

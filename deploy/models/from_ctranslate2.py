@@ -28,6 +28,20 @@ Array = np.ndarray[Any, Any]
 _ELEMENT_TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 _MAX_TOKENS = 448
+_TOKEN_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_MODULES = {
+    "self_attention/layer_norm": ["self_attn_layer_norm"],
+    "self_attention/linear_0": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "self_attention/linear_1": ["self_attn.out_proj"],
+    "attention/layer_norm": ["encoder_attn_layer_norm"],
+    "attention/linear_0": ["encoder_attn.q_proj"],
+    "attention/linear_1": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
+    "attention/linear_2": ["encoder_attn.out_proj"],
+    "ffn/layer_norm": ["final_layer_norm"],
+    "ffn/linear_0": ["fc1"],
+    "ffn/linear_1": ["fc2"],
+}
+"""The modules of a layer here and there: CTranslate2 keeps projections that share an input as one matrix."""
 
 
 def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Path) -> None:
@@ -44,14 +58,8 @@ def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Pat
     if unexpected or set(missing) - {"proj_out.weight"}:
         raise ValueError(f"{weights.name}: tensors missing {missing}, unexpected {unexpected}")
     model.tie_weights()
-    end_of_text = "<|endoftext|>"
-    words = WhisperTokenizer(
-        tokenizer_file=str(tokenizer),
-        unk_token=end_of_text,
-        bos_token=end_of_text,
-        eos_token=end_of_text,
-        pad_token=end_of_text,
-    )
+    roles: Any = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "<|endoftext|>")
+    words = WhisperTokenizer(tokenizer_file=str(tokenizer), **roles)
     model.generation_config = _generation_config(
         model.config, json.loads(config.read_text()), words.get_vocab()
     )
@@ -127,43 +135,26 @@ def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         "model.decoder.embed_positions.weight": _dense(variables, "decoder/position_encodings/encodings"),
         "model.decoder.embed_tokens.weight": _dense(variables, "decoder/embeddings/weight"),
     }
+
+    def put(old: str, *new: str) -> None:
+        kinds = ("gamma", "beta") if old.endswith("layer_norm") else ("weight", "bias")
+        for kind, ending in zip(kinds, ("weight", "bias"), strict=True):
+            for name, part in zip(new, _dense(variables, f"{old}/{kind}").chunk(len(new)), strict=True):
+                if f"{name}.{ending}".endswith("k_proj.bias"):
+                    continue  # Whisper's keys have none: zeros stand there
+                weights[f"{name}.{ending}"] = part.clone()
+
     for layer in ("conv1", "conv2"):
-        for kind in ("weight", "bias"):
-            weights[f"model.encoder.{layer}.{kind}"] = _dense(variables, f"encoder/{layer}/{kind}")
-
-    def put_norm(new: str, old: str) -> None:
-        weights[f"{new}.weight"] = _dense(variables, f"{old}/gamma")
-        weights[f"{new}.bias"] = _dense(variables, f"{old}/beta")
-
-    def put_linear(old: str, *new: str) -> None:
-        """CTranslate2 keeps the projections that share an input as one matrix, one below the other."""
-        matrices = _dense(variables, f"{old}/weight").chunk(len(new))
-        biases = _dense(variables, f"{old}/bias").chunk(len(new))
-        for name, matrix, bias in zip(new, matrices, biases, strict=True):
-            weights[f"{name}.weight"] = matrix.clone()
-            if not name.endswith("k_proj"):  # Whisper's keys have no bias: zeros stand there
-                weights[f"{name}.bias"] = bias.clone()
-
+        put(f"encoder/{layer}", f"model.encoder.{layer}")
     for side in ("encoder", "decoder"):
-        put_norm(f"model.{side}.layer_norm", f"{side}/layer_norm")
+        put(f"{side}/layer_norm", f"model.{side}.layer_norm")
         for number in range(_layers(variables, side)):
-            new, old = f"model.{side}.layers.{number}", f"{side}/layer_{number}"
-            put_norm(f"{new}.self_attn_layer_norm", f"{old}/self_attention/layer_norm")
-            attention = f"{new}.self_attn"
-            put_linear(
-                f"{old}/self_attention/linear_0",
-                *(f"{attention}.{part}_proj" for part in ("q", "k", "v")),
-            )
-            put_linear(f"{old}/self_attention/linear_1", f"{attention}.out_proj")
-            if side == "decoder":
-                put_norm(f"{new}.encoder_attn_layer_norm", f"{old}/attention/layer_norm")
-                attention = f"{new}.encoder_attn"
-                put_linear(f"{old}/attention/linear_0", f"{attention}.q_proj")
-                put_linear(f"{old}/attention/linear_1", f"{attention}.k_proj", f"{attention}.v_proj")
-                put_linear(f"{old}/attention/linear_2", f"{attention}.out_proj")
-            put_norm(f"{new}.final_layer_norm", f"{old}/ffn/layer_norm")
-            put_linear(f"{old}/ffn/linear_0", f"{new}.fc1")
-            put_linear(f"{old}/ffn/linear_1", f"{new}.fc2")
+            for old, new in _MODULES.items():
+                if side == "decoder" or not old.startswith("attention/"):
+                    put(
+                        f"{side}/layer_{number}/{old}",
+                        *(f"model.{side}.layers.{number}.{name}" for name in new),
+                    )
     return weights
 
 
@@ -191,10 +182,7 @@ def _generation_config(
         "max_length": _MAX_TOKENS,
         "return_timestamps": False,
         "is_multilingual": multilingual,
-        "bos_token_id": model.bos_token_id,
-        "eos_token_id": model.eos_token_id,
-        "pad_token_id": model.pad_token_id,
-        "decoder_start_token_id": model.decoder_start_token_id,
+        **{role: getattr(model, role) for role in _TOKEN_ROLES},
     }
     if multilingual:
         languages = set(converted["lang_ids"])

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Self
 import yaml
 
 from deploy.local import KafkaRelease, LocalStack, Part, PartStatus, StackError
+from deploy.local.part import end_of_log
 from deploy.local.process import GuardedProcess
 from deploy.models import CATALOGUE, models_directory
 from engines.configuration import load
@@ -168,9 +169,9 @@ class LocalPlatform:
         """
         dead = [part for part in self.stack.parts if part.status != "ready"]
         if dead:
-            raise StackError(f"{dead[0].name} died; the end of {dead[0].log_path}:\n{dead[0].log_tail()}")
+            raise StackError(f"{dead[0].name} died. {end_of_log(dead[0].log_path)}")
         if self._worker is None or self._worker.poll() is not None:
-            raise StackError(f"the worker died; the end of {self.worker_log_path}:\n{self._log_tail()}")
+            raise StackError(f"the worker died. {end_of_log(self.worker_log_path)}")
 
     def stop(self, *, drain: bool = True) -> None:
         """Drain or kill the worker, stop the stack and remove the settings file; harmless when repeated."""
@@ -234,16 +235,11 @@ class LocalPlatform:
                 while not reading.done():
                     if worker.poll() is not None or time.monotonic() > late:
                         what = "died" if worker.poll() is not None else "was not ready in time"
-                        raise StackError(
-                            f"the worker {what}; the end of {self.worker_log_path}:\n{self._log_tail()}"
-                        )
+                        raise StackError(f"the worker {what}. {end_of_log(self.worker_log_path)}")
                     await asyncio.wait({reading}, timeout=_POLL_S)
                 return reading.result()
             finally:
                 reading.cancel()
-
-    def _log_tail(self) -> str:
-        return "\n".join(self.worker_log_path.read_text(errors="replace").splitlines()[-20:])
 
     def _report(self, status: Any, began: float, detail: str = "") -> None:
         address = self.http_url if status == "ready" else ""
