@@ -87,11 +87,16 @@ class Backlog:
             self._resuming = None
 
     def _resume(self, place: TopicPartition, line: Line, alike: Alike) -> None:
+        has_begun = False
         while line:
-            fetched, started, task = line.popleft()
-            started = self._begin(fetched, started, task, alike)
+            fetched, before, task = line.popleft()
+            started = self._begin(fetched, before, task, alike)
+            has_begun |= started > before
             if started < len(fetched.records):
                 line.appendleft((fetched, started, task))
+                if has_begun:
+                    # The others are next: while a partition is read with care, one begins at a time.
+                    self._lines[place] = self._lines.pop(place)
                 return
         del self._lines[place]
         self._tracker.release(place)

@@ -10,8 +10,9 @@ import pytest
 
 from engines.run.job import Alike
 from streams.delivery.backlog import Backlog
+from streams.delivery.crash_guard import CrashGuard, CrashNote
 from streams.delivery.offsets import OffsetTracker
-from streams.delivery.port import Record
+from streams.delivery.port import Fetched, Record
 from tests.unit.streams.delivery.tracked_messages import received
 from tests.unit.streams.received_messages import TOPIC, Fetches, NoGuard, offsets_due
 
@@ -134,3 +135,32 @@ async def test_nothing_starts_after_the_close(rig: Rig) -> None:
     await rig.held_back.close()
     await rig.finish(made[0])
     assert rig.started == made[:1]
+
+
+async def test_a_partition_that_is_read_with_care_leaves_every_other_its_turn() -> None:
+    tracker = OffsetTracker(window=512)
+    guard = CrashGuard(tracker, max_crashes=2, window=512)
+    started: list[Record] = []
+
+    def start(message: Record, task: str, alike: Alike) -> None:
+        started.append(message)
+
+    fatal: list[BaseException] = []
+    held_back = Backlog(tracker, guard, is_current=lambda _: True, start=start, on_fatal=fatal.append)
+    for number, (count, note) in enumerate([(200, str(CrashNote(2))), (1, "")]):
+        records = received(count, partition=number)
+        held_back.enter(Fetched(TOPIC, number, 1, number, 0, count, records, True, 0, note), "asr", {})
+    finished = 0
+    while not any(one.partition for one in started):
+        assert finished < 200, "all of the other partition went first"
+        await settled()
+        for one in started[finished:]:
+            tracker.done(one)
+        finished = len(started)
+        due = guard.positions()
+        guard.told(due)
+        tracker.committed(due)
+        await settled()
+    assert finished < 50
+    assert not fatal
+    await held_back.close()
