@@ -27,7 +27,7 @@ Features = Mapping[str, torch.Tensor]
 
 
 class _Prepared(NamedTuple):
-    features: Features
+    windows: Sequence[Features]
     besides: dict[str, Any]
     top_k: int
 
@@ -45,11 +45,11 @@ class ClassificationRunner(TaskRunner):
         self.windows = ShrinkOnOutOfMemory(name, of="windows", most=self.windows_at_once)
 
     @abstractmethod
-    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+    def features(self, inputs: dict[str, Any]) -> tuple[Sequence[Features], dict[str, Any]]:
         """Return the model's inputs for one input, and fields of its result besides labels.
 
-        One row of a batch, or several where the model takes one window of the input at a time: the scores are then
-        the means over all windows.
+        One row of a batch, or several of one shape where the model takes one window of the input at a time: the scores
+        are then the means over all windows.
 
         Raises:
             InvalidInput: permanent; the model cannot take this input.
@@ -63,20 +63,21 @@ class ClassificationRunner(TaskRunner):
         """Yield labels [{label, score}], the likeliest first, and what `features` adds, for each input."""
         alike: dict[tuple[object, ...], list[int]] = {}
         for place, one in enumerate(prepared):
-            shapes = tuple((name, tensor.shape[1:]) for name, tensor in one.features.items())
+            shapes = tuple((name, tensor.shape) for name, tensor in one.windows[0].items())
             alike.setdefault(shapes, []).append(place)
         for places in alike.values():
-            windows = [window for place in places for window in _windows(prepared[place].features)]
+            windows = [window for place in places for window in prepared[place].windows]
             with running():
                 scores = iter(self.windows.run(self._scores, windows, [1.0] * len(windows)))
             for place in places:
                 one = prepared[place]
-                its_scores = torch.stack(list(itertools.islice(scores, _count(one.features)))).mean(0)
+                its_scores = torch.stack(list(itertools.islice(scores, len(one.windows)))).mean(0)
                 yield place, {"labels": self._labels(its_scores, one.top_k), **one.besides}
 
     def _scores(self, features: Sequence[Features]) -> list[torch.Tensor]:
         with torch.inference_mode():
-            seen = to_model(self.model, _joined(features))
+            joined = {name: torch.cat([one[name] for one in features]) for name in features[0]}
+            seen = to_model(self.model, joined)
             logits: torch.Tensor = self.model(**seen).logits.float().cpu()
         # Several labels may be right at once, or else exactly one is.
         if self.model.config.problem_type == "multi_label_classification":
@@ -90,20 +91,6 @@ class ClassificationRunner(TaskRunner):
             {"label": names.get(index, str(index)), "score": score}
             for index, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-
-
-def _joined(features: Sequence[Features]) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([one[name] for one in features]) for name in features[0]}
-
-
-def _count(features: Features) -> int:
-    return len(next(iter(features.values())))
-
-
-def _windows(features: Features) -> list[Features]:
-    return [
-        {name: tensor[row : row + 1] for name, tensor in features.items()} for row in range(_count(features))
-    ]
 
 
 _HOP_S = 0.01
@@ -132,12 +119,12 @@ class AudioClassificationRunner(ClassificationRunner):
         super().__init__(name, model)
         self.extractor = extractor
 
-    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+    def features(self, inputs: dict[str, Any]) -> tuple[Sequence[Features], dict[str, Any]]:
         windows, rate = self._windows(inputs), self.extractor.sampling_rate
         features = [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
         duration_s: float = inputs["duration_s"]
         heard_s = round(min(duration_s, sum(map(len, windows)) / rate), 3)
-        return _joined(features), {"duration_s": duration_s, "windows": len(windows), "heard_s": heard_s}
+        return features, {"duration_s": duration_s, "windows": len(windows), "heard_s": heard_s}
 
     def _windows(self, inputs: dict[str, Any]) -> list[NDArray[np.float32]]:
         samples, window = self._samples(inputs), self._window
@@ -179,7 +166,7 @@ class VideoClassificationRunner(ClassificationRunner):
         config = model.config
         self.num_frames: int | None = getattr(config, "num_frames", getattr(config, "frames_per_clip", None))
 
-    def features(self, inputs: dict[str, Any]) -> tuple[Features, dict[str, Any]]:
+    def features(self, inputs: dict[str, Any]) -> tuple[Sequence[Features], dict[str, Any]]:
         if "prompt" in inputs:
             raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
         frames = inputs["frames"]
@@ -187,7 +174,7 @@ class VideoClassificationRunner(ClassificationRunner):
         features = self.processor(
             [frames[index] for index in seen], return_tensors="pt", input_data_format="channels_last"
         )
-        return dict(features), frames_seen(inputs, seen)
+        return [dict(features)], frames_seen(inputs, seen)
 
 
 def evenly(there: int, wanted: int) -> list[int]:

@@ -7,13 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engines.base import NO_HURRY, BaseEngine, Early, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
-from engines.log_context import RequestName, requests_at_hand, working_on
+from engines.log_context import working_on_number
 from engines.transformers.device import (
     as_run_error,
     choose_device,
@@ -24,7 +23,7 @@ from engines.transformers.device import (
     unless_out_of_memory,
 )
 from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
-from engines.transformers.process_state import load_problem, loading
+from engines.transformers.process_state import loading, loads
 from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InferenceError, ModelLoadFailed, OutOfMemory
@@ -38,15 +37,6 @@ log = get_logger(__name__)
 
 
 T = TypeVar("T")
-
-
-class _Asked(NamedTuple):
-    """An input, its options, and its name in log lines."""
-
-    number: int
-    inputs: dict[str, Any]
-    options: dict[str, Any]
-    names: Sequence[RequestName]
 
 
 class TransformersEngine(BaseEngine):
@@ -63,7 +53,7 @@ class TransformersEngine(BaseEngine):
         self._prepared = False
         self._shared = SharedModels()
         self._users = Counter[Hashable]()
-        """Runners in memory, by their weights."""
+        """How many runners in memory have one `shared_memory`."""
 
     def load_model(self, name: str, **kw: Any) -> TaskRunner:
         """Return the runner of the model in folder `path` for `task`.
@@ -73,11 +63,13 @@ class TransformersEngine(BaseEngine):
             OutOfMemory: retryable; the model does not fit now.
         """
         folder = self._folder(name, kw)
-        load = partial(unless_out_of_memory, lambda: runner_of(kw["task"], folder).load(folder, self._shared))
-        runner = _loaded(name, load)
+
+        def load() -> TaskRunner:
+            return runner_of(kw["task"], folder).load(folder, self._shared)
+
+        runner = _loaded(name, lambda: unless_out_of_memory(load))
         if runner is None:
             raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
-        runner.configure(self.config)
         self._count(runner, 1)
         return runner
 
@@ -115,31 +107,28 @@ class TransformersEngine(BaseEngine):
         """Return one raw result or error per input, in order; if the batch fails, its halves run. If a batch does not
         fit the memory, later ones of this model take at most half of its cost."""
 
-        def run_part(part: Sequence[_Asked]) -> list[Outcome]:
+        def run_part(part: Sequence[int]) -> list[Outcome]:
             return model.run(
-                [one.inputs for one in part],
-                [one.options for one in part],
-                lambda place, outcome: early(part[place].number, outcome),
+                [inputs[number] for number in part],
+                [options[number] for number in part],
+                lambda place, outcome: early(part[place], outcome),
             )
 
-        def run(some: Sequence[_Asked]) -> list[Outcome]:
-            return model.budget.run(run_part, some, [cost_of(one.inputs) for one in some])
+        def run(numbers: Sequence[int]) -> list[Outcome]:
+            return model.budget.run(run_part, numbers, [cost_of(inputs[number]) for number in numbers])
 
-        at_hand: Sequence[RequestName] = requests_at_hand()
-        names = [(name,) for name in at_hand] if len(at_hand) == len(inputs) else [at_hand] * len(inputs)
-        asked = list(map(_Asked, range(len(inputs)), inputs, options, names))
-        return bisected(run, asked, failed=partial(self._note_failure, model))
+        def failed(numbers: Sequence[int], error: BaseException) -> Outcome:
+            if len(numbers) > 1:
+                log.warning("batch_failed", model=model.name, inputs=len(numbers), error=repr(error))
+            elif not isinstance(error, InferenceError):
+                with working_on_number(numbers[0], len(inputs)):
+                    log.error("inference_failed", model=model.name, exc_info=error)
+            # Kept with the outcome, the traceback would keep the memory of the failed run.
+            return as_run_error(error, model.name).with_traceback(None)
+
+        return bisected(run, range(len(inputs)), failed=failed)
 
     infer_each = infer_batch
-
-    def _note_failure(self, model: TaskRunner, batch: Sequence[_Asked], error: BaseException) -> Outcome:
-        if len(batch) > 1:
-            log.warning("batch_failed", model=model.name, inputs=len(batch), error=repr(error))
-        elif not isinstance(error, InferenceError):
-            with working_on(batch[0].names):
-                log.error("inference_failed", model=model.name, exc_info=error)
-        # Kept with the outcome, the traceback would keep the memory of the failed run.
-        return as_run_error(error, model.name).with_traceback(None)
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
         return cost_in(task, inputs)
@@ -192,15 +181,15 @@ class TransformersEngine(BaseEngine):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def shared_memory(self, model: TaskRunner) -> Hashable:
-        return model.weights
+        return id(model.model)  # the network: runners of several tasks may have the same
 
     def is_shared(self, model: TaskRunner) -> bool:
-        return self._users[model.weights] > 1
+        return self._users[self.shared_memory(model)] > 1
 
     def _count(self, runner: TaskRunner, change: int) -> None:
         with self._prepare_lock:
-            self._users[runner.weights] += change
-            self._users += Counter()  # devices with zero bytes left out
+            self._users[self.shared_memory(runner)] += change
+            self._users += Counter()  # those that are zero left out
 
     def model_device(self, model: TaskRunner) -> str:
         weights = next(model.model.parameters(), None)
@@ -215,7 +204,7 @@ class TransformersEngine(BaseEngine):
             device = choose_device(self.config)
         except ModelLoadFailed as error:
             return {"status": "error", "error": error.message}
-        if (problem := load_problem()) is not None:
+        if (problem := loads.problem) is not None:
             return {"status": "error", "error": problem}
         return {**report, "device": str(device), "torch_dtype": str(choose_dtype(self.config, device))}
 
@@ -237,8 +226,7 @@ class TransformersEngine(BaseEngine):
             path=Path(path),
             device=device,
             dtype=choose_dtype(self.config, device),
-            trust_remote_code=self.config.trust_remote_code,
-            allow_pickle=self.config.allow_pickle,
+            settings=self.config,
         )
 
     def _prepare(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
 
+from engines.config.settings import TransformersSettings
 from engines.models.registration import ADAPTER, is_adapter
 from engines.transformers.packed_weights import pack_weights
 from engines.transformers.process_state import loading
@@ -22,20 +22,6 @@ from handlers.errors import ModelLoadFailed
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
-
-_MODELS_OF_AUTO_CLASS = {
-    "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForVideoClassification": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForCTC": "MODEL_FOR_CTC_MAPPING_NAMES",
-    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    "AutoModelForDocumentQuestionAnswering": "MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES",
-    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-    "AutoModelForObjectDetection": "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
-    "AutoModelForTextRecognition": "MODEL_FOR_TEXT_RECOGNITION_MAPPING_NAMES",
-    "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
-}
-"""Auto class -> transformers' own table of model type to model class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +32,7 @@ class ModelFolder:
     path: Path
     device: torch.device
     dtype: torch.dtype
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+    settings: TransformersSettings
 
     def auto_class(self, *candidates: str) -> str | None:
         """Return the first of the Auto classes `candidates` that loads this model; reads no weights.
@@ -109,13 +94,7 @@ class ModelFolder:
         # The public name of this class requires torchvision; this one works with Pillow.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-        try:
-            return self._part(AutoImageProcessor)
-        except OSError as error:  # how transformers says that a file is missing
-            raise ModelLoadFailed(
-                f"model {self.name} has no image processor (preprocessor_config.json); register a folder to "
-                "which it was saved, as save_pretrained does"
-            ) from error
+        return self._saved(AutoImageProcessor, "image processor (preprocessor_config.json)")
 
     def processor(self) -> Any:
         """Return the processor beside the model: tokenizer and image processor together.
@@ -125,14 +104,10 @@ class ModelFolder:
         """
         from transformers import AutoProcessor
 
-        way_out = "register a folder to which its processor was saved, as save_pretrained does"
-        try:
-            processor = self._part(AutoProcessor)
-        except OSError as error:  # how transformers says that a file is missing
-            raise ModelLoadFailed(f"model {self.name} has no whole processor; {way_out}") from error
+        processor = self._saved(AutoProcessor, "whole processor")
         for part in ("tokenizer", "image_processor"):
             if not hasattr(processor, part):
-                raise ModelLoadFailed(f"model {self.name} has no {part}; {way_out}")
+                raise self._lacks(part)
         return processor
 
     @property
@@ -154,26 +129,38 @@ class ModelFolder:
         """Return what the Auto class loads from this folder."""
         with self._loading():
             return auto_class.from_pretrained(
-                self.path, local_files_only=True, trust_remote_code=self.trust_remote_code, **more
+                self.path, local_files_only=True, trust_remote_code=self.settings.trust_remote_code, **more
             )
+
+    def _saved(self, auto_class: Any, what: str) -> Any:
+        try:
+            return self._part(auto_class)
+        except OSError as error:  # how transformers says that a file is missing
+            raise self._lacks(what) from error
+
+    def _lacks(self, what: str) -> ModelLoadFailed:
+        way_out = "register a folder to which its processor was saved, as save_pretrained does"
+        return ModelLoadFailed(f"model {self.name} has no {what}; {way_out}")
 
     def _weights(self, auto_class: Any) -> tuple[Any, list[str]]:
         """Return the model, and the names of weights that its files lack."""
         model, report = self._part(
             auto_class,
             dtype=self.dtype,
-            use_safetensors=None if self.allow_pickle else True,
+            use_safetensors=None if self.settings.allow_pickle else True,
             output_loading_info=True,
         )
         return model, sorted(report["missing_keys"])
 
     def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
-        fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
+        # transformers' own table of model type to the names of model classes
+        table = getattr(transformers, auto_class)._model_mapping._model_mapping
+        fitting = table.get(config.model_type, ())
         names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
         declared = tuple(config.architectures or ())
         if set(declared) & set(names) if declared else names:
             return True
-        return self.trust_remote_code and auto_class in getattr(config, "auto_map", {})
+        return self.settings.trust_remote_code and auto_class in getattr(config, "auto_map", {})
 
     @contextmanager
     def _loading(self) -> Iterator[None]:
@@ -183,7 +170,7 @@ class ModelFolder:
             with loading():
                 yield
         except ValueError as error:
-            if self.trust_remote_code or "trust_remote_code" not in str(error):
+            if self.settings.trust_remote_code or "trust_remote_code" not in str(error):
                 raise
             code = ", ".join(sorted(file.name for file in self.path.glob("*.py"))) or "code of its own"
             raise ModelLoadFailed(
@@ -192,7 +179,7 @@ class ModelFolder:
             ) from error
 
     def _check_weights(self) -> None:
-        if self.allow_pickle or any(self.path.glob("*.safetensors")):
+        if self.settings.allow_pickle or any(self.path.glob("*.safetensors")):
             return
         found = ", ".join(sorted(file.name for file in self.path.iterdir())[:8]) or "an empty folder"
         raise ModelLoadFailed(

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,13 +94,8 @@ class LoadLock:
         )
 
 
-_loads = LoadLock()
-loading = _loads.held
-
-
-def load_problem() -> str | None:
-    """Return which load by transformers hangs in this process, in a sentence; None where none does."""
-    return _loads.problem
+loads = LoadLock()
+loading = loads.held
 
 
 class DtypeGate:
@@ -125,7 +120,7 @@ class DtypeGate:
             yield
             return
         with self._changed:
-            _loads.wait_for(self._changed, lambda: not self._changes)
+            loads.wait_for(self._changed, lambda: not self._changes)
             self._runs += 1
         self._mine.is_inside = True
         try:
@@ -178,21 +173,11 @@ def guard_transformers() -> None:
         if hasattr(modeling_utils.local_torch_dtype, "is_guarded"):
             return
         for name in ("from_pretrained", "_from_config"):
-            function = vars(PreTrainedModel)[name].__func__
-            setattr(PreTrainedModel, name, classmethod(_taking_turns(function)))
+            setattr(PreTrainedModel, name, classmethod(loading()(vars(PreTrainedModel)[name].__func__)))
         # The one place where the default dtype is changed, for as long as a model without weights is made.
         guarded: Any = _apart_from_runs(modeling_utils.local_torch_dtype)
         guarded.is_guarded = True
         modeling_utils.local_torch_dtype = guarded
-
-
-def _taking_turns(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        with loading():
-            return function(*args, **kwargs)
-
-    return alone
 
 
 def _apart_from_runs(
@@ -203,10 +188,8 @@ def _apart_from_runs(
     @functools.wraps(change)
     @contextmanager
     def apart(dtype: torch.dtype, *args: Any, **kwargs: Any) -> Iterator[None]:
-        with ExitStack() as stack:
-            if dtype != torch.get_default_dtype():
-                stack.enter_context(_gate.changing())
-            stack.enter_context(change(dtype, *args, **kwargs))
+        is_change = dtype != torch.get_default_dtype()
+        with _gate.changing() if is_change else nullcontext(), change(dtype, *args, **kwargs):
             yield
 
     return apart

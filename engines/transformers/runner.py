@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engines.base import Early, Emit, Urgency
-    from engines.config.settings import TransformersSettings
     from engines.transformers.loading import ModelFolder
     from engines.transformers.shared_vlms import SharedModels
 
@@ -33,10 +32,9 @@ RUNNERS = {
         "classification:VideoClassificationRunner",
         "text.video_analysis:VideoDescriptionRunner",
     ),
-    "vlm": ("text.vlm:AskingRunner",),
+    "vlm": ("text.vlm:VlmRunner",),
     "ocr": (
-        "documents.ocr:PageRunner",
-        "documents.ocr:LineRunner",
+        "documents.ocr:ReadingRunner",
         "documents.ocr:ImageToTextRunner",
         "documents.ocr:TranscriptionRunner",
     ),
@@ -62,8 +60,9 @@ OWN_OPTIONS = frozenset(
 
 
 class TaskRunner(ABC):
-    """One loaded model, ready for one task. Calls of `run` never overlap. The runner owns the model; the engine frees
-    its memory by dropping the runner."""
+    """One loaded model, ready for one task, as the model runners of other engines: it makes tensors of inputs, runs
+    batches of them, and makes results of the outputs. Calls of `run` never overlap. The runner owns the model; the
+    engine frees its memory by dropping the runner."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
     """The Auto classes of models that it runs, the most suitable first."""
@@ -74,16 +73,13 @@ class TaskRunner(ABC):
     parts: ClassVar[tuple[Callable[[ModelFolder], Any], ...]] = ()
     """The files beside the model that `__init__` takes after it."""
 
-    def __init__(self, name: str, model: PreTrainedModel) -> None:
-        """`model` has every weight of the runner; a runner of several models passes a `torch.nn.ModuleDict`."""
+    def __init__(self, name: str, model: PreTrainedModel, release: Callable[[], None] = lambda: None) -> None:
+        """`model` has every weight of the runner; a runner of several models passes a `torch.nn.ModuleDict`. `release`
+        releases a model that is shared with other tasks."""
         self.name = name
         self.model = model
         self.budget = ShrinkOnOutOfMemory(name)
-
-    @property
-    def weights(self) -> Hashable:
-        """Equal for runners that share one model in memory."""
-        return id(self.model)
+        self._release = release
 
     @classmethod
     def takes(cls, folder: ModelFolder) -> bool:
@@ -105,11 +101,9 @@ class TaskRunner(ABC):
         model = folder.model(*cls.kinds, needs=cls.needs)
         return make(folder.name, model, *(part(folder) for part in cls.parts))
 
-    def configure(self, settings: TransformersSettings) -> None:
-        """Apply the settings; called once, before the first run."""
-
     def close(self) -> None:
         """End background work; called once, before the model's memory is freed."""
+        self._release()
 
     def submit(
         self,

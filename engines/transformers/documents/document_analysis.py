@@ -8,15 +8,14 @@ from typing import Any, Self
 
 from torch import nn
 
-from engines.config.settings import TransformersSettings
 from engines.transformers.documents.document_answers import AnswerFinder
-from engines.transformers.documents.ocr import TRANSCRIBE
+from engines.transformers.documents.ocr import TRANSCRIBE, question_about
 from engines.transformers.documents.ocr_pages import PageReader, has_page_reader
 from engines.transformers.documents.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.text.vlm import AskingRunner
+from engines.transformers.text.vlm import VlmRunner
 from handlers.decoding.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput
 
@@ -39,19 +38,17 @@ class DocumentAnalysisRunner(TaskRunner):
         *,
         reader: PageReader | None = None,
         finder: AnswerFinder | None = None,
-        asked: AskingRunner | None = None,
-        let_go: Callable[[], None],
+        asked: VlmRunner | None = None,
+        release: Callable[[], None],
     ) -> None:
-        """There is at least one of a page reader and something that answers; `let_go` says that they are not used any
-        more by this task."""
+        """There is at least one of a page reader and something that answers."""
         held = {
             part: one.model for part, one in (("reader", reader), ("finder", finder), ("asked", asked)) if one
         }
         # As one model, so that they are counted and freed together.
         model: Any = nn.ModuleDict(held) if len(held) > 1 else next(iter(held.values()))
-        super().__init__(name, model)
+        super().__init__(name, model, release)
         self.reader, self.finder, self.asked = reader, finder, asked
-        self._let_go = let_go
 
     @classmethod
     def takes(cls, folder: ModelFolder) -> bool:
@@ -66,25 +63,18 @@ class DocumentAnalysisRunner(TaskRunner):
         shares = ExitStack()
         try:
             if has_page_reader(folder.path):
-                given["reader"], let_go = PageReader.take(folder, shared)
-                shares.callback(let_go)
+                given["reader"], release = PageReader.take(folder, shared)
+                shares.callback(release)
             kind = None if _is_reader_alone(folder) else folder.auto_class(*cls.kinds)
             if kind == _FINDER:
                 given["finder"] = AnswerFinder.load(folder)
             elif kind == _WRITER:
-                given["asked"] = asked = AskingRunner.load(folder, shared)
+                given["asked"] = asked = VlmRunner.load(folder, shared)
                 shares.callback(asked.close)
-            return cls(folder.name, **given, let_go=shares.close)
+            return cls(folder.name, **given, release=shares.close)
         except BaseException:
             shares.close()
             raise
-
-    def configure(self, settings: TransformersSettings) -> None:
-        if self.asked is not None:
-            self.asked.configure(settings)
-
-    def close(self) -> None:
-        self._let_go()
 
     def prepare(
         self, inputs: dict[str, Any], options: dict[str, Any]
@@ -122,13 +112,13 @@ class DocumentAnalysisRunner(TaskRunner):
                 yield place, error
 
     def _told(
-        self, teller: AskingRunner, pages: Sequence[Page], question: str | None, options: dict[str, Any]
+        self, teller: VlmRunner, pages: Sequence[Page], question: str | None, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Return what `teller` generates about the pages; all questions run together."""
         unread = [page for page in pages if not self._is_readable(page)]
-        asked = [_about([page], TRANSCRIBE) for page in unread]
+        asked = [question_about([page["image"]], TRANSCRIBE) for page in unread]
         if question is not None:
-            asked.append(_about(pages, question))
+            asked.append(question_about([page["image"] for page in pages], question))
         told = []
         for outcome in teller.run(asked, [options] * len(asked)):
             if isinstance(outcome, InferenceError):
@@ -177,8 +167,3 @@ class DocumentAnalysisRunner(TaskRunner):
 
 def _is_reader_alone(folder: ModelFolder) -> bool:
     return has_page_reader(folder.path) and not (folder.path / "config.json").is_file()
-
-
-def _about(pages: Sequence[Page], question: str) -> dict[str, Any]:
-    content = [*({"type": "image"} for _ in pages), {"type": "text", "text": question}]
-    return {"images": [page["image"] for page in pages], "messages": [{"role": "user", "content": content}]}

@@ -82,10 +82,12 @@ class AnswerFinder:
         best = Answer("", 0.0, pages[0]["number"])
         for page in pages:
             for window in self._windows(question, page):
-                best = max(best, self._answer(window, page), key=lambda answer: answer.score)
+                best = max(best, self._answer(*window, page), key=lambda answer: answer.score)
         return best
 
-    def _windows(self, question: str, page: Page) -> Iterator[_Window]:
+    def _windows(self, question: str, page: Page) -> Iterator[tuple[dict[str, list[Any]], list[int | None]]]:
+        """Yield, as much of a page as the model reads at once, what it is given, and for each token the page's word
+        that it belongs to: None for tokens of the question and special ones."""
         words = page["words"] or []
         if not words:
             return
@@ -114,48 +116,35 @@ class AnswerFinder:
                 "page at once; ask a shorter one"
             ) from error
         for index in range(len(encoded["input_ids"])):
-            sides, owners = encoded.sequence_ids(index), encoded.word_ids(index)
-            inputs = {name: encoded[name][index] for name in _READ if name in encoded}
+            sides = zip(encoded.sequence_ids(index), encoded.word_ids(index), strict=True)
+            owners = [owner if side == 1 else None for side, owner in sides]
+            seen = {name: encoded[name][index] for name in _READ if name in encoded}
             if not takes_boxes:
-                inputs["bbox"] = [
-                    boxes[owner]
-                    if side == 1
-                    else _RIGHT_EDGE
-                    if token == self._tokenizer.sep_token_id
-                    else _NOWHERE
-                    for token, side, owner in zip(inputs["input_ids"], sides, owners, strict=True)
+                specials = {self._tokenizer.sep_token_id: _RIGHT_EDGE}
+                seen["bbox"] = [
+                    specials.get(token, _NOWHERE) if owner is None else boxes[owner]
+                    for token, owner in zip(seen["input_ids"], owners, strict=True)
                 ]
-            yield _Window(
-                inputs, [owner if side == 1 else None for side, owner in zip(sides, owners, strict=True)]
-            )
+            yield seen, owners
 
-    def _answer(self, window: _Window, page: Page) -> Answer:
-        inputs = {name: torch.tensor([values]) for name, values in window.inputs.items()}
+    def _answer(self, seen: dict[str, list[Any]], owners: Sequence[int | None], page: Page) -> Answer:
+        inputs = {name: torch.tensor([values]) for name, values in seen.items()}
         if self._image_processor is not None:
             pixels = self._image_processor(images=page["image"], return_tensors="pt")["pixel_values"]
             inputs["pixel_values"] = pixels
         with torch.inference_mode():
             found = self.model(**to_model(self.model, inputs))
-        length = len(window.words)
+        length = len(owners)
         start, end, score = best_span(
             found.start_logits[0, :length].float().cpu(),
             found.end_logits[0, :length].float().cpu(),
-            torch.tensor([word is not None for word in window.words]),
+            torch.tensor([owner is not None for owner in owners]),
         )
-        first, last = window.words[start], window.words[end]
+        first, last = owners[start], owners[end]
         if first is None or last is None:
             return Answer("", 0.0, page["number"])
         words = (page["words"] or [])[first : last + 1]
         return Answer(" ".join(word["text"] for word in words), score, page["number"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A part of a page for one run of the model, after the question."""
-
-    inputs: dict[str, list[Any]]
-    words: list[int | None]
-    """For each token the page's word it belongs to, None for tokens of the question and special ones."""
 
 
 def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> tuple[int, int, float]:

@@ -4,6 +4,7 @@ those that are asked."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
 from PIL import Image
@@ -11,31 +12,48 @@ from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from engines.transformers.device import to_model
 from engines.transformers.documents.ocr_pages import PageReader, PageText, has_page_reader, recognizer_of
+from engines.transformers.documents.text_recognition import TextRecognizer
 from engines.transformers.generation.runner import GenerationRunner, Prompt, decoder_start
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.text.vlm import AskingRunner
+from engines.transformers.text.vlm import VlmRunner
 from handlers.errors import InvalidInput
 
 
-class _ReadingRunner(TaskRunner):
-    """Reads RGB images without generating: it takes no options, and the length of the text is not limited."""
+class ReadingRunner(TaskRunner):
+    """Reads RGB images without generating: it takes no options, and the length of the text is not limited. Two models,
+    in the folders `detection/` and `recognition/`, find the lines of a page and read them; a text recognition model
+    alone, such as PP-OCR's, reads the whole image as one line."""
+
+    kinds = ("AutoModelForTextRecognition",)
+    needs = "folders detection/ and recognition/ or a text recognition model"
 
     def __init__(
         self,
         name: str,
         model: Any,
         read: Callable[[Image.Image], PageText],
-        let_go: Callable[[], None] = lambda: None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
-        """`read` runs the shared model, `let_go` releases it."""
-        super().__init__(name, model)
+        """`read` runs the model, `release` releases it where it is shared."""
+        super().__init__(name, model, release)
         self._read = read
-        self._let_go = let_go
 
-    def close(self) -> None:
-        self._let_go()
+    @classmethod
+    def takes(cls, folder: ModelFolder) -> bool:
+        """Return whether `folder` holds both models, or the one."""
+        return has_page_reader(folder.path) or super().takes(folder)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        """Return the runner of the one model, or of the page reader, which other tasks may use already."""
+        if has_page_reader(folder.path):
+            reader, release = PageReader.take(folder, shared)
+            return cls(folder.name, reader.model, reader.read, release)
+        recognizer = recognizer_of(folder)
+        return cls(folder.name, recognizer.model, partial(_read_line, recognizer))
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Image.Image:
         refuse_options(options, takes=(), because=f"model {self.name} reads without generating text")
@@ -50,46 +68,14 @@ class _ReadingRunner(TaskRunner):
         """Yield text, lines [{text, box, score}], width and height for each image."""
         for place, image in enumerate(prepared):
             page = self._read(image)
-            yield (
-                place,
-                {"text": page.text, "lines": page.lines, "width": image.width, "height": image.height},
-            )
+            size = {"width": image.width, "height": image.height}
+            yield place, {"text": page.text, "lines": page.lines, **size}
 
 
-class PageRunner(_ReadingRunner):
-    """Finds the lines of a page and reads them: two models, in the folders `detection/` and `recognition/`."""
-
-    needs = "folders detection/ and recognition/"
-
-    @classmethod
-    def takes(cls, folder: ModelFolder) -> bool:
-        """Return whether `folder` holds both models."""
-        return has_page_reader(folder.path)
-
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        """Return the runner of the page reader in `folder`, which other tasks may use already."""
-        reader, let_go = PageReader.take(folder, shared)
-        return cls(folder.name, reader.model, reader.read, let_go)
-
-
-class LineRunner(_ReadingRunner):
-    """Reads the whole image as one line, with a text recognition model such as PP-OCR's."""
-
-    kinds = ("AutoModelForTextRecognition",)
-    needs = "a text recognition model"
-
-    @classmethod
-    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
-        recognizer = recognizer_of(folder)
-
-        def read(image: Image.Image) -> PageText:
-            [line] = recognizer.read([image])
-            box = [0, 0, image.width, image.height]
-            found = [{"text": line.text, "box": box, "score": line.score}] if line.text else []
-            return PageText(line.text, found)
-
-        return cls(folder.name, recognizer.model, read)
+def _read_line(recognizer: TextRecognizer, image: Image.Image) -> PageText:
+    [line] = recognizer.read([image])
+    box = [0, 0, image.width, image.height]
+    return PageText(line.text, [{"text": line.text, "box": box, "score": line.score}] if line.text else [])
 
 
 TRANSCRIBE = "Transcribe all text in this image, exactly as it is written."
@@ -102,7 +88,7 @@ _PIXELS = "pixel_values"
 class ImageToTextRunner(GenerationRunner):
     """Reads an image, usually of one line, as TrOCR does; the row begins with the decoder's start token."""
 
-    kinds = AskingRunner.kinds
+    kinds = VlmRunner.kinds
     needs = "an image-text-to-text model"
     parts = (ModelFolder.processor,)
 
@@ -132,40 +118,34 @@ class ImageToTextRunner(GenerationRunner):
         pixels = self.image_processor(images=inputs["image"], return_tensors="pt")[_PIXELS]
         return Prompt([self._start], to_model(self.model, {_PIXELS: pixels}))
 
-    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-        return super().prepare(inputs, options), inputs["image"]
-
-    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Yield text, width, height, completion_tokens and finish_reason for each picture."""
-        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        return _reading(super().prepare(inputs, options), inputs["image"])
 
 
-class TranscriptionRunner(AskingRunner):
+class TranscriptionRunner(VlmRunner):
     """Asks an image-text-to-text model for the text of a picture, by the request's prompt or `TRANSCRIBE`."""
 
     needs = ImageToTextRunner.needs
 
-    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-        return super().prepare(_question(inputs), options), inputs["image"]
-
-    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Yield text, width, height, prompt_tokens, completion_tokens and finish_reason for each picture."""
-        return _as_read(super().answer([sequence for sequence, _ in prepared]), prepared)
-
-
-def _question(inputs: dict[str, Any]) -> dict[str, Any]:
-    question = {"type": "text", "text": inputs.get("prompt", TRANSCRIBE)}
-    message = {"role": "user", "content": [{"type": "image"}, question]}
-    return {"images": [inputs["image"]], "messages": [message]}
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        image = inputs["image"]
+        return _reading(
+            super().prepare(question_about([image], inputs.get("prompt", TRANSCRIBE)), options), image
+        )
 
 
-def _as_read(
-    answers: Iterator[tuple[int, Outcome]], prepared: Sequence[tuple[Any, Image.Image]]
-) -> Iterator[tuple[int, Outcome]]:
-    for place, outcome in answers:
-        if isinstance(outcome, dict):
-            _, image = prepared[place]
-            rest = {name: value for name, value in outcome.items() if name != "generated_text"}
-            text = outcome["generated_text"].strip()
-            outcome = {"text": text, "width": image.width, "height": image.height, **rest}
-        yield place, outcome
+def question_about(images: Sequence[Image.Image | None], question: str) -> dict[str, Any]:
+    """Return the inputs of task vlm that ask `question` about pictures."""
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
+    return {"images": images, "messages": [{"role": "user", "content": content}]}
+
+
+def _reading(sequence: TokenSequence, image: Image.Image) -> TokenSequence:
+    """Return `sequence` with ocr's result: text, width, height, how many tokens, and finish_reason."""
+
+    def as_result(answer: dict[str, Any]) -> dict[str, Any]:
+        text = answer.pop("generated_text").strip()
+        return {"text": text, "width": image.width, "height": image.height, **answer}
+
+    sequence.as_result = as_result
+    return sequence

@@ -118,6 +118,8 @@ def regions_of(probabilities: NDArray[np.float32]) -> list[TextRegion]:
     """Return the regions of text in a map of probabilities (height, width), in pixels of the map."""
     regions = []
     for outline in connected_regions(probabilities > _TEXT):
+        if np.ptp(outline, axis=0).max() < _SMALLEST:  # a speck, of which noise has thousands
+            continue
         corners, (width, height) = around(outline)
         if min(width, height) < _SMALLEST:
             continue

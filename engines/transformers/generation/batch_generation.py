@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -71,20 +72,15 @@ def _inputs(model: Any, batch: Sequence[TokenSequence]) -> dict[str, torch.Tenso
     has_source = SOURCE in batch[0].extras
     if model.config.is_encoder_decoder and not has_source:
         return _stacked(batch, 0)
-    pad = model.generation_config.pad_token_id
-    read = [one.extras[SOURCE][0].tolist() if has_source else one.prompt for one in batch]
-    width = max(len(tokens) for tokens in read)
-    padding = [width - len(tokens) for tokens in read]
-    if has_source:
-        ids = [tokens + [pad] * count for tokens, count in zip(read, padding, strict=True)]
-        mask = [[1] * (width - count) + [0] * count for count in padding]
-    else:
-        ids = [[pad] * count + tokens for tokens, count in zip(read, padding, strict=True)]
-        mask = [[0] * count + [1] * (width - count) for count in padding]
+    read = [one.extras[SOURCE][0].cpu() if has_source else torch.tensor(one.prompt) for one in batch]
+    side = "right" if has_source else "left"
+    pad: float = model.generation_config.pad_token_id
+    ids = pad_sequence(read, batch_first=True, padding_value=pad, padding_side=side)
+    mask = pad_sequence([torch.ones_like(one) for one in read], batch_first=True, padding_side=side)
     return {
-        "input_ids": torch.tensor(ids, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-        **_stacked(batch, width),
+        "input_ids": ids.to(model.device),
+        "attention_mask": mask.to(model.device),
+        **_stacked(batch, ids.shape[1]),
     }
 
 
@@ -106,7 +102,7 @@ def _padded(tensor: torch.Tensor, sequence: TokenSequence, width: int) -> torch.
     missing = width - len(sequence.prompt)
     if missing <= 0 or not _goes_along(tensor, sequence):
         return tensor
-    return torch.cat([tensor.new_zeros((1, missing, *tensor.shape[2:])), tensor], dim=1)
+    return torch.nn.functional.pad(tensor, (0, 0) * (tensor.dim() - 2) + (missing, 0))
 
 
 class _Done(StoppingCriteria):

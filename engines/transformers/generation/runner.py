@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,9 +24,11 @@ from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
 from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, TokenPicker, changes_scores
 from engines.transformers.generation.token_sequence import TokenSequence
+from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from handlers.errors import Cancelled, InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
+from engines.transformers.shared_vlms import SharedModels
+from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -68,10 +69,6 @@ class GenerationRunner(TaskRunner):
         )
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._sizes = CacheSizes.of_model(model)
-        self._settings = TransformersSettings()
-        self._opening = threading.Lock()
-        self._opened: _Loops | None = None
-        self._closed = False
 
     @abstractmethod
     def prompt(self, inputs: dict[str, Any]) -> Prompt:
@@ -81,15 +78,37 @@ class GenerationRunner(TaskRunner):
             InvalidInput: permanent; the model cannot take this input.
         """
 
+    @classmethod
+    def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
+        runner = super().load(folder, shared)
+        runner.configure(folder.settings)
+        return runner
+
     def configure(self, settings: TransformersSettings) -> None:
-        self._settings = settings
+        """Prepare the loops; called once, before the first request."""
+        self.limits = limits = Limits.of(settings, self.model.device)
+        micro_batches = MicroBatchLoop(
+            self.name,
+            limits.max_rows,
+            limits.max_bytes,
+            self._result,
+            sizes=self._sizes,
+            generate=partial(generate, self.model),
+        )
+        self.loops = _Loops(micro_batches, micro_batches)
+        # Only `generate` applies score settings of a model's own configuration.
+        can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
+        if settings.batching != "micro" and can_roll:
+            use_grouped_attention(self.model)
+            rolling = RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token)
+            self.loops = _Loops(rolling, micro_batches)
 
     def launch(
         self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
         """Start one answer: generated_text, prompt_tokens, completion_tokens and finish_reason."""
-        loops = self._loops()
-        return (loops.beams if prepared.beams else loops.texts).submit(prepared, emit, urgency)
+        loop = self.loops.beams if prepared.beams else self.loops.texts
+        return loop.submit(prepared, emit, urgency)
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
         """Yield the results of `launch`, the shortest answers first."""
@@ -108,50 +127,21 @@ class GenerationRunner(TaskRunner):
                 left.cancel()
 
     def last_sign(self) -> float | None:
-        return max(loop.last_sign() for loop in self._opened) if self._opened else None
+        return max(loop.last_sign() for loop in self.loops)
 
     def close(self) -> None:
-        """End the loops that were started; requests that still wait are Cancelled."""
-        with self._opening:
-            self._closed = True
-        for loop in self._opened or ():
+        """End the loops; requests that still wait are Cancelled."""
+        for loop in self.loops:
             loop.close()
 
-    def _loops(self) -> _Loops:
-        with self._opening:
-            if self._closed:
-                raise Cancelled(f"model {self.name} is being unloaded; send the request again")
-            if self._opened is None:
-                self._opened = self._open()
-            return self._opened
-
-    def _open(self) -> _Loops:
-        settings = self._settings
-        limits = Limits.of(settings, self.model.device)
-        micro_batches = MicroBatchLoop(
-            self.name,
-            limits.max_rows,
-            limits.max_bytes,
-            self._result,
-            sizes=self._sizes,
-            generate=partial(generate, self.model),
-        )
-        # Only `generate` applies score settings of a model's own configuration.
-        can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
-        if settings.batching == "micro" or not can_roll:
-            return _Loops(micro_batches, micro_batches)
-        use_grouped_attention(self.model)
-        return _Loops(
-            RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token), micro_batches
-        )
-
     def _result(self, sequence: TokenSequence) -> dict[str, Any]:
-        return {
+        answer = {
             "generated_text": sequence.text(),
             "prompt_tokens": len(sequence.prompt),
             "completion_tokens": len(sequence.tokens),
             "finish_reason": sequence.finish_reason or "length",
         }
+        return sequence.as_result(answer)
 
     @running()
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
@@ -179,8 +169,7 @@ class GenerationRunner(TaskRunner):
 
     def _check_beams(self, count: int, tokens: int) -> None:
         """Refuse beams whose caches, each as long as prompt and answer, would not fit."""
-        need = count * self._sizes.of(tokens)
-        most = Limits.of(self._settings, self.model.device).max_bytes
+        need, most = count * self._sizes.of(tokens), self.limits.max_bytes
         if need > most:
             raise InvalidOption(
                 f"options.num_beams is {count}: prompt and answer of each beam need {need} bytes of cache together, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, Literal
@@ -48,6 +48,8 @@ class TokenSequence:
         self._stop = tuple(stop)
         self.future: Future[dict[str, Any]] = Future()
         """The answer, for the caller."""
+        self.as_result: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
+        """Makes the task's result of the answer."""
         self.emit: Emit | None = None
         self.told = 0
         """How many characters were passed to `emit`."""

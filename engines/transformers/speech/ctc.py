@@ -35,7 +35,7 @@ _SHORTEST_S = 0.1
 
 @dataclass(slots=True)
 class _Recording:
-    """One input under way; `tokens` holds the frames of each processed window."""
+    """One input under way; `tokens` holds the frames of each processed window, by its start."""
 
     samples: NDArray[np.float32]
     timestamps: Any
@@ -93,28 +93,24 @@ class CtcRunner(TaskRunner):
     def answer(self, prepared: Sequence[_Recording]) -> Iterator[tuple[int, Outcome]]:
         """Yield the result of each recording, the shortest first. Keys: text, language (not known), segments, words
         (where asked for), duration_s and windows."""
-        waiting = [(one, number) for one in prepared for number in range(len(one.windows))]
-        waiting.sort(key=lambda window: (_length(window), len(window[0].windows)))
-        done: set[int] = set()
+        waiting = [(place, window) for place, one in enumerate(prepared) for window in one.windows]
+        waiting.sort(key=lambda one: (one[1].length, len(prepared[one[0]].windows)))
         while waiting:
-            length = _length(waiting[0])
-            alike = [window for window in waiting if _length(window) == length]
+            length = waiting[0][1].length
+            alike = [one for one in waiting if one[1].length == length]
             alike = alike[: max(1, int(self.windows.most // length))]
             waiting = waiting[len(alike) :]
+            batch = [(prepared[place].samples, window) for place, window in alike]
             with running(), torch.inference_mode():
-                heard = self.windows.run(self._pass, alike, [float(length)] * len(alike))
-            for (one, number), tokens in zip(alike, heard, strict=True):
-                one.tokens[number] = tokens
-            for place, one in enumerate(prepared):
-                if place not in done and len(one.tokens) == len(one.windows):
-                    done.add(place)
-                    yield place, self._result(one)
+                heard = self.windows.run(self._pass, batch, [float(length)] * len(batch))
+            for (place, window), tokens in zip(alike, heard, strict=True):
+                recording = prepared[place]
+                recording.tokens[window.start] = tokens
+                if len(recording.tokens) == len(recording.windows):
+                    yield place, self._result(recording)
 
-    def _pass(self, batch: Sequence[tuple[_Recording, int]]) -> list[list[int]]:
-        windows = [one.windows[number] for one, number in batch]
-        samples = [
-            one.samples[window.start : window.end] for (one, _), window in zip(batch, windows, strict=True)
-        ]
+    def _pass(self, batch: Sequence[tuple[NDArray[np.float32], OverlappingWindow]]) -> list[list[int]]:
+        samples = [recording[window.start : window.end] for recording, window in batch]
         shortest = int(_SHORTEST_S * self.rate)
         features = self.extractor(
             [np.pad(one, (0, max(0, shortest - len(one)))) for one in samples],
@@ -126,15 +122,15 @@ class CtcRunner(TaskRunner):
         seen = {name: features[name], "attention_mask": features.get("attention_mask")}
         logits = self.model(**to_model(self.model, seen)).logits
         heard = []
-        for window, tokens in zip(windows, logits.argmax(-1).tolist(), strict=True):
+        for (_, window), tokens in zip(batch, logits.argmax(-1).tolist(), strict=True):
             count = len(tokens)
             if self.samples_per_frame is not None:  # the last frame of a window is cut off by its end
-                count = round((window.end - window.start) / self.samples_per_frame)
+                count = round(window.length / self.samples_per_frame)
             heard.append(tokens[window.frames(count)])
         return heard
 
     def _result(self, recording: _Recording) -> dict[str, Any]:
-        tokens = [token for number in range(len(recording.windows)) for token in recording.tokens[number]]
+        tokens = [token for window in recording.windows for token in recording.tokens[window.start]]
         duration_s = len(recording.samples) / self.rate
         text, words = self._decode(tokens, duration_s)
         segments: list[Segment] = []
@@ -179,9 +175,3 @@ class CtcRunner(TaskRunner):
     def _aligned(self, seconds: float) -> int:
         frame = self.samples_per_frame or 1
         return round(seconds * self.rate / frame) * frame
-
-
-def _length(waiting: tuple[_Recording, int]) -> int:
-    recording, number = waiting
-    window = recording.windows[number]
-    return window.end - window.start

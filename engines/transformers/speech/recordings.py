@@ -33,9 +33,12 @@ class OverlappingWindow:
     left: int
     right: int
 
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
     def frames(self, count: int) -> slice:
-        length = self.end - self.start
-        return slice(round(self.left / length * count), count - round(self.right / length * count))
+        return slice(round(self.left / self.length * count), count - round(self.right / self.length * count))
 
 
 def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from engines.transformers.classification import evenly, frames_seen
+from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.process_state import running
-from engines.transformers.runner import Outcome
-from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
+from engines.transformers.text.vlm import VisionLanguageRunner, VlmRunner
 from handlers.errors import InvalidInput
 
 _ROOM_FOR_ANSWER = 0.25
@@ -21,30 +21,28 @@ _ROOM_FOR_ANSWER = 0.25
 _CLOCK_HZ = 1000
 
 
-class VideoDescriptionRunner(AskingRunner):
+class VideoDescriptionRunner(VlmRunner):
     """Answers a prompt about a video, with as many frames as fit the model's context. Models that support videos get
     one, with the frames' times; others get images."""
 
-    def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
-        super().__init__(asked, let_go)
+    def __init__(self, asked: VisionLanguageRunner, release: Callable[[], None] = lambda: None) -> None:
+        super().__init__(asked, release)
         processor = asked.processor
         self.takes_videos = takes_videos(processor)
         own = getattr(processor, "video_processor", None) if self.takes_videos else None
         self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
-    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return the question in the form of vlm, and the other fields of the result."""
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
+        """Return the question in the form of vlm; its result has frame_times_s and duration_s as well."""
         if "prompt" not in inputs:
             raise InvalidInput(f"data.prompt is required: model {self.name} answers in text; send a question")
         there = len(inputs["frames"])
         with running():
             seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
-            return super().prepare(self._question(inputs, seen), options), frames_seen(inputs, seen)
-
-    def answer(self, prepared: Sequence[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the results of task vlm with frame_times_s and duration_s."""
-        for place, answer in super().answer([asked for asked, _ in prepared]):
-            yield place, {**answer, **prepared[place][1]} if isinstance(answer, dict) else answer
+            sequence = super().prepare(self._question(inputs, seen), options)
+        times = frames_seen(inputs, seen)
+        sequence.as_result = lambda answer: {**answer, **times}
+        return sequence
 
     def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
         """Return how many frames leave room for the answer, at least 1: each takes equally many tokens."""

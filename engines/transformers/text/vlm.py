@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.config.settings import TransformersSettings
 from engines.transformers.device import to_model
 from engines.transformers.generation.runner import GenerationRunner, Prompt
 from engines.transformers.generation.token_sequence import TokenSequence
@@ -124,47 +123,38 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
     ]
 
 
-class AskingRunner(TaskRunner):
+class VlmRunner(TaskRunner):
     """Asks a vision-language model, as task vlm does; a subclass makes the conversations. The texts of all tasks that
     ask one model grow in one running batch."""
 
     kinds = VisionLanguageRunner.kinds
     needs = VisionLanguageRunner.needs
 
-    def __init__(self, asked: VisionLanguageRunner, let_go: Callable[[], None] = lambda: None) -> None:
-        """`let_go` releases the shared model."""
-        super().__init__(asked.name, asked.model)
+    def __init__(self, asked: VisionLanguageRunner, release: Callable[[], None] = lambda: None) -> None:
+        super().__init__(asked.name, asked.model, release)
         self.asked = asked
-        self._let_go = let_go
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
         """Return the runner over the image-text-to-text model in `folder`, which other tasks may use already."""
-        asked, let_go = shared.take(folder.path, lambda: VisionLanguageRunner.load(folder, shared))
+        asked, release = shared.take(folder.path, lambda: VisionLanguageRunner.load(folder, shared))
         try:
-            return cls(asked, let_go)
+            return cls(asked, release)
         except BaseException:
-            let_go()
+            release()
             raise
-
-    def configure(self, settings: TransformersSettings) -> None:
-        self.asked.configure(settings)
-
-    def close(self) -> None:
-        """Release the model; its loops end when no other task uses it."""
-        self._let_go()
 
     def last_sign(self) -> float | None:
         """Return when the shared model last made progress, for any task."""
         return self.asked.last_sign()
 
     def launch(
-        self, prepared: Any, emit: Emit | None = None, urgency: Urgency = NO_HURRY
+        self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
         return self.asked.launch(prepared, emit, urgency)
 
-    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+    def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
         return self.asked.prepare(inputs, options)
 
-    def answer(self, prepared: Sequence[Any]) -> Iterator[tuple[int, Outcome]]:
+    def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
         return self.asked.answer(prepared)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from engines.transformers.generation.token_sequence import TokenSequence
@@ -27,18 +28,12 @@ class Prefill:
         self.shifts = [0] * len(self.sequences)
         """How far each row's positions are ahead of its columns once its prompt is in."""
         self._done = 0
-        device = model.device
-        paddings = [self.width - length for length in self.lengths]
-        self._ids = torch.tensor(
-            [[0] * padding + one.seen for padding, one in zip(paddings, sequences, strict=True)],
-            device=device,
-        )
-        self._mask = torch.tensor(
-            [[0] * padding + [1] * length for padding, length in zip(paddings, self.lengths, strict=True)],
-            device=device,
-        )
+        seen = [torch.tensor(one.seen) for one in sequences]
+        self._ids = pad_sequence(seen, batch_first=True, padding_side="left").to(model.device)
+        mask = pad_sequence([torch.ones_like(one) for one in seen], batch_first=True, padding_side="left")
+        self._mask = mask.to(model.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        self._is_padded = any(paddings)
+        self._is_padded = min(self.lengths) < self.width
         self._extras = self.sequences[0].extras
         self._embeds: torch.Tensor | None = None
 
@@ -53,22 +48,17 @@ class Prefill:
         if self._extras:
             output = self._merge(model)
         else:
-            piece = slice(
-                self._done, min(self._done + max(1, most_tokens // len(self.sequences)), self.width)
-            )
+            columns = max(1, most_tokens // len(self.sequences))
+            piece = slice(self._done, min(self._done + columns, self.width))
             output = self._run(model, piece)
             self._done = piece.stop
         return None if self.left else output.logits[:, -1]
 
     def _run(self, model: PreTrainedModel, piece: slice) -> Any:
-        inputs = (
-            {"input_ids": self._ids[:, piece]}
-            if self._embeds is None
-            else {"inputs_embeds": self._embeds[:, piece]}
-        )
+        prompts = {"input_ids": self._ids} if self._embeds is None else {"inputs_embeds": self._embeds}
         is_whole = piece.stop - piece.start == self.width
         return model(
-            **inputs,
+            **{name: tensor[:, piece] for name, tensor in prompts.items()},
             # Without padding and in one piece, the model's own causal mask is faster than ours.
             attention_mask=self._mask[:, : piece.stop] if self._is_padded or not is_whole else None,
             position_ids=self._positions[..., piece],

@@ -157,7 +157,7 @@ def test_scores_of_labels_that_may_be_right_together_do_not_sum_up(tmp_path: Pat
     one = ENGINE.load_model("one", task="audio-classification", path=wav2vec2)
     exclusive = scores(ENGINE.infer(one, sound(0.5), {}))
     assert sum(exclusive.values()) == pytest.approx(1, abs=1e-5)
-    features, _ = several.features(sound(0.5))
+    (features,), _ = several.features(sound(0.5))
     with torch.inference_mode():
         logits = several.model(**to_model(several.model, features)).logits[0]
     expected = dict(zip(KINDS, logits.sigmoid().tolist(), strict=True))

@@ -91,6 +91,7 @@ def test_a_model_sees_no_more_frames_than_its_context_has_room_for(vlm: Any) -> 
 def qwen_with(video_processor: Any) -> Any:
     model, processor = make_qwen_for_videos(video_processor)
     asked = VisionLanguageRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
+    asked.configure(on_this_machine())
     return VideoDescriptionRunner(asked)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
+from engines.transformers.text.vlm import VisionLanguageRunner, VlmRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
@@ -31,7 +31,7 @@ SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
 
 def asked_by(runner: Any) -> VisionLanguageRunner:
     """Return the model that a task asks."""
-    assert isinstance(runner, AskingRunner)
+    assert isinstance(runner, VlmRunner)
     return runner.asked
 
 
@@ -42,11 +42,9 @@ def runners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return asked_by(ENGINE.load_model(save.__name__, task="vlm", path=path))
 
     model, processor = make_qwen()
-    return {
-        "llava": load(save_llava),
-        "llava-next": load(save_llava_next),
-        "qwen": VisionLanguageRunner("qwen", model.eval(), processor),  # type: ignore[no-untyped-call]
-    }
+    qwen = VisionLanguageRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
+    qwen.configure(on_this_machine())
+    return {"llava": load(save_llava), "llava-next": load(save_llava_next), "qwen": qwen}
 
 
 @pytest.fixture(scope="module")

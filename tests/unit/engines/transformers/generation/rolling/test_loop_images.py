@@ -14,7 +14,7 @@ from PIL import Image
 
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.text.vlm import AskingRunner, VisionLanguageRunner
+from engines.transformers.text.vlm import VisionLanguageRunner, VlmRunner
 from handlers.errors import OutOfMemory
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_vlms import make_qwen, save_llava, save_llava_next
@@ -26,7 +26,7 @@ SIZES = ((40, 24), (24, 64), (32, 32))
 def load(save: Callable[[Path], Path], folder: Path, **settings: Any) -> VisionLanguageRunner:
     engine = TransformersEngine(on_this_machine(**settings))
     runner = engine.load_model("tiny", task="vlm", path=save(folder))
-    assert isinstance(runner, AskingRunner)
+    assert isinstance(runner, VlmRunner)
     return runner.asked
 
 
@@ -63,7 +63,7 @@ def test_between_two_pieces_of_a_prompt_with_images_the_others_take_a_step(
 ) -> None:
     asked = ("a b", 6, *SIZES)
     alone = text(ask(runner, *asked)), text(ask(runner, "c d", 60))
-    assert isinstance(runner._loops().texts, RollingLoop)
+    assert isinstance(runner.loops.texts, RollingLoop)
     watched = Watched(runner.model)
     watched.hold()
     running = ask(runner, "c d", 60)
