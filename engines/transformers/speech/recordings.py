@@ -88,6 +88,11 @@ class Recording:
     segments: list[Segment] = field(default_factory=list)
 
     @property
+    def holds_others_up(self) -> bool:
+        """Whether its windows are many: those of its neighbours go before, once its language is known."""
+        return self.windows > 1 and self.language is not None
+
+    @property
     def is_language_open(self) -> bool:
         """Whether the language may have come from a window that holds no speech."""
         return not self.is_language_given and not self.segments
@@ -113,16 +118,19 @@ class Window:
         return self.recording.samples[self.start : self.end]
 
     @property
-    def sort_key(self) -> tuple[bool, bool, int, int]:
-        """The smallest is next: windows that are not doubtful; those encoded already; then the longest. A pass takes
-        as long as its longest window. The beginning of a recording whose language is not known comes first."""
+    def sort_key(self) -> tuple[bool, bool, bool, int, int]:
+        """The smallest is next: windows that are not doubtful; those encoded already; those of short recordings; then
+        the longest. A pass takes as long as its longest window. The beginning of a recording whose language is not
+        known comes first."""
+        _, is_doubtful, is_new, is_of_many = self.kind
         first = self.start if self.recording.language is None else 0
-        return self.attempt > 0, self.encoded is None, first, self.start - self.end
+        return is_doubtful, is_new, is_of_many, first, self.start - self.end
 
     @property
-    def kind(self) -> tuple[SpeechSettings, bool, bool]:
+    def kind(self) -> tuple[SpeechSettings, bool, bool, bool]:
         """Must be equal within a pass."""
-        return self.recording.settings, self.attempt > 0, self.encoded is None
+        one = self.recording
+        return one.settings, self.attempt > 0, self.encoded is None, one.holds_others_up
 
     def draw(self) -> Draw:
         """Return how its tokens are sampled. The seed of a fallback comes from the sound, so repeats are equal."""

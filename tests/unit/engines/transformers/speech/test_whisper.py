@@ -33,7 +33,9 @@ class Listening(WhisperRunner):
 
     def _windows(self, recording: Recording) -> list[Window]:
         end, step = len(recording.samples), 30 * RATE
-        return [Window(recording, start, min(start + step, end)) for start in range(0, end, step)]
+        windows = [Window(recording, start, min(start + step, end)) for start in range(0, end, step)]
+        recording.windows = len(windows)
+        return windows
 
     def _hear(self, windows: Sequence[Window]) -> list[Window | None]:
         self.passes.append([(one.start // RATE, (one.end - one.start) // RATE) for one in windows])
@@ -79,6 +81,14 @@ def test_the_beginning_of_a_recording_is_heard_first_where_its_language_is_not_k
     first, second = heard(65, *[10] * 7, language=None)
     assert first == [(0, 30), *[(0, 10)] * 7]
     assert second == [(30, 30), (60, 5)]
+
+
+@pytest.mark.parametrize("language", ["en", None])
+def test_short_recordings_are_answered_before_a_long_one_of_their_batch(language: str | None) -> None:
+    runner = Listening()
+    answers = dict(runner.answer(recordings(30 * 20, 5, 12, language=language)))
+    assert [answers[place] for place in (1, 2)] == [{"passes": 1}] * 2
+    assert list(answers)[-1] == 0
 
 
 def test_windows_of_one_long_recording_that_do_not_fit_together_are_heard_in_halves_from_then_on() -> None:
