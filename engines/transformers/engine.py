@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -22,7 +23,7 @@ from engines.transformers.device import (
     prepare_torch,
     unless_out_of_memory,
 )
-from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
+from engines.transformers.memory_limits import WINDOW_S, cost_of
 from engines.transformers.process_state import loading, loads
 from engines.transformers.runner import OWN_OPTIONS, RUNNERS, Outcome, TaskRunner, runner_of
 from engines.transformers.shared_vlms import SharedModels
@@ -49,9 +50,9 @@ class TransformersEngine(BaseEngine):
 
     def __init__(self, config: TransformersSettings | None = None) -> None:
         super().__init__(config or TransformersSettings())
-        self._prepare_lock = threading.Lock()
         self._prepared = False
         self._shared = SharedModels()
+        self._lock = threading.Lock()
         self._users = Counter[Hashable]()
         """How many runners in memory have one `shared_memory`."""
 
@@ -131,10 +132,18 @@ class TransformersEngine(BaseEngine):
     infer_each = infer_batch
 
     def cost(self, task: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-        return cost_in(task, inputs)
+        cost = cost_of(inputs)
+        return max(WINDOW_S, cost) if task == "asr" else cost
 
     def max_cost(self, task: str) -> float:
-        return most_cost_in(task, self.config)
+        limits: Mapping[str, float] = {
+            "asr": self.config.batch_audio_s,
+            "audio-classification": self.config.batch_audio_s,
+            "ocr": self.config.batch_pixels,
+            "video-analysis": self.config.batch_frames,
+            "document-analysis": self.config.batch_pages,
+        }
+        return limits.get(task, math.inf)
 
     def last_sign(self, model: TaskRunner) -> float | None:
         """Return when a text under way last grew; None where none is, or the model was unloaded."""
@@ -187,7 +196,7 @@ class TransformersEngine(BaseEngine):
         return self._users[self.shared_memory(model)] > 1
 
     def _count(self, runner: TaskRunner, change: int) -> None:
-        with self._prepare_lock:
+        with self._lock:
             self._users[self.shared_memory(runner)] += change
             self._users += Counter()  # those that are zero left out
 
@@ -217,7 +226,9 @@ class TransformersEngine(BaseEngine):
         if path is None or not Path(path).is_dir():
             raise ModelLoadFailed(f"model {name}: there is no folder at {path}; register the model again")
         with loading():  # transformers imports its parts lazily, too
-            self._prepare()
+            if not self._prepared:
+                prepare_torch(self.config.threads)
+                self._prepared = True
             from engines.transformers.loading import ModelFolder
 
         device = choose_device(self.config)
@@ -228,12 +239,6 @@ class TransformersEngine(BaseEngine):
             dtype=choose_dtype(self.config, device),
             settings=self.config,
         )
-
-    def _prepare(self) -> None:
-        with self._prepare_lock:
-            if not self._prepared:
-                prepare_torch(self.config.threads)
-                self._prepared = True
 
 
 def _loaded(name: str, load: Callable[[], T]) -> T:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from engines.config.settings import TransformersSettings
 from engines.transformers.device import out_of_memory, unless_out_of_memory
 from handlers.logger import get_logger
 
@@ -72,7 +71,7 @@ class ShrinkOnOutOfMemory:
         return len(costs)
 
 
-_WINDOW_S = 30.0
+WINDOW_S = 30.0
 """Whisper's windows have this length, however short a recording is."""
 
 
@@ -88,21 +87,3 @@ def cost_of(inputs: Mapping[str, Any]) -> float:
         width, height = inputs["image"].size
         return float(width * height)
     return 1.0
-
-
-def cost_in(task: str, inputs: Mapping[str, Any]) -> float:
-    """Return the cost of an input in a batch of `task`."""
-    cost = cost_of(inputs)
-    return max(_WINDOW_S, cost) if task == "asr" else cost
-
-
-def most_cost_in(task: str, settings: TransformersSettings) -> float:
-    """Return the largest cost of a batch of `task`, in the same unit."""
-    limits: Mapping[str, float] = {
-        "asr": settings.batch_audio_s,
-        "audio-classification": settings.batch_audio_s,
-        "ocr": settings.batch_pixels,
-        "video-analysis": settings.batch_frames,
-        "document-analysis": settings.batch_pages,
-    }
-    return limits.get(task, math.inf)

@@ -60,8 +60,7 @@ class DocumentAnalysisRunner(TaskRunner):
         """Return the runner of a document question answering or image-text-to-text model, of a page reader
         (`detection/` and `recognition/`), or of both in one folder."""
         given: dict[str, Any] = {}
-        shares = ExitStack()
-        try:
+        with ExitStack() as shares:  # releases them where the load breaks off
             if has_page_reader(folder.path):
                 given["reader"], release = PageReader.take(folder, shared)
                 shares.callback(release)
@@ -71,10 +70,7 @@ class DocumentAnalysisRunner(TaskRunner):
             elif kind == _WRITER:
                 given["asked"] = asked = VlmRunner.load(folder, shared)
                 shares.callback(asked.close)
-            return cls(folder.name, **given, release=shares.close)
-        except BaseException:
-            shares.close()
-            raise
+            return cls(folder.name, **given, release=shares.pop_all().close)
 
     def prepare(
         self, inputs: dict[str, Any], options: dict[str, Any]

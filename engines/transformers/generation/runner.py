@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,13 +39,6 @@ class Prompt:
 
     tokens: list[int]
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-
-class _Loops(NamedTuple):
-    """The loops of a runner: one for ordinary requests, one for beam search."""
-
-    texts: GenerationLoop
-    beams: GenerationLoop
 
 
 class GenerationRunner(TaskRunner):
@@ -85,9 +78,9 @@ class GenerationRunner(TaskRunner):
         return runner
 
     def configure(self, settings: TransformersSettings) -> None:
-        """Prepare the loops; called once, before the first request."""
+        """Prepare the loops that answer texts and searches by beams; called once, before the first request."""
         self.limits = limits = Limits.of(settings, self.model.device)
-        micro_batches = MicroBatchLoop(
+        micro_batches: GenerationLoop = MicroBatchLoop(
             self.name,
             limits.max_rows,
             limits.max_bytes,
@@ -95,19 +88,18 @@ class GenerationRunner(TaskRunner):
             sizes=self._sizes,
             generate=partial(generate, self.model),
         )
-        self.loops = _Loops(micro_batches, micro_batches)
+        self.texts = self.beams = micro_batches
         # Only `generate` applies score settings of a model's own configuration.
         can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
         if settings.batching != "micro" and can_roll:
             use_grouped_attention(self.model)
-            rolling = RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token)
-            self.loops = _Loops(rolling, micro_batches)
+            self.texts = RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token)
 
     def launch(
         self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
         """Start one answer: generated_text, prompt_tokens, completion_tokens and finish_reason."""
-        loop = self.loops.beams if prepared.beams else self.loops.texts
+        loop = self.beams if prepared.beams else self.texts
         return loop.submit(prepared, emit, urgency)
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
@@ -127,12 +119,12 @@ class GenerationRunner(TaskRunner):
                 left.cancel()
 
     def last_sign(self) -> float | None:
-        return max(loop.last_sign() for loop in self.loops)
+        return max(self.texts.last_sign(), self.beams.last_sign())
 
     def close(self) -> None:
         """End the loops; requests that still wait are Cancelled."""
-        for loop in self.loops:
-            loop.close()
+        self.texts.close()
+        self.beams.close()
 
     def _result(self, sequence: TokenSequence) -> dict[str, Any]:
         answer = {

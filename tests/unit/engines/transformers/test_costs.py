@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.config.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.memory_limits import cost_in, cost_of, most_cost_in
+from engines.transformers.memory_limits import cost_of
 from engines.transformers.runner import RUNNERS
 
 SOUND = {"audio": np.zeros(32_000, np.float32), "sampling_rate": 16_000}
@@ -33,11 +32,11 @@ def test_inputs_cost_what_decides_their_memory(inputs: dict[str, Any], cost: flo
 
 
 def test_a_short_recording_costs_the_window_that_is_heard_of_it_in_asr_only() -> None:
-    assert cost_in("asr", SOUND) == 30.0
-    assert cost_in("audio-classification", SOUND) == 2.0
+    assert TransformersEngine().cost("asr", SOUND, {}) == 30.0
+    assert TransformersEngine().cost("audio-classification", SOUND, {}) == 2.0
 
 
 def test_every_task_that_runs_in_batches_has_a_limit() -> None:
     batched = set(RUNNERS) - TransformersEngine.continuous_tasks
-    limits = {task: most_cost_in(task, TransformersSettings()) for task in batched}
+    limits = {task: TransformersEngine().max_cost(task) for task in batched}
     assert all(0 < limit < math.inf for limit in limits.values()), limits

@@ -110,7 +110,7 @@ def test_texts_that_outgrow_the_gpu_are_all_answered_and_fewer_bytes_of_them_gro
         answers = [answer.result(PATIENCE_S) for answer in asked]
         assert times_out_of_memory() > failures
     assert all(answer["completion_tokens"] == 20 or answer["finish_reason"] == "stop" for answer in answers)
-    loop = runner.loops.texts
+    loop = runner.texts
     assert isinstance(loop, RollingLoop)
     assert 0 < loop._bytes_at_once.most < 300 * MB
     engine.unload_model(runner)

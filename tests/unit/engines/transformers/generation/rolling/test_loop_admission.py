@@ -118,7 +118,7 @@ def watch_memory(runner: Any, watched: Watched) -> list[int]:
     held: list[int] = []
 
     def measure(ids: torch.Tensor) -> None:
-        loop = runner.loops.texts
+        loop = runner.texts
         assert isinstance(loop, RollingLoop)
         prefill = loop._prefill.cache.layers if loop._prefill else []
         layers: list[Any] = [*loop._batch.cache.blocks, *prefill]

@@ -93,7 +93,7 @@ def test_unloading_does_not_wait_for_a_row_that_runs_alone_to_its_end(
     watched.fault = lambda ids: ValueError("not together") if ids.shape[0] > 1 else None
     watched.hold()
     answers = [start(runner, prompt, 50) for prompt in ("a b c", "d e f")]
-    loop, alone = runner.loops.texts, 0
+    loop, alone = runner.texts, 0
     while alone < 8:  # more than it takes to try each of them
         watched.let(1)
         watched.arrived()

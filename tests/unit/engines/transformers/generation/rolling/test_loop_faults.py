@@ -153,7 +153,7 @@ def test_a_neighbour_whose_draw_fails_leaves_a_seeded_answer_as_it_is(
     bad.picker.pick = fail_from_the_fourth_on  # type: ignore[method-assign]
     watched.hold()
     good = [start(runner, "a b c", 12, **drawn)]
-    failing = runner.loops.texts.submit(bad)
+    failing = runner.texts.submit(bad)
     good += [start(runner, "a b c", 12, **drawn)]
     watched.go_on()
     with pytest.raises(InferenceFailed, match="contains nan"):

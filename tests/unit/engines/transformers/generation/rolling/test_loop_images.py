@@ -63,7 +63,7 @@ def test_between_two_pieces_of_a_prompt_with_images_the_others_take_a_step(
 ) -> None:
     asked = ("a b", 6, *SIZES)
     alone = text(ask(runner, *asked)), text(ask(runner, "c d", 60))
-    assert isinstance(runner.loops.texts, RollingLoop)
+    assert isinstance(runner.texts, RollingLoop)
     watched = Watched(runner.model)
     watched.hold()
     running = ask(runner, "c d", 60)
