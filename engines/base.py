@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
 
 from engines.log_context import working_on_number
-from handlers.errors import InferenceError, InferenceFailed, is_out_of_memory, out_of_memory, words_of
+from handlers.errors import (
+    Cancelled,
+    InferenceError,
+    InferenceFailed,
+    is_out_of_memory,
+    out_of_memory,
+    words_of,
+)
 from handlers.logger import get_logger
 from handlers.options.spec import NO_BOUNDS, Bounds
 from handlers.signals import is_of_a_signal
@@ -45,6 +54,29 @@ Urgency = tuple[float, float]
 """Minus the priority, and the deadline in unix seconds, infinity for none: the smallest goes first."""
 
 NO_HURRY: Urgency = (0.0, math.inf)
+
+_is_wanted: ContextVar[Callable[[], bool]] = ContextVar("is_wanted", default=lambda: True)
+
+
+@contextmanager
+def wanted_while(is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Let `stop_if_unwanted` ask `is_wanted` during the body, also in threads that take over its context."""
+    before = _is_wanted.set(is_wanted)
+    try:
+        yield
+    finally:
+        _is_wanted.reset(before)
+
+
+def stop_if_unwanted() -> None:
+    """Stop a batch for which no caller waits any more; engines call it between the passes of long work.
+
+    Raises:
+        Cancelled: permanent; the deadline of each request of the batch that has no outcome yet has passed, or its
+            caller has gone.
+    """
+    if not _is_wanted.get()():
+        raise Cancelled("the caller does not wait for the answer any more")
 
 
 class BaseEngine(ABC):
@@ -118,6 +150,7 @@ class BaseEngine(ABC):
         """Return one raw result or error per input, in order; a bad input must not fail its neighbours."""
         outcomes: list[dict[str, Any] | InferenceError] = []
         for number, (one_input, its_options) in enumerate(zip(inputs, options, strict=True)):
+            stop_if_unwanted()
             with working_on_number(number, len(inputs)):
                 try:
                     outcomes.append(self.infer(model, one_input, its_options))
@@ -255,6 +288,8 @@ def bisected(
     """
     try:
         return run(items)
+    except Cancelled as error:  # no caller waits for any of them
+        return [failed([item], error) for item in items]
     except BaseException as error:  # noqa: BLE001 - it is told by `failed`
         outcome = failed(items, error)
     # The exception is freed by now, and with it the frames that hold the failed run's memory.

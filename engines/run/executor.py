@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
-from engines.base import BaseEngine, Emit, bisected
+from engines.base import BaseEngine, Emit, bisected, wanted_while
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import ModelCache
 from engines.guard import GivenUp, Guard
@@ -226,9 +226,12 @@ class Execution:
                 if not given_up and left[number] not in told:
                     tell(left[number], _checked(outcome, first))
 
+            def is_wanted() -> bool:
+                return any(not one.is_given_up and one not in told for one in left)
+
             inputs, options = [one.inputs for one in left], [one.options for one in left]
             try:
-                with working_on([one.name for one in left]):
+                with working_on([one.name for one in left]), wanted_while(is_wanted):
                     return self._guard.call(
                         str(key),
                         self._patience(first),
@@ -240,7 +243,7 @@ class Execution:
                 self._cache.abandon(key)
                 given_up.append(error.with_traceback(None))
                 return [error] * len(left)
-            except (EngineUnavailable, Busy) as error:
+            except (EngineUnavailable, Busy, Cancelled) as error:
                 return [error] * len(left)  # the requests are not the cause
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:

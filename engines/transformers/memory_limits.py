@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from engines.base import stop_if_unwanted
 from engines.transformers.device import out_of_memory, unless_out_of_memory
 from handlers.logger import get_logger
 
@@ -39,12 +40,14 @@ class ShrinkOnOutOfMemory:
         than the limit is a part by itself. The memory of a failed run is free before anything runs again.
 
         Raises:
+            Cancelled: permanent; no caller waits any more for what is left.
             OutOfMemory: retryable; one item does not fit even by itself.
             Exception: whatever else `run` raises.
         """
         costs = [max(cost, _LEAST_COST) for cost in costs]
         done: list[R] = []
         while len(done) < len(items):
+            stop_if_unwanted()
             start = len(done)
             end = start + self._fitting(costs[start:])
             found = unless_out_of_memory(partial(run, items[start:end]))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engines.base import Early
-from handlers.errors import Busy, EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
+from engines.base import Early, stop_if_unwanted
+from handlers.errors import Busy, Cancelled, EngineUnavailable, InferenceError, InternalError, ModelLoadFailed
 from tests.unit.engines.parts import Bench, prepare
 
 
@@ -193,3 +193,45 @@ def test_what_was_answered_early_stands_and_is_not_run_again(
     assert told == [(batch[number], outcomes[number]) for number in (0, 2, 3)]
     assert engine.ran == [["t0", "t1", "t2", "t3"], ["t1"], ["t1"], ["t2", "t3"]]
     assert 0 < batch[0].timings["infer"] <= batch[1].timings["infer"]
+
+
+def test_inputs_that_run_one_by_one_stop_when_nobody_waits_for_any_of_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [prepare(bench, f"t{number}") for number in range(3)]
+    ran: list[str] = []
+
+    def infer(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        ran.append(inputs["text"])
+        batch[len(ran) - 1].is_given_up = True
+        batch[2].is_given_up = len(ran) == 2
+        return {"shouted": inputs["text"]}
+
+    monkeypatch.setattr(bench.engine, "infer", infer)
+    outcomes = bench.manager.execute(batch)
+    assert ran == ["t0", "t1"]
+    assert isinstance(outcomes[2], Cancelled)
+
+
+def test_a_batch_of_which_the_rest_is_given_up_leaves_the_engine_to_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [prepare(bench, f"t{number}") for number in range(3)]
+    passes: list[int] = []
+
+    def answers_the_first_only(
+        model: Any, inputs: Any, options: Any, early: Early
+    ) -> list[dict[str, Any] | InferenceError]:
+        early(0, {"shouted": "T0"})
+        for number in range(1000):
+            stop_if_unwanted()
+            passes.append(number)
+            if number == 1:
+                batch[1].is_given_up = batch[2].is_given_up = True
+        raise AssertionError("it went on for nobody")
+
+    monkeypatch.setattr(bench.engine, "infer_each", answers_the_first_only)
+    outcomes = bench.manager.execute(batch)
+    assert passes == [0, 1]
+    assert outcomes[0] == {"shouted": "T0"}
+    assert [type(one) for one in outcomes[1:]] == [Cancelled, Cancelled]

@@ -11,11 +11,12 @@ from typing import Any, cast
 import pytest
 import torch
 
+from engines.base import wanted_while
 from engines.transformers import device
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.runner import Outcome, TaskRunner
-from handlers.errors import InferenceFailed, OutOfMemory
+from handlers.errors import Cancelled, InferenceFailed, OutOfMemory
 from tests.device import on_this_machine
 
 
@@ -95,6 +96,19 @@ def test_half_of_what_did_not_fit_is_the_most_and_that_never_grows_again() -> No
     assert limit.most == 30.0
     limit.shrink(90.0)
     assert limit.most == 30.0
+
+
+def test_no_part_runs_for_callers_who_have_gone() -> None:
+    """Windows of a recording of hours ran on long after its deadline, and held up the requests behind it."""
+    ran: list[Sequence[float]] = []
+
+    def run(items: Sequence[float]) -> Sequence[float]:
+        ran.append(items)
+        return items
+
+    with wanted_while(lambda: len(ran) < 2), pytest.raises(Cancelled):
+        ShrinkOnOutOfMemory("m", most=1.0).run(run, [1.0, 2.0, 3.0], [1.0] * 3)
+    assert ran == [[1.0], [2.0]]
 
 
 def test_any_other_error_is_that_of_the_whole_run() -> None:
