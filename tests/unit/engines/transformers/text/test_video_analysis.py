@@ -170,6 +170,6 @@ def test_of_a_batch_of_three_without_one_prompt_the_others_are_answered(vlm: Any
     last, also_asked = drawing(1, "Describe the image.", seed=2)
     outcomes = ENGINE.infer_batch(vlm, [asked, silent, also_asked], [{}] * 3)
     assert isinstance(outcomes[1], InvalidInput)
-    assert outcomes[1].message.startswith("data.prompt is required: model tiny-vlm answers in words")
+    assert outcomes[1].message.startswith("data.prompt is required: model tiny-vlm answers in text")
     texts = [one["generated_text"].strip() for one in outcomes if not isinstance(one, InferenceError)]
     assert texts == [first.answer("color"), last.answer("description")]
