@@ -62,6 +62,7 @@ async def test_delays_between_the_steps_of_rebalances_lose_nothing(place: Place,
     assert found.requests > 800
 
 
+@pytest.mark.timeout(900)
 async def test_a_worker_that_waits_without_partitions_takes_those_of_one_that_goes(
     place: Place, tmp_path: Path
 ) -> None:
