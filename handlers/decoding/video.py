@@ -18,7 +18,7 @@ from handlers.decoding.children.processes import ChildEnded
 from handlers.decoding.pixel_budget import check_size
 from handlers.decoding.truncation import MissingEnd, missing_end_of_container
 from handlers.decoding.video_frames import FrameIndex, decode_frames, index_frames
-from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.errors import InvalidInput, InvalidOption, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import TAKEN_BY, refusal
 from handlers.logger import get_logger
 from handlers.media import encoded_file
@@ -105,6 +105,7 @@ def read_video(
     Raises:
         InvalidInput: permanent; no video at all, or an array of the wrong kind.
         MediaCorrupt: permanent; bytes that are empty, no video, without pictures, or too damaged.
+        InvalidOption: permanent; asks for more frames than `limits` allow.
         MediaTooLarge: permanent; longer, with larger or with more frames than `limits` allow; before decoding.
     """
     sampling = Sampling(num_frames or min(DEFAULT_FRAMES, limits.max_frames), every_s)
@@ -121,7 +122,7 @@ def decode_file(content: bytes, what: str, limits: MediaSettings, sampling: Samp
     if not index.shown:
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, limits)
-    _check_count(sampling.count(index.duration_s), what, limits)
+    _check_count(sampling, index.duration_s, what, limits)
     with _opened(content, what, limits, missing) as container:
         stream = _picture_streams(container, what)[choice]
         track = containers.about_track(stream, container.streams.video)
@@ -285,10 +286,12 @@ def _from_array(
     count, duration_s = len(array), len(array) / rate
     taken = list(range(count))
     if sampling is not None:
-        _check_count(sampling.count(duration_s), field, limits)
+        _check_count(sampling, duration_s, field, limits)
         taken = sorted({min(count - 1, int(moment * rate + 1e-6)) for moment in sampling.moments(duration_s)})
-    else:
-        _check_count(count, field, limits)
+    elif count > limits.max_frames:
+        raise MediaTooLarge(
+            f"{field} has {count} frames; media.max_frames allows {limits.max_frames}: set options.num_frames"
+        )
     frames = array if len(taken) == count else array[taken]
     return Video(frames, [round(index / rate, 6) for index in taken], round(duration_s, 6))
 
@@ -311,9 +314,10 @@ def _check_length(duration_s: float, what: str, limits: MediaSettings) -> None:
         )
 
 
-def _check_count(count: int, what: str, limits: MediaSettings) -> None:
+def _check_count(sampling: Sampling, duration_s: float, what: str, limits: MediaSettings) -> None:
+    count = sampling.count(duration_s)
     if count > limits.max_frames:
-        raise MediaTooLarge(
+        raise InvalidOption(
             f"{what} would give {count} frames; media.max_frames allows {limits.max_frames}: lower "
             "options.num_frames, or raise options.every_s"
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.errors import InvalidInput, InvalidOption, MediaTooLarge
+from handlers.errors import InvalidInput, InvalidOption
 from handlers.options.options import validate_options
 from handlers.recording import AudioClassificationHandler
 from handlers.settings import MediaSettings
@@ -49,7 +49,7 @@ def test_more_frames_than_the_limit_are_refused() -> None:
     handler = VideoAnalysisHandler(MediaSettings(max_frames=8))
     with pytest.raises(InvalidOption, match=r"num_frames is 9; media\.max_frames allows at most 8"):
         handler.preprocess({"video": encoded_video(FRAMES)}, checked(num_frames=9))
-    with pytest.raises(MediaTooLarge, match=r"would give 20 frames; media\.max_frames allows 8"):
+    with pytest.raises(InvalidOption, match=r"would give 20 frames; media\.max_frames allows 8"):
         handler.preprocess({"video": encoded_video(FRAMES)}, checked(every_s=0.1))
 
 

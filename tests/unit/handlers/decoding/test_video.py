@@ -13,7 +13,7 @@ from PIL import Image
 
 from handlers.decoding.video import Video, read_video
 from handlers.decoding.video_frames import FrameIndex, index_frames
-from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.errors import InvalidInput, InvalidOption, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
 from tests.containers import encoded_video, with_display_matrix
@@ -204,10 +204,10 @@ def test_frames_that_take_too_much_decoding_are_refused_before_it(monkeypatch: p
 def test_more_frames_than_the_limit_are_refused_with_the_way_out() -> None:
     content = encoded_video(fading())
     with pytest.raises(
-        MediaTooLarge, match=r"would give 60 frames; media\.max_frames allows 20: .*raise options"
+        InvalidOption, match=r"would give 60 frames; media\.max_frames allows 20: .*raise options"
     ):
         read(content, every_s=0.1, limits=MediaSettings(max_frames=20))
-    with pytest.raises(MediaTooLarge, match=r"would give 9 frames; media\.max_frames allows 8"):
+    with pytest.raises(InvalidOption, match=r"would give 9 frames; media\.max_frames allows 8"):
         read(content, num_frames=9, limits=MediaSettings(max_frames=8))
     assert len(read(content, limits=MediaSettings(max_frames=8)).frames) == 8
 
