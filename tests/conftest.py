@@ -31,9 +31,9 @@ from streams.logs import QUIET_LIBRARIES
 from tests import leaks
 from tests.recordings import Recording, librivox_recordings
 
-# A worker's environment has none of them. Here MLflow's server brings them along, and transformers would spend
+# A worker's environment has neither. Here MLflow's server brings them along, and transformers would spend
 # seconds on importing what it finds.
-for absent in ("sklearn", "scipy", "pandas"):
+for absent in ("sklearn", "scipy"):
     sys.modules[absent] = None  # type: ignore[assignment]
 
 # While tests are imported next to nothing is garbage, and to look for it takes seconds.
