@@ -182,9 +182,11 @@ class Batcher(Generic[T]):
 
     def _execute_one(self, batch: list[BatchEntry[T]], loop: asyncio.AbstractEventLoop) -> _Ran:
         began = self._clock()
-        entries = {id(one.item): one for one in batch}
+        entries: dict[int, BatchEntry[T]] = {}
 
         def early(item: T, raw: Raw) -> None:
+            if not entries:  # most batches end without an early answer
+                entries.update((id(one.item), one) for one in batch)
             loop.call_soon_threadsafe(_answer, entries[id(item)], raw, began)
 
         try:
