@@ -68,6 +68,11 @@ def wanted_while(is_wanted: Callable[[], bool]) -> Iterator[None]:
         _is_wanted.reset(before)
 
 
+def unwanted() -> Cancelled:
+    """Return the outcome of a request whose caller has gone."""
+    return Cancelled("the caller does not wait for the answer any more")
+
+
 def stop_if_unwanted() -> None:
     """Stop a batch for which no caller waits any more; engines call it between the passes of long work.
 
@@ -76,7 +81,7 @@ def stop_if_unwanted() -> None:
             caller has gone.
     """
     if not _is_wanted.get()():
-        raise Cancelled("the caller does not wait for the answer any more")
+        raise unwanted()
 
 
 class BaseEngine(ABC):

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
-from engines.base import BaseEngine, Emit, bisected, wanted_while
+from engines.base import BaseEngine, Emit, bisected, unwanted, wanted_while
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import ModelCache
 from engines.guard import GivenUp, Guard
@@ -71,7 +71,7 @@ class Execution:
         started = time.perf_counter()
         with (lease := self._cache.lease(loading.key, loading.load, loading.unload)):
             if all(one.is_given_up for one in batch):  # while the model was loaded
-                return [Cancelled("the caller does not wait for the answer any more")] * len(batch)
+                return [unwanted()] * len(batch)
             running = time.perf_counter()
             for one in batch:
                 one.running_since = running
