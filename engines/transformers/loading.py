@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from engines.config.settings import TransformersSettings
 from engines.models.registration import ADAPTER, is_adapter
@@ -22,6 +23,20 @@ from handlers.errors import ModelLoadFailed
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
+
+_MODELS_OF_AUTO_CLASS = {
+    "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForVideoClassification": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForCTC": "MODEL_FOR_CTC_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForDocumentQuestionAnswering": "MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES",
+    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "AutoModelForObjectDetection": "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
+    "AutoModelForTextRecognition": "MODEL_FOR_TEXT_RECOGNITION_MAPPING_NAMES",
+    "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+}
+"""Auto class -> the name of transformers' table of model types and the names of their model classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +168,7 @@ class ModelFolder:
         return model, sorted(report["missing_keys"])
 
     def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
-        # transformers' own table of model type to the names of model classes
-        table = getattr(transformers, auto_class)._model_mapping._model_mapping
-        fitting = table.get(config.model_type, ())
+        fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
         names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
         declared = tuple(config.architectures or ())
         if set(declared) & set(names) if declared else names:
