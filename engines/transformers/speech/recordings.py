@@ -88,8 +88,8 @@ class Recording:
     segments: list[Segment] = field(default_factory=list)
 
     @property
-    def holds_others_up(self) -> bool:
-        """Whether its windows are many: those of its neighbours go before, once its language is known."""
+    def is_long(self) -> bool:
+        """Whether it has several windows and a known language: the windows of short recordings go first."""
         return self.windows > 1 and self.language is not None
 
     @property
@@ -130,7 +130,7 @@ class Window:
     def kind(self) -> tuple[SpeechSettings, bool, bool, bool]:
         """Must be equal within a pass."""
         one = self.recording
-        return one.settings, self.attempt > 0, self.encoded is None, one.holds_others_up
+        return one.settings, self.attempt > 0, self.encoded is None, one.is_long
 
     def draw(self) -> Draw:
         """Return how its tokens are sampled. The seed of a fallback comes from the sound, so repeats are equal."""
