@@ -73,8 +73,9 @@ def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) ->
 def dpi_of(image: Image.Image) -> float | None:
     """Return the pixels per inch in the file, None where there are none, invalid ones or two different values."""
     try:
-        if image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit"):
-            image.getexif()[ExifTags.Base.XResolution]  # where EXIF has none, Pillow returns 72
+        has_jfif = image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit")
+        if not has_jfif and ExifTags.Base.XResolution not in image.getexif():
+            return None  # the 72 is Pillow's own
         across, down = map(float, image.info["dpi"])
     except MemoryError:
         raise
