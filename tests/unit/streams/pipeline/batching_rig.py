@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-
-import pytest
 
 from streams.pipeline.batch_queue import Outcome, Raw
 from streams.pipeline.batcher import Batcher
@@ -49,22 +47,6 @@ Execute = Callable[[Sequence[Item], Callable[[Item, Raw], None]], Sequence[Raw]]
 def all_at_once(execute: Callable[[Sequence[Item]], Sequence[Raw]]) -> Execute:
     """Return what answers nobody early."""
     return lambda batch, early: execute(batch)
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    batchers: list[Batcher[Item]] = []
-    with ThreadPoolExecutor(4) as pool:
-
-        def build(execute: Callable[[Sequence[Item]], Sequence[Raw]], **options: Any) -> Batcher[Item]:
-            asked = {"max_items": 4, "max_wait_s": 0.01} | options
-            batcher = Batcher(all_at_once(execute), threads=lambda _: pool, **asked)
-            batchers.append(batcher)
-            return batcher
-
-        yield build
-        for batcher in batchers:
-            await batcher.close()
 
 
 async def entered(engine: Engine) -> None:

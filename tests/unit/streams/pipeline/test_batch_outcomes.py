@@ -19,11 +19,8 @@ from tests.unit.streams.pipeline.batching_rig import (
     Turns,
     all_at_once,
     entered,
-    make,
     queued,
 )
-
-__all__ = ["make"]
 
 
 @pytest.mark.logs_errors("batch_failed")
@@ -53,20 +50,19 @@ async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> N
     assert [isinstance(raw, InferenceFailed) for raw, _ in outcomes] == [False, True, False, True]
 
 
+def raises(batch: Sequence[Item]) -> Sequence[Raw]:
+    raise RuntimeError("broken")
+
+
+def returns_too_few(batch: Sequence[Item]) -> Sequence[Raw]:
+    return []
+
+
 @pytest.mark.logs_errors("batch_failed")
-async def test_an_engine_that_raises_gives_every_item_of_the_batch_an_error(make: Make) -> None:
-    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
-        raise RuntimeError("broken")
-
-    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
-    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
-
-
-@pytest.mark.logs_errors("batch_failed")
-async def test_an_engine_that_returns_too_few_outcomes_gives_an_error_not_a_hang(make: Make) -> None:
-    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
-        return []
-
+@pytest.mark.parametrize("execute", [raises, returns_too_few])
+async def test_an_engine_that_breaks_gives_every_item_of_the_batch_an_error(
+    make: Make, execute: Callable[[Sequence[Item]], Sequence[Raw]]
+) -> None:
     outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
     assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
 

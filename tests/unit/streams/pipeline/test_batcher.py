@@ -18,11 +18,8 @@ from tests.unit.streams.pipeline.batching_rig import (
     Turns,
     all_at_once,
     entered,
-    make,
     queued,
 )
-
-__all__ = ["make"]
 
 
 async def test_requests_that_arrive_together_share_a_batch(make: Make) -> None:
