@@ -90,9 +90,9 @@ class Supervisor:
             log.warning("group_not_left", group=self._kafka.group_id, error=repr(error))
 
     async def watch(self) -> None:
-        """Log what keeps this worker waiting, and which topics are missing, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+        """Log what keeps this worker waiting, and which topics are missing, until the consumer is being stopped."""
+        closing = self._coordination.closing
+        while not (await asyncio.wait([closing], timeout=_LOOK_EVERY_S))[0]:
             if self._coordination.has_broken_off:
                 self._end("the coordination of the consumer group broke off; its error is logged above")
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -44,3 +45,24 @@ async def test_a_topic_that_is_missing_is_asked_for_until_it_is_there(
     assert membership.missing_topics == frozenset()
     told = capsys.readouterr().out
     assert told.count("request_topic_missing") == told.count("request_topic_back") == 1
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+async def test_a_coordination_that_ends_is_fatal_unless_the_consumer_is_being_stopped(
+    monkeypatch: pytest.MonkeyPatch, is_stopping: bool
+) -> None:
+    """A worker whose group took long to leave ended as failed when it was looked at in between."""
+    monkeypatch.setattr(group_supervisor, "_LOOK_EVERY_S", 0.01)
+    fatal: list[BaseException] = []
+    closing = asyncio.get_running_loop().create_future()
+    coordination: Any = SimpleNamespace(
+        client=None, closing=closing, has_broken_off=True, take_over=lambda **_: (None, None)
+    )
+    supervisor = Supervisor(coordination, Membership(KafkaSettings(), ["requests"], on_fatal=fatal.append))
+    if is_stopping:
+        closing.set_result(None)
+    async with asyncio.timeout(60):
+        await supervisor.watch()
+    assert [str(error) for error in fatal] == (
+        [] if is_stopping else ["the coordination of the consumer group broke off; its error is logged above"]
+    )
