@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engines.run.results import refused_result
+from engines.run.results import ResultError, refused_result
 from handlers.errors import InferenceError, InvalidRequest
 from handlers.logger import get_logger
 from streams.messages import Result, encode
@@ -49,27 +49,21 @@ _CODES = {
 STATUS = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each code of `handlers.errors`."""
 
-_RETRY_AFTER_S = {429: 1, 503: 5}
+RETRY_AFTER_S = {429: 1, 503: 5}
+"""The seconds in the header Retry-After, by the statuses where trying again can help."""
 
 
-def status_of(code: str) -> int:
-    """Return the status of a failure with that code; 500 for an unknown code."""
-    return STATUS.get(code, 500)
+class Refusal(InvalidRequest):
+    """Raised when HTTP itself refuses a request: `status` is its own, the code that of an invalid request."""
 
-
-def retry_after(status: int) -> dict[str, str]:
-    """Return the Retry-After header, in seconds, for a status where trying again can help."""
-    return {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
-
-
-class Refusal(Exception):
-    """Raised when HTTP itself refuses a request: the code is INVALID_REQUEST, the status its own."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-        self.error = InvalidRequest(message)
-        self.headers = headers or {}
+
+
+def status_of(error: InferenceError | ResultError) -> int:
+    """Return the status of a failure; 500 for an unknown code."""
+    return error.status if isinstance(error, Refusal) else STATUS.get(error.code, 500)
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -78,18 +72,18 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
     Raises:
         TypeError: something in it has no JSON form.
     """
+    wait = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
     return web.Response(
         body=value if isinstance(value, bytes) else encode(value),
         status=status,
-        headers={**retry_after(status), **(headers or {})},
+        headers=wait | dict(headers or {}),
         content_type="application/json",
     )
 
 
 def result_response(result: Result, body: bytes) -> web.Response:
     """Return the response of an answered request: `body` is its encoded result, the status follows from its outcome."""
-    status = 200 if result.error is None else status_of(result.error.code)
-    return json_response(body, status=status)
+    return json_response(body, status=200 if result.error is None else status_of(result.error))
 
 
 def refused(
@@ -114,15 +108,3 @@ async def writing_to(http: web.Request) -> AsyncIterator[None]:
         if http.transport is not None:
             http.transport.abort()
         raise ConnectionResetError("the caller does not read") from None
-
-
-async def write_whole(http: web.Request, response: web.StreamResponse) -> None:
-    """Send `response`; return when the operating system has taken nearly all of it.
-
-    Raises:
-        ConnectionError: as `writing_to`.
-    """
-    async with writing_to(http):
-        await response.prepare(http)
-        await response.write_eof()
-        await http.writer.drain()

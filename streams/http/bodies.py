@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Self
 
 from aiohttp import web
@@ -14,29 +15,16 @@ from handlers.errors import Busy, InvalidRequest
 from streams.http.answers import Refusal
 
 
+@dataclass(slots=True)
 class BodyBudget:
-    """Counts the bytes of all bodies in memory, at most `max_bytes`. Lives on one event loop."""
+    """The bytes of all bodies in memory, at most `max_bytes`. Lives on one event loop."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.held = 0
-
-    def take(self, count: int) -> None:
-        """Count `count` more bytes as held.
-
-        Raises:
-            Busy: retryable; there is no room for them. They are counted nevertheless.
-        """
-        self.held += count
-        if self.held > self.max_bytes:
-            raise Busy(
-                f"the bodies of requests in work already hold what worker.max_in_flight_bytes={self.max_bytes} "
-                "allows; send this request again in a moment"
-            )
+    max_bytes: int
+    held: int = 0
 
 
 class Body:
-    """The body of one request, counted while the block runs; call `check` after each piece that was read."""
+    """The body of one request, counted while the block runs; call `check` before reading and after each piece."""
 
     def __init__(self, request: web.Request, max_bytes: int, budget: BodyBudget) -> None:
         self.request = request
@@ -54,24 +42,24 @@ class Body:
         """Count what has arrived so far, decompressed.
 
         Raises:
-            Refusal: 413; the body is larger than allowed.
+            Refusal: 413; the body is larger than allowed, or declares to be.
             Busy: retryable; all bodies together are.
         """
-        arrived = self.request.content.total_bytes
-        if arrived > self._max_bytes:
-            raise self._too_large(f"at least {arrived} bytes")
-        more, self._counted = arrived - self._counted, arrived
-        self._budget.take(more)
-
-    def check_declared(self) -> None:
-        """Refuse a body whose declared size is too large.
-
-        Raises:
-            Refusal: 413.
-        """
-        declared = self.request.content_length
-        if declared is not None and declared > self._max_bytes:
-            raise self._too_large(f"{declared} bytes")
+        arrived, declared = self.request.content.total_bytes, self.request.content_length or 0
+        if max(arrived, declared) > self._max_bytes:
+            size = f"at least {arrived}" if arrived > declared else declared
+            raise Refusal(
+                413,
+                f"the body has {size} bytes; http.max_body_bytes allows {self._max_bytes}: put media on S3 and send "
+                "the s3:// address",
+            )
+        self._budget.held += arrived - self._counted
+        self._counted = arrived
+        if self._budget.held > self._budget.max_bytes:
+            raise Busy(
+                f"the bodies of requests in work already hold what worker.max_in_flight_bytes="
+                f"{self._budget.max_bytes} allows; send this request again in a moment"
+            )
 
     async def read(self) -> bytes:
         """Return the whole body.
@@ -84,13 +72,6 @@ class Body:
             self.check()
             whole += chunk
         return bytes(whole)
-
-    def _too_large(self, size: str) -> Refusal:
-        return Refusal(
-            413,
-            f"the body has {size}; http.max_body_bytes allows {self._max_bytes}: put media on S3 and send "
-            "the s3:// address",
-        )
 
 
 @asynccontextmanager

@@ -27,9 +27,6 @@ KEEP_ALIVE_S = 15.0
 _KEEP_ALIVE = b": waiting\n\n"
 _END = None
 
-Encoded = Callable[[Result], tuple[Result, bytes]]
-"""Returns the result to send in place of the given one, usually the same, and its bytes."""
-
 
 def accepts_events(request: web.Request) -> bool:
     """Return whether the caller asks for events."""
@@ -38,9 +35,9 @@ def accepts_events(request: web.Request) -> bool:
 
 
 async def stream_answer(
-    request: web.Request, answer: Callable[[Emit], Awaitable[Result]], encoded: Encoded
+    request: web.Request, answer: Callable[[Emit], Awaitable[tuple[Result, bytes]]]
 ) -> web.StreamResponse:
-    """Send what `answer` emits, and then its result as `encoded`; if the caller leaves, it is cancelled.
+    """Send what `answer` emits, and then the result and bytes it returns; if the caller leaves, it is cancelled.
 
     A request that fails before anything was sent gets an ordinary response, with its status. Later the status is sent
     already, so the failure is in the last event.
@@ -55,7 +52,7 @@ async def stream_answer(
     answering = asyncio.ensure_future(answer(emit))
     answering.add_done_callback(lambda _: pieces.put_nowait(_END))
     try:
-        return await _send(request, answering, pieces, encoded)
+        return await _send(request, answering, pieces)
     finally:
         if not answering.done():
             answering.cancel()
@@ -63,10 +60,7 @@ async def stream_answer(
 
 
 async def _send(
-    request: web.Request,
-    answering: asyncio.Future[Result],
-    pieces: asyncio.Queue[str | None],
-    encoded: Encoded,
+    request: web.Request, answering: asyncio.Future[tuple[Result, bytes]], pieces: asyncio.Queue[str | None]
 ) -> web.StreamResponse:
     # Proxies must not buffer the answer.
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -88,7 +82,7 @@ async def _send(
         if piece is _END:
             break
         await write(_event("token", encode({"text": piece})))
-    result, body = encoded(answering.result())
+    result, body = answering.result()
     if not response.prepared and not result.success:
         return result_response(result, body)
     await write(_event("result", body))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,14 +18,12 @@ from handlers import model_registry
 from handlers.errors import InferenceError, InvalidRequest, RegistryUnavailable, as_inference_error
 from handlers.logger import get_logger
 from streams.faults import contained
-from streams.http.answers import json_response, refused, status_of, write_whole
-from streams.http.asyncapi import asyncapi_document
-from streams.http.concurrency_limit import ConcurrencyLimit
-from streams.http.connections import Connections, connections_allowed
+from streams.http.answers import Refusal, json_response, refused, status_of, writing_to
+from streams.http.documents import asyncapi_document, openapi_document
 from streams.http.inference import InferenceRoute
+from streams.http.limits import ConcurrencyLimit, Connections, connections_allowed
 from streams.http.listings import model_listing, task_listing
 from streams.http.metrics import CONTENT_TYPE, Metrics
-from streams.http.openapi import openapi_document
 from streams.pipeline.runtime import Runtime
 from streams.settings import DEFAULT_HTTP_PORT, Settings
 from streams.stream_state import StreamState
@@ -57,12 +55,11 @@ class Gateway:
         self.stream: StreamState | None = None
         """The state of the worker's stream; None where this process has none."""
         self.url = ""
-        self.connections: Connections
-        """Set while it listens."""
         self._runtime = runtime
         self._settings = settings
         self._tasks = model_registry.tasks()
         self.admission = ConcurrencyLimit(settings.http.max_pending)
+        self.connections = Connections(connections_allowed(settings.http.max_connections))
         self._metrics = Metrics(
             runtime.manager,
             tasks=self._tasks,
@@ -75,9 +72,7 @@ class Gateway:
         self._registry_threads = ThreadPoolExecutor(_REGISTRY_THREADS, "http-models")
         self._health_thread = ThreadPoolExecutor(1, "http-health")
         self._checking: asyncio.Future[dict[str, Any]] | None = None
-        self._inference = InferenceRoute(
-            runtime, settings, self.admission, self._metrics, lambda http: self.connections.answering(http)
-        )
+        self._inference = InferenceRoute(runtime, settings, self.admission, self._metrics, self.connections)
 
     def application(self) -> web.Application:
         """Return a new application with all routes."""
@@ -94,15 +89,13 @@ class Gateway:
         app.router.add_get("/asyncapi.json", self._get_asyncapi)
         return app
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests with 503 and wait for those under way; return whether all were answered."""
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests with 503 and wait for those under way."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.admission.drained()
         except TimeoutError:
             log.warning("http_drain_timed_out", in_work=self.admission.present, drain_timeout_s=timeout_s)
-            return False
-        return True
 
     def close(self) -> None:
         """Release the threads; a call that still runs ends by itself."""
@@ -117,7 +110,7 @@ class Gateway:
         await asyncio.to_thread(contained, manager.models.connect)
         try:
             async with asyncio.timeout(mlflow.timeout_s):
-                listing = await self._in(self._registry_threads, model_listing, manager)
+                listing = await self._in_thread(model_listing, manager, threads=self._registry_threads)
         except TimeoutError:
             raise RegistryUnavailable(
                 f"the model registry did not list its models within mlflow.timeout_s={mlflow.timeout_s:g}; check that "
@@ -168,16 +161,15 @@ class Gateway:
     async def _health(self) -> dict[str, Any]:
         """Return the health of the parts; concurrent callers share one check."""
         if self._checking is None or self._checking.done():
-            check = self._in(self._health_thread, self._runtime.manager.health_check)
+            check = self._in_thread(self._runtime.manager.health_check, threads=self._health_thread)
             self._checking = asyncio.ensure_future(check)
         return await asyncio.shield(self._checking)
 
-    async def _in_thread(self, call: Callable[..., R], *arguments: Any) -> R:
-        return await self._in(self._threads, call, *arguments)
-
-    @staticmethod
-    async def _in(threads: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(threads, contained, call, *arguments)
+    async def _in_thread(
+        self, call: Callable[..., R], *arguments: Any, threads: ThreadPoolExecutor | None = None
+    ) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads or self._threads, contained, call, *arguments)
 
     @web.middleware
     async def _failures_as_results(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -189,27 +181,26 @@ class Gateway:
             with nullcontext() if request.path == _INFER else self.connections.answering(request):
                 response = await handler(request)
             with self.connections.answering(request):
-                await write_whole(request, response)
+                async with writing_to(request):
+                    await response.prepare(request)
+                    await response.write_eof()
+                    await request.writer.drain()  # until the operating system has taken nearly all of it
             return response
         except InferenceError as failure:
-            error, status = failure, status_of(failure.code)
+            error = failure
         except web.HTTPNotFound:
-            error, status = InvalidRequest(f"there is nothing at {request.path}; see /openapi.json"), 404
+            error = Refusal(404, f"there is nothing at {request.path}; see /openapi.json")
         except web.HTTPMethodNotAllowed as failure:
-            headers["Allow"] = ", ".join(sorted(failure.allowed_methods))
-            error = InvalidRequest(
-                f"{request.path} does not take {request.method}; it takes {headers['Allow']}"
-            )
-            status = 405
+            headers["Allow"] = takes = ", ".join(sorted(failure.allowed_methods))
+            error = Refusal(405, f"{request.path} does not take {request.method}; it takes {takes}")
         except web.HTTPException as failure:
-            error, status = InvalidRequest(failure.reason), failure.status
+            error = Refusal(failure.status, failure.reason)
         except ConnectionError:
             return web.Response(status=499)  # not read: the caller has gone
         except Exception as failure:
             log.exception("http_request_failed", method=request.method, path=request.path)
             error = as_inference_error(failure)
-            status = status_of(error.code)
-        result = refused(error, worker=self._settings.worker.name)
+        result, status = refused(error, worker=self._settings.worker.name), status_of(error)
         if status >= 500 and request.path == _INFER:
             self._runtime.manager.outcomes.refused(result)
         return json_response(result, status=status, headers=headers)
@@ -239,18 +230,15 @@ async def start_gateway(
     )
     await runner.setup()
     assert runner.server is not None
-    gateway.connections = Connections(runner.server, connections_allowed(settings.http.max_connections))
-    listening: asyncio.Server | None = None
+    accept = partial(gateway.connections.accept, runner.server)
     try:
-        listening = await _listen(gateway.connections, settings)
-        host, port = listening.sockets[0].getsockname()[:2]
-        gateway.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info("http_listening", url=gateway.url)
-        yield gateway
-        await gateway.drain(settings.worker.drain_timeout_s)
+        with closing(await _listen(accept, settings)) as listening:
+            host, port = listening.sockets[0].getsockname()[:2]
+            gateway.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            log.info("http_listening", url=gateway.url)
+            yield gateway
+            await gateway.drain(settings.worker.drain_timeout_s)
     finally:
-        if listening is not None:
-            listening.close()
         await runner.cleanup()
         gateway.close()
 
@@ -264,12 +252,12 @@ def _shorten_what_is_not_http(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _listen(connections: Connections, settings: Settings) -> asyncio.Server:
+async def _listen(accept: Callable[[], asyncio.BaseProtocol], settings: Settings) -> asyncio.Server:
     host = settings.http.host
     port = DEFAULT_HTTP_PORT if settings.http.port is None else settings.http.port
     try:
         loop = asyncio.get_running_loop()
-        return await loop.create_server(connections.accept, host, port, backlog=_BACKLOG)
+        return await loop.create_server(accept, host, port, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             [

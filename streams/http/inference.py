@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -14,12 +12,11 @@ from aiohttp import web
 
 from engines.base import Emit
 from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
-from handlers.logger import get_logger
 from streams.faults import contained
-from streams.http.answers import Refusal, json_response, refused, result_response, status_of
+from streams.http.answers import json_response, refused, result_response, status_of
 from streams.http.bodies import Body, BodyBudget, arriving_within
-from streams.http.concurrency_limit import ConcurrencyLimit
 from streams.http.events import accepts_events, stream_answer
+from streams.http.limits import ConcurrencyLimit, Connections
 from streams.http.metrics import Metrics
 from streams.http.uploads import Form, read_form, with_files
 from streams.media.addresses import scheme_of, shown
@@ -28,8 +25,6 @@ from streams.pipeline.decoding import decode_request, known_fields
 from streams.pipeline.pipeline import Patience
 from streams.pipeline.runtime import Runtime
 from streams.settings import Settings
-
-log = get_logger(__name__)
 
 
 class InferenceRoute:
@@ -44,17 +39,14 @@ class InferenceRoute:
         settings: Settings,
         admission: ConcurrencyLimit,
         metrics: Metrics,
-        answering: Callable[[web.Request], AbstractContextManager[None]],
+        connections: Connections,
     ) -> None:
-        """`answering` keeps the connection of a request open during its block."""
-        self._pipeline = runtime.pipeline
-        self._manager = runtime.manager
+        self._runtime = runtime
+        self._settings = settings
         self._http = settings.http
-        self._max_media_bytes = settings.media.max_bytes
-        self._worker = settings.worker.name
         self._admission = admission
         self._metrics = metrics
-        self._answering = answering
+        self._connections = connections
         self._patience = Patience(
             settings.http.request_timeout_s,
             DeadlineExceeded(
@@ -70,45 +62,40 @@ class InferenceRoute:
         """Answer one request; never raises for one that fails."""
         arrived = time.monotonic()
         known: dict[str, Any] = {}
-        error: InferenceError
-        headers: Mapping[str, str]
         try:
             with self._admission.entering(), Body(http, self._http.max_body_bytes, self._budget) as body:
                 request = await self._read(body, known)
-                with self._answering(http):
+                with self._connections.answering(http):
                     return await self._answer(http, request, arrived)
-        except Refusal as refusal:
-            error, status, headers = refusal.error, refusal.status, refusal.headers
-        except InferenceError as refusal:
-            error, status, headers = refusal, status_of(refusal.code), {}
-        result = refused(error, worker=self._worker, known=known, queue_s=time.monotonic() - arrived)
-        self._manager.outcomes.refused(result)
+        except InferenceError as error:
+            result = refused(
+                error, worker=self._settings.worker.name, known=known, queue_s=time.monotonic() - arrived
+            )
+            status = status_of(error)
+        self._runtime.manager.outcomes.refused(result)
         self._metrics.answered(result, time.monotonic() - arrived)
-        response = json_response(result, status=status, headers=headers)
+        response = json_response(result, status=status)
         if self._admission.is_stopping:
             response.force_close()
         return response
 
     async def _answer(self, http: web.Request, request: Request, arrived: float) -> web.StreamResponse:
-        async def answer(emit: Emit | None = None) -> Result:
+        async def answer(emit: Emit | None = None) -> tuple[Result, bytes]:
+            """Return the result to send, and its bytes."""
             with self._admission.working():
                 queue_s = time.monotonic() - arrived
-                result = await self._pipeline.answer(
+                result = await self._runtime.pipeline.answer(
                     request, queue_s=queue_s, emit=emit, patience=self._patience
                 )
             self._metrics.answered(result, time.monotonic() - arrived)
-            return result
+            sent, body = encode_result(result)
+            if sent is not result:
+                self._runtime.manager.outcomes.replaced(result, sent)
+            return sent, body
 
         if accepts_events(http):
-            return await stream_answer(http, answer, self._encode)
-        return result_response(*self._encode(await answer()))
-
-    def _encode(self, result: Result) -> tuple[Result, bytes]:
-        """Return the result to send, and its bytes."""
-        sent, body = encode_result(result)
-        if sent is not result:
-            self._manager.outcomes.replaced(result, sent)
-        return sent, body
+            return await stream_answer(http, answer)
+        return result_response(*await answer())
 
     async def _read(self, body: Body, known: dict[str, Any]) -> Request:
         """Return the request in `body`; the readable fields of an invalid one go into `known`.
@@ -117,11 +104,11 @@ class InferenceRoute:
             InferenceError: the request is not valid.
             Refusal: 408 or 413.
         """
-        body.check_declared()
+        body.check()
         form = Form()
         async with arriving_within(self._http.body_timeout_s):
             if body.request.content_type.startswith("multipart/"):
-                form = await read_form(body, max_media_bytes=self._max_media_bytes)
+                form = await read_form(body, max_media_bytes=self._settings.media.max_bytes)
                 value = form.request_json()
             else:
                 value = await body.read()
@@ -132,30 +119,16 @@ class InferenceRoute:
             raise
         if not request.id:
             request = msgspec.structs.replace(request, id=uuid.uuid4().hex)
-        known.update(
-            id=request.id,
-            task=request.task,
-            engine=request.engine,
-            model_name=request.model_name,
-            metadata=request.metadata,
-        )
+        known.update(msgspec.structs.asdict(request))
         if request.reply_to is not None:
             raise InvalidRequest("reply_to is for requests on Kafka; the answer to this one is the response")
-        media_fields = await self._media_fields_of(request.task)
+        media_fields = self._media_fields.get(request.task)
+        if media_fields is None:
+            # In a thread: the first use of a handler imports the libraries that decode its media.
+            handler = await asyncio.to_thread(contained, self._runtime.manager.handlers.get, request.task)
+            media_fields = self._media_fields[request.task] = handler.media_fields
         _refuse_local_paths(request, media_fields)
         return with_files(request, form, media_fields)
-
-    async def _media_fields_of(self, task: str) -> tuple[str, ...]:
-        """Return the media fields of `task`.
-
-        Raises:
-            UnknownTask: permanent.
-        """
-        if task not in self._media_fields:
-            # In a thread: the first use of a handler imports the libraries that decode its media.
-            handler = await asyncio.to_thread(contained, self._manager.handlers.get, task)
-            self._media_fields[task] = handler.media_fields
-        return self._media_fields[task]
 
 
 def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from engines.inference import InferenceManager
-from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError
 from handlers.options.options import OPTIONS
 from handlers.options.schema import schema_of
@@ -34,7 +33,16 @@ def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, A
             unavailable[task] = error.message
             continue
         runs_it = [name for name, supported in engines.items() if not supported or task in supported]
-        listed.append(_task(task, handler, runs_it))
+        options = OPTIONS if handler.options is None else handler.options
+        listed.append(
+            {
+                "task": task,
+                "engines": runs_it,
+                "media_fields": list(handler.media_fields),
+                "options": [_option(spec) for spec in options.values()],
+                "options_schema": schema_of(handler.options, title=f"options of {task}"),
+            }
+        )
     return {"tasks": listed, "unavailable": unavailable}
 
 
@@ -55,17 +63,6 @@ def model_listing(manager: InferenceManager) -> dict[str, Any]:
         for model in manager.models.list_models()
     ]
     return {"models": models, "cached": manager.get_cached_models()}
-
-
-def _task(task: str, handler: BaseModelHandler, engines: list[str]) -> dict[str, Any]:
-    options = OPTIONS if handler.options is None else handler.options
-    return {
-        "task": task,
-        "engines": engines,
-        "media_fields": list(handler.media_fields),
-        "options": [_option(spec) for spec in options.values()],
-        "options_schema": schema_of(handler.options, title=f"options of {task}"),
-    }
 
 
 def _option(spec: OptionSpec) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from the manager's own statistics at each scrape, so nothing is counted twice, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client import Counter as CounterMetric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from engines.inference import InferenceManager
 from streams.messages import Result
@@ -61,12 +61,9 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
-        for name, help_text, read in (
-            ("inferstream_http_requests_in_flight", "Inference requests in work over HTTP.", pending),
-            ("inferstream_batch_waiting", "Requests that wait for a batch, however they came.", waiting),
-        ):
-            Gauge(name, help_text, registry=self._registry).set_function(read)
-        self._registry.register(_Families(self._of_manager))
+        self._pending = pending
+        self._waiting = waiting
+        self._registry.register(_Families(self._read))
 
     def answered(self, result: Result, seconds: float) -> None:
         """Count one response."""
@@ -79,14 +76,10 @@ class Metrics:
     def text(self, stream: Mapping[str, Any] | None = None) -> bytes:
         """Return all current metrics in Prometheus' text format, with those of a `StreamState.report`."""
         text = generate_latest(self._registry)
-        if stream is None:
-            return text
-        of_stream = CollectorRegistry()
-        of_stream.register(_Families(lambda: stream_metrics(stream)))
-        return text + generate_latest(of_stream)
+        return text if stream is None else text + generate_latest(_Families(lambda: stream_metrics(stream)))
 
-    def _of_manager(self) -> Iterator[Metric]:
-        """Read the manager's statistics and cache."""
+    def _read(self) -> Iterator[Metric]:
+        """Read the manager's statistics and cache, and what is in work."""
         stats = self._manager.get_stats()
         yield _inferences("task", stats["tasks"], self._tasks)
         yield _inferences("engine", stats["engines"], self._manager.engines.names())
@@ -108,6 +101,8 @@ class Metrics:
             {(): stats["given_up_calls"]},
         )
         for name, help_text, value in (
+            ("http_requests_in_flight", "Inference requests in work over HTTP.", self._pending()),
+            ("batch_waiting", "Requests that wait for a batch, however they came.", self._waiting()),
             ("cached_models", "Models in memory.", stats["cached_models"]),
             ("cached_model_bytes", "Memory the models hold.", self._manager.cache.bytes),
             (
@@ -130,11 +125,8 @@ def _inferences(
     return counter_family(f"inferences_by_{label}", help_text, (label, "outcome"), sums)
 
 
-class _Families(Collector):
-    """A collector that yields, at each scrape, the families that a function returns."""
+@dataclass(frozen=True)
+class _Families:
+    """A collector: `collect` returns the families of a scrape."""
 
-    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        return self._families()
+    collect: Callable[[], Iterable[Metric]]

@@ -45,8 +45,8 @@ async def _run(settings: Settings, on_listening: Callable[[str], None]) -> int:
             failure = await stopping.requested()
             if failure is not None:
                 log.critical("serve_failed", error=str(failure), exc_info=failure)
-            if failure is not None and stopping.has_failed:
-                exit_now(EXIT_FAILED)
+                if stopping.has_failed:
+                    exit_now(EXIT_FAILED)
             status = 0 if failure is None else EXIT_FAILED
             log.info("http_draining", in_work=gateway.admission.present)
             try:

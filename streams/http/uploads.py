@@ -9,6 +9,7 @@ Source: RFC 7578.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,20 +42,18 @@ class Form:
         """
         whole = self.texts.get(_WHOLE)
         if whole is None:
-            return encode(self._with_data({name: _value(name, text) for name, text in self.texts.items()}))
-        if len(self.texts) > 1:
+            fields = {name: _value(name, text) for name, text in self.texts.items()}
+        elif len(self.texts) > 1:
             others = ", ".join(sorted(self.texts.keys() - {_WHOLE}))
             raise InvalidRequest(
                 f"the form has a part {_WHOLE!r} and the fields {others}; put them into the request"
             )
-        try:
-            fields = msgspec.json.decode(whole)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return whole  # decoding it as a request reports what is wrong
-        return encode(self._with_data(fields)) if isinstance(fields, dict) else whole
-
-    def _with_data(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return {"data": {}, **fields} if self.files else fields
+        else:
+            try:
+                fields = msgspec.json.decode(whole, type=dict[str, Any])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return whole  # decoding it as a request reports what is wrong
+        return encode({"data": {}, **fields} if self.files else fields)
 
 
 async def read_form(body: Body, *, max_media_bytes: int) -> Form:
@@ -142,8 +141,6 @@ def _value(name: str, text: bytes) -> Any:
         wanted = "JSON" if name in _JSON_FIELDS else "UTF-8 text"
         raise InvalidRequest(f"the form field {name} is not {wanted}: {error}") from None
     if name == "deadline":
-        try:
+        with suppress(ValueError):
             return float(written)
-        except ValueError:
-            return written
     return written

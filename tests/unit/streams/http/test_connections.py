@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.http.connections import connections_allowed
+from streams.http.limits import connections_allowed
 from tests.unit.streams.http.site import HttpSite, ScriptedPipeline, http_site, settings_with, until
 
 MOST = 20

@@ -11,8 +11,7 @@ import pytest
 
 from handlers import model_registry
 from streams.http.answers import STATUS
-from streams.http.asyncapi import asyncapi_document
-from streams.http.openapi import openapi_document
+from streams.http.documents import asyncapi_document, openapi_document
 from streams.kafka.topics import Topics
 from tests.unit.streams.http.site import http_site
 

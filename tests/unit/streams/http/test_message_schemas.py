@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from handlers import model_registry
 from handlers.errors import InvalidRequest
 from handlers.options.options import validate_options
-from streams.http.openapi import message_schemas, request_examples
+from streams.http.documents import message_schemas, request_examples
 from streams.messages import MetricsEvent, Request, Result
 from streams.pipeline.decoding import decode_request
 from tests.unit.handlers.json_schema import is_valid

@@ -109,7 +109,7 @@ async def test_a_gateway_that_stops_refuses_what_is_new_and_answers_what_it_has(
         assert not draining.done()
         pipeline.gate.set()
         assert (await running).json()["id"] == "x-1"
-        assert await draining is True
+        await draining
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*site.address)
 
@@ -138,7 +138,7 @@ async def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> 
 BROKEN = """
 import asyncio, os, signal, sys
 from streams.faults import report_fault
-from streams.http.concurrency_limit import ConcurrencyLimit
+from streams.http.limits import ConcurrencyLimit
 from streams.http.serving import run
 from streams.logs import configure_logging
 from streams.settings import LoggingSettings, Settings

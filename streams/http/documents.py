@@ -1,4 +1,4 @@
-"""The OpenAPI document of the gateway, made from the message structs and the table of statuses."""
+"""The OpenAPI document of the gateway and the AsyncAPI document of the topics, made from the message structs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from streams.http.answers import STATUS
-from streams.messages import Request, Result
+from streams.http.answers import RETRY_AFTER_S, STATUS
+from streams.kafka.topics import Topics
+from streams.messages import MetricsEvent, Request, Result
 
 _MEANING = {
     400: "The request, an input, an option or a media value is wrong.",
@@ -21,7 +22,6 @@ _MEANING = {
     503: "The worker is stopping, or the engine, the registry or the store is away.",
     504: "The deadline has passed.",
 }
-_RETRIED = (429, 503)
 _REF = "#/components/schemas/{name}"
 _NULL = {"type": "null"}
 
@@ -66,6 +66,53 @@ def openapi_document(tasks: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def asyncapi_document(topic_prefix: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document of the topics under `topic_prefix`, as a worker sees them.
+
+    Source: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+    """
+    topics = Topics(topic_prefix)
+    parameter = {"task": {"description": "The task.", "enum": list(tasks)}}
+
+    def channel(address: str, message: str) -> dict[str, Any]:
+        refers = {"$ref": f"#/components/messages/{message}"}
+        about: dict[str, Any] = {"address": address, "messages": {message: refers}}
+        return about | ({"parameters": parameter} if "{task}" in address else {})
+
+    def operation(action: str, channel_name: str, summary: str) -> dict[str, Any]:
+        return {"action": action, "channel": {"$ref": f"#/channels/{channel_name}"}, "summary": summary}
+
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "inferstream", "version": version("inferstream")},
+        "defaultContentType": "application/json",
+        "channels": {
+            "requests": channel(topics.requests("{task}"), "Request"),
+            "results": channel(topics.results("{task}"), "Result"),
+            "deadLetters": channel(topics.dead_letters("{task}"), "DeadLetter"),
+            "events": channel(topics.events, "MetricsEvent"),
+        },
+        "operations": {
+            "takeRequests": operation("receive", "requests", "Answer the requests of a task."),
+            "publishResults": operation("send", "results", "One result for each request, under its key."),
+            "publishDeadLetters": operation(
+                "send", "deadLetters", "Messages that no request can be read from."
+            ),
+            "publishEvents": operation("send", "events", "Outcomes, models and workers coming and going."),
+        },
+        "components": {
+            "messages": {
+                **{name: {"payload": _reference(name)} for name in ("Request", "Result", "MetricsEvent")},
+                "DeadLetter": {
+                    "payload": {},
+                    "description": "The original record, with headers `__dlq.errors.*`.",
+                },
+            },
+            "schemas": message_schemas(Request, Result, MetricsEvent),
+        },
+    }
+
+
 def message_schemas(*messages: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the schemas of `messages` and of all that they refer to, by name.
 
@@ -79,8 +126,7 @@ def message_schemas(*messages: type[msgspec.Struct]) -> dict[str, Any]:
     return schemas
 
 
-def reference(name: str) -> dict[str, str]:
-    """Return the reference to the schema of a message."""
+def _reference(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
 
 
@@ -140,17 +186,14 @@ _OTHER_PATHS = {
     },
     "/healthz": {"get": _operation("isAlive", "Whether the process is alive.")},
     "/readyz": {"get": _operation("isReady", "Whether requests can be answered.", 503)},
-    "/metrics": {
-        "get": _operation("getMetrics", "Metrics in Prometheus' text format.") | {"responses": _METRICS}
-    },
+    "/metrics": {"get": _operation("getMetrics", "Metrics in Prometheus' text format.", responses=_METRICS)},
     "/openapi.json": {"get": _operation("getOpenapi", "This document.")},
     "/asyncapi.json": {"get": _operation("getAsyncapi", "The topics and their messages.")},
 }
 
 
 def _infer(tasks: Sequence[str]) -> dict[str, Any]:
-    failures = {str(status): _failure(status) for status in sorted({*STATUS.values(), 408})}
-    result = {"application/json": {"schema": reference("Result")}}
+    result = {"application/json": {"schema": _reference("Result")}}
     events = {
         "text/event-stream": {
             "schema": {
@@ -159,22 +202,28 @@ def _infer(tasks: Sequence[str]) -> dict[str, Any]:
             }
         }
     }
-    return {
-        "operationId": "infer",
-        "summary": "Answer one inference request.",
-        "description": "With `Accept: text/event-stream` the text comes in pieces, then the whole result.",
-        "requestBody": {
+    wait = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}}
+    failures = {
+        str(status): {"description": _MEANING[status], "content": result}
+        | (wait if status in RETRY_AFTER_S else {})
+        for status in sorted({*STATUS.values(), 408})
+    }
+    return _operation(
+        "infer",
+        "Answer one inference request.",
+        description="With `Accept: text/event-stream` the text comes in pieces, then the whole result.",
+        requestBody={
             "required": True,
             "content": {
-                "application/json": {"schema": reference("Request"), "examples": request_examples(tasks)},
+                "application/json": {"schema": _reference("Request"), "examples": request_examples(tasks)},
                 "multipart/form-data": {"schema": _form()},
             },
         },
-        "responses": {
+        responses={
             "200": {"description": "The request was answered.", "content": {**result, **events}},
             **failures,
         },
-    }
+    )
 
 
 def _form() -> dict[str, Any]:
@@ -193,18 +242,6 @@ def _form() -> dict[str, Any]:
         "properties": {name: {"type": "string", **more} for name, more in fields.items()},
         "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
     }
-
-
-def _failure(status: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "description": _MEANING[status],
-        "content": {"application/json": {"schema": reference("Result")}},
-    }
-    if status in _RETRIED:
-        answer["headers"] = {
-            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-        }
-    return answer
 
 
 def request_examples(tasks: Iterable[str]) -> dict[str, Any]:
