@@ -32,38 +32,31 @@ class Allowance:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._left = max_bytes
+        self.left = max_bytes
         self._lock = threading.Lock()
-
-    @property
-    def left(self) -> int:
-        return self._left
 
     def take(self, count: int) -> bool:
         """Take `count` bytes and return True, or take none and return False."""
         with self._lock:
-            if count > self._left:
+            if count > self.left:
                 return False
-            self._left -= count
+            self.left -= count
             return True
 
     def give_back(self, count: int) -> None:
         with self._lock:
-            self._left += count
+            self.left += count
 
 
 class Fetch:
     """One address being fetched: a worker thread sends its GETs, while a caller waits for `answer`.
 
-    The worker calls `check` between any two steps, so it ends soon after the deadline or `stop`. The caller never
+    The worker calls `check` between any two steps, so it ends soon after the deadline or `fail`. The caller never
     waits for the worker: `fail` answers at once, and a later result of the worker is dropped.
     """
 
-    def __init__(
-        self, source: str, *, allowance: Allowance, deadline_s: float, deadline_name: str, place: str = ""
-    ) -> None:
+    def __init__(self, source: str, *, allowance: Allowance, deadline_s: float, deadline_name: str) -> None:
         self.source = source
-        self.place = place
         self.allowance = allowance
         self.answer: Future[Media] = Future()
         self.answer.set_running_or_notify_cancel()  # so that the caller cannot cancel it
@@ -94,7 +87,7 @@ class Fetch:
             raise self.late()
 
     def pause(self, seconds: float) -> None:
-        """Wait before the next try, at most until the deadline or `stop`; then `check`."""
+        """Wait before the next try, at most until the deadline or `fail`; then `check`."""
         self._stopped.wait(min(seconds, self.remaining_s()))
         self.check()
 
@@ -193,10 +186,6 @@ class Fetch:
         self._stopped.set()
         with suppress(InvalidStateError):
             self.answer.set_exception(error)
-
-    def stop(self) -> None:
-        """Let the worker end soon; the caller does not wait for the answer."""
-        self._stopped.set()
 
     def late(self) -> MediaUnavailable:
         """Return the error of a passed deadline, with how far the fetch got."""

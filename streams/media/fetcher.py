@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -44,18 +45,10 @@ class MediaFetcher:
     InvalidInput whose message names the address, the numbers and what to do.
     """
 
-    def __init__(
-        self,
-        media: MediaSettings,
-        s3: S3Settings,
-        *,
-        trust_local_paths: bool = False,
-        web_schemes: Collection[str] = frozenset({"https"}),
-    ) -> None:
+    def __init__(self, media: MediaSettings, s3: S3Settings, *, trust_local_paths: bool = False) -> None:
         """`trust_local_paths` is for callers in this process: it allows every path that the process can read."""
         self._media = media
         self._s3_settings = s3
-        self._web_schemes = frozenset(web_schemes)
         self._roots = None if trust_local_paths else media.allowed_roots
         self._threads = ThreadPoolExecutor(media.threads, thread_name_prefix="media")
         self._lock = threading.Lock()
@@ -79,26 +72,27 @@ class MediaFetcher:
             MediaNotFound, MediaForbidden, MediaTooLarge, MediaCorrupt: permanent.
             MediaUnavailable: retryable; it did not arrive in time, or the fetcher was closed.
         """
-        places = _places(data, fields)
-        fetches = self._start(places, deadline_s)
-        if fetches:
-            answers = [one.answer for one in fetches]
-            try:
-                wait(answers, timeout=fetches[0].remaining_s(), return_when=FIRST_EXCEPTION)
-            except BaseException:
-                for one in fetches:
-                    one.stop()
-                raise
-        return _replaced(data, places, self._collect(fetches))
+        with self._fetching(data, fields, deadline_s) as fetches:
+            answers = [one.answer for one in fetches.values()]
+            wait(answers, timeout=_remaining_s(fetches), return_when=FIRST_EXCEPTION)
+            return _replaced(data, fetches)
 
     async def aresolve(
         self, data: Mapping[str, Any], fields: Sequence[str], *, deadline_s: float | None = None
     ) -> dict[str, Any]:
         """Return what `resolve` returns, without blocking the event loop."""
-        places = _places(data, fields)
-        fetches = self._start(places, deadline_s)
-        await _wait_async(fetches)
-        return _replaced(data, places, self._collect(fetches))
+        with self._fetching(data, fields, deadline_s) as fetches:
+            answers = [asyncio.wrap_future(one.answer) for one in fetches.values()]
+            try:
+                if answers:
+                    await asyncio.wait(
+                        answers, timeout=_remaining_s(fetches), return_when=asyncio.FIRST_EXCEPTION
+                    )
+            finally:
+                for answer in answers:
+                    if not answer.cancel() and not answer.cancelled():
+                        answer.exception()  # retrieved; `_replaced` raises it
+            return _replaced(data, fetches)
 
     def close(self) -> None:
         """End all fetches with MediaUnavailable and close the connections; idempotent, does not wait.
@@ -122,32 +116,39 @@ class MediaFetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, places: Sequence[tuple[Place, Value]], deadline_s: float | None) -> list[Fetch]:
+    @contextmanager
+    def _fetching(
+        self, data: Mapping[str, Any], fields: Sequence[str], deadline_s: float | None
+    ) -> Iterator[dict[Place, Fetch]]:
+        """Fetch the media values in `fields`; when the block ends, so do the fetches without an answer."""
         allowance = Allowance(self._media.max_bytes)
         if deadline_s is not None and deadline_s < self._media.deadline_s:
             limit_s, limit_name = max(0.0, deadline_s), "what the request's own deadline leaves"
         else:
             limit_s, limit_name = self._media.deadline_s, "media.deadline_s"
-        fetches = []
-        for place, value in places:
-            one = Fetch(
-                _source(place, value),
-                allowance=allowance,
-                deadline_s=limit_s,
-                deadline_name=limit_name,
-                place=_name(place),
-            )
-            fetches.append(one)
-            if isinstance(value, bytes | Media):
-                self._work(one, value)  # no fetch, so no thread is needed
-                continue
-            with self._lock:
-                if self._closed:
-                    one.fail(_stopping(one.source))
-                    continue
-                self._under_way.add(one)
-                self._threads.submit(contextvars.copy_context().run, self._work, one, value)
-        return fetches
+        fetches: dict[Place, Fetch] = {}
+        try:
+            for place, value in _values(data, fields):
+                one = fetches[place] = Fetch(
+                    _source(place, value), allowance=allowance, deadline_s=limit_s, deadline_name=limit_name
+                )
+                self._start(one, value)
+            yield fetches
+        finally:
+            for one in fetches.values():
+                if not one.answer.done():
+                    one.fail(one.late())
+
+    def _start(self, one: Fetch, value: Value) -> None:
+        if not isinstance(value, str):
+            self._work(one, value)  # no fetch, so no thread is needed
+            return
+        with self._lock:
+            if self._closed:
+                one.fail(_stopping(one.source))
+                return
+            self._under_way.add(one)
+            self._threads.submit(contextvars.copy_context().run, self._work, one, value)
 
     def _work(self, one: Fetch, value: Value) -> None:
         try:
@@ -163,27 +164,25 @@ class MediaFetcher:
                 self._under_way.discard(one)
 
     def _get(self, one: Fetch, value: Value) -> Media:
-        match value:
-            case Media() | bytes():
-                media = value if isinstance(value, Media) else Media(value, one.source)
-                one.expect(len(media.content))
-                one.count(len(media.content))
-                return media
-        address = value
-        match scheme := scheme_of(address, any_path=self._roots is None):
+        if not isinstance(value, str):
+            media = value if isinstance(value, Media) else Media(value, one.source)
+            one.expect(len(media.content))
+            one.count(len(media.content))
+            return media
+        match scheme := scheme_of(value, any_path=self._roots is None):
             case "s3":
-                return download(partial(self._s3_store().get, parse_s3_address(address)), one)
+                return download(partial(self._s3_store().get, parse_s3_address(value)), one)
             case "https" | "http":
                 web = self._web_store()
-                return download(partial(web.get, web.url(address, one.source)), one)
+                return download(partial(web.get, web.url(value, one.source)), one)
             case "data":
-                media = decode_data_uri("data" + address[4:], max_bytes=self._media.max_bytes)
+                media = decode_data_uri("data" + value[4:], max_bytes=self._media.max_bytes)
                 one.count(len(media.content))
                 return media
             case "file":
-                return read_local(parse_file_uri(address), self._roots, one)
+                return read_local(parse_file_uri(value), self._roots, one)
             case "":
-                return read_local(PurePosixPath(address), self._roots, one)
+                return read_local(PurePosixPath(value), self._roots, one)
         raise InvalidInput(f"{one.source}: {scheme}:// is not supported; write {ACCEPTED}")
 
     def _s3_store(self) -> S3Store:
@@ -199,42 +198,11 @@ class MediaFetcher:
 
         with self._stores_lock:
             if self._web is None:
-                self._web = WebStore(self._media.allowed_hosts, schemes=self._web_schemes)
+                self._web = WebStore(self._media.allowed_hosts)
             return self._web
 
-    def _collect(self, fetches: Sequence[Fetch]) -> list[Media]:
-        """Return all answers; or end the unanswered fetches and raise the first failure in order."""
-        failed = [one for one in fetches if one.answer.done() and one.answer.exception() is not None]
-        late = [one for one in fetches if not one.answer.done()]
-        for one in late:
-            one.fail(one.late())
-        for one in [*failed, *late]:
-            error = one.answer.exception()
-            if isinstance(error, InferenceError):
-                raise type(error)(f"{one.place}: {error.message}" if one.place else error.message) from None
-        return [one.answer.result() for one in fetches]
 
-
-async def _wait_async(fetches: Sequence[Fetch]) -> None:
-    """Wait until all are answered, one has failed, or the deadline has passed; a cancel ends them all."""
-    if not fetches:
-        return
-    loop = asyncio.get_running_loop()
-    answers = [asyncio.wrap_future(one.answer, loop=loop) for one in fetches]
-    try:
-        await asyncio.wait(answers, timeout=fetches[0].remaining_s(), return_when=asyncio.FIRST_EXCEPTION)
-    except asyncio.CancelledError:
-        for one in fetches:
-            one.stop()
-        raise
-    finally:
-        for answer in answers:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # retrieved; `_collect` raises it
-
-
-def _places(data: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[Place, Value]]:
-    places: list[tuple[Place, Value]] = []
+def _values(data: Mapping[str, Any], fields: Sequence[str]) -> Iterator[tuple[Place, Value]]:
     for field in fields:
         given = data.get(field)
         values = given if isinstance(given, list | tuple) else [given]
@@ -244,21 +212,32 @@ def _places(data: Mapping[str, Any], fields: Sequence[str]) -> list[tuple[Place,
             elif isinstance(value, Path):
                 value = str(value)
             if isinstance(value, str | bytes | Media):
-                places.append(((field, index if values is given else None), value))
-    return places
+                yield (field, index if values is given else None), value
 
 
-def _replaced(
-    data: Mapping[str, Any], places: Sequence[tuple[Place, Value]], media: Sequence[Media]
-) -> dict[str, Any]:
+def _remaining_s(fetches: Mapping[Place, Fetch]) -> float:
+    """Return the seconds left before the deadline, which is the same for all."""
+    return max((one.remaining_s() for one in fetches.values()), default=0.0)
+
+
+def _replaced(data: Mapping[str, Any], fetches: Mapping[Place, Fetch]) -> dict[str, Any]:
+    """Return a copy of `data` with the fetched media.
+
+    Raises:
+        InferenceError: the first failure in order; what has no answer yet comes last.
+    """
+    for place, one in sorted(fetches.items(), key=lambda item: not item[1].answer.done()):
+        error = one.answer.exception() if one.answer.done() else one.late()
+        if isinstance(error, InferenceError):
+            raise type(error)(f"{_name(place)}: {error.message}") from None
     copy = dict(data)
-    for ((field, index), _), one in zip(places, media, strict=True):
+    for (field, index), one in fetches.items():
         if index is None:
-            copy[field] = one
+            copy[field] = one.answer.result()
         else:
             if copy[field] is data[field]:
                 copy[field] = list(data[field])
-            copy[field][index] = one
+            copy[field][index] = one.answer.result()
     return copy
 
 
@@ -268,12 +247,9 @@ def _name(place: Place) -> str:
 
 
 def _source(place: Place, value: Value) -> str:
-    match value:
-        case Media():
-            return value.source
-        case bytes():
-            return f"{_name(place)} ({len(value)} bytes)"
-    return shown(value)
+    if isinstance(value, Media):
+        return value.source
+    return shown(value) if isinstance(value, str) else f"{_name(place)} ({len(value)} bytes)"
 
 
 def _stopping(source: str) -> MediaUnavailable:

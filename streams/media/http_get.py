@@ -6,14 +6,16 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
 import pycurl
+
+from streams.media.fetch import Fetch
 
 _BUFFER_BYTES = 256 * 1024
 _MOST_OF_A_REFUSAL = 64 * 1024
@@ -23,7 +25,7 @@ _SUPPRESS_CONNECT_HEADERS = 265
 """An option of libcurl that pycurl has no name for: headers of a proxy are not part of the answer."""
 
 _LOOKS_S = 0.05
-"""Time between two checks of the clock and of the receiver, as libcurl asks for each piece."""
+"""Time between two checks of the clock and of the fetch, as libcurl asks for each piece."""
 
 _SUCCESSES = (200, 206)
 _ENDS_A_HEADER = frozenset("\r\n\0")
@@ -33,19 +35,6 @@ _CALLBACKS = (pycurl.PREREQFUNCTION, pycurl.HEADERFUNCTION, pycurl.WRITEFUNCTION
 
 class TransferFailed(Exception):
     """Raised when no answer came, or not all of it; the text says why."""
-
-
-class Receiver(Protocol):
-    """Receives a successful answer; an exception in it ends the transfer."""
-
-    def begin(self, headers: Mapping[str, str]) -> None:
-        """Take the headers, with lower-case names, before the body."""
-
-    def take(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
-
-    def check(self) -> None:
-        """Raise where the rest is not wanted; called at least about once a second from the connection on."""
 
 
 class HttpClient:
@@ -74,22 +63,23 @@ class HttpClient:
         self,
         url: str,
         headers: Mapping[str, str],
-        receiver: Receiver,
+        fetch: Fetch,
         *,
         proxy: str | None = None,
         reads_refusals: bool = True,
     ) -> Transfer:
         """Send a GET for `url`, percent-encoded, and return the answer when it is complete.
 
-        `proxy` is the address of a proxy; the environment is not consulted. Unless `reads_refusals`, the body of an
-        answer that is not a success is not read.
+        A success goes to `fetch`, which is checked at least about once a second from the connection on; what it
+        raises ends the transfer. `proxy` is the address of a proxy; the environment is not consulted. Unless
+        `reads_refusals`, the body of an answer that is not a success is not read.
 
         Raises:
             TransferFailed: no connection, no answer, a body that ended early or stalled, or a header that cannot be
                 sent. The text holds no secrets.
-            Exception: what the receiver raised.
+            Exception: what the fetch raised.
         """
-        transfer = Transfer(receiver, self._read_timeout_s, reads_refusals)
+        transfer = Transfer(fetch, self._read_timeout_s, reads_refusals)
         lines = [_line(name, value) for name, value in headers.items()]
         curl = self._pop() or self._new()
         try:
@@ -144,17 +134,17 @@ class HttpClient:
 
 
 class Transfer:
-    """One answer: libcurl's callbacks for it, and its outcome; the body of a success is its receiver's.
+    """One answer: libcurl's callbacks for it, and its outcome; the body of a success is its fetch's.
 
     libcurl would print and forget an exception of these, so it is kept for `settle`.
     """
 
-    def __init__(self, receiver: Receiver, read_timeout_s: float, reads_refusals: bool) -> None:
+    def __init__(self, fetch: Fetch, read_timeout_s: float, reads_refusals: bool) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         """The beginning of the body of an answer that is not a success."""
-        self._receiver = receiver
+        self._fetch = fetch
         self._read_timeout_s = read_timeout_s
         self._reads_refusals = reads_refusals
         self._heard = math.inf
@@ -185,57 +175,45 @@ class Transfer:
         elif self.status < 200:
             self._is_at_status = True  # another answer will follow
         else:
-            return self._begin()
+            self._is_begun = True
+            if self.is_success:
+                return self._told(self._fetch.begin, self.headers)
+            return None if self._reads_refusals else -1
         return None
 
     def on_body(self, chunk: bytes) -> int | None:
         self._heard = time.monotonic()
-        if not self.is_success:
-            self.body += chunk[: _MOST_OF_A_REFUSAL - len(self.body)]
-            return None
-        try:
-            self._receiver.take(chunk)
-        except Exception as error:  # noqa: BLE001 - raised by `settle`
-            self._error = error
-            return -1
+        if self.is_success:
+            return self._told(self._fetch.take, chunk)
+        self.body += chunk[: _MOST_OF_A_REFUSAL - len(self.body)]
         return None
 
-    def on_progress(self, *_: float) -> int:
-        """Return non-zero, which ends the transfer, where the rest is not wanted or nothing came for too long."""
+    def on_progress(self, *_: float) -> int | None:
+        """Return -1, which ends the transfer, where the rest is not wanted or nothing came for too long."""
         now = time.monotonic()
         if now - self._looked < _LOOKS_S:
-            return 0
+            return None
         self._looked = now
-        try:
-            self._receiver.check()
-        except Exception as error:  # noqa: BLE001 - raised by `settle`
-            self._error = error
-            return 1
-        if now - self._heard > self._read_timeout_s:
+        ended = self._told(self._fetch.check)
+        if ended is None and now - self._heard > self._read_timeout_s:
             self._error = TransferFailed(f"not a byte came for {self._read_timeout_s:g} s")
-            return 1
-        return 0
+            return -1
+        return ended
 
     def settle(self, why: str) -> None:
         """Raise the error of a failed transfer, whose reason libcurl gives as `why`; a refusal is not one, however it
         ends."""
-        if self._is_begun and not self.is_success:
-            self._error = None
-        elif self._error is None:
-            raise TransferFailed(why)
-        else:
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error  # else it and these frames refer to each other, and to the received bytes
-
-    def _begin(self) -> int | None:
-        self._is_begun = True
-        if not self.is_success:
-            return None if self._reads_refusals else -1
+        error, self._error = self._error, None
         try:
-            self._receiver.begin(self.headers)
+            if self.is_success or not self._is_begun:
+                raise error or TransferFailed(why)
+        finally:
+            del error  # else it and these frames refer to each other, and to the received bytes
+
+    def _told(self, told: Callable[..., None], *what: Any) -> int | None:
+        """Tell the fetch; return -1 to end the transfer where it raises."""
+        try:
+            told(*what)
         except Exception as error:  # noqa: BLE001 - raised by `settle`
             self._error = error
             return -1

@@ -25,7 +25,7 @@ class WebStore:
     each only to an address that is itself allowed.
     """
 
-    def __init__(self, allowed_hosts: Collection[str], *, schemes: Collection[str]) -> None:
+    def __init__(self, allowed_hosts: Collection[str], *, schemes: Collection[str] = ("https",)) -> None:
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._schemes = frozenset(schemes)
         self._http = HttpClient(connect_timeout_s=_CONNECT_TIMEOUT_S, read_timeout_s=_READ_TIMEOUT_S)

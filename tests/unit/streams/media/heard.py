@@ -1,18 +1,19 @@
-"""A receiver of a GET that keeps what it hears."""
+"""A fetch that keeps what it hears of a GET."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from streams.media.fetch import Allowance, Fetch
 from streams.media.http_get import HttpClient
 
 
-class Heard:
+class Heard(Fetch):
     """The headers and the content of a success; `pieces` says how often something came."""
 
     def __init__(self) -> None:
+        super().__init__("a test", allowance=Allowance(10**9), deadline_s=3600.0, deadline_name="a test")
         self.headers: Mapping[str, str] | None = None
-        self.content = bytearray()
         self.pieces = 0
 
     def begin(self, headers: Mapping[str, str]) -> None:
@@ -21,14 +22,11 @@ class Heard:
 
     def take(self, chunk: bytes) -> None:
         self.pieces += 1
-        self.content += chunk
-
-    def check(self) -> None:
-        """Want all of it."""
+        super().take(chunk)
 
 
 def content_of(client: HttpClient, url: str) -> bytes:
     """Return the content at `url`, which must be a success."""
     heard = Heard()
     assert client.get(url, {}, heard).is_success
-    return bytes(heard.content)
+    return heard.content()

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from handlers.errors import MediaCorrupt, MediaTooLarge, MediaUnavailable
-from streams.media.content_coding import decoded
+from streams.media.download import decoded
 from streams.media.fetch import Allowance, Fetch
 
 SOUND = b"RIFF" + bytes(range(256)) * 40

@@ -213,7 +213,7 @@ def test_the_deadline_ends_the_tries_and_tells_how_far_it_got() -> None:
 
 def test_a_stopped_fetch_reads_no_further() -> None:
     fetch = a_fetch()
-    remote = ScriptedRemote(b"x" * 60, before=lambda _: fetch.stop())
+    remote = ScriptedRemote(b"x" * 60, before=lambda _: fetch.fail(fetch.late()))
     with pytest.raises(MediaUnavailable):
         download(remote, fetch)
     assert remote.reads == 1

@@ -23,6 +23,7 @@ from handlers.errors import (
 from handlers.media import Media
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
+from streams.media.web import WebStore
 from streams.settings import S3Settings
 from tests.media import fetched
 from tests.unit.streams.media.web_server import WebServer, body
@@ -53,7 +54,9 @@ def silent() -> Iterator[str]:
 
 
 def web_fetcher(host: str, **media: Any) -> MediaFetcher:
-    return MediaFetcher(MediaSettings(allowed_hosts=(host,), **media), S3Settings(), web_schemes={"http"})
+    fetcher = MediaFetcher(MediaSettings(allowed_hosts=(host,), **media), S3Settings())
+    fetcher._web = WebStore((host,), schemes={"http"})
+    return fetcher
 
 
 async def under_way(fetcher: MediaFetcher, count: int) -> None:

@@ -100,7 +100,7 @@ def test_a_proxy_passes_the_request_on_and_what_it_says_itself_is_not_heard(
     with serving(saying(OK), certificate) as host, serving(tunnel) as proxy:
         heard = Heard()
         assert trusting.get(f"https://{host}/", {}, heard, proxy=f"http://{proxy}").status == 200
-        assert (bytes(heard.content), heard.headers) == (b"sound", {"content-length": "5"})
+        assert (heard.content(), heard.headers) == (b"sound", {"content-length": "5"})
         assert asked == [f"CONNECT {host} HTTP/1.1".encode()]
         assert content_of(trusting, f"https://{host}/") == b"sound"
         trusting.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.session import Session
 from botocore.credentials import Credentials
 from pydantic import SecretStr
 
@@ -16,9 +17,7 @@ from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.media.addresses import S3Address
 from streams.media.fetch import Allowance, Fetch, Interrupted
-from streams.media.http_get import HttpClient
 from streams.media.s3 import S3Store, make_s3_client
-from streams.media.s3_get import ObjectGets
 from streams.settings import S3Settings
 from tests.media import fetched
 from tests.unit.streams.media.heard import Heard
@@ -46,14 +45,10 @@ def ask_once(settings: S3Settings) -> None:
         store.get(S3Address("media", "clip.wav"), fetch)
 
 
-def gets_of(client: Any, credentials: Credentials) -> ObjectGets:
-    return ObjectGets(client, credentials, HttpClient(connect_timeout_s=5, read_timeout_s=5))
-
-
-def content_of(gets: ObjectGets, bucket: str, key: str) -> bytes:
+def content_of(store: S3Store, bucket: str, key: str) -> bytes:
     heard = Heard()
-    gets.get(S3Address(bucket, key), {}, heard)
-    return bytes(heard.content)
+    store.get(S3Address(bucket, key), heard)
+    return heard.content()
 
 
 def region_signed_for(headers: dict[str, str]) -> str:
@@ -78,11 +73,10 @@ def test_the_url_and_the_signature_are_those_of_the_client(
 ) -> None:
     server.answers[path] = body(b"sound")
     settings = settings_of(server, session_token=SecretStr("TOKEN"), region=region)
-    client = make_s3_client(settings, connections=1)
-    gets = gets_of(client, Credentials("key", "SECRET", "TOKEN"))
-
-    assert content_of(gets, "media", key) == b"sound"
-    client.get_object(Bucket="media", Key=key)["Body"].close()
+    with contextlib.closing(S3Store(settings, connections=1)) as store:
+        assert content_of(store, "media", key) == b"sound"
+    with contextlib.closing(make_s3_client(settings, connections=1)) as client:
+        client.get_object(Bucket="media", Key=key)["Body"].close()
 
     (our_path, ours), (its_path, its) = server.requests
     assert our_path == its_path == path
@@ -90,7 +84,6 @@ def test_the_url_and_the_signature_are_those_of_the_client(
     assert ours["X-Amz-Security-Token"] == its["X-Amz-Security-Token"] == "TOKEN"
     assert ours["Accept-Encoding"] == its["Accept-Encoding"] == "identity"
     assert ours["User-Agent"] == "inferstream"
-    client.close()
 
 
 def test_a_version_is_asked_for_by_its_id(server: WebServer) -> None:
@@ -99,7 +92,9 @@ def test_a_version_is_asked_for_by_its_id(server: WebServer) -> None:
     assert server.requests[0][0] == f"{PATH}?versionId=a%20b%26c"
 
 
-def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
+def test_credentials_are_taken_anew_for_each_request(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Role(Credentials):
         """Credentials that somebody renews between two requests."""
 
@@ -109,13 +104,12 @@ def test_credentials_are_taken_anew_for_each_request(server: WebServer) -> None:
 
     used: list[str] = []
     server.answers[PATH] = body(b"sound")
-    client = make_s3_client(settings_of(server), connections=1)
-    gets = gets_of(client, Role("key", "SECRET"))
-    for _ in range(2):
-        assert content_of(gets, "media", "clip.wav") == b"sound"
+    monkeypatch.setattr(Session, "get_credentials", lambda _: Role("key", "SECRET"))
+    with contextlib.closing(S3Store(settings_of(server), connections=1)) as store:
+        for _ in range(2):
+            assert content_of(store, "media", "clip.wav") == b"sound"
     said = [headers["Authorization"].partition("Credential=")[2] for _, headers in server.requests]
     assert [one.partition("/")[0] for one in said] == used == ["key0", "key1"]
-    client.close()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,9 @@ def test_a_refusal_that_happens_to_name_a_region_is_final(
     assert len(server.requests) == 1
 
 
-def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
+def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Client:
         """Signs as the client of boto3 does for a directory bucket, which takes AWS itself to see."""
 
@@ -170,11 +166,13 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
             return {"ResponseMetadata": {"HTTPHeaders": {"etag": '"1"'}}, "Body": BytesIO(b"sound")}
 
     client = Client()
-    gets = gets_of(client, Credentials("key", "SECRET"))
+    monkeypatch.setattr("streams.media.s3.make_s3_client", lambda *_, **__: client)
+    store = S3Store(settings_of(server), connections=1)
     name = "media--usw2-az1--x-s3"
-    assert content_of(gets, name, "clip.wav") == b"sound"
+    assert content_of(store, name, "clip.wav") == b"sound"
     heard = Heard()
-    gets.get(S3Address(name, "clip.wav", "7"), {"Range": "bytes=4-", "If-Match": '"1"'}, heard)
+    monkeypatch.setattr(heard, "condition", lambda: {"Range": "bytes=4-", "If-Match": '"1"'})
+    store.get(S3Address(name, "clip.wav", "7"), heard)
     assert heard.headers == {"etag": '"1"'}
     assert client.asked == [
         {"Bucket": name, "Key": "clip.wav"},
@@ -186,15 +184,13 @@ def test_a_bucket_with_signatures_of_its_own_is_left_to_the_client() -> None:
 def test_any_number_of_buckets_takes_bounded_memory(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.media.s3_get._MOST_BUCKETS", 3)
-    client = make_s3_client(settings_of(server), connections=1)
-    gets = gets_of(client, Credentials("key", "SECRET"))
-    for number in range(10):
-        name = f"bucket-{number}"
-        server.answers[f"/{name}/clip.wav"] = body(name.encode())
-        assert content_of(gets, name, "clip.wav") == name.encode()
-    assert len(gets._buckets) <= 3
-    client.close()
+    monkeypatch.setattr("streams.media.s3._MOST_BUCKETS", 3)
+    with contextlib.closing(S3Store(settings_of(server), connections=1)) as store:
+        for number in range(10):
+            name = f"bucket-{number}"
+            server.answers[f"/{name}/clip.wav"] = body(name.encode())
+            assert content_of(store, name, "clip.wav") == name.encode()
+        assert len(store._buckets) <= 3
 
 
 @pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
