@@ -6,7 +6,8 @@ Source: https://arxiv.org/abs/1911.08947 (differentiable binarization: threshold
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,9 @@ class TextRegion:
 
     def cut_out(self, image: Image.Image) -> Image.Image:
         """Return the part of `image` in the rectangle, turned so that its upper side is level."""
-        left_top, right_top, right_bottom, left_bottom = self.corners
-        width = max(_length(right_top - left_top), _length(right_bottom - left_bottom))
-        height = max(_length(left_bottom - left_top), _length(right_bottom - right_top))
-        size = max(1, round(width)), max(1, round(height))
-        quad = np.stack([left_top, left_bottom, right_bottom, right_top]).flatten().tolist()
+        upper, right, lower, left = np.hypot(*(np.roll(self.corners, -1, axis=0) - self.corners).T).tolist()
+        size = max(1, round(max(upper, lower))), max(1, round(max(left, right)))
+        quad = self.corners[[0, 3, 2, 1]].flatten().tolist()
         return image.transform(size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
 
@@ -95,9 +94,7 @@ class TextDetector:
         """Return the probability of text at every pixel, (height, width)."""
         pixels = np.empty((3, image.height, image.width), np.float32)
         for plane, channel, mean, deviation in zip(pixels, "BGR", _MEAN, _DEVIATION, strict=True):
-            plane[:] = np.asarray(
-                image.getchannel(channel)
-            )  # in place: of a large picture, each copy takes 200 MB
+            plane[:] = np.asarray(image.getchannel(channel))  # each copy of a large picture takes 200 MB
             plane /= 255
             plane -= mean
             plane /= deviation
@@ -120,13 +117,16 @@ def regions_of(probabilities: NDArray[np.float32]) -> list[TextRegion]:
     for outline in connected_regions(probabilities > _TEXT):
         if np.ptp(outline, axis=0).max() < _SMALLEST:  # a speck, of which noise has thousands
             continue
-        corners, (width, height) = around(outline)
-        if min(width, height) < _SMALLEST:
+        axes, low, high = around(outline)
+        sides = high - low
+        if sides.min() < _SMALLEST:
             continue
+        corners = corners_of(axes, low, high)
         score = _mean_inside(probabilities, corners)
         if score >= _REGION:
-            margin = width * height * _GROWTH / (2 * (width + height))
-            regions.append(TextRegion(grown(corners, margin), score))
+            margin = sides.prod() * _GROWTH / (2 * sides.sum())
+            outwards = np.sign((corners - corners.mean(axis=0)) @ axes.T) @ axes
+            regions.append(TextRegion(corners + margin * outwards, score))
     return regions
 
 
@@ -144,14 +144,17 @@ def _in_steps(length: float) -> int:
     return max(_STEP, round(int(length) / _STEP) * _STEP)
 
 
-def _length(vector: NDArray[np.float32]) -> float:
-    return float(np.hypot(*vector))
-
-
 def connected_regions(mask: NDArray[np.bool_]) -> list[Points]:
     """Return the outline of each region of true pixels that touch, corners included. An outline is the first and the
     last pixel of every row of the region: what a rectangle around it needs."""
-    rows, starts, ends = _runs(mask)
+    # Runs of true pixels, by rows from the top; an end is exclusive.
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    # The runs in the row above that touch a run follow each other: from `first` to `last`, exclusive.
+    offsets, above = rows * edges.shape[1], (rows - 1) * edges.shape[1]
+    first = np.searchsorted(offsets + ends, above + starts)
+    last = np.searchsorted(offsets + starts, above + ends, side="right")
     parents = list(range(len(rows)))
 
     def root(run: int) -> int:
@@ -160,62 +163,44 @@ def connected_regions(mask: NDArray[np.bool_]) -> list[Points]:
             run = parents[run]
         return run
 
-    above = 0
-    for run, row in enumerate(rows):
-        while above < run and (
-            rows[above] < row - 1 or (rows[above] == row - 1 and ends[above] < starts[run])
-        ):
-            above += 1
-        touching = above
-        while touching < run and rows[touching] == row - 1 and starts[touching] <= ends[run]:
-            parents[root(touching)] = root(run)
-            touching += 1
-    regions: dict[int, dict[int, tuple[int, int]]] = {}
-    for run, row in enumerate(rows):
-        region = regions.setdefault(root(run), {})
-        first, last = region.get(row, (starts[run], ends[run] - 1))
-        region[row] = min(first, starts[run]), max(last, ends[run] - 1)
+    for run, touching in enumerate(map(range, first.tolist(), last.tolist())):
+        for other in touching:
+            parents[root(other)] = root(run)
+    regions: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
+    for run, (row, start, end) in enumerate(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)):
+        region = regions[root(run)]
+        leftmost, _ = region.get(row, (start, end))
+        region[row] = leftmost, end - 1
     return [
         np.array([(x, row) for row, both in region.items() for x in both], np.float32)
         for region in regions.values()
     ]
 
 
-def around(points: Points) -> tuple[Points, tuple[float, float]]:
-    """Return the corners of the rectangle of least area around `points`, and its width and height.
+def around(points: Points) -> tuple[Points, Points, Points]:
+    """Return the rectangle of least area around `points`: its two axes (axis, xy), and where it begins and ends along
+    each.
 
-    The corners go clockwise from the top left; width is the length of the upper side. One side of that
-    rectangle lies along the convex hull. Source: Freeman, Shapira 1975, doi 10.1145/360881.360919
+    One of its sides lies along the convex hull. Source: Freeman, Shapira 1975, doi 10.1145/360881.360919
     """
     hull = _convex_hull(points)
     edges = np.roll(hull, -1, axis=0) - hull
-    angles = np.unique(np.arctan2(edges[:, 1], edges[:, 0]) % (np.pi / 2)) if len(hull) > 1 else np.zeros(1)
-    axes = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (angles, 2): each one's x axis
-    normals = np.stack([-axes[:, 1], axes[:, 0]], axis=1)
-    along, across = hull @ axes.T, hull @ normals.T  # (points, angles)
-    lows, highs = (along.min(0), across.min(0)), (along.max(0), across.max(0))
-    best = int(np.argmin((highs[0] - lows[0]) * (highs[1] - lows[1])))
-    spans = [(lows[axis][best], highs[axis][best]) for axis in (0, 1)]
-    corners = [a * axes[best] + b * normals[best] for a in spans[0] for b in spans[1]]
-    ordered = _clockwise(np.array(corners, np.float32))
-    upper, left = ordered[1] - ordered[0], ordered[3] - ordered[0]
-    return ordered, (_length(upper), _length(left))
+    angles = np.unique(np.arctan2(edges[:, 1], edges[:, 0]) % (np.pi / 2))
+    cos, sin = np.cos(angles), np.sin(angles)
+    axes = np.stack([cos, sin, -sin, cos], axis=1).reshape(-1, 2, 2)  # (angles, axis, xy)
+    along = hull @ axes.transpose(0, 2, 1)  # (angles, points, axis)
+    low, high = along.min(axis=1), along.max(axis=1)
+    best = (high - low).prod(axis=1).argmin()
+    return axes[best], low[best], high[best]
 
 
-def grown(corners: Points, margin: float) -> Points:
-    """Return the corners of the rectangle that is larger by `margin` on each side."""
-    right, down = _unit(corners[1] - corners[0]), _unit(corners[3] - corners[0])
-    ways = np.stack([-right - down, right - down, right + down, -right + down])
-    larger: Points = (corners + margin * ways).astype(np.float32)
-    return larger
-
-
-def _runs(mask: NDArray[np.bool_]) -> tuple[list[int], list[int], list[int]]:
-    """Return row, start and end (exclusive) of every run of true pixels, by rows from the top."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    return rows.tolist(), starts.tolist(), ends.tolist()
+def corners_of(axes: Points, low: Points, high: Points) -> Corners:
+    """Return the corners of a rectangle, given as `around` does: of the two on the left, the upper comes first."""
+    (left, top), (right, bottom) = low, high
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) @ axes
+    sides = corners[np.argsort(corners[:, 0], kind="stable")].reshape(2, 2, 2)
+    (left_top, left_bottom), (right_top, right_bottom) = (side[np.argsort(side[:, 1])] for side in sides)
+    return np.stack([left_top, right_top, right_bottom, left_bottom])
 
 
 def _convex_hull(points: Points) -> Points:
@@ -224,32 +209,15 @@ def _convex_hull(points: Points) -> Points:
     Source: Andrew 1979, doi 10.1016/0020-0190(79)90072-3 (monotone chain)
     """
     ordered = sorted({(float(x), float(y)) for x, y in points})
-    if len(ordered) < 3:
-        return np.array(ordered, np.float32)
-    lower, upper = _chain(ordered), _chain(ordered[::-1])
-    return np.array(lower[:-1] + upper[:-1], np.float32)
-
-
-def _chain(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    chain: list[tuple[float, float]] = []
-    for x, y in points:
-        while len(chain) > 1:
-            (x0, y0), (x1, y1) = chain[-2:]
-            if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > 0:
-                break
-            chain.pop()
-        chain.append((x, y))
-    return chain
-
-
-def _clockwise(corners: Points) -> Points:
-    """Return four corners from the top left on: of the two on the left, the upper comes first."""
-    by_x: Any = corners[np.argsort(corners[:, 0], kind="stable")]
-    left, right = by_x[:2], by_x[2:]
-    left, right = left[np.argsort(left[:, 1])], right[np.argsort(right[:, 1])]
-    return np.stack([left[0], right[0], right[1], left[1]])
-
-
-def _unit(vector: Points) -> Points:
-    unit: Points = vector / max(_length(vector), 1e-6)
-    return unit
+    hull: list[tuple[float, float]] = []
+    for way in (ordered, ordered[::-1]):
+        begun = len(hull)
+        for x, y in way:
+            while len(hull) > begun + 1:
+                (x0, y0), (x1, y1) = hull[-2:]
+                if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > 0:
+                    break
+                hull.pop()
+            hull.append((x, y))
+        hull.pop()  # the other way begins with it
+    return np.array(hull or ordered, np.float32)

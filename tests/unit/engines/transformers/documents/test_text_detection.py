@@ -13,7 +13,7 @@ from engines.transformers.documents.text_detection import (
     TextRegion,
     around,
     connected_regions,
-    grown,
+    corners_of,
     regions_of,
 )
 
@@ -32,6 +32,17 @@ def test_a_region_grows_by_its_area_over_its_outline() -> None:
     assert region.score == pytest.approx(0.9)
     margin = 99 * 9 * 1.5 / (2 * (99 + 9))  # pixels count by their middles
     assert region.box == [round(20 - margin), round(40 - margin), round(119 + margin), round(49 + margin)]
+
+
+def test_a_turned_region_grows_on_all_sides() -> None:
+    drawn = Image.new("L", (200, 100))
+    corners = np.array([[40, 60], [140, 20], [148, 40], [48, 80]], np.float32)
+    ImageDraw.Draw(drawn).polygon([(float(x), float(y)) for x, y in corners], fill=255)
+    [region] = regions_of(np.asarray(drawn, np.float32) / np.float32(255))
+    outwards = region.corners - corners
+    length, height = np.hypot(100, 40), np.hypot(8, 20)
+    margin = length * height * 1.5 / (2 * (length + height))
+    np.testing.assert_allclose(np.hypot(*outwards.T), [margin * np.sqrt(2)] * 4, atol=1.5)
 
 
 def test_what_is_faint_small_or_unsure_is_no_region() -> None:
@@ -153,17 +164,13 @@ def test_a_turned_rectangle_is_found_with_its_corners_clockwise_from_the_top_lef
     axes = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     drawn = (np.array([[0, 0], [80, 0], [80, 20], [0, 20]]) @ axes + 50).astype(np.float32)
     inner = (np.random.default_rng(0).uniform([0, 0], [80, 20], (50, 2)) @ axes + 50).astype(np.float32)
-    corners, (width, height) = around(np.concatenate([inner, drawn]))
-    np.testing.assert_allclose(corners, drawn, atol=1e-3)
-    assert [width, height] == pytest.approx([80, 20], abs=1e-3)
+    found = around(np.concatenate([inner, drawn]))
+    np.testing.assert_allclose(corners_of(*found), drawn, atol=1e-3)
+    _, low, high = found
+    assert sorted((high - low).tolist()) == pytest.approx([20, 80], abs=1e-3)
 
 
 @pytest.mark.parametrize("points", [[(3, 4)], [(3, 4), (9, 4)], [(0, 0), (2, 2), (4, 4)]])
 def test_a_point_and_a_line_have_no_area(points: list[tuple[int, int]]) -> None:
-    _, (width, height) = around(np.array(points, np.float32))
-    assert width * height == pytest.approx(0, abs=1e-4)
-
-
-def test_a_rectangle_grows_on_all_sides() -> None:
-    corners = np.array([[10, 10], [30, 10], [30, 20], [10, 20]], np.float32)
-    np.testing.assert_allclose(grown(corners, 2), [[8, 8], [32, 8], [32, 22], [8, 22]])
+    _, low, high = around(np.array(points, np.float32))
+    assert (high - low).prod() == pytest.approx(0, abs=1e-4)
