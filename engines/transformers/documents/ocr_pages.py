@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import numpy as np
 from PIL import Image
 from torch import nn
 
-from engines.transformers.documents.reading_order import reading_order, text_of
+from engines.transformers.documents.reading_order import Box, reading_order
 from engines.transformers.documents.text_detection import TextDetector, TextRegion
 from engines.transformers.documents.text_recognition import ReadLine, TextRecognizer
 from engines.transformers.loading import ModelFolder
@@ -41,6 +42,13 @@ class PageText:
 
     text: str
     lines: list[dict[str, Any]]
+
+    @classmethod
+    def arranged(cls, lines: Sequence[dict[str, Any]], boxes: Sequence[Box]) -> Self:
+        """Return `lines` in reading order, which their `boxes` tell."""
+        rows = reading_order(boxes, [line["text"] for line in lines])
+        text = "\n".join(" ".join(lines[index]["text"] for index in row) for row in rows)
+        return cls(text, [lines[index] for row in rows for index in row])
 
 
 class PageReader:
@@ -77,30 +85,23 @@ class PageReader:
             regions = self._detector.find(image)
             read = self._read([region.cut_out(image) for region in regions])
         kept = [(region, line) for region, line in zip(regions, read, strict=True) if line.text]
-        texts = [line.text for _, line in kept]
-        rows = reading_order(_level([region for region, _ in kept]), texts)
         lines = [
             {"text": line.text, "box": region.box, "score": line.score, **_tilt(region)}
-            for region, line in (kept[index] for row in rows for index in row)
+            for region, line in kept
         ]
-        return PageText(text_of(texts, rows), lines)
+        return PageText.arranged(lines, _level([region for region, _ in kept]))
 
     def close(self) -> None:
         """Release the models; each task that shared them does so."""
 
     def _read(self, cuttings: Sequence[Image.Image]) -> list[ReadLine]:
         """Return the text of each region; a high one may be a vertical line: the most certain reading counts."""
-        ways: list[Image.Image] = []
-        owners: list[int] = []
-        for index, cutting in enumerate(cuttings):
-            high = cutting.height >= _UPRIGHT * cutting.width
-            turned = [cutting.transpose(way) for way in _TURNS] if high else []
-            ways += [cutting, *turned]
-            owners += [index] * (1 + len(turned))
-        best = [ReadLine("", 0.0)] * len(cuttings)
-        for index, line in zip(owners, self._recognizer.read(ways), strict=True):
-            best[index] = max(best[index], line, key=lambda one: one.score)
-        return best
+        ways = [
+            [one, *(one.transpose(turn) for turn in _TURNS if one.height >= _UPRIGHT * one.width)]
+            for one in cuttings
+        ]
+        read = iter(self._recognizer.read([way for of_one in ways for way in of_one]))
+        return [max(islice(read, len(of_one)), key=lambda line: line.score) for of_one in ways]
 
 
 def has_page_reader(folder: Path) -> bool:
@@ -121,12 +122,9 @@ def image_settings(folder: ModelFolder) -> dict[str, Any]:
     """
     path = folder.path / "preprocessor_config.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise ModelLoadFailed(f"model {folder.name} has no readable {path.name}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ModelLoadFailed(f"model {folder.name}: {path.name} holds no object of settings")
-    return settings
 
 
 def _tilt(region: TextRegion) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engines.transformers.documents.ocr_pages import PageText
-from engines.transformers.documents.reading_order import reading_order, text_of
+from engines.transformers.documents.reading_order import reading_order
 from engines.transformers.documents.text_lines import Line, lines_of, without_breaks
 from handlers.decoding.document_pages import Page, Word
 
@@ -69,9 +69,8 @@ def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
     joined = without_breaks([[lines[index] for index in row] for row in rows])
     text = "\n".join(" ".join(line.text for line in row) for row in joined)
     in_order = [line for row in joined for line in row]
-    return PageText(text, [_region(line) for line in in_order]), [
-        word for line in in_order for word in line.words
-    ]
+    read = [word for line in in_order for word in line.words]
+    return PageText(text, [_region(line) for line in in_order]), read
 
 
 def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
@@ -87,9 +86,7 @@ def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
             for other in regions
         )
     ]
-    texts = [region["text"] for region in regions]
-    rows = reading_order([region["box"] for region in regions], texts)
-    return PageText(text_of(texts, rows), [regions[index] for row in rows for index in row])
+    return PageText.arranged(regions, [region["box"] for region in regions])
 
 
 def _words_in(read: PageText) -> list[Word]:

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
-_TO_THE_LEFT = frozenset({"R", "AL"})
+_DIRECTIONS = {"L": "L", "R": "R", "AL": "R"}
+"""How scripts run, by the class that Unicode gives to their letters."""
 
 
-def runs_to_the_left(texts: Iterable[str]) -> bool:
+def _directions(text: str) -> list[str]:
+    """Return L or R for each letter of `text`, nothing for numbers and signs."""
+    return [_DIRECTIONS[kind] for kind in map(unicodedata.bidirectional, text) if kind in _DIRECTIONS]
+
+
+def _runs_to_the_left(texts: Sequence[str]) -> bool:
     """Return whether most letters of `texts` are of a right-to-left script."""
-    kinds = [unicodedata.bidirectional(letter) for text in texts for letter in text]
-    return sum(kind in _TO_THE_LEFT for kind in kinds) > kinds.count("L")
+    directions = _directions("".join(texts))
+    return directions.count("R") > directions.count("L")
 
 
 def as_read(texts: Sequence[str]) -> list[int]:
     """Return the indices of `texts`, which lie side by side from left to right, in the order they are read. Most of
     their letters say where to begin; what is written the other way is read the other way within, with the numbers
     that stand between."""
-    starts_right = runs_to_the_left(texts)
     order = list(range(len(texts)))
-    if starts_right:
+    against = "R"
+    if _runs_to_the_left(texts):
         order.reverse()
-    against = [_direction(texts[index]) == ("L" if starts_right else "R") for index in order]
-    neutral = [not _direction(texts[index]) for index in order]
-    first = 0
-    while first < len(order):
-        if not against[first]:
-            first += 1
-            continue
-        end = last = first
-        while end < len(order) and (against[end] or neutral[end]):
-            last = end if against[end] else last
-            end += 1
-        order[first : last + 1] = order[first : last + 1][::-1]
-        first = last + 1
+        against = "L"
+    first_letters = "".join(next(iter(_directions(texts[index])), "-") for index in order)
+    for part in re.finditer(f"{against}(-*{against})*", first_letters):
+        first, end = part.span()
+        order[first:end] = reversed(order[first:end])
     return order
-
-
-def _direction(text: str) -> str:
-    """Return R or L for the direction of a text's first letter, "" for numbers and signs."""
-    for letter in text:
-        kind = unicodedata.bidirectional(letter)
-        if kind == "L":
-            return "L"
-        if kind in _TO_THE_LEFT:
-            return "R"
-    return ""
 
 
 Box = Sequence[float]
@@ -61,19 +49,13 @@ _SAME_ROW = 0.5
 """Part of the lower height by which the middles of two boxes in a row may differ."""
 
 
-def reading_order(boxes: Sequence[Box], texts: Sequence[str] | None = None) -> list[list[int]]:
+def reading_order(boxes: Sequence[Box], texts: Sequence[str]) -> list[list[int]]:
     """Return the indices of `boxes` in rows from first to last, each row as it is read. Columns are found by the
     gutters between them, which headings and footers may cross. `texts` tell whether the page runs from right to left,
-    and each row; without them all run from left to right."""
+    and each row."""
     by_middle = sorted(range(len(boxes)), key=lambda index: _middle(boxes[index]))
-    rows = _ordered(by_middle, boxes, to_the_left=texts is not None and runs_to_the_left(texts))
-    if texts is None:
-        return list(rows)
+    rows = _ordered(by_middle, boxes, to_the_left=_runs_to_the_left(texts))
     return [[row[place] for place in as_read([texts[index] for index in row])] for row in rows]
-
-
-def text_of(texts: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
-    return "\n".join(" ".join(texts[index] for index in row) for row in rows)
 
 
 def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool) -> Iterator[list[int]]:
@@ -84,8 +66,8 @@ def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool)
         return
     between: list[int] = []  # what lies above and below the columns, which may have its own gutters
     for band, crossing in _bands(indices, boxes, gutter):
-        left, right = _sides(band, boxes, gutter)
-        if _columns(left, right, boxes):
+        if columns := _columns(band, boxes, gutter):
+            left, right = columns
             for part in (between, right, left) if to_the_left else (between, left, right):
                 yield from _ordered(part, boxes, to_the_left=to_the_left)
             between = []
@@ -106,15 +88,10 @@ def _widest_use(indices: Sequence[int], boxes: Sequence[Box]) -> float | None:
             continue
         gutter = (left + right) / 2
         bands = [band for band, _ in _bands(indices, boxes, gutter)]
-        beside = sum(len(band) for band in bands if _columns(*_sides(band, boxes, gutter), boxes))
+        beside = sum(len(band) for band in bands if _columns(band, boxes, gutter))
         if beside > most:
             best, most = gutter, beside
     return best
-
-
-def _sides(band: Sequence[int], boxes: Sequence[Box], gutter: float) -> tuple[list[int], list[int]]:
-    left = [index for index in band if boxes[index][2] <= gutter]
-    return left, [index for index in band if boxes[index][0] >= gutter]
 
 
 def _bands(
@@ -131,19 +108,19 @@ def _bands(
     yield band, None
 
 
-def _columns(left: Sequence[int], right: Sequence[int], boxes: Sequence[Box]) -> bool:
-    """Return whether the lines on both sides are columns of prose."""
+def _columns(band: Sequence[int], boxes: Sequence[Box], gutter: float) -> tuple[list[int], list[int]] | None:
+    """Return the lines left and right of the gutter, None where they are not columns of prose."""
+    left = [index for index in band if boxes[index][2] <= gutter]
+    right = [index for index in band if boxes[index][0] >= gutter]
     if min(len(left), len(right)) < 2:
-        return False
+        return None
     for side in (left, right):
-        height = median(_height(boxes[index]) for index in side)
-        if median(boxes[index][2] - boxes[index][0] for index in side) < _COLUMN_WIDTH * height:
-            return False
-    (top, bottom), (other_top, other_bottom) = (
-        (min(boxes[index][1] for index in side), max(boxes[index][3] for index in side))
-        for side in (left, right)
-    )
-    return min(bottom, other_bottom) > max(top, other_top)
+        narrowest = median(height(boxes[index]) for index in side) * _COLUMN_WIDTH
+        if median(boxes[index][2] - boxes[index][0] for index in side) < narrowest:
+            return None
+    top = max(min(boxes[index][1] for index in side) for side in (left, right))
+    bottom = min(max(boxes[index][3] for index in side) for side in (left, right))
+    return (left, right) if bottom > top else None
 
 
 def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
@@ -158,12 +135,12 @@ def _rows(indices: Sequence[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
 
 
 def same_row(one: Box, other: Box) -> bool:
-    return abs(_middle(one) - _middle(other)) <= _SAME_ROW * min(_height(one), _height(other))
+    return abs(_middle(one) - _middle(other)) <= _SAME_ROW * min(height(one), height(other))
 
 
 def _middle(box: Box) -> float:
     return (box[1] + box[3]) / 2
 
 
-def _height(box: Box) -> float:
+def height(box: Box) -> float:
     return box[3] - box[1]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from engines.transformers.documents.reading_order import as_read, same_row
+from engines.transformers.documents.reading_order import as_read, height, same_row
 from handlers.decoding.document_pages import Word
 
 _SAME_LINE_GAP = 2
@@ -91,7 +91,7 @@ def _placed(word: Word, angle: float | None = None) -> _Placed:
     (left, top), (right, lower), *_ = polygon
     if angle is None:
         angle = math.atan2(lower - top, right - left)
-    return _Placed(word, angle, _around(_turned(polygon, -angle)))
+    return _Placed(word, angle, _union([(*point, *point) for point in _turned(polygon, -angle)]))
 
 
 def _rows(words: Iterable[_Placed]) -> Iterator[list[_Placed]]:
@@ -116,8 +116,8 @@ def _lines(row: Sequence[_Placed]) -> Iterator[Line]:
     left_to_right = sorted(row, key=lambda word: word.box[0])
     together = [left_to_right[0]]
     for word in left_to_right[1:]:
-        height = min(_height(together[-1].box), _height(word.box))
-        if -height / 2 <= word.box[0] - max(one.box[2] for one in together) <= _SAME_LINE_GAP * height:
+        lower = min(height(together[-1].box), height(word.box))
+        if -lower / 2 <= word.box[0] - max(one.box[2] for one in together) <= _SAME_LINE_GAP * lower:
             together.append(word)
         else:
             yield _line(together)
@@ -133,17 +133,12 @@ def _line(words: Sequence[_Placed]) -> Line:
     left, top, right, bottom = _union([one.box for one in words])
     corners = _turned([(left, top), (right, top), (right, bottom), (left, bottom)], words[0].angle)
     polygon = [[round(x), round(y)] for x, y in corners]
-    return Line(read, _whole(_around(corners)), polygon)
+    return Line(read, _whole(_union([(*corner, *corner) for corner in corners])), polygon)
 
 
 def _turned(points: Iterable[Sequence[float]], angle: float) -> list[Point]:
     cos, sin = math.cos(angle), math.sin(angle)
     return [(x * cos - y * sin, x * sin + y * cos) for x, y in points]
-
-
-def _around(points: Iterable[Sequence[float]]) -> Box:
-    columns, rows = zip(*points, strict=True)
-    return min(columns), min(rows), max(columns), max(rows)
 
 
 def _union(boxes: Sequence[Sequence[float]]) -> Box:
@@ -153,7 +148,3 @@ def _union(boxes: Sequence[Sequence[float]]) -> Box:
 
 def _whole(box: Sequence[float]) -> list[int]:
     return [round(side) for side in box]
-
-
-def _height(box: Sequence[float]) -> float:
-    return box[3] - box[1]

@@ -183,7 +183,7 @@ def test_an_empty_page_has_no_text(pages: Path) -> None:
         ({"character_list": ["blank", "a"]}, "has 2 characters for 10 classes"),
         ({}, "has 0 characters for 10 classes"),
         (None, "has no readable preprocessor_config.json"),
-        ([], "holds no object of settings"),
+        ([], "has no readable preprocessor_config.json: Expected `object`, got `array`"),
     ],
 )
 def test_a_recognizer_without_its_characters_is_refused(

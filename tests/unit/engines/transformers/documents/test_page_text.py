@@ -112,3 +112,10 @@ def test_a_layer_without_its_pictures_says_that_they_are_unread() -> None:
     read = read_from_layer(page(layer=STAMP), STAMP)
     assert (read.result()["text"], read.result()["unread_pictures"]) == ("- 1 -", True)
     assert "unread_pictures" not in read_from_layer(page(words=STAMP), STAMP).result()
+
+
+def test_lines_side_by_side_are_one_line_of_the_text() -> None:
+    lines = [line("b", [80, 0, 130, 20]), line("c", [0, 30, 50, 50]), line("a", [0, 0, 50, 20])]
+    arranged = PageText.arranged(lines, [one["box"] for one in lines])
+    assert arranged.text == "a b\nc"
+    assert [one["text"] for one in arranged.lines] == ["a", "b", "c"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from engines.transformers.documents.reading_order import reading_order, text_of
+from engines.transformers.documents.reading_order import reading_order
 
 LEFT, RIGHT = (50, 330), (370, 650)
 """Where two columns begin and end."""
@@ -23,7 +23,10 @@ def order(boxes: dict[str, list[int]]) -> list[list[str]]:
         names = sorted(boxes)
         random.Random(seed).shuffle(names)
         found.append(
-            [[names[index] for index in line] for line in reading_order([boxes[name] for name in names])]
+            [
+                [names[index] for index in line]
+                for line in reading_order([boxes[name] for name in names], [""] * len(names))
+            ]
         )
     assert found[0] == found[1] == found[2]
     return found[0]
@@ -96,8 +99,4 @@ def test_a_table_is_read_row_by_row() -> None:
 
 
 def test_no_lines_have_no_order() -> None:
-    assert reading_order([]) == []
-
-
-def test_rows_become_lines_of_text() -> None:
-    assert text_of(["b", "a", "c"], [[1, 0], [2]]) == "a b\nc"
+    assert reading_order([], []) == []
