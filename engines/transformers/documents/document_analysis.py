@@ -66,7 +66,7 @@ class DocumentAnalysisRunner(TaskRunner):
                 shares.callback(release)
             kind = None if _is_reader_alone(folder) else folder.auto_class(*cls.kinds)
             if kind == _FINDER:
-                given["finder"] = AnswerFinder.load(folder)
+                given["finder"] = AnswerFinder(folder)
             elif kind == _WRITER:
                 given["asked"] = asked = VlmRunner.load(folder, shared)
                 shares.callback(asked.close)
@@ -78,6 +78,11 @@ class DocumentAnalysisRunner(TaskRunner):
         """Return the document and its options; a model that generates no text takes none."""
         if self.asked is None:
             refuse_options(options, takes=(), because=f"model {self.name} generates no text")
+            if self.finder is None and inputs.get("question") is not None:
+                raise InvalidInput(
+                    f"data.question: model {self.name} reads pages but does not answer questions; name a document "
+                    "question answering model or an image-text-to-text model, or leave the question out"
+                )
         return inputs, options
 
     def answer(
@@ -96,51 +101,32 @@ class DocumentAnalysisRunner(TaskRunner):
         takes pictures of pages.
         """
         for place, (inputs, options) in enumerate(prepared):
-            pages, question = inputs["pages"], inputs.get("question")
             try:
-                if self.asked is not None:
-                    yield place, self._told(self.asked, pages, question, options)
-                elif question is not None:
-                    yield place, self._found(pages, question)
-                else:
-                    yield place, {"pages": [self._read(page).result() for page in pages]}
+                yield place, self._result(inputs["pages"], inputs.get("question"), options)
             except InferenceError as error:
                 yield place, error
 
-    def _told(
-        self, teller: VlmRunner, pages: Sequence[Page], question: str | None, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return what `teller` generates about the pages; all questions run together."""
-        unread = [page for page in pages if not self._is_readable(page)]
-        asked = [question_about([page["image"]], TRANSCRIBE) for page in unread]
-        if question is not None:
-            asked.append(question_about([page["image"] for page in pages], question))
-        told = []
-        for outcome in teller.run(asked, [options] * len(asked)):
-            if isinstance(outcome, InferenceError):
-                raise outcome
-            told.append(outcome)
-        transcripts = {page["number"]: one for page, one in zip(unread, told[: len(unread)], strict=True)}
-        read = [self._read(page, transcripts.get(page["number"])).result() for page in pages]
-        if question is None:
-            return {"pages": read}
-        return {"pages": read, "answer": told[-1]["generated_text"].strip()}
-
-    def _found(self, pages: Sequence[Page], question: str) -> dict[str, Any]:
-        if self.finder is None:
-            raise InvalidInput(
-                f"data.question: model {self.name} reads pages but does not answer questions; name a document question "
-                "answering model or an image-text-to-text model, or leave the question out"
-            )
-        read = [self._read(page) for page in pages]
-        worded: list[Page] = [{**one.page, "words": one.words} for one in read]
-        found = self.finder.find(question, worded)
-        return {
-            "pages": [one.result() for one in read],
-            "answer": found.text,
-            "answer_page": found.page,
-            "answer_score": found.score,
-        }
+    def _result(self, pages: Sequence[Page], question: str | None, options: dict[str, Any]) -> dict[str, Any]:
+        transcripts: dict[int, dict[str, Any]] = {}
+        answer: dict[str, Any] = {}
+        if self.asked is not None:
+            unread = [page for page in pages if not self._is_readable(page)]
+            asked = [question_about([page["image"]], TRANSCRIBE) for page in unread]
+            if question is not None:
+                asked.append(question_about([page["image"] for page in pages], question))
+            told = []
+            for outcome in self.asked.run(asked, [options] * len(asked)):  # all questions run together
+                if isinstance(outcome, InferenceError):
+                    raise outcome
+                told.append(outcome)
+            if question is not None:
+                answer = {"answer": told.pop()["generated_text"].strip()}
+            transcripts = {page["number"]: one for page, one in zip(unread, told, strict=True)}
+        read = [self._read(page, transcripts.get(page["number"])) for page in pages]
+        if self.finder is not None and question is not None:
+            worded: list[Page] = [{**one.page, "words": one.words} for one in read]
+            answer = self.finder.find(question, worded)._asdict()
+        return {"pages": [one.result() for one in read], **answer}
 
     def _is_readable(self, page: Page) -> bool:
         return page["words"] is not None or (self.reader is not None and page["image"] is not None)

@@ -6,11 +6,9 @@ Source: https://arxiv.org/abs/1912.13318 (LayoutLM); https://arxiv.org/abs/1606.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
@@ -33,44 +31,37 @@ _RIGHT_EDGE = [_GRID] * 4
 _NOWHERE = [0] * 4
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer, its probability, and its page."""
+class Answer(NamedTuple):
+    """An answer in the form of a result: its text, its page, and its probability."""
 
-    text: str
-    score: float
-    page: int
+    answer: str
+    answer_page: int
+    answer_score: float
 
 
 class AnswerFinder:
     """Finds answers with a LayoutLM model; not safe to share between threads."""
 
-    def __init__(
-        self, name: str, model: PreTrainedModel, tokenizer: Any, image_processor: Any | None
-    ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelLoadFailed(f"model {name} needs a fast tokenizer; save it with its tokenizer.json")
-        self.model = model
-        self._name = name
-        self._tokenizer = tokenizer
-        self._image_processor = image_processor
-        positions: int = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        self._window = min(tokenizer.model_max_length, positions)
-
-    @classmethod
-    def load(cls, folder: ModelFolder) -> AnswerFinder:
-        """Return the finder of a document question answering model and its tokenizer.
+    def __init__(self, folder: ModelFolder) -> None:
+        """Load a document question answering model and its tokenizer.
 
         Raises:
             ModelLoadFailed: permanent; another kind of model, or an incomplete one.
         """
+        self._name = folder.name
         needs = "a document question answering model"
-        model = folder.model("AutoModelForDocumentQuestionAnswering", needs=needs)
-        sees = getattr(model.config, "visual_embed", False)
-        processor = folder.image_processor() if sees else None
-        if processor is not None:
-            processor.apply_ocr = False  # the words are known, and its own OCR needs Tesseract
-        return cls(folder.name, model, folder.tokenizer(), processor)
+        self.model = folder.model("AutoModelForDocumentQuestionAnswering", needs=needs)
+        self._image_processor: Any = None
+        if getattr(self.model.config, "visual_embed", False):
+            self._image_processor = folder.image_processor()
+            self._image_processor.apply_ocr = False  # the words are known, and its own OCR needs Tesseract
+        self._tokenizer = folder.tokenizer()
+        if not getattr(self._tokenizer, "is_fast", False):
+            raise ModelLoadFailed(
+                f"model {self._name} needs a fast tokenizer; save it with its tokenizer.json"
+            )
+        longest: int = self._tokenizer.model_max_length
+        self._window = min(longest, getattr(self.model.config, "max_position_embeddings", longest))
 
     @running()
     def find(self, question: str, pages: Sequence[Page]) -> Answer:
@@ -79,10 +70,10 @@ class AnswerFinder:
         Raises:
             InvalidInput: permanent; the question alone fills a window.
         """
-        best = Answer("", 0.0, pages[0]["number"])
+        best = Answer("", pages[0]["number"], 0.0)
         for page in pages:
             for window in self._windows(question, page):
-                best = max(best, self._answer(*window, page), key=lambda answer: answer.score)
+                best = max(best, self._answer(*window, page), key=lambda found: found.answer_score)
         return best
 
     def _windows(self, question: str, page: Page) -> Iterator[tuple[dict[str, list[Any]], list[int | None]]]:
@@ -142,9 +133,9 @@ class AnswerFinder:
         )
         first, last = owners[start], owners[end]
         if first is None or last is None:
-            return Answer("", 0.0, page["number"])
+            return Answer("", page["number"], 0.0)
         words = (page["words"] or [])[first : last + 1]
-        return Answer(" ".join(word["text"] for word in words), score, page["number"])
+        return Answer(" ".join(word["text"] for word in words), page["number"], score)
 
 
 def best_span(start: torch.Tensor, end: torch.Tensor, allowed: torch.Tensor) -> tuple[int, int, float]:
