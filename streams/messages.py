@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from engines.deadlines import deadline_at
+from engines.deadlines import Deadline
 from engines.run.json_form import first_wrong, plain
 from engines.run.results import Result as Result
 from engines.run.results import failed_instead
@@ -34,18 +35,10 @@ class Request(
     data: dict[str, Any]
     options: dict[str, Any] = {}
     id: Id = ""
-    deadline: str | float | None = None
+    deadline: Deadline = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     reply_to: Name | None = None
     metadata: dict[str, Any] = {}
-
-    def deadline_at(self) -> float | None:
-        """Return the deadline as seconds since the epoch, or None where there is none.
-
-        Raises:
-            InvalidRequest: permanent; a text that is not an RFC 3339 time with an offset.
-        """
-        return deadline_at(self.deadline)
 
 
 EventKind = Literal[
@@ -80,25 +73,25 @@ class MetricsEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     details: dict[str, Any] = {}
 
 
-_result_decoder = msgspec.json.Decoder(Result)
-_event_decoder = msgspec.json.Decoder(MetricsEvent)
-_encoder = msgspec.json.Encoder(enc_hook=plain)
+encode: Callable[[msgspec.Struct | dict[str, Any]], bytes] = msgspec.json.Encoder(enc_hook=plain).encode
+"""Return the message as UTF-8 JSON.
 
+Raises:
+    TypeError: a value in it has no JSON form.
+    ValueError, RecursionError: a text that is not Unicode, an integer or a depth beyond all bounds.
+"""
 
-def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
-    """Return the message as UTF-8 JSON.
+decode_result: Callable[[bytes], Result] = msgspec.json.Decoder(Result).decode
+"""Return the result that a worker published; raises msgspec.MsgspecError where the bytes are not one."""
 
-    Raises:
-        TypeError: a value in it has no JSON form.
-        ValueError, RecursionError: a text that is not Unicode, an integer or a depth beyond all bounds.
-    """
-    return _encoder.encode(message)
+decode_event: Callable[[bytes], MetricsEvent] = msgspec.json.Decoder(MetricsEvent).decode
+"""Return the metrics event that a worker published; raises msgspec.MsgspecError where the bytes are not one."""
 
 
 def encode_result(result: Result) -> tuple[Result, bytes]:
     """Return a result and its bytes; one that has no JSON form becomes a failed result."""
     try:
-        return result, _encoder.encode(result)
+        return result, encode(result)
     except Exception as raised:  # a handler may return anything
         log.error("result_not_encodable", id=result.id, task=result.task, exc_info=raised)
         error: InferenceError = InternalError(
@@ -108,22 +101,4 @@ def encode_result(result: Result) -> tuple[Result, bytes]:
         if is_out_of_memory(raised):
             error = out_of_memory("as it wrote the result", "ask for less")
         failed = failed_instead(result, error)
-        return failed, _encoder.encode(failed)
-
-
-def decode_result(value: bytes) -> Result:
-    """Return the result that a worker published.
-
-    Raises:
-        msgspec.MsgspecError: the bytes are not a result.
-    """
-    return _result_decoder.decode(value)
-
-
-def decode_event(value: bytes) -> MetricsEvent:
-    """Return the metrics event that a worker published.
-
-    Raises:
-        msgspec.MsgspecError: the bytes are not a metrics event.
-    """
-    return _event_decoder.decode(value)
+        return failed, encode(failed)

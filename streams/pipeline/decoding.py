@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from engines.deadlines import deadline_at
 from handlers.errors import InvalidRequest, Undecodable
 from handlers.options.options import OPTIONS
 from streams.messages import Id, Name, Request, encode
@@ -47,8 +48,7 @@ def decode_request(value: bytes) -> Request:
             f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels, and a result could not repeat it; "
             "make it flatter, or a string"
         )
-    if request.deadline is not None:
-        request.deadline_at()
+    deadline_at(request.deadline)
     return request
 
 

@@ -16,7 +16,7 @@ from types import coroutine
 from typing import Any, TypeVar
 
 from engines.base import Emit, Urgency
-from engines.deadlines import expired
+from engines.deadlines import deadline_at, expired
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
 from engines.run.job import Alike, Job, Outcome, Walk
@@ -239,7 +239,7 @@ def job_of(
     alike: Alike | None = None,
 ) -> Job:
     """Return a new job for `request`, which has a task and may wait unless it is one of several `alike`."""
-    ends = request.deadline_at()
+    ends = deadline_at(request.deadline)
     priority = request.priority
     return Job(
         name=RequestName(request.id, request.task, request.model_name, traceparent),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from engines.deadlines import deadline_at
 from handlers.errors import InvalidRequest, Undecodable
 from streams.messages import Request, encode
 from streams.pipeline.decoding import MAX_METADATA_DEPTH, decode_request, known_fields
@@ -78,10 +79,9 @@ def test_bytes_that_hold_no_json_object_are_undecodable(value: bytes) -> None:
 
 
 def test_a_deadline_is_read_as_rfc3339_or_as_unix_seconds() -> None:
-    assert decode_request(message(deadline="2030-01-01T00:00:00Z")).deadline_at() == 1893456000.0
-    assert decode_request(message(deadline="2030-01-01T02:00:00+02:00")).deadline_at() == 1893456000.0
-    assert decode_request(message(deadline=1893456000)).deadline_at() == 1893456000.0
-    assert decode_request(message()).deadline_at() is None
+    for deadline in ("2030-01-01T00:00:00Z", "2030-01-01T02:00:00+02:00", 1893456000):
+        assert deadline_at(decode_request(message(deadline=deadline)).deadline) == 1893456000.0
+    assert decode_request(message()).deadline is None
 
 
 def test_what_can_be_read_of_an_invalid_request_is_kept_for_its_caller() -> None:
