@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -11,44 +12,27 @@ if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for K
     from streams.delivery.offsets import OffsetTracker
     from streams.delivery.port import TopicPartition
     from streams.faust.membership import Membership
+    from streams.faust.source import FaustSource
     from streams.kafka.broker_watch import BrokerWatch
 
 
-class Partitions(Protocol):
-    """The part of the consumer that is shown."""
-
-    @property
-    def stopped_partitions(self) -> Mapping[TopicPartition, str]: ...
-    @property
-    def removed_unread(self) -> Mapping[TopicPartition, int]: ...
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
     """Puts together what the parts of a worker know. Lives on their event loop."""
 
-    def __init__(
-        self,
-        *,
-        watch: BrokerWatch,
-        membership: Membership,
-        tracker: OffsetTracker,
-        partitions: Partitions,
-        ready_without_broker_s: float | None,
-    ) -> None:
-        """Without a broker for longer than that its status is error; None: never."""
-        self._watch = watch
-        self._membership = membership
-        self._tracker = tracker
-        self._partitions = partitions
-        self._ready_without_broker_s = ready_without_broker_s
+    watch: BrokerWatch
+    membership: Membership
+    tracker: OffsetTracker
+    source: FaustSource
+    ready_without_broker_s: float | None
+    """Without a broker for longer than that the status is error; None: never."""
 
     def report(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, broker, group, offsets}, as JSON has it."""
-        broker, group, tracker = self._watch.report(), self._membership, self._tracker
-        unreadable = group.unreadable_topics()
-        stopped, removed = self._partitions.stopped_partitions, self._partitions.removed_unread
+        broker, group, tracker = self.watch.report(), self.membership, self.tracker
+        unreadable, stopped = group.unreadable_topics(), self.source.stopped_partitions
         any_unread = bool(group.missing_topics or unreadable or stopped)
-        limit_s = self._ready_without_broker_s
+        limit_s = self.ready_without_broker_s
         if limit_s is not None and broker["away_s"] > limit_s:
             status = "error"
         elif broker["status"] != "ok" or group.state != "joined" or any_unread:
@@ -71,7 +55,9 @@ class StreamState:
                 "oldest_age_s": round(tracker.oldest_age_s(), 3),
                 "held_back": sorted(map(_named, tracker.held_back)),
                 "stopped": {_named(place): why for place, why in stopped.items()},
-                "removed_unread": {_named(place): count for place, count in removed.items()},
+                "removed_unread": {
+                    _named(place): count for place, count in self.source.removed_unread.items()
+                },
             },
         }
 

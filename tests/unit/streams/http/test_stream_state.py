@@ -30,12 +30,13 @@ class Stream:
         self.membership.state = "joined"
         self.tracker = OffsetTracker(clock=lambda: self.now)
         self.partitions: Any = SimpleNamespace(stopped_partitions={}, removed_unread={})
+        doubled: dict[str, Any] = {"source": self.partitions}
         self.state = StreamState(
             watch=self.watch,
             membership=self.membership,
             tracker=self.tracker,
-            partitions=self.partitions,
             ready_without_broker_s=ready_without_broker_s,
+            **doubled,
         )
 
     async def connect(self) -> Any:
