@@ -66,11 +66,10 @@ class AwaitedResults:
             working.cancel()
 
     def _forget(self, request_id: str, future: asyncio.Future[Result]) -> None:
-        waiting = self._waiting.get(request_id, [])
-        if future in waiting:
-            waiting.remove(future)
+        waiting = self._waiting[request_id]
+        waiting.remove(future)
         if not waiting:
-            self._waiting.pop(request_id, None)
+            del self._waiting[request_id]
 
 
 def _fail(future: asyncio.Future[Result], failure: ClientError) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, Self
+from functools import partial
+from typing import Self
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -144,7 +145,7 @@ class InferenceClient:
             RequestNotSent, NoAnswer, ClientClosed: as `send`.
         """
         until = time.monotonic() + self._send_timeout_s
-        return await self._produce(task, value, key, headers, until, "a message")
+        return await self._produce(task, value, key, headers, until)
 
     async def infer(self, request: Request, *, key: bytes | None = None, timeout_s: float = 300.0) -> Result:
         """Send `request` and return its result, success or failure.
@@ -155,8 +156,7 @@ class InferenceClient:
             NoAnswer: retryable; no result within `timeout_s`, sending included; it may still be answered later.
             ResultsNotReadable, ClientClosed: permanent.
         """
-        self._check_opened(request)
-        request = _with_id(request)
+        request = self._prepared(request)
         until = time.monotonic() + timeout_s
         future = self.expect(request.id)
         try:
@@ -193,18 +193,11 @@ class InferenceClient:
             raise ValueError(f"max_outstanding={max_outstanding} lets no request begin; it must be 1 or more")
         if isinstance(requests, list | tuple):
             for request in requests:
-                self._check_opened(request)
+                self._prepared(request)
         errors: list[tuple[str, ClientError]] = []
         count = 0
-
-        def prepare(request: Request) -> Request:
-            self._check_opened(request)
-            return _with_id(request)
-
-        def infer(request: Request) -> Coroutine[Any, Any, Result]:
-            return self.infer(request, timeout_s=timeout_s)
-
-        async with aclosing(outcomes(requests, prepare, infer, most=max_outstanding)) as ended:
+        infer = partial(self.infer, timeout_s=timeout_s)
+        async with aclosing(outcomes(requests, self._prepared, infer, most=max_outstanding)) as ended:
             async for identity, outcome in ended:
                 count += 1
                 if isinstance(outcome, ClientError):
@@ -234,7 +227,8 @@ class InferenceClient:
             )
         return self._awaited
 
-    def _check_opened(self, request: Request) -> None:
+    def _prepared(self, request: Request) -> Request:
+        """Return `request` with an id, if its result will be read."""
         if request.task not in self._tasks:
             raise TaskNotOpened(
                 f"this client was opened for the tasks {', '.join(self._tasks) or '(none)'} and reads no results of "
@@ -245,11 +239,11 @@ class InferenceClient:
                 f"the result would go to reply_to {request.reply_to!r}, which this client does not read; leave it "
                 "out, or send the request alone by send()"
             )
+        return _with_id(request)
 
     async def _send(self, request: Request, key: bytes | None, until: float) -> None:
-        if (
-            len(request.id) > MAX_ID_CHARS
-        ):  # a worker would answer it under another id, which no call waits for
+        # A worker would answer it under another id, which no call waits for.
+        if len(request.id) > MAX_ID_CHARS:
             raise RequestNotSent(
                 f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
             )
@@ -261,7 +255,7 @@ class InferenceClient:
                 f"request {request.id!r} cannot be written as JSON: {error}; its texts must be valid Unicode, and its "
                 "data and options what JSON has"
             ) from None
-        await self._produce(request.task, value, key, headers, until, f"request {request.id}", request.id)
+        await self._produce(request.task, value, key, headers, until, request.id)
 
     async def _produce(
         self,
@@ -270,7 +264,6 @@ class InferenceClient:
         key: bytes | None,
         headers: list[tuple[str, bytes]] | None,
         until: float,
-        what: str,
         request_id: str = "",
     ) -> str:
         """Produce to the request topic of `task`, again while a broker is away; return the record's position."""
@@ -284,6 +277,7 @@ class InferenceClient:
                 f"there is no task {task!r}: no topic can be called {topic!r}; at most 249 letters, digits, dots, "
                 "underscores and hyphens can"
             )
+        what = f"request {request_id}" if request_id else "a message"
         began = time.monotonic()
         reason = "no broker answered, or none has the topic"
         while True:
