@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 from collections.abc import Mapping
@@ -33,20 +34,11 @@ SECRET_KEYS = frozenset(
 )
 """Names whose values are masked in log lines; every secret setting is among them."""
 
-QUIET_LIBRARIES = {
-    "aiokafka": logging.WARNING,
-    "boto3": logging.WARNING,
-    "botocore": logging.WARNING,
-    "faust": logging.WARNING,
-    "httpcore": logging.WARNING,
-    "httpx": logging.WARNING,
-    "mode": logging.WARNING,
-    "s3transfer": logging.WARNING,
-    "urllib3": logging.ERROR,
-}
+QUIET_LIBRARIES = {"urllib3": logging.ERROR} | dict.fromkeys(
+    ("aiokafka", "boto3", "botocore", "faust", "httpcore", "httpx", "mode", "s3transfer"), logging.WARNING
+)
 """Libraries and their least level. They log each request or retry, which our lines do better; aiokafka's DEBUG calls
 alone cost a worker 12 % of its speed."""
-
 
 _MOST_IDS = 10
 """How many requests of a batch a line names."""
@@ -77,7 +69,9 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
-    handler = _Handler(stream)
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(RepeatedLines())
+    atexit.register(tell_left_out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -96,25 +90,12 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
         logging.getLogger(name).setLevel(max(level, root.level))
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes library lines to the stream: the first of a kind, then how often it was repeated."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.repeated = RepeatedLines()
-        self.addFilter(self.repeated)
-
-    def close(self) -> None:
-        """Called by `logging` when the process ends."""
-        self.repeated.flush(self)
-        super().close()
-
-
 def tell_left_out() -> None:
     """Log how many lines of libraries were left out as repetitions since the last such line."""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler):
-            handler.repeated.flush(handler)
+        for one in handler.filters:
+            if isinstance(one, RepeatedLines):
+                one.flush(handler)
 
 
 def add_request(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

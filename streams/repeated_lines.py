@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import ssl
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,36 +37,19 @@ _KEPT_CHARS = 300
 _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
 """How lines about a broker that is away begin when no argument holds the error."""
 
-_OF_NO_BROKER = frozenset(
-    {
-        "CoordinatorLoadInProgressError",
-        "CoordinatorNotAvailableError",
-        "GroupCoordinatorNotAvailableError",
-        "GroupLoadInProgressError",
-        "KafkaConnectionError",
-        "KafkaTimeoutError",
-        "LeaderNotAvailableError",
-        "NoBrokersAvailable",
-        "NodeNotReadyError",
-        "NotCoordinatorError",
-        "NotCoordinatorForGroupError",
-        "NotLeaderForPartitionError",
-        "RequestTimedOutError",
-        "StaleMetadata",
-    }
-)
-"""Errors of aiokafka about a broker that is away; by name, so that logging does not import it."""
+_NOT_PASSING = frozenset({"CorrelationIdError", "KafkaProtocolError", "UnknownTopicOrPartitionError"})
+"""Errors that aiokafka calls retriable though no broker is away; by name, so that logging does not import it."""
 
 
 @dataclass(slots=True)
 class _Kind:
     """Lines that say the same."""
 
-    told: str
+    told: str = ""
     """The text for those that are left out: the line that was shown, or a summary of all."""
-    pause_s: float
-    next_at: float
-    seen_at: float
+    pause_s: float = 0.0
+    next_at: float = 0.0
+    seen_at: float = -math.inf
     left_out: int = 0
     since: float = 0.0
     """When the first line came that was left out."""
@@ -84,7 +67,8 @@ class RepeatedLines(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._kinds: OrderedDict[tuple[str, int, str], _Kind] = OrderedDict()
+        self._kinds: dict[tuple[str, int, str], _Kind] = {}
+        """The one that was seen last is the last."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] not in LIBRARIES:
@@ -93,23 +77,23 @@ class RepeatedLines(logging.Filter):
         if not record.name.startswith("aiokafka") and any(part in message for part in NOT_TOLD):
             return False
         kind = _kind_of(record, message)
-        told = BROKER_AWAY if BROKER_AWAY in kind else message
         now = self._clock()
         with self._lock:
-            known = self._kinds.get(kind)
-            if known is None or now - known.seen_at > known.pause_s:
-                left_out, since = (known.left_out, known.since) if known else (0, 0.0)
-                self._remember(kind, _Kind(told, FIRST_PAUSE_S, now + FIRST_PAUSE_S, now))
+            known = self._kinds[kind] = self._kinds.pop(kind, _Kind())
+            if len(self._kinds) > _MOST_KINDS:
+                del self._kinds[next(iter(self._kinds))]
+            quiet_s, known.seen_at = now - known.seen_at, now
+            if quiet_s > known.pause_s:
+                known.pause_s = FIRST_PAUSE_S
             elif now >= known.next_at:
-                left_out, since = known.left_out, known.since
-                pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S)
-                self._remember(kind, _Kind(told, pause_s, now + pause_s, now))
+                known.pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S)
             else:
-                if not known.left_out:
-                    known.since = now
+                known.since = known.since if known.left_out else now
                 known.left_out += 1
-                known.seen_at = now
                 return False
+            known.told = BROKER_AWAY if BROKER_AWAY in kind else message
+            known.next_at = now + known.pause_s
+            left_out, known.left_out, since = known.left_out, 0, known.since
         if left_out:
             record.msg, record.args = f"{message} {_more(left_out, now - since)}", None
         return True
@@ -128,12 +112,6 @@ class RepeatedLines(logging.Filter):
         for name, level, text in left_out:
             handler.emit(logging.LogRecord(name, level, __file__, 0, text, None, None))
 
-    def _remember(self, kind: tuple[str, int, str], known: _Kind) -> None:
-        self._kinds[kind] = known
-        self._kinds.move_to_end(kind)
-        while len(self._kinds) > _MOST_KINDS:
-            self._kinds.popitem(last=False)
-
 
 def _kind_of(record: logging.LogRecord, message: str) -> tuple[str, int, str]:
     arguments = record.args if isinstance(record.args, tuple) else ()
@@ -149,7 +127,9 @@ def _tells_of_no_broker(argument: object) -> bool:
     if isinstance(argument, ssl.SSLError):
         return False  # a certificate error, which waiting does not solve
     error = argument if isinstance(argument, type) else type(argument)
-    return isinstance(argument, OSError | TimeoutError) or error.__name__ in _OF_NO_BROKER
+    if error.__name__ == "KafkaTimeoutError" or isinstance(argument, OSError):
+        return True
+    return bool(getattr(error, "retriable", False)) and error.__name__ not in _NOT_PASSING
 
 
 def _more(left_out: int, seconds: float) -> str:

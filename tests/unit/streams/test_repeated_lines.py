@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import ssl
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -161,3 +163,18 @@ def test_a_configured_process_leaves_repetitions_out_and_tells_of_them() -> None
     first, told = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
     assert first.startswith("Failed fetch messages from 1")
     assert "(and 4 more like it" in told
+
+
+@pytest.mark.processes
+def test_a_process_that_ends_tells_what_it_left_out() -> None:
+    script = (
+        "import logging\n"
+        "from streams.logs import configure_logging\n"
+        "from streams.settings import LoggingSettings\n"
+        "configure_logging(LoggingSettings())\n"
+        "for number in range(3):\n    logging.getLogger('aiokafka').error('node %d is away', number)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, told = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert first == "node 0 is away"
+    assert told.startswith("node 0 is away (and 2 more like it")
