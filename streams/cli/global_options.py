@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,14 +23,16 @@ class GlobalOptions:
 
     config_file: Path | None = None
     overrides: list[str] = field(default_factory=list)
-    verbose: bool = False
 
 
-def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]:
+def load_settings(
+    ctx: typer.Context, own: Mapping[str, Any] | None = None, *, logs: bool = False
+) -> Loaded[Settings]:
     """Return the settings for this command line, and configure logging to standard error.
 
-    Unless `logs`, which is for commands that keep running, only levels that --verbose or logging.level ask for are
-    logged: the command reports its errors itself.
+    `own` holds what the command's own options set, by key, over all else; None and [] count as not given. Unless
+    `logs`, which is for commands that keep running, only levels that --verbose or logging.level ask for are logged:
+    the command reports its errors itself.
 
     Raises:
         ConfigurationError: permanent; `main` shows it and exits with 2.
@@ -38,8 +42,12 @@ def load_settings(ctx: typer.Context, *, logs: bool = False) -> Loaded[Settings]
     from streams.settings import Settings
 
     options = ctx.ensure_object(GlobalOptions)
-    overrides = ["logging.level=DEBUG"] if options.verbose else []
-    loaded = load(Settings, config_file=options.config_file, overrides=[*overrides, *options.overrides])
+    given = (
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in (own or {}).items()
+        if value not in (None, [])
+    )
+    loaded = load(Settings, config_file=options.config_file, overrides=[*options.overrides, *given])
     is_asked_for = logs or loaded.origins["logging.level"] != "default"
     told = loaded.settings.logging
     configure_logging(told if is_asked_for else told.model_copy(update={"level": "CRITICAL"}))
@@ -63,7 +71,8 @@ def _take_overrides(ctx: typer.Context, value: list[str] | None) -> None:
 
 
 def _take_verbose(ctx: typer.Context, value: bool) -> None:
-    ctx.ensure_object(GlobalOptions).verbose |= value
+    if value:  # --set is stronger
+        ctx.ensure_object(GlobalOptions).overrides.insert(0, "logging.level=DEBUG")
 
 
 def _signature(

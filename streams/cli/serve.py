@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from engines.native_environment import set_native_defaults
 from streams.cli import HTTP_EXAMPLE, command, load_settings
 from streams.interrupts import ending_at_once
-
-if TYPE_CHECKING:
-    from streams.settings import Settings
 
 
 @command(
@@ -33,19 +30,13 @@ def serve(
     Exit status: 0 drained, 1 failed, 2 settings not usable.
     """
     with ending_at_once(ctx.call_on_close):
-        settings = _with_address(load_settings(ctx, logs=True).settings, host=host, port=port)
+        settings = load_settings(ctx, {"http.host": host, "http.port": port}, logs=True).settings
         set_native_defaults()
         from streams.http.serving import run
         from streams.plugins import import_plugins
 
         import_plugins(settings.worker.plugins)
     raise typer.Exit(run(settings, on_listening=_show))
-
-
-def _with_address(settings: Settings, **given: Any) -> Settings:
-    """Return `settings` with the address of the command line; None changes nothing."""
-    changes = {name: value for name, value in given.items() if value is not None}
-    return settings.model_copy(update={"http": settings.http.model_copy(update=changes)})
 
 
 def _show(url: str) -> None:

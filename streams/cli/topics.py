@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from streams import interrupts
 from streams.cli import AsJson, examples, load_settings, print_json
 from streams.kafka.topics import Topics
-
-if TYPE_CHECKING:
-    from streams.settings import WorkerSettings
+from streams.plugins import tasks_of
+from streams.settings import KafkaSettings
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -37,12 +36,11 @@ def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> N
     """Create missing topics and add partitions where there are too few."""
     from streams.kafka.topic_admin import create_topics
 
-    settings = load_settings(ctx).settings
-    tasks = _tasks(settings.worker, task)
-    touched = interrupts.run(create_topics(settings.kafka, tasks))
-    partitions = settings.kafka.partitions
+    kafka, tasks = _settings(ctx, task)
+    touched = interrupts.run(create_topics(kafka, tasks))
+    partitions = kafka.partitions
     if as_json:
-        names = Topics(settings.kafka.topic_prefix).all_of(tasks)
+        names = Topics(kafka.topic_prefix).all_of(tasks)
         rows = [{"topic": name, "changed": name in touched, "partitions": partitions} for name in names]
         print_json({"topics": rows})
         return
@@ -57,17 +55,14 @@ def check(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> No
     """Check every topic; exit with 1 and say what to do where one is missing or has the wrong shape."""
     from streams.kafka.topic_admin import check_topics
 
-    settings = load_settings(ctx).settings
-    tasks = _tasks(settings.worker, task)
-    wrong = {one.topic: one for one in interrupts.run(check_topics(settings.kafka, tasks))}
-    names = Topics(settings.kafka.topic_prefix).all_of(tasks)
+    kafka, tasks = _settings(ctx, task)
+    wrong = {one.topic: one for one in interrupts.run(check_topics(kafka, tasks))}
+    names = Topics(kafka.topic_prefix).all_of(tasks)
     if as_json:
-        rows = []
-        for name in names:
-            one = wrong.get(name)
-            rows.append(
-                {"topic": name, "ok": not one, "problem": one and one.problem, "cure": one and one.cure}
-            )
+        rows = [
+            {"topic": name, "ok": not one, "problem": one and one.problem, "cure": one and one.cure}
+            for name, one in ((name, wrong.get(name)) for name in names)
+        ]
         print_json({"topics": rows})
     else:
         for name in names:
@@ -82,7 +77,6 @@ def _print_line(text: str, *, ok: bool = True) -> None:
     Console(soft_wrap=True).print(f"{mark} {text}", highlight=False)
 
 
-def _tasks(worker: WorkerSettings, given: list[str] | None) -> list[str]:
-    from streams.plugins import tasks_of
-
-    return tasks_of(worker.model_copy(update={"tasks": tuple(given)}) if given else worker)
+def _settings(ctx: typer.Context, task: list[str] | None) -> tuple[KafkaSettings, list[str]]:
+    settings = load_settings(ctx, {"worker.tasks": task}).settings
+    return settings.kafka, tasks_of(settings.worker)

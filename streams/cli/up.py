@@ -7,9 +7,7 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,8 +101,10 @@ def up(
         lines.resume()
         return made
 
+    # As Ctrl-C, so that everything that was started is stopped.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
     with (
-        _sigterm_like_ctrl_c(),
         StatusLines(console) as lines,
         LocalPlatform(
             directory,
@@ -136,8 +136,6 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
     from streams.settings import DEFAULT_HTTP_PORT, Settings
 
     given = given_explicitly(Settings, options.config_file, options.overrides)
-    if options.verbose:
-        given.setdefault("logging", {})["level"] = "DEBUG"
     variables = {key: leaf.env_name for key, leaf in leaves(Settings).items()}
     problems = [
         f"{key} cannot be set for inferstream up, which starts that server itself; leave it out, or run the parts that "
@@ -175,17 +173,3 @@ def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> 
         lines.append(f"  curl -s {platform.http_url}/inference/infer -d {HTTP_EXAMPLE}")
     lines += [f"  {inferstream} models list", f"  {inferstream} doctor", "", "Ctrl-C here stops everything."]
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM unwind the main thread as Ctrl-C does, so that everything that was started is stopped."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

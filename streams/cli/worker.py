@@ -30,11 +30,7 @@ def worker(
     Exit status: 0 drained, 1 failed (unanswered requests stay on the broker), 2 settings not usable.
     """
     with ending_at_once(ctx.call_on_close):
-        settings = load_settings(ctx, logs=True).settings
-        if task:
-            settings = settings.model_copy(
-                update={"worker": settings.worker.model_copy(update={"tasks": tuple(task)})}
-            )
+        settings = load_settings(ctx, {"worker.tasks": task}, logs=True).settings
         set_native_defaults()
         from streams.plugins import import_plugins
         from streams.worker.worker import run
