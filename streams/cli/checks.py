@@ -1,4 +1,4 @@
-"""Checks of what a worker needs, run side by side: broker, topics, S3, disk, plugins."""
+"""Checks of what every worker needs: broker, topics, rights, S3, disk; and the form of their results."""
 
 from __future__ import annotations
 
@@ -6,56 +6,36 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engines.configuration import ConfigurationError
-from engines.models.model_manager import ModelManager
-from engines.registry import EngineRegistry
-from engines.run.health import HealthProbes
-from handlers import model_registry
-from streams.cli.findings import Finding, Status, only_warn
-from streams.cli.model_checks import check_mlflow, check_models, check_ollama, check_transformers
-from streams.plugins import import_plugins, tasks_of
 from streams.settings import Settings
 
 if TYPE_CHECKING:
     from streams.kafka.rights import Rights
 
-LONGEST_S = 30.0
-"""Time limit of all checks together, in seconds."""
-
 _COMFORTABLE_BYTES = 5 * 1024**3
 _REFUSED_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 
+Status = Literal["ok", "warning", "error"]
 
-def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
-    """Return all findings, in a fixed order; blocks for at most `LONGEST_S`.
 
-    An engine that is not usable is an error where a registered model names it, else a warning.
-    """
-    findings = _plugins(settings)
-    known = model_registry.tasks()
-    tasks = [task for task in settings.worker.tasks if task in known] or known
-    manager = ModelManager(settings.mlflow, settings.cache)
-    named: set[str] = set()
-    checks: dict[str, Callable[[], list[Finding]]] = {
-        "broker": partial(check_broker, settings, tasks),
-        "s3": partial(check_s3, settings, bucket),
-        "mlflow": partial(check_mlflow, settings),
-        "models": partial(check_models, settings, manager, named),
-        "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
-        "ollama": partial(check_ollama, settings),
-        "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
-    }
-    answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in checks.items()})
-    found = {name: _findings(name, answer, settings) for name, answer in answers.items()}
-    if any(finding.status == "error" for finding in found["mlflow"]):
-        found["models"] = []  # it would report the same again
-    for engine in {"transformers", "ollama"} - named:
-        found[engine] = [only_warn(finding, "no registered model needs it") for finding in found[engine]]
-    return [*findings, *(finding for name in checks for finding in found[name])]
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the diagnosis; `cure` says what to do where `status` is not ok."""
+
+    name: str
+    status: Status
+    detail: str
+    cure: str = ""
+
+    @classmethod
+    def of_error(cls, name: str, message: object) -> Finding:
+        """Return the finding of an error message, which ends with "; " and the cure."""
+        detail, _, cure = str(message).partition("; ")
+        return cls(name, "error", detail, cure)
 
 
 def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
@@ -152,28 +132,6 @@ def check_disk(directory: Path, health: Callable[[], Mapping[str, Any]]) -> list
     return [Finding("disk", "ok", detail)]
 
 
-def _plugins(settings: Settings) -> list[Finding]:
-    """Import the plugins, and check the settings of custom engines and the tasks to consume."""
-    findings = []
-    for plugin in settings.worker.plugins:
-        findings += _refused("plugins", partial(import_plugins, [plugin])) or [
-            Finding("plugins", "ok", f"{plugin} is imported")
-        ]
-    findings += _refused("engines", EngineRegistry(settings).check_settings)
-    if all(finding.status == "ok" for finding in findings):
-        findings += _refused("tasks", partial(tasks_of, settings.worker))
-    return findings
-
-
-def _refused(name: str, check: Callable[[], object]) -> list[Finding]:
-    """Return the finding of `check` about the settings, nothing where they are valid."""
-    try:
-        check()
-    except ConfigurationError as error:
-        return [Finding.of_error(name, problem) for problem in error.problems]
-    return []
-
-
 def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Finding:
     code = str(response["Error"].get("Code", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -188,26 +146,3 @@ def _refusal(response: Mapping[str, Any], place: str, bucket: str | None) -> Fin
         cure = f"let s3.access_key read the bucket: s3:GetObject on {bucket}/*"
         return Finding("s3", "error", f"{place} does not let us into bucket {bucket}", cure)
     return Finding("s3", "error", f"{place} answers with {code or status}", "look at the store's own log")
-
-
-def _answer(check: Callable[[], list[Finding]]) -> dict[str, Any]:
-    return {"status": "ok", "findings": check()}
-
-
-def _findings(name: str, answer: Mapping[str, Any], settings: Settings) -> list[Finding]:
-    """Return a check's findings, or one that says why it has none."""
-    if "findings" in answer:
-        found: list[Finding] = answer["findings"]
-        return found
-    where = {
-        "broker": f"kafka.bootstrap_servers={settings.kafka.bootstrap_servers}",
-        "s3": f"s3.endpoint_url={settings.s3.endpoint_url or 'AWS'}",
-        "mlflow": "mlflow.tracking_uri",
-        "models": "inferstream models list",
-        "transformers": "python -c 'import torch, transformers'",
-        "ollama": f"ollama.api_base={settings.ollama.api_base}",
-        "disk": f"cache.directory={settings.cache.directory}",
-    }
-    # Importing these libraries takes longer than that on a busy machine, which is not an error.
-    status: Status = "warning" if name in ("models", "transformers") else "error"
-    return [Finding(name, status, str(answer["error"]), f"look at {where[name]}")]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import httpx
 
@@ -15,7 +16,7 @@ from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
 from handlers import model_registry
 from handlers.errors import InferenceError
-from streams.cli.findings import Finding
+from streams.cli.checks import Finding
 from streams.settings import Settings
 
 _HTTP_TIMEOUT_S = 3.0
@@ -74,6 +75,7 @@ def check_tags(
     models: Iterable[ResolvedModel], *, tasks: Iterable[str], engines: Iterable[str]
 ) -> Iterator[Finding]:
     """Yield a warning for each model whose tags are missing, unknown or contradictory."""
+    warning = partial(Finding, "models", "warning")
     tasks, engines = sorted(tasks), sorted(engines)
     untagged: dict[str, list[str]] = {"task": [], "engine": []}
     for model in models:
@@ -82,26 +84,20 @@ def check_tags(
             if not values:
                 untagged[tag].append(model.key)
             for value in sorted(set(values) - set(known)):
-                yield Finding(
-                    "models",
-                    "warning",
+                yield warning(
                     f"{model.key} has tag {tag}={model.tags[tag]}, where nothing here serves {value} "
                     f"(known: {', '.join(known)})",
                     f"register it again with --{tag}, or name the module that adds {value} in worker.plugins",
                 )
         is_by_ollama = model.source.startswith("ollama:")
         if model.engine and is_by_ollama != (model.engine == "ollama"):
-            yield Finding(
-                "models",
-                "warning",
+            yield warning(
                 f"{model.key} has tag engine={model.engine}, but its source is {model.source}",
                 f"register it again with --engine {'ollama' if is_by_ollama else 'transformers'}",
             )
     for tag, keys in untagged.items():
         if keys:
-            yield Finding(
-                "models",
-                "warning",
+            yield warning(
                 f"without tag {tag}, so that a request with a wrong {tag} fails late: {', '.join(keys)}",
                 f"register them again with --{tag}",
             )

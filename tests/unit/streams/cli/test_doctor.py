@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from streams.cli import checks
-from streams.cli.checks import check_broker, check_disk, check_s3, examine
-from streams.cli.findings import Finding, only_warn
+from streams.cli import doctor
+from streams.cli.checks import Finding, check_broker, check_disk, check_s3
+from streams.cli.doctor import examine, only_warn
 from streams.cli.model_checks import check_mlflow, check_ollama, check_transformers
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine
@@ -231,8 +231,8 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
         released.wait(60)
         return []
 
-    monkeypatch.setattr(checks, "LONGEST_S", 1.0)
-    monkeypatch.setattr(checks, "check_s3", hanging)
+    monkeypatch.setattr(doctor, "LONGEST_S", 1.0)
+    monkeypatch.setattr(doctor, "check_s3", hanging)
     start = time.monotonic()
     found = {finding.name: finding for finding in examine(Settings.model_validate(AWAY))}
     released.set()
@@ -247,7 +247,7 @@ def test_a_plugin_that_cannot_be_imported_is_an_error(
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:
     libraries(torch_with(devices=0))
-    monkeypatch.setattr(checks, "LONGEST_S", 0.2)
+    monkeypatch.setattr(doctor, "LONGEST_S", 0.2)
     found = examine(Settings.model_validate({**AWAY, "worker": {"plugins": ["no_such_module", "json"]}}))
     assert [finding.status for finding in found if finding.name == "plugins"] == ["error", "ok"]
     assert "no_such_module" in found[0].detail
@@ -258,7 +258,7 @@ def test_settings_of_the_worker_and_of_engines_that_would_stop_its_start_are_err
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
 ) -> None:
     libraries(torch_with(devices=0))
-    monkeypatch.setattr(checks, "LONGEST_S", 0.2)
+    monkeypatch.setattr(doctor, "LONGEST_S", 0.2)
     settings = {**AWAY, "worker": {"tasks": ["asr", "orc"]}, "engines": {"olama": {"x": 1}}}
     [engine, *_] = examine(Settings.model_validate(settings))
     assert (engine.name, engine.status) == ("engines", "error")
@@ -320,7 +320,7 @@ def test_a_machine_on_which_nothing_was_set_up_has_nothing_to_mend(
     command_line: CommandLine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checks, "examine", lambda *_, **__: list(found))
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: list(found))
     given = [f"--set={one}" for one in settings]
     lines = command_line("doctor", *given)
     assert (lines.exit_code, said in lines.stdout) == (exit_code, True), lines.stdout
