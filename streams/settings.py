@@ -13,17 +13,7 @@ from engines.config.settings import EngineSettings
 from engines.deadlines import DEFAULT_TIMEOUT_S, Patience
 from engines.guard import DEFAULT_MOST_STUCK
 from handlers.settings import Section
-from streams.kafka.settings import KafkaSettings
-
-__all__ = [
-    "DEFAULT_HTTP_PORT",
-    "HttpSettings",
-    "KafkaSettings",
-    "LoggingSettings",
-    "S3Settings",
-    "Settings",
-    "WorkerSettings",
-]
+from streams.kafka.settings import KafkaSettings as KafkaSettings
 
 DEFAULT_HTTP_PORT = 8080
 

@@ -219,12 +219,9 @@ def _keep(limits: queue.SimpleQueue[_Limit | None]) -> None:
         try:
             latest = limits.get(timeout=max(0.0, limit.at - time.monotonic()))
         except queue.Empty:
-            if (threads := _waited_for()) or limit.status:
+            main = threading.main_thread()
+            threads = [one.name for one in threading.enumerate() if one is not main and not one.daemon]
+            if threads or limit.status:
                 tell = log.critical if limit.status else log.warning
                 tell(limit.event, threads=threads)
             exit_now(limit.status)
-
-
-def _waited_for() -> list[str]:
-    main = threading.main_thread()
-    return [one.name for one in threading.enumerate() if one is not main and not one.daemon]

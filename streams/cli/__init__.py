@@ -14,19 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from streams.cli.global_options import global_options, load_settings
-
-__all__ = [
-    "HTTP_EXAMPLE",
-    "AsJson",
-    "app",
-    "command",
-    "examples",
-    "load_settings",
-    "main",
-    "pairs",
-    "print_json",
-]
+from streams.cli.global_options import global_options
+from streams.cli.global_options import load_settings as load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option --json, of every command that shows something."""

@@ -6,13 +6,11 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
-from pydantic import BaseModel
 
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.config.settings_tree import leaves, sections
@@ -27,12 +25,6 @@ Every line is optional. What is commented out shows the default (or an example, 
 or differs between machines). Stronger than this file are the environment, INFERSTREAM_<SECTION>__<NAME>,
 and the command line, --set section.name=value; keep passwords in the environment.
 """
-
-
-class Format(StrEnum):
-    TABLE = "table"
-    YAML = "yaml"
-    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +46,9 @@ class ShownSetting:
 def config(
     ctx: typer.Context,
     format: Annotated[
-        Format, typer.Option("--format", "-f", help="How to print them.", case_sensitive=False)
-    ] = Format.TABLE,
+        Literal["table", "yaml", "json"],
+        typer.Option("--format", "-f", help="How to print them.", case_sensitive=False),
+    ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     sample: Annotated[
         bool,
@@ -68,12 +61,12 @@ def config(
     the command line ([cyan]--set section.name=value[/cyan]).
     """
     if sample:
-        typer.echo(sample_yaml(Settings), nl=False)
+        typer.echo("\n".join(sample_lines()))
         return
     shown = list(shown_settings(load_settings(ctx)))
-    if as_json or format is Format.JSON:
+    if as_json or format == "json":
         print_json(_tree(shown))
-    elif format is Format.YAML:
+    elif format == "yaml":
         typer.echo("\n".join(_yaml_lines(shown)))
     else:
         _print_table(shown)
@@ -163,15 +156,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def sample_yaml(root: type[BaseModel]) -> str:
-    """Return a YAML file with every setting, commented out, with its description and allowed values."""
-    return "\n".join(_sample_lines(root)) + "\n"
-
-
-def _sample_lines(root: type[BaseModel]) -> Iterator[str]:
+def sample_lines() -> Iterator[str]:
+    """Yield the lines of a YAML file with every setting, commented out, with its description and allowed values."""
     yield from (f"# {line}" for line in _HEAD.splitlines())
-    known = leaves(root)
-    for section, holder in sections(root).items():
+    known = leaves(Settings)
+    for section, holder in sections(Settings).items():
         yield ""
         yield f"# {(holder.__doc__ or '').strip()}"
         yield f"{section}:"

@@ -59,10 +59,9 @@ def show(
         print_json(described)
         return
     tags = described.pop("tags")
-    for key in ("task", "engine"):
-        tags.pop(key, None)
     rows = [(key, _shown(value)) for key, value in described.items()]
-    tables.show(("", ""), [*rows, *((f"tag {key}", value) for key, value in tags.items())])
+    rows += [(f"tag {key}", value) for key, value in tags.items() if key not in ("task", "engine")]
+    tables.show(("", ""), rows)
 
 
 @app.command(

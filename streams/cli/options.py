@@ -48,14 +48,11 @@ def options(
 def _print_table(task: str | None, engine: str | None) -> None:
     from streams.cli.tables import show
 
-    shown = [
-        spec
-        for spec in (OPTIONS if task is None else options_of(task)).values()
-        if engine is None or not spec.engines or engine in spec.engines
-    ]
     hidden = set() if task is None else {"tasks"}
     rows = []
-    for spec in shown:
+    for spec in (OPTIONS if task is None else options_of(task)).values():
+        if engine is not None and spec.engines and engine not in spec.engines:
+            continue
         names = [spec.name, *(f"({engine}: {name})" for engine, name in spec.engine_names.items())]
         row = zip(COLUMNS, ("\n".join(names), *cells(spec)), strict=True)
         rows.append([cell for heading, cell in row if heading not in hidden])

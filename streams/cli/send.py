@@ -162,7 +162,6 @@ def _print(result: Result, *, as_json: bool) -> None:
     import msgspec
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
         return
@@ -176,7 +175,7 @@ def _print(result: Result, *, as_json: bool) -> None:
     if text is not None:
         typer.echo(text)
     if output:
-        console.print_json(json.dumps(output))
+        Console(soft_wrap=True).print_json(json.dumps(output))
     shown = "  ".join(f"{name}={value}" for name, value in details.items())
     Console(stderr=True, soft_wrap=True).print(
         f"[dim]{result.model_name} version {result.model_version}  {result.processing_time:.2f} s  {shown}[/dim]",

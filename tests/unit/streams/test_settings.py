@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 from engines.config.settings import EngineSettings
 from engines.config.settings_tree import leaves
 from engines.configuration import load
-from streams.cli.config import sample_yaml
+from streams.cli.config import sample_lines
 from streams.settings import KafkaSettings, S3Settings, Settings, WorkerSettings
 
 SAMPLE = Path(__file__).parents[3] / "docs" / "settings.sample.yaml"
@@ -55,7 +55,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_the_committed_sample_is_current() -> None:
-    assert SAMPLE.read_text(encoding="utf-8") == sample_yaml(Settings), (
+    assert SAMPLE.read_text(encoding="utf-8") == "\n".join([*sample_lines(), ""]), (
         "run: inferstream config --sample > docs/settings.sample.yaml"
     )
 
