@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import threading
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from engines.base import BaseEngine, PullProgress
@@ -16,7 +14,7 @@ from engines.config.setting_problems import ConfigurationError, settings_for
 from engines.config.settings import EngineSettings
 from handlers.errors import EngineUnavailable, InferenceError, UnknownEngine, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
-from handlers.registry import BrokenEntryPoint, load_entry_point
+from handlers.registry import BrokenEntryPoint, Registry
 from handlers.signals import is_of_a_signal
 
 log = get_logger(__name__)
@@ -34,7 +32,7 @@ EngineClass = Callable[[Any], BaseEngine]
 PullListener = Callable[[str, PullProgress], None]
 """Called with an engine's name and the progress of a download to its server."""
 
-_by_plugins: dict[str, EngineClass] = {}
+_by_plugins: dict[str, Callable[..., BaseEngine]] = {}
 
 
 def register_engine(name: str, engine_class: EngineClass) -> None:
@@ -46,63 +44,27 @@ def register_engine(name: str, engine_class: EngineClass) -> None:
     _by_plugins[name] = engine_class
 
 
-class EngineRegistry:
-    """Makes each engine once, when it is first used, with its section of the settings. Thread-safe.
-
-    An engine registered by hand wins over one of an installed package, and that over a built-in one. Making one
-    engine does not block callers of another.
-    """
+class EngineRegistry(Registry[BaseEngine]):
+    """Makes each engine when it is first used, with its section of the settings."""
 
     def __init__(self, settings: EngineSettings | None = None, on_pull: PullListener | None = None) -> None:
+        super().__init__(ENTRY_POINTS, BUILT_IN)
         self._settings = EngineSettings() if settings is None else settings
         self._on_pull = on_pull
-        self._lock = threading.Lock()
-        self._classes: dict[str, EngineClass] = {}
-        self._engines: dict[str, BaseEngine] = {}
-        self._making: dict[str, threading.Lock] = {}
+        self._registered = ChainMap(self._registered, _by_plugins)
 
     def register(self, name: str, engine_class: EngineClass) -> None:
         """Register `engine_class` under `name`; replaces one of that name."""
         _check_name(name)
-        with self._lock:
-            self._classes[name] = engine_class
-            self._engines.pop(name, None)
-
-    def get(self, name: str) -> BaseEngine:
-        """Return the engine called `name`.
-
-        Raises:
-            UnknownEngine: permanent; names the known engines.
-            EngineUnavailable: retryable; it cannot be made here, usually because its libraries are missing.
-        """
-        made = self._engines.get(name)  # without the lock, as nearly every request finds its engine made
-        if made is not None:
-            return made
-        with self._lock:
-            making = self._making.setdefault(name, threading.Lock())
-        with making:
-            with self._lock:
-                if name in self._engines:  # made while this caller waited
-                    return self._engines[name]
-            engine = self._make(name)
-            with self._lock:
-                return self._engines.setdefault(name, engine)
+        self._register(name, engine_class)
 
     def is_made(self, name: str) -> bool:
         """Return whether `get` returns this engine at once."""
-        return name in self._engines
-
-    def names(self) -> list[str]:
-        """Return the names of all engines, made or not."""
-        return sorted({*self._classes, *_by_plugins, *BUILT_IN, *self._installed})
-
-    def knows(self, name: str) -> bool:
-        """Return whether there is an engine of that name; as fast as a dict lookup."""
-        return any(name in names for names in (BUILT_IN, self._classes, _by_plugins, self._installed))
+        return name in self._made
 
     def made(self) -> dict[str, BaseEngine]:
         """Return the engines that were made so far."""
-        return dict(self._engines)
+        return dict(self._made)
 
     def supported_tasks(self, name: str) -> frozenset[str]:
         """Return the tasks that an engine runs, none for any; makes it only where its class does not say.
@@ -111,7 +73,7 @@ class EngineRegistry:
             UnknownEngine, EngineUnavailable: as `get`.
         """
         with _unavailable(name):
-            declared = None if self.is_made(name) else getattr(self._find(name), "supported_tasks", None)
+            declared = None if self.is_made(name) else getattr(self._class_of(name), "supported_tasks", None)
         if isinstance(declared, Collection) and declared:
             return frozenset(declared)
         return frozenset(self.get(name).supported_tasks)
@@ -139,7 +101,7 @@ class EngineRegistry:
                 problems.append(f"engines.{name}: no such engine; {hint} (known: {', '.join(self.names())})")
             else:
                 try:
-                    self._config(name, self._find(name))
+                    self._config(name, self._class_of(name))
                 except ConfigurationError as error:
                     problems += error.problems
                 except (BrokenEntryPoint, ImportError) as error:
@@ -151,8 +113,8 @@ class EngineRegistry:
     def unload(self) -> None:
         """Close every engine and drop it; the next `get` makes a new one. Unload the cached models first."""
         with self._lock:
-            engines = list(self._engines.items())
-            self._engines.clear()
+            engines = list(self._made.items())
+            self._made.clear()
         for name, engine in engines:
             try:
                 engine.close()
@@ -160,11 +122,6 @@ class EngineRegistry:
                 if is_of_a_signal(error):
                     raise
                 log.exception("engine_not_closed", engine=name)  # the others must be closed too
-
-    @functools.cached_property
-    def _installed(self) -> dict[str, EntryPoint]:
-        """Engines of installed packages; looked up once, as it takes milliseconds."""
-        return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
     def _config(self, name: str, engine_class: EngineClass) -> Any:
         """Return the argument of the engine's `__init__`."""
@@ -175,7 +132,7 @@ class EngineRegistry:
 
     def _make(self, name: str) -> BaseEngine:
         with _unavailable(name):
-            engine_class = self._find(name)
+            engine_class = self._class_of(name)
             engine = engine_class(self._config(name, engine_class))
         if not engine.name:
             # The class may serve under several names, so the name goes on the instance.
@@ -184,18 +141,8 @@ class EngineRegistry:
             engine.on_progress = functools.partial(self._on_pull, name)
         return engine
 
-    def _find(self, name: str) -> EngineClass:
-        found = self._classes.get(name) or _by_plugins.get(name)
-        if found is not None:
-            return found
-        if name in self._installed:
-            loaded: EngineClass = load_entry_point(self._installed[name])
-            return loaded
-        if name in BUILT_IN:
-            module, _, attribute = BUILT_IN[name].partition(":")
-            built_in: EngineClass = getattr(importlib.import_module(module), attribute)
-            return built_in
-        raise UnknownEngine(f"engine {name!r} is not known; this process has {', '.join(self.names())}")
+    def _unknown(self, name: str) -> UnknownEngine:
+        return UnknownEngine(f"engine {name!r} is not known; this process has {', '.join(self.names())}")
 
 
 @contextmanager

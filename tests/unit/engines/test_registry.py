@@ -163,7 +163,7 @@ def test_a_broken_package_is_told_by_entry_point_and_other_engines_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     point = EntryPoint("broken", "json:nothing", registry_module.ENTRY_POINTS)
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
+    monkeypatch.setattr("handlers.registry.entry_points", lambda group: [point])
     registry = registry_with(broken={"level": 1})
     registry.check_settings()
     with pytest.raises(
@@ -207,7 +207,7 @@ def test_an_engine_that_cannot_be_made_is_unavailable_and_tried_again() -> None:
 
 def test_an_installed_package_brings_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("shouter", "tests.unit.engines.parts:ShoutEngine", registry_module.ENTRY_POINTS)
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
+    monkeypatch.setattr("handlers.registry.entry_points", lambda group: [point])
     registry = EngineRegistry()
     assert "shouter" in registry.names()
     assert type(registry.get("shouter")).__name__ == "ShoutEngine"
@@ -237,7 +237,7 @@ def test_installed_packages_are_looked_through_once_however_often_engines_are_as
         looked.append(group)
         return []
 
-    monkeypatch.setattr(registry_module, "entry_points", look)
+    monkeypatch.setattr("handlers.registry.entry_points", look)
     registry = EngineRegistry()
     assert [registry.knows(name) for name in ("transformers", "nobody", "nobody")] == [True, False, False]
     registry.names()

@@ -56,6 +56,14 @@ def test_an_unknown_task_names_the_nearest_and_the_known_ones() -> None:
     assert "asr" in caught.value.message
 
 
+def test_made_up_names_leave_nothing_behind() -> None:
+    registry = HandlerRegistry()
+    for number in range(100):
+        with pytest.raises(UnknownTask):
+            registry.get(f"made-up-{number}")
+    assert len(registry._making) == 1
+
+
 def test_a_registered_handler_serves_its_task_and_learns_its_name() -> None:
     class Unnamed(Echo):
         pass

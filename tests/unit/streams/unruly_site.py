@@ -135,7 +135,7 @@ async def registered() -> AsyncIterator[None]:
         del engine_registry._by_plugins[unruly.UnrulyEngine.name]
         for task in unruly.HANDLERS:
             del model_registry._registered[task]
-            model_registry._handlers.pop(task, None)
+            model_registry._made.pop(task, None)
 
 
 async def _in_a_thread(call: Any, fields: dict[str, Any]) -> dict[str, Any]:
