@@ -107,10 +107,11 @@ class TokenPicker:
             scores = scores.scatter(0, seen, torch.where(came < 0, came * penalty, came / penalty))
         if not sampling.do_sample:
             return int(scores.argmax())
-        count = min(sampling.top_k, scores.shape[0]) or scores.shape[0]
-        best, tokens = scores.float().topk(count)
+        scores, tokens = scores.float(), torch.arange(scores.shape[0], device=scores.device)
+        if sampling.top_k or sampling.top_p < 1.0:  # sorting takes longer than all the rest
+            scores, tokens = scores.topk(min(sampling.top_k or len(tokens), len(tokens)))
         # Relative to the highest: else a temperature near zero makes infinite scores.
-        chances = ((best - best[0]) / max(sampling.temperature, _LEAST_TEMPERATURE)).softmax(0)
+        chances = ((scores - scores.max()) / max(sampling.temperature, _LEAST_TEMPERATURE)).softmax(0)
         if sampling.top_p < 1.0:
             before = chances.cumsum(0) - chances
             chances = chances.where(before < sampling.top_p, 0.0)

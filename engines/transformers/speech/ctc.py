@@ -16,7 +16,6 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
-from engines.transformers.speech.recordings import OverlappingWindow, split_with_overlap
 from engines.transformers.speech.segments import Segment, segments_at_pauses
 from handlers.errors import InvalidOption
 
@@ -31,6 +30,36 @@ _PAUSE_S = 0.5
 
 _SHORTEST_S = 0.1
 """Shorter recordings are padded with silence: some models find nothing in less than a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlappingWindow:
+    """Samples `start` to `end`; the first `left` and the last `right` samples overlap and do not count."""
+
+    start: int
+    end: int
+    left: int
+    right: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def frames(self, count: int) -> slice:
+        return slice(round(self.left / self.length * count), count - round(self.right / self.length * count))
+
+
+def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
+    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap. All but
+    the first and the last include `stride` samples of their neighbours on either side."""
+    windows = []
+    for start in range(0, max(length, 1), window - 2 * stride):
+        end = min(start + window, length)
+        is_last = end == length
+        windows.append(OverlappingWindow(start, end, stride if start else 0, 0 if is_last else stride))
+        if is_last:
+            break
+    return windows
 
 
 @dataclass(slots=True)

@@ -45,8 +45,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """The thresholds of a request."""
+    """The thresholds of a request, and the temperatures of its attempts."""
 
+    temperature: float = 0.0
     no_speech_threshold: float = 0.6
     logprob_threshold: float = -1.0
     compression_ratio_threshold: float = 2.4
@@ -56,9 +57,10 @@ class Guards:
     def of(cls, options: Mapping[str, Any]) -> Self:
         return cls(**{name: options[name] for name in cls.__slots__ if name in options})
 
-    def temperatures(self, first: float) -> tuple[float, ...]:
-        """Return the temperatures to try in order: from `first` to 1, and not endlessly many."""
-        step = self.temperature_increment_on_fallback
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The temperatures to try in order: from the first to 1, and not endlessly many."""
+        first, step = self.temperature, self.temperature_increment_on_fallback
         more = int(min((1.0 - first) / step + 1e-9, _MOST_FALLBACKS)) if step > 0 and first < 1.0 else 0
         return tuple(round(first + index * step, 6) for index in range(more + 1))
 

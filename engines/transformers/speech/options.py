@@ -22,15 +22,10 @@ class SpeechSettings:
 
     timestamps: Literal["segment", "word", False] = "segment"
     task: str | None = None
-    temperature: float = 0.0
     seed: int | None = None
     max_new_tokens: int | None = None
     search: tuple[tuple[str, Any], ...] = ()
     guards: Guards = field(default_factory=Guards)
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return self.guards.temperatures(self.temperature)
 
 
 class WhisperLanguages:
@@ -77,7 +72,6 @@ class WhisperLanguages:
         return SpeechSettings(
             timestamps=timestamps,
             task=task if self.is_multilingual else None,
-            temperature=options.get("temperature", 0.0),
             seed=options.get("seed"),
             max_new_tokens=options.get("max_new_tokens"),
             search=tuple((name, options[name]) for name in _SEARCH_OPTIONS if name in options),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engines.transformers.generation.sampling import Sampling
+from engines.transformers.speech.guards import Evidence
 from engines.transformers.speech.options import SpeechSettings
 from engines.transformers.speech.segments import Segment
-from engines.transformers.speech.whisper_pass import Draw, Heard
 
 _HOP_S = 0.02
 """Resolution of the search for a pause."""
@@ -22,36 +24,6 @@ _PAUSE_S = 0.3
 
 _SEARCH_S = 8.0
 """How far before the latest possible border a pause is looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class OverlappingWindow:
-    """Samples `start` to `end`; the first `left` and the last `right` samples overlap and do not count."""
-
-    start: int
-    end: int
-    left: int
-    right: int
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
-
-    def frames(self, count: int) -> slice:
-        return slice(round(self.left / self.length * count), count - round(self.right / self.length * count))
-
-
-def split_with_overlap(length: int, *, window: int, stride: int) -> list[OverlappingWindow]:
-    """Return windows of at most `window` samples whose counting parts cover `length` samples without a gap. All but
-    the first and the last include `stride` samples of their neighbours on either side."""
-    windows = []
-    for start in range(0, max(length, 1), window - 2 * stride):
-        end = min(start + window, length)
-        is_last = end == length
-        windows.append(OverlappingWindow(start, end, stride if start else 0, 0 if is_last else stride))
-        if is_last:
-            break
-    return windows
 
 
 def split_at_pauses(samples: NDArray[np.float32], *, rate: int, window_s: float) -> list[tuple[int, int]]:
@@ -73,6 +45,18 @@ def _quietest(samples: NDArray[np.float32], rate: int) -> int:
     energy = np.convolve((frames**2).mean(axis=1), np.ones(round(_PAUSE_S / _HOP_S)), mode="valid")
     last_quietest = len(energy) - 1 - int(np.argmin(energy[::-1]))
     return int((last_quietest + _PAUSE_S / _HOP_S / 2) * hop)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The result of one pass over one window: the model's segments, all its tokens, and its certainty."""
+
+    parts: Sequence[dict[str, Any]]
+    """Segments with start, end (s), tokens and, where asked for, token_timestamps."""
+    sequence: list[int]
+    """All tokens, prompt and end included."""
+    text: str
+    evidence: Evidence
 
 
 @dataclass(slots=True, eq=False)
@@ -132,14 +116,15 @@ class Window:
         one = self.recording
         return one.settings, self.attempt > 0, self.encoded is None, one.is_long
 
-    def draw(self) -> Draw:
-        """Return how its tokens are sampled. The seed of a fallback comes from the sound, so repeats are equal."""
-        settings = self.recording.settings
-        temperature = settings.temperatures[self.attempt]
-        seed = settings.seed
+    def sampling(self) -> Sampling:
+        """Return how its tokens are picked. The seed of a fallback comes from the sound, so repeats are equal."""
+        temperature = self.recording.settings.guards.temperatures[self.attempt]
+        seed = self.recording.settings.seed
         if seed is None and self.attempt > 0:
             seed = zlib.crc32(self.samples.tobytes())
-        return Draw(temperature, None if seed is None else hash((seed, self.start, self.attempt)) % 2**63)
+        if seed is not None:
+            seed = hash((seed, self.start, self.attempt)) % 2**63
+        return Sampling(do_sample=temperature > 0, temperature=temperature, seed=seed)
 
     def better(self, heard: Heard) -> Heard:
         guards = self.recording.settings.guards

@@ -17,9 +17,9 @@ from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.speech.options import WhisperLanguages
-from engines.transformers.speech.recordings import Recording, Window, next_pass, split_at_pauses
+from engines.transformers.speech.recordings import Heard, Recording, Window, next_pass, split_at_pauses
 from engines.transformers.speech.segments import Segment, join_texts, words_of
-from engines.transformers.speech.whisper_pass import Heard, SpeechTokens, encoder_output, hear
+from engines.transformers.speech.whisper_pass import SpeechTokens, encoder_output, hear
 from handlers.errors import ModelLoadFailed
 
 _WINDOWS_AT_ONCE = 8
@@ -100,21 +100,11 @@ class WhisperRunner(TaskRunner):
 
     def _hear(self, windows: Sequence[Window]) -> list[Window | None]:
         """Run one pass over `windows` and add their segments to the recordings; return the windows still to run."""
-        settings = windows[0].recording.settings
         states, mask = self._encoded(windows)
-        encoded = encoder_output(states)
-        sources = self._detect_languages(windows, encoded)
+        sources = self._detect_languages(windows, states)
         longest_s = max(window.end - window.start for window in windows) / self.rate
-        found = hear(
-            self.model,
-            self.tokens,
-            settings,
-            encoded=encoded,
-            attention_mask=mask,
-            max_new_tokens=int(_SPARE_TOKENS + _TOKENS_PER_S * longest_s),
-            languages=[window.recording.language for window in windows],
-            draws=[window.draw() for window in windows],
-        )
+        most_tokens = int(_SPARE_TOKENS + _TOKENS_PER_S * longest_s)
+        found = hear(self.model, self.tokens, windows, states, mask, max_new_tokens=most_tokens)
         verdicts = [self._verdict(window, heard) for window, heard in zip(windows, found, strict=True)]
         misled = {source for source, row in sources.items() if verdicts[row] == "silence"}
         following: list[Window | None] = []
@@ -137,7 +127,7 @@ class WhisperRunner(TaskRunner):
         guards = window.recording.settings.guards
         if guards.is_silence(heard.evidence):
             return "silence"
-        is_last = window.attempt + 1 >= len(window.recording.settings.temperatures)
+        is_last = window.attempt + 1 >= len(guards.temperatures)
         if heard.text and guards.is_doubtful(heard.evidence) and not is_last:
             return "again"
         best = window.better(heard)
@@ -168,7 +158,7 @@ class WhisperRunner(TaskRunner):
         encoded = self.model.get_encoder()(heard["input_features"])
         return encoded.last_hidden_state, heard["attention_mask"]
 
-    def _detect_languages(self, windows: Sequence[Window], encoded: Any) -> dict[int, int]:
+    def _detect_languages(self, windows: Sequence[Window], states: torch.Tensor) -> dict[int, int]:
         """Set the language of recordings without one, by the first of their windows. Return the rows of those
         windows, by the `id` of the recording."""
         first: dict[int, int] = {}
@@ -177,8 +167,8 @@ class WhisperRunner(TaskRunner):
                 first.setdefault(id(window.recording), row)
         unknown = list(first.values())
         if unknown:
-            states = encoder_output(encoded.last_hidden_state[unknown])
-            for row, code in zip(unknown, self.languages.detect(self.model, states), strict=True):
+            encoded = encoder_output(states[unknown])
+            for row, code in zip(unknown, self.languages.detect(self.model, encoded), strict=True):
                 windows[row].recording.language = code
         return first
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from engines.transformers.generation.sampling import BEAM_OPTIONS
+from engines.transformers.generation.sampling import BEAM_OPTIONS, Sampling, TokenPicker
 from engines.transformers.generation.token_sequence import without_half_character
 from engines.transformers.speech.guards import Evidence, compression_ratio, is_loop
-from engines.transformers.speech.options import SpeechSettings
+from engines.transformers.speech.recordings import Heard, Window
 
 _PROMPT_TOKENS = 4
 """Tokens at the beginning of a pass: start, language, task and "no timestamps"."""
@@ -57,46 +56,35 @@ class SpeechTokens:
         return without_half_character(self.decode(self.text_tokens(tokens)))
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """The result of one pass over one window: the model's segments, all its tokens, and its certainty."""
-
-    parts: Sequence[dict[str, Any]]
-    """Segments with start, end (s), tokens and, where asked for, token_timestamps."""
-    sequence: list[int]
-    """All tokens, prompt and end included."""
-    text: str
-    evidence: Evidence
-
-
 def hear(
     model: WhisperForConditionalGeneration,
     tokens: SpeechTokens,
-    settings: SpeechSettings,
+    windows: Sequence[Window],
+    states: torch.Tensor,
+    mask: torch.Tensor,
     *,
-    encoded: Any,
-    attention_mask: torch.Tensor,
     max_new_tokens: int,
-    languages: Sequence[str | None],
-    draws: Sequence[Draw],
 ) -> list[Heard]:
-    """Return the result of one pass for each encoded window; beams are used only where nothing is sampled."""
+    """Return the result of one pass over windows of one kind, given the encoder's output, (windows, frames, width), and
+    its mask; beams are used only where nothing is sampled."""
+    settings = windows[0].recording.settings
+    samplings = [window.sampling() for window in windows]
     room = model.config.max_target_positions - _PROMPT_TOKENS
     asked: dict[str, Any] = dict(settings.search)
-    if any(draw.temperature > 0 for draw in draws):
+    if any(one.do_sample for one in samplings):
         asked = {name: value for name, value in asked.items() if name not in BEAM_OPTIONS}
     if settings.task is not None:
-        asked |= {"task": settings.task, "language": list(languages)}
+        asked |= {"task": settings.task, "language": [window.recording.language for window in windows]}
     beams: int = asked.get("num_beams", 1)
-    listener = PassListener(draws, end=tokens.end, device=model.device)
+    listener = PassListener(samplings, end=tokens.end, device=model.device)
     if beams == 1:
         asked |= {"logits_processor": [listener], "stopping_criteria": [listener.stop_loops]}
     attention = model.config._attn_implementation
     with no_speech(model, tokens.no_speech, beams=beams) as silent:
         try:
             found: Any = model.generate(
-                encoder_outputs=encoded,
-                attention_mask=attention_mask,
+                encoder_outputs=encoder_output(states),
+                attention_mask=mask,
                 return_timestamps=bool(settings.timestamps),
                 return_token_timestamps=settings.timestamps == "word",
                 return_segments=True,
@@ -118,7 +106,7 @@ def hear(
         means = listener.means()
     else:
         prompt = tokens.prompt_of(sequences[0])
-        means = means_by_one_more_pass(model, encoded, sequences, end=tokens.end, prompt=prompt)
+        means = means_by_one_more_pass(model, states, sequences, end=tokens.end, prompt=prompt)
     heard = []
     rows = zip(of_windows, sequences, means, silent, listener.is_loop.tolist(), strict=True)
     for parts, sequence, mean, silence, loops in rows:
@@ -129,55 +117,30 @@ def hear(
     return heard
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How the tokens of one row are taken: the likeliest at temperature 0, else drawn by `seed`, None for any."""
-
-    temperature: float = 0.0
-    seed: int | None = None
-
-    def generator(self) -> torch.Generator:
-        generator = torch.Generator()
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed)
-        return generator
-
-
 class PassListener(LogitsProcessor):
     """Takes the scores of every step of a pass without beams, and adds up how likely the tokens were that it took.
+    Rows that are sampled pick their tokens here."""
 
-    Where a row's temperature is not 0 it adds Gumbel noise to its scores: the largest is a draw then.
-    Source: https://arxiv.org/abs/1411.0030 section 2 (the Gumbel-max trick).
-    """
-
-    def __init__(self, draws: Sequence[Draw], *, end: int, device: torch.device) -> None:
+    def __init__(self, samplings: Sequence[Sampling], *, end: int, device: torch.device) -> None:
         """`end` is the token that ends a text; those below it are text."""
         self._end = end
-        self._draws = [
-            (row, draw.temperature, draw.generator())
-            for row, draw in enumerate(draws)
-            if draw.temperature > 0
-        ]
+        self._pickers = [(row, TokenPicker(one)) for row, one in enumerate(samplings) if one.do_sample]
         self._steps = 0
         self._likely: torch.Tensor | None = None
-        self._sums = torch.zeros((len(draws), 2), device=device)
-        self._counts = torch.zeros((len(draws), 2), device=device)
-        self.is_over = torch.zeros(len(draws), dtype=torch.bool, device=device)
-        self.is_loop = torch.zeros(len(draws), dtype=torch.bool, device=device)
+        self._sums = torch.zeros((len(samplings), 2), device=device)
+        self._counts = torch.zeros((len(samplings), 2), device=device)
+        self.is_over = torch.zeros(len(samplings), dtype=torch.bool, device=device)
+        self.is_loop = torch.zeros(len(samplings), dtype=torch.bool, device=device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores of the next tokens, (rows, vocabulary), to take the largest of."""
         self.take(input_ids[:, -1])
         self._likely = scores.float().log_softmax(-1)
-        if not self._draws:
-            return scores
-        drawn = scores.float().clone()
-        for row, temperature, generator in self._draws:
-            noise = torch.empty(drawn.shape[1]).exponential_(generator=generator).log_()
-            drawn[row] = drawn[row] / temperature - noise.to(drawn.device)
-        return drawn
+        for row, picker in self._pickers:
+            token = picker.pick(scores[row], input_ids[row])
+            scores[row] = -torch.inf
+            scores[row, token] = 0.0
+        return scores
 
     def take(self, tokens: torch.Tensor) -> None:
         """Count the tokens that were taken by the latest scores, (rows,), in unfinished rows."""
@@ -219,16 +182,13 @@ def no_speech(model: WhisperForConditionalGeneration, token: int, *, beams: int)
             first = output.logits[::beams, 0].float().softmax(-1)
             probabilities.extend(first[:, token].tolist())
 
-    handle = model.register_forward_hook(hear)
-    try:
+    with model.register_forward_hook(hear):
         yield probabilities
-    finally:
-        handle.remove()
 
 
 def means_by_one_more_pass(
     model: WhisperForConditionalGeneration,
-    encoded: Any,
+    states: torch.Tensor,
     sequences: Sequence[Sequence[int]],
     *,
     end: int,
@@ -242,8 +202,8 @@ def means_by_one_more_pass(
         if end in tokens:
             tokens = tokens[: tokens.index(end) + 1]
         ids = torch.tensor([[*sequence[:prompt], *tokens]], device=model.device)
-        states = encoder_output(encoded.last_hidden_state[row : row + 1])
-        logits = model(encoder_outputs=states, decoder_input_ids=ids[:, :-1]).logits[0, prompt - 1 :]
+        encoded = encoder_output(states[row : row + 1])
+        logits = model(encoder_outputs=encoded, decoder_input_ids=ids[:, :-1]).logits[0, prompt - 1 :]
         found = logits.float().log_softmax(-1).gather(1, ids[0, prompt:, None])[:, 0].tolist()
         text = [one for one, token in zip(found, tokens, strict=True) if token < end]
         means.append(_means(sum(found), sum(text), len(found), len(text)))

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from engines.transformers.generation.sampling import Sampling
 from engines.transformers.speech.guards import Evidence, Guards, compression_ratio, is_loop
-from engines.transformers.speech.whisper_pass import Draw, PassListener
+from engines.transformers.speech.whisper_pass import PassListener
 
 GUARDS = Guards()
 END = 4
@@ -79,12 +80,12 @@ def test_the_attempt_to_rely_on_is_the_surest_that_does_not_repeat_itself() -> N
 def test_the_temperature_grows_to_one(
     options: dict[str, float], first: float, expected: tuple[float, ...]
 ) -> None:
-    assert Guards.of(options).temperatures(first) == pytest.approx(expected)
+    assert Guards.of({**options, "temperature": first}).temperatures == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("increment", [0.01, 1e-9, 5e-324])
 def test_however_small_the_increment_a_text_is_heard_again_ten_times_at_most(increment: float) -> None:
-    temperatures = Guards.of({"temperature_increment_on_fallback": increment}).temperatures(0.0)
+    temperatures = Guards.of({"temperature_increment_on_fallback": increment}).temperatures
     assert len(temperatures) == 11
 
 
@@ -111,10 +112,10 @@ def test_a_loop_is_a_long_repetition_and_nothing_shorter() -> None:
     assert not is_loop(list(range(200)))
 
 
-def listened(draws: list[Draw], steps: list[list[int]]) -> tuple[list[list[int]], PassListener]:
+def listened(samplings: list[Sampling], steps: list[list[int]]) -> tuple[list[list[int]], PassListener]:
     """Return the tokens that the listener's scores lead to, row by row, over scores drawn from `steps` seeds."""
-    listener = PassListener(draws, end=END, device=torch.device("cpu"))
-    ids = torch.full((len(draws), 1), END + 1)
+    listener = PassListener(samplings, end=END, device=torch.device("cpu"))
+    ids = torch.full((len(samplings), 1), END + 1)
     for seeds in steps:
         scores = torch.stack(
             [torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -125,27 +126,29 @@ def listened(draws: list[Draw], steps: list[list[int]]) -> tuple[list[list[int]]
 
 
 def test_a_row_draws_the_same_whoever_is_beside_it_and_the_others_stay_the_likeliest() -> None:
-    warm, steps = Draw(0.8, seed=5), range(40)
+    warm, steps = Sampling(do_sample=True, temperature=0.8, seed=5), range(40)
     [alone], _ = listened([warm], [[step] for step in steps])
-    [greedy], _ = listened([Draw()], [[step + 100] for step in steps])
-    together, _ = listened([Draw(), warm], [[step + 100, step] for step in steps])
+    [greedy], _ = listened([Sampling()], [[step + 100] for step in steps])
+    together, _ = listened([Sampling(), warm], [[step + 100, step] for step in steps])
     assert together == [greedy, alone]
-    [other], _ = listened([Draw(0.8, seed=6)], [[step] for step in steps])
+    [other], _ = listened([Sampling(do_sample=True, temperature=0.8, seed=6)], [[step] for step in steps])
     assert other != alone
 
 
 def test_draws_are_as_likely_as_the_temperature_makes_them() -> None:
-    listener = PassListener([Draw(0.5, seed=1)], end=END, device=torch.device("cpu"))
+    listener = PassListener(
+        [Sampling(do_sample=True, temperature=0.5, seed=1)], end=END, device=torch.device("cpu")
+    )
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
     counts = torch.zeros(3)
     for _ in range(4000):
-        counts[listener(torch.zeros(1, 1, dtype=torch.long), scores).argmax()] += 1
+        counts[listener(torch.zeros(1, 1, dtype=torch.long), scores.clone()).argmax()] += 1
     expected = torch.tensor([0.25, 0.09, 0.04]) / 0.38
     assert counts / 4000 == pytest.approx(expected, abs=0.03)
 
 
 def test_means_are_over_the_tokens_up_to_the_end_and_over_those_of_the_text() -> None:
-    listener = PassListener([Draw(), Draw()], end=END, device=torch.device("cpu"))
+    listener = PassListener([Sampling(), Sampling()], end=END, device=torch.device("cpu"))
     scores = torch.log(torch.tensor([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.2, 0.4]]))
     for tokens in (
         [9, 9],
@@ -161,7 +164,7 @@ def test_means_are_over_the_tokens_up_to_the_end_and_over_those_of_the_text() ->
 
 
 def test_a_row_that_loops_is_ended_and_its_neighbours_are_not() -> None:
-    listener = PassListener([Draw(), Draw()], end=1000, device=torch.device("cpu"))
+    listener = PassListener([Sampling(), Sampling()], end=1000, device=torch.device("cpu"))
     ids = torch.tensor([[5] * 112, list(range(112))])
     over = [listener.stop_loops(ids, None).tolist() for _ in range(16)]
     assert over[:15] == [[False, False]] * 15

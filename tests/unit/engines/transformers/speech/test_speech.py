@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.transformers.speech.recordings import split_at_pauses, split_with_overlap
+from engines.transformers.speech.ctc import split_with_overlap
+from engines.transformers.speech.recordings import split_at_pauses
 from engines.transformers.speech.segments import Segment, join_texts, segments_at_pauses, words_of
 
 RATE = 1000
