@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,6 @@ from handlers.errors import ModelLoadFailed
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
-
-_MODELS_OF_AUTO_CLASS = {
-    "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForVideoClassification": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForCTC": "MODEL_FOR_CTC_MAPPING_NAMES",
-    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    "AutoModelForDocumentQuestionAnswering": "MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES",
-    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-    "AutoModelForObjectDetection": "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
-    "AutoModelForTextRecognition": "MODEL_FOR_TEXT_RECOGNITION_MAPPING_NAMES",
-    "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
-}
-"""Auto class -> the name of transformers' table of model types and the names of their model classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +152,9 @@ class ModelFolder:
         return model, sorted(report["missing_keys"])
 
     def _fits(self, config: PreTrainedConfig, auto_class: str) -> bool:
-        fitting = getattr(modeling_auto, _MODELS_OF_AUTO_CLASS[auto_class]).get(config.model_type, ())
+        # Model types and the names of their classes: the classes themselves would be imported.
+        models: dict[str, Any] = getattr(modeling_auto, auto_class)._model_mapping._model_mapping
+        fitting = models.get(config.model_type, ())
         names = (fitting,) if isinstance(fitting, str) else tuple(fitting)
         declared = tuple(config.architectures or ())
         if set(declared) & set(names) if declared else names:
@@ -212,28 +198,13 @@ def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
     """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded. An
     estimate: weights may be converted or left out while they are loaded. None where there are no readable
     safetensors: the load then reports the error."""
-    from safetensors import SafetensorError, safe_open
+    from huggingface_hub import errors, get_local_safetensors_metadata
 
+    unreadable = (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError, OSError, ValueError)
     sizes = _BYTES_OF_OTHERS | dict.fromkeys(_FLOATS, bytes_of_a_float)
     total: int | None = None
-    try:
-        for file in _weight_files((folder, folder / "detection", folder / "recognition")):
-            with safe_open(file, framework="numpy") as weights:
-                for name in weights.keys():  # noqa: SIM118 - no mapping
-                    part = weights.get_slice(name)
-                    size = sizes.get(part.get_dtype(), 1)
-                    total = (total or 0) + math.prod(part.get_shape()) * size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return None
+    for part in (folder, folder / "detection", folder / "recognition"):
+        with suppress(*unreadable, AttributeError, TypeError):  # an index may hold any JSON
+            counts = get_local_safetensors_metadata(part).parameter_count
+            total = (total or 0) + sum(sizes.get(kind, 1) * count for kind, count in counts.items())
     return total
-
-
-def _weight_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files that transformers loads from each folder: one, or those that an index names."""
-    for folder in folders:
-        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-        if single.is_file():
-            yield single
-        elif index.is_file():
-            for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-                yield folder / name

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,29 +167,24 @@ running = _gate.running
 def guard_transformers() -> None:
     """Make every load by transformers in this process use the lock; a second call does nothing. That includes other
     code that loads models: custom engines, a notebook that uses this package."""
+    import torch
     from transformers import PreTrainedModel, modeling_utils
 
     with loading():
-        if hasattr(modeling_utils.local_torch_dtype, "is_guarded"):
+        # The one place where the default dtype is changed, for as long as a model without weights is made.
+        change = modeling_utils.local_torch_dtype
+        if hasattr(change, "is_guarded"):
             return
         for name in ("from_pretrained", "_from_config"):
             setattr(PreTrainedModel, name, classmethod(loading()(vars(PreTrainedModel)[name].__func__)))
-        # The one place where the default dtype is changed, for as long as a model without weights is made.
-        guarded: Any = _apart_from_runs(modeling_utils.local_torch_dtype)
+
+        @functools.wraps(change)
+        @contextmanager
+        def apart_from_runs(dtype: torch.dtype, *args: Any, **kwargs: Any) -> Iterator[None]:
+            is_change = dtype != torch.get_default_dtype()
+            with _gate.changing() if is_change else nullcontext(), change(dtype, *args, **kwargs):
+                yield
+
+        guarded: Any = apart_from_runs
         guarded.is_guarded = True
         modeling_utils.local_torch_dtype = guarded
-
-
-def _apart_from_runs(
-    change: Callable[..., AbstractContextManager[Any]],
-) -> Callable[..., AbstractContextManager[Any]]:
-    import torch
-
-    @functools.wraps(change)
-    @contextmanager
-    def apart(dtype: torch.dtype, *args: Any, **kwargs: Any) -> Iterator[None]:
-        is_change = dtype != torch.get_default_dtype()
-        with _gate.changing() if is_change else nullcontext(), change(dtype, *args, **kwargs):
-            yield
-
-    return apart
