@@ -6,10 +6,11 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from engines.base import NO_HURRY, BaseEngine, Early, Emit, Urgency, bisected
 from engines.config.settings import TransformersSettings
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-T = TypeVar("T")
-
-
 class TransformersEngine(BaseEngine):
     """Runs each task by its `TaskRunner`, which is also the loaded model. Torch is imported with the first model. Its
     number of threads holds for the whole process."""
@@ -64,11 +62,8 @@ class TransformersEngine(BaseEngine):
             OutOfMemory: retryable; the model does not fit now.
         """
         folder = self._folder(name, kw)
-
-        def load() -> TaskRunner:
-            return runner_of(kw["task"], folder).load(folder, self._shared)
-
-        runner = _loaded(name, lambda: unless_out_of_memory(load))
+        with _load_errors(name):
+            runner = unless_out_of_memory(lambda: runner_of(kw["task"], folder).load(folder, self._shared))
         if runner is None:
             raise OutOfMemory(f"model {name} does not fit the memory of {folder.device} now")
         self._count(runner, 1)
@@ -82,7 +77,7 @@ class TransformersEngine(BaseEngine):
 
     def submit(
         self,
-        model: TaskRunner,
+        model: Any,
         inputs: dict[str, Any],
         options: dict[str, Any],
         emit: Emit | None = None,
@@ -91,7 +86,9 @@ class TransformersEngine(BaseEngine):
     ) -> Future[dict[str, Any]]:
         """Start to generate one text, beside those under way."""
         try:
-            started = unless_out_of_memory(lambda: model.submit(inputs, options, emit, urgency))
+            started: Future[dict[str, Any]] | None = unless_out_of_memory(
+                lambda: model.submit(inputs, options, emit, urgency)
+            )
         except BaseException as error:
             raise as_run_error(error, model.name) from error
         if started is None:
@@ -178,7 +175,8 @@ class TransformersEngine(BaseEngine):
         folder = self._folder(name, kw)
         from engines.transformers.loading import bytes_in_memory
 
-        _loaded(name, lambda: runner_of(kw["task"], folder))
+        with _load_errors(name):
+            runner_of(kw["task"], folder)
         if self._shared.holds(folder.path):
             return 0, str(folder.device)
         size = bytes_in_memory(folder.path, folder.dtype.itemsize)
@@ -241,10 +239,11 @@ class TransformersEngine(BaseEngine):
         )
 
 
-def _loaded(name: str, load: Callable[[], T]) -> T:
-    """Return what `load` returns; any exception becomes an error about `name`."""
+@contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    """Make any exception of the body an error about model `name`."""
     try:
-        return load()
+        yield
     except BaseException as error:
         if isinstance(error, InferenceError) or is_of_a_signal(error):
             raise

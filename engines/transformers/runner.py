@@ -7,17 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from engines.base import NO_HURRY
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import loading
 from handlers.errors import InferenceError, InvalidOption
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from transformers import PreTrainedModel
 
-    from engines.base import Early, Emit, Urgency
+    from engines.base import Early
     from engines.transformers.loading import ModelFolder
     from engines.transformers.shared_vlms import SharedModels
 
@@ -25,14 +22,11 @@ Outcome = dict[str, Any] | InferenceError
 
 
 RUNNERS = {
-    "text-generation": ("text.text_generation:TextGenerationRunner", "text.text_generation:Seq2SeqRunner"),
+    "text-generation": ("generation.runner:TextGenerationRunner", "generation.runner:Seq2SeqRunner"),
     "asr": ("speech.whisper:WhisperRunner", "speech.ctc:CtcRunner"),
     "audio-classification": ("classification:AudioClassificationRunner",),
-    "video-analysis": (
-        "classification:VideoClassificationRunner",
-        "text.video_analysis:VideoDescriptionRunner",
-    ),
-    "vlm": ("text.vlm:VlmRunner",),
+    "video-analysis": ("classification:VideoClassificationRunner", "vlm:VideoDescriptionRunner"),
+    "vlm": ("vlm:VlmRunner",),
     "ocr": (
         "documents.ocr:ReadingRunner",
         "documents.ocr:ImageToTextRunner",
@@ -104,26 +98,6 @@ class TaskRunner(ABC):
     def close(self) -> None:
         """End background work; called once, before the model's memory is freed."""
         self._release()
-
-    def submit(
-        self,
-        inputs: dict[str, Any],
-        options: dict[str, Any],
-        emit: Emit | None = None,
-        urgency: Urgency = NO_HURRY,
-    ) -> Future[dict[str, Any]]:
-        """Start one input and return at once, for tasks that take requests one by one; from any thread.
-
-        Raises:
-            InferenceError: permanent; this input or these options cannot be run.
-        """
-        return self.launch(self.prepare(inputs, options), emit, urgency)
-
-    def launch(
-        self, prepared: Any, emit: Emit | None = None, urgency: Urgency = NO_HURRY
-    ) -> Future[dict[str, Any]]:
-        """Start one prepared input, as `submit` does."""
-        raise NotImplementedError(f"{type(self).__name__} runs in batches")
 
     def last_sign(self) -> float | None:
         """Return when a started request last made progress, by time.monotonic; None where that is not known."""

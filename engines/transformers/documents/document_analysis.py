@@ -15,7 +15,7 @@ from engines.transformers.documents.page_text import ReadPage, read_from_layer, 
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.text.vlm import VlmRunner
+from engines.transformers.vlm import VlmRunner
 from handlers.decoding.document_pages import Page
 from handlers.errors import InferenceError, InvalidInput
 

@@ -18,7 +18,7 @@ from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.text.vlm import VlmRunner
+from engines.transformers.vlm import VlmRunner
 from handlers.errors import InvalidInput
 
 

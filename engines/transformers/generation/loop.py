@@ -42,7 +42,8 @@ class GenerationLoop(ABC):
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._alive_at = time.monotonic()
+        self.last_sign = time.monotonic()
+        """When the loop last ended a step, or noticed a cancel."""
 
     def submit(
         self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
@@ -51,9 +52,7 @@ class GenerationLoop(ABC):
 
         Raises:
             Cancelled: permanent; the model is being unloaded.
-            InferenceError: whatever `_check` raises of that tree.
         """
-        self._check(sequence)
         sequence.emit, sequence.since = emit, self._clock()
         sequence.sort_key = urgency, next(self._numbers)
         with self._changed:
@@ -66,10 +65,6 @@ class GenerationLoop(ABC):
             self._changed.notify()
         return sequence.future
 
-    def last_sign(self) -> float:
-        """Return when the loop last ended a step, or noticed a cancel, by time.monotonic."""
-        return self._alive_at
-
     def close(self) -> None:
         """End the thread; requests that still wait are Cancelled."""
         with self._changed:
@@ -77,9 +72,6 @@ class GenerationLoop(ABC):
             self._changed.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-
-    def _check(self, sequence: TokenSequence) -> None:
-        """Raise for a sequence that this loop can never run."""
 
     @abstractmethod
     def _work(self) -> None:
@@ -123,7 +115,7 @@ class GenerationLoop(ABC):
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            self._alive_at = time.monotonic()
+            self.last_sign = time.monotonic()
             self._changed.wait_for(lambda: self._closed or self._waiting or self._under_way())
             return not self._closed
 
@@ -141,7 +133,7 @@ class GenerationLoop(ABC):
 
     def tell(self, sequence: TokenSequence) -> None:
         """Call `emit` with the new text of a sequence."""
-        self._alive_at = time.monotonic()
+        self.last_sign = time.monotonic()
         if sequence.emit is None:
             return
         text = sequence.settled_text() if sequence.finish_reason is None else sequence.text()
@@ -158,7 +150,7 @@ class GenerationLoop(ABC):
 
     def follow(self, sequences: Iterable[TokenSequence]) -> None:
         """Emit new text, settle sequences that are done, and end those whose caller has gone."""
-        self._alive_at = time.monotonic()
+        self.last_sign = time.monotonic()
         for sequence in sequences:
             if sequence.future.cancelled():
                 sequence.give_up()

@@ -1,4 +1,4 @@
-"""The base of all tasks that generate text: rows with their own budget, sampling and stops."""
+"""The base of all tasks that generate text, rows with their own budget, sampling and stops; and text-generation."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
+from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from engines.base import NO_HURRY, Emit, Urgency
 from engines.config.settings import TransformersSettings
-from engines.transformers.generation.batch_generation import generate
 from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.loop import GenerationLoop
-from engines.transformers.generation.micro_batches import MicroBatchLoop
+from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop, generate
 from engines.transformers.generation.rolling.attention import use_grouped_attention
 from engines.transformers.generation.rolling.cache import fits
 from engines.transformers.generation.rolling.loop import RollingLoop
@@ -79,31 +79,40 @@ class GenerationRunner(TaskRunner):
 
     def configure(self, settings: TransformersSettings) -> None:
         """Prepare the loops that answer texts and searches by beams; called once, before the first request."""
-        self.limits = limits = Limits.of(settings, self.model.device)
-        micro_batches: GenerationLoop = MicroBatchLoop(
-            self.name,
-            limits.max_rows,
-            limits.max_bytes,
-            self._result,
-            sizes=self._sizes,
-            generate=partial(generate, self.model),
-        )
-        self.texts = self.beams = micro_batches
+        self.limits = Limits.of(settings, self.model.device)
+        by_generate = partial(generate, self.model)
+        self.beams = MicroBatchLoop(self.name, by_generate, self.limits, self._result, self._sizes)
+        self.texts: GenerationLoop = self.beams
         # Only `generate` applies score settings of a model's own configuration.
         can_roll = fits(self.model) and not changes_scores(self.model.generation_config)
         if settings.batching != "micro" and can_roll:
             use_grouped_attention(self.model)
-            self.texts = RollingLoop(self.name, self.model, limits, self._result, self._sizes.of_a_token)
+            self.texts = RollingLoop(self.name, self.model, self.limits, self._result, self._sizes)
+
+    def submit(
+        self,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        emit: Emit | None = None,
+        urgency: Urgency = NO_HURRY,
+    ) -> Future[dict[str, Any]]:
+        """Start one answer and return at once; from any thread. Its result has generated_text, prompt_tokens,
+        completion_tokens and finish_reason.
+
+        Raises:
+            InferenceError: permanent; this input or these options cannot be run.
+        """
+        return self.launch(self.prepare(inputs, options), emit, urgency)
 
     def launch(
-        self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
+        self, sequence: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
     ) -> Future[dict[str, Any]]:
-        """Start one answer: generated_text, prompt_tokens, completion_tokens and finish_reason."""
-        loop = self.beams if prepared.beams else self.texts
-        return loop.submit(prepared, emit, urgency)
+        """Start one prepared answer, as `submit` does."""
+        loop = self.beams if sequence.beams else self.texts
+        return loop.submit(sequence, emit, urgency)
 
     def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
-        """Yield the results of `launch`, the shortest answers first."""
+        """Yield the results of `submit`, the shortest answers first."""
         places: dict[Future[dict[str, Any]], int] = {}
         try:
             for place, sequence in enumerate(prepared):
@@ -119,7 +128,7 @@ class GenerationRunner(TaskRunner):
                 left.cancel()
 
     def last_sign(self) -> float | None:
-        return max(self.texts.last_sign(), self.beams.last_sign())
+        return max(self.texts.last_sign, self.beams.last_sign)
 
     def close(self) -> None:
         """End the loops; requests that still wait are Cancelled."""
@@ -146,12 +155,11 @@ class GenerationRunner(TaskRunner):
         prompt = self.prompt(inputs)
         self._check_tokens(prompt.tokens)
         budget = self._budget(len(prompt.tokens), options)
-        if count > 1:
-            self._check_beams(count, len(prompt.tokens) + budget)
+        self._check_cache(count, len(prompt.tokens) + budget)
         return TokenSequence(
             prompt.tokens,
             extras=prompt.extras,
-            beams={name: options[name] for name in BEAM_OPTIONS if name in options} if count > 1 else None,
+            beams={name: options[name] for name in BEAM_OPTIONS if name in options} if count > 1 else {},
             tokenizer=self.tokenizer,
             ends=self.ends,
             budget=budget,
@@ -159,15 +167,21 @@ class GenerationRunner(TaskRunner):
             picker=TokenPicker(Sampling.of_request(options, self.sampling_defaults)),
         )
 
-    def _check_beams(self, count: int, tokens: int) -> None:
-        """Refuse beams whose caches, each as long as prompt and answer, would not fit."""
-        need, most = count * self._sizes.of(tokens), self.limits.max_bytes
-        if need > most:
+    def _check_cache(self, beams: int, tokens: int) -> None:
+        """Refuse what would never fit the cache; in a small batch a row without beams runs however long it is."""
+        need, most = beams * self._sizes.of(tokens), self.limits.max_bytes
+        if need <= most or (beams == 1 and self.texts is self.beams):
+            return
+        bound = f"transformers.kv_cache_bytes allows {most} for model {self.name}"
+        if beams > 1:
             raise InvalidOption(
-                f"options.num_beams is {count}: prompt and answer of each beam need {need} bytes of cache together, "
-                f"transformers.kv_cache_bytes allows {most} for model {self.name}; ask for fewer beams or tokens, "
-                "shorten the prompt, or raise it on the workers"
+                f"options.num_beams is {beams}: prompt and answer of each beam need {need} bytes of cache together, "
+                f"{bound}; ask for fewer beams or tokens, shorten the prompt, or raise it on the workers"
             )
+        raise InvalidInput(
+            f"prompt and answer need {need} bytes of cache, {bound}; shorten the prompt, lower "
+            "options.max_new_tokens, or raise it on the workers"
+        )
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse tokens without an embedding: on CUDA such a token would break the whole process."""
@@ -195,6 +209,62 @@ class GenerationRunner(TaskRunner):
                 "and answer together: shorten it"
             )
         return min(budget, self.context - prompt_tokens)
+
+
+class TextGenerationRunner(GenerationRunner):
+    """Continues prompts and conversations."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
+    needs = "a language model"
+    parts = (ModelFolder.tokenizer,)
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the tokens of the prompt, through the chat template where the tokenizer has one."""
+        messages = inputs.get("messages")
+        if self.tokenizer.chat_template is None:
+            if messages is not None:
+                raise InvalidInput(
+                    f"data.messages needs a chat template, which model {self.name} lacks; send data.inputs"
+                )
+            encoded: Any = self.tokenizer(inputs["inputs"])
+        else:
+            messages = messages or [{"role": "user", "content": inputs["inputs"]}]
+            try:
+                encoded = self.tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, return_dict=True
+                )
+            except TemplateError as error:
+                raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
+        tokens: list[int] = encoded["input_ids"]
+        if not tokens:
+            raise InvalidInput(f"data.inputs has no token that model {self.name} knows; send some text")
+        return Prompt(tokens)
+
+
+class Seq2SeqRunner(TextGenerationRunner):
+    """Answers prompts that an encoder reads, as with T5 and BART; the row begins with the decoder's start token."""
+
+    kinds = ("AutoModelForSeq2SeqLM",)
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name, model, tokenizer)
+        config: Any = model.generation_config
+        # A row's own budget ends it; this would end all of a batch by the longest budget among them.
+        config.forced_eos_token_id = None
+        self._start = decoder_start(name, config.decoder_start_token_id, config.bos_token_id)
+
+    def prompt(self, inputs: dict[str, Any]) -> Prompt:
+        """Return the decoder's start token, with the encoder's input."""
+        source = super().prompt(inputs).tokens
+        self._check_tokens(source)
+        if self.context is not None and len(source) > self.context:
+            raise InvalidInput(
+                f"the prompt has {len(source)} tokens; model {self.name} reads {self.context}: shorten it"
+            )
+        return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
+
+    def _result(self, sequence: TokenSequence) -> dict[str, Any]:
+        return {**super()._result(sequence), "prompt_tokens": sequence.extras[SOURCE].shape[1]}
 
 
 def decoder_start(name: str, *candidates: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,58 +12,50 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engines.base import NO_HURRY, Emit, Urgency
-from engines.log_context import requests_at_hand
+from engines.log_context import RequestName, requests_at_hand
 from engines.transformers.generation.sampling import TokenPicker
 
 _LEAD_TOKENS = 8
 """How many last tokens of the prompt are decoded together with the answer, to begin with."""
 
 
+@dataclass(eq=False, repr=False)
 class TokenSequence:
-    """A prompt and its growing answer, for any loop; not safe to share between threads. `budget` is the most tokens
-    of the answer, at least 1. The token that ends it is not part of it. `extras` are further inputs of the model,
-    such as pixel_values; see batch_generation.py."""
+    """A prompt and its growing answer, for any loop; not safe to share between threads."""
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        *,
-        tokenizer: PreTrainedTokenizerBase,
-        ends: frozenset[int],
-        budget: int,
-        stop: Sequence[str],
-        picker: TokenPicker,
-        extras: Mapping[str, torch.Tensor] | None = None,
-        beams: Mapping[str, Any] | None = None,
-    ) -> None:
-        """`beams` are the options of beam search; empty where tokens are picked one by one."""
-        self.prompt = list(prompt)
-        self.extras = dict(extras or {})
-        self.beams = dict(beams or {})
-        self.tokens: list[int] = []
-        self.budget = budget
-        self.picker = picker
-        self.finish_reason: Literal["stop", "length", "cancelled"] | None = None
-        self._tokenizer = tokenizer
-        self._ends = ends
-        self._stop = tuple(stop)
-        self.future: Future[dict[str, Any]] = Future()
-        """The answer, for the caller."""
-        self.as_result: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
-        """Makes the task's result of the answer."""
-        self.emit: Emit | None = None
-        self.told = 0
-        """How many characters were passed to `emit`."""
-        self.since = 0.0
-        """When its loop took it, by the loop's clock."""
-        self.sort_key: tuple[Urgency, int] = (NO_HURRY, 0)
-        """The smallest is next: the most urgent; among equals, the one that came first."""
-        self.passed = 0
-        """How many later ones joined before it, as there was room only for them."""
-        self.was_tried = False
-        """Whether it ran alone for a while after its batch had failed, and did not fail."""
-        self.requests = requests_at_hand()
-        """The requests in log lines of the thread that made it."""
+    prompt: list[int]
+    tokenizer: PreTrainedTokenizerBase
+    ends: frozenset[int]
+    """Tokens that end the answer, and are not part of it."""
+    budget: int
+    """The most tokens of the answer, at least 1."""
+    stop: Sequence[str]
+    picker: TokenPicker
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Further inputs of the model, such as pixel_values; see micro_batches.py."""
+    beams: Mapping[str, Any] = field(default_factory=dict)
+    """The options of beam search; empty where tokens are picked one by one."""
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    future: Future[dict[str, Any]] = field(default_factory=Future)
+    """The answer, for the caller."""
+    as_result: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
+    """Makes the task's result of the answer."""
+    emit: Emit | None = None
+    told: int = 0
+    """How many characters were passed to `emit`."""
+    since: float = 0.0
+    """When its loop took it, by the loop's clock."""
+    sort_key: tuple[Urgency, int] = (NO_HURRY, 0)
+    """The smallest is next: the most urgent; among equals, the one that came first."""
+    passed: int = 0
+    """How many later ones joined before it, as there was room only for them."""
+    shift: int = 0
+    """How far its positions are ahead of its columns in a running batch, as images have fewer or more of them."""
+    was_tried: bool = False
+    """Whether it ran alone for a while after its batch had failed, and did not fail."""
+    requests: Sequence[RequestName] = field(default_factory=requests_at_hand)
+    """The requests in log lines of the thread that made it."""
 
     @property
     def seen(self) -> list[int]:
@@ -72,11 +65,11 @@ class TokenSequence:
         """Take the next token; return whether it is done. After that, further tokens are ignored."""
         if self.finish_reason is not None:
             return True
-        if token in self._ends:
+        if token in self.ends:
             self.finish_reason = "stop"
             return True
         self.tokens.append(token)
-        if self._stop and self._stop_at(self._whole_text()) is not None:
+        if self.stop and self._stop_at(self._whole_text()) is not None:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.budget:
             self.finish_reason = "length"
@@ -104,9 +97,9 @@ class TokenSequence:
         """Return the part of the answer that no further token can change, and that may be streamed. Held back are an
         incomplete character, and a possible beginning of a stop string."""
         text = without_half_character(self.text())
-        most = max((len(stop) - 1 for stop in self._stop), default=0)
+        most = max((len(stop) - 1 for stop in self.stop), default=0)
         for count in range(min(most, len(text)), 0, -1):
-            if any(stop.startswith(text[-count:]) for stop in self._stop):
+            if any(stop.startswith(text[-count:]) for stop in self.stop):
                 return text[:-count]
         return text
 
@@ -126,10 +119,10 @@ class TokenSequence:
         return whole[len(text) :] if whole.startswith(text) else self._decode(self.tokens)
 
     def _stop_at(self, text: str) -> int | None:
-        return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
+        return min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=None)
 
     def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text if isinstance(text, str) else "".join(text)
 
 

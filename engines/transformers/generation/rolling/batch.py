@@ -45,8 +45,6 @@ class RollingBatch:
         """`most_tokens` bounds the cache, including that of a prefill."""
         self.model = model
         self.sequences: list[TokenSequence] = []
-        self._shifts: list[int] = []
-        """How far each row's positions are ahead of its columns."""
         self.cache = RollingCache(len(DynamicCache(config=model.config).layers), most_tokens)
 
     def expect(self, prefill: Prefill | None) -> None:
@@ -56,22 +54,22 @@ class RollingBatch:
         """Add the rows of a finished prefill with their first tokens; rows that are done by it stay out."""
         self.cache.join(prefill.cache, prefill.lengths)
         self.sequences += prefill.sequences
-        self._shifts += prefill.shifts
         self._accept(scores, first=len(self.sequences) - len(prefill.sequences))
 
     def step(self) -> None:
         """Grow every row by one token; rows that are done leave."""
         device = self.model.device
-        self.cache.reserve(1)
-        positions = [length + shift for length, shift in zip(self.cache.lengths(), self._shifts, strict=True)]
+        self.cache.reserve()
+        rows = zip(self.cache.lengths(), self.sequences, strict=True)
+        positions = [length + one.shift for length, one in rows]
         output: Any = self.model(
             input_ids=torch.tensor([[one.tokens[-1]] for one in self.sequences], device=device),
-            attention_mask=self.cache.mask(1, device),
+            attention_mask=self.cache.mask(device),
             position_ids=torch.tensor(positions, device=device)[:, None],
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache.advance(1)
+        self.cache.advance()
         self._accept(output.logits[:, -1], first=0)
 
     def leave(self, sequence: TokenSequence) -> None:
@@ -79,7 +77,6 @@ class RollingBatch:
 
     def clear(self) -> None:
         self.sequences.clear()
-        self._shifts.clear()
         self.cache.clear()
 
     def _accept(self, scores: torch.Tensor, *, first: int) -> None:
@@ -97,8 +94,8 @@ class RollingBatch:
 
     def _leave(self, index: int) -> None:
         self.cache.leave(index)
-        last, shift = self.sequences.pop(), self._shifts.pop()
+        last = self.sequences.pop()
         if index < len(self.sequences):
-            self.sequences[index], self._shifts[index] = last, shift
+            self.sequences[index] = last
         if not self.sequences:
             self.cache.clear()

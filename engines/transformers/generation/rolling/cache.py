@@ -59,25 +59,26 @@ class RollingCache(Cache):
     def lengths(self) -> list[int]:
         return [self.end - start for start in self.starts]
 
-    def mask(self, new_columns: int, device: torch.device) -> torch.Tensor:
-        """Return the columns that each row sees once `new_columns` are appended: (rows, width + new), int64."""
-        columns = torch.arange(self.start, self.end + new_columns, device=device)
+    def mask(self, device: torch.device) -> torch.Tensor:
+        """Return the columns that each row sees once one more is appended: (rows, width + 1), int64."""
+        columns = torch.arange(self.start, self.end + 1, device=device)
         starts = torch.tensor(self.starts, device=device)
         return (columns[None, :] >= starts[:, None]).long()
 
-    def advance(self, columns: int) -> None:
-        """Count `columns` that the model has appended to every row."""
-        self.end += columns
+    def reserve(self) -> None:
+        """Make room for one more column."""
+        if self.end + 1 > self.capacity[1]:
+            self._move_blocks()
 
-    def reserve(self, columns: int) -> None:
-        if self.end + columns > self.capacity[1]:
-            self._move_blocks(columns)
+    def advance(self) -> None:
+        """Count the column that the model has appended to every row."""
+        self.end += 1
 
     def make_way(self, tokens: int) -> None:
         """Reserve memory for `tokens` held elsewhere until they join; 0 to release it."""
         self._beside = tokens
         if self.capacity[0] * self.capacity[1] + tokens > self._most_tokens and self.rows:
-            self._move_blocks(1)
+            self._move_blocks()
 
     def join(self, joining: DynamicCache, lengths: list[int]) -> None:
         """Append the rows of `joining`, padded on the left; `lengths` are their lengths. Its layers are taken over
@@ -86,7 +87,7 @@ class RollingCache(Cache):
         rows = self.rows + len(lengths)
         self._beside = 0
         outgrown = rows > self.capacity[0] or width > self.end
-        move = self._move(rows, max(self.width, width), 1) if outgrown else None
+        move = self._move(rows, max(self.width, width)) if outgrown else None
         for block, layer in zip(self.blocks, joining.layers, strict=True):
             if move is not None:
                 block.move(move)
@@ -110,14 +111,14 @@ class RollingCache(Cache):
         for block in self.blocks:
             block.keys = block.values = None
 
-    def _move_blocks(self, room: int) -> None:
-        move = self._move(self.rows, self.width, room)
+    def _move_blocks(self) -> None:
+        move = self._move(self.rows, self.width)
         for block in self.blocks:
             block.move(move)
 
-    def _move(self, rows: int, width: int, room: int) -> _Moved:
+    def _move(self, rows: int, width: int) -> _Moved:
         """Lay the block out for `rows` and `width` columns with room to grow; the caller moves the layers."""
-        capacity = self._capacity(rows, width, room)
+        capacity = self._capacity(rows, width)
         kept, live, begin = self.rows, slice(self.start, self.end), width - self.width
 
         def moved(block: torch.Tensor) -> torch.Tensor:
@@ -129,15 +130,15 @@ class RollingCache(Cache):
         self.end, self.capacity = width, capacity
         return moved
 
-    def _capacity(self, rows: int, width: int, room: int) -> tuple[int, int]:
+    def _capacity(self, rows: int, width: int) -> tuple[int, int]:
         """Return rows and columns with room to grow: as much as saves copies, within the bound."""
         most = self._most_tokens - self._beside
         rounded = -(-rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
-        if rounded * (width + max(room, _LEAST_ROOM)) <= most:
+        if rounded * (width + _LEAST_ROOM) <= most:
             rows = rounded
         # A quarter more than is used: few copies, and little unused memory.
-        columns = width + max(room, _LEAST_ROOM, width // 4)
-        return rows, max(width + room, min(columns, most // rows))
+        columns = width + max(_LEAST_ROOM, width // 4)
+        return rows, max(width + 1, min(columns, most // rows))
 
 
 class _Layer(CacheLayerMixin):

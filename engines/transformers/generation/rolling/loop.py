@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from engines.transformers.device import as_run_error
-from engines.transformers.generation.cache_sizes import Limits
+from engines.transformers.generation.cache_sizes import CacheSizes, Limits
 from engines.transformers.generation.loop import GenerationLoop, ResultOf
 from engines.transformers.generation.rolling.batch import Growth, RollingBatch, most_tokens
 from engines.transformers.generation.rolling.prefill import Prefill
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
-from handlers.errors import InvalidInput, is_out_of_memory
+from handlers.errors import is_out_of_memory
 
 _MOST_PASSED_AT_ONCE = 8
 """How many waiting rows without room are skipped in one round, to look for smaller ones: looking takes time."""
@@ -28,27 +28,18 @@ class RollingLoop(GenerationLoop):
     culprit's request fails, and the others go on together."""
 
     def __init__(
-        self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf, bytes_of_a_token: int
+        self, name: str, model: PreTrainedModel, limits: Limits, result_of: ResultOf, sizes: CacheSizes
     ) -> None:
         super().__init__(name, result_of)
         self._model = model
         self._limits = limits
-        self._bytes_of_a_token = bytes_of_a_token
+        self._bytes_of_a_token = sizes.of_a_token
         self._bytes_at_once = ShrinkOnOutOfMemory(name, of="bytes of cache", most=limits.max_bytes)
-        self._batch = RollingBatch(model, limits.max_bytes // bytes_of_a_token)
+        self._batch = RollingBatch(model, limits.max_bytes // sizes.of_a_token)
         self._prefill: Prefill | None = None
         self._joined: list[TokenSequence] = []
         """Rows in the batch, or in the next prefill."""
         self._suspects: deque[TokenSequence] = deque()
-
-    def _check(self, sequence: TokenSequence) -> None:
-        need = (len(sequence.prompt) + sequence.budget) * self._bytes_of_a_token
-        if need > self._limits.max_bytes:
-            raise InvalidInput(
-                f"prompt and answer need {need} bytes of cache, transformers.kv_cache_bytes allows "
-                f"{self._limits.max_bytes} for model {self._name}; shorten the prompt, lower "
-                "options.max_new_tokens, or raise it on the workers"
-            )
 
     def _under_way(self) -> list[TokenSequence]:
         return [*self._joined, *self._suspects]

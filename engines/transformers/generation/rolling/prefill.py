@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,8 +25,6 @@ class Prefill:
         self.cache = DynamicCache(config=model.config)
         self.lengths = [len(one.seen) for one in sequences]
         self.width = max(self.lengths)
-        self.shifts = [0] * len(self.sequences)
-        """How far each row's positions are ahead of its columns once its prompt is in."""
         self._done = 0
         seen = [torch.tensor(one.seen) for one in sequences]
         self._ids = pad_sequence(seen, batch_first=True, padding_side="left").to(model.device)
@@ -68,32 +66,56 @@ class Prefill:
         )
 
     def _merge(self, model: PreTrainedModel) -> Any:
-        """Merge the images into the prompt; return the model's output where the prompt had to run in whole."""
+        """Merge the images into the prompt; return the model's output where the prompt had to run in whole.
+
+        The model runs up to the start of its text model. So each model merges its images in its own way. Some pass
+        more than embeddings to their text model: features for several of its layers (Qwen3-VL), or masks by which the
+        tokens of an image see each other (PaliGemma). Such a prompt cannot be split: it runs to its end.
+        """
         extras, self._extras = self._extras, {}
         prompt = len(self.sequences[0].prompt)
-        merged = merge(
-            model,
-            self._ids[:, :prompt],
-            extras,
-            attention_mask=self._mask[:, :prompt],
-            past_key_values=self.cache,
-            use_cache=True,
-            **_last_scores_only(model),
-        )
-        if merged.positions is not None:
-            self._count_on(merged.positions, prompt)
-        if merged.embeds is None:
+        tokens = self._ids[:, :prompt]
+        base: Any = model.base_model
+        positions = base.get_rope_index(tokens, **extras)[0] if knows_positions(model) else None
+        here = threading.get_ident()
+
+        def stop(module: torch.nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]) -> None:
+            nonlocal positions
+            if threading.get_ident() != here:  # a beam search that runs beside this
+                return
+            if positions is None:
+                positions = given.get("position_ids")
+            if not arguments and _is_plain(given):
+                self._embeds = given["inputs_embeds"]
+                raise _BeginsText
+
+        output: Any = None
+        decoder: torch.nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+        with decoder.register_forward_pre_hook(stop, with_kwargs=True), suppress(_BeginsText):
+            output = model(
+                input_ids=tokens,
+                attention_mask=self._mask[:, :prompt],
+                # Given positions keep Qwen-VL from storing them in the model, where a beam search has its own.
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                **_last_scores_only(model),
+                **extras,
+            )
+        if positions is not None:
+            self._count_on(positions, prompt)
+        if self._embeds is None:
             self._done = prompt
         else:
             embed = model.get_input_embeddings()
-            self._embeds = torch.cat([merged.embeds, embed(self._ids[:, prompt:])], dim=1)
-        return merged.output
+            self._embeds = torch.cat([self._embeds, embed(self._ids[:, prompt:])], dim=1)
+        return output
 
     def _count_on(self, positions: torch.Tensor, prompt: int) -> None:
         """Take the positions of the prompt from the model; later tokens continue from the highest."""
         following = positions.max() + 1 + torch.arange(self.width - prompt, device=positions.device)
         self._positions = torch.cat([positions, following.expand(*positions.shape[:-1], -1)], dim=-1)
-        self.shifts = [int(positions.max()) + 1 - prompt]
+        self.sequences[0].shift = int(positions.max()) + 1 - prompt
 
 
 def _last_scores_only(model: PreTrainedModel) -> dict[str, int]:
@@ -117,58 +139,12 @@ _PLAIN = frozenset(
 """Inputs of a text model whose prompt can run in pieces."""
 
 
-@dataclass(slots=True)
-class Merged:
-    """One prompt with its images; either `embeds` or `output` is set."""
-
-    embeds: torch.Tensor | None = None
-    """(1, tokens, hidden): the prompt continues from here, in pieces."""
-    output: Any = None
-    """The model's output: the prompt had to run in whole, and is in its cache."""
-    positions: torch.Tensor | None = None
-    """The last dimension is the tokens'; None where a token's position is its place in the prompt."""
-
-
 class _BeginsText(Exception):
     """Raised to end a run where its text model would begin."""
 
 
-def merge(
-    model: PreTrainedModel, tokens: torch.Tensor, extras: Mapping[str, torch.Tensor], **inputs: Any
-) -> Merged:
-    """Run `model` over one prompt, (1, tokens), up to the start of its text model. So each model merges its images in
-    its own way. Some pass more than embeddings to their text model: features for several of its layers (Qwen3-VL), or
-    masks by which the tokens of an image see each other (PaliGemma). Such a prompt cannot be split: it runs to its
-    end, as `inputs` say."""
-    merged = Merged()
-    if knows_positions(model):
-        base: Any = model.base_model
-        merged.positions = base.get_rope_index(tokens, **extras)[0]
-    here = threading.get_ident()
-
-    def stop(module: torch.nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]) -> None:
-        if threading.get_ident() != here:  # a beam search that runs beside this
-            return
-        if merged.positions is None:
-            merged.positions = given.get("position_ids")
-        if not arguments and _is_plain(given):
-            merged.embeds = given["inputs_embeds"]
-            raise _BeginsText
-
-    decoder: torch.nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
-    hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        # Given positions keep Qwen-VL from storing them in the model, where a beam search has its own.
-        merged.output = model(input_ids=tokens, position_ids=merged.positions, **inputs, **extras)
-    except _BeginsText:
-        pass
-    finally:
-        hook.remove()
-    return merged
-
-
 def knows_positions(model: PreTrainedModel) -> bool:
-    """Return whether `merge` finds the positions of a model with positions of several dimensions."""
+    """Return whether a prefill finds the positions of a model with positions of several dimensions."""
     find = getattr(model.base_model, "get_rope_index", None)
     return find is not None and "mm_token_type_ids" in inspect.signature(find).parameters
 

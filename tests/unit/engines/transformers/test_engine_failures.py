@@ -87,7 +87,7 @@ def test_a_load_that_runs_out_of_memory_keeps_nothing_of_what_it_had_loaded(
         raise torch.OutOfMemoryError("no room")
 
     freed: list[bool] = []
-    monkeypatch.setattr("engines.transformers.text.text_generation.TextGenerationRunner.load", half)
+    monkeypatch.setattr("engines.transformers.generation.runner.TextGenerationRunner.load", half)
     monkeypatch.setattr("engines.transformers.device.free_memory", lambda: freed.append(loaded[0]() is None))
     with pytest.raises(OutOfMemory, match="model tiny does not fit the memory of") as caught:
         engine.load_model("tiny", task="text-generation", path=llama)

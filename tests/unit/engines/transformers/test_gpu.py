@@ -22,7 +22,7 @@ from engines.config.settings import TransformersSettings
 from engines.transformers.classification import AudioClassificationRunner
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.text.text_generation import TextGenerationRunner
+from engines.transformers.generation.runner import TextGenerationRunner
 from tests.unit.engines.tiny_models import ENDS, WORDS, save_llama, saved
 from tests.unit.engines.transformers.generation.rolling.parts import PATIENCE_S
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.text.text_generation import Seq2SeqRunner
+from engines.transformers.generation.runner import Seq2SeqRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_bart, save_t5

@@ -21,7 +21,7 @@ from engines.models.resolved_model import ResolvedModel
 from engines.transformers.device import choose_device
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.shared_vlms import SharedModels
-from engines.transformers.text.vlm import VisionLanguageRunner
+from engines.transformers.vlm import VisionLanguageRunner
 from handlers.decoding.document_pages import page_image
 from handlers.errors import ModelLoadFailed
 from tests.device import on_this_machine

@@ -171,7 +171,7 @@ def test_a_vlm_runs_by_the_settings_and_leaves_the_memory_with_its_task(tmp_path
         "llava", task="document-analysis", path=save_llava(tmp_path)
     )
     ENGINE.infer(runner, {"pages": [scanned_page()]}, {"max_new_tokens": 2})
-    assert runner.asked.asked.limits.max_bytes == 123_456_789
+    assert runner.asked.limits.max_bytes == 123_456_789
     model = weakref.ref(runner.asked.model)
     assert ENGINE.unload_model(runner)
     gc.collect()

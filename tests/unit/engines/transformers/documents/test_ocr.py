@@ -13,6 +13,7 @@ from PIL import Image
 
 from engines.transformers.documents.ocr import TRANSCRIBE
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.vlm import VlmRunner
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
@@ -129,7 +130,7 @@ def test_a_batch_of_lines_gives_each_what_it_gets_alone(recognizer: Any) -> None
 
 
 def test_a_model_that_is_asked_gets_the_prompt_or_one_of_ours(llava: Any) -> None:
-    as_vlm = llava.asked
+    as_vlm = VlmRunner(llava)
     for more, prompt in (({"prompt": "a b"}, "a b"), ({}, TRANSCRIBE)):
         one = inputs((40, 24), **more)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]

@@ -7,16 +7,15 @@ import gc
 import math
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 import torch
 
-from engines.transformers.generation.batch_generation import SOURCE, OnStep
-from engines.transformers.generation.cache_sizes import CacheSizes
-from engines.transformers.generation.micro_batches import MicroBatchLoop
+from engines.transformers.generation.cache_sizes import CacheSizes, Limits
+from engines.transformers.generation.micro_batches import SOURCE, MicroBatchLoop, OnStep
 from engines.transformers.generation.sampling import Sampling, TokenPicker
 from engines.transformers.generation.token_sequence import TokenSequence
 from handlers.errors import Cancelled, InferenceFailed
@@ -34,8 +33,8 @@ def row(budget: int, *, reads: int = 0, beams: dict[str, Any] | None = None) -> 
         budget=budget,
         stop=(),
         picker=TokenPicker(Sampling()),
-        extras={SOURCE: torch.zeros((1, reads), dtype=torch.int64)} if reads else None,
-        beams=beams,
+        extras={SOURCE: torch.zeros((1, reads), dtype=torch.int64)} if reads else {},
+        beams=beams or {},
     )
 
 
@@ -44,7 +43,7 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.searched: list[dict[str, Any]] = []
+        self.searched: list[Mapping[str, Any]] = []
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.poison: int | None = None
@@ -107,12 +106,11 @@ def loop(
 ) -> Iterator[MicroBatchLoop]:
     loop = MicroBatchLoop(
         "tiny",
-        max_rows,
-        max_bytes,
+        model.generate,
+        Limits(max_rows, max_bytes, prefill_tokens=256),
         lambda done: {"tokens": len(done.tokens), "finish_reason": done.finish_reason},
-        sizes=sizes,
-        generate=model.generate,
-        clock=clock,
+        sizes,
+        clock,
     )
     yield loop
     model.gate.set()
@@ -229,14 +227,8 @@ def test_an_answer_that_cannot_be_made_is_an_error_of_its_own_request_alone(mode
             raise IndexError("piece id is out of range")
         return {"tokens": len(done.tokens)}
 
-    loop = MicroBatchLoop(
-        "tiny",
-        2,
-        2**30,
-        result_of,
-        sizes=CacheSizes(of_a_token=1),
-        generate=model.generate,
-    )
+    limits, sizes = Limits(2, 2**30, prefill_tokens=256), CacheSizes(of_a_token=1)
+    loop = MicroBatchLoop("tiny", model.generate, limits, result_of, sizes)
     held(loop, model)
     bad, good = loop.submit(row(5)), loop.submit(row(6))
     model.gate.set()

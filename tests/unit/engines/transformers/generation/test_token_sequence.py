@@ -91,7 +91,7 @@ def bytes_row(budget: int, stop: Sequence[str] = ()) -> tuple[TokenSequence, dic
 def grown(text: str, budget: int, stop: Sequence[str] = ()) -> TokenSequence:
     """Return a row to which the bytes of `text` come until it is done."""
     one, _ = bytes_row(budget, stop)
-    for token in one._tokenizer(text)["input_ids"]:
+    for token in one.tokenizer(text)["input_ids"]:
         one.accept(token)
     return one
 

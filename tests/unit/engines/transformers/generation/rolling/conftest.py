@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.transformers.text.text_generation import TextGenerationRunner
+from engines.transformers.generation.runner import TextGenerationRunner
 from tests.unit.engines.tiny_models import save_llama
 from tests.unit.engines.transformers.generation.rolling.parts import Watched, load
 

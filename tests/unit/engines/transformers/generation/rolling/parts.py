@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.text.text_generation import TextGenerationRunner
+from engines.transformers.generation.runner import TextGenerationRunner
 from tests.device import on_this_machine
 
 PATIENCE_S = 60.0

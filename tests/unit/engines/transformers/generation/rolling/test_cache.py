@@ -61,8 +61,8 @@ def watch_copies(cache: RollingCache, monkeypatch: pytest.MonkeyPatch) -> list[t
 
 def append(cache: RollingCache, values: list[float]) -> list[list[float]]:
     """Append one value to each row, as a model does, and return what each row then sees, layer by layer the same."""
-    cache.reserve(1)
-    mask = cache.mask(1, torch.device("cpu")).bool()
+    cache.reserve()
+    mask = cache.mask(torch.device("cpu")).bool()
     new = states([[value] for value in values])
     seen = []
     for layer in range(LAYERS):
@@ -71,7 +71,7 @@ def append(cache: RollingCache, values: list[float]) -> list[list[float]]:
         assert (keys == keys[:, :1, :, :1]).all()
         seen.append([keys[row, 0, mask[row], 0].tolist() for row in range(cache.rows)])
     assert seen[0] == seen[1]
-    cache.advance(1)
+    cache.advance()
     return seen[0]
 
 
@@ -180,7 +180,8 @@ def test_room_kept_for_one_who_joins_is_given_back_where_he_does_not() -> None:
     cache.make_way(60)
     assert held(cache) <= 40
     cache.make_way(0)
-    cache.reserve(80)
+    for _ in range(80):
+        append(cache, [0.0])
     assert 80 < held(cache) <= 100
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import wait
 from itertools import pairwise
 from pathlib import Path
 
-from engines.transformers.text.text_generation import TextGenerationRunner
+from engines.transformers.generation.runner import TextGenerationRunner
 from tests.unit.engines.transformers.generation.rolling.parts import (
     BUDGETS,
     PATIENCE_S,

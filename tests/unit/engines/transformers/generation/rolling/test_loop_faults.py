@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.transformers.text.text_generation import TextGenerationRunner
+from engines.transformers.generation.runner import TextGenerationRunner
 from handlers.errors import InferenceFailed
 from tests.unit.engines.transformers.generation.rolling.parts import (
     BUDGETS,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engines.transformers.engine import TransformersEngine
 from engines.transformers.generation.rolling.loop import RollingLoop
-from engines.transformers.text.vlm import VisionLanguageRunner, VlmRunner
+from engines.transformers.vlm import VisionLanguageRunner, VlmRunner
 from handlers.errors import OutOfMemory
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_vlms import make_qwen, save_llava, save_llava_next
@@ -27,7 +27,7 @@ def load(save: Callable[[Path], Path], folder: Path, **settings: Any) -> VisionL
     engine = TransformersEngine(on_this_machine(**settings))
     runner = engine.load_model("tiny", task="vlm", path=save(folder))
     assert isinstance(runner, VlmRunner)
-    return runner.asked
+    return runner
 
 
 def qwen() -> VisionLanguageRunner:

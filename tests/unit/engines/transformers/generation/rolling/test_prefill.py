@@ -32,7 +32,7 @@ def without_gradients() -> Iterator[None]:
 def row(tokens: list[int], budget: int = BUDGET, extras: Any = None) -> TokenSequence:
     return TokenSequence(
         tokens,
-        extras=extras,
+        extras=extras or {},
         tokenizer=tokenizer(chat=False),
         ends=frozenset(),
         budget=budget,

@@ -1,23 +1,24 @@
-"""vlm by image-text-to-text models, such as LLaVA and Qwen-VL; tasks that use one model share it."""
+"""vlm and video-analysis by image-text-to-text models, such as LLaVA and Qwen-VL; tasks that use one model share it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import numpy as np
 from jinja2 import TemplateError
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 
-from engines.base import NO_HURRY, Emit, Urgency
+from engines.transformers.classification import evenly, frames_seen
 from engines.transformers.device import to_model
 from engines.transformers.generation.runner import GenerationRunner, Prompt
 from engines.transformers.generation.token_sequence import TokenSequence
 from engines.transformers.loading import ModelFolder
-from engines.transformers.runner import Outcome, TaskRunner
+from engines.transformers.process_state import running
+from engines.transformers.runner import TaskRunner
 from engines.transformers.shared_vlms import SharedModels
 from handlers.errors import InvalidInput, InvalidOption, ModelLoadFailed
 
@@ -55,9 +56,8 @@ class VisionLanguageRunner(GenerationRunner):
             encoded = self._encode(inputs)
         except TemplateError as error:
             raise InvalidInput(f"data.messages does not suit model {self.name}: {error}") from error
-        except (
-            ValueError
-        ) as error:  # how processors say that there are too many images, or that one is too small
+        except ValueError as error:
+            # Processors say so that there are too many images, or that one is too small.
             raise InvalidInput(f"model {self.name} does not take these images: {error}") from error
         tokens: list[int] = encoded["input_ids"][0].tolist()
         extras = {name: tensor for name, tensor in encoded.items() if name not in _OF_THE_PROMPT}
@@ -123,16 +123,13 @@ def _with_images(messages: Sequence[dict[str, Any]], images: Sequence[Any]) -> l
     ]
 
 
-class VlmRunner(TaskRunner):
-    """Asks a vision-language model, as task vlm does; a subclass makes the conversations. The texts of all tasks that
-    ask one model grow in one running batch."""
-
-    kinds = VisionLanguageRunner.kinds
-    needs = VisionLanguageRunner.needs
+class VlmRunner(VisionLanguageRunner):
+    """Asks a vision-language model, as task vlm does; a subclass makes the conversations. The tasks that ask one model
+    share all that its runner has, so their texts grow in one running batch; each has its own budget and release."""
 
     def __init__(self, asked: VisionLanguageRunner, release: Callable[[], None] = lambda: None) -> None:
-        super().__init__(asked.name, asked.model, release)
-        self.asked = asked
+        vars(self).update(vars(asked))
+        TaskRunner.__init__(self, asked.name, asked.model, release)
 
     @classmethod
     def load(cls, folder: ModelFolder, shared: SharedModels) -> Self:
@@ -144,17 +141,85 @@ class VlmRunner(TaskRunner):
             release()
             raise
 
-    def last_sign(self) -> float | None:
-        """Return when the shared model last made progress, for any task."""
-        return self.asked.last_sign()
+    def close(self) -> None:
+        """Release the model; the last task that does so ends its loops."""
+        self._release()
 
-    def launch(
-        self, prepared: TokenSequence, emit: Emit | None = None, urgency: Urgency = NO_HURRY
-    ) -> Future[dict[str, Any]]:
-        return self.asked.launch(prepared, emit, urgency)
+
+_ROOM_FOR_ANSWER = 0.25
+"""The share of a model's context for the answer where the request does not limit it."""
+
+_CLOCK_HZ = 1000
+
+
+class VideoDescriptionRunner(VlmRunner):
+    """Answers a prompt about a video, with as many frames as fit the model's context. Models that support videos get
+    one, with the frames' times; others get images."""
+
+    def __init__(self, asked: VisionLanguageRunner, release: Callable[[], None] = lambda: None) -> None:
+        super().__init__(asked, release)
+        self.takes_videos = takes_videos(self.processor)
+        own = getattr(self.processor, "video_processor", None) if self.takes_videos else None
+        self._taken_together: int = getattr(own, "temporal_patch_size", None) or 1
 
     def prepare(self, inputs: dict[str, Any], options: dict[str, Any]) -> TokenSequence:
-        return self.asked.prepare(inputs, options)
+        """Return the question in the form of vlm; its result has frame_times_s and duration_s as well."""
+        if "prompt" not in inputs:
+            raise InvalidInput(f"data.prompt is required: model {self.name} answers in text; send a question")
+        there = len(inputs["frames"])
+        with running():
+            seen = evenly(there, min(there, self._frames_that_fit(inputs, options)))
+            sequence = super().prepare(self._question(inputs, seen), options)
+        times = frames_seen(inputs, seen)
+        sequence.as_result = lambda answer: {**answer, **times}
+        return sequence
 
-    def answer(self, prepared: Sequence[TokenSequence]) -> Iterator[tuple[int, Outcome]]:
-        return self.asked.answer(prepared)
+    def _frames_that_fit(self, inputs: dict[str, Any], options: dict[str, Any]) -> int:
+        """Return how many frames leave room for the answer, at least 1: each takes equally many tokens."""
+        there, together = len(inputs["frames"]), self._taken_together
+        context = self.context
+        if context is None:
+            return there
+        room = context - (options.get("max_new_tokens") or int(context * _ROOM_FOR_ANSWER))
+        first, second = (self._tokens(inputs, count * together) for count in (1, 2))
+        fitting = together * (1 + (room - first) // max(1, second - first))
+        while together < fitting < there and self._tokens(inputs, fitting) > room:
+            fitting -= together  # the text about the frames grows a little with their number
+        return max(1, fitting)
+
+    def _tokens(self, inputs: dict[str, Any], count: int) -> int:
+        return len(self.prompt(self._question(inputs, [0] * count)).tokens)
+
+    def _question(self, inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+        frames, asked = inputs["frames"][seen], {"type": "text", "text": inputs["prompt"]}
+        if self.takes_videos:
+            content: list[dict[str, Any]] = [{"type": "video", "video": frames}, asked]
+            about: dict[str, Any] = {"video_metadata": metadata_of(inputs, seen)}
+        else:
+            content = [*({"type": "image"} for _ in frames), asked]
+            about = {"images": [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]}
+        return {"messages": [{"role": "user", "content": content}], **about}
+
+
+def takes_videos(processor: Any) -> bool:
+    """Return whether `processor` supports videos, and its chat template has a place for one."""
+    token = getattr(processor, "video_token", None)
+    if getattr(processor, "video_processor", None) is None or not isinstance(token, str):
+        return False
+    content = [{"type": "video"}, {"type": "text", "text": "?"}]
+    try:
+        return token in processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except (TemplateError, ValueError):  # no place for a video, or no template at all
+        return False
+
+
+def metadata_of(inputs: dict[str, Any], seen: Sequence[int]) -> dict[str, Any]:
+    """Return the metadata of the frames `seen` for processors: their times, on a clock of milliseconds. Frames are
+    numbered as if there were one per millisecond, so that the times are right however the frames were picked."""
+    indices = [round(inputs["frame_times_s"][index] * _CLOCK_HZ) for index in seen]
+    return {
+        "total_num_frames": max(round(inputs["duration_s"] * _CLOCK_HZ), indices[-1] + 1),
+        "fps": float(_CLOCK_HZ),
+        "duration": inputs["duration_s"],
+        "frames_indices": indices,
+    }

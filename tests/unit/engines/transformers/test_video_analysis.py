@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.text.video_analysis import (
+from engines.transformers.vlm import (
     VideoDescriptionRunner,
+    VisionLanguageRunner,
     metadata_of,
     takes_videos,
 )
-from engines.transformers.text.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput
 from tests.device import on_this_machine
 from tests.models.vlm import WEIGHTS as TINY_VLM
@@ -63,7 +63,7 @@ def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: 
     inputs = clip(4, prompt="What is in the image?")
     outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 6})
     content = [{"type": "image", "image": frame} for frame in inputs["frames"]]
-    encoded = vlm.asked.processor.apply_chat_template(
+    encoded = vlm.processor.apply_chat_template(
         [{"role": "user", "content": [*content, {"type": "text", "text": inputs["prompt"]}]}],
         add_generation_prompt=True,
         tokenize=True,
@@ -71,7 +71,7 @@ def test_words_about_several_frames_are_those_of_the_librarys_own_generate(vlm: 
         return_tensors="pt",
     )
     found = vlm.model.generate(**encoded.to(vlm.model.device), do_sample=False, max_new_tokens=6)
-    text = vlm.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = vlm.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["frame_times_s"] == inputs["frame_times_s"]
 
@@ -81,7 +81,7 @@ def test_a_model_sees_no_more_frames_than_its_context_has_room_for(vlm: Any) -> 
     outcome = ENGINE.infer(vlm, inputs, {"max_new_tokens": 5})
     seen = len(outcome["frame_times_s"])
     per_frame = (outcome["prompt_tokens"] - 10) // seen
-    assert vlm.asked.context - per_frame < outcome["prompt_tokens"] + 5 <= vlm.asked.context
+    assert vlm.context - per_frame < outcome["prompt_tokens"] + 5 <= vlm.context
     fewer = ENGINE.infer(vlm, inputs, {})
     assert 0 < len(fewer["frame_times_s"]) < seen
     distances = np.diff(outcome["frame_times_s"])
@@ -114,7 +114,7 @@ def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_
     inputs = clip(count, prompt="a b c")
     outcome = ENGINE.infer(qwen, inputs, {"max_new_tokens": 12})
     content = [{"type": "video", "video": inputs["frames"]}, {"type": "text", "text": inputs["prompt"]}]
-    encoded = qwen.asked.processor.apply_chat_template(
+    encoded = qwen.processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=True,
@@ -124,7 +124,7 @@ def test_a_model_with_a_way_for_videos_sees_one_and_answers_as_the_librarys_own_
     )
     assert "pixel_values_videos" in encoded
     found = qwen.model.generate(**encoded.to(qwen.model.device), do_sample=False, max_new_tokens=12)
-    text = qwen.asked.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = qwen.processor.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert outcome["generated_text"].strip() == text.strip()
     assert outcome["prompt_tokens"] == encoded["input_ids"].shape[1]
     assert outcome["frame_times_s"] == inputs["frame_times_s"]
@@ -139,9 +139,9 @@ def test_videos_of_different_lengths_in_one_batch_get_the_words_they_get_alone(q
 
 def test_a_video_has_no_more_frames_than_the_context_has_room_for(qwen: Any) -> None:
     outcome = ENGINE.infer(qwen, clip(64, prompt="a b"), {"max_new_tokens": 5})
-    assert outcome["prompt_tokens"] + 5 <= qwen.asked.context
+    assert outcome["prompt_tokens"] + 5 <= qwen.context
     per_pair = 30
-    assert outcome["prompt_tokens"] + 5 + per_pair > qwen.asked.context
+    assert outcome["prompt_tokens"] + 5 + per_pair > qwen.context
     assert len(outcome["frame_times_s"]) == 2 * (outcome["prompt_tokens"] // per_pair)
 
 
@@ -158,7 +158,7 @@ def test_processors_are_told_when_the_frames_were_however_they_were_picked() -> 
 def test_a_template_without_a_place_for_videos_has_the_frames_as_images(vlm: Any) -> None:
     _, processor = make_qwen_for_videos(FramesAsPatches())
     assert takes_videos(processor)
-    assert not takes_videos(vlm.asked.processor)
+    assert not takes_videos(vlm.processor)
     for template in (CHAT_TEMPLATE, "{{ raise_exception('no videos here') }}", None):
         processor.chat_template = template
         assert not takes_videos(processor)

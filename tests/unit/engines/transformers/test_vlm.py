@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from engines.transformers.engine import TransformersEngine
-from engines.transformers.text.vlm import VisionLanguageRunner, VlmRunner
+from engines.transformers.vlm import VisionLanguageRunner
 from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import save_llama
@@ -29,17 +29,11 @@ SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
 """Widths and heights of the images of each input."""
 
 
-def asked_by(runner: Any) -> VisionLanguageRunner:
-    """Return the model that a task asks."""
-    assert isinstance(runner, VlmRunner)
-    return runner.asked
-
-
 @pytest.fixture(scope="module")
 def runners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def load(save: Callable[[Path], Path]) -> Any:
         path = save(tmp_path_factory.mktemp("vlm"))
-        return asked_by(ENGINE.load_model(save.__name__, task="vlm", path=path))
+        return ENGINE.load_model(save.__name__, task="vlm", path=path)
 
     model, processor = make_qwen()
     qwen = VisionLanguageRunner("qwen", model.eval(), processor)  # type: ignore[no-untyped-call]
@@ -55,7 +49,7 @@ def llava(runners: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = save_llava(tmp_path_factory.mktemp("raw"), chat=False)
-    return asked_by(ENGINE.load_model("raw", task="vlm", path=folder))
+    return ENGINE.load_model("raw", task="vlm", path=folder)
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -218,7 +212,7 @@ def test_a_picture_larger_than_any_processor_keeps_is_reduced_first(
     halves = {**inputs, "images": [image.reduce(2) for image in inputs["images"]]}
     whole, half = (llava.prompt(its).extras["pixel_values"] for its in (inputs, halves))
     assert not torch.equal(whole, half)
-    monkeypatch.setattr("engines.transformers.text.vlm._MOST_SEEN_PIXELS", 1000)
+    monkeypatch.setattr("engines.transformers.vlm._MOST_SEEN_PIXELS", 1000)
     assert torch.equal(llava.prompt(inputs).extras["pixel_values"], half)
 
 

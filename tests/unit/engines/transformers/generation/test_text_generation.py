@@ -12,9 +12,9 @@ import torch
 from transformers import GenerationConfig
 
 from engines.transformers.engine import TransformersEngine
+from engines.transformers.generation.runner import TextGenerationRunner
 from engines.transformers.generation.sampling import Sampling, TokenPicker
 from engines.transformers.generation.token_sequence import TokenSequence
-from engines.transformers.text.text_generation import TextGenerationRunner
 from handlers.errors import InferenceError, InferenceFailed, InvalidInput, InvalidOption
 from tests.device import on_this_machine
 from tests.unit.engines.tiny_models import CONTEXT, save_llama
