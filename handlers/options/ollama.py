@@ -6,11 +6,11 @@ there explains them. Servers log and ignore options that their version does not 
 
 from __future__ import annotations
 
-from handlers.options.spec import MOST, OptionSpec
+from handlers.options.spec import OptionSpec
 
 _CONTEXT_BOUND = "ollama.max_context"
 
-_REQUEST = (
+OLLAMA_OPTIONS = (
     OptionSpec("format", "format", "Form of the answer."),
     OptionSpec("keep_alive", "duration", "How long the model stays loaded afterwards; negative: for ever."),
     OptionSpec(
@@ -24,8 +24,6 @@ _REQUEST = (
         "boolean",
         "Cut a prompt that is longer than the context, oldest part first, instead of refusing it.",
     ),
-)
-_SAMPLING = (
     OptionSpec(
         "min_p", "number", "Leave out tokens below this share of the likeliest one's probability.", 0, 1
     ),
@@ -39,7 +37,6 @@ _SAMPLING = (
         "integer",
         "Latest tokens that repeat_penalty looks at; 0: none, -1: the whole context.",
         -1,
-        maximum=MOST,
         bound=_CONTEXT_BOUND,
     ),
     OptionSpec(
@@ -54,35 +51,23 @@ _SAMPLING = (
         "integer",
         "Most tokens a draft model runs ahead; 0 does without one.",
         0,
-        maximum=MOST,
         bound="ollama.max_batch",
     ),
-)
-_CONTEXT = (
     OptionSpec(
-        "num_ctx",
-        "integer",
-        "Context window in tokens; a change reloads the model.",
-        1,
-        maximum=MOST,
-        bound=_CONTEXT_BOUND,
+        "num_ctx", "integer", "Context window in tokens; a change reloads the model.", 1, bound=_CONTEXT_BOUND
     ),
     OptionSpec(
         "num_keep",
         "integer",
         "Tokens of the prompt that stay when the context is full; -1: all.",
         -1,
-        maximum=MOST,
         bound=_CONTEXT_BOUND,
     ),
-)
-_LOADING = (
     OptionSpec(
         "num_batch",
         "integer",
         "Tokens of a prompt read at once; a change reloads the model.",
         1,
-        maximum=MOST,
         bound="ollama.max_batch",
     ),
     OptionSpec(
@@ -100,7 +85,6 @@ _LOADING = (
         "integer",
         "Threads, 0: as the server decides; a change reloads the model.",
         0,
-        maximum=MOST,
         bound="ollama.max_threads",
     ),
     OptionSpec("use_mmap", "boolean", "Map the file into memory; a change reloads the model."),
@@ -108,6 +92,4 @@ _LOADING = (
     OptionSpec("low_vram", "boolean", "Spare the GPU's memory; older servers."),
     OptionSpec("numa", "boolean", "Fit threads and memory to NUMA nodes; older servers."),
 )
-
-OLLAMA_OPTIONS = (*_REQUEST, *_SAMPLING, *_CONTEXT, *_LOADING)
 """In the order in which they are listed."""

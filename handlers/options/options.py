@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers.errors import InvalidOption
 from handlers.options.ollama import OLLAMA_OPTIONS
-from handlers.options.spec import MOST, NO_BOUNDS, Bounds, over_bound, shown
+from handlers.options.spec import NO_BOUNDS, Bounds, over_bound, shown
 from handlers.options.spec import OptionSpec as OptionSpec
 
 ANSWERING_TASKS = ("text-generation", "vlm", "video-analysis", "document-analysis")
@@ -41,7 +41,6 @@ _LENGTH = (
         "Most tokens to generate; in asr, for each window of the recording; with ollama, -1 and -2: as many as the "
         "bound allows. Ollama itself ends an answer at 10 times num_ctx.",
         1,
-        maximum=MOST,
         bound="limits.max_tokens",
         engine_names={"ollama": "num_predict"},
         engine_values={"ollama": (-1, -2)},
@@ -72,7 +71,6 @@ _SAMPLING = (
         "integer",
         "Most tokens of prompt and answer together; with ollama, of the answer.",
         1,
-        maximum=MOST,
         bound="limits.max_tokens",
     ),
     OptionSpec(
@@ -98,7 +96,6 @@ _BEAMS = (
         "integer",
         "Beams of beam search; 1 means greedy search.",
         1,
-        maximum=MOST,
         bound="limits.max_beams",
         neutral=1,
     ),
@@ -123,8 +120,6 @@ _SPEECH = (
         "Times for each segment, for each word as well, or none.",
         choices=("segment", "word", False),
     ),
-)
-_SPEECH_GUARDS = (
     OptionSpec(
         "no_speech_threshold",
         "number",
@@ -164,7 +159,6 @@ _VIDEO = (
         "integer",
         "Frames to look at, at equal distances; without it, 16.",
         1,
-        maximum=MOST,
         bound="media.max_frames",
     ),
     OptionSpec("every_s", "number", "Look at one frame for each so many seconds instead.", 0.001, 86_400),
@@ -180,7 +174,7 @@ OPTIONS: Mapping[str, OptionSpec] = MappingProxyType(
             *_for(_TOP_K, tasks=(*ANSWERING_TASKS, "audio-classification")),
             *_for(_BEAMS, tasks=WRITING_TASKS, engines=("transformers",)),
             *_for(OLLAMA_OPTIONS, tasks=OLLAMA_TASKS, engines=("ollama",)),
-            *_for((*_SPEECH, *_SPEECH_GUARDS), tasks=("asr",)),
+            *_for(_SPEECH, tasks=("asr",)),
             *_for(_VIDEO, tasks=("video-analysis",)),
         )
     }

@@ -1,4 +1,4 @@
-"""One option: its name, allowed values and tasks, and the check of a value."""
+"""One option: its name, allowed values and tasks, the check of a value, and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class OptionSpec:
     `minimum` and `maximum` are inclusive; for kind "strings" they bound how many. `choices` are the values of kind
     "choice". `engines` and `tasks` name where the option applies; empty: everywhere. `engine_names` is what an engine
     calls it, where that differs; requests may use either name. `engine_values` are further whole numbers that an
-    engine takes, outside the range. `bound` names the setting of the largest value, below `maximum`. `longest` is the
-    most characters of a string. `neutral` is the value that changes nothing: an engine without this option accepts it
-    and does without.
+    engine takes, outside the range. `bound` names the setting of the largest value; `maximum` is then MOST. `longest`
+    is the most characters of a string. `neutral` is the value that changes nothing: an engine without this option
+    accepts it and does without.
     """
 
     name: str
@@ -53,6 +53,10 @@ class OptionSpec:
     bound: str = ""
     longest: int | None = None
     neutral: Any = None
+
+    def __post_init__(self) -> None:
+        if self.bound and self.maximum is None:
+            object.__setattr__(self, "maximum", MOST)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +80,9 @@ class OptionSpec:
                     f" ({engine}: also {', '.join(map(str, values))})"
                     for engine, values in self.engine_values.items()
                 )
-                return f"{'an integer' if self.kind == 'integer' else 'a number'}{self._range}{also}"
+                low = "" if self.minimum is None else f" from {self.minimum}"
+                high = "" if self.maximum is None else f" to {self.bound or self.maximum}"
+                return f"{'an integer' if self.kind == 'integer' else 'a number'}{low}{high}{also}"
             case "boolean":
                 return "true or false"
             case "string":
@@ -105,43 +111,36 @@ class OptionSpec:
         most = bounds.get(self.bound)
         if most is not None and _is_whole_number(value) and value > most:
             raise over_bound(written, value, most, self.bound)
-        if not self._takes(value, engine):
+        if (taken := self._taken(value, engine)) is None:
             raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
-        if most is not None and value in self._values_of(engine):
-            return most
-        if self.kind == "number":
-            return float(value)
-        if self.kind == "integer":
-            return int(value)
-        if self.kind == "choice":
-            return next(choice for choice in self.choices if _is_same(value, choice))
-        if self.kind == "strings":
-            return [value] if isinstance(value, str) else list(value)
-        return value
+        return most if most is not None and value in self._values_of(engine) else taken
 
-    def _takes(self, value: Any, engine: str | None) -> bool:
+    def _taken(self, value: Any, engine: str | None) -> Any:
+        """Return `value` as it is passed on, None where it is not allowed."""
         match self.kind:
-            case "integer":
-                return _is_whole_number(value) and (self._within(value) or value in self._values_of(engine))
-            case "number":
-                return _is_finite_number(value) and self._within(value)
-            case "boolean":
-                return isinstance(value, bool)
-            case "string":
-                return isinstance(value, str) and bool(value.strip()) and self._is_short(value)
+            case "integer" if _is_whole_number(value):
+                return int(value) if self._within(value) or value in self._values_of(engine) else None
+            case "number" if _is_finite_number(value) and self._within(value):
+                return float(value)
+            case "boolean" if isinstance(value, bool):
+                return value
+            case "string" if isinstance(value, str) and value.strip() and self._is_short(value):
+                return value
             case "strings":
                 strings = [value] if isinstance(value, str) else value
                 if not isinstance(strings, list | tuple) or not self._within(len(strings)):
-                    return False
-                return all(isinstance(one, str) and one and self._is_short(one) for one in strings)
+                    return None
+                is_allowed = all(isinstance(one, str) and one and self._is_short(one) for one in strings)
+                return list(strings) if is_allowed else None
             case "choice":
-                return any(_is_same(value, choice) for choice in self.choices)
-            case "duration":
-                if isinstance(value, str):
-                    return re.fullmatch(_GO_DURATION, value) is not None
-                return _is_finite_number(value)
-            case "format":
-                return value == "json" or (isinstance(value, Mapping) and bool(value))
+                return next((choice for choice in self.choices if _is_same(value, choice)), None)
+            case "duration" if isinstance(value, str):
+                return value if re.fullmatch(_GO_DURATION, value) else None
+            case "duration" if _is_finite_number(value):
+                return value
+            case "format" if value == "json" or (isinstance(value, Mapping) and value):
+                return value
+        return None
 
     def schema(self, engine: str | None = None) -> dict[str, Any]:
         """Return the JSON Schema of the values that `check` accepts for `engine`."""
@@ -185,11 +184,42 @@ class OptionSpec:
     def _characters(self) -> str:
         return "" if self.longest is None else f", with at most {self.longest} characters"
 
-    @property
-    def _range(self) -> str:
-        low = "" if self.minimum is None else f" from {self.minimum}"
-        high = self.bound or self.maximum
-        return low + ("" if high is None else f" to {high}")
+
+def schema_of(
+    options: Mapping[str, OptionSpec],
+    engine: str | None = None,
+    *,
+    title: str = "options",
+    others_pass: bool = False,
+) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the `options` of a task.
+
+    It accepts what `handlers.options.options.validate_options` accepts for `engine`, or for any engine where that is
+    None or not one of the built-in ones. Two things it cannot say: an option given under two names must have one
+    value, and what the settings of a worker allow at most.
+    """
+    properties: dict[str, Any] = {}
+    for spec in options.values():
+        if spec.applies_to(engine):
+            values = {
+                "anyOf": [spec.schema(engine), {"type": "null"}]
+            }  # null counts as not given, for every option
+            properties[spec.name] = {"description": spec.description, **values}
+            for owner, name in spec.engine_names.items():
+                properties[name] = {"description": f"What {owner} calls {spec.name}.", **values}
+        elif spec.neutral is not None:
+            properties[spec.name] = {"description": spec.description, "enum": [spec.neutral, None]}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "type": ["object", "null"],
+        "properties": properties,
+        "additionalProperties": others_pass,
+    }
+    of_others = sorted({name for spec in options.values() for name in spec.names} - properties.keys())
+    if of_others:
+        schema["patternProperties"] = {f"^({'|'.join(of_others)})$": {"type": "null"}}
+    return schema
 
 
 def over_bound(written: str, value: float, most: int, setting: str) -> InvalidOption:

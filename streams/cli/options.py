@@ -8,7 +8,7 @@ import typer
 
 from engines.registry import EngineRegistry
 from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
-from handlers.options.schema import options_schema
+from handlers.options.spec import schema_of
 from streams.cli import command, load_settings, print_json
 from streams.plugins import import_plugins
 
@@ -40,7 +40,7 @@ def options(
     if as_json:
         if task is None:
             raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")
-        print_json(options_schema(task, engine))
+        print_json(schema_of(options_of(task), engine, title=f"options of {task}"))
         return
     _print_table(task, engine)
 

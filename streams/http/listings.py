@@ -8,8 +8,7 @@ from typing import Any
 from engines.inference import InferenceManager
 from handlers.errors import InferenceError
 from handlers.options.options import OPTIONS
-from handlers.options.schema import schema_of
-from handlers.options.spec import OptionSpec
+from handlers.options.spec import OptionSpec, schema_of
 
 
 def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, Any]:
@@ -34,13 +33,14 @@ def task_listing(manager: InferenceManager, tasks: Iterable[str]) -> dict[str, A
             continue
         runs_it = [name for name, supported in engines.items() if not supported or task in supported]
         options = OPTIONS if handler.options is None else handler.options
+        schema = schema_of(options, title=f"options of {task}", others_pass=handler.options is None)
         listed.append(
             {
                 "task": task,
                 "engines": runs_it,
                 "media_fields": list(handler.media_fields),
                 "options": [_option(spec) for spec in options.values()],
-                "options_schema": schema_of(handler.options, title=f"options of {task}"),
+                "options_schema": schema,
             }
         )
     return {"tasks": listed, "unavailable": unavailable}

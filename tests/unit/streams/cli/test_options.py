@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from handlers.options.options import options_page
-from handlers.options.schema import options_schema
+from handlers.options.options import options_of, options_page
+from handlers.options.spec import schema_of
 from streams.cli import app
 
 
@@ -38,7 +38,8 @@ def test_one_engines_options_are_shown_without_those_of_others() -> None:
 
 
 def test_the_schema_is_printed_as_json() -> None:
-    assert json.loads(run("vlm", "--engine", "ollama", "--json").output) == options_schema("vlm", "ollama")
+    schema = schema_of(options_of("vlm"), "ollama", title="options of vlm")
+    assert json.loads(run("vlm", "--engine", "ollama", "--json").output) == schema
 
 
 def test_the_page_for_the_docs_is_printed_as_it_is() -> None:
