@@ -60,9 +60,7 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
     source = f"{head[:60]},… ({len(payload)} characters)"
     if not comma:
         raise MediaCorrupt(f"{source} is not a data: URI; write data:<type>;base64,<payload>")
-    declared, is_base64 = head.removeprefix("data:"), False
-    if declared.endswith(";base64"):
-        declared, is_base64 = declared.removesuffix(";base64"), True
+    is_base64 = head.endswith(";base64")
     estimate = len(payload) * 3 // 4 - 2 if is_base64 else len(payload) // 3
     if estimate > max_bytes:
         raise MediaTooLarge(f"{source} decodes to about {estimate} bytes; media.max_bytes allows {max_bytes}")
@@ -74,4 +72,4 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
         ) from None
     if len(content) > max_bytes:
         raise MediaTooLarge(f"{source} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
-    return Media(content, source, declared or None)
+    return Media(content, source, head.removeprefix("data:").removesuffix(";base64") or None)

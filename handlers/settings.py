@@ -42,11 +42,7 @@ class LimitSettings(Section):
     @property
     def bounds(self) -> Bounds:
         """The largest value of each option that a setting of this section bounds."""
-        return {
-            "limits.max_tokens": self.max_tokens,
-            "limits.max_beams": self.max_beams,
-            "limits.max_beam_tokens": self.max_beam_tokens,
-        }
+        return {f"limits.{name}": most for name, most in self}
 
 
 class MediaSettings(Section):
