@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from handlers.decoding.audio_containers import SoundTrack, sound_track
+from handlers.decoding.audio_containers import SoundTrack, gather_track
 from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts_of, with_known_size
+from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
-from handlers.decoding.audio_samples import Gathering, Samples, mixed
 from handlers.decoding.truncation import missing_end, missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.file_kinds import misplaced, refusal
@@ -21,13 +23,8 @@ from handlers.logger import get_logger
 from handlers.media import encoded_file
 from handlers.options.spec import shown
 
-if TYPE_CHECKING:
-    from soundfile import SoundFile
-
 log = get_logger(__name__)
 
-_MAX_CHANNELS = 64
-_RATES = range(1_000, 768_001)
 _BLOCK_SAMPLES = 1 << 20
 """Samples decoded at a time, all channels together: 4 MB, whatever a header claims."""
 
@@ -77,7 +74,7 @@ def read_sound(
             decoded.
     """
     if (file := encoded_file(value, field, besides=np.ndarray)) is None:
-        return Sound(_from_array(value, field, sampling_rate, max_s))
+        return Sound(_from_array(value, field, sampling_rate, Gathering(max_s)))
     return _decode(*file, Gathering(max_s, max_samples))
 
 
@@ -124,25 +121,21 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
 
 def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:
     """Decode by libsndfile; return whether it could read everything."""
-    import soundfile
-
     is_plain = content.startswith(_PLAIN_STARTS) and not has_several_streams(content)
     if not is_plain and not _is_raw_gsm(content):
         return False
     try:
         with _opened(with_known_size(content)) as file:
             claimed = file.frames if file.frames < _UNTOLD_FRAMES else None
-            _check_header(what, file.samplerate, file.channels, claimed, gathering)
-            gathering.add(_mono_blocks(file), rate=file.samplerate, channels=file.channels, what=what)
+            blocks, rate = _mono_blocks(file), file.samplerate
+            gathering.add(blocks, rate=rate, channels=file.channels, claimed=claimed, what=what, cure=_CURE)
     except soundfile.LibsndfileError as error:
         log.debug("not_read_by_libsndfile", sound=what, error=str(error.error_string).strip())
         return False
     return True
 
 
-def _opened(content: bytes) -> SoundFile:
-    import soundfile
-
+def _opened(content: bytes) -> soundfile.SoundFile:
     if _is_raw_gsm(content):
         raw = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": "GSM610"}
         return soundfile.SoundFile(_File(content), **raw)
@@ -176,38 +169,17 @@ def _decode_container(
     """
     if told := misplaced(content, wanted=("sound", "video"), cure=_CURE):
         raise MediaCorrupt(f"{what} is {told}")
-
-    def gather(choice: int) -> SoundTrack:
-        gathering.back_to(before_s)
-        with sound_track(content, what, choice=choice, cure=_CURE, is_cut=is_cut) as track:
-            claimed = None if track.claimed_s is None else track.claimed_s * track.rate
-            _check_header(what, track.rate, track.channels, claimed, gathering)
-            gathering.add(track.blocks, rate=track.rate, channels=track.channels, what=what)
-            return track
-
-    track = gather(0)
+    gather = partial(gather_track, content, what, gathering, before_s, cure=_CURE, is_cut=is_cut)
+    track = gather(choice=0)
     others = [*range(1, min(track.count, _MOST_TRACKS)), 0] if track.count > 1 else []
     for choice in others:
         if gathering.is_heard(before_s):
             break
-        track = gather(choice)
+        track = gather(choice=choice)
     return track
 
 
-def _check_header(
-    what: str, rate: int, channels: int, claimed_frames: float | None, gathering: Gathering
-) -> None:
-    """Refuse what the header already shows to be wrong, before decoding."""
-    if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
-        raise MediaCorrupt(
-            f"{what} claims {rate} Hz and {channels} channels; {_RATES.start} to {_RATES.stop - 1} Hz and 1 to "
-            f"{_MAX_CHANNELS} channels are read: convert it, or {_CURE}"
-        )
-    if claimed_frames is not None:
-        gathering.check_claim(what, claimed_frames, rate, channels)
-
-
-def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
+def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Samples]:
     if file.frames >= _UNTOLD_FRAMES:
         # soundfile seeks after each block, which fails in a FLAC without a length.
         file.seekable = lambda: False
@@ -216,27 +188,31 @@ def _mono_blocks(file: SoundFile) -> Iterator[Samples]:
         yield mixed(block)
 
 
-def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, max_s: float) -> Samples:
+def _from_array(array: NDArray[Any], field: str, sampling_rate: Any, gathering: Gathering) -> Samples:
     rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
-    if type(rate) is not int or rate not in _RATES:
-        allowed = f"an integer from {_RATES.start} to {_RATES.stop - 1} Hz"
+    if type(rate) is not int or rate not in RATES:
+        allowed = f"an integer from {RATES.start} to {RATES.stop - 1} Hz"
         raise InvalidInput(f"data.sampling_rate is {shown(rate)}; it must be {allowed}")
     if array.dtype not in (np.float32, np.float64, np.int16):
         raise InvalidInput(f"{field} is an array of {array.dtype}; it must be float32, float64 or int16")
-    if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= _MAX_CHANNELS):
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not 0 < array.shape[1] <= MAX_CHANNELS):
         raise InvalidInput(
             f"{field} has shape {array.shape}; it must be (samples,) or (samples, channels), "
-            f"with at most {_MAX_CHANNELS} channels"
+            f"with at most {MAX_CHANNELS} channels"
         )
     if not len(array):
         raise MediaCorrupt(f"{field} holds no samples (0 s); send a recording")
-    gathering = Gathering(max_s)
-    gathering.check_claim(field, len(array), rate, 1)
+    gathering.add(
+        _array_block(array, field), rate=rate, channels=1, claimed=len(array), what=field, cure=_CURE
+    )
+    return gathering.samples
+
+
+def _array_block(array: NDArray[Any], field: str) -> Iterator[Samples]:
     floats = array.astype(np.float32) / np.float32(32768 if array.dtype == np.int16 else 1)
     mono = mixed(floats) if array.ndim == 2 else floats
     if not np.isfinite(mono).all() or np.abs(mono).max() > 2.0:
         raise InvalidInput(
             f"{field} has samples beyond -1..1, or no numbers; divide by the largest value first"
         )
-    gathering.add(iter([mono]), rate=rate, channels=1, what=field)
-    return gathering.samples
+    yield mono

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av import AudioFrame, AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from handlers.decoding import containers
-from handlers.decoding.audio_samples import SAMPLE_RATE, mixed
+from handlers.decoding.audio_samples import Gathering, mixed
 from handlers.errors import MediaCorrupt
-from handlers.file_kinds import refusal
-
-if TYPE_CHECKING:
-    from av import AudioFrame, AudioResampler
-    from av.audio.stream import AudioStream
-    from av.packet import Packet
 
 _FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
 _COVER_PIXELS = 1 << 24
@@ -28,12 +25,8 @@ _COVER_PIXELS = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class SoundTrack:
-    """One track: its `rate` in Hz, its length by the header in seconds, and its mono samples, block by block."""
+    """What is told of a track beside its samples."""
 
-    rate: int
-    channels: int
-    claimed_s: float | None
-    blocks: Iterator[NDArray[np.float32]]
     damage: list[str]
     """Why single frames did not decode, in a format whose frames can be skipped."""
     count: int
@@ -42,25 +35,21 @@ class SoundTrack:
     """Which of several tracks it is, for a result's metadata."""
 
 
-@contextmanager
-def sound_track(
-    content: bytes, what: str, *, choice: int = 0, cure: str, is_cut: bool = False
-) -> Iterator[SoundTrack]:
-    """Yield the sound track of the container that is number `choice` in the order of preference, from 0; nothing but
-    its first frame is decoded yet.
+def gather_track(
+    content: bytes, what: str, gathering: Gathering, since_s: float, *, choice: int, cure: str, is_cut: bool
+) -> SoundTrack:
+    """Put the track of a container that is number `choice` in the order of preference, from 0, behind the first
+    `since_s` of `gathering`.
 
-    Of one that `is_cut`, what comes before the first damage is all there is.
+    Of a file that `is_cut`, what comes before the first damage is all there is.
 
     Raises:
-        MediaCorrupt: permanent; no container, no sound in it, or (while blocks are read, too) a damaged one.
+        MediaCorrupt: permanent; no container, no sound in it, or a damaged one.
+        MediaTooLarge: permanent; as `Gathering.add`.
     """
+    gathering.back_to(since_s)
     with containers.opened(
-        content,
-        what,
-        formats=_FORMATS,
-        max_pixels=_COVER_PIXELS,
-        refusal=refusal(content, wanted=("sound", "video"), cure=cure),
-        cure=cure,
+        content, what, formats=_FORMATS, wanted=("sound", "video"), max_pixels=_COVER_PIXELS, cure=cure
     ) as container:
         tracks = containers.by_preference(container.streams.audio)
         if not tracks:
@@ -72,26 +61,19 @@ def sound_track(
         damage: list[str] = []
         packets = containers.packets(container, stream)
         frames = _frames(packets, damage, is_mp3=container.format.name == "mp3", is_cut=is_cut)
-        first = next(frames, None)
-        yield SoundTrack(
-            rate=first.sample_rate if first else SAMPLE_RATE,
-            channels=first.layout.nb_channels if first else 1,
-            claimed_s=containers.claimed_duration_s(container, stream.index),
-            blocks=_mono_blocks(itertools.chain([first], frames), first.sample_rate, what)
-            if first
-            else iter(()),
-            damage=damage,
-            count=len(tracks),
-            about=containers.about_track(stream, container.streams.audio),
-        )
+        if (first := next(frames, None)) is not None:
+            rate, channels = first.sample_rate, first.layout.nb_channels
+            claimed_s = containers.claimed_duration_s(container, stream.index)
+            claimed = None if claimed_s is None else claimed_s * rate
+            blocks = _mono_blocks(itertools.chain([first], frames), rate, what)
+            gathering.add(blocks, rate=rate, channels=channels, claimed=claimed, what=what, cure=cure)
+        return SoundTrack(damage, len(tracks), containers.about_track(stream, container.streams.audio))
 
 
 def _frames(
     packets: Iterable[Packet[AudioStream]], damage: list[str], *, is_mp3: bool, is_cut: bool
 ) -> Iterator[AudioFrame]:
     """Yield the frames, of mp3 all but the damaged ones, of a file that is cut those before the first damage."""
-    import av
-
     for packet in packets:
         if is_cut and not is_mp3 and packet.is_corrupt:
             return
@@ -120,22 +102,17 @@ def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator
             )
         for plain in _interleaved(frame, converters):
             block = _floats(plain)
-            if waiting and waiting[-1].shape[1] != block.shape[1]:
+            if waiting and (count >= rate or waiting[-1].shape[1] != block.shape[1]):
                 yield mixed(np.concatenate(waiting))
                 waiting, count = [], 0
             waiting.append(block)
             count += len(block)
-            if count >= rate:
-                yield mixed(np.concatenate(waiting))
-                waiting, count = [], 0
     if waiting:
         yield mixed(np.concatenate(waiting))
 
 
 def _interleaved(frame: AudioFrame, converters: dict[tuple[str, str], AudioResampler]) -> list[AudioFrame]:
     """Return a frame of 8 and more channels interleaved: PyAV reads past the end of so many planes."""
-    import av
-
     if not frame.format.is_planar or frame.layout.nb_channels < 8:
         return [frame]
     kind = (frame.format.name, frame.layout.name)

@@ -23,6 +23,14 @@ _BEGINNINGS: dict[bytes, re.Pattern[bytes]] = {
     b"#!AM": re.compile(rb"#!AMR(?:-WB)?\n"),
     b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)", re.DOTALL),
 }
+_UNKNOWN_SIZE = 0x7FFF_0000
+"""RIFF sizes from here on mean "unknown": writers to a pipe cannot go back."""
+
+_UNTOLD_SIZE = (1 << 64) - 1
+"""The size of a CAF's last chunk where it extends to the end of the file."""
+
+_WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
+
 MOST_PARTS = 1000
 """Most files in one recording."""
 
@@ -95,24 +103,44 @@ def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
     at = 0
     while True:
         yield at
-        after = at + max(4, _length(content, at))
-        found = pattern.search(content, after)
+        size = claimed_size(content, at) or 0
+        found = pattern.search(content, at + (size if 4 < size <= len(content) - at else 4))
         if found is None:
             return
         at = found.start()
 
 
-def _length(content: bytes, at: int) -> int:
-    """Return the size that the file at `at` claims, 0 where it has none or a wrong one."""
-    claimed = 0
-    match content[at : at + 4]:
-        case b"RIFF":
-            claimed = int.from_bytes(content[at + 4 : at + 8], "little") + 8
-        case b"FORM":
-            claimed = int.from_bytes(content[at + 4 : at + 8], "big") + 8
-        case b".snd" if at + 12 <= len(content):
-            claimed = sum(struct.unpack_from(">II", content, at + 4))
-    return claimed if at + claimed <= len(content) else 0
+def claimed_size(content: bytes, at: int = 0) -> int | None:
+    """Return the size that the file at `at` claims, 0 where it does not know it, None where its kind has none.
+
+    Source: EBU Tech 3306 (RF64); Sony Wave64; Apple Core Audio Format 1.0.
+    """
+    head = content[at : at + 40].ljust(40, b"\0")
+    match head[:4], head[8:12]:
+        case b"RIFF", _:
+            return _known(int.from_bytes(head[4:8], "little")) + 8
+        case b"FORM", b"AIFF" | b"AIFC" | b"8SVX" | b"16SV":
+            return _known(int.from_bytes(head[4:8], "big")) + 8
+        case b".snd", _:
+            return int.from_bytes(head[4:8], "big") + _known(int.from_bytes(head[8:12], "big"))
+        case ((b"RF64" | b"BW64"), b"WAVE") if head[12:16] == b"ds64":
+            return int.from_bytes(head[20:28], "little") + 8
+        case b"riff", _ if head[4:16] == _WAVE64:
+            return int.from_bytes(head[16:24], "little")
+        case b"caff", _:
+            end = at + 8
+            while end + 12 <= len(content):
+                size = int.from_bytes(content[end + 4 : end + 12], "big")
+                end += 12 + (0 if size == _UNTOLD_SIZE else size)
+                if size == _UNTOLD_SIZE:
+                    break
+            return end - at
+    return None
+
+
+def _known(size: int) -> int:
+    """Return the size in a 32-bit header, 0 where it is unknown."""
+    return size if size < _UNKNOWN_SIZE else 0
 
 
 def _ogg_starts(content: bytes) -> Iterator[int]:

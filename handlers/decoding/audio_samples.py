@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from handlers.errors import MediaCorrupt, MediaTooLarge
@@ -37,6 +38,9 @@ Samples = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
 """Samples per second of every recording for an engine."""
+
+MAX_CHANNELS = 64
+RATES = range(1_000, 768_001)
 
 _SMALLEST_BUFFER = 1 << 20
 
@@ -76,28 +80,34 @@ class Gathering:
         behind = self.samples[round(since_s * SAMPLE_RATE) :]
         return bool(behind.size and max(behind.max(), -behind.min()) > _SILENCE)
 
-    def check_claim(self, what: str, frames: float, rate: int, channels: int) -> None:
-        """Refuse a file whose header claims more than may still come.
+    def add(
+        self,
+        blocks: Iterator[Samples],
+        *,
+        rate: int,
+        channels: int,
+        claimed: float | None,
+        what: str,
+        cure: str,
+    ) -> None:
+        """Add the mono `blocks` of one file, clipped to -1..1; `claimed` is its length in samples by its header.
 
         Raises:
-            MediaTooLarge: permanent; too long, or too much to decode.
+            MediaTooLarge: permanent; longer than allowed, or more to decode: by the header before anything is
+                decoded, else nothing is decoded after that.
+            MediaCorrupt: permanent; a rate or channels that are not read, or samples that are not numbers.
         """
-        left_s = self._max_s - self.duration_s
-        if frames / rate > left_s:
-            raise MediaTooLarge(_too_long(what, f"{frames / rate:.0f} s", left_s))
-        self._check_count(self._decoded + frames * channels, what)
-
-    def add(self, blocks: Iterator[Samples], *, rate: int, channels: int, what: str) -> None:
-        """Add the mono `blocks` of one file, clipped to -1..1.
-
-        Raises:
-            MediaTooLarge: permanent; longer than allowed, or more to decode: nothing is decoded after that.
-            MediaCorrupt: permanent; samples that are not numbers.
-        """
-        import soxr
-
-        stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        if rate not in RATES or not 0 < channels <= MAX_CHANNELS:
+            raise MediaCorrupt(
+                f"{what} claims {rate} Hz and {channels} channels; {RATES.start} to {RATES.stop - 1} Hz and 1 to "
+                f"{MAX_CHANNELS} channels are read: convert it, or {cure}"
+            )
         left_s, read = self._max_s - self.duration_s, 0
+        if claimed is not None:
+            if claimed / rate > left_s:
+                raise MediaTooLarge(_too_long(what, f"{claimed / rate:.0f} s", left_s))
+            self._check_count(self._decoded + claimed * channels, what)
+        stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
         for block in blocks:
             read += len(block)
             self._decoded += len(block) * channels

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition as Role
+from av.video.stream import VideoStream
 
 from handlers.errors import MediaCorrupt
+from handlers.file_kinds import Family, refusal
 from handlers.logger import get_logger
-
-if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.video.stream import VideoStream
 
 log = get_logger(__name__)
 
-AnyStream = TypeVar("AnyStream", "AudioStream", "VideoStream")
+AnyStream = TypeVar("AnyStream", AudioStream, VideoStream)
 
 FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
 """The allowed formats, by FFmpeg's names. Formats that refer to other files or addresses are not among them."""
@@ -26,35 +28,40 @@ FORMATS = ("mov", "matroska", "ogg", "avi", "flv", "mpegts", "mpeg", "asf")
 
 @contextmanager
 def opened(
-    content: bytes, what: str, *, formats: tuple[str, ...], max_pixels: int, refusal: str, cure: str
+    content: bytes,
+    what: str,
+    *,
+    formats: tuple[str, ...],
+    wanted: tuple[Family, ...],
+    max_pixels: int,
+    cure: str,
+    cut: str = "",
 ) -> Iterator[InputContainer]:
     """Yield the container in `content`, with its headers read; closed on leaving.
 
     FFmpeg's errors about damaged bytes become MediaCorrupt; frames of more than `max_pixels` are such an error.
-    `refusal` makes the message for bytes that are not a container.
+    `cut` is what is told of a file that does not open, or has no streams, as its end is missing.
 
     Raises:
         MediaCorrupt: permanent; no container of `formats`, one without its index, or a damaged one.
     """
-    import av
-
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); {cure}")
     options = {"format_whitelist": ",".join(formats), "protocol_whitelist": "", "max_pixels": str(max_pixels)}
+    unread = MediaCorrupt(f"{what} is {refusal(content, wanted=wanted, cure=cure, cut=cut)}")
+    container = None
     try:
-        container = av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace")
+        with av.open(io.BytesIO(content), "r", options=options, metadata_errors="replace") as container:
+            if not container.streams:
+                raise unread
+            yield container
     except MemoryError:
         raise
     except av.FFmpegError as error:
-        raise MediaCorrupt(f"{what} is {refusal}") from error
-    with container:
-        try:
-            yield container
-        except MemoryError:
-            raise
-        except av.FFmpegError as error:
-            log.info("media_damaged", media=what, error=str(error))
-            raise MediaCorrupt(f"{what} is damaged: it does not decode to its end; {cure}") from error
+        if container is None:
+            raise unread from error
+        log.info("media_damaged", media=what, error=str(error))
+        raise MediaCorrupt(f"{what} is damaged: it does not decode to its end; {cure}") from error
 
 
 def packets(container: InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
@@ -76,13 +83,11 @@ def is_known(stream: Any) -> bool:
 def by_preference(streams: Iterable[AnyStream]) -> list[AnyStream]:
     """Return the streams that can be decoded: those that accompany others last, before them the one that players take
     by default, else in their order."""
-    from av.stream import Disposition as Told
-
-    besides = Told.comment | Told.hearing_impaired | Told.visual_impaired | Told.descriptions | Told.karaoke
-    besides |= Told.lyrics | Told.clean_effects | Told.non_diegetic | Told.dependent
+    besides = Role.comment | Role.hearing_impaired | Role.visual_impaired | Role.descriptions | Role.karaoke
+    besides |= Role.lyrics | Role.clean_effects | Role.non_diegetic | Role.dependent
     return sorted(
         filter(is_known, streams),
-        key=lambda stream: (bool(stream.disposition & besides), not stream.disposition & Told.default),
+        key=lambda stream: (bool(stream.disposition & besides), not stream.disposition & Role.default),
     )
 
 
@@ -101,7 +106,7 @@ def kinds(container: InputContainer) -> str:
         stream.type if is_known(stream) else f"{stream.type} of an unknown codec"
         for stream in container.streams
     }
-    return ", ".join(sorted(found)) or "nothing"
+    return ", ".join(sorted(found))
 
 
 def claimed_duration_s(container: InputContainer, stream_index: int) -> float | None:

@@ -6,18 +6,10 @@ import re
 import struct
 from dataclasses import dataclass
 
-from handlers.decoding.audio_parts import after_id3, boxes
+from handlers.decoding.audio_parts import after_id3, boxes, claimed_size
 
 _ENOUGH = 0.5
 """A file is used if more than this part of its declared length is there."""
-
-_UNKNOWN_SIZE = 0x7FFF_0000
-"""RIFF sizes from here on mean "unknown": writers to a pipe cannot go back."""
-
-_UNTOLD_SIZE = (1 << 64) - 1
-"""The size of a CAF's last chunk where it extends to the end of the file."""
-
-_WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 _KIND = re.compile(rb"[ -~\xa9]{4}")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -52,43 +44,10 @@ def missing_end(content: bytes) -> MissingEnd | None:
     """
     if content[:4] == b"OggS":
         return _missing_of_ogg(content)
-    promised = _promised(content)
+    promised = claimed_size(content)
     if promised is None:
         return _missing_of_mp3(content)
     return MissingEnd.of(promised, content) if len(content) + 1 < promised else None
-
-
-def _promised(content: bytes) -> int | None:
-    """Return the size in the file's header, 0 where that has none, None where the file has no such header."""
-    head = content[:40].ljust(40, b"\0")
-    promised = 0
-    match head[:4], head[8:12]:
-        case b"RIFF", b"WAVE":
-            promised = _known(struct.unpack_from("<I", head, 4)[0]) + 8
-        case b"FORM", b"AIFF" | b"AIFC" | b"8SVX" | b"16SV":
-            promised = _known(struct.unpack_from(">I", head, 4)[0]) + 8
-        case b".snd", _:
-            start, size = struct.unpack_from(">II", head, 4)
-            promised = start + _known(size)
-        case ((b"RF64" | b"BW64"), b"WAVE") if head[12:16] == b"ds64":
-            promised = struct.unpack_from("<Q", head, 20)[0] + 8
-        case b"riff", _ if head[4:16] == _WAVE64:
-            promised = struct.unpack_from("<Q", head, 16)[0]
-        case b"caff", _:
-            promised = 8
-            while promised + 12 <= len(content):
-                size = int.from_bytes(content[promised + 4 : promised + 12], "big")
-                promised += 12 + (0 if size == _UNTOLD_SIZE else size)
-                if size == _UNTOLD_SIZE:
-                    break
-        case _:
-            return None
-    return promised
-
-
-def _known(size: int) -> int:
-    """Return the size in a 32-bit header, 0 where it is unknown."""
-    return size if size < _UNKNOWN_SIZE else 0
 
 
 def _missing_of_ogg(content: bytes) -> MissingEnd | None:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from handlers.errors import MediaCorrupt
 from tests.containers import encoded_sound, encoded_video
@@ -23,7 +24,9 @@ from tests.unit.handlers.decoding.test_video import (
 
 def test_what_is_left_of_a_video_without_its_end_is_used() -> None:
     content = encoded_video(noisy(), index_first=True)
-    video = read(content[: int(len(content) * 0.7)], num_frames=4)
+    with capture_logs() as lines:
+        video = read(content[: int(len(content) * 0.7)], num_frames=4)
+    assert [(line["event"], line["missing"]) for line in lines] == [("video_read_in_part", video.truncated)]
     assert video.duration_s == pytest.approx(0.7 * 6, abs=0.5)
     assert re.search(
         r"its header promises \d+ bytes and \d+ came; 4\.\d s of 6\.0 s are there", video.truncated or ""
@@ -58,8 +61,9 @@ def test_of_videos_one_behind_the_other_the_first_is_read_and_the_rest_is_told()
     assert video.truncated == "the file consists of 2 concatenated videos; only the first was read"
 
 
-def test_a_video_that_ends_before_its_index_is_cut_short() -> None:
-    content = encoded_video(noisy())
+@pytest.mark.parametrize("frames", [noisy(), fading(20)])
+def test_a_video_that_ends_before_its_index_is_cut_short(frames: Any) -> None:
+    content = encoded_video(frames)
     with pytest.raises(MediaCorrupt) as caught:
         read(content[: len(content) // 2])
     assert "data.video (s3://clips/a) is cut short: its header promises" in caught.value.message

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from handlers.decoding.children.video import read_frames
 from handlers.decoding.video import Video, read_video
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
@@ -15,6 +16,8 @@ from handlers.settings import MediaSettings
 from handlers.video_analysis import VideoAnalysisHandler
 
 pytestmark = pytest.mark.processes
+
+TOLD = ("frame_times_s", "duration_s", "truncated", "track")
 
 
 def encoded(frames: int, width: int = 64, height: int = 48) -> bytes:
@@ -30,27 +33,26 @@ def encoded(frames: int, width: int = 64, height: int = 48) -> bytes:
     return file.getvalue()
 
 
-def read(content: bytes, *, in_child: bool, limits: MediaSettings | None = None, **more: int) -> Video:
+def read(content: bytes, *, limits: MediaSettings | None = None, **more: int) -> Video:
     return read_video(
         Media(content, "s3://b/v.mp4"),
         field="data.video",
         limits=limits or MediaSettings(),
-        in_child=in_child,
         num_frames=more.get("num_frames"),
     )
 
 
 def test_a_video_from_a_child_is_the_one_decoded_here() -> None:
-    content = encoded(40)
-    here, there = (read(content, in_child=in_child, num_frames=5) for in_child in (False, True))
-    assert np.array_equal(here.frames, there.frames)
-    assert there.frames.flags.writeable
-    assert (there.frame_times_s, there.duration_s) == (here.frame_times_s, here.duration_s)
-    assert there.truncated == here.truncated
+    content, limits = encoded(40), MediaSettings().model_dump(mode="json")
+    [(about, block)] = read_frames(content, what="it", limits=limits, sampling={"num_frames": 5})
+    video = read(content, num_frames=5)
+    assert video.frames.tobytes() == block
+    assert video.frames.flags.writeable
+    assert about == {"shape": video.frames.shape, **{name: getattr(video, name) for name in TOLD}}
 
 
 def test_the_handler_decodes_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.decoding.video.decode_file", None)
+    monkeypatch.setattr("handlers.decoding.children.video.read_frames", None)
     inputs = VideoAnalysisHandler().preprocess({"video": Media(encoded(10), "s3://b/v.mp4")}, {})
     assert inputs["frames"].shape == (10, 48, 64, 3)
 
@@ -61,7 +63,7 @@ def test_a_video_that_takes_too_long_is_refused_with_the_limit() -> None:
         match=r"^data\.video \(s3://b/v\.mp4\) takes longer to decode than media\.decode_timeout_s allows "
         r"\(0\.001 s\): send it shorter, smaller, or encoded again \(mp4\) with more key frames$",
     ):
-        read(encoded(600, 640, 480), in_child=True, limits=MediaSettings(decode_timeout_s=0.001))
+        read(encoded(600, 640, 480), limits=MediaSettings(decode_timeout_s=0.001))
 
 
 @pytest.mark.parametrize("memory_bytes", [128 << 20, 200 << 20])
@@ -70,16 +72,16 @@ def test_a_video_that_takes_too_much_memory_is_refused_with_the_limit(memory_byt
     with pytest.raises(
         MediaTooLarge, match=r"takes more memory to decode than media\.decode_memory_bytes allows"
     ):
-        read(encoded(2, 6000, 6000), in_child=True, limits=MediaSettings(decode_memory_bytes=memory_bytes))
+        read(encoded(2, 6000, 6000), limits=MediaSettings(decode_memory_bytes=memory_bytes))
 
 
 def test_a_refusal_comes_through_as_it_is() -> None:
     with pytest.raises(MediaCorrupt, match=r"^data\.video \(s3://b/v\.mp4\) is a plain text, not a video"):
-        read(b"nothing at all", in_child=True)
+        read(b"nothing at all")
     with pytest.raises(MediaTooLarge, match=r"media\.max_video_s allows 0\.5 s"):
-        read(encoded(40), in_child=True, limits=MediaSettings(max_video_s=0.5))
+        read(encoded(40), limits=MediaSettings(max_video_s=0.5))
 
 
 def test_a_video_of_an_extreme_shape_is_refused() -> None:
     with pytest.raises(MediaTooLarge, match=r"one side may be at most 200 times the other"):
-        read(encoded(2, width=4096, height=16), in_child=False)
+        read(encoded(2, width=4096, height=16))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.decoding.children.video import read_frames
+from handlers.decoding.children.video_frames import FrameIndex, index_frames
 from handlers.decoding.video import Video, read_video
-from handlers.decoding.video_frames import FrameIndex, index_frames
 from handlers.errors import InvalidInput, InvalidOption, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
@@ -193,12 +194,14 @@ def test_frames_over_the_limit_in_pixels_are_refused_before_decoding() -> None:
 
 def test_frames_that_take_too_much_decoding_are_refused_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded_video(fading(), options={"g": "1000", "sc_threshold": "0"})
-    monkeypatch.setattr("handlers.decoding.video._MOST_PIXELS_DECODED", 20 * 64 * 48)
-    assert len(read(content, every_s=60).frames) == 1
+    monkeypatch.setattr("handlers.decoding.children.video._MOST_PIXELS_DECODED", 20 * 64 * 48)
+    limits = MediaSettings().model_dump(mode="json")
+    [(about, _)] = read_frames(content, what="it", limits=limits, sampling={"every_s": 60})
+    assert about["shape"] == (1, 48, 64, 3)
     with pytest.raises(
         MediaTooLarge, match=r"takes decoding of \d\d frames of 64 x 48 pixels to get at 1 of them"
     ):
-        read(content, num_frames=1)
+        list(read_frames(content, what="it", limits=limits, sampling={"num_frames": 1}))
 
 
 def test_more_frames_than_the_limit_are_refused_with_the_way_out() -> None:

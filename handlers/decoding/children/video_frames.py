@@ -7,22 +7,17 @@ then the frames that the wanted ones depend on are decoded.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from handlers.decoding import containers
-from handlers.logger import get_logger
-
-if TYPE_CHECKING:
-    from av import VideoFrame
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.video.codeccontext import VideoCodecContext
-    from av.video.stream import VideoStream
-
-log = get_logger(__name__)
 
 _CHAINED = frozenset({"apng", "gif"})
 """Codecs whose frames may all depend on the first, whatever their packets say."""
@@ -87,20 +82,13 @@ class FrameIndex:
 
 def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
     """Return the index of `stream`; reads the container to its end, or to where it is damaged."""
-    pts: list[int | None] = []
-    dts: list[int | None] = []
-    durations: list[int] = []
-    starts: list[int] = []
-    hidden: set[int] = set()
     faults: list[str] = []
-    for position, packet in enumerate(_packets(container, stream, faults)):
-        pts.append(packet.pts)
-        dts.append(packet.dts)
-        durations.append(packet.duration or 0)
-        if packet.is_keyframe:
-            starts.append(position)
-        if packet.is_discard:
-            hidden.add(position)
+    found = [
+        (packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+        for packet in _packets(container, stream, faults)
+    ]
+    pts, dts, durations, are_keys, are_hidden = zip(*found, strict=True) if found else ((),) * 5
+    starts = [position for position, is_key in enumerate(are_keys) if is_key]
     time_base = stream.time_base or Fraction(1, 90_000)
     rate = stream.average_rate or stream.guessed_rate or Fraction(_ASSUMED_RATE)
     a_frame = max(1, round(1 / (rate * time_base)))
@@ -111,7 +99,7 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
     ends = {
         times[position]: times[position] + (durations[position] or a_frame)
         for position in range(starts[0], len(times))
-        if times[position] >= times[starts[0]] and position not in hidden
+        if times[position] >= times[starts[0]] and not are_hidden[position]
     }
     return FrameIndex(
         times=tuple(times),
@@ -126,7 +114,7 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
 
 def decode_frames(
     container: InputContainer, stream: VideoStream, index: FrameIndex, wanted: Iterable[int]
-) -> Iterator[tuple[int, VideoFrame]]:
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield the frames at times `wanted` of a container just opened, with their times, as they are decoded:
     ascending unless the container is damaged.
 
@@ -136,7 +124,7 @@ def decode_frames(
     spans = index.packets_for(missing)
     codec = stream.codec_context
     passed = 0
-    for position, packet in enumerate(_packets(container, stream)):
+    for position, packet in enumerate(_packets(container, stream, [])):
         if not spans or not missing:
             return
         first, last = spans[0]
@@ -156,13 +144,10 @@ def decode_frames(
 
 
 def _packets(
-    container: InputContainer, stream: VideoStream, faults: list[str] | None = None
+    container: InputContainer, stream: VideoStream, faults: list[str]
 ) -> Iterator[Packet[VideoStream]]:
     """Yield the whole packets of `stream`, to the end or to where the container is damaged; add to `faults` why
     others do not come."""
-    import av
-
-    faults = [] if faults is None else faults
     try:
         for packet in containers.packets(container, stream):
             if packet.size and not packet.is_corrupt:
@@ -172,24 +157,20 @@ def _packets(
     except MemoryError:
         raise
     except av.FFmpegError as error:
-        log.info("video_damaged", error=str(error))
         faults.append(str(error))
 
 
-def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[VideoFrame | None]:
+def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[av.VideoFrame | None]:
     """Return the frames that come out of the decoder for `packet` (None: all that are left), None for a damaged one."""
-    import av
-
     try:
         return [*codec.decode(packet)]
     except MemoryError:
         raise
-    except av.FFmpegError as error:
-        log.info("video_frame_damaged", error=str(error))
+    except av.FFmpegError:
         return [None]
 
 
-def _whole(stamps: list[int | None]) -> list[int] | None:
+def _whole(stamps: Sequence[int | None]) -> list[int] | None:
     """Return `stamps` if none is missing."""
     known = [stamp for stamp in stamps if stamp is not None]
     return known if len(known) == len(stamps) else None
