@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from handlers.errors import InvalidInput, InvalidOption
 from handlers.options.options import OptionSpec
 from handlers.options.spec import NO_BOUNDS, Bounds, shown
+from handlers.settings import MediaSettings
 
 NOTES = ("truncated", "track")
 """Inputs about the media that are copied to the result's metadata: what was not read, and which of several tracks
@@ -72,6 +73,13 @@ class BaseModelHandler(ABC):
                 raise InvalidInput(
                     f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
                 )
+
+
+class MediaHandler(BaseModelHandler):
+    """A handler that decodes media within `limits`."""
+
+    def __init__(self, limits: MediaSettings | None = None) -> None:
+        self.limits = limits or MediaSettings()
 
 
 def optional_text(data: Mapping[str, Any], name: str) -> dict[str, str]:

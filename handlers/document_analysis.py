@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
+from handlers.base import MediaHandler, notes, optional_text, with_metadata
 from handlers.decoding.document import read_document
 from handlers.options.options import options_of
-from handlers.settings import MediaSettings
 
 
-class DocumentAnalysisHandler(BaseModelHandler):
+class DocumentAnalysisHandler(MediaHandler):
     """Takes `document` (a PDF or an image), and optionally `question` and `pages`."""
 
     task = "document-analysis"
     media_fields = ("document",)
     waits_for_children = True
     options = options_of("document-analysis")
-
-    def __init__(self, limits: MediaSettings | None = None) -> None:
-        self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `pages` (see `handlers.decoding.document_pages.Page`), and `question` where it was given.

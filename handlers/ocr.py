@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
+from handlers.base import MediaHandler, notes, optional_text, with_metadata
 from handlers.decoding.images import read_image
 from handlers.options.options import options_of
-from handlers.settings import MediaSettings
 
 
-class OcrHandler(BaseModelHandler):
+class OcrHandler(MediaHandler):
     """Takes `image`, and `prompt` for image-text-to-text models that need one."""
 
     task = "ocr"
     media_fields = ("image",)
     options = options_of("ocr")
 
-    def __init__(self, limits: MediaSettings | None = None) -> None:
-        self.limits = limits or MediaSettings()
-
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `image` (PIL, RGB, upright), and `prompt` where it was given."""
         self.validate_input(data, ["image"])
-        image = read_image(
-            data["image"],
-            field="data.image",
-            max_pixels=self.limits.max_image_pixels,
-            children=self.limits.children,
-        )
+        image = read_image(data["image"], field="data.image", limits=self.limits)
         return {
             "image": image,
             **notes(truncated=image.info.get("truncated")),

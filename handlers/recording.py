@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, notes, with_metadata
+from handlers.base import MediaHandler, notes, with_metadata
 from handlers.decoding.audio import SAMPLE_RATE, read_sound
 from handlers.options.options import options_of
-from handlers.settings import MediaSettings
 
 
-class RecordingHandler(BaseModelHandler):
+class RecordingHandler(MediaHandler):
     """Takes `audio`: an encoded recording, or a numpy array and its `sampling_rate` (Hz, default 16000)."""
 
     media_fields = ("audio",)
-
-    def __init__(self, limits: MediaSettings | None = None) -> None:
-        self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`, `truncated`

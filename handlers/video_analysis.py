@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, notes, optional_text, with_metadata
+from handlers.base import MediaHandler, notes, optional_text, with_metadata
 from handlers.decoding.video import read_video
 from handlers.errors import InvalidOption
 from handlers.options.options import options_of
 from handlers.options.spec import over_bound
-from handlers.settings import MediaSettings
 
 
-class VideoAnalysisHandler(BaseModelHandler):
+class VideoAnalysisHandler(MediaHandler):
     """Takes `video`: an encoded video, or a numpy array of frames and its `frame_rate` (Hz, default 25).
 
     `prompt` is the question to a model that generates text; models that classify take none. The data may hold
@@ -23,9 +22,6 @@ class VideoAnalysisHandler(BaseModelHandler):
     media_fields = ("video",)
     options = options_of("video-analysis")
     options_in_data = ("num_frames", "every_s", "top_k")
-
-    def __init__(self, limits: MediaSettings | None = None) -> None:
-        self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `frames` (uint8 (n, height, width, 3) RGB), `frame_times_s`, `duration_s`, `prompt` if given."""
@@ -43,7 +39,6 @@ class VideoAnalysisHandler(BaseModelHandler):
             num_frames=num_frames,
             every_s=every_s,
             frame_rate=data.get("frame_rate"),
-            in_child=True,
         )
         return {
             "frames": video.frames,

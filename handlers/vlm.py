@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from handlers.base import BaseModelHandler, notes, with_metadata
+from handlers.base import MediaHandler, notes, with_metadata
 from handlers.decoding.images import read_images
 from handlers.errors import InvalidInput
 from handlers.options.options import options_of
 from handlers.options.spec import shown
-from handlers.settings import MediaSettings
 from handlers.text_generation import text_or_messages
 
 _ADDRESSES = ("image", "image_url", "url", "path", "base64", "data", "source")
 """Keys of messages of other programs that hold the image itself."""
 
 
-class VlmHandler(BaseModelHandler):
+class VlmHandler(MediaHandler):
     """Takes `image` or `images`, and a `prompt` or `messages` ([{role, content}]), one of each pair.
 
     In messages, `content` is a string or a list of {"type": "text", "text"} and {"type": "image"}: the parts
@@ -27,9 +26,6 @@ class VlmHandler(BaseModelHandler):
     task = "vlm"
     media_fields = ("image", "images")
     options = options_of("vlm")
-
-    def __init__(self, limits: MediaSettings | None = None) -> None:
-        self.limits = limits or MediaSettings()
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `images` (PIL images of mode RGB) and `messages` whose contents are lists of parts.
@@ -42,7 +38,12 @@ class VlmHandler(BaseModelHandler):
         images = read_images(data, self.limits)
         named = sum(part["type"] == "image" for message in messages for part in message["content"])
         if not named:
-            _place_images(messages, len(images))
+            of_user = next((message for message in messages if message["role"] == "user"), None)
+            if of_user is None:
+                raise InvalidInput(
+                    "data.messages has no message of role user, to which the images could belong; add one"
+                )
+            of_user["content"] = [{"type": "image"}] * len(images) + of_user["content"]
         elif named != len(images):
             raise InvalidInput(
                 f"data.messages has {named} parts of type image, but {len(images)} came in data.image or "
@@ -80,12 +81,3 @@ def _part(where: str, part: Any) -> dict[str, str]:
     raise InvalidInput(
         f'{where} is {shown(part)}; it must be {{"type": "text", "text": ...}} or {{"type": "image"}}'
     )
-
-
-def _place_images(messages: list[dict[str, Any]], count: int) -> None:
-    """Put `count` image parts before the first text of the user."""
-    for message in messages:
-        if message["role"] == "user":
-            message["content"] = [{"type": "image"}] * count + message["content"]
-            return
-    raise InvalidInput("data.messages has no message of role user, to which the images could belong; add one")

@@ -25,7 +25,7 @@ _COVER_PIXELS = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class SoundTrack:
-    """What is told of a track beside its samples."""
+    """What a track has beside its samples."""
 
     damage: list[str]
     """Why single frames did not decode, in a format whose frames can be skipped."""

@@ -40,7 +40,7 @@ def opened(
     """Yield the container in `content`, with its headers read; closed on leaving.
 
     FFmpeg's errors about damaged bytes become MediaCorrupt; frames of more than `max_pixels` are such an error.
-    `cut` is what is told of a file that does not open, or has no streams, as its end is missing.
+    `cut` is the message about a file that does not open, or has no streams, as its end is missing.
 
     Raises:
         MediaCorrupt: permanent; no container of `formats`, one without its index, or a damaged one.

@@ -8,21 +8,22 @@ from typing import Any
 from PIL import Image
 
 from handlers.decoding.children import processes
-from handlers.decoding.children.images import TIFF_STARTS, dpi_of
 from handlers.decoding.children.processes import ChildEnded, Limits
 from handlers.decoding.document_pages import Page, chosen_pages, fewer_pages, page_image
+from handlers.decoding.image_files import dpi_of
 from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import Family, kind_of, misplaced, refusal
 from handlers.media import encoded_file
 from handlers.settings import MediaSettings
 
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
 _WANTED: tuple[Family, ...] = ("document", "image")
 _CURE = "send a whole PDF, TIFF or other image"
 
 _PDF = "handlers.decoding.children.pdf:read_pages"
-_TIFF = "handlers.decoding.children.child_functions:tiff_pages"
+_TIFF = "handlers.decoding.children.images:tiff_pages"
 """Decoders of TIFF run in child processes: some files make them crash, hang or take all memory."""
 
 _MOST_JUNK = 16 * 1024
@@ -50,7 +51,7 @@ def read_document(
     content, what = file
     if not content:
         raise MediaCorrupt(f"{what} is empty (0 bytes); send a whole PDF or image")
-    if content.startswith(TIFF_STARTS):
+    if content.startswith(_TIFF_STARTS):
         children = limits.document_children.for_images(limits.max_image_pixels)
         return _pages(_TIFF, content, what, limits, children, {"pages": pages})
     if not content.startswith(_PICTURE_STARTS):  # in which a PDF may be embedded
@@ -70,7 +71,7 @@ def read_document(
 
 def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[Page]:
     # Read first: pages of a file that is not an image cannot be checked.
-    image = read_image(value, field=field, max_pixels=limits.max_image_pixels, children=limits.children)
+    image = read_image(value, field=field, limits=limits)
     chosen_pages(pages, 1, what=field, max_pages=limits.max_pages)
     return [page_image(1, image, dpi_of(image))]
 

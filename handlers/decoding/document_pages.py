@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from handlers.decoding.pixel_budget import PixelBudget
+from handlers.decoding.pixel_limits import check_sizes
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.options.spec import shown
 
@@ -57,10 +57,11 @@ def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Pag
     }
 
 
-def page_budget(what: str, max_pixels: int) -> PixelBudget:
-    """Return the pixel budget of the pages of one document."""
-    return PixelBudget(
+def check_page_sizes(what: str, sizes: Iterable[tuple[int, int, int]], max_pixels: int) -> None:
+    """Refuse the images of pages, told by their number, width and height, as `check_sizes` does."""
+    check_sizes(
         what,
+        ((f"page {number}", width, height) for number, width, height in sizes),
         max_pixels,
         cure="name fewer pages in data.pages",
         cure_of_one="save that page smaller, or leave it out of data.pages",

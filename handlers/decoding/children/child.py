@@ -8,10 +8,10 @@ watches the parent: when either ends, the process ends at once, whatever native 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
 import os
+import pkgutil
 import queue
 import resource
 import select
@@ -60,8 +60,7 @@ def main() -> None:
         _write(output, Began())
         before = private_bytes()
         try:
-            module, _, name = call.function.partition(":")
-            function = getattr(importlib.import_module(module), name)
+            function = pkgutil.resolve_name(call.function)
             logging.disable(logging.WARNING)  # the parent is told as an error, and has a format of its own
             own_bytes += private_bytes() - before
             _run(function, call, content, output)
@@ -103,30 +102,23 @@ def _receive(parent: int, calls: queue.SimpleQueue[tuple[Call, bytes]]) -> None:
 def _run(
     function: Callable[..., Iterator[tuple[Any, Block]]], call: Call, content: bytes, output: int
 ) -> None:
-    """Write what the function yields; what this holds on to is free when it returns."""
-    with _bounded(call.memory_bytes, call.cpu_s):
-        for value, block in function(content, **call.arguments):
-            _write(output, Item(value), block)
+    """Write what the function yields, within the limits; what this holds on to is free when it returns.
 
-
-@contextlib.contextmanager
-def _bounded(memory_bytes: int, cpu_s: float) -> Iterator[None]:
-    """Let the process take that much private memory beyond what it has, and that many whole seconds of work.
-
-    What it asks beyond that memory fails or aborts it; SIGXCPU ends it after that work. Not the address space: what
-    threads and allocators reserve there and never touch would count. Not the time by the clock: on a busy machine a
-    good file would be refused permanently.
+    What it asks beyond its private memory fails or aborts it; SIGXCPU ends it after its whole seconds of work. Not the
+    address space: what threads and allocators reserve there and never touch would count. Not the time by the clock: on
+    a busy machine a good file would be refused permanently.
     """
     bounds = {
-        resource.RLIMIT_DATA: private_bytes() + memory_bytes,
-        resource.RLIMIT_CPU: math.ceil(time.process_time() + cpu_s),
+        resource.RLIMIT_DATA: private_bytes() + call.memory_bytes,
+        resource.RLIMIT_CPU: math.ceil(time.process_time() + call.cpu_s),
     }
     usual = {which: resource.getrlimit(which) for which in bounds}
     for which, bound in bounds.items():
         _, most = usual[which]
         resource.setrlimit(which, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
     try:
-        yield
+        for value, block in function(content, **call.arguments):
+            _write(output, Item(value), block)
     finally:
         for which, before in usual.items():
             resource.setrlimit(which, before)

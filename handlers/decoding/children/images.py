@@ -1,85 +1,90 @@
-"""Decodes images in child processes that may take minutes or gigabytes.
+"""Decodes images that may take minutes or gigabytes, and the pages of TIFF files.
 
-Other images are decoded in the caller's process, in a fraction of the time that a pipe takes.
+Runs in a child process (`handlers.decoding.children.child`). Other images are decoded in the caller's process, in a
+fraction of the time that a pipe takes.
 """
 
 from __future__ import annotations
 
-import math
-from contextlib import closing
+import io
+from collections.abc import Iterator
+from typing import Any
 
-from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from handlers.decoding.children import processes
-from handlers.decoding.children.processes import ChildEnded, Limits
+from handlers.decoding.document_pages import check_page_sizes, chosen_pages
+from handlers.decoding.image_files import (
+    as_rgb,
+    check_pixels,
+    dpi_of,
+    left_out_of,
+    opened_image,
+    upright,
+    upright_rgb,
+)
+from handlers.errors import InferenceError, MediaCorrupt
 
-TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_NEW_SUBFILE_TYPE, _COPY_OR_MASK = 254, 0b101
+"""Source: TIFF 6.0 section 8, NewSubfileType."""
 
-_QUICK_STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
-"""JPEG, PNG, WebP, GIF, BMP: within the limit of pixels they take seconds at most."""
+_MOST_LOOKED_AT = 1000
+"""Frames of a TIFF that may be smaller copies or masks; to look at each takes time."""
 
-_QUICK_BYTES = 8 << 20
-"""Larger files may hold hundreds of thousands of parts, each of which takes time."""
-
-_MOST_SCANS = 50
-"""Scans that a JPEG takes one by one over all its pixels; progressive ones have about ten."""
-
-_MOST_MARKERS = 50_000
-"""Segments of a JPEG, each of which takes some microseconds; so many restart markers are rare."""
-
-_QUICK_PIXELS = 25_000_000
-"""Larger images take seconds, and up to 16 bytes a pixel."""
-
-_LEAST_DPI, _MOST_DPI = 10, 20_000
-"""Beyond, what a file declares is a place-holder: 1 where a program knows no better."""
-
-_DECODE = "handlers.decoding.children.child_functions:image"
-_CURE = "save it again as an ordinary JPEG or PNG"
+_STRIP_PIXELS = 4_000_000
+"""Pixels per block sent to the parent."""
 
 
-def is_quick(content: bytes) -> bool:
-    """Tell whether an image of few pixels is surely decoded in seconds."""
-    if len(content) > _QUICK_BYTES or not content.startswith(_QUICK_STARTS):
-        return False
-    if not content.startswith(b"\xff\xd8"):
-        return True
-    markers = content.count(b"\xff") - content.count(b"\xff\0")
-    return markers <= _MOST_MARKERS and content.count(b"\xff\xda") <= _MOST_SCANS
+def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield size, dpi and what is left out of an image, then its upright RGB pixels in strips of rows."""
+    picture = opened_image(content, what)
+    left_out = left_out_of(picture, what)
+    check_pixels(what, *picture.size, max_pixels)
+    picture = upright(picture, what)
+    dpi = dpi_of(picture)
+    yield {"size": picture.size, "dpi": dpi and (dpi, dpi), "truncated": left_out}, b""
+    rows = max(1, _STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        yield {}, as_rgb(strip, what).tobytes()
 
 
-def are_few(width: int, height: int) -> bool:
-    """Tell whether so many pixels are decoded in seconds and in some hundred megabytes."""
-    return width * height <= _QUICK_PIXELS
+def tiff_pages(
+    content: bytes, *, what: str, pages: Any, max_pages: int, max_pixels: int
+) -> Iterator[tuple[Any, bytes]]:
+    """Yield the number of pages that `pages` names, then each as `handlers.decoding.children.pdf.read_pages` does.
 
-
-def read_in_child(content: bytes, what: str, max_pixels: int, limits: Limits) -> Image.Image:
-    """Return the image as `handlers.decoding.images.read_image` does, from a child process."""
-    arguments = {"what": what, "max_pixels": max_pixels}
-    limits = limits.for_images(max_pixels)
+    Raises:
+        InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
+    """
     try:
-        with closing(processes.pictures.call(_DECODE, content, arguments, limits)) as answers:
-            about, _ = next(answers)
-            image, top = Image.new("RGB", tuple(about["size"])), 0
-            for _, block in answers:
-                rows = len(block) // (3 * image.width)
-                image.paste(Image.frombytes("RGB", (image.width, rows), block), (0, top))
-                top += rows
-    except ChildEnded as ended:
-        raise ended.refusal(what, limits, cure=_CURE) from ended
-    image.info |= {name: value for name, value in about.items() if name != "size" and value}
-    return image
-
-
-def dpi_of(image: Image.Image) -> float | None:
-    """Return the pixels per inch in the file, None where there are none, invalid ones or two different values."""
-    try:
-        has_jfif = image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit")
-        if not has_jfif and ExifTags.Base.XResolution not in image.getexif():
-            return None  # the 72 is Pillow's own
-        across, down = map(float, image.info["dpi"])
-    except MemoryError:
+        with TiffImageFile(io.BytesIO(content)) as tiff:
+            frames = list(range(tiff.n_frames))
+            if len(frames) <= _MOST_LOOKED_AT:
+                frames = [frame for frame in frames if _is_page(tiff, frame)] or [0]
+            numbers = chosen_pages(pages, len(frames), what=what, max_pages=max_pages)
+            yield len(numbers), b""
+            wanted = {number: frames[number - 1] for number in numbers}
+            check_page_sizes(what, ((number, *tiff.size) for number in _sought(tiff, wanted)), max_pixels)
+            for number in _sought(tiff, wanted):
+                picture = upright_rgb(tiff, f"{what} page {number}")
+                size = {"width": picture.width, "height": picture.height, "stride": 3 * picture.width}
+                about: dict[str, Any] = {"number": number, "dpi": dpi_of(picture), "words": None, "layer": []}
+                yield {**about, **size}, picture.tobytes()
+    except (InferenceError, MemoryError):
         raise
-    except Exception:  # noqa: BLE001 - the pixels are whole, whatever stands in the place of a resolution
-        return None
-    is_likely = _LEAST_DPI <= across <= _MOST_DPI
-    return across if is_likely and math.isclose(across, down, rel_tol=0.02) else None
+    except Exception as error:  # decoders raise nearly anything on bytes that are damaged
+        raise MediaCorrupt(f"{what} is a TIFF that is damaged; send a whole TIFF file") from error
+
+
+def _is_page(tiff: TiffImageFile, frame: int) -> bool:
+    """Tell whether a frame is neither a smaller copy nor the mask of another one."""
+    tiff.seek(frame)
+    kind = tiff.tag_v2.get(_NEW_SUBFILE_TYPE, 0)
+    return not (isinstance(kind, int) and kind & _COPY_OR_MASK)
+
+
+def _sought(tiff: TiffImageFile, frames: dict[int, int]) -> Iterator[int]:
+    """Yield the number of each page while its frame is the one at which the file is."""
+    for number, frame in frames.items():
+        tiff.seek(frame)
+        yield number

@@ -20,9 +20,8 @@ from pypdfium2.raw import (  # type: ignore[import-untyped]
 )
 
 from handlers.decoding.children.pdf_layers import has_layers_and_units, hide_layers, hide_notes
-from handlers.decoding.children.pdf_pictures import has_unread_pictures
-from handlers.decoding.children.pdf_words import words_of
-from handlers.decoding.document_pages import chosen_pages, fewer_pages, page_budget
+from handlers.decoding.children.pdf_words import has_unread_pictures, words_of
+from handlers.decoding.document_pages import check_page_sizes, chosen_pages, fewer_pages
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 
 PIXELS_PER_INCH = 150
@@ -70,14 +69,19 @@ def read_pages(
                         f"({max_letters}): {fewer_pages(len(numbers))}"
                     )
                 found.append({**_with_words(opened, text), "number": number, "dpi": dpi})
-        budget = page_budget(what, max_pixels)
-        for page in (page for page in found if with_images or page["words"] is None):
-            budget.spend(f"page {page['number']}", page["width"], page["height"])
+        pictured = {page["number"]: page for page in found if with_images or page["words"] is None}
+        sizes = ((number, page["width"], page["height"]) for number, page in pictured.items())
+        check_page_sizes(what, sizes, max_pixels)
         for page in found:
-            if with_images or page["words"] is None:
-                yield from _with_picture(pdf, page, what)
-            else:
+            if page["number"] not in pictured:
                 yield page, memoryview(b"")
+                continue
+            with (
+                _page(pdf, page["number"], what) as opened,
+                closing(opened.render(scale=_SCALE, rev_byteorder=True)) as bitmap,
+            ):
+                size = {"width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}
+                yield {**page, **size}, memoryview(bitmap.buffer).cast("B")
 
 
 @contextmanager
@@ -130,14 +134,3 @@ def _with_words(page: PdfPage, text: PdfTextPage) -> dict[str, Any]:
         "layer": words if is_part else [],
         "stride": 0,
     }
-
-
-def _with_picture(
-    pdf: PdfDocument, page: dict[str, Any], what: str
-) -> Iterator[tuple[dict[str, Any], memoryview]]:
-    with (
-        _page(pdf, page["number"], what) as opened,
-        closing(opened.render(scale=_SCALE, rev_byteorder=True)) as bitmap,
-    ):
-        pictured = {**page, "width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}
-        yield pictured, memoryview(bitmap.buffer).cast("B")

@@ -58,12 +58,8 @@ def _dictionaries(content: bytes) -> Iterator[bytes | None]:
             yield None
 
 
-def leaves_of(page: PdfPage) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield each active text, image and drawing of a page, with the form XObjects around it."""
-    return _leaves(page, ())
-
-
-def _leaves(page: PdfPage, forms: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+def leaves_of(page: PdfPage, forms: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each active text, image and drawing of a page, or within its `forms`, with the form XObjects around it."""
     form = forms[-1] if forms else None
     count = raw.FPDFFormObj_CountObjects(form) if form else raw.FPDFPage_CountObjects(page)
     for index in range(count):
@@ -73,7 +69,7 @@ def _leaves(page: PdfPage, forms: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[
             if raw.FPDFPageObj_GetIsActive(found, active) and active.value:
                 yield found, forms
         elif len(forms) < _DEEPEST:
-            yield from _leaves(page, (*forms, found))
+            yield from leaves_of(page, (*forms, found))
 
 
 def hide_notes(page: PdfPage) -> None:

@@ -1,14 +1,18 @@
-"""The words of a PDF page's text layer, in the order of the file, with their places in pixels."""
+"""The words of a PDF page's text layer, in the order of the file, with their places in pixels, and how much of the page
+is images that they do not cover: a scan with a stamp, a pasted receipt."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pypdfium2 import PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
+from pypdfium2 import PdfMatrix, PdfPage, PdfTextPage, raw  # type: ignore[import-untyped]
 
+from handlers.decoding.children.pdf_layers import INVISIBLE, leaves_of
 from handlers.decoding.document_pages import Word
 
 Box = tuple[int, int, int, int]
@@ -27,6 +31,17 @@ _LEVEL = math.radians(1)
 _ASCENT, _DESCENT = 0.8, 0.2
 """How far turned letters reach above and below their baseline, in parts of their size."""
 
+_CELLS = 64
+"""The page is divided into a grid of so many cells each way."""
+
+_OF_THE_PAGE = 0.25
+"""The share of the page that uncovered images must have to be read."""
+
+_OF_THE_PICTURES = 0.5
+"""The share of the images that must be uncovered; the rest of a scan that was read are its margins."""
+
+_LETTERS_LOOKED_AT = 200
+
 
 @dataclass(frozen=True, slots=True)
 class _Turned:
@@ -40,14 +55,12 @@ class _Turned:
 
     def corners(self, last: _Turned) -> list[tuple[float, float]]:
         """Return the corners of the text from this letter to `last`, clockwise from its top left."""
-        along, up = (
-            (math.cos(self.angle), math.sin(self.angle)),
-            (-math.sin(self.angle), math.cos(self.angle)),
-        )
-        whole = (last.x - self.x) * along[0] + (last.y - self.y) * along[1] + last.reach
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        whole = (last.x - self.x) * cos + (last.y - self.y) * sin + last.reach
         ascent, descent = _ASCENT * self.size, -_DESCENT * self.size
         places = ((0.0, ascent), (whole, ascent), (whole, descent), (0.0, descent))
-        return [(self.x + a * along[0] + b * up[0], self.y + a * along[1] + b * up[1]) for a, b in places]
+        turned = PdfMatrix(cos, sin, -sin, cos, self.x, self.y)
+        return [turned.on_point(*place) for place in places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class _Letter:
 def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[Word] | None:
     """Return the words of a page of `width` x `height` pixels, or None where it has no text, or mostly
     glyphs whose characters the file does not give."""
-    to_pixels = pixels_of(page, width, height)
+    to_pixels = _pixels_of(page, width, height)
     words = [
         word
         for run in _runs(_letters(page, text, to_pixels))
@@ -74,7 +87,7 @@ def words_of(page: PdfPage, text: PdfTextPage, width: int, height: int) -> list[
     return words if characters and 2 * unknown < len(characters) else None
 
 
-def pixels_of(page: PdfPage, width: int, height: int) -> ToPixels:
+def _pixels_of(page: PdfPage, width: int, height: int) -> ToPixels:
     """Return the function from points of the page to pixels, for any rotation of the page."""
     column, row = ctypes.c_int(), ctypes.c_int()
 
@@ -138,7 +151,8 @@ def _word(run: Sequence[_Letter], to_pixels: ToPixels) -> Word:
     whole = written.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs come as two letters
     if whole.endswith(_SOFT_HYPHEN) and len(whole) > 1:
         whole = whole[:-1] + "-"
-    word: Word = {"text": whole, "box": _around([corner for letter in run for corner in _corners(letter)])}
+    corners = [corner for letter in run if (box := letter.box) for corner in (box[:2], box[2:])]
+    word: Word = {"text": whole, "box": _around(corners)}
     first, last = run[0].turned, run[-1].turned
     if first is not None and last is not None:
         polygon = [to_pixels(x, y) for x, y in first.corners(last)]
@@ -147,12 +161,68 @@ def _word(run: Sequence[_Letter], to_pixels: ToPixels) -> Word:
     return word
 
 
-def _corners(letter: _Letter) -> Iterator[tuple[int, int]]:
-    if letter.box is not None:
-        yield letter.box[0], letter.box[1]
-        yield letter.box[2], letter.box[3]
-
-
 def _around(points: Sequence[tuple[int, int]]) -> Box:
     columns, rows = zip(*points, strict=True)
     return min(columns), min(rows), max(columns), max(rows)
+
+
+def has_unread_pictures(
+    page: PdfPage, text: PdfTextPage, words: Sequence[Word], width: int, height: int
+) -> bool:
+    """Tell whether a large part of a page of `width` x `height` pixels is images that `words` do not cover.
+
+    Invisible text was made from the images by OCR: then nothing is left to read.
+    """
+    to_pixels = _pixels_of(page, width, height)
+    places = ([point for x, y in corners if (point := to_pixels(x, y))] for corners in _pictures(page))
+    pictured = _marked([_around(points) for points in places if len(points) == 4], width, height)
+    of_pictures = sum(map(int.bit_count, pictured))
+    if of_pictures < _OF_THE_PAGE * _CELLS**2 or _is_invisible(text):
+        return False
+    covered = _marked([_grown(word["box"]) for word in words], width, height)
+    unread = sum((cells & ~over).bit_count() for cells, over in zip(pictured, covered, strict=True))
+    return unread >= max(_OF_THE_PAGE * _CELLS**2, _OF_THE_PICTURES * of_pictures)
+
+
+def _pictures(page: PdfPage) -> Iterator[list[tuple[float, float]]]:
+    """Yield the corners of each picture in points of the page."""
+    for found, forms in leaves_of(page):
+        if raw.FPDFPageObj_GetType(found) == raw.FPDF_PAGEOBJ_IMAGE:
+            whole = functools.reduce(PdfMatrix.multiply, map(_matrix, (found, *reversed(forms))))
+            yield [whole.on_point(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))]
+
+
+def _matrix(found: Any) -> PdfMatrix:
+    matrix = raw.FS_MATRIX()  # of zeros, where the object has none
+    raw.FPDFPageObj_GetMatrix(found, ctypes.byref(matrix))
+    return PdfMatrix.from_raw(matrix)
+
+
+def _grown(box: Sequence[int]) -> Box:
+    """Return a word's box with the space of its line around it."""
+    left, top, right, bottom = box
+    space = min(right - left, bottom - top)
+    return left - space, top - space, right + space, bottom + space
+
+
+def _marked(boxes: Sequence[Box], width: int, height: int) -> list[int]:
+    """Return the rows of the grid, each with a bit for every cell whose middle is in one of `boxes`."""
+    rows = [0] * _CELLS
+    for left, top, right, bottom in boxes:
+        first, last = (min(max(round(side * _CELLS / width), 0), _CELLS) for side in (left, right))
+        bits = (1 << last) - (1 << first) if last > first else 0
+        upper, lower = (min(max(round(side * _CELLS / height), 0), _CELLS) for side in (top, bottom))
+        for row in range(upper, lower):
+            rows[row] |= bits
+    return rows
+
+
+def _is_invisible(text: PdfTextPage) -> bool:
+    """Tell whether most of the letters, or of a sample of them, are not drawn."""
+    count = text.count_chars()
+    modes = [
+        raw.FPDFTextObj_GetTextRenderMode(found)
+        for index in range(0, count, max(1, count // _LETTERS_LOOKED_AT))
+        if (found := raw.FPDFText_GetTextObject(text.raw, index))
+    ]
+    return 2 * modes.count(INVISIBLE) > len(modes)

@@ -85,26 +85,20 @@ class ChildEnded(Exception):
 
     def refusal(self, what: str, limits: Limits, *, cure: str) -> errors.InferenceError:
         """Return the error about `what` for the caller; `cure` is what to do, to follow a colon."""
-        match self.reason:
-            case "time":
-                return errors.MediaTooLarge(
-                    f"{what} takes longer to decode than {limits.timeout_setting} allows "
-                    f"({limits.timeout_s:g} s): {cure}"
-                )
-            case "memory":
-                return errors.MediaTooLarge(
-                    f"{what} takes more memory to decode than {limits.memory_settings} "
-                    f"({limits.memory_bytes} bytes): {cure}"
-                )
-            case "killed":
-                return errors.OutOfMemory(
-                    f"the process that decoded {what} was killed from outside, most likely as the machine has no "
-                    "memory left; try again"
-                )
-            case "crash":
-                return errors.MediaCorrupt(
-                    f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}"
-                )
+        if self.reason == "killed":
+            return errors.OutOfMemory(
+                f"the process that decoded {what} was killed from outside, most likely as the machine has no "
+                "memory left; try again"
+            )
+        if self.reason == "crash":
+            return errors.MediaCorrupt(
+                f"{what} is damaged: it makes its decoder crash ({self.detail}); {cure}"
+            )
+        if self.reason == "time":
+            needs = f"longer to decode than {limits.timeout_setting} allows ({limits.timeout_s:g} s)"
+        else:
+            needs = f"more memory to decode than {limits.memory_settings} ({limits.memory_bytes} bytes)"
+        return errors.MediaTooLarge(f"{what} takes {needs}: {cure}")
 
 
 class ChildPool:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from handlers.decoding.images import FORMATS
+from handlers.decoding.image_files import FORMATS
 from handlers.errors import MediaCorrupt
 from handlers.file_kinds import kind_of
 from handlers.media import Media

@@ -303,7 +303,7 @@ def test_a_broken_page_is_named_and_others_can_still_be_read() -> None:
             b"\0\1\2\3 nothing known",
             "is no document of a known format; send a whole PDF, TIFF or other image$",
         ),
-        (tiff(picture(), picture())[:-60], "page 2 .* is cut short"),
+        (tiff(picture(), picture())[:-60], "page 2 is cut short"),
         (tiff(picture())[:20], "is a TIFF that is damaged; send a whole TIFF file"),
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlers.decoding.children import child_functions, images, processes
+from handlers.decoding.children import images, processes
 from handlers.decoding.document import read_document
+from handlers.decoding.image_files import upright_rgb
 from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt, MediaTooLarge
 from handlers.media import Media
@@ -24,12 +25,7 @@ TINY = MediaSettings(decode_memory_bytes=128 << 20, max_image_pixels=1_000_000, 
 
 
 def read(content: bytes, limits: MediaSettings) -> Image.Image:
-    return read_image(
-        Media(content, "s3://b/x"),
-        field="data.image",
-        max_pixels=limits.max_image_pixels,
-        children=limits.children,
-    )
+    return read_image(Media(content, "s3://b/x"), field="data.image", limits=limits)
 
 
 def encoded(kind: str, picture: Image.Image | None = None, **how: Any) -> bytes:
@@ -96,7 +92,7 @@ def test_images_of_rare_formats_come_from_a_child_and_are_the_same(kind: str, ca
     content = encoded(kind, picture)
     found = read(content, MediaSettings())
     assert len(calls) == 1
-    about, *strips = child_functions.image(content, what="it", max_pixels=10_000)
+    about, *strips = images.image(content, what="it", max_pixels=10_000)
     assert about[0]["size"] == (40, 30)
     assert found.tobytes() == b"".join(strip for _, strip in strips)
     assert (found.mode, found.size) == ("RGB", (40, 30))
@@ -143,7 +139,7 @@ ALLOWED = MediaSettings(max_image_pixels=SIDE**2, decode_memory_bytes=128 << 20,
 def test_what_the_limit_of_pixels_allows_is_decoded_in_a_child(
     kind: str, mode: str, how: dict[str, Any], calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_QUICK_PIXELS", 0)
+    monkeypatch.setattr("handlers.decoding.images._QUICK_PIXELS", 0)
     content = encoded(kind, Image.new(mode, (SIDE, SIDE)), **how)
     assert read(content, ALLOWED).size == (SIDE, SIDE)
     assert len(calls) == 1
@@ -153,9 +149,9 @@ def test_what_the_limit_of_pixels_allows_is_decoded_in_a_child(
 def test_an_image_from_a_child_is_the_one_decoded_here(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = Image.linear_gradient("L").resize((90, 700))
     content = encoded("TIFF", picture.convert("F" if mode == "I;16" else mode).convert(mode))
-    monkeypatch.setattr(child_functions, "_STRIP_PIXELS", 5000)
-    here = read_image(content, field="it", max_pixels=10**6)
-    _, *strips = child_functions.image(content, what="it", max_pixels=10**6)
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 5000)
+    here = upright_rgb(Image.open(io.BytesIO(content)), "it")
+    _, *strips = images.image(content, what="it", max_pixels=10**6)
     assert len(strips) > 1
     assert here.tobytes() == b"".join(strip for _, strip in strips)
     assert read(content, MediaSettings()).tobytes() == here.tobytes()

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlers.decoding.children.images import is_quick
-from handlers.decoding.image_metadata import without_metadata
-from handlers.decoding.images import read_image
+from handlers.decoding.image_files import opened_image, upright_rgb, without_metadata
+from handlers.decoding.images import is_quick, read_image
 from handlers.errors import MediaCorrupt
+from handlers.settings import MediaSettings
 
 MIB = 1 << 20
+LIMITS = MediaSettings(max_image_pixels=1000)
 RED = (200, 10, 10)
 
 
@@ -78,7 +79,7 @@ FILES = {
 def test_an_image_is_read_whatever_metadata_it_has(name: str) -> None:
     tracemalloc.start()
     try:
-        image = read_image(FILES[name], field="data.image", max_pixels=1000)
+        image = upright_rgb(opened_image(FILES[name], "data.image"), "data.image")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -89,7 +90,7 @@ def test_an_image_is_read_whatever_metadata_it_has(name: str) -> None:
 
 def test_a_ppm_with_a_comment_of_many_megabytes_is_read() -> None:
     content = b"P6\n#" + b"x" * (5 * MIB) + b"\n# and\n1 1 #more\n255\n\1\2\3"
-    assert read_image(content, field="data.image", max_pixels=10).getpixel((0, 0)) == (1, 2, 3)
+    assert read_image(content, field="data.image", limits=LIMITS).getpixel((0, 0)) == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,10 @@ def test_a_ppm_with_a_comment_of_many_megabytes_is_read() -> None:
     ids=["png", "png-compressed", "jpeg"],
 )
 def test_the_orientation_in_xmp_still_counts(content: bytes) -> None:
-    assert read_image(content, field="data.image", max_pixels=1000).size == (16, 32)
+    assert read_image(content, field="data.image", limits=LIMITS).size == (
+        16,
+        32,
+    )
 
 
 def test_the_orientation_in_exif_counts_among_much_else() -> None:
@@ -110,7 +114,10 @@ def test_the_orientation_in_exif_counts_among_much_else() -> None:
     exif[0x0112] = 6
     content = encoded("JPEG", exif=exif, comment=b"x" * 60_000)
     padded = content[:2] + (b"\xff\xe5\xff\xff" + b"x" * 65_533) * 80 + content[2:]
-    assert read_image(padded, field="data.image", max_pixels=1000).size == (16, 32)
+    assert read_image(padded, field="data.image", limits=LIMITS).size == (
+        16,
+        32,
+    )
 
 
 def test_a_file_without_large_metadata_is_left_as_it_is() -> None:
@@ -129,7 +136,7 @@ def test_a_png_that_is_cut_or_damaged_is_told_so_in_words_of_ours() -> None:
     content = encoded("PNG")
     for damaged in (content[:40], content[:20], content[:33] + b"\0" * 40, png((b"tEXt", b"k\0v"))[:-30]):
         with pytest.raises(MediaCorrupt) as caught:
-            read_image(damaged, field="data.image", max_pixels=1000)
+            read_image(damaged, field="data.image", limits=LIMITS)
         assert any(words in caught.value.message for words in ("cut short", "is damaged", "damaged at"))
         assert "PngImagePlugin" not in caught.value.message
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from handlers.decoding.images import FORMATS, read_image, read_images
+from handlers.decoding.image_files import FORMATS
+from handlers.decoding.images import read_image, read_images
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 from handlers.media import Media
 from handlers.settings import MediaSettings
@@ -25,7 +26,7 @@ LOSSLESS = ("PNG", "TIFF", "BMP", "PPM")
 
 
 def read(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    return read_image(value, field="data.image", max_pixels=max_pixels)
+    return read_image(value, field="data.image", limits=MediaSettings(max_image_pixels=max_pixels))
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **more: Any) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from handlers.errors import MediaTooLarge
 
 _MOST_ASPECT = 200
@@ -28,29 +30,27 @@ def check_size(
         )
 
 
-class PixelBudget:
-    """Counts images before they are decoded. For one thread.
+def check_sizes(
+    what: str,
+    sizes: Iterable[tuple[str, int, int]],
+    max_pixels: int,
+    *,
+    cure: str,
+    cure_of_one: str = "scale it down",
+) -> None:
+    """Refuse images, told by their place, width and height, before they are decoded.
 
     `cure` is the advice where they are too many, and `cure_of_one` where one alone is too large.
+
+    Raises:
+        MediaTooLarge: permanent; one does not fit beside the earlier ones, or is far too long.
     """
-
-    def __init__(self, what: str, max_pixels: int, *, cure: str, cure_of_one: str = "scale it down") -> None:
-        self._what = what
-        self._max_pixels = max_pixels
-        self._cure = cure
-        self._cure_of_one = cure_of_one
-        self._spent = 0
-
-    def spend(self, place: str, width: int, height: int) -> None:
-        """Count the image at `place`.
-
-        Raises:
-            MediaTooLarge: permanent; it does not fit beside the earlier ones, or is far too long.
-        """
-        check_size(f"{self._what}: {place}", width, height, self._max_pixels, cure=self._cure_of_one)
-        self._spent += width * height
-        if self._spent > self._max_pixels:
+    spent = 0
+    for place, width, height in sizes:
+        check_size(f"{what}: {place}", width, height, max_pixels, cure=cure_of_one)
+        spent += width * height
+        if spent > max_pixels:
             raise MediaTooLarge(
-                f"{self._what} has {self._spent} pixels by {place}, which is {width} x {height}; "
-                f"media.max_image_pixels allows {self._max_pixels}: {self._cure}"
+                f"{what} has {spent} pixels by {place}, which is {width} x {height}; "
+                f"media.max_image_pixels allows {max_pixels}: {cure}"
             )
