@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
 import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeGuard, TypeVar
 
@@ -111,8 +111,7 @@ class Registry(ABC, Generic[T]):
         if name in self._installed:
             found = load_entry_point(self._installed[name])
         elif name in self._built_in:
-            module, _, attribute = self._built_in[name].partition(":")
-            found = getattr(import_module(module), attribute)
+            found = pkgutil.resolve_name(self._built_in[name])
         else:
             raise self._unknown(name)
         return found
