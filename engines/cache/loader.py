@@ -71,7 +71,7 @@ class ModelLoading:
         Room is made for it when its files are here, unless another server holds the model.
 
         Raises:
-            InferenceError: what `files`, `make_room` and `load_model` raise of that tree.
+            InferenceError: what `ModelFiles.acquire`, `make_room` and `load_model` raise of that tree.
             OutOfMemory: retryable; memory ran out.
             InferenceTimeout: retryable; the engine hangs.
             EngineUnavailable: retryable; too many calls hang already, so nothing is loaded any more.
@@ -124,7 +124,7 @@ class ModelLoading:
     def _expected_size(self, details: dict[str, Any]) -> tuple[int, str] | None:
         """Return the engine's expectation for the model, whose files are here by now."""
         if self.engine.needs_files:
-            details["path"] = self.models.files(self.model)
+            details["path"] = self.models.files.acquire(self.model)
         return self.engine.expected_size(self.model.name, **details)
 
     def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
@@ -134,7 +134,7 @@ class ModelLoading:
             self.guard.patience.of(self.task, self.model.name),
             call,
             holding=holding,
-            alive_at=lambda: max(self.models.last_sign(self.model), self.guard.last_sign(self.engine_name)),
+            alive_at=lambda: max(self.models.files.last_sign(self.model), self.guard.last_sign(self.engine_name)),
         )
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
@@ -177,7 +177,7 @@ class ModelLoading:
 
     def _release_files(self) -> None:
         if self.engine.needs_files:
-            self.models.release_files(self.model)
+            self.models.files.release(self.model)
 
     def _tell(self, kind: str, seconds: float, size: int) -> None:
         tell(

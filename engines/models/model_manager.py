@@ -16,7 +16,7 @@ from engines.models.last_good import LastGoodResolutions
 from engines.models.mlflow_registry import MlflowRegistry
 from engines.models.model_files import ModelFiles
 from engines.models.registration import register
-from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
+from engines.models.resolved_model import ModelReference, ResolvedModel, parse_model_name
 from engines.single_flight import SingleFlight
 from handlers.errors import (
     InferenceError,
@@ -46,7 +46,7 @@ class _Known:
 
 
 class ModelManager:
-    """The models of one MLflow server, and their files on this machine.
+    """The models of one MLflow server, `registry`, and their files on this machine, `files`.
 
     Thread-safe; methods block, so an event loop calls them from worker threads. An answer is used for
     `alias_poll_s` before the server is asked again; one question per name is under way however many callers
@@ -63,8 +63,8 @@ class ModelManager:
     ) -> None:
         """`wanted` says which files of models on the hub are fetched; None: those that are safe to load."""
         self._settings = mlflow
-        self._registry = MlflowRegistry(mlflow)
-        self._files = ModelFiles(cache, mlflow.physical_roots, self._registry.download, wanted)
+        self.registry = MlflowRegistry(mlflow)
+        self.files = ModelFiles(cache, mlflow.physical_roots, self.registry.download, wanted)
         self._last_good = LastGoodResolutions(cache.directory / ".resolutions", mlflow.tracking_uri)
         self._clock = clock
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class ModelManager:
         Raises:
             RegistryUnavailable: retryable; MLflow's client is not installed.
         """
-        self._registry.client()
+        self.registry.client()
 
     @property
     def alias_poll_s(self) -> float:
@@ -148,25 +148,6 @@ class ModelManager:
                 ) from error
             return self._go_on_with(reference, last, known)
 
-    def files(self, model: ResolvedModel) -> Path:
-        """Return the folder with the model's files, downloading them where they are not here yet.
-
-        They stay until `release_files` was called as often as this.
-
-        Raises:
-            ModelLoadFailed: permanent; the files cannot be used, and why.
-            RegistryUnavailable: retryable; the download did not arrive whole.
-        """
-        return self._files.acquire(model)
-
-    def release_files(self, model: ResolvedModel) -> None:
-        """Release the folder that `files` returned: it may be deleted when room is needed."""
-        self._files.release(model)
-
-    def last_sign(self, model: ResolvedModel) -> float:
-        """Return when, by time.monotonic, `files` last got on with bringing the model here; 0 where it does not."""
-        return self._files.last_sign(model)
-
     def register_model_to_mlflow(
         self,
         *,
@@ -177,7 +158,7 @@ class ModelManager:
     ) -> ResolvedModel:
         """Register a model, and return its new version; see `engines.models.registration.register`."""
         return register(
-            self._registry, model_name=model_name, model_source=model_source, model_path=model_path, tags=tags
+            self.registry, model_name=model_name, model_source=model_source, model_path=model_path, tags=tags
         )
 
     def list_models(self) -> list[ResolvedModel]:
@@ -186,15 +167,7 @@ class ModelManager:
         Raises:
             RegistryUnavailable: retryable.
         """
-        return self._registry.all_models()
-
-    def registered(self) -> list[RegisteredModel]:
-        """Return every registered model with all its versions and aliases.
-
-        Raises:
-            RegistryUnavailable: retryable.
-        """
-        return self._registry.registered()
+        return self.registry.all_models()
 
     def delete_model(self, model_name: str) -> None:
         """Delete `name/version`, or `name` with all its versions; workers follow within `alias_poll_s`.
@@ -207,7 +180,7 @@ class ModelManager:
             RegistryUnavailable: retryable.
         """
         reference = parse_model_name(model_name)
-        self._registry.delete(reference)
+        self.registry.delete(reference)
         with self._lock:
             for known in [known for known in self._known if known.name == reference.name]:
                 del self._known[known]
@@ -219,22 +192,18 @@ class ModelManager:
             InvalidRequest: permanent; `alias` is not an alias, or one that MLflow keeps for itself.
             RegistryUnavailable: retryable.
         """
-        self._registry.set_alias(model, alias)
+        self.registry.set_alias(model, alias)
 
     def health(self) -> dict[str, Any]:
         """Return {"status": ok | error, "tracking_uri", "error"?} by asking the server; never raises."""
-        return self._registry.ping()
-
-    def disk_health(self) -> dict[str, Any]:
-        """Return {"status": ok | error, "free_bytes", ...} of the disk that keeps the files; never raises."""
-        return self._files.health()
+        return self.registry.ping()
 
     def _ask(self, reference: ModelReference, still_s: float) -> ResolvedModel:
         known = self._known.get(reference)
         if known is not None and self._clock() + still_s < known.fresh_until:
             return known.model  # answered since the caller looked
         try:
-            answer = self._registry.look_up(reference)
+            answer = self.registry.look_up(reference)
             self._learn(reference, answer)
         except BaseException as raised:
             if not isinstance(raised, InferenceError):

@@ -68,7 +68,7 @@ def health_report(
     """
     asked = {*engines.made(), *engines.configured()}
     by_name = {f"engines.{name}": partial(_engine_health, engines, name) for name in asked}
-    answers = probes.probe({"mlflow": models.health, "disk": models.disk_health, **by_name})
+    answers = probes.probe({"mlflow": models.health, "disk": models.files.health, **by_name})
     by_engine = {
         name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
     }

@@ -80,7 +80,7 @@ def examine(settings: Settings, *, bucket: str | None = None) -> list[Finding]:
         "models": partial(check_models, settings, manager, named),
         "transformers": partial(check_transformers, settings, timeout_s=LONGEST_S - 0.5),
         "ollama": partial(check_ollama, settings),
-        "disk": partial(check_disk, settings.cache.directory, manager.disk_health),
+        "disk": partial(check_disk, settings.cache.directory, manager.files.health),
     }
     answers = HealthProbes(LONGEST_S).probe({name: partial(_answer, check) for name, check in checks.items()})
     found = {name: _findings(name, answer, settings) for name, answer in answers.items()}

@@ -33,7 +33,7 @@ app = typer.Typer(
 @app.command("list", epilog=examples("inferstream models list", "inferstream models list --json"))
 def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List every registered model; task, engine and source are those of the version its plain name takes."""
-    found = _manager(ctx).registered()
+    found = _manager(ctx).registry.registered()
     if as_json:
         print_json([_described(one) for one in found])
     elif found:
@@ -53,7 +53,7 @@ def show(
     """Show a model: the version that NAME stands for, its tags, and what else there is of it."""
     manager = _manager(ctx)
     model = manager.resolve(name)
-    whole = next(one for one in manager.registered() if one.preferred.name == model.name)
+    whole = next(one for one in manager.registry.registered() if one.preferred.name == model.name)
     described = _described(replace(whole, preferred=model))
     if as_json:
         print_json(described)

@@ -48,9 +48,8 @@ class FolderModels(KnownModels):
         super().__init__(directory, *(case.model for case in cases))
         self._folders = {case.name: case.folder for case in cases}
 
-    def files(self, model: ResolvedModel) -> Path:
-        """Return the folder of the case; counts it as in use."""
-        super().files(model)
+    def folder_of(self, model: ResolvedModel) -> Path:
+        """Return the folder of the case."""
         folder = self._folders[model.name]
         assert folder is not None
         return folder()

@@ -39,7 +39,7 @@ def test_a_pipeline_that_mlflow_transformers_saved_answers_as_it_did_before(
             {"inputs": "a b c"},
             {"max_new_tokens": 8},
         )
-        for path in (plain, models.files(model))
+        for path in (plain, models.files.acquire(model))
     ]
     assert answers[0] == answers[1]
 
@@ -48,7 +48,7 @@ def test_a_model_logged_by_mlflow_transformers_becomes_a_plain_folder(
     models: ModelManager, name: str, tmp_path: Path
 ) -> None:
     model = _register_logged(models, name, tmp_path, {"transformers": {"model_binary": "model"}})
-    assert sorted(path.name for path in models.files(model).glob("[a-z]*.json")) == [
+    assert sorted(path.name for path in models.files.acquire(model).glob("[a-z]*.json")) == [
         "config.json",
         "tokenizer.json",
     ]
@@ -69,7 +69,7 @@ def test_other_flavours_and_models_with_code_are_refused_with_the_reason(
 ) -> None:
     model = _register_logged(models, name, tmp_path, flavors)
     with pytest.raises(ModelLoadFailed, match=says):
-        models.files(model)
+        models.files.acquire(model)
 
 
 def _register_logged(

@@ -17,8 +17,8 @@ def test_a_physical_path_is_used_in_place_only_under_an_allowed_root(
         model_name=name, model_source="local", tags={"physical_path": str(folder)}
     )
     with pytest.raises(ModelLoadFailed, match=r"mlflow\.physical_roots"):
-        make().files(registered)
-    assert make(physical_roots=[folder.parent]).files(registered) == folder.resolve()
+        make().files.acquire(registered)
+    assert make(physical_roots=[folder.parent]).files.acquire(registered) == folder.resolve()
 
 
 def test_a_physical_path_that_is_not_trusted_is_passed_over_where_the_files_are_on_the_server(
@@ -28,7 +28,7 @@ def test_a_physical_path_that_is_not_trusted_is_passed_over_where_the_files_are_
     model = make().register_model_to_mlflow(
         model_name=name, model_source="local", model_path=folder, tags={"physical_path": str(secret)}
     )
-    assert content(make().files(model)) == content(folder)
+    assert content(make().files.acquire(model)) == content(folder)
 
 
 def test_a_link_out_of_an_allowed_root_is_not_followed(
@@ -40,4 +40,4 @@ def test_a_link_out_of_an_allowed_root_is_not_followed(
         model_name=name, model_source="local", tags={"physical_path": str(tmp_path / "root" / "link")}
     )
     with pytest.raises(ModelLoadFailed):
-        make(physical_roots=[tmp_path / "root"]).files(model)
+        make(physical_roots=[tmp_path / "root"]).files.acquire(model)

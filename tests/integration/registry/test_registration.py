@@ -27,7 +27,7 @@ def test_a_folder_is_uploaded_resolved_and_downloaded_unchanged(
     assert resolved.tags["repo_id"] == "org/tiny"
     assert len(resolved.tags["sha256"]) == 64
 
-    brought = models.files(resolved)
+    brought = models.files.acquire(resolved)
     assert brought.parts[-2:] == (name, "1")
     assert content(brought) == content(folder)
 
@@ -54,7 +54,7 @@ def test_an_ollama_model_keeps_its_real_name_in_a_tag(models: ModelManager, name
     assert model.source == "ollama://local/hf.co-org-llama3.2-1b"
     assert model.tags["ollama_model_name"] == "hf.co/org/llama3.2:1b"
     with pytest.raises(ModelLoadFailed, match="holds no files"):
-        models.files(model)
+        models.files.acquire(model)
 
 
 def test_a_model_of_the_hub_is_registered_by_reference(models: ModelManager, name: str) -> None:
@@ -80,12 +80,12 @@ def test_a_model_of_the_hub_is_pinned_to_the_commit_that_is_known(
         model_name=name, model_source="huggingface", model_path="hf://org/tiny", tags={"task": "asr"}
     )
     assert (by_reference.source, by_reference.tags["revision"]) == ("hf://org/tiny", commit)
-    assert content(models.files(by_reference)) == content(cached / "snapshots" / commit)
+    assert content(models.files.acquire(by_reference)) == content(cached / "snapshots" / commit)
 
     uploaded = models.register_model_to_mlflow(model_name=name, model_source="huggingface", model_path=cached)
     assert (uploaded.tags["repo_id"], uploaded.tags["revision"]) == ("org/tiny", commit)
     assert uploaded.source != by_reference.source
-    assert content(models.files(uploaded)) == content(cached / "snapshots" / commit)
+    assert content(models.files.acquire(uploaded)) == content(cached / "snapshots" / commit)
 
 
 @pytest.mark.parametrize(

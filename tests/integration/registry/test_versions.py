@@ -54,14 +54,14 @@ def test_a_model_deleted_and_registered_anew_is_another_one_with_files_of_its_ow
 ) -> None:
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     before = models.resolve(name)
-    assert content(models.files(before)) == content(folder)
+    assert content(models.files.acquire(before)) == content(folder)
     client.delete_registered_model(name)
     (folder / "more.txt").write_bytes(b"anew")
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     assert eventually(lambda: models.resolve(name).id != before.id, True)
     anew = models.resolve(name)
     assert (before.key, anew.key) == (f"{name}/1", f"{name}/1")
-    assert content(models.files(anew)) == content(folder)
+    assert content(models.files.acquire(anew)) == content(folder)
 
 
 def test_what_is_not_there_is_named_with_what_is(
@@ -105,7 +105,7 @@ def test_an_alias_can_be_moved_and_is_listed_with_all_versions(
         for task in ("one", "two")
     )
     models.set_alias(first, "champion")
-    (listed,) = (model for model in models.registered() if model.preferred.name == name)
+    (listed,) = (model for model in models.registry.registered() if model.preferred.name == name)
     assert (listed.preferred, listed.versions, listed.aliases) == (first, ("1", "2"), {"champion": "1"})
     for reserved in ("latest", "v2"):
         with pytest.raises(InvalidRequest, match="kept by MLflow"):
@@ -118,7 +118,7 @@ def test_files_here_serve_while_the_server_is_away(
     models = make(max_retries=0, timeout_s=2)
     models.register_model_to_mlflow(model_name=name, model_source="local", model_path=folder)
     model = models.resolve(name)
-    models.files(model)
+    models.files.acquire(model)
     assert models.health() == {"status": "ok", "tracking_uri": local_stack.mlflow.url}
     server = local_stack.mlflow
     server.stop()
@@ -126,7 +126,7 @@ def test_files_here_serve_while_the_server_is_away(
         after_restart = make(max_retries=0, timeout_s=2)
         for manager in (models, after_restart):
             assert manager.resolve(name) == model
-            assert content(manager.files(model)) == content(folder)
+            assert content(manager.files.acquire(model)) == content(folder)
         with pytest.raises(RegistryUnavailable, match=r"mlflow\.tracking_uri"):
             models.resolve("never-asked")
         with pytest.raises(RegistryUnavailable):

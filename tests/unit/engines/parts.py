@@ -12,6 +12,7 @@ from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from engines.config.settings import CacheSettings, MlflowSettings
 from engines.inference import InferenceManager, Job
+from engines.models.model_files import ModelFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
@@ -80,6 +81,25 @@ class ShoutEngine(BaseEngine):
         return f"top_k={options.get('top_k')}"
 
 
+class KnownFiles(ModelFiles):
+    """Counts which files are in use; they are always here, where `models` says."""
+
+    def __init__(self, directory: Path, models: KnownModels) -> None:
+        super().__init__(CacheSettings(directory=directory), (), models.registry.download)
+        self._models = models
+        self._counting = threading.Lock()
+        self.in_use: Counter[str] = Counter()
+
+    def acquire(self, model: ResolvedModel) -> Path:
+        with self._counting:
+            self.in_use[model.key] += 1
+        return self._models.folder_of(model)
+
+    def release(self, model: ResolvedModel) -> None:
+        with self._counting:
+            self.in_use[model.key] -= 1
+
+
 class KnownModels(ModelManager):
     """A manager that knows its models by heart: it asks no server, and its files are always here."""
 
@@ -87,7 +107,8 @@ class KnownModels(ModelManager):
         super().__init__(MlflowSettings(), CacheSettings(directory=directory))
         self.models = {model.name: model for model in models}
         self.asked: Counter[str] = Counter()
-        self.files_in_use: Counter[str] = Counter()
+        self.files = files = KnownFiles(directory, self)
+        self.files_in_use = files.in_use
         self.resolve_error: InferenceError | None = None
         self._counting = threading.Lock()
 
@@ -106,14 +127,8 @@ class KnownModels(ModelManager):
     def renew(self, model_name: str) -> ResolvedModel:
         return self.resolve(model_name)
 
-    def files(self, model: ResolvedModel) -> Path:
-        with self._counting:
-            self.files_in_use[model.key] += 1
+    def folder_of(self, model: ResolvedModel) -> Path:
         return Path("/models") / model.key
-
-    def release_files(self, model: ResolvedModel) -> None:
-        with self._counting:
-            self.files_in_use[model.key] -= 1
 
     def connect(self) -> None:
         """There is no server."""

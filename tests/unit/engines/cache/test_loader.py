@@ -94,7 +94,7 @@ def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: 
         models,
         lambda kind, model, details: told.append((kind, details["bytes"])),
     )
-    models.files(MODEL)
+    models.files.acquire(MODEL)
     loading.unload({"name": "m"})
     assert engine.unloaded == ["m"]
     assert models.files_in_use[MODEL.key] == 0

@@ -200,7 +200,7 @@ def test_a_component_that_never_answers_is_an_error_and_holds_nobody_up(
     bench.infer({"text": "hello"})
     whose = {
         "mlflow": (bench.models, "health"),
-        "disk": (bench.models, "disk_health"),
+        "disk": (bench.models.files, "health"),
         "shouter": (bench.engine, "health"),
     }[component]
     monkeypatch.setattr(*whose, hang)
@@ -254,6 +254,6 @@ def test_a_probe_that_raises_is_an_error_that_says_what(
     def broken() -> dict[str, Any]:
         raise OSError("no such device")
 
-    monkeypatch.setattr(bench.models, "disk_health", broken)
+    monkeypatch.setattr(bench.models.files, "health", broken)
     disk = bench.manager.health_check()["components"]["disk"]
     assert disk == {"status": "error", "error": "OSError: no such device"}

@@ -195,8 +195,7 @@ def test_two_tasks_of_one_page_reader_are_one_load_and_one_row(page_reader: Path
     told: list[str] = []
     model = ResolvedModel("pages", "1", "s3://bucket/pages", {"engine": "transformers"})
     models = KnownModels(tmp_path, model)
-    models.files = lambda model: page_reader  # type: ignore[method-assign]
-    models.release_files = lambda model: None  # type: ignore[method-assign]
+    models.folder_of = lambda model: page_reader  # type: ignore[method-assign]
     manager = InferenceManager.from_settings(
         EngineSettings(transformers=on_this_machine()),
         models=models,

@@ -41,8 +41,7 @@ class Folders(KnownModels):
         super().__init__(directory, *[ResolvedModel(name, "1", f"s3://b/{name}", TAGS) for name in names])
         self.folder = save_llama(directory / "llama")
 
-    def files(self, model: ResolvedModel) -> Path:
-        super().files(model)
+    def folder_of(self, model: ResolvedModel) -> Path:
         return self.folder
 
 
@@ -183,17 +182,17 @@ def test_files_on_a_disk_that_hangs_count_as_a_load_that_does(
     is_here = threading.Event()
     models = site.manager.models
 
-    def files(model: ResolvedModel) -> Path:
+    def folder_of(model: ResolvedModel) -> Path:
         if model.name == "stuck":
             assert is_here.wait(DEADLINE_S)
         return folders(model)
 
-    folders = models.files
-    monkeypatch.setattr(models, "files", files)
+    assert isinstance(models, Folders)
+    folders = models.folder_of
+    monkeypatch.setattr(models, "folder_of", folder_of)
     assert site.error_of("stuck")["code"] == "INFERENCE_TIMEOUT"
     assert site.manager.stuck == ["the load of transformers/text-generation/stuck/1"]
     assert site.ask("cold")["success"], "it does not wait for a disk that it does not need"
     is_here.set()
     assert wait_until(lambda: not site.manager.stuck)
-    assert isinstance(models, Folders)
     assert wait_until(lambda: not models.files_in_use["stuck/1"])

@@ -22,7 +22,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which it takes seconds to make."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     settings = MlflowSettings(tracking_uri=f"sqlite:///{path}")
-    assert ModelManager(settings, CacheSettings(directory=path.parent)).registered() == []
+    assert ModelManager(settings, CacheSettings(directory=path.parent)).registry.registered() == []
     return path
 
 
