@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from engines.base import Emit, PullProgress
 from engines.cache.cached_model import cached_models
@@ -16,11 +17,12 @@ from engines.config.settings import EngineSettings
 from engines.deadlines import USUAL_PRIORITY, Deadline
 from engines.guard import Guard
 from engines.lease import Lease
+from engines.log_context import RequestName
 from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
-from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point, new_job
+from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point
 from engines.run.executor import Execution, OnOutcome
 from engines.run.health import HealthProbes, health_report
 from engines.run.job import Job, Outcome
@@ -140,13 +142,12 @@ class InferenceManager:
         `engine` the model's tags name it. `deadline` (RFC 3339 or seconds since the epoch) and `timeout` (seconds
         from now) end the call with DEADLINE_EXCEEDED, whichever comes first; `priority` 9 is the most urgent.
         """
-        job = new_job(
+        job = Job(
+            name=RequestName(secrets.token_hex(16) if id is None else id, task, model_name),
             task=task,
-            engine=engine,
-            model_name=model_name,
+            engine_name=engine,
             data=data,
-            options=options,
-            id=id,
+            options=cast("dict[str, Any]", {} if options is None else options),  # checked by `resolve`
             metadata=metadata,
         )
         return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout).as_dict()

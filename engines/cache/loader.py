@@ -12,7 +12,7 @@ from engines.cache.cached_model import Loaded
 from engines.cache.model_cache import MakeRoom
 from engines.guard import Guard
 from engines.lease import Lease
-from engines.models.model_manager import ModelManager
+from engines.models.model_files import ModelFiles
 from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
 from handlers.errors import InferenceError, ModelLoadFailed, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
@@ -56,7 +56,7 @@ class ModelLoading:
     task: str
     model: ResolvedModel
     engine: BaseEngine
-    models: ModelManager
+    files: ModelFiles
     on_model: ModelListener | None = None
     guard: Guard = field(default_factory=Guard)
 
@@ -124,7 +124,7 @@ class ModelLoading:
     def _expected_size(self, details: dict[str, Any]) -> tuple[int, str] | None:
         """Return the engine's expectation for the model, whose files are here by now."""
         if self.engine.needs_files:
-            details["path"] = self.models.files.acquire(self.model)
+            details["path"] = self.files.acquire(self.model)
         return self.engine.expected_size(self.model.name, **details)
 
     def _call(self, what: str, call: Callable[[], T], holding: Lease | None = None) -> T:
@@ -134,7 +134,7 @@ class ModelLoading:
             self.guard.patience.of(self.task, self.model.name),
             call,
             holding=holding,
-            alive_at=lambda: max(self.models.files.last_sign(self.model), self.guard.last_sign(self.engine_name)),
+            alive_at=lambda: max(self.files.last_sign(self.model), self.guard.last_sign(self.engine_name)),
         )
 
     def _load(self, details: Mapping[str, Any], late: list[Loaded]) -> Loaded:
@@ -177,7 +177,7 @@ class ModelLoading:
 
     def _release_files(self) -> None:
         if self.engine.needs_files:
-            self.models.files.release(self.model)
+            self.files.release(self.model)
 
     def _tell(self, kind: str, seconds: float, size: int) -> None:
         tell(

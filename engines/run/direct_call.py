@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgency_of
 from engines.guard import Guard
-from engines.log_context import RequestName, working_on
+from engines.log_context import working_on
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome, Walk
 from engines.run.outcomes import Outcomes
@@ -155,28 +154,6 @@ def fetch_by_entry_point(
         )
     resolved: dict[str, Any] = offers[0].load()(data, fields, trust_local_paths=trust_local_paths)
     return resolved
-
-
-def new_job(
-    *,
-    task: str,
-    engine: str = "",
-    model_name: str,
-    data: dict[str, Any],
-    options: Any = None,
-    id: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Job:
-    """Return the job of a call; nothing of it is checked yet."""
-    name = RequestName(secrets.token_hex(16) if id is None else id, task, model_name)
-    return Job(
-        name=name,
-        task=task,
-        engine_name=engine,
-        data=data,
-        options={} if options is None else options,
-        metadata=metadata,
-    )
 
 
 def _to_its_end(walk: Coroutine[Any, Any, T]) -> T:

@@ -52,7 +52,7 @@ class Execution:
         """`guard` runs the calls of engines, so that one that hangs does not block its caller for long."""
         self._guard = guard or Guard()
         self._cache = cache
-        self._loading_of = partial(ModelLoading, models=models, on_model=on_model, guard=self._guard)
+        self._loading_of = partial(ModelLoading, files=models.files, on_model=on_model, guard=self._guard)
 
     def run(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
         """Run requests of one `batch_key` together and return one outcome per request, in order.

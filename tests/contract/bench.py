@@ -128,7 +128,7 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
 def taken(manager: InferenceManager, case: Case) -> Iterator[None]:
     """Use the model of `case` exclusively during the block, so that whoever runs batches on it waits."""
     prepared = prepared_job(manager, **case.request())
-    loading = ModelLoading(case.engine, case.task, prepared.model, prepared.engine, manager.models)
+    loading = ModelLoading(case.engine, case.task, prepared.model, prepared.engine, manager.models.files)
     with manager.cache.lease(loading.key, loading.load, loading.unload):
         yield
 

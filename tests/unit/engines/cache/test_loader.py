@@ -43,7 +43,7 @@ def models(tmp_path: Path) -> KnownModels:
 def test_room_is_made_for_what_the_engine_expects_before_it_loads(models: KnownModels) -> None:
     engine = Foreseeing()
     rooms: list[tuple[int, str, int]] = []
-    loading = ModelLoading("shouter", "shout", MODEL, engine, models)
+    loading = ModelLoading("shouter", "shout", MODEL, engine, models.files)
     loaded = loading.load(lambda size, device: rooms.append((size, device, len(engine.loaded))))
     assert rooms == [(12, "cuda:1", 0)]
     assert engine.asked == engine.loaded
@@ -58,13 +58,13 @@ def test_room_of_a_size_that_nobody_knows_is_made_once_the_files_are_here(models
     def make_room(size: int, device: str) -> None:
         rooms.append((size, device, models.files_in_use[MODEL.key], len(engine.loaded)))
 
-    ModelLoading("shouter", "shout", MODEL, engine, models).load(make_room)
+    ModelLoading("shouter", "shout", MODEL, engine, models.files).load(make_room)
     assert rooms == [(0, "", 1, 0)]
 
 
 def test_no_room_is_made_for_a_model_that_takes_no_memory_here(models: KnownModels) -> None:
     engine = Foreseeing(size=0)
-    loading = ModelLoading("shouter", "shout", MODEL, engine, models)
+    loading = ModelLoading("shouter", "shout", MODEL, engine, models.files)
     loading.load(lambda size, device: pytest.fail("room was made"))
     assert engine.loaded
 
@@ -76,7 +76,7 @@ def test_a_model_without_room_is_not_loaded_and_lets_go_of_its_files(models: Kno
         raise refusal
 
     with pytest.raises(ModelLoadFailed) as caught:
-        ModelLoading("shouter", "shout", MODEL, engine, models).load(refuse)
+        ModelLoading("shouter", "shout", MODEL, engine, models.files).load(refuse)
     assert caught.value is refusal
     assert not engine.loaded
     assert models.files_in_use[MODEL.key] == 0
@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: 
         "shout",
         MODEL,
         engine,
-        models,
+        models.files,
         lambda kind, model, details: told.append((kind, details["bytes"])),
     )
     models.files.acquire(MODEL)
@@ -105,6 +105,6 @@ def test_a_model_that_cannot_be_measured_leaves_the_memory_all_the_same(models: 
 def test_a_model_that_cannot_be_measured_once_it_is_loaded_is_unloaded_again(models: KnownModels) -> None:
     engine = Unmeasurable()
     with pytest.raises(ModelLoadFailed, match="device lost"):
-        ModelLoading("shouter", "shout", MODEL, engine, models).load(lambda size, device: None)
+        ModelLoading("shouter", "shout", MODEL, engine, models.files).load(lambda size, device: None)
     assert engine.unloaded == ["m"]
     assert models.files_in_use[MODEL.key] == 0

@@ -95,7 +95,7 @@ def test_a_load_whose_download_stops_is_given_up(
     guard = Guard(Patience(BRIEF_S))
     try:
         with pytest.raises(GivenUp, match=r"the load of .*m/1 did not respond") as caught:
-            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models, guard=guard).load(lambda *_: None)
+            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files, guard=guard).load(lambda *_: None)
         assert caught.value.retryable
         peer.end()
         wait_until(lambda: not guard.stuck)
@@ -152,6 +152,6 @@ def test_a_file_of_mlflow_that_does_not_end_may_be_tried_again(
     settings = MlflowSettings(tracking_uri=stalling_server, timeout_s=1, max_retries=0)
     models = ModelManager(settings, CacheSettings(directory=tmp_path))
     with pytest.raises(InferenceError) as caught:
-        ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models).load(lambda *_: None)
+        ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files).load(lambda *_: None)
     assert type(caught.value) is RegistryUnavailable, caught.value
     assert caught.value.retryable

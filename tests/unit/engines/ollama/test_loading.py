@@ -201,7 +201,7 @@ def test_pulls_that_hang_make_no_model_in_memory_leave(
 
     def pull(number: int) -> None:
         model = ResolvedModel(f"pulled-{number}", "1", "")
-        loading = ModelLoading("ollama", "text-generation", model, engine, KnownModels(tmp_path, model))
+        loading = ModelLoading("ollama", "text-generation", model, engine, KnownModels(tmp_path, model).files)
         cache.share(loading.key, loading.load, loading.unload).release()
 
     fake.library |= {f"pulled-{number}": FakeModel() for number in range(6)}

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from engines.run.direct_call import DirectCall, fetch_by_entry_point, new_job
+from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from engines.run.outcomes import Outcomes
@@ -21,6 +21,7 @@ from handlers.errors import InvalidInput
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
+from tests.prepared_job import new_job
 from tests.unit.engines.parts import Bench, prepare
 
 

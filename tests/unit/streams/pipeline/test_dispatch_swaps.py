@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from engines.run.direct_call import new_job
 from engines.run.job import Job
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
+from tests.prepared_job import new_job
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 from tests.unit.engines.parts import Bench, prepare
 from tests.unit.engines.version_engines import (

@@ -27,7 +27,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(tmp_path: Path) -> None:
     models = ModelManager(MlflowSettings(), CacheSettings(directory=tmp_path / "kept"))
-    ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models).load(lambda *_: None)
+    ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files).load(lambda *_: None)
 
 
 def test_a_registration_goes_on_without_the_hub(hub: FakeHub) -> None:
