@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name in ("inference_manager", "model_manager"):
         from engines import singletons
 
-        return getattr(singletons, f"default_{name}")()
+        return singletons.default(name)
     if name == "BaseEngine":
         from engines.base import BaseEngine
 

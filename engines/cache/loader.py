@@ -13,7 +13,7 @@ from engines.cache.model_cache import MakeRoom
 from engines.guard import Guard
 from engines.lease import Lease
 from engines.models.model_files import ModelFiles
-from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, key_of
+from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use, key_of
 from handlers.errors import InferenceError, ModelLoadFailed, is_out_of_memory, out_of_memory
 from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
@@ -31,10 +31,9 @@ that did not load, with {name, current_version, error_code, error, retry_in_s}. 
 """
 
 
-def tell(
-    listener: ModelListener | None, kind: str, model: ResolvedModel, *, engine: str, task: str, **more: Any
-) -> None:
+def tell(listener: ModelListener | None, kind: str, model: ResolvedModel, use: Use, **more: Any) -> None:
     """Log an event about a model and call the listener, if there is one; never raises."""
+    engine, task = use
     write = log.error if "error" in more else log.info
     write(kind, model=model.key, engine=engine, task=task, **more)
     if listener is None:
@@ -180,12 +179,5 @@ class ModelLoading:
             self.files.release(self.model)
 
     def _tell(self, kind: str, seconds: float, size: int) -> None:
-        tell(
-            self.on_model,
-            kind,
-            self.model,
-            engine=self.engine_name,
-            task=self.task,
-            seconds=seconds,
-            bytes=size,
-        )
+        use = (self.engine_name, self.task)
+        tell(self.on_model, kind, self.model, use, seconds=seconds, bytes=size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from engines.cache.loader import ModelListener, tell
@@ -224,7 +224,7 @@ class Versions:
                 seconds = time.perf_counter() - started
                 told = {"name": active.name, "previous_version": before.version, "seconds": seconds}
                 for use in leases:
-                    self._tell("model_swapped", new, use, told)
+                    tell(self._on_model, "model_swapped", new, use, **told)
                 self._retirement.retire(before.id, holds)
                 holds = []
         finally:
@@ -276,11 +276,7 @@ class Versions:
                 "error": error.message,
                 "retry_in_s": active.retry_in_s,
             }
-        self._tell("model_swap_failed", new, use, told)
-
-    def _tell(self, kind: str, model: ResolvedModel, use: Use, told: Mapping[str, object]) -> None:
-        engine, task = use
-        tell(self._on_model, kind, model, engine=engine, task=task, **told)
+        tell(self._on_model, "model_swap_failed", new, use, **told)
 
     def _keys_of(self, version: VersionId) -> list[ModelKey]:
         """Return the keys of a version in memory: one for each engine and task."""

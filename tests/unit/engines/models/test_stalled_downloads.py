@@ -95,7 +95,9 @@ def test_a_load_whose_download_stops_is_given_up(
     guard = Guard(Patience(BRIEF_S))
     try:
         with pytest.raises(GivenUp, match=r"the load of .*m/1 did not respond") as caught:
-            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files, guard=guard).load(lambda *_: None)
+            ModelLoading("shouter", "shout", MODEL, ShoutEngine(), models.files, guard=guard).load(
+                lambda *_: None
+            )
         assert caught.value.retryable
         peer.end()
         wait_until(lambda: not guard.stuck)
