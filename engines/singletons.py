@@ -6,6 +6,7 @@ import threading
 from functools import cache, partial
 
 from engines.config.settings import EngineSettings
+from engines.configuration import load
 from engines.inference import InferenceManager
 from engines.models.hub import WantedFiles
 from engines.models.model_manager import ModelManager
@@ -22,8 +23,6 @@ def default(name: str) -> InferenceManager | ModelManager:
 
 @cache
 def _settings() -> EngineSettings:
-    from engines.configuration import load
-
     return load(EngineSettings).settings
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from engines.cache.model_cache import ModelCache
 from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
 from engines.single_flight import SingleFlight
-from handlers.errors import EngineUnavailable
+from handlers.errors import InferenceError
 from handlers.logger import get_logger
 from handlers.signals import is_of_a_signal
 
@@ -44,6 +43,8 @@ class HealthProbes:
                 answers[name] = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 answers[name] = {"status": "error", "error": f"no answer within {self._timeout_s:g} s"}
+            except InferenceError as error:
+                answers[name] = {"status": "error", "error": error.message}
             except BaseException as error:
                 if is_of_a_signal(error):
                     raise
@@ -67,7 +68,7 @@ def health_report(
     component does not.
     """
     asked = {*engines.made(), *engines.configured()}
-    by_name = {f"engines.{name}": partial(_engine_health, engines, name) for name in asked}
+    by_name = {f"engines.{name}": lambda name=name: engines.get(name).health() for name in asked}
     answers = probes.probe({"mlflow": models.health, "disk": models.files.health, **by_name})
     by_engine = {
         name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
@@ -84,13 +85,6 @@ def health_report(
     else:
         status = "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
     return {"status": status, "components": components}
-
-
-def _engine_health(engines: EngineRegistry, name: str) -> dict[str, Any]:
-    try:
-        return engines.get(name).health()
-    except EngineUnavailable as error:
-        return {"status": "error", "error": error.message}
 
 
 def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:

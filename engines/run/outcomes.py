@@ -33,18 +33,9 @@ class Outcomes:
 
     def finished(self, result: Result) -> None:
         """Count the result of a request that was admitted, success or failure."""
-        error = result.error
-        self._statistics.record(
-            result.task,
-            result.model_name,
-            result.engine,
-            error is None,
-            result.processing_time,
-            result.timings,
-            "" if error is None else error.code,
-        )
-        if error is not None:
-            self._tell(result, error)
+        self._statistics.record(result)
+        if result.error is not None:
+            self._tell(result, result.error)
 
     def refused(self, result: Result) -> None:
         """Count the failed result of a request that was not admitted."""
@@ -55,7 +46,7 @@ class Outcomes:
     def replaced(self, before: Result, now: Result) -> None:
         """Correct the count of a result that is replaced, as it is too large or has no JSON form."""
         if before.error is None and now.error is not None:
-            self._statistics.replace(now.task, now.model_name, now.engine, now.error.code)
+            self._statistics.replace(now, now.error.code)
             self._tell(now, now.error)
 
     def dead_lettered(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.run.results import STAGES
+from engines.run.results import STAGES, Result
 
 MOST_NAMES = 1000
 """How many names are counted one by one; callers choose names, so the rest is counted together."""
@@ -55,43 +55,31 @@ class Statistics:
         self._latencies: deque[float] = deque(maxlen=window)
         self._stage_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
-    def record(
-        self,
-        task: str,
-        model: str,
-        engine: str,
-        success: bool,
-        processing_s: float,
-        timings: Mapping[str, float] | None = None,
-        code: str = "",
-    ) -> None:
-        """Count one finished request; times are in seconds, `timings` has every stage of `STAGES`.
-
-        `code` is its error code.
-        """
+    def record(self, result: Result) -> None:
+        """Count one finished request; its `timings` have every stage of `STAGES`."""
+        names, error, timings = (result.task, result.model_name, result.engine), result.error, result.timings
         with self._lock:
-            for count in self._counts_of.get((task, model, engine)) or self._find_counts(task, model, engine):
+            for count in self._counts_of.get(names) or self._find_counts(names):
                 count.total += 1
-                count.succeeded += success
-            if code:
-                self._count_code("errors", task, code)
-            self._latencies.append(processing_s)
-            if timings:
-                stage_s = self._stage_s
-                for stage in STAGES:
-                    stage_s[stage] += timings[stage]
+                count.succeeded += error is None
+            if error is not None:
+                self._count_code("errors", result.task, error.code)
+            self._latencies.append(result.processing_time)
+            stage_s = self._stage_s
+            for stage in STAGES:
+                stage_s[stage] += timings[stage]
 
     def count(self, kind: str, task: str, code: str) -> None:
         """Count one request that was not let in (`refusals`), or one message kept as a dead letter (`dead_letters`)."""
         with self._lock:
             self._count_code(kind, task, code)
 
-    def replace(self, task: str, model: str, engine: str, code: str) -> None:
+    def replace(self, result: Result, code: str) -> None:
         """Count one request as failed with `code` that was counted as answered."""
         with self._lock:
-            for count in self._find_counts(task, model, engine):
+            for count in self._find_counts((result.task, result.model_name, result.engine)):
                 count.succeeded -= 1
-            self._count_code("errors", task, code)
+            self._count_code("errors", result.task, code)
 
     def by_code(self) -> dict[str, dict[tuple[str, str], int]]:
         """Return errors, refusals and dead_letters, each by task and error code."""
@@ -129,8 +117,7 @@ class Statistics:
     def _count_code(self, kind: str, task: str, code: str) -> None:
         self._by_code[kind][_counted_as(task, self._names[0]), _counted_as(code, self._codes)] += 1
 
-    def _find_counts(self, task: str, model: str, engine: str) -> list[_Count]:
-        names = (task, model, engine)
+    def _find_counts(self, names: tuple[str, str, str]) -> list[_Count]:
         found = [
             counts.setdefault(_counted_as(name, known), _Count())
             for name, known, counts in zip(names, self._names, self._counts, strict=True)
@@ -156,10 +143,6 @@ def _latency(ordered: Sequence[float]) -> dict[str, float]:
     return {
         "count": count,
         "mean": sum(ordered) / count if count else 0.0,
-        **{f"p{percent}": _percentile(ordered, percent) for percent in (50, 95, 99)},
+        # the nearest rank
+        **{f"p{of}": ordered[math.ceil(count * of / 100) - 1] if count else 0.0 for of in (50, 95, 99)},
     }
-
-
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return the nearest-rank percentile of ascending values; 0 where there are none."""
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0
