@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from engines.deadlines import Patience
 from engines.exit_status import native_threads
-from engines.lease import Lease
+from engines.lease import Lease, nothing
 from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
 from handlers.logger import get_logger
@@ -59,7 +59,7 @@ class Call(Generic[T]):
 
     def run(self) -> None:
         threading.current_thread().name = self.thread_name
-        call, self.call = self.call, _nothing  # the thread may keep this longer than the caller does
+        call, self.call = self.call, nothing  # the thread may keep this longer than the caller does
         self.context.run(_present.set, self)
         native_threads.add(threading.get_ident())
         try:
@@ -178,7 +178,7 @@ class Guard:
         try:
             self._start(under_way)
             while not under_way.ended.acquire(
-                timeout=_bounded(min(since + limit_s - time.monotonic(), _WAKE_S))
+                timeout=min(max(0.0, since + limit_s - time.monotonic()), _WAKE_S)
             ):
                 since = max(since, under_way.waited_at, alive_at() if alive_at is not None else 0.0)
                 if time.monotonic() - since >= limit_s:
@@ -287,7 +287,7 @@ class Guard:
 
     def _leave(self, call: Call[Any], holding: Lease | None) -> None:
         """Release `holding` when a call ends whose caller does not wait any more."""
-        left = _nothing if holding is None else holding.hand_over()
+        left = nothing if holding is None else holding.hand_over()
         with self._lock:
             if not call.has_ended:
                 call.left = left
@@ -330,11 +330,3 @@ def _safely(end: Callable[[], None]) -> None:
         end()
     except BaseException:
         log.exception("stuck_call_not_ended")
-
-
-def _bounded(seconds: float) -> float:
-    return min(max(0.0, seconds), threading.TIMEOUT_MAX)
-
-
-def _nothing() -> None:
-    """Do nothing at the end of a call."""

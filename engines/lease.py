@@ -34,9 +34,9 @@ class Lease:
         try:
             self._held.release()
         except RuntimeError:
-            return _nothing
+            return nothing
         return self._release
 
 
-def _nothing() -> None:
-    """End what has ended already."""
+def nothing() -> None:
+    """Do nothing, as for what has ended already."""

@@ -39,7 +39,7 @@ def resident_bytes() -> int:
         return 0
 
 
-class HeapTrimmer:
+class HeapTrimmer(PeriodicTask):
     """Returns memory after a burst of requests and after models were unloaded. Thread-safe.
 
     It waits until no model was used for some seconds: the kernel would have to clear memory that the next request
@@ -54,24 +54,16 @@ class HeapTrimmer:
         resident: Callable[[], int] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self.tend, "heap")
         self._cache = cache
         self._give_back = give_back
         self._resident = resident
         self._clock = clock
-        self._looking = PeriodicTask(self.tend, "heap")
         self._uses = -1
         self._least = resident()
         """Memory of the process after the last return, in bytes."""
         self._most_of_models = 0
         self._given_at = -_SHORTEST_PAUSE_S
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._looking.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._looking.close()
 
     def tend(self) -> float:
         """Return memory where that is due; return the seconds until the next check."""
