@@ -1,27 +1,10 @@
 """Turns what goes wrong between us and Ollama into the errors that requests end with.
 
-| Ollama says | we say |
-|---|---|
-| nothing: refused, no route, cut off, silent too long | ENGINE_UNAVAILABLE |
-| a line that is not the expected JSON, a stream without its end | ENGINE_UNAVAILABLE |
-| 404 about a model | MODEL_LOAD_FAILED (ModelMissing), before which a pull may help |
-| 400 about the model's name | MODEL_LOAD_FAILED |
-| 400 about a prompt that is longer than the context | INVALID_INPUT, with what to do |
-| 400 about think, keep_alive, format or a named option | INVALID_OPTION |
-| 400 otherwise (prompt too long, no such capability), and 413 | INVALID_INPUT |
-| 429, 503 | BUSY |
-| 500, or an error line in a stream: no memory | OUT_OF_MEMORY |
-| the same: the type of an option, or the schema of format | INVALID_OPTION |
-| the same: a text that reads as the place of an image | INVALID_INPUT |
-| the same: the model cannot be loaded | MODEL_LOAD_FAILED |
-| the same: its runner died or does not answer | ENGINE_UNAVAILABLE |
-| the same: anything else | INFERENCE_FAILED |
-| an error line in a pull: no such model, or not for us | MODEL_LOAD_FAILED |
-| an error line in a pull: anything else | ENGINE_UNAVAILABLE |
-| any other status (401, 403, 404 about no model, 499, 502, 504, a redirect) | ENGINE_UNAVAILABLE; for a cloud model, with what it needs |
+A server that is away or silent for too long, a line that is not the expected JSON, and a stream without its end are
+ENGINE_UNAVAILABLE. `_RULES` lists what the server refuses.
 
 Source: https://github.com/ollama/ollama/blob/main/server/routes.go, and sched.go beside it.
-"""  # noqa: E501 - rows of a table
+"""
 
 from __future__ import annotations
 
@@ -44,23 +27,37 @@ from handlers.errors import (
 _LONGEST_QUOTE = 300
 _NAME_CURE = "correct the model's tag ollama_model_name"
 
-_NAMED_OPTION = re.compile(r'option "(\w+)"')
-_REFUSED_OPTIONS = {
-    "think": re.compile(r"\bthink", re.IGNORECASE),
-    "keep_alive": re.compile(r"keep_alive|duration", re.IGNORECASE),
-    "format": re.compile(r"invalid format|json schema", re.IGNORECASE),
-}
-"""Options that Ollama refuses without quoting their name."""
-_NO_MEMORY = re.compile(r"out of memory|more system memory|cudaMalloc failed", re.IGNORECASE)
-_UNLOADABLE = re.compile(
-    r"unable to load model|error loading model|unknown model architecture|unsupported", re.IGNORECASE
+_RUN = (200, 500)
+"""An error line in a stream, or the status of a run that failed."""
+_OPTION = (200, 400, 500)
+_FAILED = "{about}, failed: {said}"
+_REFUSED = "{about}, refused: {said}"
+_NOT_TAKEN = " is refused by Ollama: {said}"
+_CUT = (
+    "shorten the prompt, raise options.num_ctx, or give options.truncate true to have its oldest part cut off"
 )
-_DEAD_RUNNER = re.compile(r"\brunner\b|\bconnection\b|\bEOF\b|timed out|cancell?ed", re.IGNORECASE)
-_BAD_NAME = re.compile(r"invalid model name", re.IGNORECASE)
-_TOO_LONG = re.compile(
-    r"exceeds? (the |maximum |available )?context|context (length|size|window)", re.IGNORECASE
+_MARK = "leave texts like [img-0] out of the prompt of a model that sees"
+
+_RULES: tuple[tuple[tuple[int, ...], str, type[InferenceError], str], ...] = (
+    ((429, 503), "", Busy, "{about}, is busy: {said}; try again later, or lower ollama.max_concurrent"),
+    ((413,), "", InvalidInput, "{about}, takes no request that large; send smaller or fewer images"),
+    ((400,), "invalid model name", ModelLoadFailed, f"{_REFUSED}; {_NAME_CURE}"),
+    ((400,), "exceeds? (the |maximum |available )?context", InvalidInput, f"{_REFUSED}; {_CUT}"),
+    ((400,), "context (length|size|window)", InvalidInput, f"{_REFUSED}; {_CUT}"),
+    (_RUN, "out of memory|more system memory|cudaMalloc failed", OutOfMemory, _FAILED),
+    (_OPTION, r'option "(?P<option>\w+)"', InvalidOption, "options.{option}" + _NOT_TAKEN),
+    ((400,), r"\bthink", InvalidOption, "options.think" + _NOT_TAKEN),
+    ((400,), "keep_alive|duration", InvalidOption, "options.keep_alive" + _NOT_TAKEN),
+    (_OPTION, "invalid format|json schema", InvalidOption, "options.format" + _NOT_TAKEN),
+    ((400,), "", InvalidInput, _REFUSED),
+    (_RUN, "invalid image index", InvalidInput, f"{_FAILED}; {_MARK}"),
+    (_RUN, "unable to load model|error loading model", ModelLoadFailed, _FAILED),
+    (_RUN, "unknown model architecture|unsupported", ModelLoadFailed, _FAILED),
+    (_RUN, r"\brunner\b|\bconnection\b|\bEOF\b|timed out|cancell?ed", EngineUnavailable, _FAILED),
+    (_RUN, "", InferenceFailed, _FAILED),
 )
-_BAD_IMAGE_MARK = re.compile(r"invalid image index", re.IGNORECASE)
+"""Statuses, the server's words in any case, our error and its message; the first match counts."""
+
 _CLOUD_MODEL = re.compile(r"[:-]cloud$")
 """A model that the server does not run itself but forwards to ollama.com."""
 _UNPULLABLE = re.compile(r"file does not exist|invalid model|newer version|\b4(00|01|03|04|12)\b")
@@ -96,35 +93,18 @@ class Failures:
         """Return the error for a refused request; `model` is the one it was about, if any."""
         status, said = refused.status, refused.said
         about = f"Ollama at {self.server}" + (f", asked for model {model}" if model else "")
-        if status in (200, 500):
-            return self._of_failure(f"{about}, failed: {said}", said)
         if status == 404 and model:
             return self.missing(model)
-        if status in (429, 503):
-            return Busy(f"{about}, is busy: {said}; try again later, or lower ollama.max_concurrent")
-        if status == 400 and _BAD_NAME.search(said):
-            return ModelLoadFailed(f"{about}, refused: {said}; {_NAME_CURE}")
-        if status == 400 and _TOO_LONG.search(said):
-            return InvalidInput(
-                f"{about}, refused: {said}; shorten the prompt, raise options.num_ctx, or give options.truncate true "
-                "to have its oldest part cut off"
-            )
-        if status == 400:
-            return _refused_option(said, _REFUSED_OPTIONS) or InvalidInput(f"{about}, refused: {said}")
-        if status == 413:
-            return InvalidInput(f"{about}, takes no request that large; send smaller or fewer images")
+        for statuses, words, kind, message in _RULES:
+            if status in statuses and (found := re.search(words, said, re.IGNORECASE)):
+                return kind(message.format(about=about, said=said, **found.groupdict()))
         if model and _CLOUD_MODEL.search(model):
-            return EngineUnavailable(
-                f"{about}, said {status}: {said}; this model runs on ollama.com: the server needs access to it, and "
-                "a sign-in by `ollama signin`"
-            )
-        if status in (502, 504):
-            return EngineUnavailable(
-                f"{about}, said {status}: {said}; a proxy in front of it cannot reach it"
-            )
-        return EngineUnavailable(
-            f"{about}, said {status}: {said}; check that ollama.api_base is the address of an Ollama server"
-        )
+            cure = "this model runs on ollama.com: the server needs access to it, and a sign-in by `ollama signin`"
+        elif status in (502, 504):
+            cure = "a proxy in front of it cannot reach it"
+        else:
+            cure = "check that ollama.api_base is the address of an Ollama server"
+        return EngineUnavailable(f"{about}, said {status}: {said}; {cure}")
 
     def of_pull(self, refused: Refused, model: str) -> InferenceError:
         """Return the error for a pull that failed."""
@@ -160,25 +140,3 @@ class Failures:
         return EngineUnavailable(
             f"Ollama at {self.server} ended its answer for model {model} without `done`; what came is not whole"
         )
-
-    def _of_failure(self, message: str, said: str) -> InferenceError:
-        if _NO_MEMORY.search(said):
-            return OutOfMemory(message)
-        refused = _refused_option(said, {"format": _REFUSED_OPTIONS["format"]})
-        if refused is not None:
-            return refused
-        if _BAD_IMAGE_MARK.search(said):
-            return InvalidInput(f"{message}; leave texts like [img-0] out of the prompt of a model that sees")
-        if _UNLOADABLE.search(said):
-            return ModelLoadFailed(message)
-        if _DEAD_RUNNER.search(said):
-            return EngineUnavailable(message)
-        return InferenceFailed(message)
-
-
-def _refused_option(said: str, subjects: dict[str, re.Pattern[str]]) -> InvalidOption | None:
-    named = _NAMED_OPTION.search(said)
-    option = (
-        named[1] if named else next((name for name, words in subjects.items() if words.search(said)), None)
-    )
-    return None if option is None else InvalidOption(f"options.{option} is refused by Ollama: {said}")
