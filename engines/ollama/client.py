@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -24,6 +24,8 @@ from engines.ollama.wire import (
 )
 
 CONNECT_TIMEOUT_S = 5.0
+HEALTH_TIMEOUT_S = 1.5
+UNLOAD_TIMEOUT_S = 3.0
 QUESTION_TIMEOUT_S = 30.0
 """Timeout of requests that the server answers without running a model."""
 
@@ -61,14 +63,13 @@ class OllamaClient:
         """
         last = AnswerChunk()
         try:
-            with self._transport(self._timeout_s):
-                async with (
-                    asyncio.timeout(self._timeout_s),
-                    aclosing(self._chunks(path, body, AnswerChunk)) as chunks,
-                ):
-                    async for chunk in chunks:
-                        last = chunk
-                        hear(chunk)
+            async with (
+                self._within(self._timeout_s),
+                aclosing(self._chunks(path, body, AnswerChunk)) as chunks,
+            ):
+                async for chunk in chunks:
+                    last = chunk
+                    hear(chunk)
         except Refused as refused:
             raise self.failures.of_refusal(refused, model) from refused
         return last
@@ -78,11 +79,10 @@ class OllamaClient:
         body = msgspec.json.encode({"model": model, "stream": True})
         status = ""
         try:
-            with self._transport(self._timeout_s):
-                async with aclosing(self._chunks("/api/pull", body, PullChunk)) as chunks:
-                    async for chunk in chunks:
-                        status = chunk.status
-                        hear(chunk)
+            async with self._within(None), aclosing(self._chunks("/api/pull", body, PullChunk)) as chunks:
+                async for chunk in chunks:
+                    status = chunk.status
+                    hear(chunk)
             if status != "success":
                 raise Refused(200, f"it ended at {status!r} without success")
         except Refused as refused:
@@ -96,18 +96,18 @@ class OllamaClient:
         """Return the names of the models on the server's disk."""
         return (await self._ask("GET", "/api/tags", ModelList)).names
 
-    async def ps(self) -> list[str]:
-        """Return the names of the models in the server's memory."""
-        return (await self._ask("GET", "/api/ps", ModelList)).names
-
-    async def version(self) -> str:
-        """Return the server's version."""
-        return (await self._ask("GET", "/api/version", Version)).version
+    async def health(self) -> dict[str, Any]:
+        """Return the server's version, and as `loaded` the names of the models in its memory; takes 1.5 s at most."""
+        async with self._within(HEALTH_TIMEOUT_S):
+            version = await self._ask("GET", "/api/version", Version)
+            loaded = await self._ask("GET", "/api/ps", ModelList)
+            return {"version": version.version, "loaded": loaded.names}
 
     async def unload(self, model: str) -> None:
-        """Have the server unload a model as soon as it is idle."""
+        """Have the server unload a model as soon as it is idle; takes 3 s at most."""
         body = {"model": model, "keep_alive": 0, "stream": False}
-        await self._ask("POST", "/api/generate", AnswerChunk, body, model=model)
+        async with self._within(UNLOAD_TIMEOUT_S):
+            await self._ask("POST", "/api/generate", AnswerChunk, body, model=model)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -127,17 +127,15 @@ class OllamaClient:
             async for piece in response.aiter_bytes():
                 for chunk in lines.feed(piece):
                     yield _unfailed(chunk)
-            for chunk in lines.end():
+            for chunk in lines.feed(b"\n"):
                 yield _unfailed(chunk)
 
     async def _ask(
         self, method: str, path: str, kind: type[T], body: Any = None, *, model: str | None = None
     ) -> T:
         content = None if body is None else msgspec.json.encode(body)
-        within_s = min(QUESTION_TIMEOUT_S, self._timeout_s)
-        with self._transport(within_s):
-            async with asyncio.timeout(within_s):
-                response = await self._http.request(method, path, content=content, headers=_JSON)
+        async with self._within(min(QUESTION_TIMEOUT_S, self._timeout_s)):
+            response = await self._http.request(method, path, content=content, headers=_JSON)
             if response.status_code != httpx.codes.OK:
                 raise self.failures.of_refusal(_refusal(response), model)
             try:
@@ -145,13 +143,14 @@ class OllamaClient:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise BadLine(f"{response.content[:80]!r} for {path} ({error})") from error
 
-    @contextmanager
-    def _transport(self, within_s: float) -> Iterator[None]:
-        """Translate the transport's errors."""
+    @asynccontextmanager
+    async def _within(self, total_s: float | None) -> AsyncIterator[None]:
+        """Bound the time of the body, None: only that of a silence; translate the transport's errors."""
         try:
-            yield
+            async with asyncio.timeout(total_s):
+                yield
         except (httpx.HTTPError, TimeoutError, BadLine) as error:
-            raise self.failures.of_transport(error, within_s) from error
+            raise self.failures.of_transport(error, total_s or self._timeout_s) from error
 
 
 def _unfailed(chunk: Chunk) -> Chunk:

@@ -26,9 +26,6 @@ from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
-HEALTH_TIMEOUT_S = 1.5
-UNLOAD_TIMEOUT_S = 3.0
-
 NEEDED_CAPABILITY = {"text-generation": "completion", "vlm": "vision"}
 """The capability that a model needs for a task, in Ollama's words."""
 
@@ -150,7 +147,7 @@ class OllamaEngine(BaseEngine):
                 return False
             del self._held[model.name]
         try:
-            self._wait_for(self._within(UNLOAD_TIMEOUT_S, partial(self._client.unload, model.name)))
+            self._wait_for(self._client.unload(model.name))
         except InferenceError as error:
             log.info("model_not_unloaded", model=model.name, error=error.message)
             return False
@@ -160,7 +157,7 @@ class OllamaEngine(BaseEngine):
         """Return {"status": ok, server, version, loaded: [names]} or {"status": error, server, error}."""
         report: dict[str, Any] = {"status": "ok", "server": self._client.failures.server}
         try:
-            return {**report, **self._wait_for(self._within(HEALTH_TIMEOUT_S, self._ask_health))}
+            return {**report, **self._wait_for(self._client.health())}
         except InferenceError as error:
             return {**report, "status": "error", "error": error.message}
 
@@ -198,16 +195,6 @@ class OllamaEngine(BaseEngine):
         if not last.done and not answer.repeats_itself:
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)
-
-    async def _ask_health(self) -> dict[str, Any]:
-        return {"version": await self._client.version(), "loaded": await self._client.ps()}
-
-    async def _within(self, seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
-        try:
-            async with asyncio.timeout(seconds):
-                return await ask()
-        except TimeoutError as error:
-            raise self._client.failures.of_transport(error, seconds) from error
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         future = self._background.submit(work)

@@ -116,7 +116,7 @@ class JsonLines(Generic[T]):
         self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> list[T]:
-        """Return the objects whose lines end in `chunk`, in order.
+        """Return the objects whose lines end in `chunk`, in order; a last line without an end takes another "\\n".
 
         Raises:
             BadLine: permanent; a line is not such an object, or has no end.
@@ -128,15 +128,6 @@ class JsonLines(Generic[T]):
             return []
         *lines, self._rest = self._rest.split(b"\n")
         return [self._decoded(line) for line in lines if line.strip()]
-
-    def end(self) -> list[T]:
-        """Return the object of a last line without a line end, if there is one.
-
-        Raises:
-            BadLine: permanent; the stream was cut within a line.
-        """
-        line, self._rest = self._rest, bytearray()
-        return [self._decoded(line)] if line.strip() else []
 
     def _decoded(self, line: bytes | bytearray) -> T:
         try:

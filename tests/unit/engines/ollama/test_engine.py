@@ -111,7 +111,7 @@ def test_health_tells_the_version_and_what_is_loaded(
 def test_health_does_not_wait_for_a_server_that_hangs(
     fake: FakeOllama, engine: OllamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.ollama.engine.HEALTH_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("engines.ollama.client.HEALTH_TIMEOUT_S", 0.1)
     fake.fail("/api/version", faults.silent)
     assert engine.health()["status"] == "error"
     fake.release()

@@ -23,7 +23,7 @@ def test_objects_are_the_same_wherever_the_stream_is_cut(texts: list[str], cuts:
     whole, lines = stream(texts), JsonLines(AnswerChunk)
     edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
     heard = [chunk for start, end in itertools.pairwise(edges) for chunk in lines.feed(whole[start:end])]
-    assert [chunk.response for chunk in heard + lines.end()] == texts
+    assert [chunk.response for chunk in heard + lines.feed(b"\n")] == texts
 
 
 def test_a_character_cut_in_two_arrives_whole() -> None:
@@ -37,16 +37,16 @@ def test_empty_lines_and_windows_line_ends_are_passed_over() -> None:
     lines = JsonLines(AnswerChunk)
     heard = lines.feed(b'\n\r\n{"response": "a"}\r\n\n  \n{"response": "b"}\n')
     assert [chunk.response for chunk in heard] == ["a", "b"]
-    assert lines.end() == []
+    assert lines.feed(b"\n") == []
 
 
 def test_a_last_line_needs_no_line_end_but_must_be_whole() -> None:
     lines = JsonLines(AnswerChunk)
     assert lines.feed(b'{"done": true}') == []
-    assert lines.end() == [AnswerChunk(done=True)]
+    assert lines.feed(b"\n") == [AnswerChunk(done=True)]
     lines.feed(b'{"done": tr')
     with pytest.raises(BadLine, match="truncated"):
-        lines.end()
+        lines.feed(b"\n")
 
 
 @pytest.mark.parametrize(
