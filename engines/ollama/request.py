@@ -24,7 +24,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +106,12 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
     if model.sees:
         _refuse_image_marks(inputs)
     if "messages" in inputs:
-        images = iter(inputs.get("images", ()))
-        body["messages"] = [_message(message, images) for message in inputs["messages"]]
-        if next(images, None) is not None:
-            raise InvalidInput("data.images has more images than data.messages names")
+        messages, images = inputs["messages"], inputs.get("images", ())
+        named = sum(part["type"] == "image" for message in messages for part in _parts(message))
+        if named != len(images):
+            raise InvalidInput(f"data.messages names {named} images, but data.images has {len(images)}")
+        left = iter(images)
+        body["messages"] = [_message(message, left) for message in messages]
     elif isinstance(inputs.get("inputs"), str):
         body["prompt"] = inputs["inputs"]
     else:
@@ -151,30 +153,21 @@ def _texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(inputs.get("inputs"), str):
         yield "data.inputs", inputs["inputs"]
     for number, message in enumerate(inputs.get("messages", ())):
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        for part in _parts(message):
             if part["type"] == "text":
                 yield f"data.messages[{number}].content", part["text"]
 
 
 def _message(message: Mapping[str, Any], images: Iterator[Image]) -> dict[str, Any]:
+    texts = [part["text"] for part in _parts(message) if part["type"] == "text"]
+    encoded = [_encoded(next(images)) for part in _parts(message) if part["type"] == "image"]
+    shown = {"images": encoded} if encoded else {}
+    return {"role": message["role"], "content": "\n".join(texts), **shown}
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     content = message["content"]
-    if isinstance(content, str):
-        return {"role": message["role"], "content": content}
-    texts = [part["text"] for part in content if part["type"] == "text"]
-    encoded = [_encoded(_next_image(images)) for part in content if part["type"] == "image"]
-    return {
-        "role": message["role"],
-        "content": "\n".join(texts),
-        **({"images": encoded} if encoded else {}),
-    }
-
-
-def _next_image(images: Iterator[Image]) -> Image:
-    image = next(images, None)
-    if image is None:
-        raise InvalidInput("data.messages names more images than data.images has")
-    return image
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _encoded(image: Image) -> str:

@@ -56,15 +56,16 @@ class ServerModels:
         return await self._client.show(model)
 
     async def _pull(self, model: str) -> None:
-        watch = _PullWatch(model, self._tell)
+        watch, started = _PullWatch(model, self._tell), time.monotonic()
         log.info("model_pull_started", model=model, server=self._client.failures.server)
         try:
             await self._client.pull(model, watch.hear)
         except InferenceError as error:
             log.warning("model_pull_failed", model=model, error=error.message)
-            watch.fail()
+            watch.report("failed")
             raise
-        log.info("model_pulled", model=model, seconds=round(watch.elapsed_s, 1), bytes=watch.total_bytes)
+        seconds = round(time.monotonic() - started, 1)
+        log.info("model_pulled", model=model, seconds=seconds, bytes=watch.progress()[1])
 
     async def _with_names(self, missing: ModelMissing) -> ModelMissing:
         try:
@@ -83,16 +84,7 @@ class _PullWatch:
         self._tell = tell
         self._layers: dict[str, tuple[int, int]] = {}
         self._status = ""
-        self._started = time.monotonic()
-        self._told = self._logged = self._started
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(total for _, total in self._layers.values())
+        self._told = self._logged = time.monotonic()
 
     def hear(self, chunk: PullChunk) -> None:
         now = time.monotonic()
@@ -102,20 +94,18 @@ class _PullWatch:
         self._status = chunk.status
         if is_new or now - self._told >= PROGRESS_INTERVAL_S:
             self._told = now
-            self._report()
+            self.report(chunk.status)
         if now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
-            completed, total = self._completed_bytes(), self.total_bytes
+            completed, total = self.progress()
             log.info(
-                "model_pulling", model=self._model, status=self._status, completed=completed, total=total
+                "model_pulling", model=self._model, status=chunk.status, completed=completed, total=total
             )
 
-    def fail(self) -> None:
-        self._status = "failed"
-        self._report()
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes that are there, and those of all layers so far."""
+        completed, total = zip((0, 0), *self._layers.values(), strict=True)
+        return sum(completed), sum(total)
 
-    def _completed_bytes(self) -> int:
-        return sum(completed for completed, _ in self._layers.values())
-
-    def _report(self) -> None:
-        self._tell(PullProgress(self._model, self._status, self._completed_bytes(), self.total_bytes))
+    def report(self, status: str) -> None:
+        self._tell(PullProgress(self._model, status, *self.progress()))

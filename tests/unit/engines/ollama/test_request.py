@@ -193,8 +193,14 @@ def test_images_are_attached_to_the_message_that_names_them_pixel_by_pixel() -> 
     ("inputs", "said"),
     [
         ({"audio": [0.0]}, "runs a prompt or messages; it got audio"),
-        ({"images": [], "messages": [{"role": "user", "content": [{"type": "image"}]}]}, "names more images"),
-        ({"images": [image()], "messages": [{"role": "user", "content": "hi"}]}, "more images than"),
+        (
+            {"images": [], "messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "names 1 images, but data.images has 0",
+        ),
+        (
+            {"images": [image()], "messages": [{"role": "user", "content": "hi"}]},
+            "names 0 images, but data.images has 1",
+        ),
     ],
 )
 def test_inputs_of_another_shape_are_refused(inputs: dict[str, Any], said: str) -> None:
