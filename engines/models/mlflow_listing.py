@@ -43,7 +43,7 @@ def registered_models(client: Any, default_alias: str) -> list[RegisteredModel]:
 
 def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
     """Return a message for a reference to nothing: what is missing, and the nearest name."""
-    registered = unless_missing(client.get_registered_model, reference.name)
+    registered = or_none(client.get_registered_model, reference.name)
     if registered is None:
         names = [one.name for one in client.search_registered_models(max_results=_PAGE)]
         near = difflib.get_close_matches(reference.name, names, n=3)
@@ -58,13 +58,8 @@ def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
     return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
 
 
-def unless_missing(call: Any, *arguments: str) -> Any:
-    """Return what `call` returns, or None where the server answers that it does not exist."""
-    return unless(_MISSING, call, *arguments)
-
-
-def unless(codes: frozenset[str], call: Any, *arguments: str) -> Any:
-    """Return what `call` returns, or None where the server answers with one of `codes`."""
+def or_none(call: Any, *arguments: str, codes: frozenset[str] = _MISSING) -> Any:
+    """Return what `call` returns, or None where the server answers with one of `codes`: that there is no such thing."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -82,7 +77,7 @@ def preferred(client: Any, default_alias: str) -> list[tuple[Any, Any]]:
         aliased = model.aliases.get(default_alias)
         version = max(model.latest_versions, key=lambda one: int(one.version), default=None)
         if aliased is not None and (version is None or str(version.version) != str(aliased)):
-            version = unless_missing(client.get_model_version, model.name, str(aliased)) or version
+            version = or_none(client.get_model_version, model.name, str(aliased)) or version
         if version is not None:
             found.append((model, version))
     return sorted(found, key=lambda pair: str(pair[0].name))

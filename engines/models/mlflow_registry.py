@@ -15,11 +15,10 @@ from engines.config.setting_problems import mask_password_in_url
 from engines.config.settings import MlflowSettings
 from engines.models.mlflow_listing import (
     newest_version,
+    or_none,
     preferred,
     registered_models,
     resolved,
-    unless,
-    unless_missing,
     what_there_is,
 )
 from engines.models.resolved_model import ModelReference, RegisteredModel, ResolvedModel, parse_model_name
@@ -53,11 +52,11 @@ class MlflowRegistry:
         """
         with self._asked() as client:
             if reference.version is not None:
-                found = unless_missing(client.get_model_version, reference.name, reference.version)
+                found = or_none(client.get_model_version, reference.name, reference.version)
             elif reference.alias is not None:
-                found = unless_missing(client.get_model_version_by_alias, reference.name, reference.alias)
+                found = or_none(client.get_model_version_by_alias, reference.name, reference.alias)
             else:
-                found = unless_missing(
+                found = or_none(
                     client.get_model_version_by_alias, reference.name, self.settings.default_alias
                 ) or newest_version(client, reference.name)
             if found is None:
@@ -118,7 +117,7 @@ class MlflowRegistry:
         """
         with self._asked() as client:
             # Names of stored models allow fewer characters than those of registered ones.
-            unless(_EXISTS, client.create_experiment, EXPERIMENT)
+            or_none(client.create_experiment, EXPERIMENT, codes=_EXISTS)
             experiment_id = str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
             stored = client.create_logged_model(experiment_id, name=name.replace(".", "_"))
             try:
@@ -140,7 +139,7 @@ class MlflowRegistry:
             RegistryUnavailable: retryable; nothing is left on the server, unless it went away half-way.
         """
         with self._asked() as client:
-            is_new = unless(_EXISTS, client.create_registered_model, name) is not None
+            is_new = or_none(client.create_registered_model, name, codes=_EXISTS) is not None
             try:
                 made = client.create_model_version(
                     name, source, tags=dict(tags), model_id=model_id, await_creation_for=0
