@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, Self, cast
 
-from engines.base import Emit, PullProgress
+from engines.base import PullProgress
 from engines.cache.cached_model import cached_models
 from engines.cache.heap import give_back
 from engines.cache.loader import ModelListener
@@ -23,9 +22,9 @@ from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point
-from engines.run.executor import Execution, OnOutcome
+from engines.run.executor import Execution
 from engines.run.health import HealthProbes, health_report
-from engines.run.job import Job, Outcome
+from engines.run.job import Job
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import Handlers, RequestResolver, check_engine
 from engines.run.statistics import Statistics
@@ -33,16 +32,13 @@ from engines.versions.versions import Versions
 from handlers.errors import ModelMismatch
 from handlers.settings import LimitSettings
 
-T = TypeVar("T")
-
-__all__ = ["Handlers", "InferenceManager", "Job", "ModelListener", "Outcome"]
-
 
 class InferenceManager:
     """Answers requests with the models of the registry.
 
     Thread-safe; every method blocks, so an event loop calls it from worker threads. `infer` takes a request through
-    all stages. A pipeline that fetches and batches by itself uses `resolve`, and `execute` or `start`.
+    all stages. A pipeline that fetches and batches by itself uses `resolver` and `execution`; what it calls under
+    `guard` is abandoned if it hangs.
     """
 
     def __init__(
@@ -70,19 +66,19 @@ class InferenceManager:
         self.statistics = Statistics()
         self.outcomes = Outcomes(self.statistics)
         self._probes = probes or HealthProbes()
-        self._guard = guard = guard or Guard()
-        self._execution = Execution(cache, models, on_model, guard)
+        self.guard = guard = guard or Guard()
+        self.execution = Execution(cache, models, on_model, guard)
         self._versions = Versions(
             models=models, cache=cache, load=self._load, idle_unload_s=idle_unload_s, on_model=on_model
         )
-        self._resolver = RequestResolver(
+        self.resolver = RequestResolver(
             handlers=handlers,
             engines=engines,
             models=models,
             versions=self._versions,
             bounds=(limits or LimitSettings()).bounds,
         )
-        self._direct = DirectCall(self._resolver, self._execution, fetch_media, self.outcomes, guard)
+        self._direct = DirectCall(self.resolver, self.execution, fetch_media, self.outcomes, guard)
 
     @classmethod
     def from_settings(
@@ -152,26 +148,6 @@ class InferenceManager:
         )
         return self._direct.infer(job, deadline=deadline, priority=priority, timeout=timeout).as_dict()
 
-    def resolve(self, job: Job) -> None:
-        """Find the handler, engine and model version of a job, as `RequestResolver.resolve` does."""
-        self._resolver.resolve(job)
-
-    def resolves_at_once(self, job: Job) -> bool:
-        """Return whether `resolve` takes microseconds: it need not ask, import or wait."""
-        return self._resolver.resolves_at_once(job)
-
-    def execute(self, batch: Sequence[Job], early: OnOutcome | None = None) -> list[Outcome]:
-        """Run jobs of one `batch_key` together and return one outcome each, in order, as `Execution.run` does."""
-        return self._execution.run(batch, early)
-
-    def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
-        """Start one job whose `is_continuous`, beside those under way, as `Execution.start` does."""
-        return self._execution.start(job, emit)
-
-    def is_loaded(self, job: Job) -> bool:
-        """Return whether the model of `job` is in memory, so that it can run without a load."""
-        return self._execution.is_loaded(job)
-
     def warm(self, model_name: str) -> None:
         """Load a model for the tasks and the engine that its tags name, as its first request would.
 
@@ -200,7 +176,7 @@ class InferenceManager:
         memory.
         """
         return health_report(
-            self._probes, models=self.models, engines=self.engines, cache=self.cache, stuck=self.stuck
+            self._probes, models=self.models, engines=self.engines, cache=self.cache, stuck=self.guard.stuck
         )
 
     def get_stats(self) -> dict[str, Any]:
@@ -212,8 +188,8 @@ class InferenceManager:
             "cache_hits": hits,
             "cache_misses": misses,
             "cached_models": len(self.get_cached_models()),
-            "stuck_calls": self.stuck,
-            "given_up_calls": self._guard.timeouts,
+            "stuck_calls": self.guard.stuck,
+            "given_up_calls": self.guard.timeouts,
         }
 
     def get_cached_models(self) -> list[dict[str, Any]]:
@@ -240,36 +216,19 @@ class InferenceManager:
             "kept": [name for name, leases in left if not leases],
         }
 
-    @property
-    def stuck(self) -> list[str]:
-        """The calls of engines and handlers that were given up and have not returned."""
-        return self._guard.stuck
-
-    def guarded(
-        self, what: str, task: str, model_name: str, call: Callable[[], T], *, more_s: float = 0.0
-    ) -> T:
-        """Run `call`, for requests of that task to that model, and return what it returns; abandon it if it hangs.
-
-        It may take `more_s` longer than the settings allow.
-
-        Raises:
-            InferenceTimeout: retryable; it does not come back.
-        """
-        return self._guard.call(what, self._guard.patience.of(task, model_name) + more_s, call)
-
     def close(self) -> None:
         """Unload all models and close the engines; call it when no request is under way any more."""
         self.outcomes.tell_left_out()
         self._versions.close()
         self.cache.clear()
         self.engines.unload()
-        self._guard.close()
+        self.guard.close()
 
     def _load(self, engine: str, task: str, model: ResolvedModel) -> Lease:
         made = self.engines.get(engine)
         if task != ANY_TASK:
             check_engine(made, engine, task)
-        return self._execution.load(task, engine, model, made)
+        return self.execution.load(task, engine, model, made)
 
 
 def _sign_of_life(guard: Guard, listener: PullListener | None) -> PullListener:

@@ -40,12 +40,12 @@ class DirectCall(Walk):
         execution: Execution,
         fetch_media: FetchMedia,
         outcomes: Outcomes,
-        guard: Guard | None = None,
+        guard: Guard,
     ) -> None:
         """`guard` runs the stages of handlers, so that one that hangs does not block the caller for long."""
         super().__init__(outcomes)
         self._resolver = resolver
-        self._guard = guard or Guard()
+        self._guard = guard
         self._execution = execution
         self._fetch_media = fetch_media
 

@@ -46,11 +46,11 @@ class Execution:
         self,
         cache: ModelCache,
         models: ModelManager,
-        on_model: ModelListener | None = None,
-        guard: Guard | None = None,
+        on_model: ModelListener | None,
+        guard: Guard,
     ) -> None:
         """`guard` runs the calls of engines, so that one that hangs does not block its caller for long."""
-        self._guard = guard or Guard()
+        self._guard = guard
         self._cache = cache
         self._loading_of = partial(ModelLoading, files=models.files, on_model=on_model, guard=self._guard)
 

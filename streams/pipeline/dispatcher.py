@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from weakref import WeakValueDictionary
 
 from engines.base import Emit
-from engines.inference import InferenceManager
+from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 
@@ -18,13 +18,10 @@ class Dispatcher:
     """Runs a request in the way its engine takes requests of that task."""
 
     def __init__(
-        self,
-        manager: InferenceManager,
-        batcher: Batcher[Job],
-        threads: Callable[[Job], Executor],
+        self, execution: Execution, batcher: Batcher[Job], threads: Callable[[Job], Executor]
     ) -> None:
         """`threads` returns the threads in which a request is started: that blocks while its model loads."""
-        self._manager = manager
+        self._execution = execution
         self._batcher = batcher
         self._threads = threads
         self._starting: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
@@ -53,7 +50,7 @@ class Dispatcher:
         # The lock is held until the model is loaded, even if the caller has gone: its thread is busy until then.
         await lock.acquire()
         starting = asyncio.get_running_loop().run_in_executor(
-            self._threads(job), self._manager.start, job, emit
+            self._threads(job), self._execution.start, job, emit
         )
         starting.add_done_callback(lambda _: lock.release())
         try:

@@ -152,17 +152,19 @@ class Pipeline(Walk):
         if alike is not None and not has_options and (other := alike.get(asked)) is not None:
             job.resolve_as(other)
             return
-        resolve = self._manager.resolve
-        if self._manager.resolves_at_once(job) and self.slow_stages.is_quick(job.task, "resolve"):
+        resolver = self._manager.resolver
+        if resolver.resolves_at_once(job) and self.slow_stages.is_quick(job.task, "resolve"):
             try:
-                self.slow_stages.run(job.task, "resolve", resolve, job)
+                self.slow_stages.run(job.task, "resolve", resolver.resolve, job)
             except HeldUp:
                 pass
             else:
                 if alike is not None and not has_options and not job.handler.options_in_data:
                     alike[asked] = job
                 return
-        await self._elsewhere(job, self._pools.registry, "resolve", partial(resolve, job), more_s=_LOOK_UP_S)
+        await self._elsewhere(
+            job, self._pools.registry, "resolve", partial(resolver.resolve, job), more_s=_LOOK_UP_S
+        )
 
     @asynccontextmanager
     async def _room(self, job: Job) -> AsyncIterator[None]:
@@ -217,14 +219,9 @@ class Pipeline(Walk):
     ) -> R:
         """Run a stage in a thread of `pool`; it is given up when its time is over."""
         await _with_task(job)
-        guarded = partial(
-            self._manager.guarded,
-            f"{stage} of task {job.task}",
-            job.task,
-            job.model_name,
-            call,
-            more_s=more_s,
-        )
+        guard = self._manager.guard
+        limit_s = guard.patience.of(job.task, job.model_name) + more_s
+        guarded = partial(guard.call, f"{stage} of task {job.task}", limit_s, call)
         # With the context, from which log lines take the request's id.
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, guarded))

@@ -100,9 +100,9 @@ async def open_runtime(
             decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
             children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
-        threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.is_loaded))
+        threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.execution.is_loaded))
         batcher: Batcher[Job] = Batcher(
-            manager.execute,
+            manager.execution.run,
             threads=threads.of,
             max_items=worker.batch_max_items,
             max_wait_s=worker.batch_wait_ms / 1000,
@@ -111,7 +111,7 @@ async def open_runtime(
         pipeline = Pipeline(
             manager=manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(manager, batcher, threads.of),
+            dispatcher=Dispatcher(manager.execution, batcher, threads.of),
             pools=pools,
             memory=ByteBudget(
                 worker.max_in_flight_bytes, settings.media.threads + settings.media.decode_threads

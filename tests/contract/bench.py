@@ -13,8 +13,9 @@ import msgspec
 
 from engines.cache.loader import ModelLoading
 from engines.config.settings import CacheSettings, EngineSettings, OllamaSettings
-from engines.inference import InferenceManager, Job
+from engines.inference import InferenceManager
 from engines.models.resolved_model import ResolvedModel
+from engines.run.job import Job
 from engines.run.results import STAGES
 from handlers import errors
 from streams.media import MediaFetcher
@@ -111,13 +112,13 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
         threads = stack.enter_context(ThreadPoolExecutor(4))
         fetcher = stack.enter_context(MediaFetcher(media, S3Settings()))
         batcher: Batcher[Job] = Batcher(
-            manager.execute, threads=lambda _: threads, max_items=8, max_wait_s=0.05
+            manager.execution.run, threads=lambda _: threads, max_items=8, max_wait_s=0.05
         )
         stack.push_async_callback(batcher.close)
         yield Pipeline(
             manager=manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(manager, batcher, lambda _: threads),
+            dispatcher=Dispatcher(manager.execution, batcher, lambda _: threads),
             pools=Pools(registry=threads, stages=threads, decode=threads, children=threads),
             memory=ByteBudget(10**9),
             worker="contract",

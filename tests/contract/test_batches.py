@@ -37,7 +37,7 @@ def test_an_item_that_the_engine_cannot_run_costs_its_neighbours_nothing(
     alone = manager.infer(**case.request())["result"]
     batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
-    first, bad, last = manager.execute(batch)
+    first, bad, last = manager.execution.run(batch)
     assert isinstance(bad, InferenceError)
     assert_readable(bad.code, bad.message)
     for prepared, outcome in ((batch[0], first), (batch[2], last)):
@@ -51,7 +51,7 @@ def test_where_items_come_one_by_one_a_bad_one_costs_the_others_nothing(
 ) -> None:
     batch = [prepared_job(manager, **case.request()) for _ in range(3)]
     batch[1].inputs = {"what is this": object()}
-    first, bad, last = [future.result(60) for future in [manager.start(one) for one in batch]]
+    first, bad, last = [future.result(60) for future in [manager.execution.start(one) for one in batch]]
     assert isinstance(bad, InferenceError)
     assert_readable(bad.code, bad.message)
     for prepared, outcome in ((batch[0], first), (batch[2], last)):

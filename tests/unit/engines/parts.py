@@ -11,13 +11,14 @@ from engines.base import BaseEngine
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from engines.config.settings import CacheSettings, MlflowSettings
-from engines.inference import InferenceManager, Job
+from engines.inference import InferenceManager
 from engines.models.model_files import ModelFiles
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import ResolvedModel
 from engines.registry import EngineRegistry
 from engines.run.direct_call import FetchMedia, fetch_by_entry_point
 from engines.run.health import HealthProbes
+from engines.run.job import Job
 from handlers.base import BaseModelHandler
 from handlers.errors import InferenceError, InvalidInput, UnknownModel
 from handlers.media import Media

@@ -22,7 +22,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.mark.logs_errors("inference_failed")
 def test_a_bad_item_of_a_batch_does_not_cost_its_neighbours_their_answers(bench: Bench) -> None:
     batch = [prepare(bench, text) for text in ("one", "engine-bug", "three")]
-    first, second, third = bench.manager.execute(batch)
+    first, second, third = bench.manager.execution.run(batch)
     assert (first, third) == ({"shouted": "ONE"}, {"shouted": "THREE"})
     assert isinstance(second, InferenceError)
     assert second.code == "INFERENCE_FAILED"
@@ -32,7 +32,7 @@ def test_a_bad_item_of_a_batch_does_not_cost_its_neighbours_their_answers(bench:
 @pytest.mark.logs_errors("load_failed")
 def test_a_batch_whose_model_does_not_load_fails_item_by_item(bench: Bench) -> None:
     bench.engine.broken = True
-    outcomes = bench.manager.execute([prepare(bench, "one"), prepare(bench, "two")])
+    outcomes = bench.manager.execution.run([prepare(bench, "one"), prepare(bench, "two")])
     assert [type(outcome) for outcome in outcomes] == [ModelLoadFailed] * 2
 
 
@@ -40,7 +40,7 @@ def test_an_engine_that_loses_items_is_told_so_for_each_of_them(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.engine, "infer_batch", lambda model, inputs, options: [])
-    outcomes = bench.manager.execute([prepare(bench, "one"), prepare(bench, "two")])
+    outcomes = bench.manager.execution.run([prepare(bench, "one"), prepare(bench, "two")])
     assert [type(outcome) for outcome in outcomes] == [InternalError] * 2
 
 
@@ -50,13 +50,13 @@ def test_an_engine_that_returns_no_dict_fails_that_item_alone(
     monkeypatch.setattr(
         bench.engine, "infer_batch", lambda model, inputs, options: [{"shouted": "ONE"}, "TWO"]
     )
-    first, second = bench.manager.execute([prepare(bench, "one"), prepare(bench, "two")])
+    first, second = bench.manager.execution.run([prepare(bench, "one"), prepare(bench, "two")])
     assert first == {"shouted": "ONE"}
     assert isinstance(second, InternalError)
 
 
 def test_an_empty_batch_has_no_outcomes(bench: Bench) -> None:
-    assert bench.manager.execute([]) == []
+    assert bench.manager.execution.run([]) == []
     assert bench.engine.loaded == []
 
 
@@ -88,7 +88,7 @@ class Whole:
 
 def run_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch, whole: Whole, count: int) -> list[Any]:
     monkeypatch.setattr(bench.engine, "infer_batch", whole)
-    return bench.manager.execute([prepare(bench, f"t{number}") for number in range(count)])
+    return bench.manager.execution.run([prepare(bench, f"t{number}") for number in range(count)])
 
 
 @pytest.mark.logs_errors("execute_failed")
@@ -135,7 +135,7 @@ def test_a_bad_item_that_ends_the_batch_early_costs_its_neighbours_nothing(
         return [{"shouted": text.upper()} for text in texts]
 
     monkeypatch.setattr(bench.engine, "infer_batch", until_the_bad_one)
-    outcomes = bench.manager.execute([prepare(bench, f"t{number}") for number in range(5)])
+    outcomes = bench.manager.execution.run([prepare(bench, f"t{number}") for number in range(5)])
     assert [isinstance(one, InternalError) for one in outcomes] == [False, False, True, False, False]
     assert outcomes[4] == {"shouted": "T4"}
 
@@ -155,7 +155,7 @@ def test_the_time_of_all_halves_counts_for_each_request(
 ) -> None:
     monkeypatch.setattr(bench.engine, "infer_batch", Whole({"t0"}))
     batch = [prepare(bench, f"t{number}") for number in range(2)]
-    bench.manager.execute(batch)
+    bench.manager.execution.run(batch)
     assert batch[0].timings["infer"] == batch[1].timings["infer"] > 0
 
 
@@ -183,7 +183,7 @@ def test_what_was_answered_early_stands_and_is_not_run_again(
     engine = OneByOne(bad="t1")
     monkeypatch.setattr(bench.engine, "infer_each", engine)
     batch, told = [prepare(bench, f"t{number}") for number in range(4)], list[tuple[Any, Any]]()
-    outcomes = bench.manager.execute(batch, lambda job, outcome: told.append((job, outcome)))
+    outcomes = bench.manager.execution.run(batch, lambda job, outcome: told.append((job, outcome)))
     assert [one if isinstance(one, dict) else type(one) for one in outcomes] == [
         {"shouted": "T0"},
         InternalError,
@@ -208,7 +208,7 @@ def test_inputs_that_run_one_by_one_stop_when_nobody_waits_for_any_of_them(
         return {"shouted": inputs["text"]}
 
     monkeypatch.setattr(bench.engine, "infer", infer)
-    outcomes = bench.manager.execute(batch)
+    outcomes = bench.manager.execution.run(batch)
     assert ran == ["t0", "t1"]
     assert isinstance(outcomes[2], Cancelled)
 
@@ -231,7 +231,7 @@ def test_a_batch_of_which_the_rest_is_given_up_leaves_the_engine_to_others(
         raise AssertionError("it went on for nobody")
 
     monkeypatch.setattr(bench.engine, "infer_each", answers_the_first_only)
-    outcomes = bench.manager.execute(batch)
+    outcomes = bench.manager.execution.run(batch)
     assert passes == [0, 1]
     assert outcomes[0] == {"shouted": "T0"}
     assert [type(one) for one in outcomes[1:]] == [Cancelled, Cancelled]

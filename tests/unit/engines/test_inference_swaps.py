@@ -107,7 +107,7 @@ def test_a_batch_formed_before_the_swap_runs_wholly_on_the_old_version(
     wait_until(lambda: bench.infer({"text": "hello"})["model_version"] == "4")
     after = prepare(bench, "three")
     assert before[0].lane_key != after.lane_key
-    assert bench.manager.execute(before) == [{"shouted": "3"}] * 2
+    assert bench.manager.execution.run(before) == [{"shouted": "3"}] * 2
     assert engine.loads["tagged/3"] == 1
     before.clear()
     wait_until(lambda: versions_in_memory(bench) == {"4"})
@@ -116,7 +116,7 @@ def test_a_batch_formed_before_the_swap_runs_wholly_on_the_old_version(
 def test_an_answer_that_grows_keeps_its_version_until_it_is_complete(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.engine = engine = GrowingEngine()
-    growing = bench.manager.start(prepare(bench, "one"))
+    growing = bench.manager.execution.start(prepare(bench, "one"))
     stand_for(bench, "4")
     wait_until(lambda: prepare(bench, "two").model.version == "4")
     model, future = engine.started[0]

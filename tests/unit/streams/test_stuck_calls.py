@@ -90,7 +90,7 @@ async def test_what_hangs_is_told_by_health_and_metrics_until_it_comes_back(tmp_
         assert {"preprocess of task unruly-media", "unruly/unruly/m/1"} <= set(calls["stuck"])
         assert f"inferstream_stuck_calls {len(calls['stuck'])}" in (await site.client.get("/metrics")).text
         unruly.FOREVER.set()
-        await until(lambda: site.runtime.manager.stuck == [])
+        await until(lambda: site.runtime.manager.guard.stuck == [])
         assert (await site.client.get("/readyz")).json()["components"]["calls"]["status"] == "ok"
         assert site.runtime.manager.get_stats()["given_up_calls"] >= 2
 
@@ -114,7 +114,7 @@ async def test_so_is_one_whose_requests_come_one_by_one(tmp_path: Path, place: s
         await answered(site, "texts", {"value": 2})
         unruly.FOREVER.set()
         await until(lambda: len(site.engine.unloads) == len(site.engine.loads) - 1)
-        await until(lambda: site.runtime.manager.stuck == [])
+        await until(lambda: site.runtime.manager.guard.stuck == [])
 
 
 @pytest.mark.logs_errors("call_stuck")

@@ -75,7 +75,7 @@ def leases(bench: Bench) -> int:
 
 
 def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
-    first, second = bench.manager.start(prepared), bench.manager.start(prepared)
+    first, second = bench.manager.execution.start(prepared), bench.manager.execution.start(prepared)
     assert len(engine.started) == 2
     assert len(engine.loaded) == 1
     assert leases(bench) == 2
@@ -88,21 +88,21 @@ def test_two_requests_overlap_on_one_model(bench: Bench, engine: PatientEngine, 
 
 
 def test_a_request_is_told_whether_its_model_is_in_memory(bench: Bench, prepared: Job) -> None:
-    assert not bench.manager.is_loaded(prepared)
-    bench.manager.start(prepared)
-    assert bench.manager.is_loaded(prepared)
+    assert not bench.manager.execution.is_loaded(prepared)
+    bench.manager.execution.start(prepared)
+    assert bench.manager.execution.is_loaded(prepared)
 
 
 def test_the_engine_is_told_how_urgent_a_request_is(
     bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
     prepared.urgency = (-9, 1234.0)
-    bench.manager.start(prepared)
+    bench.manager.execution.start(prepared)
     assert engine.urgencies == [(-9, 1234.0)]
 
 
 def test_an_error_of_the_engine_is_the_outcome(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
-    outcome = bench.manager.start(prepared)
+    outcome = bench.manager.execution.start(prepared)
     engine.started[0].set_exception(Busy("full"))
     assert isinstance(outcome.result(timeout=30), Busy)
     assert leases(bench) == 0
@@ -114,7 +114,7 @@ def test_an_engine_that_refuses_at_once_leaves_no_lease(
     bench: Bench, engine: PatientEngine, prepared: Job, failure: Exception
 ) -> None:
     engine.refusal = failure
-    outcome = bench.manager.start(prepared).result(timeout=30)
+    outcome = bench.manager.execution.start(prepared).result(timeout=30)
     assert isinstance(outcome, InferenceError)
     assert outcome.code == ("BUSY" if isinstance(failure, Busy) else "INTERNAL_ERROR")
     assert leases(bench) == 0
@@ -123,7 +123,7 @@ def test_an_engine_that_refuses_at_once_leaves_no_lease(
 def test_cancelling_reaches_the_engine_and_frees_the_model(
     bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
-    outcome = bench.manager.start(prepared)
+    outcome = bench.manager.execution.start(prepared)
     assert outcome.cancel()
     assert engine.started[0].cancelled()
     assert leases(bench) == 0
@@ -132,20 +132,20 @@ def test_cancelling_reaches_the_engine_and_frees_the_model(
 def test_a_request_that_the_engine_drops_ends_as_cancelled(
     bench: Bench, engine: PatientEngine, prepared: Job
 ) -> None:
-    outcome = bench.manager.start(prepared)
+    outcome = bench.manager.execution.start(prepared)
     engine.started[0].cancel()
     assert isinstance(outcome.result(timeout=30), Cancelled)
 
 
 def test_what_is_no_dict_is_an_internal_error(bench: Bench, engine: PatientEngine, prepared: Job) -> None:
-    outcome = bench.manager.start(prepared)
+    outcome = bench.manager.execution.start(prepared)
     engine.started[0].set_result(["HEY"])  # type: ignore[arg-type]
     assert isinstance(outcome.result(timeout=30), InternalError)
 
 
 def test_the_answer_is_heard_as_it_grows(bench: Bench, prepared: Job) -> None:
     heard: list[str] = []
-    bench.manager.start(prepared, heard.append)
+    bench.manager.execution.start(prepared, heard.append)
     assert heard == ["piece"]
 
 
@@ -163,7 +163,7 @@ def test_a_shared_model_over_the_budget_is_unloaded_when_its_last_user_is_done(t
     bench = Bench(tmp_path, max_models=1)
     bench.engine = engine = PatientEngine()
     outcomes = [
-        bench.manager.start(
+        bench.manager.execution.start(
             prepared_job(bench.manager, task="shout", engine="shouter", model_name=name, data={"text": "a"})
         )
         for name in ("tagged", "plain")
@@ -180,7 +180,7 @@ def test_a_warmed_model_is_there_before_its_first_request(bench: Bench, engine: 
     bench.manager.warm("tagged")
     assert [model["model_name"] for model in bench.manager.get_cached_models()] == ["tagged"]
     assert leases(bench) == 0
-    bench.manager.start(
+    bench.manager.execution.start(
         prepared_job(bench.manager, task="shout", engine="shouter", model_name="tagged", data={"text": "a"})
     )
     assert len(engine.loaded) == 1

@@ -113,7 +113,7 @@ def test_of_a_batch_only_those_fail_that_do_not_fit_alone(
     monkeypatch.setattr(ShoutEngine, "infer_batch", infer_batch)
     bench = Bench(tmp_path)
     jobs = [prepare(bench, text) for text in ("a", "large", "b")]
-    small, large, other = bench.manager.execute(jobs)
+    small, large, other = bench.manager.execution.run(jobs)
     assert (small, other) == ({"shouted": "A"}, {"shouted": "B"})
     assert isinstance(large, InferenceError)
     check({"code": large.code, "retryable": large.retryable, "message": large.message}, "tagged/3", "shouter")

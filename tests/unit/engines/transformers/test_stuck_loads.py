@@ -96,7 +96,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Site(tmp_path, monkeypatch, {"stuck": BRIEF_S})
     yield made
     made.go_on.set()
-    assert wait_until(lambda: not made.manager.stuck)
+    assert wait_until(lambda: not made.manager.guard.stuck)
     made.manager.close()
 
 
@@ -114,12 +114,12 @@ def test_a_load_that_never_ends_fails_the_loads_behind_it_with_its_name_and_noth
     assert "the load of transformers/text-generation/stuck/1" in error["message"]
     assert site.ask("warm")["success"]
     assert site.error_of("cold")["message"] == error["message"], "who comes later is told at once"
-    assert site.manager.stuck == ["the load of transformers/text-generation/stuck/1"]
+    assert site.manager.guard.stuck == ["the load of transformers/text-generation/stuck/1"]
     health = site.manager.health_check()
     assert health["status"] == "degraded"
     assert "stuck/1" in health["components"]["engines"]["engines"]["transformers"]["error"]
     site.go_on.set()
-    assert wait_until(lambda: not site.manager.stuck)
+    assert wait_until(lambda: not site.manager.guard.stuck)
     assert site.ask("cold")["success"]
     assert site.manager.health_check()["components"]["engines"]["status"] == "ok"
 
@@ -159,7 +159,7 @@ def test_where_the_number_format_changes_for_a_load_that_hangs_runs_are_refused_
         assert (error["code"], error["retryable"]) == ("ENGINE_UNAVAILABLE", True)
         assert "stuck/1 has hung" in error["message"]
         site.go_on.set()
-        assert wait_until(lambda: not site.manager.stuck)
+        assert wait_until(lambda: not site.manager.guard.stuck)
         assert site.ask("warm")["success"]
     finally:
         site.go_on.set()
@@ -191,8 +191,8 @@ def test_files_on_a_disk_that_hangs_count_as_a_load_that_does(
     folders = models.folder_of
     monkeypatch.setattr(models, "folder_of", folder_of)
     assert site.error_of("stuck")["code"] == "INFERENCE_TIMEOUT"
-    assert site.manager.stuck == ["the load of transformers/text-generation/stuck/1"]
+    assert site.manager.guard.stuck == ["the load of transformers/text-generation/stuck/1"]
     assert site.ask("cold")["success"], "it does not wait for a disk that it does not need"
     is_here.set()
-    assert wait_until(lambda: not site.manager.stuck)
+    assert wait_until(lambda: not site.manager.guard.stuck)
     assert wait_until(lambda: not models.files_in_use["stuck/1"])

@@ -124,13 +124,13 @@ async def http_site(
         threads = stack.enter_context(ThreadPoolExecutor(2))
         fetcher = stack.enter_context(MediaFetcher(settings.media, settings.s3))
         batcher: Batcher[Job] = Batcher(
-            bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
+            bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
         )
         stack.push_async_callback(batcher.close)
         real = Pipeline(
             manager=bench.manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
+            dispatcher=Dispatcher(bench.manager.execution, batcher, lambda _: threads),
             pools=Pools(registry=threads, stages=threads, decode=threads, children=threads),
             memory=ByteBudget(10**9),
             worker=settings.worker.name,

@@ -65,9 +65,9 @@ async def test_a_caller_that_leaves_while_its_version_loads_and_is_replaced_leav
     bench = Bench(tmp_path)
     bench.engine = held_up = engine()
     batcher: Batcher[Job] = Batcher(
-        bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
+        bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
     )
-    dispatcher = Dispatcher(bench.manager, batcher, lambda _: threads)
+    dispatcher = Dispatcher(bench.manager.execution, batcher, lambda _: threads)
     caller = asyncio.create_task(dispatcher.run(prepare(bench, "one")))
     assert await asyncio.to_thread(held_up.began.wait, DEADLINE_S)
     caller.cancel()
@@ -76,7 +76,7 @@ async def test_a_caller_that_leaves_while_its_version_loads_and_is_replaced_leav
     del caller
     stand_for(bench, "4")
     after = new_job(**request())
-    await asyncio.to_thread(bench.manager.resolve, after)
+    await asyncio.to_thread(bench.manager.resolver.resolve, after)
     assert after.model.version == "4"
     held_up.go_on.set()
     await asyncio.to_thread(wait_until, lambda: leases(bench) == 0 and held_up.loads["tagged/3"] == 1)

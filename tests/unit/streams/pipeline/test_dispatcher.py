@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from engines.base import Emit
-from engines.inference import InferenceManager
+from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
@@ -73,7 +73,7 @@ def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
         return [{"batch": len(batch), "value": item.value} for item in batch]
 
     batcher: Batcher[Any] = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
-    return Dispatcher(cast(InferenceManager, manager), batcher, lambda _: threads)
+    return Dispatcher(cast(Execution, manager), batcher, lambda _: threads)
 
 
 def prepared(value: int, *, continuous: bool) -> Job:

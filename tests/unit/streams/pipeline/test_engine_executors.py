@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from engines.base import Emit
-from engines.inference import InferenceManager
+from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
@@ -93,7 +93,7 @@ async def rig() -> AsyncIterator[Rig]:
     manager = Manager(warm={"warm"})
     with EngineExecutors(MAX_MODELS, cast(Any, manager.is_loaded)) as threads:
         batcher: Batcher[Any] = Batcher(manager.execute, threads=threads.of, max_items=4, max_wait_s=0.0)
-        yield Rig(manager, Dispatcher(cast(InferenceManager, manager), batcher, threads.of))
+        yield Rig(manager, Dispatcher(cast(Execution, manager), batcher, threads.of))
         manager.gate.set()
         await batcher.close()
 

@@ -92,12 +92,12 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
     ):
         batcher: Batcher[Job] = Batcher(
-            bench.manager.execute, threads=lambda _: threads, max_items=4, max_wait_s=0.0
+            bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
         )
         pipeline = Pipeline(
             manager=bench.manager,
             fetcher=fetcher,
-            dispatcher=Dispatcher(bench.manager, batcher, lambda _: threads),
+            dispatcher=Dispatcher(bench.manager.execution, batcher, lambda _: threads),
             pools=Pools(registry=threads, stages=threads, decode=threads, children=children),
             memory=ByteBudget(10**9),
             worker="w1",
@@ -227,8 +227,8 @@ async def test_a_task_with_media_goes_on_in_a_task_and_is_resolved_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with site_with(tmp_path, ShoutHandler) as site:
-        resolve = Mock(wraps=site.bench.manager.resolve)
-        monkeypatch.setattr(site.bench.manager, "resolve", resolve)
+        resolve = Mock(wraps=site.bench.manager.resolver.resolve)
+        monkeypatch.setattr(site.bench.manager.resolver, "resolve", resolve)
         assert await site.needs_a_task(shout("hello"))
         assert resolve.call_count == 1
         assert (await site.quickly(shout("hello")))["result"]["text"] == "HELLO"
