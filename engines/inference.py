@@ -26,10 +26,11 @@ from engines.run.executor import Execution
 from engines.run.health import HealthProbes, health_report
 from engines.run.job import Job
 from engines.run.outcomes import Outcomes
-from engines.run.resolve import Handlers, RequestResolver, check_engine
+from engines.run.resolve import RequestResolver, check_engine
 from engines.run.statistics import Statistics
 from engines.versions.versions import Versions
 from handlers.errors import ModelMismatch
+from handlers.registry import HandlerRegistry, model_registry
 from handlers.settings import LimitSettings
 
 
@@ -47,7 +48,7 @@ class InferenceManager:
         models: ModelManager,
         cache: ModelCache,
         engines: EngineRegistry,
-        handlers: Handlers,
+        handlers: HandlerRegistry,
         fetch_media: FetchMedia = fetch_by_entry_point,
         on_model: ModelListener | None = None,
         idle_unload_s: float | None = None,
@@ -85,7 +86,7 @@ class InferenceManager:
         cls,
         settings: EngineSettings,
         *,
-        handlers: Handlers | None = None,
+        handlers: HandlerRegistry | None = None,
         models: ModelManager | None = None,
         fetch_media: FetchMedia = fetch_by_entry_point,
         on_model: ModelListener | None = None,
@@ -98,8 +99,6 @@ class InferenceManager:
         """
         guard = guard or Guard()
         if handlers is None:
-            from handlers import model_registry
-
             model_registry.configure(settings.media)
             handlers = model_registry
         return cls(

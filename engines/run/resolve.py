@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from engines.base import BaseEngine
 from engines.models.model_manager import ModelManager
@@ -12,16 +12,11 @@ from engines.registry import EngineRegistry
 from engines.run.job import Job
 from engines.run.stages import stage_failed
 from engines.versions.versions import Versions
-from handlers.base import BaseModelHandler, with_options_in_data
+from handlers.base import with_options_in_data
 from handlers.errors import InferenceError, InvalidRequest
 from handlers.options.options import validate_options
 from handlers.options.spec import NO_BOUNDS, Bounds
-
-
-class Handlers(Protocol):
-    """The part of the handler registry that is used here."""
-
-    def get(self, task: str) -> BaseModelHandler: ...
+from handlers.registry import HandlerRegistry
 
 
 class RequestResolver:
@@ -30,7 +25,7 @@ class RequestResolver:
     def __init__(
         self,
         *,
-        handlers: Handlers,
+        handlers: HandlerRegistry,
         engines: EngineRegistry,
         models: ModelManager,
         versions: Versions,
