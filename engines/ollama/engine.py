@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -120,17 +120,6 @@ class OllamaEngine(BaseEngine):
         """
         return self._wait_for(self._answer(model, partial(self._ask, model, inputs, options, None, NO_HURRY)))
 
-    def infer_batch(
-        self, model: OllamaModel, inputs: Sequence[dict[str, Any]], options: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any] | InferenceError]:
-        """Return one raw result or error per input, in order; they run side by side."""
-        futures = [self.submit(model, one, its) for one, its in zip(inputs, options, strict=True)]
-        try:
-            return [_outcome(future) for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()  # only after an interrupt do any still run
-
     def last_sign(self, model: OllamaModel) -> float:
         """Return when the server last sent something, for any model: one may have to wait there for another."""
         return self._heard_at if self._under_way else time.monotonic()
@@ -243,10 +232,3 @@ def _own_repeat_penalty(shown: Shown) -> float:
         return float(shown.parameter("repeat_penalty") or 1.0)
     except ValueError:
         return 1.0
-
-
-def _outcome(future: Future[dict[str, Any]]) -> dict[str, Any] | InferenceError:
-    try:
-        return future.result()
-    except InferenceError as error:
-        return error

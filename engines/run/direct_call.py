@@ -19,8 +19,8 @@ from engines.run.job import Job, Outcome, Walk
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import Result
-from engines.run.stages import check_data, postprocess, preprocess, stage_failed
-from handlers.errors import InferenceError, InvalidInput
+from engines.run.stages import postprocess, preprocess, stage_failed
+from handlers.errors import InferenceError, InvalidInput, InvalidRequest
 
 T = TypeVar("T")
 
@@ -70,7 +70,9 @@ class DirectCall(Walk):
 
     async def _resolve(self, job: Job) -> None:
         """Check everything of a request that can be checked before its media are fetched."""
-        check_data(job.data)
+        if not isinstance(job.data, dict):
+            got = type(job.data).__name__
+            raise InvalidRequest(f"data must be an object with the task's inputs; got {got}")
         check_texts("data", job.data)  # a request from JSON is checked when it is decoded
         check_texts("options", job.options)
         self._resolver.resolve(job)

@@ -75,7 +75,7 @@ class Execution:
             running = time.perf_counter()
             for one in batch:
                 one.running_since = running
-                one.waited(running - started)
+                one.timings["wait"] += running - started
             told: dict[Job, Outcome] = {}
 
             def tell(job: Job, outcome: Outcome) -> None:
@@ -105,7 +105,7 @@ class Execution:
             try:
                 lease = self._cache.share(loading.key, loading.load, loading.unload)
                 running = job.running_since = time.perf_counter()
-                job.waited(running - started)
+                job.timings["wait"] += running - started
                 raw = self._submit(job, lease, emit)
             except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
                 if lease is not None and not isinstance(error, GivenUp):

@@ -98,21 +98,12 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         """Whether the engine takes requests of this task one by one, not in batches."""
         return self.task in self.engine.continuous_tasks
 
-    @property
-    def running_s(self) -> float:
-        """How long ago the engine began with it, 0 where it has not."""
-        return 0.0 if self.running_since is None else time.perf_counter() - self.running_since
-
     def resolve_as(self, other: Job) -> None:
         """Copy the resolution of `other`, which asked for the same without options."""
         self.engine_name, self.engine, self.options = other.engine_name, other.engine, {}
         self.model, self.handler = other.model, other.handler
         self.lane_key, self.batch_key = other.lane_key, other.batch_key
         self.claim, self.most_cost = other.claim, other.most_cost
-
-    def waited(self, seconds: float) -> None:
-        """Count time spent waiting for others, or for the model to load."""
-        self.timings["wait"] += seconds
 
 
 class Walk(ABC):
@@ -158,7 +149,8 @@ class Walk(ABC):
         timings = job.timings
         if isinstance(outcome, InferenceError):
             # A copy: if time ran out, the engine still works on the request and changes its timings.
-            timings = failed_in(job.stage, timings, processing_s, running_s=job.running_s)
+            running_s = 0.0 if job.running_since is None else time.perf_counter() - job.running_since
+            timings = failed_in(job.stage, timings, processing_s, running_s=running_s)
         timings["queue"] = job.queue_s
         name = job.name
         result = result_of(

@@ -21,7 +21,7 @@ no_time = dict.fromkeys(STAGES, 0.0).copy
 
 
 def failed_in(
-    stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float = 0.0
+    stage: str, timings: Mapping[str, float], processing_s: float, *, running_s: float
 ) -> dict[str, float]:
     """Return the timings of a request that failed in `stage`, which gets the time that no stage has counted.
 

@@ -13,7 +13,6 @@ from handlers.errors import (
     InferenceFailed,
     InternalError,
     InvalidInput,
-    InvalidRequest,
     as_inference_error,
 )
 from handlers.logger import get_logger
@@ -29,7 +28,6 @@ def preprocess(job: Job, data: dict[str, Any]) -> None:
     """
     started = time.perf_counter()
     try:
-        check_data(data)
         job.inputs = _inputs(job.handler, job.task, data, job.options)
         # A custom engine may return anything, and a value that is not a number would stop the batches of all.
         job.cost = float(job.engine.cost(job.task, job.inputs, job.options))
@@ -75,16 +73,6 @@ def postprocess(job: Job, raw: dict[str, Any]) -> dict[str, Any]:
         return {**output, "metadata": {**notes, **(metadata or {})}}
     checked: dict[str, Any] = output
     return checked
-
-
-def check_data(data: Any) -> None:
-    """Check the type of a request's data.
-
-    Raises:
-        InvalidRequest: permanent; says what came.
-    """
-    if not isinstance(data, dict):
-        raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
 
 
 def stage_failed(stage: str, task: str, error: BaseException) -> InferenceError:

@@ -39,7 +39,7 @@ class Dispatcher:
         if job.is_continuous:
             return await self._run_as_it_comes(job, emit)
         outcome, wait_s = await self._batcher.submit(job)
-        job.waited(wait_s)
+        job.timings["wait"] += wait_s
         return outcome
 
     async def _run_as_it_comes(self, job: Job, emit: Emit | None) -> Outcome:

@@ -118,7 +118,7 @@ class Run(msgspec.Struct, eq=False):
     def on_outcome(self, outcome: Outcome, wait_s: float) -> None:
         """Take the engine's raw result for the job."""
         self.entry = None  # which refers to this frame: a reference cycle
-        self.job.waited(wait_s)
+        self.job.timings["wait"] += wait_s
         self.go_on(outcome)
 
     async def to_its_end(self) -> None:

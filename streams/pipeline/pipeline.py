@@ -172,7 +172,7 @@ class Pipeline(Walk):
         came = time.perf_counter()
         lane = "children" if job.handler.waits_for_children else ""
         async with self._memory.holding(job.urgency, lane) as job.room:
-            job.waited(time.perf_counter() - came)
+            job.timings["wait"] += time.perf_counter() - came
             yield
 
     def _coming(self, job: Job) -> AbstractContextManager[None]:
@@ -191,7 +191,7 @@ class Pipeline(Walk):
         pool = self._pools.children if job.handler.waits_for_children else self._pools.decode
         came = time.perf_counter()
         await self._elsewhere(job, pool, "preprocess", partial(preprocess, job, job.data))
-        job.waited(max(0.0, time.perf_counter() - came - job.timings["preprocess"]))
+        job.timings["wait"] += max(0.0, time.perf_counter() - came - job.timings["preprocess"])
         job.room.settle(bytes_in(job.inputs))
 
     async def _run(self, job: Job) -> Outcome:

@@ -93,8 +93,8 @@ def test_an_answer_ends_before_its_stop_string(engine: OllamaEngine, model: Any)
 
 def test_greedy_answers_side_by_side_are_complete(engine: OllamaEngine, model: Any) -> None:
     inputs = [{"inputs": f"Count from {number} upwards."} for number in range(6)]
-    outcomes = engine.infer_batch(model, inputs, [SHORT] * 6)
-    assert all(isinstance(outcome, dict) and outcome["generated_text"] for outcome in outcomes)
+    answers = [engine.submit(model, one, SHORT) for one in inputs]
+    assert all(answer.result(60)["generated_text"] for answer in answers)
 
 
 def test_a_cancelled_answer_stops_and_the_next_one_comes(engine: OllamaEngine, model: Any) -> None:
