@@ -64,9 +64,12 @@ def load(
     environ = os.environ if environ is None else environ
     file = _find_file(config_file, environ)
     problems: list[str] = []
-    given: dict[str, Given] = {}
     known, opened = leaves(root), {name for name, holder in sections(root).items() if is_open(holder)}
-    given |= read_neighbours(environ)
+    given = {
+        key: Given(read(environ[name]), f"env {name}")
+        for name, (key, read) in NEIGHBOURS.items()
+        if environ.get(name, "").strip()  # an empty variable sets nothing
+    }
     if file is not None:
         given |= _canonical(_read_file(file, opened, problems), problems)
     given |= _canonical(_read_environment(environ, opened), problems)
@@ -266,12 +269,3 @@ NEIGHBOURS: Mapping[str, tuple[str, Callable[[str], str]]] = {
 
 HF_HOME, NO_COLOR, OTEL_* and AWS credentials are read by the libraries that define them.
 """
-
-
-def read_neighbours(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Return the settings of these variables, by key; an empty variable sets nothing."""
-    return {
-        key: Given(read(environ[name]), f"env {name}")
-        for name, (key, read) in NEIGHBOURS.items()
-        if environ.get(name, "").strip()
-    }

@@ -28,18 +28,13 @@ def deadline_at(deadline: Any) -> float | None:
     """
     if deadline is None:
         return None
-    if not isinstance(deadline, str):
-        seconds = _seconds(deadline)
-        if seconds is None or not math.isfinite(seconds):
-            raise _no_deadline(deadline)
-        return seconds
-    try:
-        moment = datetime.fromisoformat(deadline)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise _no_deadline(deadline)
-    return moment.timestamp()
+    seconds = _moment(deadline) if isinstance(deadline, str) else _seconds(deadline)
+    if seconds is None or not math.isfinite(seconds):
+        written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
+        raise InvalidRequest(
+            f"deadline {written} is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+        )
+    return seconds
 
 
 def urgency_of(priority: int, deadline_s: float | None) -> Urgency:
@@ -85,11 +80,12 @@ def _seconds(value: Any) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
-def _no_deadline(deadline: Any) -> InvalidRequest:
-    written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
-    return InvalidRequest(
-        f"deadline {written} is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
-    )
+def _moment(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment.timestamp()
 
 
 DEFAULT_TIMEOUT_S = 600.0
