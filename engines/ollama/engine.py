@@ -6,9 +6,8 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, TypeVar
 
 from engines.base import NO_HURRY, BaseEngine, Emit, PullProgress, Urgency
@@ -104,9 +103,7 @@ class OllamaEngine(BaseEngine):
 
         The raw result is that of `engines.ollama.answer.Answer.result`.
         """
-        answer = self._background.submit(
-            self._answer(model, partial(self._ask, model, inputs, options, emit, urgency))
-        )
+        answer = self._background.submit(self._answer(model, inputs, options, emit, urgency))
         with self._held_lock:
             self._under_way.add(answer)
         answer.add_done_callback(self._ended)
@@ -118,7 +115,7 @@ class OllamaEngine(BaseEngine):
         Raises:
             InferenceError: what `engines.ollama.failures` lists.
         """
-        return self._wait_for(self._answer(model, partial(self._ask, model, inputs, options, None, NO_HURRY)))
+        return self._wait_for(self._answer(model, inputs, options, None, NO_HURRY))
 
     def last_sign(self, model: OllamaModel) -> float:
         """Return when the server last sent something, for any model: one may have to wait there for another."""
@@ -154,12 +151,12 @@ class OllamaEngine(BaseEngine):
         """Take no more requests, fail those under way as retryable, and end the thread."""
         self._background.close()
 
-    async def _answer(self, model: OllamaModel, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _answer(self, model: OllamaModel, *asked: Any) -> dict[str, Any]:
         try:
-            return await ask()
+            return await self._ask(model, *asked)
         except ModelMissing:  # removed from the server after it was loaded here
             await self._models.ensure(model.name)
-            return await ask()
+            return await self._ask(model, *asked)
 
     async def _ask(
         self,

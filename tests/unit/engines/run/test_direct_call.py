@@ -14,7 +14,6 @@ from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from engines.run.outcomes import Outcomes
-from engines.run.resolve import RequestResolver
 from engines.run.results import STAGES
 from engines.run.statistics import Statistics
 from handlers.errors import InvalidInput
@@ -133,10 +132,11 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
     type(bench.engine).continuous_tasks = frozenset({"shout"})
     try:
         call = DirectCall(
-            cast(RequestResolver, bench.manager),
+            bench.manager.resolver,
             cast(Execution, Starts()),
             fetch_by_entry_point,
             Outcomes(Statistics()),
+            bench.manager.guard,
         )
         request: dict[str, Any] = {"task": "shout", "engine": "shouter", "model_name": "tagged"}
         with pytest.raises(KeyboardInterrupt):
