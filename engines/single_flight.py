@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from functools import partial
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -40,14 +41,9 @@ class SingleFlight(Generic[K, T]):
 
     def _run(self, key: K, call: Callable[[], T], flight: Future[T]) -> None:
         try:
-            answer = call()
+            settle = partial(flight.set_result, call())
         except BaseException as error:  # noqa: BLE001 - it goes to all who wait
-            self._land(key)
-            flight.set_exception(error)
-        else:
-            self._land(key)
-            flight.set_result(answer)
-
-    def _land(self, key: K) -> None:
+            settle = partial(flight.set_exception, error)
         with self._lock:
             del self._flights[key]
+        settle()

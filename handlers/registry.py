@@ -1,4 +1,4 @@
-"""Makes what serves a name, once: built in, installed as an entry point, or registered by hand; and the handlers."""
+"""Registries by name: built in, installed as an entry point or registered by hand; and that of the handlers."""
 
 from __future__ import annotations
 

@@ -62,6 +62,8 @@ class ModelManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`wanted` says which files of models on the hub are fetched; None: those that are safe to load."""
+        self.alias_poll_s = mlflow.alias_poll_s
+        """How long an answer about a name is valid before the server is asked again, in seconds."""
         self._settings = mlflow
         self.registry = MlflowRegistry(mlflow)
         self.files = ModelFiles(cache, mlflow.physical_roots, self.registry.download, wanted)
@@ -79,11 +81,6 @@ class ModelManager:
             RegistryUnavailable: retryable; MLflow's client is not installed.
         """
         self.registry.client()
-
-    @property
-    def alias_poll_s(self) -> float:
-        """How long an answer about a name is valid before the server is asked again, in seconds."""
-        return self._settings.alias_poll_s
 
     def is_fresh(self, model_name: str) -> bool:
         """Return whether `resolve` returns at once, from a valid answer."""
@@ -118,7 +115,7 @@ class ModelManager:
 
         Called often enough for a name in use, it saves requests the wait for the server.
         """
-        return self._resolve(model_name, still_s=self._settings.alias_poll_s / 2)
+        return self._resolve(model_name, still_s=self.alias_poll_s / 2)
 
     def _resolve(self, model_name: str, still_s: float) -> ResolvedModel:
         """Return an answer that is valid for `still_s` more, else ask the server."""
@@ -221,7 +218,7 @@ class ModelManager:
     def _learn(self, reference: ModelReference, model: ResolvedModel) -> None:
         with self._lock:
             before = self._known.get(reference)
-            self._known[reference] = _Known(model, self._clock() + self._settings.alias_poll_s)
+            self._known[reference] = _Known(model, self._clock() + self.alias_poll_s)
         if before is None or before.model != model:
             if before is not None:
                 log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)
@@ -238,7 +235,7 @@ class ModelManager:
         with self._lock:
             now = self._known.get(reference)
             if now is known:
-                self._known[reference] = _Known(last, self._clock() + self._settings.alias_poll_s)
+                self._known[reference] = _Known(last, self._clock() + self.alias_poll_s)
                 return last
         return last if now is None else now.model
 

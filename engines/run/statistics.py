@@ -143,6 +143,6 @@ def _latency(ordered: Sequence[float]) -> dict[str, float]:
     return {
         "count": count,
         "mean": sum(ordered) / count if count else 0.0,
-        # the nearest rank
+        # percentiles, by the nearest rank
         **{f"p{of}": ordered[math.ceil(count * of / 100) - 1] if count else 0.0 for of in (50, 95, 99)},
     }
