@@ -90,7 +90,7 @@ def test_a_listener_that_fails_costs_nobody_an_answer(bench: Bench, monkeypatch:
     def broken(*news: object) -> None:
         raise RuntimeError("nobody listens")
 
-    execution = bench.manager._execution
+    execution = bench.manager.execution
     monkeypatch.setattr(execution, "_loading_of", partial(execution._loading_of, on_model=broken))
     assert bench.infer({"text": "hello"})["success"]
     assert bench.manager.clear_cache()["cleared"] == 1

@@ -68,7 +68,7 @@ def make(server: Server, clock: Clock, tmp_path: Path) -> Callable[..., ModelMan
     def made(**mlflow: object) -> ModelManager:
         settings = MlflowSettings.model_validate({"alias_poll_s": 5.0, **mlflow})
         manager = ModelManager(settings, CacheSettings(directory=tmp_path), clock=clock)
-        manager._registry = server  # type: ignore[assignment]
+        manager.registry = server  # type: ignore[assignment]
         return manager
 
     return made
