@@ -23,7 +23,7 @@ from engines.models.resolved_model import ANY_TASK, ResolvedModel, VersionId
 from engines.registry import EngineRegistry, PullListener
 from engines.run.direct_call import DirectCall, FetchMedia, fetch_by_entry_point
 from engines.run.executor import Execution
-from engines.run.health import HealthProbes, health_report
+from engines.run.health import HealthProbes, Probe
 from engines.run.job import Job
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver, check_engine
@@ -172,11 +172,28 @@ class InferenceManager:
         """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}} within 2 s.
 
         `error` means that no request can be answered; `degraded` that some cannot, or only those whose model is in
-        memory.
+        memory. Engines that do not exist and have no settings are not made for this.
         """
-        return health_report(
-            self._probes, models=self.models, engines=self.engines, cache=self.cache, stuck=self.guard.stuck
-        )
+        engines, stuck = self.engines, self.guard.stuck
+        asked = {*engines.made(), *engines.configured()}
+        by_name = {f"engines.{name}": lambda name=name: engines.get(name).health() for name in asked}
+        probes: dict[str, Probe] = {"mlflow": self.models.health, "disk": self.models.files.health, **by_name}
+        answers = self._probes.probe(probes)
+        by_engine = {
+            name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
+        }
+        work = [answer["status"] == "ok" for answer in by_engine.values()]
+        of_engines = "ok" if all(work) else "degraded" if any(work) else "error"
+        components: dict[str, dict[str, Any]] = {
+            "mlflow": answers["mlflow"],
+            "engines": {"status": of_engines, "engines": by_engine},
+            "cache": {"status": "ok", "models": len(self.cache.entries()), "bytes": self.cache.bytes},
+            "disk": answers["disk"],
+            "calls": {"status": "error" if stuck else "ok", "stuck": stuck},
+        }
+        is_well = all(part["status"] == "ok" for part in components.values())
+        status = "error" if of_engines == "error" else "ok" if is_well else "degraded"
+        return {"status": status, "components": components}
 
     def get_stats(self) -> dict[str, Any]:
         """Return the counts and latencies since the start; `cache_hit_rate` runs from 0 to 1."""

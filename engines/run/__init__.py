@@ -4,5 +4,5 @@
 - stages: inputs from data, output from the engine's raw result; json_form: converts values to JSON
 - executor: the engine call on a leased model; direct_call: all stages in the calling thread
 - results, outcomes, statistics: the result, and how it is counted and logged
-- health: the state of the parts of this process
+- health: asks the parts of this process how they are
 """

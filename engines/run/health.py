@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from engines.cache.model_cache import ModelCache
-from engines.models.model_manager import ModelManager
-from engines.registry import EngineRegistry
 from engines.single_flight import SingleFlight
 from handlers.errors import InferenceError
 from handlers.logger import get_logger
@@ -51,43 +48,3 @@ class HealthProbes:
                 log.warning("probe_failed", component=name, exc_info=True)
                 answers[name] = {"status": "error", "error": f"{type(error).__name__}: {error}"}
         return answers
-
-
-def health_report(
-    probes: HealthProbes,
-    *,
-    models: ModelManager,
-    engines: EngineRegistry,
-    cache: ModelCache,
-    stuck: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Return {"status": ok | degraded | error, "components": {mlflow, engines, cache, disk, calls}}.
-
-    `stuck` are calls of engines and handlers that were given up and have not returned. Only engines that exist or
-    have settings are probed; others are not made for this. `error` means that no engine works, `degraded` that some
-    component does not.
-    """
-    asked = {*engines.made(), *engines.configured()}
-    by_name = {f"engines.{name}": lambda name=name: engines.get(name).health() for name in asked}
-    answers = probes.probe({"mlflow": models.health, "disk": models.files.health, **by_name})
-    by_engine = {
-        name: answers.get(f"engines.{name}", {"status": "ok", "made": False}) for name in engines.names()
-    }
-    components: dict[str, dict[str, Any]] = {
-        "mlflow": answers["mlflow"],
-        "engines": {"status": _worst(by_engine), "engines": by_engine},
-        "cache": {"status": "ok", "models": len(cache.entries()), "bytes": cache.bytes},
-        "disk": answers["disk"],
-        "calls": {"status": "error" if stuck else "ok", "stuck": list(stuck)},
-    }
-    if components["engines"]["status"] == "error":
-        status = "error"
-    else:
-        status = "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
-    return {"status": status, "components": components}
-
-
-def _worst(answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return ok where all are, error where none is, degraded in between."""
-    well = [answer["status"] == "ok" for answer in answers.values()]
-    return "ok" if all(well) else "degraded" if any(well) else "error"

@@ -18,10 +18,12 @@ from engines.base import BaseEngine
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
 from engines.config.settings import CacheSettings, EngineSettings, OllamaSettings
+from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
-from engines.run.health import LONGEST_S, HealthProbes, health_report
+from engines.run.health import LONGEST_S, HealthProbes
 from handlers.errors import EngineUnavailable
+from handlers.registry import HandlerRegistry
 from tests.unit.engines.parts import Bench, ShoutEngine
 
 DEADLINE_S = 20.0
@@ -80,14 +82,18 @@ def report(tmp_path: Path, *, mlflow: str, ollama: str, timeout_s: float = DEADL
     )
     engines = EngineRegistry(settings)
     try:
-        return health_report(
-            HealthProbes(timeout_s),
-            models=ModelManager(settings.mlflow, settings.cache),
-            engines=engines,
-            cache=ModelCache(1, MemoryBudget(1)),
-        )
+        return manager_of(
+            ModelManager(settings.mlflow, settings.cache), engines, HealthProbes(timeout_s)
+        ).health_check()
     finally:
         engines.unload()
+
+
+def manager_of(models: ModelManager, engines: EngineRegistry, probes: HealthProbes) -> InferenceManager:
+    cache = ModelCache(1, MemoryBudget(1))
+    return InferenceManager(
+        models=models, cache=cache, engines=engines, handlers=HandlerRegistry(), probes=probes
+    )
 
 
 def unwell(health: dict[str, Any]) -> set[str]:
@@ -169,9 +175,7 @@ def test_an_engine_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path)
     engines = EngineRegistry(EngineSettings(ollama=OllamaSettings(auto_pull=False)))
     engines.register("ollama", cannot)
     models = ModelManager(EngineSettings().mlflow, CacheSettings(directory=tmp_path))
-    health = health_report(
-        HealthProbes(20), models=models, engines=engines, cache=ModelCache(1, MemoryBudget(1))
-    )
+    health = manager_of(models, engines, HealthProbes(20)).health_check()
     assert health["components"]["engines"]["engines"]["ollama"] == {
         "status": "error",
         "error": "engine ollama cannot be made here: no module named httpx",
