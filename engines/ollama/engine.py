@@ -168,16 +168,16 @@ class OllamaEngine(BaseEngine):
     ) -> dict[str, Any]:
         async with self._slots.held(urgency):
             if "images" in inputs:  # encoding them would delay the other streams
-                request = await asyncio.to_thread(build, model, inputs, options)
+                path, body = await asyncio.to_thread(build, model, inputs, options)
             else:
-                request = build(model, inputs, options)
+                path, body = build(model, inputs, options)
             answer = Answer(emit)
 
             def hear(chunk: AnswerChunk) -> None:
                 self._heard_at = time.monotonic()
                 answer.hear(chunk)
 
-            last = await self._client.answer(request.path, request.body, model=model.name, hear=hear)
+            last = await self._client.answer(path, body, model=model.name, hear=hear)
         if not last.done and not answer.repeats_itself:
             raise self._client.failures.of_cut(model.name)
         return answer.result(last)

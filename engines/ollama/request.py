@@ -81,17 +81,8 @@ class OllamaModel:
     """Whether it takes images."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request to Ollama."""
-
-    path: str
-    """/api/chat or /api/generate."""
-    body: bytes
-
-
-def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Request:
-    """Return the request for a handler's `inputs`, which hold `inputs` (a prompt) or `messages`.
+def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return path and body of the request for a handler's `inputs`, which hold `inputs` (a prompt) or `messages`.
 
     A message's content is a text, or parts {"type": "image"} | {"type": "text", "text": str} whose images are
     those of `inputs["images"]` in order. Images travel as PNG, so the model sees every pixel as it is; Ollama
@@ -116,7 +107,7 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
         body["prompt"] = inputs["inputs"]
     else:
         raise InvalidInput(f"engine ollama runs a prompt or messages; it got {', '.join(sorted(inputs))}")
-    return Request("/api/chat" if "messages" in body else "/api/generate", msgspec.json.encode(body))
+    return "/api/chat" if "messages" in body else "/api/generate", msgspec.json.encode(body)
 
 
 def _translated(options: Mapping[str, Any], model: OllamaModel) -> dict[str, Any]:

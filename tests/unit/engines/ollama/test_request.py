@@ -25,7 +25,7 @@ def options_sent(**options: Any) -> dict[str, Any]:
 
 
 def body(inputs: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, Any]:
-    sent: dict[str, Any] = json.loads(build(MODEL, inputs, options or {}).body)
+    sent: dict[str, Any] = json.loads(build(MODEL, inputs, options or {})[1])
     return sent
 
 
@@ -38,9 +38,9 @@ def decoded(encoded: str) -> np.ndarray[Any, Any]:
 
 
 def test_a_prompt_goes_to_generate_and_streams() -> None:
-    request = build(MODEL, {"inputs": "hi"}, {})
-    assert request.path == "/api/generate"
-    assert json.loads(request.body) == {
+    path, body = build(MODEL, {"inputs": "hi"}, {})
+    assert path == "/api/generate"
+    assert json.loads(body) == {
         "model": "smollm2:135m",
         "stream": True,
         "prompt": "hi",
@@ -51,9 +51,9 @@ def test_a_prompt_goes_to_generate_and_streams() -> None:
 
 def test_messages_go_to_chat() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
-    request = build(MODEL, {"messages": messages}, {})
-    assert request.path == "/api/chat"
-    assert json.loads(request.body)["messages"] == messages
+    path, body = build(MODEL, {"messages": messages}, {})
+    assert path == "/api/chat"
+    assert json.loads(body)["messages"] == messages
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_every_option_of_ollama_alone_reaches_it_as_it_is() -> None:
 
 
 def test_the_penalty_of_the_model_goes_before_ours() -> None:
-    sent = json.loads(build(OllamaModel("m", repeat_penalty=1.3), {"inputs": "hi"}, {}).body)
+    sent = json.loads(build(OllamaModel("m", repeat_penalty=1.3), {"inputs": "hi"}, {})[1])
     assert sent["options"] == {"repeat_penalty": 1.3}
 
 
@@ -109,7 +109,7 @@ def test_a_prompt_is_cut_only_where_the_request_asks_for_it() -> None:
 
 @pytest.mark.parametrize("shift", [True, False])
 def test_shift_is_the_same_for_all_requests_of_a_model(shift: bool) -> None:
-    sent = json.loads(build(OllamaModel("m", shift=shift), {"inputs": "hi"}, {}).body)
+    sent = json.loads(build(OllamaModel("m", shift=shift), {"inputs": "hi"}, {})[1])
     assert sent["shift"] is shift
     assert "shift" not in body({"inputs": "hi"})
 
@@ -117,7 +117,7 @@ def test_shift_is_the_same_for_all_requests_of_a_model(shift: bool) -> None:
 @pytest.mark.parametrize("name", ["num_ctx", "num_keep", "repeat_last_n"])
 def test_a_longer_context_than_the_model_was_made_for_is_refused(name: str) -> None:
     model = OllamaModel("m", most_context=2048)
-    assert json.loads(build(model, {"inputs": "hi"}, {name: 2048}).body)["options"][name] == 2048
+    assert json.loads(build(model, {"inputs": "hi"}, {name: 2048})[1])["options"][name] == 2048
     with pytest.raises(
         InvalidOption, match=rf"options\.{name} is 2049; ollama\.max_context allows at most 2048"
     ):
@@ -140,7 +140,7 @@ def test_a_text_that_ollama_takes_for_an_image_is_refused_by_models_that_see(
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"{where} holds '\[img-\d+\]'"):
         build(OllamaModel("m", sees=True), inputs, {})
-    assert b"[img-" in build(MODEL, inputs, {}).body
+    assert b"[img-" in build(MODEL, inputs, {})[1]
 
 
 def test_format_think_and_keep_alive_stand_beside_the_options() -> None:
