@@ -77,15 +77,18 @@ present_call = _present.get
 
 
 @dataclass(slots=True, eq=False)
-class _Answer:
+class Awaited:
     """A started request, whose answer is awaited."""
 
     of: Hashable
+    """The model: its answers are given up together, as one loop runs them all."""
     limit_s: float
     alive_at: Callable[[], float]
+    """Returns the time of its last sign of life."""
     give_up: Callable[[InferenceTimeout], None]
-    since: float
-    what: str
+    outlives_cancel: bool = False
+    """Whether callers who cancel must not hide a loop that is stuck."""
+    since: float = field(default_factory=time.monotonic)
     left_at: float = math.inf
     """When its caller left; the next sign of life clears it."""
 
@@ -114,7 +117,7 @@ class Guard:
         self._stuck: dict[object, str] = {}
         self.timeouts = 0
         """How many calls were given up so far, also those that returned later."""
-        self._answers: set[_Answer] = set()
+        self._answers: set[Awaited] = set()
         self._looking = PeriodicTask(self._look, "silence of engines")
         self._pause_s = _IDLE_S
         self._signs: dict[Hashable, float] = {}
@@ -195,33 +198,21 @@ class Guard:
                 del error  # else it and these frames refer to each other
         return under_way.result  # type: ignore[return-value]
 
-    def follow(
-        self,
-        answer: Future[Any],
-        *,
-        of: Hashable,
-        what: str,
-        limit_s: float,
-        alive_at: Callable[[], float],
-        give_up: Callable[[InferenceTimeout], None],
-        outlives_cancel: bool = False,
-    ) -> None:
+    def follow(self, answer: Future[Any], one: Awaited) -> None:
         """Call `give_up` in a thread of this object when there is no sign of life for too long; ends with `answer`.
 
-        The answers of one `of`, a model, are given up together, as one loop runs them all. The model counts as stuck
-        until `recovered`. `outlives_cancel`: callers who cancel must not hide a loop that is stuck.
+        The model counts as stuck until `recovered`.
         """
-        one = _Answer(of, limit_s, alive_at, give_up, time.monotonic(), what)
         with self._lock:
             self._answers.add(one)
-            is_sooner = min(limit_s / 4, _LOOK_S) < self._pause_s
+            is_sooner = min(one.limit_s / 4, _LOOK_S) < self._pause_s
         self._looking.start()
         if is_sooner:
             self._looking.wake()
 
         def ended(_: object) -> None:
             with self._lock:
-                if outlives_cancel and answer.cancelled() and one in self._answers:
+                if one.outlives_cancel and answer.cancelled() and one in self._answers:
                     one.left_at = time.monotonic()
                 else:
                     self._answers.discard(one)
@@ -238,7 +229,7 @@ class Guard:
             self._answers.difference_update(given_up)
             self._pause_s = min((min(one.limit_s / 4, _LOOK_S) for one in self._answers), default=_IDLE_S)
         for one in given_up:
-            _safely(partial(one.give_up, self._given_up(one.of, one.what, one.limit_s)))
+            _safely(partial(one.give_up, self._given_up(one.of, str(one.of), one.limit_s)))
         return self._pause_s
 
     def _start(self, call: Call[Any]) -> None:

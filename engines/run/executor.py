@@ -12,7 +12,7 @@ from typing import Any
 from engines.base import BaseEngine, Emit, bisected, unwanted, wanted_while
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import ModelCache
-from engines.guard import GivenUp, Guard
+from engines.guard import Awaited, GivenUp, Guard
 from engines.lease import Lease
 from engines.log_context import working_on
 from engines.models.model_manager import ModelManager
@@ -154,15 +154,9 @@ class Execution:
             following.end(error)
 
         following.raw.add_done_callback(lambda done: None if done.cancelled() else guard.sign(key))
-        guard.follow(
-            following.outcome,
-            of=key,
-            what=str(key),
-            limit_s=self._patience(job),
-            alive_at=self._signs_of(job, following.lease.model, is_followed=True),
-            give_up=give_up,
-            outlives_cancel=_tells_signs(job.engine),
-        )
+        signs = self._signs_of(job, following.lease.model, is_followed=True)
+        awaited = Awaited(key, self._patience(job), signs, give_up, outlives_cancel=_tells_signs(job.engine))
+        guard.follow(following.outcome, awaited)
 
     def _signs_of(self, job: Job, model: Any, *, is_followed: bool = False) -> Callable[[], float]:
         """Return a function that returns the time of a model's last sign of life.

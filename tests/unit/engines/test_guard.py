@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engines.deadlines import Patience
-from engines.guard import GivenUp, Guard, TooManyStuck
+from engines.guard import Awaited, GivenUp, Guard, TooManyStuck
 from engines.lease import Lease
 from handlers.errors import EngineUnavailable
 from tests.processes import wait_until
@@ -156,7 +156,7 @@ def follow(guard: Guard, answer: Future[Any], given_up: list[str], *, of: str, *
         given_up.append(of)
 
     how.setdefault("alive_at", lambda: 0.0)
-    guard.follow(answer, of=of, what=of, give_up=give_up, **how)
+    guard.follow(answer, Awaited(of=of, give_up=give_up, **how))
 
 
 @pytest.mark.logs_errors("call_stuck")
