@@ -15,8 +15,6 @@ from engines.lease import Lease
 from handlers.errors import EngineUnavailable, ModelLoadFailed, OutOfMemory
 from handlers.logger import get_logger
 
-__all__ = ["Lease", "Load", "Loaded", "MakeRoom", "ModelCache", "Unload"]
-
 log = get_logger(__name__)
 
 MakeRoom = Callable[[int, str], None]

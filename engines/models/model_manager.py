@@ -27,8 +27,6 @@ from handlers.errors import (
 )
 from handlers.logger import get_logger
 
-__all__ = ["ModelManager", "ResolvedModel"]
-
 log = get_logger(__name__)
 
 PATIENCE_S = 1.0
