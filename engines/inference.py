@@ -8,7 +8,6 @@ from typing import Any, Self, cast
 
 from engines.base import PullProgress
 from engines.cache.cached_model import cached_models
-from engines.cache.heap import give_back
 from engines.cache.loader import ModelListener
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
@@ -29,6 +28,7 @@ from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver, check_engine
 from engines.run.statistics import Statistics
 from engines.versions.versions import Versions
+from handlers.decoding.children.memory import trim
 from handlers.errors import ModelMismatch
 from handlers.registry import HandlerRegistry, model_registry
 from handlers.settings import LimitSettings
@@ -224,7 +224,7 @@ class InferenceManager:
         warm = set[VersionId]() if include_warm else self._versions.warm_versions()
         cleared = self.cache.clear(keep=lambda key: key.model in warm)
         if cleared:
-            give_back()
+            trim()
         left = [(f"{row['model_name']}/{row['version']}", row["leases"]) for row in self.get_cached_models()]
         return {
             "cleared": cleared,

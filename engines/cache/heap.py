@@ -1,42 +1,21 @@
-"""Returns free memory of the C library's heap to the system when the process is idle.
-
-Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
-"""
+"""Returns free memory of the C library's heap to the system when the process is idle."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from engines.cache.model_cache import ModelCache
-from engines.native_environment import c_library
 from engines.periodic_task import PeriodicTask
+from handlers.decoding.children.memory import resident_bytes, trim
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
-_STATM = Path("/proc/self/statm")
 _LOOK_S = 2.0
 _SHORTEST_PAUSE_S = 10.0
 _WORTH_IT = 64 * 1024**2
 """Bytes by which the process must have grown since the last return, where no model was unloaded."""
-
-
-def give_back() -> None:
-    """Return free heap memory to the system; takes up to some tenths of a second, during which Python runs on."""
-    trim = getattr(c_library(), "malloc_trim", None)
-    if trim is not None:  # other C libraries keep less memory
-        trim(0)
-
-
-def resident_bytes() -> int:
-    """Return the memory of this process, 0 where it is not known."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 class HeapTrimmer(PeriodicTask):
@@ -50,7 +29,7 @@ class HeapTrimmer(PeriodicTask):
         self,
         cache: ModelCache,
         *,
-        give_back: Callable[[], None] = give_back,
+        give_back: Callable[[], None] = trim,
         resident: Callable[[], int] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

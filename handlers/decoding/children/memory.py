@@ -1,4 +1,4 @@
-"""The private memory of a process, as the limit of a child counts it; known on Linux only."""
+"""The memory of a process, in RAM and private as the limit of a child counts it; known on Linux only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from pathlib import Path
 _A_LITTLE = 1 << 20
 """With less than this left, allocators get nothing more from the system."""
 
-_DATA = 5
-"""The field in /proc/<pid>/statm of the pages that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
+_RESIDENT, _DATA = 1, 5
+"""Fields in /proc/<pid>/statm: pages in RAM, and those that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
 
 
 def private_bytes(pid: int | str = "self") -> int:
     """Return the private memory of a process, used or not; 0 where it is not known."""
+    return _statm(pid, _DATA)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM; 0 where it is not known."""
+    return _statm("self", _RESIDENT)
+
+
+def _statm(pid: int | str, field: int) -> int:
     try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[_DATA]
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[field]
     except OSError:
         return 0
     return int(pages) * resource.getpagesize()
@@ -32,7 +41,10 @@ def is_at_its_limit(pid: int) -> bool:
 
 
 def trim() -> None:
-    """Return freed memory of this process to the system, where its allocator can."""
+    """Return freed memory of this process to the system, where its allocator can; takes up to some tenths of a second.
+
+    Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+    """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

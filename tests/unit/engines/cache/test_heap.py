@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from engines.cache import heap
 from engines.cache.heap import HeapTrimmer
 from engines.cache.memory_budget import MemoryBudget
 from engines.cache.model_cache import ModelCache
+from handlers.decoding.children.memory import trim
 from tests.unit.engines.cached_models import Models, wait_until
 
 MB = 1024**2
@@ -96,7 +98,7 @@ def test_the_trimmer_looks_by_itself(process: Process, monkeypatch: pytest.Monke
 def test_what_the_heap_keeps_is_given_back() -> None:
     """In a process of its own: many small blocks, of which the last stays, so that the heap cannot shrink by itself."""
     program = """
-from engines.cache.heap import give_back, resident_bytes
+from handlers.decoding.children.memory import resident_bytes, trim
 from engines.native_environment import bound_arenas
 bound_arenas()
 blocks = [bytes(20_000) for _ in range(10_000)]
@@ -104,7 +106,7 @@ last = bytes(20_000)
 full = resident_bytes()
 del blocks
 kept = resident_bytes()
-give_back()
+trim()
 print(full, kept, resident_bytes())
 """
     done = subprocess.run(
@@ -117,5 +119,5 @@ print(full, kept, resident_bytes())
 
 
 def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "c_library", object)
-    heap.give_back()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    trim()
