@@ -62,21 +62,20 @@ def explain(
 
     `under` is the key of the section that was validated, where that was not the whole tree.
     """
-    found: dict[str, None] = {}
+    found: list[str] = []
     for detail in error.errors(include_url=False):
         key = ".".join(
             [under, str(detail["loc"][0])] if under and detail["loc"] else map(str, detail["loc"][:2])
         )
         reason = detail["msg"].removeprefix("Value error, ")
         if key in given:
-            found[_bad_value(known[key], given[key], reason if detail["type"] == "value_error" else "")] = (
-                None
-            )
+            hint = f"{reason}; " if detail["type"] == "value_error" else ""
+            found.append(_bad_value(known[key], given[key], hint))
         elif detail["type"] == "missing" and key in known:
-            found[f"{key} is not set and has no default; allowed: {_about(known[key])}"] = None
+            found.append(f"{key} is not set and has no default; allowed: {_about(known[key])}")
         else:
-            found |= dict.fromkeys(_contradiction(line, given, known) for line in reason.splitlines())
-    return list(found)
+            found += [_contradiction(line, given, known) for line in reason.splitlines()]
+    return list(dict.fromkeys(found))
 
 
 def may_be_secret(key: str) -> bool:
@@ -94,8 +93,7 @@ def shown(value: Any, secret: bool) -> str:
     return MASK if secret and value is not None else mask_password_in_url(repr(value))
 
 
-def _bad_value(leaf: Leaf, one: Given, reason: str) -> str:
-    hint = f"{reason}; " if reason else ""
+def _bad_value(leaf: Leaf, one: Given, hint: str) -> str:
     quotes = not isinstance(one.value, str) and leaf.allowed.startswith("text")
     return (
         f"{leaf.key}={shown(one.value, leaf.secret)} ({one.origin}): {hint}allowed: "
