@@ -55,9 +55,8 @@ def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]
                     yield from _wrong(one, f"{path}[{index}]")
     else:
         try:
-            builtin = msgspec.to_builtins(
-                value, enc_hook=plain
-            )  # of a value that becomes an object, such as a dataclass
+            # of a value that becomes an object, such as a dataclass
+            builtin = msgspec.to_builtins(value, enc_hook=plain)
         except Exception:  # noqa: BLE001 - whatever keeps it from being written
             yield f"{path} {verb} {type(value).__name__}, which has no JSON form", False
         else:
