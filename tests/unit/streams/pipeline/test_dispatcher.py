@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -29,9 +29,7 @@ class Item:
     urgency: tuple[float, float] = (0.0, 0.0)
     cost: float = 0.0
     most_cost: float = 1.0
-
-    def waited(self, seconds: float) -> None:
-        pass
+    timings: dict[str, float] = field(default_factory=lambda: {"wait": 0.0})
 
 
 class Manager:

@@ -32,13 +32,11 @@ class Item:
     urgency: tuple[float, float] = (0.0, 0.0)
     cost: float = 0.0
     most_cost: float = 1.0
+    timings: dict[str, float] = field(default_factory=lambda: {"wait": 0.0})
 
     @property
     def lane_key(self) -> tuple[str, str]:
         return self.engine_name, self.model
-
-    def waited(self, seconds: float) -> None:
-        pass
 
 
 @dataclass
