@@ -70,10 +70,10 @@ class DirectCall(Walk):
 
     async def _resolve(self, job: Job) -> None:
         """Check everything of a request that can be checked before its media are fetched."""
-        if not isinstance(job.data, dict):
-            got = type(job.data).__name__
-            raise InvalidRequest(f"data must be an object with the task's inputs; got {got}")
-        check_texts("data", job.data)  # a request from JSON is checked when it is decoded
+        data: Any = job.data
+        if not isinstance(data, dict):
+            raise InvalidRequest(f"data must be an object with the task's inputs; got {type(data).__name__}")
+        check_texts("data", data)  # a request from JSON is checked when it is decoded
         check_texts("options", job.options)
         self._resolver.resolve(job)
 

@@ -135,7 +135,7 @@ def test_an_engine_whose_loads_do_not_depend_on_the_task_loads_a_model_once(
 ) -> None:
     monkeypatch.setattr(type(bench.engine), "loads_by_task", False)
     monkeypatch.setattr(type(bench.engine), "supported_tasks", frozenset())
-    bench.manager.handlers.register_handler_manually("call", "call", ShoutHandler)  # type: ignore[attr-defined]
+    bench.manager.handlers.register_handler_manually("call", "call", ShoutHandler)
     for task in ("shout", "call", "shout"):
         assert bench.infer({"text": "hello"}, model_name="plain", task=task)["success"]
     assert len(bench.engine.loaded) == 1
