@@ -63,7 +63,8 @@ class Supervisor:
         """Whether a join is not answered yet."""
         self._member_id = ""
         """The latest member id that a coordinator gave this member."""
-        self._refusals = 0
+        self._pause_s = _FIRST_PAUSE_S
+        """How long to wait after the latest refusal."""
         self._since = time.monotonic()
         """When the present state began."""
         self._say_at = self._since + _SAY_AFTER_S
@@ -111,7 +112,6 @@ class Supervisor:
             if self._membership.state != "joined":
                 if self._membership.reason:
                     log.info("group_joined", group=self._kafka.group_id)
-                self._refusals = 0
                 self._enter("joined")
         return response
 
@@ -163,15 +163,14 @@ class Supervisor:
         if not why.passes:
             await self._give_up(why.reason)
             return
-        pause_s = min(_FIRST_PAUSE_S * 2**self._refusals, _LONGEST_PAUSE_S)
         is_news = self._membership.reason != why.reason
-        self._refusals = 0 if is_news else self._refusals + 1
+        self._pause_s = _FIRST_PAUSE_S if is_news else min(2 * self._pause_s, _LONGEST_PAUSE_S)
         now = time.monotonic()
         self._enter("refused", why.reason)
         if is_news or now >= self._say_at:
-            log.error("group_refused", reason=why.reason, next_try_s=pause_s)
-            self._say_at = now + max(4 * pause_s, _SAY_AFTER_S)
-        await asyncio.wait([self._coordination.closing], timeout=pause_s)
+            log.error("group_refused", reason=why.reason, next_try_s=self._pause_s)
+            self._say_at = now + max(4 * self._pause_s, _SAY_AFTER_S)
+        await asyncio.wait([self._coordination.closing], timeout=self._pause_s)
         await self._coordination.restart()
 
     async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:

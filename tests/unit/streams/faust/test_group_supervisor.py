@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import errors
 
 from streams.faust import group_supervisor
 from streams.faust.group_supervisor import Supervisor
@@ -66,3 +67,28 @@ async def test_a_coordination_that_ends_is_fatal_unless_the_consumer_is_being_st
     assert [str(error) for error in fatal] == (
         [] if is_stopping else ["the coordination of the consumer group broke off; its error is logged above"]
     )
+
+
+@pytest.mark.logs_errors("group_refused")
+async def test_a_worker_that_is_refused_for_days_is_tried_again_for_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause was a power of two of the refusals, which no number holds after four hours."""
+    pauses: list[float] = []
+
+    async def wait(_: Any, timeout: float) -> None:
+        pauses.append(timeout)
+
+    async def restart() -> None: ...
+
+    monkeypatch.setattr(group_supervisor, "asyncio", SimpleNamespace(wait=wait))
+    coordination: Any = SimpleNamespace(
+        client=None, coordinator=None, closing=None, restart=restart, take_over=lambda **_: (None, None)
+    )
+    supervisor = Supervisor(
+        coordination, Membership(KafkaSettings(), ["requests"], on_fatal=lambda error: None)
+    )
+    for _ in range(3000):
+        await supervisor._refused(errors.GroupAuthorizationFailedError())
+    assert pauses[:6] == [1, 2, 4, 8, 15, 15]
+    assert pauses[-1] == 15
