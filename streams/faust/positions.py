@@ -88,7 +88,7 @@ class PartitionReader:
         self.close()
         generation = next(self._numbers)
         partitions, coordination = AssignedPartitions(self.consumer), Coordination(self.consumer)
-        member_generation = coordination.generation
+        member_generation = coordination.coordinator.generation
         committed = await group_offsets.committed(coordination, partitions.partitions)
         noted_ids = {topic: noted for (topic, _), (_, noted, _) in committed.items() if noted}
         # If no broker answers now, the ids of the topics are compared as soon as one does.

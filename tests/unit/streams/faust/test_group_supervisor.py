@@ -28,6 +28,7 @@ async def test_a_topic_that_is_missing_is_asked_for_until_it_is_there(
     cluster = SimpleNamespace(partitions_for_topic=lambda _: partitions, unauthorized_topics=set())
     coordination: Any = SimpleNamespace(
         client=SimpleNamespace(cluster=cluster, force_metadata_update=ask),
+        coordinator=None,
         has_asked_for=lambda _: True,
         take_over=lambda **_: (None, None),
     )
@@ -57,7 +58,11 @@ async def test_a_coordination_that_ends_is_fatal_unless_the_consumer_is_being_st
     fatal: list[BaseException] = []
     closing = asyncio.get_running_loop().create_future()
     coordination: Any = SimpleNamespace(
-        client=None, closing=closing, has_broken_off=True, take_over=lambda **_: (None, None)
+        client=None,
+        coordinator=None,
+        closing=closing,
+        has_broken_off=True,
+        take_over=lambda **_: (None, None),
     )
     supervisor = Supervisor(coordination, Membership(KafkaSettings(), ["requests"], on_fatal=fatal.append))
     if is_stopping:
