@@ -90,16 +90,6 @@ class FaustSource:
     async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
         return await self._in_thread(self.reader.commit(positions))
 
-    @property
-    def stopped_partitions(self) -> dict[TopicPartition, str]:
-        """Partitions that are not read until the worker restarts, as a batch cannot be read, with the reason."""
-        return dict(self.reader.stopped)
-
-    @property
-    def removed_unread(self) -> dict[TopicPartition, int]:
-        """How many offsets of each partition the broker removed before they were read, since the start."""
-        return dict(self.reader.removed_unread)
-
     def take(self, topic: str, fetched: list[Fetched]) -> None:
         """Take a fetch from an agent."""
         self.consumer.queue_of(topic).task_done()

@@ -124,7 +124,7 @@ class Worker:
                 watch=watch,
                 membership=self.membership,
                 tracker=stream.tracker,
-                source=source,
+                reader=source.reader,
                 ready_without_broker_s=settings.worker.ready_without_broker_s,
             )
         _tune_interpreter()

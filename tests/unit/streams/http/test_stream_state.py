@@ -30,7 +30,7 @@ class Stream:
         self.membership.state = "joined"
         self.tracker = OffsetTracker(clock=lambda: self.now)
         self.partitions: Any = SimpleNamespace(stopped_partitions={}, removed_unread={})
-        doubled: dict[str, Any] = {"source": self.partitions}
+        doubled: dict[str, Any] = {"reader": self.partitions}
         self.state = StreamState(
             watch=self.watch,
             membership=self.membership,
