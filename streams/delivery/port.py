@@ -1,8 +1,8 @@
 """The port between delivery and Kafka: where records come from, and where outcomes go.
 
-Two implementations ship: Faust's consumer with aiokafka's producer (`streams.faust.source`,
-`streams.faust.producer_sink`), and a broker in memory (`streams.delivery.memory_broker`). Both raise the errors of
-`aiokafka.errors` and return the error codes of Kafka. Everything here lives on one event loop.
+Two implementations ship: Faust's consumer with aiokafka's producer (`streams.faust.port`), and a broker in memory
+(`streams.delivery.memory_broker`). Both raise the errors of `aiokafka.errors` and return the error codes of Kafka.
+Everything here lives on one event loop.
 """
 
 from __future__ import annotations

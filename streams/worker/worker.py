@@ -20,8 +20,7 @@ from streams.faults import supervised, tell_of_faults
 from streams.faust.app import build_app
 from streams.faust.faust_internals import InferenceApp
 from streams.faust.membership import Membership
-from streams.faust.producer_sink import ProducerSink
-from streams.faust.source import FaustSource
+from streams.faust.port import FaustSource, ProducerSink
 from streams.http.gateway import Gateway, start_gateway
 from streams.kafka.broker_watch import BrokerWatch, watching
 from streams.kafka.connection import broker_answering
@@ -104,9 +103,7 @@ class Worker:
         async with broker_answering(settings.kafka) as options:  # while Faust would wait for a frozen one
             kafka = settings.kafka.model_copy(update={"bootstrap_servers": options["bootstrap_servers"]})
         source = FaustSource(self.membership)
-        self.app = app = build_app(
-            settings.model_copy(update={"kafka": kafka}), self._tasks, source, self.membership
-        )
+        self.app = app = build_app(kafka, self._tasks, source)
         self._stream = stream = Stream(
             source,
             ProducerSink(app.kafka_producer),

@@ -16,8 +16,8 @@ from streams.delivery.port import Fetched, RecordSink, TopicPartition
 from streams.delivery.stream import Stream
 from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp
 from streams.faust.membership import Membership
+from streams.faust.port import FaustSource
 from streams.faust.positions import PartitionReader
-from streams.faust.source import FaustSource
 from streams.settings import KafkaSettings, WorkerSettings
 from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
@@ -71,11 +71,7 @@ class Rig:
         self.source = FaustSource(self.membership)
         self.app = InferenceApp("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer,
-            self.app,
-            source=self.source,
-            kafka=KafkaSettings(),
-            membership=self.membership,
+            self.app.conf.broker_consumer, self.app, source=self.source, kafka=KafkaSettings()
         )
         self.consumer = cast(Any, self.app.consumer)
         self.taken: list[Sequence[Fetched]] = []
