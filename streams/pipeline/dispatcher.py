@@ -20,7 +20,7 @@ class Dispatcher:
     def __init__(
         self,
         manager: InferenceManager,
-        batcher: Batcher[Job],
+        batcher: Batcher,
         threads: Callable[[Job], Executor],
     ) -> None:
         """`threads` returns the threads in which a request is started: that blocks while its model loads."""
@@ -41,9 +41,7 @@ class Dispatcher:
         """
         if job.is_continuous:
             return await self._run_as_it_comes(job, emit)
-        outcome, wait_s = await self._batcher.submit(job)
-        job.waited(wait_s)
-        return outcome
+        return await self._batcher.submit(job)
 
     async def _run_as_it_comes(self, job: Job, emit: Emit | None) -> Outcome:
         lock = self._starting.get(job.lane_key)

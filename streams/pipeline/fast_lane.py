@@ -28,7 +28,7 @@ class FastLane:
     on the event loop of its parts.
     """
 
-    def __init__(self, pipeline: Pipeline, batcher: Batcher[Job]) -> None:
+    def __init__(self, pipeline: Pipeline, batcher: Batcher) -> None:
         self.pipeline = pipeline
         self.batcher = batcher
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,7 +77,7 @@ class Run(msgspec.Struct, eq=False):
     on_result: OnResult
     walk: Coroutine[Wants, Any, Outcome] | None = None
     """None where a task runs it from the start."""
-    entry: BatchEntry[Job] | None = None
+    entry: BatchEntry | None = None
     task: asyncio.Task[None] | None = None
 
     def give_up(self) -> bool:
@@ -115,10 +115,9 @@ class Run(msgspec.Struct, eq=False):
             turn.request = None
         self.on_result(result)
 
-    def on_outcome(self, outcome: Outcome, wait_s: float) -> None:
+    def on_outcome(self, outcome: Outcome) -> None:
         """Take the engine's raw result for the job."""
         self.entry = None  # which refers to this frame: a reference cycle
-        self.job.waited(wait_s)
         self.go_on(outcome)
 
     async def to_its_end(self) -> None:

@@ -72,7 +72,7 @@ def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
     def execute(batch: Any, early: Any) -> list[dict[str, Any]]:
         return [{"batch": len(batch), "value": item.value} for item in batch]
 
-    batcher: Batcher[Any] = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
+    batcher = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
     return Dispatcher(cast(InferenceManager, manager), batcher, lambda _: threads)
 
 

@@ -92,7 +92,7 @@ class Rig:
 async def rig() -> AsyncIterator[Rig]:
     manager = Manager(warm={"warm"})
     with EngineExecutors(MAX_MODELS, cast(Any, manager.is_loaded)) as threads:
-        batcher: Batcher[Any] = Batcher(manager.execute, threads=threads.of, max_items=4, max_wait_s=0.0)
+        batcher = Batcher(cast(Any, manager.execute), threads=threads.of, max_items=4, max_wait_s=0.0)
         yield Rig(manager, Dispatcher(cast(InferenceManager, manager), batcher, threads.of))
         manager.gate.set()
         await batcher.close()
