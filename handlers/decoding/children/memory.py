@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 from pathlib import Path
 
@@ -29,10 +28,3 @@ def is_at_its_limit(pid: int) -> bool:
     except (OSError, AttributeError):  # it has ended, or the system has no such call
         return False
     return limit != resource.RLIM_INFINITY and private_bytes(pid) > limit - _A_LITTLE
-
-
-def trim() -> None:
-    """Return freed memory of this process to the system, where its allocator can."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
