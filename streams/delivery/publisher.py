@@ -15,7 +15,6 @@ from engines.run.outcomes import Outcomes
 from engines.run.results import Result, failed_instead
 from handlers.errors import InferenceError, InvalidRequest, ResultTooLarge
 from handlers.logger import get_logger
-from streams.delivery.dead_letters import ever_smaller_letters
 from streams.delivery.port import DeliveryReport, ProducerRecord, Record
 from streams.delivery.producer import BatchingProducer
 from streams.kafka.cloudevents import EVENT_TYPE, RESULT_TYPE, BinaryHeaders
@@ -26,7 +25,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _RECORD_OVERHEAD_BYTES = 1024
-"""The most that headers, key and framing add to a value."""
+"""The most that framing, and the headers and key of a result, add to a value."""
 
 _CALLERS_BYTES = 256
 """The part of that for the caller's key and trace; an ordinary caller uses far less."""
@@ -36,6 +35,9 @@ _ALWAYS_TAKEN_BYTES = 16 * 1024
 
 _MESSAGE_CHARS = 1000
 """How much is kept of an error message that is too large."""
+
+_LEAST_VALUE_BYTES = 1024
+"""How much is kept of the value of a dead letter that the broker finds too large whatever else is cut."""
 
 
 class Reply(DeliveryReport, kw_only=True, eq=False):
@@ -81,7 +83,6 @@ class Publisher:
         self._event_headers = BinaryHeaders(EVENT_TYPE, f"inferstream/{worker}")
         self._events = topics.events
         self._group = group
-        self._max_message_bytes = max_message_bytes
         self._max_value_bytes = max_message_bytes - _RECORD_OVERHEAD_BYTES
         self._surely_taken_bytes = min(_ALWAYS_TAKEN_BYTES, self._max_value_bytes)
         self._reply_topics = [re.compile(pattern) for pattern in reply_topics]
@@ -106,7 +107,7 @@ class Publisher:
         if len(value) > self._max_value_bytes:
             result, value = self._too_large(result, len(value))
         try:
-            published = await self._deliver(reply.reply_to or own, result, value, reply)
+            published = await self._deliver(self._ever_smaller(reply.reply_to or own, result, value, reply))
         except KafkaError as error:
             if reply.reply_to is None:
                 raise
@@ -115,7 +116,7 @@ class Publisher:
                 "create the topic or leave it out"
             )
             result = failed_instead(result, refusal)
-            published = await self._deliver(own, result, encode(result), reply)
+            published = await self._deliver(self._ever_smaller(own, result, encode(result), reply))
         if published is not answered:
             self._outcomes.replaced(answered, published)
         await self.event(_outcome_event(published))
@@ -146,7 +147,8 @@ class Publisher:
         for record in reply.refused:
             if record.topic != self._events and record.value is not None:
                 result = decode_result(record.value)
-                published = await self._deliver(record.topic, result, record.value, reply)
+                attempts = self._ever_smaller(record.topic, result, record.value, reply)
+                published = await self._deliver(attempts)
                 if published is not result:
                     self._outcomes.replaced(result, published)
                     of_event = [self._event_record(_outcome_event(published))]
@@ -156,20 +158,14 @@ class Publisher:
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         """Publish the original record with the reason in its headers, and a metrics event.
 
-        The record is cut only where it is too large, as `ever_smaller_letters` says.
+        Where the broker refuses its size, the value is cut to `max_message_bytes`. Where it refuses that too, the
+        record has no key, no headers of its producer's and only the start of the value. The header
+        `__dlq.errors.truncated` of a cut letter says how many bytes the value had.
 
         Raises:
             KafkaError: the broker refuses it; nothing may be acknowledged then.
         """
-        letters = ever_smaller_letters(
-            origin,
-            self._topics.dead_letters(task),
-            group=self._group,
-            stage=stage,
-            error=error,
-            max_message_bytes=self._max_message_bytes,
-        )
-        await self._deliver_first_that_fits((None, letter) for letter in letters)
+        await self._deliver(self._ever_smaller_letters(origin, task, stage, error))
         self._outcomes.dead_lettered(
             task=task,
             topic=origin.topic,
@@ -197,10 +193,6 @@ class Publisher:
         """
         await self._producer.deliver(self._event_record(event))
 
-    async def _deliver(self, topic: str, result: Result, value: bytes, reply: Reply) -> Result:
-        """Publish `result`, or a smaller one that the broker takes; return what was published."""
-        return await self._deliver_first_that_fits(self._ever_smaller(topic, result, value, reply))
-
     def _ever_smaller(
         self, topic: str, result: Result, value: bytes, reply: Reply
     ) -> Iterator[tuple[Result, ProducerRecord]]:
@@ -213,7 +205,33 @@ class Publisher:
         failed, value = self._too_large(result, len(value))
         yield failed, self._record(topic, failed, value, reply)
 
-    async def _deliver_first_that_fits(self, attempts: Iterable[tuple[T, ProducerRecord]]) -> T:
+    def _ever_smaller_letters(
+        self, origin: Record, task: str, stage: str, error: InferenceError
+    ) -> Iterator[tuple[None, ProducerRecord]]:
+        topic = self._topics.dead_letters(task)
+        why = [
+            ("__dlq.errors.topic", origin.topic.encode()),
+            ("__dlq.errors.partition", str(origin.partition).encode()),
+            ("__dlq.errors.offset", str(origin.offset).encode()),
+            ("__dlq.errors.group", self._group.encode()),
+            ("__dlq.errors.delivery.count", str(max(1, origin.crashes)).encode()),
+            ("__dlq.errors.stage", stage.encode()),
+            ("__dlq.errors.exception.class", error.code.encode()),
+            ("__dlq.errors.message", error.message[:_MESSAGE_CHARS].encode("utf-8", "replace")),
+        ]
+        headers = [*origin.headers, *why]
+        yield None, ProducerRecord(topic, origin.key, origin.value, headers)
+        value = origin.value or b""
+        truncated = ("__dlq.errors.truncated", str(len(value)).encode())
+        beside_it = len(origin.key or b"") + sum(
+            len(name.encode()) + len(text or b"") for name, text in headers
+        )
+        room = self._max_value_bytes - beside_it
+        if 0 < room < len(value):
+            yield None, ProducerRecord(topic, origin.key, value[:room], [*headers, truncated])
+        yield None, ProducerRecord(topic, None, value[:_LEAST_VALUE_BYTES], [*why, truncated])
+
+    async def _deliver(self, attempts: Iterable[tuple[T, ProducerRecord]]) -> T:
         """Deliver the first record that the broker does not refuse for its size; return what it carries."""
         refusal: MessageSizeTooLargeError | None = None
         for what, record in attempts:
