@@ -98,17 +98,11 @@ class DeliveryReport(msgspec.Struct, eq=False):
         """Called when the broker has answered for every record; `error` says why it refused one. Must not raise."""
         raise NotImplementedError
 
-    def arrived(self) -> None:
-        """Count one record that the broker has."""
-        self.missing -= 1
-        if not self.missing:
-            self.ended(self.error)
-
-    def failed(self, record: ProducerRecord, error: Exception) -> None:
-        """Note that the broker refuses `record`."""
-        if self.error is None:
-            self.error = error
-        self.refused += (record,)
+    def answered(self, record: ProducerRecord, error: Exception | None) -> None:
+        """Count one record that the broker has, or refuses with `error`."""
+        if error is not None:
+            self.error = self.error or error
+            self.refused += (record,)
         self.missing -= 1
         if not self.missing:
             self.ended(self.error)

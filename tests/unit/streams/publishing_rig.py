@@ -39,11 +39,7 @@ class Broker:
     def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
         delivery.missing = len(records)
         for record in records:
-            error = self._take(record)
-            if error is None:
-                delivery.arrived()
-            else:
-                delivery.failed(record, error)
+            delivery.answered(record, self._take(record))
 
     def _take(self, record: ProducerRecord) -> KafkaError | None:
         if record.topic in self.refusals:
