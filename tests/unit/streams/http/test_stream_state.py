@@ -65,7 +65,7 @@ async def test_the_figures_of_the_stream_are_in_readyz_and_metrics(tmp_path: Pat
     messages = [message(number, b"x") for number in range(3)]
     track(stream.tracker, Fetches().of(messages))
     stream.tracker.done(messages[0])
-    stream.tracker.hold_back(("t", 3))
+    stream.tracker.held_back.add(("t", 3))
     stream.partitions.removed_unread = {("t", 1): 7}
     stream.now = 5.0
     await stream.watch.look()
