@@ -65,7 +65,10 @@ class ByteBudget:
     async def holding(self, urgency: Urgency = NO_HURRY, lane: str = "") -> AsyncIterator[Holding]:
         """Wait for room; the bytes that the body then holds are freed when it ends."""
         its = self._lanes.setdefault(lane, _Lane())
-        await self._enter(its, urgency)
+        if self._has_room(its) and not its.line:
+            its.unsettled += 1
+        else:
+            await its.line.wait(urgency, unused=lambda: self._leave_unused(its))
         holding = Holding(self, its)
         try:
             yield holding
@@ -84,12 +87,6 @@ class ByteBudget:
         lane.unsettled += 1
         self._lanes[name] = self._lanes.pop(name)  # the turn of the other lanes
         return True
-
-    async def _enter(self, lane: _Lane, urgency: Urgency) -> None:
-        if self._has_room(lane) and not lane.line:
-            lane.unsettled += 1
-        else:
-            await lane.line.wait(urgency, unused=lambda: self._leave_unused(lane))
 
     def _leave_unused(self, lane: _Lane) -> None:
         lane.unsettled -= 1

@@ -20,8 +20,7 @@ from streams.faults import contained
 from streams.media import MediaFetcher
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
-from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_executors import EngineExecutors
+from streams.pipeline.dispatcher import Dispatcher, EngineExecutors
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
 from streams.settings import Settings

@@ -29,6 +29,7 @@ class Item:
     urgency: tuple[float, float] = (0.0, 0.0)
     cost: float = 0.0
     most_cost: float = 1.0
+    emit: Emit | None = None
 
     def waited(self, seconds: float) -> None:
         pass

@@ -15,8 +15,7 @@ from engines.base import Emit
 from engines.inference import InferenceManager
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
-from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_executors import EngineExecutors
+from streams.pipeline.dispatcher import Dispatcher, EngineExecutors
 
 MAX_MODELS = 2
 
@@ -32,6 +31,7 @@ class Item:
     urgency: tuple[float, float] = (0.0, 0.0)
     cost: float = 0.0
     most_cost: float = 1.0
+    emit: Emit | None = None
 
     @property
     def lane_key(self) -> tuple[str, str]:
