@@ -74,7 +74,8 @@ class OffsetTracker:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._forgotten: list[_Partition] = []
         """Forgotten partitions with unfinished records."""
-        self._waiting: list[asyncio.Future[None]] = []
+        self._progress = asyncio.Event()
+        """Set for a moment whenever one of those who wait may go on."""
 
     def enter(self, fetched: Fetched) -> None:
         """Check, before a fetch is tracked, that it follows the previous one of its partition or starts an epoch.
@@ -141,8 +142,7 @@ class OffsetTracker:
                 self.commit_is_due.set()
         elif 0 < self.unfinished < self._window - 1:
             return  # nobody can go on for that
-        if self._waiting:
-            self._wake()
+        self._wake()
 
     def give_back(self, give_up: Callable[[Record], bool]) -> None:
         """Count the last records of each partition as finished, though they are not: their next owner gets them.
@@ -227,9 +227,7 @@ class OffsetTracker:
 
     async def progress(self) -> None:
         """Wait for the next ack, commit or release; where all room is taken, for the next record that is done."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        await waiting
+        await self._progress.wait()
 
     async def drained(self) -> None:
         """Return once nothing is unfinished."""
@@ -275,10 +273,8 @@ class OffsetTracker:
             self.commit_is_due.clear()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
+        self._progress.set()
+        self._progress.clear()
 
 
 def _lost(fetched: Fetched, due: str) -> PositionLost:

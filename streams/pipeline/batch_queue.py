@@ -44,8 +44,6 @@ class BatchQueue:
     def __init__(self, max_items: int) -> None:
         self.coming = 0
         """How many requests are on their way to this queue."""
-        self.is_filling = False
-        """Whether a batch waits for requests on their way."""
         self.may_leave = asyncio.Event()
         """Set where waiting longer is of no use: a batch is full, or no request is on its way."""
         self.since = 0.0
@@ -74,7 +72,7 @@ class BatchQueue:
         group.waiting.put(waiting, job.urgency)
         if job.cost > group.largest:
             group.largest = job.cost
-        if self.is_filling and group.fills_a_batch(self._max_items):
+        if self.coming and group.fills_a_batch(self._max_items):
             self.may_leave.set()
 
     def has_a_full_batch(self) -> bool:

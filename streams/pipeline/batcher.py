@@ -149,10 +149,8 @@ class Batcher:
         left = lane.since + longest - self._clock()
         if left > 0:
             lane.may_leave.clear()
-            lane.is_filling = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(lane.may_leave.wait(), left)
-            lane.is_filling = False
 
     def _next(self, key: Hashable, lane: BatchQueue) -> list[list[BatchEntry]]:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
