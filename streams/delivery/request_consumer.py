@@ -63,7 +63,7 @@ class RequestConsumer:
         self.under_way: dict[Record, Run] = {}
         """Requests without a result yet."""
         self._has_failed = False
-        self._held_back = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
+        self._backlog = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on records of `task`'s request topic, in order, as far as there is room; queue the rest.
@@ -73,7 +73,7 @@ class RequestConsumer:
         alike: Alike = {}
         try:
             for one in fetched:
-                self._held_back.enter(one, task, alike)
+                self._backlog.enter(one, task, alike)
         except PositionLost as error:
             self._on_fatal(error)
 
@@ -94,7 +94,7 @@ class RequestConsumer:
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
-        await self._held_back.close()
+        await self._backlog.close()
         await self._answering.close()
         for work in self._tasks:
             work.cancel()

@@ -62,8 +62,6 @@ class Worker:
         self.membership = Membership(settings.kafka, request_topics, on_fatal)
         self.gateway: Gateway | None = None
         self._watch: BrokerWatch | None = None
-        self.is_cut_off = False
-        """Whether no broker answered at the end, so that nothing waits for one."""
         self.app: InferenceApp | None = None
         self._stream: Stream | None = None
         self._delivering: asyncio.Task[None] | None = None
@@ -161,17 +159,17 @@ class Worker:
         if self._stream is not None:
             await self._stream.withdraw()
 
-    async def leave(self) -> None:
-        """Leave the group and close the connections, as far as the broker answers; after `drain`."""
+    async def leave(self) -> bool:
+        """Leave the group and close the connections, after `drain`; return False where no broker answers."""
         if self._watch is not None and not await self._watch.any_answers():
             log.warning("group_not_left", group=self._settings.kafka.group_id, reason="no broker answers")
-            self.is_cut_off = True
-            return
+            return False
         if self._about:
             self._event_publisher.worker("worker_stopped", self._about)
             await self._stopping.courtesy(self._event_publisher.flush(), share=0.25)
         if self.app is not None:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
+        return True
 
     def _announce(self, publisher: Publisher) -> None:
         self._about = {
@@ -227,9 +225,9 @@ async def _run(settings: Settings) -> int:
                 failure = _logged(error)
             status = 0 if failure is None else EXIT_FAILED
             stopping.settle(status)
-            await worker.leave()
+            has_left = await worker.leave()
         log.info("worker_stopped")
-        if worker.is_cut_off:
+        if not has_left:
             exit_now(status)  # Faust and aiokafka would wait for a broker
         stopping.closed(status)
     return status
