@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,13 +15,17 @@ from engines.run.job import Job, Outcome
 
 
 class BatchEntry(msgspec.Struct, eq=False):
-    """A job that has waited for its batch since `since`."""
+    """A job that waits for its batch. Each kind of caller overrides `go_on`."""
 
     job: Job
-    since: float
-    on_outcome: Callable[[Outcome], None]
+    since: float = 0.0
+    """When it began to wait; set by the batcher."""
     is_over: bool = False
-    """Whether it was answered or given up: `on_outcome` is not called any more."""
+    """Whether it was answered or given up: `go_on` is not called any more."""
+
+    def go_on(self, outcome: Outcome) -> None:
+        """Called on the event loop with the engine's raw result. Must not raise."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
+
+import msgspec
 
 from engines.log_context import shared_task
 from engines.run.executor import OnOutcome
@@ -36,6 +37,16 @@ class _Ran(NamedTuple):
     outcomes: Sequence[Outcome]
     began: float
     ended: float
+
+
+class _Awaited(BatchEntry):
+    """Hands the outcome to a future; does nothing where the waiting caller has gone."""
+
+    future: asyncio.Future[Outcome] = msgspec.field(default_factory=asyncio.Future)
+
+    def go_on(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
 
 
 class Batcher:
@@ -85,25 +96,21 @@ class Batcher:
 
     async def submit(self, job: Job) -> Outcome:
         """Return the engine's raw result for `job`; if the caller is cancelled, the batch leaves it out."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = self.put(job, functools.partial(_resolve, future))
+        entry = _Awaited(job)
+        self.put(entry)
         try:
-            return await future
+            return await entry.future
         finally:
             entry.is_over = True
 
-    def put(self, job: Job, on_outcome: Callable[[Outcome], None]) -> BatchEntry:
-        """Call `on_outcome` on the event loop with the engine's raw result for `job`; it must not raise.
-
-        It is not called where the returned entry `is_over` by then.
-        """
-        key = job.lane_key
+    def put(self, entry: BatchEntry) -> None:
+        """Have a job run in a batch; its `go_on` is called with the outcome, unless it `is_over` by then."""
+        key = entry.job.lane_key
         lane = self._lanes.get(key) or self._lane(key)
-        entry = BatchEntry(job, self._clock(), on_outcome)
+        entry.since = self._clock()
         lane.put(entry)
         if lane.task is None:
             lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
-        return entry
 
     @property
     def depth(self) -> int:
@@ -206,11 +213,6 @@ def _answer(waiting: BatchEntry, outcome: Outcome, began: float) -> None:
     waiting.is_over = True
     try:
         waiting.job.waited(began - waiting.since)
-        waiting.on_outcome(outcome)
+        waiting.go_on(outcome)
     except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
         report_fault(error, "the outcome of a request was not taken")
-
-
-def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():  # the caller may have been cancelled a moment ago
-        future.set_result(outcome)

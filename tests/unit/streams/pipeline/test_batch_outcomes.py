@@ -11,6 +11,7 @@ import pytest
 
 from engines.run.job import Job, Outcome
 from handlers.errors import Cancelled, InferenceFailed, InternalError
+from streams.pipeline.batch_queue import BatchEntry
 from streams.pipeline.batcher import Batcher
 from tests.unit.streams.pipeline.batching_rig import (
     Early,
@@ -103,14 +104,13 @@ async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> 
 @pytest.mark.logs_errors("asyncio: the outcome of a request was not taken")
 async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
     batcher = make(Engine())
-    heard: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    def fail(outcome: Outcome) -> None:
-        raise RuntimeError("a fault of the caller")
+    class Failing(BatchEntry):
+        def go_on(self, outcome: Outcome) -> None:
+            raise RuntimeError("a fault of the caller")
 
-    batcher.put(job(1), fail)
-    batcher.put(job(2), heard.set_result)
-    assert await heard == {"value": 2}
+    batcher.put(Failing(job(1)))
+    assert await batcher.submit(job(2)) == {"value": 2}
     assert await batcher.submit(job(3)) == {"value": 3}
 
 
