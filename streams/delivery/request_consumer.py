@@ -101,7 +101,6 @@ class RequestConsumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
-        """Start work on a tracked record."""
         if message.crashes:
             self.see_through(message, task, functools.partial(self._give_up, message, task))
             return

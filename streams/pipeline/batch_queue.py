@@ -40,10 +40,17 @@ class _Group:
         count = len(self.waiting)
         return count >= max_items or count * self.largest >= self.waiting.first().job.most_cost
 
+    @property
+    def turn(self) -> tuple[Urgency, float]:
+        """The group with the smallest is next."""
+        return self.waiting.first_urgency, self.waiting.first().since
+
 
 class BatchQueue:
-    """The requests that wait for one model, in groups that may share a batch of up to `max_items`. Lives on one event
-    loop."""
+    """The requests that wait for one model, by the batches they may share, of up to `max_items` each.
+
+    Lives on one event loop.
+    """
 
     def __init__(self, max_items: int) -> None:
         self.coming = 0
@@ -65,15 +72,15 @@ class BatchQueue:
         """Return how many requests wait."""
         return sum(len(group.waiting) for group in self._groups.values())
 
-    def put(self, waiting: BatchEntry) -> None:
+    def put(self, entry: BatchEntry) -> None:
         """Add a request."""
-        job = waiting.job
+        job = entry.job
         if not self._groups:
-            self.since = waiting.since
+            self.since = entry.since
         group = self._groups.get(job.batch_key)
         if group is None:
             group = self._groups[job.batch_key] = _Group()
-        group.waiting.put(waiting, job.urgency)
+        group.waiting.put(entry, job.urgency)
         if job.cost > group.largest:
             group.largest = job.cost
         if self.coming and group.fills_a_batch(self._max_items):
@@ -90,21 +97,21 @@ class BatchQueue:
         """
         if not self._groups:
             return []
-        key, group = min(self._groups.items(), key=_turn)
+        key, group = min(self._groups.items(), key=lambda one: one[1].turn)
         queue = group.waiting
         batch: list[BatchEntry] = []
         largest = 0.0
         for _ in range(len(queue)):
-            waiting = queue.take()
-            if waiting.is_over:
+            entry = queue.take()
+            if entry.is_over:
                 continue
-            job = waiting.job
+            job = entry.job
             if job.cost > largest:
                 largest = job.cost
             if batch and (len(batch) + 1) * largest > job.most_cost:
-                queue.put_back(waiting, job.urgency)
+                queue.put_back(entry, job.urgency)
                 break
-            batch.append(waiting)
+            batch.append(entry)
             if len(batch) == self._max_items:
                 break
         if not queue:
@@ -114,12 +121,6 @@ class BatchQueue:
 
     def drain(self) -> list[BatchEntry]:
         """Take all requests."""
-        waiting = [one for group in self._groups.values() for one in group.waiting.drain()]
+        entries = [entry for group in self._groups.values() for entry in group.waiting.drain()]
         self._groups.clear()
-        return waiting
-
-
-def _turn(group: tuple[Hashable, _Group]) -> tuple[Urgency, float]:
-    """Return the key by which the next group is chosen: the smallest is next."""
-    queue = group[1].waiting
-    return queue.first_urgency, queue.first().since
+        return entries

@@ -121,9 +121,9 @@ class Batcher:
         """Let running batches finish; requests that still wait end as Cancelled."""
         lanes = list(self._lanes.values())
         for lane in lanes:
-            for waiting in lane.drain():
+            for entry in lane.drain():
                 stopped = Cancelled("the worker stopped before this request ran; send it again")
-                _answer(waiting, stopped, waiting.since)
+                _answer(entry, stopped, entry.since)
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
@@ -184,8 +184,8 @@ class Batcher:
             longest = max(one.ended - one.began for one in ran)
             self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
         for batch, (outcomes, began, _) in zip(batches, ran, strict=True):
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                _answer(waiting, outcome, began)
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                _answer(entry, outcome, began)
 
     def _execute_one(self, batch: list[BatchEntry], loop: asyncio.AbstractEventLoop) -> _Ran:
         began = self._clock()
@@ -206,13 +206,13 @@ class Batcher:
         return _Ran(outcomes, began, self._clock())
 
 
-def _answer(waiting: BatchEntry, outcome: Outcome, began: float) -> None:
+def _answer(entry: BatchEntry, outcome: Outcome, began: float) -> None:
     """Report the outcome of an entry in the batch that began at that time, unless it was reported before."""
-    if waiting.is_over:
+    if entry.is_over:
         return
-    waiting.is_over = True
+    entry.is_over = True
     try:
-        waiting.job.waited(began - waiting.since)
-        waiting.go_on(outcome)
+        entry.job.waited(began - entry.since)
+        entry.go_on(outcome)
     except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
         report_fault(error, "the outcome of a request was not taken")
