@@ -93,10 +93,8 @@ class BatchQueue:
     def take(self) -> list[BatchEntry]:
         """Take the most urgent request and, in order of urgency, others that may share its batch.
 
-        Returns nothing where no request waits any more.
+        There must be one. Returns nothing where all have gone.
         """
-        if not self._groups:
-            return []
         key, group = min(self._groups.items(), key=lambda one: one[1].turn)
         queue = group.waiting
         batch: list[BatchEntry] = []

@@ -162,9 +162,9 @@ class Batcher:
     def _next(self, key: Hashable, lane: BatchQueue) -> list[list[BatchEntry]]:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
         batch_s = self._batch_s.get(key, _TURN_S)
-        most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
-        batches = [lane.take()]
-        while lane and len(batches) + 1 <= most:
+        most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
+        batches = []
+        while lane and len(batches) < most:
             batches.append(lane.take())
         return [batch for batch in batches if batch]
 
