@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
 
 import msgspec
 
@@ -29,14 +28,6 @@ _TURN_S = 0.001
 
 _MOST_IN_A_TURN = 4
 """Most batches in one turn: the model may have become slower, and the first is answered after the last."""
-
-
-class _Ran(NamedTuple):
-    """The outcomes of a batch, and when it began and ended."""
-
-    outcomes: Sequence[Outcome]
-    began: float
-    ended: float
 
 
 class _Awaited(BatchEntry):
@@ -179,15 +170,18 @@ class Batcher:
             )
         except Exception as error:
             log.exception("batches_not_run", batches=len(batches))
-            ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
+            ran = [([as_inference_error(error)] * len(batch), started, 0.0) for batch in batches]
         else:
-            longest = max(one.ended - one.began for one in ran)
+            longest = max(took_s for _, _, took_s in ran)
             self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
         for batch, (outcomes, began, _) in zip(batches, ran, strict=True):
             for entry, outcome in zip(batch, outcomes, strict=True):
                 _answer(entry, outcome, began)
 
-    def _execute_one(self, batch: list[BatchEntry], loop: asyncio.AbstractEventLoop) -> _Ran:
+    def _execute_one(
+        self, batch: list[BatchEntry], loop: asyncio.AbstractEventLoop
+    ) -> tuple[Sequence[Outcome], float, float]:
+        """Return the outcomes of a batch, when it began and how long it took."""
         began = self._clock()
         entries: dict[int, BatchEntry] = {}
 
@@ -203,7 +197,7 @@ class Batcher:
         except BaseException as error:
             log.exception("batch_failed", items=len(batch))
             outcomes = [as_inference_error(error)] * len(batch)
-        return _Ran(outcomes, began, self._clock())
+        return outcomes, began, self._clock() - began
 
 
 def _answer(entry: BatchEntry, outcome: Outcome, began: float) -> None:
