@@ -154,7 +154,7 @@ class Batcher:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
         batch_s = self._batch_s.get(key, _TURN_S)
         most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
-        batches = []
+        batches: list[list[BatchEntry]] = []
         while lane and len(batches) < most:
             batches.append(lane.take())
         return [batch for batch in batches if batch]
