@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # `inferstream serve` shows metrics too, and has no use for K
     from streams.delivery.offsets import OffsetTracker
     from streams.delivery.port import TopicPartition
     from streams.faust.membership import Membership
-    from streams.faust.source import FaustSource
+    from streams.faust.positions import PartitionReader
     from streams.kafka.broker_watch import BrokerWatch
 
 
@@ -23,14 +23,16 @@ class StreamState:
     watch: BrokerWatch
     membership: Membership
     tracker: OffsetTracker
-    source: FaustSource
+    reader: PartitionReader
     ready_without_broker_s: float | None
     """Without a broker for longer than that the status is error; None: never."""
 
     def report(self) -> dict[str, Any]:
         """Return {"status": ok | degraded | error, broker, group, offsets}, as JSON has it."""
         broker, group, tracker = self.watch.report(), self.membership, self.tracker
-        unreadable, stopped = group.unreadable_topics(), self.source.stopped_partitions
+        unreadable = group.unreadable_topics()
+        # Copies: the reader's thread may write meanwhile.
+        stopped, removed = dict(self.reader.stopped_partitions), dict(self.reader.removed_unread)
         any_unread = bool(group.missing_topics or unreadable or stopped)
         limit_s = self.ready_without_broker_s
         if limit_s is not None and broker["away_s"] > limit_s:
@@ -55,9 +57,7 @@ class StreamState:
                 "oldest_age_s": round(tracker.oldest_age_s(), 3),
                 "held_back": sorted(map(_named, tracker.held_back)),
                 "stopped": {_named(place): why for place, why in stopped.items()},
-                "removed_unread": {
-                    _named(place): count for place, count in self.source.removed_unread.items()
-                },
+                "removed_unread": {_named(place): count for place, count in removed.items()},
             },
         }
 

@@ -29,6 +29,10 @@ class RunningCluster(KafkaCluster):
         super().__init__(root, release, brokers=brokers, on_status=lambda status: None, abandon=Event())
         self.properties = dict(properties or {})
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that point a worker at this cluster."""
+        return self.nodes[0].settings()
+
     @property
     def kafka(self) -> dict[str, Any]:
         """The section `kafka` of a worker's settings."""

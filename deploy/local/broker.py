@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.local.kafka_probe import live_brokers
 from deploy.local.part import Part
+from deploy.local.ports import live_brokers
 
 
 class Broker(Part):

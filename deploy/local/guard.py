@@ -35,15 +35,11 @@ def _spawn(argv: list[str]) -> int:
     )
 
 
-def _has_exited(server: int) -> bool:
-    # WNOWAIT leaves the dead leader unreaped, so that its group id cannot be given to someone else before
-    # the rest of the group is killed.
-    return os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def _wait_for_an_end(server: int, parent: int) -> None:
     """Return when the server has exited, the parent closed the pipe, or the parent is gone."""
-    while not _has_exited(server):
+    # WNOWAIT leaves the dead leader unreaped, so that its group id cannot be given to someone else before the rest of
+    # the group is killed.
+    while os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         closed, _, _ = select.select([0], [], [], _CHECK_INTERVAL_S)
         # A process that the parent forked may hold the pipe open after the parent's death: look at the parent
         # too, which is replaced as soon as it dies.

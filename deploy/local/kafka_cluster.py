@@ -1,17 +1,22 @@
-"""Apache Kafka on this machine: one broker or three."""
+"""Apache Kafka on this machine: an unpacked release, and one broker of it or three."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import Any
+from typing import Any, Self
 
-from deploy.local.kafka_probe import live_brokers
-from deploy.local.kafka_release import KafkaRelease
-from deploy.local.part import Part, PartStatus, StackError
-from deploy.local.ports import HOST
+from deploy.local.part import Part, StackError
+from deploy.local.ports import HOST, live_brokers
 
+_OLDEST_JAVA = 17
+"""What the brokers of Kafka 4 need."""
+_CURE = f"install a JRE of version {_OLDEST_JAVA} or newer (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
+_ASKING_TIMEOUT_S = 30.0
 _CLUSTER_ID = "inferstream-local-kafk"  # 22 characters of base64url, whichever
 _LOGGING = """\
 status = error
@@ -28,6 +33,59 @@ logger.server_settings.level = WARN
 """
 
 
+@dataclass(frozen=True, slots=True)
+class KafkaRelease:
+    """The folder of Kafka's jars, and the `java` that starts them; `find` checks both."""
+
+    libs: Path
+    java: Path
+
+    @classmethod
+    def find(cls, home: Path) -> Self:
+        """Return the release unpacked in `home`: a folder whose `libs/` holds the jars of Kafka 4.
+
+        Raises:
+            StackError: permanent; `home` is not such a folder, or there is no Java that is new enough.
+        """
+        libs = home.absolute() / "libs"
+        if not any(libs.glob("*.jar")):
+            raise StackError(
+                f"kafka: {home} is not an unpacked release of Apache Kafka: it has no libs/ with jars in it; "
+                "name the folder into which its archive was unpacked"
+            )
+        return cls(libs, _find_java())
+
+    def command(self, main_class: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+        """Return the command line of one of Kafka's programs, with little memory and a quick start."""
+        return [
+            *(str(self.java), "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            *("-Djava.net.preferIPv4Stack=true", *options),
+            *("-cp", str(self.libs / "*"), main_class, *arguments),
+        ]
+
+
+def _find_java() -> Path:
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    if found is None:
+        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no `java` on the PATH"
+        raise StackError(f"kafka: {where}; {_CURE}")
+    java = Path(found).absolute()
+    try:
+        said = subprocess.run(
+            [str(java), "-version"], capture_output=True, text=True, timeout=_ASKING_TIMEOUT_S, check=False
+        ).stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StackError(f"kafka: {java} does not run: {error}; {_CURE}") from error
+    # 17.0.15, 21, 25-ea; before 9 it was 1.8.0_392.
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    if version is None:
+        raise StackError(f"kafka: {java} does not say which version it is, but: {said.strip()}; {_CURE}")
+    if int(version[1]) < _OLDEST_JAVA:
+        raise StackError(f"kafka: {java} is Java {version[1]}, Kafka needs {_OLDEST_JAVA} or newer; {_CURE}")
+    return java
+
+
 class KafkaCluster:
     """Brokers of Apache Kafka that are controllers too (KRaft), on loopback, with their data under `root`.
 
@@ -35,16 +93,8 @@ class KafkaCluster:
     sync. Data is kept for the next start on the same root, separately for one and for three brokers.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        release: KafkaRelease,
-        *,
-        brokers: int = 1,
-        on_status: Callable[[PartStatus], None],
-        abandon: Event,
-    ) -> None:
-        """`on_status` and `abandon` are those of the nodes.
+    def __init__(self, root: Path, release: KafkaRelease, *, brokers: int = 1, **of_a_part: Any) -> None:
+        """`of_a_part`, `on_status` and `abandon`, goes to each node.
 
         Raises:
             StackError: permanent; neither one broker nor three.
@@ -57,28 +107,10 @@ class KafkaCluster:
         self.properties: dict[str, str] = {}
         """Properties of the brokers, added to the defaults."""
         self.nodes = tuple(
-            KafkaNode(
-                root,
-                self,
-                number,
-                "broker" if brokers == 1 else f"broker-{number}",
-                on_status=on_status,
-                abandon=abandon,
-            )
+            KafkaNode(root, self, number, "broker" if brokers == 1 else f"broker-{number}", **of_a_part)
             for number in range(1, brokers + 1)
         )
         """The brokers, numbered from 1; one that was killed restarts at the same address."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that point a worker at this cluster."""
-        kafka = {
-            "bootstrap_servers": ",".join(node.address for node in self.nodes),
-            "replication_factor": len(self.nodes),
-            # On one machine a minute is too long to wait for a killed worker's requests.
-            "session_timeout_s": 6,
-            "heartbeat_interval_s": 2,
-        }
-        return {"kafka": kafka}
 
 
 class KafkaNode(Part):
@@ -98,7 +130,15 @@ class KafkaNode(Part):
         self._data = self.directory / "data"
 
     def settings(self) -> dict[str, Any]:
-        return self._cluster.settings()
+        nodes = self._cluster.nodes
+        kafka = {
+            "bootstrap_servers": ",".join(node.address for node in nodes),
+            "replication_factor": len(nodes),
+            # On one machine a minute is too long to wait for a killed worker's requests.
+            "session_timeout_s": 6,
+            "heartbeat_interval_s": 2,
+        }
+        return {"kafka": kafka}
 
     def prepare(self) -> None:
         """Write the settings and, the first time, format the data folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata
 import os
 import sqlite3
@@ -73,8 +72,7 @@ class MlflowServer(Part):
         return inherited | quiet | options
 
     def is_healthy(self) -> bool:
-        status, _ = http_get(self.ports["main"], "/health")
-        return status == http.client.OK
+        return http_get(self.ports["main"], "/health").is_success
 
     @property
     def _file(self) -> Path:

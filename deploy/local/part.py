@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ Status = Literal["starting", "ready", "failed", "stopped"]
 _POLL_INTERVAL_S = 0.05
 _TAIL_LINES = 20
 _TAIL_BYTES = 8_192
-_PORT_TAKEN_WORDS = ("address already in use", "addrinuse", "address in use")
+_SAYS_TAKEN = re.compile("address (already )?in use|addrinuse", re.IGNORECASE)
 
 
 class StackError(Exception):
@@ -135,18 +136,19 @@ class Part(ABC):
                 return
             self._began = time.monotonic()
             self._clear()
-            may_choose = not self.ports
+            are_kept = bool(self.ports)
             try:
                 try:
-                    self._start_once(choose_ports=may_choose)
+                    self._start_once()
                 except _PortTaken:
-                    if not may_choose:
+                    if are_kept:
                         raise
                     self._clear()
-                    self._start_once(choose_ports=True)
+                    self.ports = {}
+                    self._start_once()
             except BaseException as error:
                 self._clear()
-                if may_choose:
+                if not are_kept:
                     self.ports = {}
                 self._report("failed", str(error))
                 raise
@@ -173,9 +175,8 @@ class Part(ABC):
         if code != 0:
             raise self._failure(f"`{' '.join(argv)}` ended with status {code}")
 
-    def _start_once(self, *, choose_ports: bool) -> None:
-        if choose_ports:
-            self.ports = self.choose_ports()
+    def _start_once(self) -> None:
+        self.ports = self.ports or self.choose_ports()
         self._report("starting")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,26 +203,15 @@ class Part(ABC):
             raise self._failure(str(error)) from error
 
     def _await_healthy(self, process: GuardedProcess) -> None:
-        while True:
-            try:
-                if self.is_healthy():
-                    break
-            except OSError:
-                pass  # not listening yet, or not yet answering
+        is_healthy = False
+        while not is_healthy:
+            with contextlib.suppress(OSError):  # not listening yet, or not yet answering
+                is_healthy = self.is_healthy()
+            # The answer may be that of another server that took the port first; then ours has died by now.
             self._pause()
             if process.poll() is not None:
-                raise self._death(process)
-        # An answer may come from another server that took the port first; then ours has died.
-        self._abandon.wait(_POLL_INTERVAL_S)
-        if process.poll() is not None:
-            raise self._death(process)
-
-    def _death(self, process: GuardedProcess) -> StackError:
-        failure = self._failure(f"died with status {process.poll()} while starting")
-        last_words = str(failure).lower()
-        return (
-            _PortTaken(str(failure)) if any(words in last_words for words in _PORT_TAKEN_WORDS) else failure
-        )
+                failure = self._failure(f"died with status {process.poll()} while starting")
+                raise _PortTaken(str(failure)) if _SAYS_TAKEN.search(str(failure)) else failure
 
     def _pause(self) -> None:
         if self._abandon.wait(_POLL_INTERVAL_S):
@@ -262,19 +252,19 @@ def start_together(parts: Sequence[Part]) -> None:
             them.
     """
     outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def start(part: Part) -> None:
+        try:
+            part.start()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the outcome
+            outcomes.put(error)
+        else:
+            outcomes.put(None)
+
     for part in parts:
         # A daemon: after a Ctrl-C during its start the process could not end otherwise. It finds the start abandoned
         # and starts nothing.
-        Thread(target=_start, args=(part, outcomes), name=f"start-{part.name}", daemon=True).start()
+        Thread(target=start, args=(part,), name=f"start-{part.name}", daemon=True).start()
     for _ in parts:
         if (error := outcomes.get()) is not None:
             raise error
-
-
-def _start(part: Part, outcomes: SimpleQueue[BaseException | None]) -> None:
-    try:
-        part.start()
-    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the outcome
-        outcomes.put(error)
-    else:
-        outcomes.put(None)

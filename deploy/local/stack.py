@@ -6,20 +6,18 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from deploy.local.broker import Broker
-from deploy.local.kafka_cluster import KafkaCluster
-from deploy.local.kafka_release import KafkaRelease
+from deploy.local.kafka_cluster import KafkaCluster, KafkaRelease
 from deploy.local.mlflow_server import MlflowServer
 from deploy.local.part import Part, PartStatus, StackError, start_together
 from deploy.local.s3 import S3
 
 _LOCK_TIMEOUT_S = 5.0
-_P = TypeVar("_P", bound=Part)
 
 
 class LocalStack:
@@ -56,17 +54,14 @@ class LocalStack:
         if kafka is None and brokers != 1:
             raise StackError(f"{brokers} brokers need Apache Kafka; the embedded broker is always one")
 
-        def made(part: type[_P]) -> _P:
-            return part(self.root, on_status=self._report, abandon=self._abandon)
-
-        self.s3, self.mlflow = made(S3), made(MlflowServer)
-        if kafka is None:
-            nodes: tuple[Part, ...] = (made(Broker),)
-        else:
-            nodes = KafkaCluster(
-                self.root, kafka, brokers=brokers, on_status=self._report, abandon=self._abandon
-            ).nodes
-        self.parts = (*nodes, self.s3, self.mlflow, *map(made, more))
+        of_a_part: dict[str, Any] = {"on_status": self._report, "abandon": self._abandon}
+        self.s3, self.mlflow = S3(self.root, **of_a_part), MlflowServer(self.root, **of_a_part)
+        nodes: Sequence[Part] = (
+            KafkaCluster(self.root, kafka, brokers=brokers, **of_a_part).nodes
+            if kafka is not None
+            else [Broker(self.root, **of_a_part)]
+        )
+        self.parts = (*nodes, self.s3, self.mlflow, *(part(self.root, **of_a_part) for part in more))
 
     def settings(self) -> dict[str, Any]:
         """Return the settings tree that points a worker at this stack, as the S3 user of its one bucket."""

@@ -3,8 +3,7 @@
 The converters are part of the product since `inferstream up` makes the models that it registers (decision:
 docs/decisions/models-of-up.md).
 
->>> from deploy.models import CATALOGUE, prepare >>> folder = prepare(CATALOGUE["whisper-tiny.en"]) # fetched and
-converted once, then kept
+    folder = prepare(CATALOGUE["whisper-tiny.en"])  # fetched and converted once, then kept
 """
 
 from deploy.models.catalogue import CATALOGUE, Recipe

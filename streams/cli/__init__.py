@@ -224,7 +224,7 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
     from handlers.errors import InferenceError
     from streams.client_errors import ClientError
     from streams.kafka.connection import BrokerUnavailable
-    from streams.kafka.topic_problems import TopicsNotReady, TopicsRefused
+    from streams.kafka.topics import TopicsNotReady, TopicsRefused
 
     if isinstance(error, ConfigurationError):
         return list(error.problems), _EXIT_MISUSED

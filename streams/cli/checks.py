@@ -14,7 +14,7 @@ from engines.configuration import ConfigurationError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.kafka.rights import Rights
+    from streams.kafka.topic_admin import Rights
 
 _COMFORTABLE_BYTES = 5 * 1024**3
 _REFUSED_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})

@@ -4,7 +4,7 @@
 - stream: follows the topics: fetch -> request_consumer -> publisher -> offsets -> committer -> commit
 - request_consumer, backlog, offsets: records in flight, records that wait for room, offsets that may be committed
 - crash_guard: finds a request that crashes each worker that runs it
-- publisher, producer, dead_letters: send outcomes to the sink
+- publisher, producer: send outcomes to the sink
 - memory_broker, memory_client: a broker in memory, for tests and simulations
 
 `streams.faust` has the source and the sink on Kafka.

@@ -58,7 +58,7 @@ class Backlog:
             if started == len(fetched.records):
                 return
             line = self._lines[place] = deque()
-            self._tracker.hold_back(place)
+            self._tracker.held_back.add(place)
         else:
             started = 0
         line.append((fetched, started, task))

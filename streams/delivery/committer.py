@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 
 from aiokafka import errors
 
@@ -17,6 +17,7 @@ log = get_logger(__name__)
 
 _NOT_COMMITTED_S = 0.05
 _LONGEST_ASIDE_S = 60.0
+_NOT_ASIDE = (-math.inf, 0.0)
 _TOPIC_GONE = errors.UnknownTopicOrPartitionError.errno
 ASIDE = {
     _TOPIC_GONE: "the topic is gone; its answered requests have no place left to be counted in",
@@ -25,14 +26,6 @@ ASIDE = {
 }
 """The error codes that postpone the commits of one topic, while those of others go on."""
 NO_MEMBER = frozenset({errors.UnknownMemberIdError.errno, errors.IllegalGenerationError.errno})
-
-
-@dataclass(slots=True)
-class _Aside:
-    """When the commits of a topic are tried again, and the pause that led there."""
-
-    until: float
-    pause_s: float
 
 
 class Committer:
@@ -50,7 +43,8 @@ class Committer:
         self._guard = guard
         self._interval_s = interval_s
         self._one_at_a_time = asyncio.Lock()
-        self._aside: dict[str, _Aside] = {}
+        self._aside: dict[str, tuple[float, float]] = {}
+        """By topic: when its postponed commits are tried again, and after which pause."""
         self._lost_epoch = -1
         """The group has removed this member: nothing of this epoch and those before can be committed."""
 
@@ -102,8 +96,7 @@ class Committer:
         return {
             place: position
             for place, position in self._guard.positions().items()
-            if position.epoch > self._lost_epoch
-            and ((aside := self._aside.get(place[0])) is None or now >= aside.until)
+            if position.epoch > self._lost_epoch and now >= self._aside.get(place[0], _NOT_ASIDE)[0]
         }
 
     def _note(self, asked: Positions, answers: Mapping[TopicPartition, int]) -> bool:
@@ -124,7 +117,7 @@ class Committer:
         return len(committed) == len(asked)
 
     def _put_aside(self, topic: str, reason: str) -> None:
-        before = self._aside.get(topic)
-        pause_s = 1.0 if before is None else min(2 * before.pause_s, _LONGEST_ASIDE_S)
-        self._aside[topic] = _Aside(asyncio.get_running_loop().time() + pause_s, pause_s)
+        _, before_s = self._aside.get(topic, _NOT_ASIDE)
+        pause_s = min(max(1.0, 2 * before_s), _LONGEST_ASIDE_S)
+        self._aside[topic] = (asyncio.get_running_loop().time() + pause_s, pause_s)
         log.warning("offsets_not_committed", topic=topic, reason=reason, next_try_s=pause_s)

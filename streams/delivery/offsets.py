@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from streams.delivery.port import (
     UNKNOWN_OFFSET,
@@ -20,37 +20,25 @@ from streams.delivery.port import (
 )
 
 
+@dataclass(slots=True, eq=False)
 class _Partition:
     """Records in flight and acked of one partition, for one log in one generation, in the order of offsets."""
 
-    __slots__ = (
-        "acked",
-        "committed",
-        "epoch",
-        "gaps",
-        "in_flight",
-        "is_forgotten",
-        "position",
-        "tracked_to",
-        "unfinished",
-    )
-
-    def __init__(self, epoch: int, start: int, committed: int) -> None:
-        self.epoch = epoch
-        self.in_flight: deque[Record] = deque()
-        self.acked: deque[int] = deque()
-        """Positions reached by acks and not committed yet."""
-        self.position = start
-        """The offset before which everything is done."""
-        self.committed = committed
-        """The offset that the group has; the position is committed where it differs."""
-        self.tracked_to = start
-        """Where the next fetch has to begin."""
-        self.gaps: deque[tuple[int, int]] = deque()
-        """Offsets beyond the position that the log does not have, as (start, end)."""
-        self.unfinished = 0
-        self.is_forgotten = False
-        """Whether nothing of it will be committed here: it was reassigned, or its log is gone."""
+    epoch: int
+    position: int
+    """The offset before which everything is done."""
+    committed: int
+    """The offset that the group has; the position is committed where it differs."""
+    tracked_to: int
+    """Where the next fetch has to begin."""
+    in_flight: deque[Record] = field(default_factory=deque)
+    acked: deque[int] = field(default_factory=deque)
+    """Positions reached by acks and not committed yet."""
+    gaps: deque[tuple[int, int]] = field(default_factory=deque)
+    """Offsets beyond the position that the log does not have, as (start, end)."""
+    unfinished: int = 0
+    is_forgotten: bool = False
+    """Whether nothing of it will be committed here: it was reassigned, or its log is gone."""
 
     def cross_gaps(self) -> None:
         """Move the position over offsets that the log does not have."""
@@ -76,6 +64,8 @@ class OffsetTracker:
         """How many tracked records are not done yet."""
         self.commit_is_due = asyncio.Event()
         """Set while acked and uncommitted records of all partitions fill half a window or more."""
+        self.held_back: set[TopicPartition] = set()
+        """The partitions whose records wait for room; they must not be fetched. `release` takes one out."""
         self._acked = 0
         """How many records are acked and not committed yet."""
         self._window = window
@@ -84,8 +74,8 @@ class OffsetTracker:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._forgotten: list[_Partition] = []
         """Forgotten partitions with unfinished records."""
-        self._held_back: set[TopicPartition] = set()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._progress = asyncio.Event()
+        """Set for a moment whenever one of those who wait may go on."""
 
     def enter(self, fetched: Fetched) -> None:
         """Check, before a fetch is tracked, that it follows the previous one of its partition or starts an epoch.
@@ -152,8 +142,7 @@ class OffsetTracker:
                 self.commit_is_due.set()
         elif 0 < self.unfinished < self._window - 1:
             return  # nobody can go on for that
-        if self._waiting:
-            self._wake()
+        self._wake()
 
     def give_back(self, give_up: Callable[[Record], bool]) -> None:
         """Count the last records of each partition as finished, though they are not: their next owner gets them.
@@ -231,25 +220,14 @@ class OffsetTracker:
             self._forget(place)
         self._wake()
 
-    def hold_back(self, place: TopicPartition) -> None:
-        """Note that records of `place` wait for room."""
-        self._held_back.add(place)
-
     def release(self, place: TopicPartition) -> None:
         """Note that no records of `place` wait for room any more."""
-        self._held_back.discard(place)
+        self.held_back.discard(place)
         self._wake()
-
-    @property
-    def held_back(self) -> AbstractSet[TopicPartition]:
-        """The partitions whose records wait for room; they must not be fetched."""
-        return self._held_back
 
     async def progress(self) -> None:
         """Wait for the next ack, commit or release; where all room is taken, for the next record that is done."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        await waiting
+        await self._progress.wait()
 
     async def drained(self) -> None:
         """Return once nothing is unfinished."""
@@ -270,7 +248,7 @@ class OffsetTracker:
         committed = fetched.start if fetched.committed is None else fetched.committed
         if before is not None:
             self._forget(fetched.place)
-        self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed)
+        self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed, fetched.start)
 
     def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)
@@ -295,10 +273,8 @@ class OffsetTracker:
             self.commit_is_due.clear()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
+        self._progress.set()
+        self._progress.clear()
 
 
 def _lost(fetched: Fetched, due: str) -> PositionLost:

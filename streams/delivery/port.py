@@ -1,8 +1,8 @@
 """The port between delivery and Kafka: where records come from, and where outcomes go.
 
-Two implementations ship: Faust's consumer with aiokafka's producer (`streams.faust.source`,
-`streams.faust.producer_sink`), and a broker in memory (`streams.delivery.memory_broker`). Both raise the errors of
-`aiokafka.errors` and return the error codes of Kafka. Everything here lives on one event loop.
+Two implementations ship: Faust's consumer with aiokafka's producer (`streams.faust.port`), and a broker in memory
+(`streams.delivery.memory_broker`). Both raise the errors of `aiokafka.errors` and return the error codes of Kafka.
+Everything here lives on one event loop.
 """
 
 from __future__ import annotations
@@ -98,17 +98,11 @@ class DeliveryReport(msgspec.Struct, eq=False):
         """Called when the broker has answered for every record; `error` says why it refused one. Must not raise."""
         raise NotImplementedError
 
-    def arrived(self) -> None:
-        """Count one record that the broker has."""
-        self.missing -= 1
-        if not self.missing:
-            self.ended(self.error)
-
-    def failed(self, record: ProducerRecord, error: Exception) -> None:
-        """Note that the broker refuses `record`."""
-        if self.error is None:
-            self.error = error
-        self.refused += (record,)
+    def answered(self, record: ProducerRecord, error: Exception | None) -> None:
+        """Count one record that the broker has, or refuses with `error`."""
+        if error is not None:
+            self.error = self.error or error
+            self.refused += (record,)
         self.missing -= 1
         if not self.missing:
             self.ended(self.error)

@@ -93,7 +93,7 @@ class BatchingProducer:
                     if ended is not None:
                         raise ended
             except Exception as error:  # noqa: BLE001 - it is for those who wait
-                _tell(waiting, error)
+                _report(waiting, error)
         del self._waiting[topic]
 
     async def _partitions_of(self, topic: str, records: int) -> list[int]:
@@ -131,11 +131,7 @@ class BatchingProducer:
             count, error = await self._sink.send(topic, partition, waiting[sent:] if sent else waiting)
             taken = waiting if count == len(waiting) else waiting[sent : sent + count]
             if error is None:
-                # The first record is reported last: then the acks of all move the position in one step.
-                for record in reversed(taken):
-                    if (delivery := record.delivery) is not None:
-                        record.delivery = None
-                        delivery.arrived()
+                _report(taken, None)
             elif is_passing(error):
                 self._tell_of_wait(error, topic=topic, partition=partition, records=len(waiting) - sent)
                 await asyncio.sleep(pause_s)
@@ -145,13 +141,14 @@ class BatchingProducer:
                 # Perhaps none of them alone is too large.
                 await asyncio.gather(*(self._send(topic, partition, [record]) for record in taken))
             else:
-                _tell(taken, error)
+                _report(taken, error)
             sent += count
 
 
-def _tell(records: list[ProducerRecord], error: Exception) -> None:
-    """Report those of `records` that were not answered as failed."""
-    for record in records:
+def _report(records: list[ProducerRecord], error: Exception | None) -> None:
+    """Report that the broker has those of `records` that were not answered before, or refuses them with `error`."""
+    # The first is reported last: then the acks of all move the position in one step.
+    for record in reversed(records):
         if (delivery := record.delivery) is not None:
             record.delivery = None
-            delivery.failed(record, error)
+            delivery.answered(record, error)

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import msgspec
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -20,32 +19,15 @@ from handlers.logger import get_logger
 from streams.delivery.backlog import Backlog
 from streams.delivery.crash_guard import CrashGuard
 from streams.delivery.offsets import OffsetTracker
-from streams.delivery.port import DeliveryReport, Fetched, PositionLost, Record
-from streams.delivery.publisher import Publisher
+from streams.delivery.port import Fetched, PositionLost, Record
+from streams.delivery.publisher import Publisher, Reply
 from streams.faults import supervised
 from streams.kafka import cloudevents
 from streams.messages import MAX_ID_CHARS, Request, Result
 from streams.pipeline.decoding import decode_request, known_fields
-from streams.pipeline.fast_lane import OnResult
+from streams.pipeline.fast_lane import FastLane, Run
 
 log = get_logger(__name__)
-
-
-class UnderWay(Protocol):
-    """A request that is being answered."""
-
-    def give_up(self) -> bool:
-        """Stop work on it unless an engine has begun; return whether it was stopped, so that no result will come."""
-
-
-class Answering(Protocol):
-    """The part of the pipeline's fast lane that the consumer uses."""
-
-    def start(
-        self, request: Request, on_result: OnResult, *, queue_s: float, traceparent: str | None, alike: Alike
-    ) -> UnderWay: ...
-
-    async def close(self) -> None: ...
 
 
 class RequestConsumer:
@@ -59,7 +41,7 @@ class RequestConsumer:
     def __init__(
         self,
         *,
-        answering: Answering,
+        answering: FastLane,
         publisher: Publisher,
         tracker: OffsetTracker,
         guard: CrashGuard,
@@ -78,10 +60,10 @@ class RequestConsumer:
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self.under_way: dict[_Posting, UnderWay] = {}
+        self.under_way: dict[Record, Run] = {}
         """Requests without a result yet."""
         self._has_failed = False
-        self._held_back = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
+        self._backlog = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
     def take(self, fetched: Sequence[Fetched], task: str) -> None:
         """Start work on records of `task`'s request topic, in order, as far as there is room; queue the rest.
@@ -91,7 +73,7 @@ class RequestConsumer:
         alike: Alike = {}
         try:
             for one in fetched:
-                self._held_back.enter(one, task, alike)
+                self._backlog.enter(one, task, alike)
         except PositionLost as error:
             self._on_fatal(error)
 
@@ -100,29 +82,27 @@ class RequestConsumer:
 
         A record before one that is done or begun is kept: else the later one would be answered again.
         """
-        postings = {id(posting.message): posting for posting in self.under_way}
 
         def give_up(message: Record) -> bool:
-            posting = postings.get(id(message))
-            if posting is None or not self.under_way[posting].give_up():
+            run = self.under_way.get(message)
+            if run is None or not run.give_up():
                 return False
-            del self.under_way[posting]
+            del self.under_way[message]
             return True
 
         self.tracker.give_back(give_up)
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
-        await self._held_back.close()
+        await self._backlog.close()
         await self._answering.close()
         for work in self._tasks:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
-        """Start work on a tracked record."""
         if message.crashes:
-            self._see_through(message, task, functools.partial(self._give_up, message, task))
+            self.see_through(message, task, functools.partial(self._give_up, message, task))
             return
         try:
             incoming, request = self._read(message, task)
@@ -133,21 +113,22 @@ class RequestConsumer:
                 request_consumer=self,
                 message=message,
                 task=task,
+                key=message.key,
                 traceparent=traceparent,
                 reply_to=request.reply_to,
             )
-            under_way = self._answering.start(
+            run = self._answering.start(
                 request, posting.post, queue_s=queue_s, traceparent=traceparent, alike=alike
             )
             if not posting.is_answered:
-                self.under_way[posting] = under_way
+                self.under_way[message] = run
         except InferenceError as error:
-            self._see_through(message, task, functools.partial(self._refuse, message, task, error))
+            self.see_through(message, task, functools.partial(self._refuse, message, task, error))
         except BaseException as error:  # noqa: BLE001 - logged, and the message is kept
             put_aside = functools.partial(self._put_aside, message, task, "request_consumer", error)
-            self._see_through(message, task, put_aside)
+            self.see_through(message, task, put_aside)
 
-    def _see_through(self, message: Record, task: str, work: Callable[[], Awaitable[None]]) -> None:
+    def see_through(self, message: Record, task: str, work: Callable[[], Awaitable[None]]) -> None:
         """Await the work, which ends with a published outcome, then ack the record."""
 
         async def see_through() -> None:
@@ -155,8 +136,8 @@ class RequestConsumer:
                 try:
                     await work()
                 except Exception as error:
-                    if _takes_nothing(error):
-                        raise
+                    if isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError):
+                        raise  # the broker would refuse a dead letter as well
                     await self._put_aside(message, task, "outcome", error)
             except Exception as error:
                 if not self._has_failed:  # every other record in flight ends in the same way
@@ -184,27 +165,6 @@ class RequestConsumer:
         )
         await self.publisher.dead_letter(message, task=task, stage=stage, error=as_inference_error(error))
 
-    def publish_carefully(self, posting: _Posting, result: Result) -> None:
-        """Publish a result that `Publisher.post` does not send."""
-        message, task = posting.message, posting.task
-        publish = functools.partial(
-            self.publisher.result,
-            result,
-            task=task,
-            key=message.key,
-            traceparent=posting.traceparent,
-            reply_to=posting.reply_to,
-        )
-        self._see_through(message, task, publish)
-
-    def publish_refused(self, posting: _Posting) -> None:
-        """Resend what the broker refused of a posted result."""
-        message, task = posting.message, posting.task
-        republish = functools.partial(
-            self.publisher.republish, posting.refused, task=task, traceparent=posting.traceparent
-        )
-        self._see_through(message, task, republish)
-
     def _read(self, message: Record, task: str) -> tuple[cloudevents.Incoming, Request]:
         """Decode the request.
 
@@ -216,10 +176,6 @@ class RequestConsumer:
         request = decode_request(incoming.value)
         if not request.id:
             request = msgspec.structs.replace(request, id=_id_of(message, incoming))
-        self._check(request, task)
-        return incoming, request
-
-    def _check(self, request: Request, task: str) -> None:
         if request.task != task:
             raise InvalidRequest(
                 f"task {request.task!r} does not belong on this topic; send it to the topic of its task, "
@@ -230,6 +186,7 @@ class RequestConsumer:
                 f"reply_to {request.reply_to!r} matches none of worker.reply_topics; "
                 "leave it out, or have the operator allow the topic"
             )
+        return incoming, request
 
     async def _give_up(self, message: Record, task: str) -> None:
         """Fail and dead-letter a request that crashes workers."""
@@ -261,47 +218,38 @@ class RequestConsumer:
             error, known=known, id=_id_of(message, incoming), task=task, worker=self._worker
         )
         self._outcomes.refused(result)
-        await self.publisher.result(
-            result,
-            task=task,
-            key=message.key,
-            traceparent=incoming.traceparent,
-            reply_to=reply_to if reply_to is not None and self.publisher.allows(reply_to) else None,
-        )
+        if reply_to is not None and not self.publisher.allows(reply_to):
+            reply_to = None
+        reply = Reply(task=task, key=message.key, traceparent=incoming.traceparent, reply_to=reply_to)
+        await self.publisher.result(result, reply)
 
 
-class _Posting(DeliveryReport, kw_only=True, eq=False):
+class _Posting(Reply, kw_only=True, eq=False):
     """A result on its way to the broker, and the record that is acked when it is there."""
 
     request_consumer: RequestConsumer
     message: Record
-    task: str
-    traceparent: str | None
-    reply_to: str | None
     is_answered: bool = False
 
     def post(self, result: Result) -> None:
         """Publish the result. Only its bytes are kept meanwhile: a dict would fill the caches of the processor."""
+        consumer, publisher = self.request_consumer, self.request_consumer.publisher
         self.is_answered = True
-        self.request_consumer.under_way.pop(self, None)
+        consumer.under_way.pop(self.message, None)
         try:
-            is_posted = self.reply_to is None and self.request_consumer.publisher.post(
-                result,
-                task=self.task,
-                key=self.message.key,
-                traceparent=self.traceparent,
-                delivery=self,
-            )
+            is_posted = self.reply_to is None and publisher.post(result, self)
         except BaseException:  # noqa: BLE001 - what it is comes up again, where it is handled
             is_posted = False
         if not is_posted:
-            self.request_consumer.publish_carefully(self, result)
+            consumer.see_through(self.message, self.task, functools.partial(publisher.result, result, self))
 
     def ended(self, error: Exception | None) -> None:
+        consumer = self.request_consumer
         if error is None:
-            self.request_consumer.tracker.done(self.message)
+            consumer.tracker.done(self.message)
         else:
-            self.request_consumer.publish_refused(self)
+            republish = functools.partial(consumer.publisher.republish, self)
+            consumer.see_through(self.message, self.task, republish)
 
 
 def _id_of(message: Record, incoming: cloudevents.Incoming) -> str:
@@ -309,8 +257,3 @@ def _id_of(message: Record, incoming: cloudevents.Incoming) -> str:
     if incoming.event_id and len(incoming.event_id) <= MAX_ID_CHARS:
         return incoming.event_id
     return f"{message.topic}/{message.partition}/{message.offset}"
-
-
-def _takes_nothing(error: Exception) -> bool:
-    """Whether the error is the broker's, whatever the record."""
-    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

@@ -14,8 +14,9 @@ from streams.delivery.offsets import OffsetTracker
 from streams.delivery.port import Fetched, RecordSink, RecordSource
 from streams.delivery.producer import BatchingProducer
 from streams.delivery.publisher import Publisher
-from streams.delivery.request_consumer import Answering, RequestConsumer
+from streams.delivery.request_consumer import RequestConsumer
 from streams.kafka.topics import Topics
+from streams.pipeline.fast_lane import FastLane
 from streams.settings import KafkaSettings, WorkerSettings
 
 _FETCH_TIMEOUT_S = 1.0
@@ -39,7 +40,7 @@ class Stream:
         kafka: KafkaSettings,
         worker: WorkerSettings,
         tasks: Iterable[str],
-        answering: Answering,
+        answering: FastLane,
         outcomes: Outcomes,
         on_fatal: Callable[[BaseException], None],
         wall_clock: Callable[[], float] = time.time,

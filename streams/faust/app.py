@@ -6,21 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from streams.faust.faust_internals import BatchTransport, InferenceApp
-from streams.faust.membership import Membership
-from streams.faust.source import FaustSource
+from streams.faust.port import FaustSource
 from streams.kafka.topics import Topics
-from streams.settings import Settings
+from streams.settings import KafkaSettings
 
 
-def build_app(
-    settings: Settings, tasks: Iterable[str], source: FaustSource, membership: Membership
-) -> InferenceApp:
+def build_app(kafka: KafkaSettings, tasks: Iterable[str], source: FaustSource) -> InferenceApp:
     """Return an app that consumes the request topics of `tasks` for `source`.
 
     Only the source commits offsets: Faust sees no event that it could ack. docs/decisions/manual-in-order-acks.md
     explains the settings.
     """
-    kafka = settings.kafka
     app = InferenceApp(
         kafka.group_id,
         processing_guarantee="at_least_once",
@@ -34,9 +30,7 @@ def build_app(
         # One list of messages; the next is fetched while the agent works through the one before.
         stream_buffer_maxsize=1,
     )
-    app.transport = BatchTransport(
-        app.conf.broker_consumer, app, source=source, kafka=kafka, membership=membership
-    )
+    app.transport = BatchTransport(app.conf.broker_consumer, app, source=source, kafka=kafka)
     topics = Topics(kafka.topic_prefix)
     for task in tasks:
         _add_agent(app, task, topics.requests(task), source)

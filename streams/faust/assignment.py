@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
 
 from handlers.logger import get_logger
 from streams.delivery.port import UNKNOWN_OFFSET, Fetched, PositionLost, Record, TopicPartition
@@ -14,6 +16,8 @@ from streams.kafka.aiokafka_internals import AssignedPartitions
 
 log = get_logger(__name__)
 
+_FIND_START_S = 5.0
+_FIND_START_AGAIN_S = 1.0
 _READS_OF_DAMAGE = 3
 """How often a batch is fetched before its partition stops: it may have been damaged in transit."""
 
@@ -50,8 +54,8 @@ class Assignment:
     numbers: Iterator[int]
     """Numbers for epochs, each used once."""
     removed_unread: Counter[TopicPartition]
-    find_starts: Callable[[list[TopicPartition]], None]
-    """Called with partitions whose start must be looked up; calls `go_on_at` for each, some time later."""
+    run_beside: Callable[[Coroutine[Any, Any, None]], None]
+    """Runs a coroutine beside, until the consumer is being stopped at the latest."""
     topic_ids: dict[str, str]
     readings: dict[TopicPartition, Reading] = field(default_factory=dict)
     stopped: dict[TopicPartition, str] = field(default_factory=dict)
@@ -115,17 +119,10 @@ class Assignment:
         self.partitions.seek(place, start)
         if before is None and not is_replaced:
             return
-        topic, number = place
+        move = {"topic": place[0], "partition": place[1], "from_offset": before, "to_offset": start}
         if before is not None and start > before and not is_replaced:
             self.removed_unread[place] += start - before
-            log.warning(
-                "unread_records_removed",
-                topic=topic,
-                partition=number,
-                from_offset=before,
-                to_offset=start,
-                count=start - before,
-            )
+            log.warning("unread_records_removed", **move, count=start - before)
             self.due.append(self._fetched(place, reading, before))
             return
         # Made again; or it ended before the position: cut off or restored. It is not known which of its records are
@@ -134,7 +131,7 @@ class Assignment:
         reading.begins = True
         reading.committed, reading.note = UNKNOWN_OFFSET, ""
         if before != start:
-            log.warning("log_replaced", topic=topic, partition=number, from_offset=before, to_offset=start)
+            log.warning("log_replaced", **move)
         self.due.append(self._fetched(place, reading, start))
 
     def compare(self, topic_ids: Mapping[str, str]) -> None:
@@ -154,7 +151,32 @@ class Assignment:
     def _lose(self, places: list[TopicPartition]) -> None:
         for one in places:
             self.readings[one].is_lost = True
-        self.find_starts(places)
+        self.run_beside(self._find_starts(places))
+
+    async def _find_starts(self, places: list[TopicPartition]) -> None:
+        """Set the positions of partitions to the start of their logs, as soon as the brokers answer."""
+        groups = [places]
+        try:
+            while groups and self.partitions.holds:
+                asked = [self.partitions.starts(group, timeout_s=_FIND_START_S) for group in groups]
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+                left = []
+                for group, starts in zip(groups, answers, strict=True):
+                    if not isinstance(starts, BaseException):
+                        for place in group:
+                            self.go_on_at(place, starts[place])
+                    elif isinstance(starts, KafkaError):
+                        told = [tuple(one) for one in group]
+                        log.warning("log_start_unknown", partitions=told, error=str(starts))
+                        left += group
+                    else:
+                        raise starts
+                groups = [[one] for one in left]  # a partition whose broker is away delays no other
+                if groups:
+                    await asyncio.sleep(_FIND_START_AGAIN_S)
+        except Exception as error:  # noqa: BLE001 - the next take raises it
+            self.fault = error
+        self.partitions.wake()
 
     def _take_of(self, place: TopicPartition, reading: Reading, most: int) -> Fetched | None:
         start = reading.position

@@ -25,8 +25,7 @@ from faust.types import TP
 from handlers.logger import get_logger
 from streams.delivery.port import Fetched
 from streams.faust.group_supervisor import Supervisor
-from streams.faust.membership import Membership
-from streams.faust.source import FaustSource
+from streams.faust.port import FaustSource
 from streams.kafka.aiokafka_internals import ConsumerClosing, Coordination, client_of
 from streams.kafka.connection import connection_options
 from streams.kafka.patient_connections import PatientConnections
@@ -116,9 +115,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        transport = cast(BatchTransport, self.transport)
-        self.reader = transport.source.reader
-        self.membership = transport.membership
+        source = cast(BatchTransport, self.transport).source
+        self.reader, self.membership = source.reader, source.membership
         self._supervisor: Supervisor | None = None
 
     async def on_start(self) -> None:
@@ -285,10 +283,7 @@ class BatchTransport(driver.Transport):
     Consumer = BatchConsumer
     Producer = PatientProducer
 
-    def __init__(
-        self, *args: Any, source: FaustSource, kafka: KafkaSettings, membership: Membership, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, source: FaustSource, kafka: KafkaSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.source = source
-        self.membership = membership
         self.kafka = kafka

@@ -27,6 +27,9 @@ _KEPT = re.compile(rf"([0-9a-f]{{32}})?(?:\{_NOTE}(.*))?", re.DOTALL)
 _TIMED_OUT = errors.RequestTimedOutError.errno
 _COORDINATOR_MOVED = (errors.NotCoordinatorForGroupError, errors.GroupCoordinatorNotAvailableError)
 _NO_COORDINATOR = frozenset({*(error.errno for error in _COORDINATOR_MOVED), _TIMED_OUT})
+_REBALANCING = errors.RebalanceInProgressError.errno
+_EXPECTED = frozenset({0, _REBALANCING, *ASIDE, *NO_MEMBER, *_NO_COORDINATOR})
+"""Codes of a commit after which the worker goes on, besides those that aiokafka knows as retriable."""
 
 
 async def committed(
@@ -40,17 +43,18 @@ async def committed(
         KafkaError: permanent; the group may not be read.
         ConsumerClosing: the consumer is being stopped.
     """
+    coordinator = coordination.coordinator
     by_topic = defaultdict(list)
     for topic, number in partitions:
         by_topic[topic].append(number)
-    request = OffsetFetchRequest(coordination.group_id, list(by_topic.items()))
+    request = OffsetFetchRequest(coordinator.group_id, list(by_topic.items()))
     while not coordination.closing.done():
-        await coordination.found()
+        await coordinator.ensure_coordinator_known()
         try:
             return _offsets(await coordination.ask(request))
         except errors.KafkaError as error:
             if isinstance(error, _COORDINATOR_MOVED):
-                coordination.lost()
+                coordinator.coordinator_dead()
             elif not error.retriable:
                 raise
         await asyncio.wait([coordination.closing], timeout=_RETRY_S)
@@ -71,15 +75,16 @@ async def commit(
     Raises:
         KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
     """
-    if coordination.generation != generation:
+    coordinator = coordination.coordinator
+    if coordinator.generation != generation:  # -1 where the group has removed this member
         return dict.fromkeys(offsets, errors.IllegalGenerationError.errno)
     by_topic = defaultdict(list)
     for (topic, number), (offset, topic_id, note) in offsets.items():
         by_topic[topic].append((number, offset, f"{topic_id}{_NOTE}{note}" if note else topic_id))
     request = OffsetCommitRequest(
-        coordination.group_id,
+        coordinator.group_id,
         generation,
-        coordination.member_id,
+        coordinator.member_id,
         OffsetCommitRequest.DEFAULT_RETENTION_TIME,
         list(by_topic.items()),
     )
@@ -89,28 +94,19 @@ async def commit(
     except (errors.KafkaError, TimeoutError):
         return dict.fromkeys(offsets, _TIMED_OUT)
     answers = {(topic, number): code for topic, parts in response.topics for number, code in parts}
-    _react(coordination, set(answers.values()))
-    for place, code in answers.items():
-        _raise_if_permanent(place, code)
-    return {place: answers.get(place, _TIMED_OUT) for place in offsets}
-
-
-def _react(coordination: Coordination, codes: set[int]) -> None:
-    """Do what the codes of a commit call for, as aiokafka's own commit does."""
+    codes = set(answers.values())
+    # As aiokafka's own commit does.
     if codes & _NO_COORDINATOR:
-        coordination.lost()
+        coordinator.coordinator_dead()
     if codes & NO_MEMBER:
-        coordination.put_out()
-    elif errors.RebalanceInProgressError.errno in codes:
-        coordination.rejoin()
-
-
-def _raise_if_permanent(place: TopicPartition, code: int) -> None:
-    error = errors.for_code(code)
-    known = {0, errors.RebalanceInProgressError.errno, *ASIDE, *NO_MEMBER, *_NO_COORDINATOR}
-    if code not in known and not error.retriable:
-        topic, number = place
-        raise error(f"the broker refuses the offset of {topic}[{number}] with error {code}")
+        coordinator.reset_generation()
+    elif _REBALANCING in codes:
+        coordinator.request_rejoin()
+    for (topic, number), code in answers.items():
+        error = errors.for_code(code)
+        if code not in _EXPECTED and not error.retriable:
+            raise error(f"the broker refuses the offset of {topic}[{number}] with error {code}")
+    return {place: answers.get(place, _TIMED_OUT) for place in offsets}
 
 
 def _offsets(response: Any) -> dict[TopicPartition, tuple[int, str, str]]:

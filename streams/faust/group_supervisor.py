@@ -12,20 +12,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
-from aiokafka.client import CoordinationType
+from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from handlers.logger import get_logger
-from streams.kafka.broker_requests import first_group, group_description
-from streams.kafka.group_refusals import (
-    FENCED,
-    FULL,
-    INCONSISTENT_PROTOCOL,
-    NO_COORDINATOR,
-    GroupRefused,
-    refusal,
-)
-from streams.kafka.topic_problems import TopicProblem
+from streams.kafka import group_refusals
+from streams.kafka.broker_requests import described_group
+from streams.kafka.group_refusals import FENCED, GroupRefused, refusal
+from streams.kafka.topics import TopicProblem
 
 if TYPE_CHECKING:
     from streams.faust.membership import Membership, State
@@ -53,7 +47,7 @@ class Supervisor:
         self._membership = membership
         self._kafka = membership.kafka
         self._coordination = coordination
-        self._client = coordination.client
+        self._coordinator, self._client = coordination.coordinator, coordination.client
         self._send, self._ensure_active_group = coordination.take_over(
             send=self._observe, join=self._unless_replaced, refused=self._refused
         )
@@ -63,7 +57,8 @@ class Supervisor:
         """Whether a join is not answered yet."""
         self._member_id = ""
         """The latest member id that a coordinator gave this member."""
-        self._refusals = 0
+        self._pause_s = _FIRST_PAUSE_S
+        """How long to wait after the latest refusal."""
         self._since = time.monotonic()
         """When the present state began."""
         self._say_at = self._since + _SAY_AFTER_S
@@ -76,16 +71,16 @@ class Supervisor:
         Uses another connection, as requests of one connection are answered in order. A static member does not leave:
         its place is kept for it.
         """
-        coordination = self._coordination
-        if not self._is_joining or coordination.closing.done():
+        closing, member_id = self._coordination.closing, self._coordinator.member_id
+        if not self._is_joining or closing.done():
             return
-        coordination.closing.set_result(None)  # or it would join again
-        if not coordination.member_id or self._kafka.group_instance_id:
+        closing.set_result(None)  # or it would join again
+        if not member_id or self._kafka.group_instance_id:
             return
-        request = LeaveGroupRequest(self._kafka.group_id, coordination.member_id)
+        request = LeaveGroupRequest(self._kafka.group_id, member_id)
         try:
             async with asyncio.timeout(_LEAVE_S):
-                await self._client.send(coordination.node, request)
+                await self._client.send(self._coordinator.coordinator_id, request)
         except (errors.KafkaError, TimeoutError) as error:
             log.warning("group_not_left", group=self._kafka.group_id, error=repr(error))
 
@@ -101,17 +96,21 @@ class Supervisor:
 
     async def _observe(self, request: Any) -> Any:
         await self._set_limit(request)
-        if isinstance(request, JoinGroupRequest):
-            response = await self._join(request)
-        else:
+        if is_join := isinstance(request, JoinGroupRequest):
+            if self._membership.state != "refused":
+                self._enter("joining")
+            self._is_joining = True
+        try:
             response = await self._send(request)
+        finally:
+            if is_join:
+                self._is_joining = False
         self._code = getattr(response, "error_code", self._code)
         if isinstance(request, SyncGroupRequest | HeartbeatRequest) and self._code == 0:
-            self._member_id = self._coordination.member_id
+            self._member_id = self._coordinator.member_id
             if self._membership.state != "joined":
                 if self._membership.reason:
                     log.info("group_joined", group=self._kafka.group_id)
-                self._refusals = 0
                 self._enter("joined")
         return response
 
@@ -123,25 +122,16 @@ class Supervisor:
         Raises:
             NodeNotReadyError: retryable; the coordinator cannot be reached, and is looked up again.
         """
-        node = self._coordination.node
+        node = self._coordinator.coordinator_id
         if node is None:
             return
-        if not await self._coordination.connect(node):
-            self._coordination.lost()
+        if not await self._client.ready(node, group=ConnectionGroup.COORDINATION):
+            self._coordinator.coordinator_dead()
             raise errors.NodeNotReadyError(f"coordinator {node} of the group cannot be reached")
         limit_s = min(self._kafka.request_timeout_s, self._kafka.session_timeout_s / 2)
         if self._is_joining or isinstance(request, JoinGroupRequest | SyncGroupRequest):
             limit_s = self._kafka.rebalance_timeout_s + self._kafka.request_timeout_s
         self._coordination.limit_answers(node, limit_s)
-
-    async def _join(self, request: Any) -> Any:
-        if self._membership.state != "refused":
-            self._enter("joining")
-        self._is_joining = True
-        try:
-            return await self._send(request)
-        finally:
-            self._is_joining = False
 
     def _enter(self, state: State, reason: str = "") -> None:
         if self._membership.state != state:
@@ -155,32 +145,30 @@ class Supervisor:
         code = getattr(error, "errno", 0) or self._code
         members: list[str] = []
         if code == FENCED:
-            members = _named(await self._holder())
-        elif code in (INCONSISTENT_PROTOCOL, FULL):
-            described = await self._described()
-            members = sorted(f"{one['client_id']} at {_host(one)}" for one in described[:10])
-        why = refusal(code, self._kafka, members=members)
-        if not why.passes:
-            await self._give_up(why.reason)
+            members = _named(await self._holders(), "member_id")
+        elif code in (group_refusals.INCONSISTENT_PROTOCOL, group_refusals.FULL):
+            members = _named(await self._described(), "client_id")
+        reason = refusal(code, self._kafka, members=members)
+        if code in group_refusals.NEVER_PASS:
+            await self._give_up(reason)
             return
-        pause_s = min(_FIRST_PAUSE_S * 2**self._refusals, _LONGEST_PAUSE_S)
-        is_news = self._membership.reason != why.reason
-        self._refusals = 0 if is_news else self._refusals + 1
+        is_news = self._membership.reason != reason
+        self._pause_s = _FIRST_PAUSE_S if is_news else min(2 * self._pause_s, _LONGEST_PAUSE_S)
         now = time.monotonic()
-        self._enter("refused", why.reason)
+        self._enter("refused", reason)
         if is_news or now >= self._say_at:
-            log.error("group_refused", reason=why.reason, next_try_s=pause_s)
-            self._say_at = now + max(4 * pause_s, _SAY_AFTER_S)
-        await asyncio.wait([self._coordination.closing], timeout=pause_s)
+            log.error("group_refused", reason=reason, next_try_s=self._pause_s)
+            self._say_at = now + max(4 * self._pause_s, _SAY_AFTER_S)
+        await asyncio.wait([self._coordination.closing], timeout=self._pause_s)
         await self._coordination.restart()
 
     async def _unless_replaced(self, subscription: Any, previous: Any) -> Any:
         """Rejoin the group, unless another worker has this one's instance id: that one is newer."""
-        was_forgotten = self._member_id and self._coordination.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
+        was_forgotten = self._member_id and self._coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
         if self._kafka.group_instance_id and was_forgotten:
-            holder = await self._holder()
-            if holder is not None and holder["member_id"] != self._member_id:
-                await self._give_up(refusal(FENCED, self._kafka, members=_named(holder)).reason)
+            holders = await self._holders()
+            if any(one["member_id"] != self._member_id for one in holders):
+                await self._give_up(refusal(FENCED, self._kafka, members=_named(holders, "member_id")))
                 return None
             self._member_id = ""  # this worker was only silent for too long
         return await self._ensure_active_group(subscription, previous)
@@ -193,23 +181,22 @@ class Supervisor:
         self._enter("refused", reason)
         self._membership.on_fatal(GroupRefused(reason))
 
-    async def _holder(self) -> dict[str, Any] | None:
-        """Return the member that has this worker's instance id; None where there is none or it is not known."""
+    async def _holders(self) -> list[dict[str, Any]]:
+        """Return the member that has this worker's instance id; none where it is not known."""
         ours = self._kafka.group_instance_id
-        return next((one for one in await self._described() if one["group_instance_id"] == ours), None)
+        return [one for one in await self._described() if one["group_instance_id"] == ours]
 
     async def _described(self) -> list[dict[str, Any]]:
-        node = self._coordination.node
+        node = self._coordinator.coordinator_id
         if node is None:
             return []
         try:
             async with asyncio.timeout(_ASK_S):
-                response = await self._client.send(node, group_description(self._kafka.group_id))
+                group = await described_group(self._client, node, self._kafka.group_id)
         except (errors.KafkaError, NotImplementedError, TimeoutError) as error:
             log.warning("group_not_described", group=self._kafka.group_id, error=repr(error))
             return []
-        members: list[dict[str, Any]] = first_group(response)["members"]
-        return members
+        return group["members"]  # type: ignore[no-any-return]
 
     def _look_at_topics(self) -> None:
         if not self._coordination.has_asked_for(self._membership.topics):
@@ -236,11 +223,11 @@ class Supervisor:
 
     async def _look_at_group(self) -> None:
         state = self._membership.state
-        if self._coordination.node is None:
+        if self._coordinator.coordinator_id is None:
             if state in ("connecting", "joining", "joined"):
                 self._enter("searching")
         elif state == "searching":
-            self._enter("joined" if self._member_id and self._coordination.member_id else "joining")
+            self._enter("joined" if self._member_id and self._coordinator.member_id else "joining")
         if self._membership.state not in ("searching", "joining") or time.monotonic() < self._say_at:
             return
         waited_s = time.monotonic() - self._since
@@ -255,12 +242,12 @@ class Supervisor:
                 f"requests in work are answered before this worker joins group {self._kafka.group_id!r} again, "
                 f"for {self._kafka.answer_in_rebalance_s:g} s at most (kafka.rebalance_timeout_s)"
             )
-        node, group_id = self._coordination.node, self._kafka.group_id
+        node, group_id = self._coordinator.coordinator_id, self._kafka.group_id
         try:
             async with asyncio.timeout(_ASK_S):
                 named = await self._client.coordinator_lookup(CoordinationType.GROUP, group_id)
         except errors.GroupCoordinatorNotAvailableError:
-            reason = refusal(NO_COORDINATOR, self._kafka).reason
+            reason = refusal(group_refusals.NO_COORDINATOR, self._kafka)
         except (errors.KafkaError, OSError, TimeoutError) as error:
             reason = f"no coordinator of group {group_id!r} can be asked for: {error!r}"
         else:
@@ -275,9 +262,5 @@ class Supervisor:
         )
 
 
-def _named(holder: dict[str, Any] | None) -> list[str]:
-    return [f"{holder['member_id']} at {_host(holder)}"] if holder else []
-
-
-def _host(member: dict[str, Any]) -> str:
-    return str(member["client_host"]).lstrip("/")
+def _named(members: list[dict[str, Any]], by: str) -> list[str]:
+    return sorted(f"{one[by]} at {str(one['client_host']).lstrip('/')}" for one in members[:10])

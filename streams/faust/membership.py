@@ -7,7 +7,7 @@ from typing import Literal
 
 from handlers.logger import get_logger
 from streams.kafka.group_refusals import GroupRefused
-from streams.kafka.topic_problems import TopicProblem
+from streams.kafka.topics import TopicProblem
 from streams.settings import KafkaSettings
 
 log = get_logger(__name__)

@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 
-from handlers.logger import get_logger
 from streams.delivery.port import Fetched, Positions, Record, TopicPartition
 from streams.faust import group_offsets
 from streams.faust.assignment import Assignment
@@ -25,11 +23,6 @@ from streams.kafka.aiokafka_internals import AssignedPartitions, Coordination, c
 from streams.kafka.broker_requests import topic_ids
 from streams.kafka.header_names import ForgivingRecords
 from streams.settings import KafkaSettings
-
-log = get_logger(__name__)
-
-_FIND_START_S = 5.0
-_FIND_START_AGAIN_S = 1.0
 
 
 class PartitionReader:
@@ -47,11 +40,11 @@ class PartitionReader:
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
         self.removed_unread: Counter[TopicPartition] = Counter()
-        """How many offsets the broker removed before they were read; other threads may read a copy."""
+        """How many offsets the broker removed before they were read; other threads may copy it."""
 
     @property
-    def stopped(self) -> dict[TopicPartition, str]:
-        """The partitions that are not read any more, with the reason; other threads may read a copy."""
+    def stopped_partitions(self) -> dict[TopicPartition, str]:
+        """The partitions that are not read until the worker restarts, with the reason; other threads may copy it."""
         return {} if self._assignment is None else self._assignment.stopped
 
     def attach(self, consumer: AIOKafkaConsumer) -> None:
@@ -88,36 +81,25 @@ class PartitionReader:
         self.close()
         generation = next(self._numbers)
         partitions, coordination = AssignedPartitions(self.consumer), Coordination(self.consumer)
-        member_generation = coordination.generation
+        member_generation = coordination.coordinator.generation
         committed = await group_offsets.committed(coordination, partitions.partitions)
         noted_ids = {topic: noted for (topic, _), (_, noted, _) in committed.items() if noted}
         # If no broker answers now, the ids of the topics are compared as soon as one does.
         ids = {**noted_ids, **await self._topic_ids(partitions)}
-
-        def find_starts(places: list[TopicPartition]) -> None:
-            self._run_beside(self._find_starts(assignment, places))
-
-        assignment = self._assignment = Assignment(
+        self._assignment = Assignment(
             generation,
             member_generation,
             partitions,
             self._kafka.group_id,
             self._numbers,
             self.removed_unread,
-            find_starts,
+            self._run_beside,
             ids,
         )
-        assignment.start(committed)
+        self._assignment.start(committed)
         self._is_open = True
         partitions.wake()  # those that wait for records of the last generation
         return generation
-
-    def epochs(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the current epochs of the assigned ones of `places`; none while a rebalance changes them."""
-        assignment = self._assignment
-        if assignment is None or not assignment.partitions.holds:
-            return {}
-        return {one: assignment.readings[one].epoch for one in places if one in assignment.readings}
 
     async def deliver(
         self,
@@ -154,14 +136,16 @@ class PartitionReader:
         Raises:
             KafkaError: permanent; the broker refuses an offset, and retrying cannot help.
         """
-        present, assignment = self.epochs(positions.keys()), self._assignment
+        assignment = self._assignment
+        if assignment is None or not assignment.partitions.holds:
+            return {}
         # With the id of the topic, so that they do not count for another topic of that name.
         offsets = {
             place: (offset, assignment.topic_ids.get(place[0], ""), note)
             for place, (offset, epoch, note) in positions.items()
-            if assignment is not None and present.get(place) == epoch
+            if place in assignment.readings and assignment.readings[place].epoch == epoch
         }
-        if assignment is None or not offsets:
+        if not offsets:
             return {}
         return await group_offsets.commit(
             Coordination(self.consumer),
@@ -191,31 +175,6 @@ class PartitionReader:
 
     async def _topic_ids(self, partitions: AssignedPartitions) -> dict[str, str]:
         return await topic_ids(client_of(self.consumer), {topic for topic, _ in partitions.partitions})
-
-    async def _find_starts(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
-        """Set the positions of partitions to the start of their logs, as soon as the brokers answer."""
-        groups = [list(partitions)]
-        try:
-            while groups and assignment.partitions.holds:
-                asked = [assignment.partitions.starts(group, timeout_s=_FIND_START_S) for group in groups]
-                answers = await asyncio.gather(*asked, return_exceptions=True)
-                left = []
-                for group, starts in zip(groups, answers, strict=True):
-                    if not isinstance(starts, BaseException):
-                        for place in group:
-                            assignment.go_on_at(place, starts[place])
-                    elif isinstance(starts, KafkaError):
-                        told = [tuple(one) for one in group]
-                        log.warning("log_start_unknown", partitions=told, error=str(starts))
-                        left += group
-                    else:
-                        raise starts
-                groups = [[one] for one in left]  # a partition whose broker is away delays no other
-                if groups:
-                    await asyncio.sleep(_FIND_START_AGAIN_S)
-        except Exception as error:  # noqa: BLE001 - the next fetch raises it
-            assignment.fault = error
-        assignment.partitions.wake()
 
 
 def record_of(partition: Any, raw: Any) -> Record:

@@ -116,43 +116,22 @@ class Coordination:
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self.client: Any = consumer._client
-        self._coordinator: Any = consumer._coordinator
-        self.group_id: str = self._coordinator.group_id
-        self.closing: asyncio.Future[None] = self._coordinator._closing
+        self.coordinator: Any = consumer._coordinator
+        """aiokafka's GroupCoordinator; what has a public name there is used by it."""
+        self.closing: asyncio.Future[None] = self.coordinator._closing
         """Done when the consumer is being stopped; once it is, nothing joins any more."""
-
-    @property
-    def generation(self) -> int:
-        """The broker's number of the current assignment; -1 where the group has removed this member."""
-        return self._coordinator.generation  # type: ignore[no-any-return]
-
-    @property
-    def member_id(self) -> str:
-        """The member id from the group; empty where there is none."""
-        return self._coordinator.member_id  # type: ignore[no-any-return]
-
-    @property
-    def node(self) -> int | None:
-        """The group's coordinator; None while it is looked up."""
-        return self._coordinator.coordinator_id  # type: ignore[no-any-return]
 
     @property
     def has_broken_off(self) -> bool:
         """Whether the task that joins and rejoins has ended."""
-        return self._coordinator._coordination_task.done()  # type: ignore[no-any-return]
+        return self.coordinator._coordination_task.done()  # type: ignore[no-any-return]
 
-    def take_over(
-        self,
-        *,
-        send: Callable[[Any], Awaitable[Any]],
-        join: Callable[[Any, Any], Awaitable[Any]],
-        refused: Callable[[Exception], Awaitable[None]],
-    ) -> tuple[_Call, _Call]:
+    def take_over(self, *, send: _Call, join: _Call, refused: _Call) -> tuple[_Call, _Call]:
         """Replace how requests are sent and how the group is joined; return the original ways.
 
         `refused` is called with the error that would be raised to the user; until it returns, the coordination waits.
         """
-        coordinator = self._coordinator
+        coordinator = self.coordinator
         own = coordinator._send_req, coordinator.ensure_active_group
         coordinator._send_req, coordinator.ensure_active_group = send, join
         coordinator._push_error_to_user = refused
@@ -164,27 +143,7 @@ class Coordination:
         Raises:
             KafkaError: retryable; it cannot be reached.
         """
-        return await self._coordinator._send_req(request)
-
-    async def found(self) -> None:
-        """Wait until the coordinator is known."""
-        await self._coordinator.ensure_coordinator_known()
-
-    def lost(self) -> None:
-        """Look up the coordinator again: the known one is not it any more, or does not answer."""
-        self._coordinator.coordinator_dead()
-
-    def put_out(self) -> None:
-        """Join as a new member: the group does not know this one any more."""
-        self._coordinator.reset_generation()
-
-    def rejoin(self) -> None:
-        """Join again: the group rebalances."""
-        self._coordinator.request_rejoin()
-
-    async def connect(self, node: int) -> bool:
-        """Return whether there is a connection to `node` for the group's requests."""
-        return await self.client.ready(node, group=_COORDINATION)  # type: ignore[no-any-return]
+        return await self.coordinator._send_req(request)
 
     def limit_answers(self, node: int, limit_s: float) -> None:
         """Set how long the connected `node` may take to answer before its connection is closed."""
@@ -201,7 +160,7 @@ class Coordination:
 
     async def restart(self) -> None:
         """Restart a part that ended with an error: aiokafka would raise that error again for ever."""
-        coordinator = self._coordinator
+        coordinator = self.coordinator
         if _has_failed(coordinator._heartbeat_task):
             await coordinator._stop_heartbeat_task()
             coordinator._start_heartbeat_task()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -28,10 +28,11 @@ from handlers.logger import get_logger
 
 log = get_logger(__name__)
 
-UNKNOWN_RIGHTS = -(2**31)
+Operation = Literal["read", "write"]
+_BITS: dict[Operation, int] = {"read": 3, "write": 4}
+"""Bits of `authorized_operations`."""
+_UNKNOWN_RIGHTS = -(2**31)
 """The value of `authorized_operations` of a broker that does not report them."""
-READ, WRITE = 3, 4
-"""Numbers of operations: bits of `authorized_operations`."""
 
 _ASK_IDS_S = 5.0
 """Longest wait for topic ids: a group waits for its members meanwhile."""
@@ -126,27 +127,23 @@ _GroupDescription = _request(
 )
 
 
-def topics_description(topics: list[str]) -> Any:
-    """Return the request for which of these topics exist, and this client's rights to each; creates none."""
-    return _TopicRights(topics, False, False, True)
+async def described_topics(client: Any, node: int, topics: list[str]) -> list[dict[str, Any]]:
+    """Ask a broker which of these topics exist, and for this client's rights to each; creates none."""
+    response = await client.send(node, _TopicRights(topics, False, False, True))
+    return response.to_object()["topics"]  # type: ignore[no-any-return]
 
 
-def group_description(group_id: str) -> Any:
-    """Return the request to a group's coordinator for its members, and this client's rights to it."""
-    return _GroupDescription([group_id], True)
+async def described_group(client: Any, node: int, group_id: str) -> dict[str, Any]:
+    """Ask the coordinator of a group for its members, and for this client's rights to it."""
+    response = await client.send(node, _GroupDescription([group_id], True))
+    return response.to_object()["groups"][0]  # type: ignore[no-any-return]
 
 
-def allows(authorized_operations: int, operation: int) -> bool | None:
+def allows(authorized_operations: int, operation: Operation) -> bool | None:
     """Return whether `operation` is among these; None where the broker does not report rights."""
-    if authorized_operations == UNKNOWN_RIGHTS:
+    if authorized_operations == _UNKNOWN_RIGHTS:
         return None
-    return bool(authorized_operations >> operation & 1)
-
-
-def first_group(response: Any) -> dict[str, Any]:
-    """Return the only group of an answer to `group_description`, with named fields."""
-    group: dict[str, Any] = response.to_object()["groups"][0]
-    return group
+    return bool(authorized_operations >> _BITS[operation] & 1)
 
 
 async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ EVERY_S = 2.0
 PATIENCE_S = 4.0
 """What a broker may take to answer; so an outage is known within 6 s."""
 _AT_A_STOP_S = 0.5
-_FIRST_LINE_AFTER_S = 30.0
+_SECOND_LINE_AT_S = 30.0
 
 
 class BrokerWatch:
@@ -51,8 +51,8 @@ class BrokerWatch:
         self.answering = 0
         """How many of them answered the last time."""
         self._since: float | None = None
-        self._pause_s = _FIRST_LINE_AFTER_S
-        self._next_line = 0.0
+        self._line_at_s = 0.0
+        """How long an outage has lasted when it is logged next."""
 
     @property
     def away_s(self) -> float:
@@ -73,11 +73,10 @@ class BrokerWatch:
         """Return, within half a second, whether any broker answers right now."""
         asking = [asyncio.create_task(self._answers(node)) for node in self._nodes()]
         try:
-            for answered in asyncio.as_completed(asking, timeout=_AT_A_STOP_S):
-                if await answered:
-                    return True
-        except TimeoutError:
-            pass
+            with contextlib.suppress(TimeoutError):
+                for answered in asyncio.as_completed(asking, timeout=_AT_A_STOP_S):
+                    if await answered:
+                        return True
         finally:
             for one in asking:
                 one.cancel()
@@ -101,11 +100,10 @@ class BrokerWatch:
             self._since = None
             return
         if self._since is None:
-            self._since, self._pause_s, self._next_line = asked_at, _FIRST_LINE_AFTER_S, asked_at
-        if self._clock() >= self._next_line:
+            self._since, self._line_at_s = asked_at, 0.0
+        if self.away_s >= self._line_at_s:
             log.warning("broker_away", servers=self._servers, away_s=round(self.away_s, 1))
-            self._next_line = self._since + self._pause_s
-            self._pause_s *= 2
+            self._line_at_s = max(_SECOND_LINE_AT_S, 2 * self._line_at_s)
 
     async def run(self) -> None:
         """Ask for ever."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,14 +11,6 @@ if TYPE_CHECKING:
 
 class GroupRefused(Exception):
     """Raised when this worker cannot be a member of its group and waiting does not help; says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One reason; `passes` where waiting can help: a right may be granted, or a group shrink."""
-
-    reason: str
-    passes: bool
 
 
 NO_COORDINATOR, INCONSISTENT_PROTOCOL, NOT_AUTHORIZED, FULL, FENCED = 15, 23, 30, 81, 82
@@ -44,13 +35,14 @@ _REASONS = {
 }
 """By Kafka's error codes, some of which aiokafka does not know."""
 _UNKNOWN = "the broker refuses this worker in group {kafka.group_id!r} with error {code}; look at its log"
-_NEVER_PASS = frozenset({24, 26, FENCED})
+NEVER_PASS = frozenset({24, 26, FENCED})
+"""Where waiting cannot help; else a right may be granted, or a group shrink."""
 
 
-def refusal(code: int, kafka: KafkaSettings, *, members: Sequence[str] = ()) -> Refusal:
+def refusal(code: int, kafka: KafkaSettings, *, members: Sequence[str] = ()) -> str:
     """Return the reason for a broker's error code; `members` names those of the group, as far as known."""
     user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
     reason = _REASONS.get(code, _UNKNOWN).format(kafka=kafka, user=user, code=code)
     if members and code in _REASONS:
         reason += f"; {'held by' if code == FENCED else 'members'}: {', '.join(members)}"
-    return Refusal(reason, passes=code not in _NEVER_PASS)
+    return reason

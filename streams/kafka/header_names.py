@@ -51,12 +51,9 @@ class ForgivingRecords:
             # aiokafka takes the first batch's format for that of all, and a later one for the latest it knows.
             raise CorruptRecordException(f"format {magic} of record batches is not known")
         self._next_start = start + _OFFSET_AND_LENGTH.size + length
-        # Control batches are the broker's own, and have no headers.
-        return (
-            batch
-            if batch.is_control_batch
-            else _ForgivingBatch(batch, self._fetched[start : self._next_start])
-        )
+        if batch.is_control_batch:  # the broker's own, which has no headers
+            return batch
+        return _ForgivingBatch(batch, self._fetched[start : self._next_start])
 
     @property
     def behind_batch(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
@@ -71,50 +72,35 @@ class KafkaSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> KafkaSettings:
-        faults = [*self._timing_faults(), *self._login_faults()]
-        if faults:
+        if faults := list(self._faults()):
             raise ValueError("\n".join(faults))
         return self
 
-    def _timing_faults(self) -> list[str]:
-        faults = []
+    def _faults(self) -> Iterator[str]:
         if self.heartbeat_interval_s > self.session_timeout_s / 3:
-            faults.append(
+            yield (
                 f"kafka.heartbeat_interval_s={self.heartbeat_interval_s:g} is more than a third of "
                 f"kafka.session_timeout_s={self.session_timeout_s:g}, so one lost beat ends the session; "
                 f"set kafka.heartbeat_interval_s to {self.session_timeout_s / 3:.2g} or less"
             )
         if self.fetch_max_wait_ms >= self.request_timeout_s * 1000:
-            faults.append(
+            yield (
                 f"kafka.fetch_max_wait_ms={self.fetch_max_wait_ms} is not below "
                 f"kafka.request_timeout_s={self.request_timeout_s:g}, after which an empty fetch counts as "
                 "not answered; lower the former or raise the latter"
             )
-        return faults
-
-    def _login_faults(self) -> list[str]:
-        faults = []
+        given = f"kafka.security_protocol={self.security_protocol}"
         if self.security_protocol.startswith("SASL"):
-            missing = [
-                f"kafka.{name}"
-                for name in ("sasl_mechanism", "sasl_username", "sasl_password")
-                if not getattr(self, name)
-            ]
-            if missing:
-                faults.append(
-                    f"kafka.security_protocol={self.security_protocol} also needs {', '.join(missing)}"
-                )
+            needed = ("sasl_mechanism", "sasl_username", "sasl_password")
+            if missing := [f"kafka.{name}" for name in needed if not getattr(self, name)]:
+                yield f"{given} also needs {', '.join(missing)}"
         elif self.sasl_mechanism:
-            faults.append(
-                f"kafka.sasl_mechanism={self.sasl_mechanism} has no effect with "
-                f"kafka.security_protocol={self.security_protocol}; set it to SASL_SSL (or SASL_PLAINTEXT)"
+            yield (
+                f"kafka.sasl_mechanism={self.sasl_mechanism} has no effect with {given}; "
+                "set it to SASL_SSL (or SASL_PLAINTEXT)"
             )
-        given = [n for n in ("ssl_cafile", "ssl_certfile", "ssl_keyfile") if getattr(self, n)]
-        if given and "SSL" not in self.security_protocol:
-            faults.append(
-                f"kafka.{given[0]} has no effect with kafka.security_protocol={self.security_protocol}; "
-                "set it to SSL or SASL_SSL"
-            )
+        files = [name for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile") if getattr(self, name)]
+        if files and "SSL" not in self.security_protocol:
+            yield f"kafka.{files[0]} has no effect with {given}; set it to SSL or SASL_SSL"
         if self.ssl_keyfile and not self.ssl_certfile:
-            faults.append("kafka.ssl_keyfile needs kafka.ssl_certfile beside it")
-        return faults
+            yield "kafka.ssl_keyfile needs kafka.ssl_certfile beside it"

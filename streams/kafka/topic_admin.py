@@ -1,27 +1,46 @@
-"""Creates and checks topics through the broker's admin API."""
+"""Creates and checks topics through the broker's admin API, and asks which rights a worker lacks."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
+from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaError, NotControllerError, TopicAlreadyExistsError
+from aiokafka.client import CoordinationType
 
 from streams.kafka.aiokafka_internals import client_of
+from streams.kafka.broker_requests import Operation, allows, described_group, described_topics
 from streams.kafka.connection import broker_answering, is_passing, unavailable
+from streams.kafka.group_refusals import NO_COORDINATOR, NOT_AUTHORIZED, refusal
 from streams.kafka.patient_connections import PatientConnections
-from streams.kafka.rights import Rights, group_rights, topic_rights
-from streams.kafka.topic_problems import TopicProblem, TopicsNotReady, TopicsRefused, refusal_of
-from streams.kafka.topics import Topics
+from streams.kafka.topics import TopicProblem, Topics, TopicsNotReady, TopicsRefused, refusal_of
 from streams.settings import KafkaSettings
 
-__all__ = ["TopicProblem", "TopicsNotReady", "TopicsRefused", "check_rights", "check_topics", "create_topics"]
+__all__ = ["Rights", "TopicsNotReady", "TopicsRefused", "check_rights", "check_topics", "create_topics"]
 
 _ADMIN_TIMEOUT_S = 15.0
-_PAUSE_S = 0.3
+_RIGHTS_TIMEOUT_S = 10.0
+_AGAIN_S = 0.2
+_GROUP_CODES = frozenset({NOT_AUTHORIZED, NO_COORDINATOR, errors.InvalidGroupIdError.errno})
+_LOADING, _MOVED = errors.GroupLoadInProgressError.errno, errors.NotCoordinatorForGroupError.errno
+_NOT_READY = frozenset({_LOADING, _MOVED, NO_COORDINATOR})
+_UNANSWERED = (errors.KafkaError, NotImplementedError, TimeoutError)
+"""Errors of a broker that does not know a request or its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """The missing rights, as far as the broker reports them."""
+
+    topics: list[TopicProblem]
+    group: str | None
+    """Why the group cannot be joined, as a sentence."""
+    is_told: bool
+    """Whether the broker told all that was asked."""
 
 
 async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]:
@@ -110,14 +129,14 @@ async def _partition_counts(admin: AIOKafkaAdminClient, kafka: KafkaSettings) ->
     while True:
         try:
             topics = await admin.describe_topics()
-        except (KafkaError, TimeoutError) as error:
+        except (errors.KafkaError, TimeoutError) as error:
             if not isinstance(error, TimeoutError) and not is_passing(error):
                 raise
             if asyncio.get_running_loop().time() > until:
                 raise await unavailable(kafka, error, _ADMIN_TIMEOUT_S) from error
         else:
             return {topic["topic"]: len(topic["partitions"]) for topic in topics}
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_AGAIN_S)
 
 
 async def _ask_controller(
@@ -128,17 +147,17 @@ async def _ask_controller(
     Raises:
         TopicsRefused: permanent until the cause is removed; the cluster refuses.
     """
-    errors: Iterable[tuple[Any, ...]]
+    answers: Iterable[tuple[Any, ...]]
     cluster = client_of(admin).cluster
     try:
         if cluster.controller is None:
-            raise NotControllerError
-        errors = (await ask()).topic_errors
-    except (KafkaError, TimeoutError) as error:
+            raise errors.NotControllerError
+        answers = (await ask()).topic_errors
+    except (errors.KafkaError, TimeoutError) as error:
         has_none = isinstance(error, TimeoutError) or is_passing(error)
-        code = NotControllerError.errno if has_none else getattr(error, "errno", None)
-        errors = [(topic, code, str(error))]
-    refused = [entry for entry in errors if entry[1] not in (0, TopicAlreadyExistsError.errno)]
+        code = errors.NotControllerError.errno if has_none else getattr(error, "errno", None)
+        answers = [(topic, code, str(error))]
+    refused = [entry for entry in answers if entry[1] not in (0, errors.TopicAlreadyExistsError.errno)]
     if not refused:
         return
     brokers = len(cluster.brokers())
@@ -146,3 +165,55 @@ async def _ask_controller(
         refusal_of(kafka, name, code, (more or ("",))[0] or "", brokers) for name, code, *more in refused
     ]
     raise TopicsRefused("\n".join(dict.fromkeys(lines)))
+
+
+async def topic_rights(
+    client: Any, kafka: KafkaSettings, tasks: Iterable[str]
+) -> tuple[list[TopicProblem], bool]:
+    """Return the topics to which a right is missing, and whether the broker reported on each that exists."""
+    topics, tasks = Topics(kafka.topic_prefix), list(tasks)
+    needed: dict[str, Operation] = dict.fromkeys(topics.all_of(tasks), "write")
+    needed |= dict.fromkeys(map(topics.requests, tasks), "read")
+    try:
+        async with asyncio.timeout(_RIGHTS_TIMEOUT_S):
+            while True:
+                with suppress(errors.NodeNotReadyError):  # the next try asks another broker
+                    described = await described_topics(client, client.get_random_node(), sorted(needed))
+                    break
+                await asyncio.sleep(_AGAIN_S)
+    except _UNANSWERED:
+        return [], False
+    lacking, is_told = [], True
+    for topic in described:
+        name, code = topic["topic"], topic["error_code"]
+        if code == errors.TopicAuthorizationFailedError.errno:
+            lacking.append(TopicProblem.not_allowed(name, kafka.sasl_username))
+        elif code == 0:
+            allowed = allows(topic["authorized_operations"], needed[name])
+            is_told &= allowed is not None
+            if allowed is False:
+                lacking.append(TopicProblem.lacking(name, needed[name], kafka.sasl_username))
+    return lacking, is_told
+
+
+async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
+    """Return why the group cannot be joined, None where it can be, and whether the broker reported it."""
+    code = NO_COORDINATOR
+    try:
+        async with asyncio.timeout(_RIGHTS_TIMEOUT_S):
+            # The first group of a cluster, or the first question after an election, takes a moment.
+            while True:
+                with suppress(errors.GroupCoordinatorNotAvailableError, errors.NodeNotReadyError):
+                    node = await client.coordinator_lookup(CoordinationType.GROUP, kafka.group_id)
+                    code = 0
+                    group = await described_group(client, node, kafka.group_id)
+                    if group["error_code"] not in _NOT_READY:
+                        break
+                await asyncio.sleep(_AGAIN_S)
+    except _UNANSWERED as error:
+        code = getattr(error, "errno", None) or code  # a TimeoutError is an OSError, whose number is None
+        return (refusal(code, kafka), True) if code in _GROUP_CODES else (None, False)
+    if group["error_code"] in _GROUP_CODES:
+        return refusal(group["error_code"], kafka), True
+    allowed = allows(group["authorized_operations"], "read")
+    return (refusal(NOT_AUTHORIZED, kafka) if allowed is False else None), allowed is not None

@@ -13,7 +13,7 @@ from streams.kafka.aiokafka_internals import client_of, parse_fetches
 from streams.kafka.connection import answered_within, broker_answering, is_passing
 from streams.kafka.header_names import ForgivingRecords
 from streams.kafka.patient_connections import PatientConnections
-from streams.kafka.topic_problems import TopicProblem, TopicsNotReady
+from streams.kafka.topics import TopicProblem, TopicsNotReady
 from streams.settings import KafkaSettings
 
 _POLL_MS = 200

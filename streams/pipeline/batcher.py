@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Generic, NamedTuple
+
+import msgspec
 
 from engines.log_context import shared_task
+from engines.run.executor import OnOutcome
+from engines.run.job import Job, Outcome
 from handlers.errors import Cancelled, as_inference_error
 from handlers.logger import get_logger
 from streams.faults import report_fault, supervised
-from streams.pipeline.batch_queue import BatchEntry, BatchQueue, OnOutcome, Outcome, Raw, T
+from streams.pipeline.batch_queue import BatchEntry, BatchQueue
 
 log = get_logger(__name__)
 
@@ -28,31 +30,33 @@ _MOST_IN_A_TURN = 4
 """Most batches in one turn: the model may have become slower, and the first is answered after the last."""
 
 
-class _Ran(NamedTuple):
-    """The outcomes of a batch, and when it began and ended."""
+class _Awaited(BatchEntry):
+    """Hands the outcome to a future; does nothing where the waiting caller has gone."""
 
-    raws: Sequence[Raw]
-    began: float
-    ended: float
+    future: asyncio.Future[Outcome] = msgspec.field(default_factory=asyncio.Future)
+
+    def go_on(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
 
 
-class Batcher(Generic[T]):
-    """Collects requests per model and runs them in batches, in threads.
+class Batcher:
+    """Collects jobs per model and runs them in batches, in threads.
 
-    Lives on one event loop. `execute` runs in the threads that `threads` returns for the first item, one call at a
+    Lives on one event loop. `execute` runs in the threads that `threads` returns for the first job, one call at a
     time per model. An idle model starts at once, unless requests for it are on their way (`coming`). Then a batch
     waits until they have arrived, or it is full, or its first request has waited `max_wait_s` or a tenth of the
     model's last turn, whichever is longer. While the model works, new requests collect for the next batch. Batches
     are formed in the order of urgency. Several batches of a model that takes microseconds run in one turn of its
-    thread. `execute` returns one outcome per item, in order. Outcomes that it passes to its callback before are
+    thread. `execute` returns one outcome per job, in order. Outcomes that it passes to its callback before are
     reported at once.
     """
 
     def __init__(
         self,
-        execute: Callable[[Sequence[T], Callable[[T, Raw], None]], Sequence[Raw]],
+        execute: Callable[[Sequence[Job], OnOutcome], Sequence[Outcome]],
         *,
-        threads: Callable[[T], Executor],
+        threads: Callable[[Job], Executor],
         max_items: int,
         max_wait_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -62,7 +66,7 @@ class Batcher(Generic[T]):
         self._max_items = max_items
         self._max_wait_s = max_wait_s
         self._clock = clock
-        self._lanes: dict[Hashable, BatchQueue[T]] = {}
+        self._lanes: dict[Hashable, BatchQueue] = {}
         self._last_turn_s: dict[Hashable, float] = {}
         self._batch_s: dict[Hashable, float] = {}
         """The time of a model's last batch. It falls by half at most: a model that fails a batch at once is not
@@ -81,27 +85,23 @@ class Batcher(Generic[T]):
                 lane.may_leave.set()
             self._drop_if_idle(lane_key, lane)
 
-    async def submit(self, item: T) -> Outcome:
-        """Return the engine's raw result for `item`; if the caller is cancelled, the batch leaves it out."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = self.put(item, functools.partial(_resolve, future))
+    async def submit(self, job: Job) -> Outcome:
+        """Return the engine's raw result for `job`; if the caller is cancelled, the batch leaves it out."""
+        entry = _Awaited(job)
+        self.put(entry)
         try:
-            return await future
+            return await entry.future
         finally:
             entry.is_over = True
 
-    def put(self, item: T, on_outcome: OnOutcome) -> BatchEntry[T]:
-        """Call `on_outcome` on the event loop with the engine's raw result for `item`; it must not raise.
-
-        It is not called where the returned entry `is_over` by then.
-        """
-        key = item.lane_key
+    def put(self, entry: BatchEntry) -> None:
+        """Have a job run in a batch; its `go_on` is called with the outcome, unless it `is_over` by then."""
+        key = entry.job.lane_key
         lane = self._lanes.get(key) or self._lane(key)
-        entry = BatchEntry(item, self._clock(), on_outcome)
+        entry.since = self._clock()
         lane.put(entry)
         if lane.task is None:
             lane.task = supervised(shared_task(self._work(key, lane), name=f"batches of {key}"))
-        return entry
 
     @property
     def depth(self) -> int:
@@ -112,23 +112,23 @@ class Batcher(Generic[T]):
         """Let running batches finish; requests that still wait end as Cancelled."""
         lanes = list(self._lanes.values())
         for lane in lanes:
-            for waiting in lane.drain():
+            for entry in lane.drain():
                 stopped = Cancelled("the worker stopped before this request ran; send it again")
-                _answer(waiting, stopped, waiting.since)
+                _answer(entry, stopped, entry.since)
             lane.may_leave.set()
         await asyncio.gather(*(lane.task for lane in lanes if lane.task))
 
-    def _lane(self, key: Hashable) -> BatchQueue[T]:
+    def _lane(self, key: Hashable) -> BatchQueue:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = BatchQueue(self._max_items)
         return lane
 
-    def _drop_if_idle(self, key: Hashable, lane: BatchQueue[T]) -> None:
+    def _drop_if_idle(self, key: Hashable, lane: BatchQueue) -> None:
         if not lane.coming and not lane and lane.task is None and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    async def _work(self, key: Hashable, lane: BatchQueue[T]) -> None:
+    async def _work(self, key: Hashable, lane: BatchQueue) -> None:
         while lane:
             await self._let_batch_fill(key, lane)
             batches = self._next(key, lane)
@@ -139,7 +139,7 @@ class Batcher(Generic[T]):
         lane.task = None
         self._drop_if_idle(key, lane)
 
-    async def _let_batch_fill(self, key: Hashable, lane: BatchQueue[T]) -> None:
+    async def _let_batch_fill(self, key: Hashable, lane: BatchQueue) -> None:
         """Wait for requests on their way, until a batch is full or the first request has waited its time."""
         if not lane.coming or lane.has_a_full_batch():
             return
@@ -147,69 +147,66 @@ class Batcher(Generic[T]):
         left = lane.since + longest - self._clock()
         if left > 0:
             lane.may_leave.clear()
-            lane.is_filling = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(lane.may_leave.wait(), left)
-            lane.is_filling = False
 
-    def _next(self, key: Hashable, lane: BatchQueue[T]) -> list[list[BatchEntry[T]]]:
+    def _next(self, key: Hashable, lane: BatchQueue) -> list[list[BatchEntry]]:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
         batch_s = self._batch_s.get(key, _TURN_S)
-        most = min(_MOST_IN_A_TURN, _TURN_S / batch_s) if batch_s else _MOST_IN_A_TURN
-        batches = [lane.take()]
-        while lane and len(batches) + 1 <= most:
+        most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
+        batches: list[list[BatchEntry]] = []
+        while lane and len(batches) < most:
             batches.append(lane.take())
         return [batch for batch in batches if batch]
 
-    async def _run(self, key: Hashable, batches: list[list[BatchEntry[T]]]) -> None:
+    async def _run(self, key: Hashable, batches: list[list[BatchEntry]]) -> None:
         """Run the batches in one turn of a thread, and report all outcomes."""
         started = self._clock()
         loop = asyncio.get_running_loop()
         try:
-            thread = self._threads(batches[0][0].item)
+            thread = self._threads(batches[0][0].job)
             ran = await loop.run_in_executor(
                 thread, lambda: [self._execute_one(batch, loop) for batch in batches]
             )
         except Exception as error:
             log.exception("batches_not_run", batches=len(batches))
-            ran = [_Ran([as_inference_error(error)] * len(batch), started, started) for batch in batches]
+            ran = [([as_inference_error(error)] * len(batch), started, 0.0) for batch in batches]
         else:
-            longest = max(one.ended - one.began for one in ran)
+            longest = max(took_s for _, _, took_s in ran)
             self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
-        for batch, (raws, began, _) in zip(batches, ran, strict=True):
-            for waiting, raw in zip(batch, raws, strict=True):
-                _answer(waiting, raw, began)
+        for batch, (outcomes, began, _) in zip(batches, ran, strict=True):
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                _answer(entry, outcome, began)
 
-    def _execute_one(self, batch: list[BatchEntry[T]], loop: asyncio.AbstractEventLoop) -> _Ran:
+    def _execute_one(
+        self, batch: list[BatchEntry], loop: asyncio.AbstractEventLoop
+    ) -> tuple[Sequence[Outcome], float, float]:
+        """Return the outcomes of a batch, when it began and how long it took."""
         began = self._clock()
-        entries: dict[int, BatchEntry[T]] = {}
+        entries: dict[int, BatchEntry] = {}
 
-        def early(item: T, raw: Raw) -> None:
+        def early(job: Job, outcome: Outcome) -> None:
             if not entries:  # most batches end without an early answer
-                entries.update((id(one.item), one) for one in batch)
-            loop.call_soon_threadsafe(_answer, entries[id(item)], raw, began)
+                entries.update((id(one.job), one) for one in batch)
+            loop.call_soon_threadsafe(_answer, entries[id(job)], outcome, began)
 
         try:
-            raws = self._execute([one.item for one in batch], early)
-            if len(raws) != len(batch):
-                raise RuntimeError(f"the engine returned {len(raws)} outcomes for {len(batch)} requests")
+            outcomes = self._execute([one.job for one in batch], early)
+            if len(outcomes) != len(batch):
+                raise RuntimeError(f"the engine returned {len(outcomes)} outcomes for {len(batch)} requests")
         except BaseException as error:
             log.exception("batch_failed", items=len(batch))
-            raws = [as_inference_error(error)] * len(batch)
-        return _Ran(raws, began, self._clock())
+            outcomes = [as_inference_error(error)] * len(batch)
+        return outcomes, began, self._clock() - began
 
 
-def _answer(waiting: BatchEntry[T], raw: Raw, began: float) -> None:
+def _answer(entry: BatchEntry, outcome: Outcome, began: float) -> None:
     """Report the outcome of an entry in the batch that began at that time, unless it was reported before."""
-    if waiting.is_over:
+    if entry.is_over:
         return
-    waiting.is_over = True
+    entry.is_over = True
     try:
-        waiting.on_outcome(raw, began - waiting.since)
+        entry.job.timings["wait"] += began - entry.since
+        entry.go_on(outcome)
     except BaseException as error:  # noqa: BLE001 - a fault of one caller is none of the others'
         report_fault(error, "the outcome of a request was not taken")
-
-
-def _resolve(future: asyncio.Future[Outcome], raw: Raw, wait_s: float) -> None:
-    if not future.done():  # the caller may have been cancelled a moment ago
-        future.set_result((raw, wait_s))

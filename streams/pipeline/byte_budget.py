@@ -56,17 +56,15 @@ class ByteBudget:
         self.held = 0
         self._lanes: dict[str, _Lane] = {}
 
-    @property
-    def unsettled(self) -> int:
-        """How many requests have no known size yet."""
-        return sum(lane.unsettled for lane in self._lanes.values())
-
     @asynccontextmanager
     async def holding(self, urgency: Urgency = NO_HURRY, lane: str = "") -> AsyncIterator[Holding]:
         """Wait for room; the bytes that the body then holds are freed when it ends."""
         its = self._lanes.setdefault(lane, _Lane())
-        await self._enter(its, urgency)
         holding = Holding(self, its)
+        if self._has_room(its) and not its.line:
+            its.unsettled += 1
+        else:
+            await its.line.wait(urgency, unused=lambda: holding.settle(0))
         try:
             yield holding
         finally:
@@ -84,16 +82,6 @@ class ByteBudget:
         lane.unsettled += 1
         self._lanes[name] = self._lanes.pop(name)  # the turn of the other lanes
         return True
-
-    async def _enter(self, lane: _Lane, urgency: Urgency) -> None:
-        if self._has_room(lane) and not lane.line:
-            lane.unsettled += 1
-        else:
-            await lane.line.wait(urgency, unused=lambda: self._leave_unused(lane))
-
-    def _leave_unused(self, lane: _Lane) -> None:
-        lane.unsettled -= 1
-        self.let_in()
 
     def _has_room(self, lane: _Lane) -> bool:
         return self.held < self.max_bytes and lane.unsettled < self.max_unsettled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -28,6 +29,7 @@ _REPEATED: dict[str, msgspec.json.Decoder[Any]] = {
 """The fields that a failure repeats of its request, or needs to reach its caller."""
 _CONTAINERS = frozenset({dict, list})
 _OPTIONAL = frozenset({"engine", "options", "id", "deadline", "priority", "reply_to", "metadata"})
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -107,14 +109,10 @@ def _fields_with_half_characters(value: bytes) -> dict[str, msgspec.Raw]:
         return {}
     try:
         fields = json.loads(value)
-        json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        pass
+        half = _HALF_CHARACTER.search(json.dumps(fields, ensure_ascii=False))
     except (ValueError, RecursionError):
         return {}
-    else:
-        return {}
-    if not isinstance(fields, dict):
+    if half is None or not isinstance(fields, dict):
         return {}
     names = {name: name.encode(errors="replace").decode() for name in fields}
     return {names[name]: msgspec.Raw(json.dumps(field).encode()) for name, field in fields.items()}

@@ -7,10 +7,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
-import msgspec
-
 from engines.log_context import shared_task, turn
-from engines.run.job import Alike, Job, Outcome
+from engines.run.job import Alike, Outcome
 from engines.run.results import Result
 from streams.faults import supervised
 from streams.messages import Request
@@ -28,7 +26,7 @@ class FastLane:
     on the event loop of its parts.
     """
 
-    def __init__(self, pipeline: Pipeline, batcher: Batcher[Job]) -> None:
+    def __init__(self, pipeline: Pipeline, batcher: Batcher) -> None:
         self.pipeline = pipeline
         self.batcher = batcher
         self._tasks: set[asyncio.Task[None]] = set()
@@ -48,7 +46,7 @@ class FastLane:
         before this returns. It must not raise.
         """
         job = job_of(request, queue_s=queue_s, traceparent=traceparent, alike=alike)
-        run = Run(self, job, on_result)
+        run = Run(job, lane=self, on_result=on_result)
         if job.has_task:
             self.give_task(run)
         else:
@@ -69,15 +67,13 @@ class FastLane:
         task.add_done_callback(self._tasks.discard)
 
 
-class Run(msgspec.Struct, eq=False):
+class Run(BatchEntry, kw_only=True, eq=False):
     """A job on its way, without a task as long as it waits only for its batch."""
 
     lane: FastLane
-    job: Job
     on_result: OnResult
     walk: Coroutine[Wants, Any, Outcome] | None = None
     """None where a task runs it from the start."""
-    entry: BatchEntry[Job] | None = None
     task: asyncio.Task[None] | None = None
 
     def give_up(self) -> bool:
@@ -91,18 +87,17 @@ class Run(msgspec.Struct, eq=False):
         self.job.is_given_up = True
         if self.task is not None:
             self.task.cancel()
-        elif self.entry is not None:
-            self.entry.is_over, self.entry = True, None
+        self.is_over = True
         return True
 
     def go_on(self, came: Any) -> None:
-        """Resume the walk and drive it as far as possible."""
+        """Resume the walk with what came, None at its start, and drive it as far as possible."""
         job = self.job
         turn.request = job.name
         try:
             wants = self.walk.send(came)  # type: ignore[union-attr]
             if wants is Wants.BATCH:
-                self.entry = self.lane.batcher.put(job, self.on_outcome)
+                self.lane.batcher.put(self)
             else:
                 self.lane.give_task(self)
             return
@@ -114,12 +109,6 @@ class Run(msgspec.Struct, eq=False):
         finally:
             turn.request = None
         self.on_result(result)
-
-    def on_outcome(self, outcome: Outcome, wait_s: float) -> None:
-        """Take the engine's raw result for the job."""
-        self.entry = None  # which refers to this frame: a reference cycle
-        self.job.timings["wait"] += wait_s
-        self.go_on(outcome)
 
     async def to_its_end(self) -> None:
         """Finish the walk in this task."""

@@ -115,7 +115,7 @@ class Pipeline(Walk):
         """Run the walk of a job, which may have begun, to its result, in this task."""
         with working_on((job.name,)):
             try:
-                outcome = await self._within(self._patience_for(job, patience), job, walk)
+                outcome = await self._within(patience, job, walk)
             except asyncio.CancelledError as error:
                 if was_cancelled():
                     job.is_given_up = True
@@ -125,14 +125,11 @@ class Pipeline(Walk):
                 return self.finish(job, error)
             return self.finish(job, outcome)
 
-    def _patience_for(self, job: Job, callers: Patience | None) -> Patience | None:
-        """Return which ends first: the caller's patience or the job's deadline."""
-        left_s = _seconds_left(job)
-        if left_s is None or (callers is not None and callers.seconds < left_s):
-            return callers
-        return Patience(left_s, expired())
-
     async def _within(self, patience: Patience | None, job: Job, walk: Awaitable[Outcome] | None) -> Outcome:
+        """Run the walk until the caller's patience or the job's deadline ends, whichever is first."""
+        left_s = _seconds_left(job)
+        if left_s is not None and (patience is None or left_s <= patience.seconds):
+            patience = Patience(left_s, expired())
         if patience is None:
             return await (walk or self.walk(job))
         try:
@@ -199,7 +196,7 @@ class Pipeline(Walk):
             outcome: Outcome = await _until(Wants.BATCH)
             return outcome
         await _with_task(job)
-        return await self._dispatcher.run(job, job.emit)
+        return await self._dispatcher.run(job)
 
     async def _postprocess(self, job: Job, raw: dict[str, Any]) -> dict[str, Any]:
         return await self._stage(job, "postprocess", postprocess, raw)

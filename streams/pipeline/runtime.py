@@ -14,15 +14,13 @@ from engines.guard import Guard
 from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
 from engines.registry import PullListener
-from engines.run.job import Job
 from handlers.errors import InferenceError
 from handlers.logger import get_logger
 from streams.faults import contained
 from streams.media import MediaFetcher
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.byte_budget import ByteBudget
-from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_executors import EngineExecutors
+from streams.pipeline.dispatcher import Dispatcher, EngineExecutors
 from streams.pipeline.pipeline import Pipeline, Pools
 from streams.plugins import import_plugins
 from streams.settings import Settings
@@ -39,7 +37,7 @@ class Runtime:
 
     pipeline: Pipeline
     manager: InferenceManager
-    batcher: Batcher[Job]
+    batcher: Batcher
 
     async def warm(self, model_names: Iterable[str]) -> None:
         """Load these models, one after the other; one that fails to load is logged and skipped."""
@@ -101,7 +99,7 @@ async def open_runtime(
             children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
         )
         threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.execution.is_loaded))
-        batcher: Batcher[Job] = Batcher(
+        batcher = Batcher(
             manager.execution.run,
             threads=threads.of,
             max_items=worker.batch_max_items,

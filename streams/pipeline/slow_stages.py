@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -60,9 +61,9 @@ class SlowStageDetector:
         self._is_interrupted = False
         """Whether HeldUp was raised in that call."""
 
-    def is_quick(self, of: Hashable, *stages: str) -> bool:
-        """Return whether these stages of `of`, such as a handler's class, may run on the event loop."""
-        return not self._slow or not any((of, stage) in self._slow for stage in stages)
+    def is_quick(self, of: Hashable, stage: str) -> bool:
+        """Return whether this stage of `of`, such as a handler's class, may run on the event loop."""
+        return not self._slow or (of, stage) not in self._slow
 
     def run(self, of: Hashable, stage: str, call: Callable[P, R], *args: P.args, **kw: P.kwargs) -> R:
         """Return what `call` returns and raise what it raises; it runs here, on the event loop.
@@ -147,8 +148,4 @@ class SlowStageDetector:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == _IMPORTING:
-            return True
-        frame = frame.f_back
-    return False
+    return any(outer.f_code.co_filename == _IMPORTING for outer, _ in traceback.walk_stack(frame))

@@ -20,8 +20,7 @@ from streams.faults import supervised, tell_of_faults
 from streams.faust.app import build_app
 from streams.faust.faust_internals import InferenceApp
 from streams.faust.membership import Membership
-from streams.faust.producer_sink import ProducerSink
-from streams.faust.source import FaustSource
+from streams.faust.port import FaustSource, ProducerSink
 from streams.http.gateway import Gateway, start_gateway
 from streams.kafka.broker_watch import BrokerWatch, watching
 from streams.kafka.connection import broker_answering
@@ -63,8 +62,6 @@ class Worker:
         self.membership = Membership(settings.kafka, request_topics, on_fatal)
         self.gateway: Gateway | None = None
         self._watch: BrokerWatch | None = None
-        self.is_cut_off = False
-        """Whether no broker answered at the end, so that nothing waits for one."""
         self.app: InferenceApp | None = None
         self._stream: Stream | None = None
         self._delivering: asyncio.Task[None] | None = None
@@ -104,9 +101,7 @@ class Worker:
         async with broker_answering(settings.kafka) as options:  # while Faust would wait for a frozen one
             kafka = settings.kafka.model_copy(update={"bootstrap_servers": options["bootstrap_servers"]})
         source = FaustSource(self.membership)
-        self.app = app = build_app(
-            settings.model_copy(update={"kafka": kafka}), self._tasks, source, self.membership
-        )
+        self.app = app = build_app(kafka, self._tasks, source)
         self._stream = stream = Stream(
             source,
             ProducerSink(app.kafka_producer),
@@ -124,7 +119,7 @@ class Worker:
                 watch=watch,
                 membership=self.membership,
                 tracker=stream.tracker,
-                source=source,
+                reader=source.reader,
                 ready_without_broker_s=settings.worker.ready_without_broker_s,
             )
         _tune_interpreter()
@@ -164,17 +159,17 @@ class Worker:
         if self._stream is not None:
             await self._stream.withdraw()
 
-    async def leave(self) -> None:
-        """Leave the group and close the connections, as far as the broker answers; after `drain`."""
+    async def leave(self) -> bool:
+        """Leave the group and close the connections, after `drain`; return False where no broker answers."""
         if self._watch is not None and not await self._watch.any_answers():
             log.warning("group_not_left", group=self._settings.kafka.group_id, reason="no broker answers")
-            self.is_cut_off = True
-            return
+            return False
         if self._about:
             self._event_publisher.worker("worker_stopped", self._about)
             await self._stopping.courtesy(self._event_publisher.flush(), share=0.25)
         if self.app is not None:
             await self._stopping.courtesy(self.app.stop(), share=0.75)
+        return True
 
     def _announce(self, publisher: Publisher) -> None:
         self._about = {
@@ -230,9 +225,9 @@ async def _run(settings: Settings) -> int:
                 failure = _logged(error)
             status = 0 if failure is None else EXIT_FAILED
             stopping.settle(status)
-            await worker.leave()
+            has_left = await worker.leave()
         log.info("worker_stopped")
-        if worker.is_cut_off:
+        if not has_left:
             exit_now(status)  # Faust and aiokafka would wait for a broker
         stopping.closed(status)
     return status

@@ -15,7 +15,6 @@ from engines.cache.loader import ModelLoading
 from engines.config.settings import CacheSettings, EngineSettings, OllamaSettings
 from engines.inference import InferenceManager
 from engines.models.resolved_model import ResolvedModel
-from engines.run.job import Job
 from engines.run.results import STAGES
 from handlers import errors
 from streams.media import MediaFetcher
@@ -111,9 +110,7 @@ async def pipeline_over(manager: InferenceManager) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(4))
         fetcher = stack.enter_context(MediaFetcher(media, S3Settings()))
-        batcher: Batcher[Job] = Batcher(
-            manager.execution.run, threads=lambda _: threads, max_items=8, max_wait_s=0.05
-        )
+        batcher = Batcher(manager.execution.run, threads=lambda _: threads, max_items=8, max_wait_s=0.05)
         stack.push_async_callback(batcher.close)
         yield Pipeline(
             manager=manager,

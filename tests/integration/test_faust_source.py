@@ -13,8 +13,7 @@ from deploy.local import KafkaRelease, LocalStack
 from streams.delivery.port import RecordSource
 from streams.faust.app import build_app
 from streams.faust.membership import Membership
-from streams.faust.producer_sink import ProducerSink
-from streams.faust.source import FaustSource
+from streams.faust.port import FaustSource, ProducerSink
 from streams.kafka.connection import connection_options
 from tests.contract import kafka_port as contract
 from tests.integration.worker_process import Site
@@ -34,19 +33,15 @@ class FaustSite:
         self._settings = site.settings
         self.topic = site.topics.requests("asr")
         self.sink = ProducerSink(lambda: producer)
-        self._memberships: dict[RecordSource, Membership] = {}
         self.fatal: list[BaseException] = []
 
     def source(self) -> FaustSource:
-        membership = Membership(self._settings.kafka, [self.topic], self.fatal.append)
-        source = FaustSource(membership)
-        self._memberships[source] = membership
-        return source
+        return FaustSource(Membership(self._settings.kafka, [self.topic], self.fatal.append))
 
     @asynccontextmanager
     async def joined(self, source: RecordSource) -> AsyncIterator[None]:
         assert isinstance(source, FaustSource)
-        app = build_app(self._settings, ["asr"], source, self._memberships[source])
+        app = build_app(self._settings.kafka, ["asr"], source)
         await app.start()
         try:
             yield

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local import KafkaRelease
-from deploy.local.kafka_probe import live_brokers
+from deploy.local.ports import live_brokers
 from tests.kafka_cluster import RunningCluster
 
 

@@ -19,8 +19,7 @@ from streams.faust.group_supervisor import Supervisor
 from streams.faust.membership import Membership
 from streams.kafka.aiokafka_internals import Coordination
 from streams.kafka.group_refusals import GroupRefused
-from streams.kafka.rights import Rights
-from streams.kafka.topic_admin import check_rights, check_topics, create_topics
+from streams.kafka.topic_admin import Rights, check_rights, check_topics, create_topics
 from streams.settings import KafkaSettings
 from tests.kafka_cluster import RunningCluster
 
@@ -247,7 +246,7 @@ async def test_a_member_with_an_instance_id_that_was_only_silent_for_too_long_jo
     await coordinator._stop_heartbeat_task()  # as if it was frozen
 
     async def forgotten() -> bool:
-        return await member.supervisor._holder() is None
+        return not await member.supervisor._holders()
 
     async with asyncio.timeout(PATIENCE_S):
         while not await forgotten():

@@ -63,7 +63,7 @@ class BeforeTheBrokerHasIt(BatchingProducer):
         super().post(records, delivery)
         for record in records:
             record.delivery = None
-            delivery.arrived()
+            delivery.answered(record, None)
 
 
 class WaitsTooLate(OffsetTracker):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiokafka import errors
 
@@ -18,7 +18,7 @@ from streams.delivery.port import Fetched, PositionLost, ProducerRecord, RecordL
 from streams.delivery.stream import Stream
 from streams.faults import supervised
 from streams.messages import Request, Result
-from streams.pipeline.fast_lane import OnResult
+from streams.pipeline.fast_lane import FastLane, OnResult
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -169,7 +169,7 @@ class Member:
             kafka=world.kafka,
             worker=world.worker,
             tasks=world.tasks,
-            answering=engine,
+            answering=cast(FastLane, engine),
             outcomes=Outcomes(Statistics(), LineLimit(10**9, 1.0)),  # beyond that a thread tells
             on_fatal=self.on_fatal,
             wall_clock=asyncio.get_running_loop().time,

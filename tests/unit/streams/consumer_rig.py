@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, cast
 
@@ -13,11 +12,11 @@ from engines.run.results import result_of
 from engines.run.statistics import Statistics
 from handlers.errors import InferenceError
 from streams.delivery.offsets import OffsetTracker
-from streams.delivery.port import DeliveryReport, ProducerRecord, Record
-from streams.delivery.publisher import Publisher
+from streams.delivery.port import ProducerRecord, Record
+from streams.delivery.publisher import Publisher, Reply
 from streams.delivery.request_consumer import RequestConsumer
 from streams.messages import Request, Result, decode_result, encode
-from streams.pipeline.fast_lane import OnResult
+from streams.pipeline.fast_lane import FastLane, OnResult
 from tests.unit.streams.received_messages import Fetches, NoGuard, message, offsets_due
 
 VALID = {"task": "asr", "engine": "e", "model_name": "m", "data": {}}
@@ -75,7 +74,7 @@ class Rig:
         self.fetches = Fetches()
         self.tracker = Acker(self.journal, max_in_flight)
         self.request_consumer = RequestConsumer(
-            answering=self,
+            answering=cast(FastLane, self),
             publisher=cast(Publisher, self),
             tracker=self.tracker,
             guard=NoGuard(self.tracker),
@@ -111,29 +110,29 @@ class Rig:
         self.requests.append(request)
         on_result(answer_to(request))
 
-    def post(self, result: Result, *, delivery: DeliveryReport, **_: Any) -> bool:
+    def post(self, result: Result, reply: Reply) -> bool:
         if self.is_too_large or result.id not in self.quick:
             return False
         if self.post_error is None:
             self.journal.append(f"posted {result.id}")
         else:
-            delivery.refused = (ProducerRecord("results", None, encode(result), []),)
-        delivery.ended(self.post_error)
+            reply.refused = (ProducerRecord("results", None, encode(result), []),)
+        reply.ended(self.post_error)
         return True
 
     def allows(self, reply_to: str) -> bool:
         return reply_to.startswith("replies.")
 
-    async def result(self, result: Result, *, reply_to: str | None, **_: Any) -> None:
+    async def result(self, result: Result, reply: Reply) -> None:
         if self.publish_error is not None:
             raise self.publish_error
         self.journal.append(f"result {result.id}")
         self.results.append(result.as_dict())
-        self.reply_topics.append(reply_to)
+        self.reply_topics.append(reply.reply_to)
 
-    async def republish(self, records: Sequence[ProducerRecord], **_: Any) -> None:
-        [record] = records
-        await self.result(decode_result(record.value or b""), reply_to=None)
+    async def republish(self, reply: Reply) -> None:
+        [record] = reply.refused
+        await self.result(decode_result(record.value or b""), reply)
 
     async def dead_letter(self, origin: Record, *, task: str, stage: str, error: InferenceError) -> None:
         if self.dead_letter_error is not None:

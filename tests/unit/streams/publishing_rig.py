@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import msgspec
 from aiokafka.errors import (
@@ -16,7 +17,8 @@ from engines.run.outcomes import Outcomes
 from engines.run.results import Result, result_of
 from engines.run.statistics import Statistics
 from streams.delivery.port import DeliveryReport, ProducerRecord
-from streams.delivery.publisher import Publisher
+from streams.delivery.producer import BatchingProducer
+from streams.delivery.publisher import Publisher, Reply
 from streams.kafka.topics import Topics
 from streams.messages import decode_event
 
@@ -37,11 +39,7 @@ class Broker:
     def post(self, records: Sequence[ProducerRecord], delivery: DeliveryReport) -> None:
         delivery.missing = len(records)
         for record in records:
-            error = self._take(record)
-            if error is None:
-                delivery.arrived()
-            else:
-                delivery.failed(record, error)
+            delivery.answered(record, self._take(record))
 
     def _take(self, record: ProducerRecord) -> KafkaError | None:
         if record.topic in self.refusals:
@@ -66,7 +64,7 @@ def publisher(
     broker: Broker, *, max_message_bytes: int = 100_000, outcomes: Outcomes | None = None
 ) -> Publisher:
     return Publisher(
-        broker,
+        cast(BatchingProducer, broker),
         topics=Topics(),
         outcomes=outcomes or Outcomes(Statistics()),
         worker="w1",
@@ -94,9 +92,11 @@ def codes_of_events(broker: Broker) -> list[str]:
     return [decode_event(value).error_code for _, value, _ in broker.on("inference.events") if value]
 
 
-class Heard(DeliveryReport):
+class Heard(Reply, kw_only=True):
     """Notes how the delivery ended."""
 
+    task: str = "text-generation"
+    key: bytes | None = b"k"
     outcomes: list[Exception | None] = msgspec.field(default_factory=list)
 
     def ended(self, error: Exception | None) -> None:

@@ -26,7 +26,7 @@ class WebServer(Part):
         return [sys.executable, "-u", "-m", "http.server", "--bind", HOST, str(self.ports["main"])]
 
     def is_healthy(self) -> bool:
-        return http_get(self.ports["main"], "/")[0] == 200
+        return http_get(self.ports["main"], "/").is_success
 
 
 class DyingServer(WebServer):

@@ -15,7 +15,7 @@ import pytest
 
 from streams.cli import COMMANDS
 from streams.client_errors import NoAnswer
-from streams.kafka.topic_problems import TopicProblem
+from streams.kafka.topics import TopicProblem
 from streams.messages import Request
 from streams.settings import Settings
 from tests.unit.streams.conftest import CommandLine

@@ -84,7 +84,7 @@ async def test_a_topic_that_is_back_is_committed_again(rig: Rig) -> None:
     rig.source.refusals[TOPIC] = GONE
     await rig.committer.commit()
     rig.source.refusals.clear()
-    rig.committer._aside[TOPIC].until = 0.0  # as if its pause had passed
+    rig.committer._aside[TOPIC] = (0.0, 1.0)  # as if its pause had passed
     assert await rig.committer.commit()
     assert rig.source.committed[-1] == {PARTITION: 1}
     assert rig.committer._aside == {}

@@ -24,7 +24,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.producer import BatchingProducer
-from streams.faust.producer_sink import ProducerSink
+from streams.faust.port import ProducerSink
 from streams.kafka.aiokafka_internals import fill
 
 Sent = tuple[str, int, list[bytes | None]]

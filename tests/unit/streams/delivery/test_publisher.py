@@ -13,20 +13,15 @@ from aiokafka.errors import (
 
 from engines.run.results import result_of
 from handlers.errors import MediaNotFound
+from streams.delivery.publisher import Reply
 from streams.messages import Result, decode_event, decode_result
 from tests.unit.streams.publishing_rig import Broker, codes_of_events, publisher, success
 
 
 async def publish(broker: Broker, result: Result, **changes: Any) -> None:
-    options: dict[str, Any] = {
-        "task": "text-generation",
-        "key": b"k",
-        "traceparent": "00-a-b-01",
-        "reply_to": None,
-    }
-    await publisher(broker, **{k: changes.pop(k) for k in ("max_message_bytes",) if k in changes}).result(
-        result, **(options | changes)
-    )
+    options = {k: changes.pop(k) for k in ("max_message_bytes",) if k in changes}
+    about: dict[str, Any] = {"task": "text-generation", "key": b"k", "traceparent": "00-a-b-01"}
+    await publisher(broker, **options).result(result, Reply(**(about | changes)))
 
 
 async def test_a_result_and_its_event_are_published_with_key_headers_and_trace() -> None:

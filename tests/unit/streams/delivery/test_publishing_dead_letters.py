@@ -14,7 +14,8 @@ from engines.run.outcomes import Outcomes
 from engines.run.statistics import Statistics
 from handlers.errors import Undecodable
 from streams.delivery.port import ProducerRecord, Record
-from streams.delivery.publisher import Out, Publisher
+from streams.delivery.producer import BatchingProducer
+from streams.delivery.publisher import Publisher
 from streams.kafka.topics import Topics
 from tests.unit.streams.publishing_rig import Broker, publisher
 from tests.unit.streams.received_messages import message
@@ -38,7 +39,7 @@ async def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from_and_wh
         sent.extend(records)
 
     dead = Publisher(
-        cast(Out, SimpleNamespace(deliver=deliver)),
+        cast(BatchingProducer, SimpleNamespace(deliver=deliver)),
         topics=Topics(),
         outcomes=Outcomes(Statistics()),
         worker="w1",

@@ -13,13 +13,14 @@ from aiokafka.errors import (
 
 from engines.run.outcomes import Outcomes
 from engines.run.statistics import Statistics
+from streams.delivery.publisher import Reply
 from streams.messages import Result, decode_result
 from tests.unit.streams.publishing_rig import Broker, Heard, codes_of_events, publisher, success
 
 
 def post(broker: Broker, result: Result) -> list[Exception | None]:
     heard = Heard()
-    assert publisher(broker).post(result, task="text-generation", key=b"k", traceparent=None, delivery=heard)
+    assert publisher(broker).post(result, heard)
     return heard.outcomes
 
 
@@ -50,13 +51,13 @@ def test_posting_tells_what_the_broker_refuses() -> None:
 async def test_what_is_refused_of_a_posted_result_is_published_again_and_what_is_not_stays_one(
     refused_topic: str, error: KafkaError, codes: list[str]
 ) -> None:
-    broker, heard = Broker(refusals={refused_topic: error}), Heard()
+    broker, heard = Broker(refusals={refused_topic: error}), Heard(traceparent="t")
     posting = publisher(broker)
-    posting.post(success(), task="text-generation", key=b"k", traceparent="t", delivery=heard)
+    posting.post(success(), heard)
     assert heard.outcomes == [error]
     if codes[1:]:
         broker.refusals[refused_topic] = error
-    await posting.republish(heard.refused, task="text-generation", traceparent="t")
+    await posting.republish(heard)
     ((key, value, headers),) = broker.on("inference.results.text-generation")
     assert value is not None
     result = decode_result(value)
@@ -74,9 +75,7 @@ def test_a_result_that_may_be_too_large_is_not_posted_for_its_event_would_go_bes
     characters: int, options: dict[str, Any]
 ) -> None:
     broker = Broker()
-    is_posted = publisher(broker, **options).post(
-        success("x" * characters), task="text-generation", key=b"k", traceparent=None, delivery=Heard()
-    )
+    is_posted = publisher(broker, **options).post(success("x" * characters), Heard())
     assert (is_posted, broker.records) == (False, [])
 
 
@@ -85,9 +84,7 @@ async def test_a_result_that_the_broker_finds_too_large_counts_as_the_failure_in
     outcomes = Outcomes(statistics)
     result = success("x" * 200_000)
     outcomes.finished(result)
-    await publisher(broker, outcomes=outcomes).result(
-        result, task="text-generation", key=None, traceparent=None, reply_to=None
-    )
+    await publisher(broker, outcomes=outcomes).result(result, Reply(task="text-generation"))
     found = statistics.snapshot()
     assert (found["total_inferences"], found["successful_inferences"]) == (1, 0)
     assert found["errors"] == {"RESULT_TOO_LARGE": 1}

@@ -143,7 +143,7 @@ async def test_whoever_waits_while_all_room_is_taken_goes_on_when_any_message_is
 
 async def test_whoever_waits_goes_on_when_a_partition_is_released() -> None:
     tracker = OffsetTracker()
-    tracker.hold_back((TOPIC, 3))
+    tracker.held_back.add((TOPIC, 3))
     assert tracker.held_back == {(TOPIC, 3)}
     waiting = asyncio.create_task(tracker.progress())
     await asyncio.sleep(0)

@@ -11,13 +11,14 @@ from faust.types import TP
 from mode import Service
 
 from engines.run.outcomes import Outcomes
-from streams.delivery import request_consumer
 from streams.delivery.port import Fetched, RecordSink, TopicPartition
+from streams.delivery.request_consumer import RequestConsumer
 from streams.delivery.stream import Stream
 from streams.faust.faust_internals import BatchConsumer, BatchTransport, InferenceApp
 from streams.faust.membership import Membership
+from streams.faust.port import FaustSource
 from streams.faust.positions import PartitionReader
-from streams.faust.source import FaustSource
+from streams.pipeline.fast_lane import FastLane
 from streams.settings import KafkaSettings, WorkerSettings
 from tests.unit.streams.received_messages import TOPIC, Fetches, message
 
@@ -71,11 +72,7 @@ class Rig:
         self.source = FaustSource(self.membership)
         self.app = InferenceApp("rig", broker="kafka://localhost", stream_buffer_maxsize=1)
         self.app.transport = Transport(
-            self.app.conf.broker_consumer,
-            self.app,
-            source=self.source,
-            kafka=KafkaSettings(),
-            membership=self.membership,
+            self.app.conf.broker_consumer, self.app, source=self.source, kafka=KafkaSettings()
         )
         self.consumer = cast(Any, self.app.consumer)
         self.taken: list[Sequence[Fetched]] = []
@@ -85,13 +82,13 @@ class Rig:
             kafka=KafkaSettings(commit_interval_s=60.0),
             worker=WorkerSettings().model_copy(update={"max_in_flight": 4}),
             tasks=["asr"],
-            answering=cast(request_consumer.Answering, None),
+            answering=cast(FastLane, None),
             outcomes=cast(Outcomes, None),
             on_fatal=lambda error: None,
         )
         self.tracker = self.stream.tracker
         self.stream.request_consumer = cast(
-            request_consumer.RequestConsumer,
+            RequestConsumer,
             SimpleNamespace(take=lambda fetched, task: self.taken.append(fetched), give_back=lambda: None),
         )
         self.reader = Reader()

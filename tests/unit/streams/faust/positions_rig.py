@@ -45,6 +45,11 @@ class Rig:
         assert self.source._assignment is not None
         return self.source._assignment.topic_ids.get(TOPIC)
 
+    def epoch(self) -> int:
+        """Return the number of the log that is read of the first partition."""
+        assert self.source._assignment is not None
+        return self.source._assignment.readings[PLACE].epoch
+
     async def next(self, *, timeout_s: float = 5.0) -> list[Fetched]:
         """Return what comes next, nothing where nothing does."""
         fetched: list[Fetched] = []

@@ -78,7 +78,7 @@ async def test_what_is_before_a_damaged_batch_is_delivered_its_partition_stops_a
     assert offsets_due(rig.tracker) == {PLACE: 3}
     for _ in range(5):
         assert await rig.next(timeout_s=1.0) == []
-    [(place, why)] = rig.source.stopped.items()
+    [(place, why)] = rig.source.stopped_partitions.items()
     assert place == PLACE
     assert f"offset 3 of topic {TOPIC} partition 0" in why
     assert f"--topic {TOPIC}:0 --reset-offsets --to-offset" in why
@@ -94,7 +94,7 @@ async def test_the_way_past_a_damaged_batch_names_the_offset_behind_it(rig: Rig)
     rig.log.append(1)
     await rig.assign()
     await rig.next(timeout_s=2.0)
-    assert "--to-offset 3 --execute" in rig.source.stopped[PLACE]
+    assert "--to-offset 3 --execute" in rig.source.stopped_partitions[PLACE]
 
 
 @with_rig
@@ -113,4 +113,4 @@ async def test_a_batch_that_is_whole_when_it_is_fetched_again_stops_nothing(rig:
     rig.log.read = read_again  # type: ignore[method-assign]
     await rig.assign()
     assert await rig.offsets() == [0, 1]
-    assert rig.source.stopped == {}
+    assert rig.source.stopped_partitions == {}

@@ -53,7 +53,7 @@ async def test_a_partition_that_is_held_back_is_left_out_of_fetches_which_end_so
     other = TP(TOPIC, 1)
     rig.consumer._active_partitions = {PARTITION, other}
     await rig.asked()
-    rig.tracker.hold_back((TOPIC, 0))
+    rig.tracker.held_back.add((TOPIC, 0))
     rig.reader.answers += [[], []]
     while len(rig.reader.asked) < 3:
         await asyncio.sleep(0)
@@ -71,7 +71,7 @@ async def test_a_topic_of_which_all_partitions_are_held_back_is_fetched_again_at
     rig: Rig,
 ) -> None:
     await rig.asked()
-    rig.tracker.hold_back(PARTITION)
+    rig.tracker.held_back.add(PARTITION)
     rig.reader.answers.append([])
     await turns()
     assert (rig.reader.answers, len(rig.reader.asked)) == ([], 1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import errors
 
 from streams.faust import group_supervisor
 from streams.faust.group_supervisor import Supervisor
@@ -27,6 +28,7 @@ async def test_a_topic_that_is_missing_is_asked_for_until_it_is_there(
     cluster = SimpleNamespace(partitions_for_topic=lambda _: partitions, unauthorized_topics=set())
     coordination: Any = SimpleNamespace(
         client=SimpleNamespace(cluster=cluster, force_metadata_update=ask),
+        coordinator=None,
         has_asked_for=lambda _: True,
         take_over=lambda **_: (None, None),
     )
@@ -56,7 +58,11 @@ async def test_a_coordination_that_ends_is_fatal_unless_the_consumer_is_being_st
     fatal: list[BaseException] = []
     closing = asyncio.get_running_loop().create_future()
     coordination: Any = SimpleNamespace(
-        client=None, closing=closing, has_broken_off=True, take_over=lambda **_: (None, None)
+        client=None,
+        coordinator=None,
+        closing=closing,
+        has_broken_off=True,
+        take_over=lambda **_: (None, None),
     )
     supervisor = Supervisor(coordination, Membership(KafkaSettings(), ["requests"], on_fatal=fatal.append))
     if is_stopping:
@@ -66,3 +72,28 @@ async def test_a_coordination_that_ends_is_fatal_unless_the_consumer_is_being_st
     assert [str(error) for error in fatal] == (
         [] if is_stopping else ["the coordination of the consumer group broke off; its error is logged above"]
     )
+
+
+@pytest.mark.logs_errors("group_refused")
+async def test_a_worker_that_is_refused_for_days_is_tried_again_for_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause was a power of two of the refusals, which no number holds after four hours."""
+    pauses: list[float] = []
+
+    async def wait(_: Any, timeout: float) -> None:
+        pauses.append(timeout)
+
+    async def restart() -> None: ...
+
+    monkeypatch.setattr(group_supervisor, "asyncio", SimpleNamespace(wait=wait))
+    coordination: Any = SimpleNamespace(
+        client=None, coordinator=None, closing=None, restart=restart, take_over=lambda **_: (None, None)
+    )
+    supervisor = Supervisor(
+        coordination, Membership(KafkaSettings(), ["requests"], on_fatal=lambda error: None)
+    )
+    for _ in range(3000):
+        await supervisor._refused(errors.GroupAuthorizationFailedError())
+    assert pauses[:6] == [1, 2, 4, 8, 15, 15]
+    assert pauses[-1] == 15

@@ -44,7 +44,11 @@ class Answering(Failing):
     """A worker that the group has put out, and that looks at what keeps it from it while it answers."""
 
     async def on_partitions_revoked(self, *_: Any) -> None:
-        coordination = SimpleNamespace(client=None, node=None, take_over=lambda **_: (None, None))
+        coordination = SimpleNamespace(
+            client=None,
+            coordinator=SimpleNamespace(coordinator_id=None),
+            take_over=lambda **_: (None, None),
+        )
         supervisor = Supervisor(cast(Any, coordination), self.membership)
         supervisor._say_at = 0.0
         await supervisor._look_at_group()

@@ -13,7 +13,6 @@ from typing import Any, cast
 import httpx
 
 from engines.base import Emit
-from engines.run.job import Job
 from engines.run.results import result_of
 from handlers.errors import InferenceError
 from streams.http.gateway import Gateway, start_gateway
@@ -123,9 +122,7 @@ async def http_site(
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         fetcher = stack.enter_context(MediaFetcher(settings.media, settings.s3))
-        batcher: Batcher[Job] = Batcher(
-            bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
-        )
+        batcher = Batcher(bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0)
         stack.push_async_callback(batcher.close)
         real = Pipeline(
             manager=bench.manager,

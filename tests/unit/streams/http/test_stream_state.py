@@ -30,7 +30,7 @@ class Stream:
         self.membership.state = "joined"
         self.tracker = OffsetTracker(clock=lambda: self.now)
         self.partitions: Any = SimpleNamespace(stopped_partitions={}, removed_unread={})
-        doubled: dict[str, Any] = {"source": self.partitions}
+        doubled: dict[str, Any] = {"reader": self.partitions}
         self.state = StreamState(
             watch=self.watch,
             membership=self.membership,
@@ -65,7 +65,7 @@ async def test_the_figures_of_the_stream_are_in_readyz_and_metrics(tmp_path: Pat
     messages = [message(number, b"x") for number in range(3)]
     track(stream.tracker, Fetches().of(messages))
     stream.tracker.done(messages[0])
-    stream.tracker.hold_back(("t", 3))
+    stream.tracker.held_back.add(("t", 3))
     stream.partitions.removed_unread = {("t", 1): 7}
     stream.now = 5.0
     await stream.watch.look()

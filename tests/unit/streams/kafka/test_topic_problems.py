@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka.errors import IncompatibleBrokerVersion, InvalidReplicationFactorError
 
-from streams.kafka.topic_problems import TopicProblem, refusal_of
+from streams.kafka.topics import TopicProblem, refusal_of
 from streams.settings import KafkaSettings
 
 KAFKA = KafkaSettings(replication_factor=3)

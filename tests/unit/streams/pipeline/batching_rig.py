@@ -1,4 +1,4 @@
-"""Items and an engine for tests of the batcher."""
+"""Jobs and an engine for tests of the batcher."""
 
 from __future__ import annotations
 
@@ -7,21 +7,39 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from streams.pipeline.batch_queue import Outcome, Raw
+from engines.base import Urgency
+from engines.log_context import RequestName
+from engines.models.resolved_model import ModelKey
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 
 
-@dataclass(frozen=True)
-class Item:
-    value: int
-    lane_key: str = "model"
-    batch_key: str = "same"
-    urgency: tuple[float, float] = (0.0, 0.0)
-    cost: float = 0.0
-    most_cost: float = math.inf
+def job(
+    value: int,
+    *,
+    lane_key: str = "model",
+    batch_key: str = "same",
+    urgency: Urgency = (0.0, 0.0),
+    cost: float = 0.0,
+    most_cost: float = math.inf,
+) -> Job:
+    return Job(
+        name=RequestName(str(value), "shout", "model"),
+        task="shout",
+        data={"value": value},
+        lane_key=cast(ModelKey, lane_key),
+        batch_key=(batch_key,),
+        urgency=urgency,
+        cost=cost,
+        most_cost=most_cost,
+    )
+
+
+def value_of(job: Job) -> int:
+    value: int = job.data["value"]
+    return value
 
 
 class Engine:
@@ -32,19 +50,21 @@ class Engine:
         self.gate = threading.Semaphore(0) if gated else None
         self.entered = threading.Semaphore(0)
 
-    def __call__(self, batch: Sequence[Item]) -> Sequence[Raw]:
-        self.batches.append([item.value for item in batch])
+    def __call__(self, batch: Sequence[Job]) -> Sequence[Outcome]:
+        self.batches.append([value_of(one) for one in batch])
         self.entered.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=30)
-        return [{"value": item.value} for item in batch]
+        return [{"value": value_of(one)} for one in batch]
 
 
-Make = Callable[..., Batcher[Item]]
-Execute = Callable[[Sequence[Item], Callable[[Item, Raw], None]], Sequence[Raw]]
+Make = Callable[..., Batcher]
+Early = Callable[[Job, Outcome], None]
 
 
-def all_at_once(execute: Callable[[Sequence[Item]], Sequence[Raw]]) -> Execute:
+def all_at_once(
+    execute: Callable[[Sequence[Job]], Sequence[Outcome]],
+) -> Callable[[Sequence[Job], Early], Sequence[Outcome]]:
     """Return what answers nobody early."""
     return lambda batch, early: execute(batch)
 
@@ -53,10 +73,10 @@ async def entered(engine: Engine) -> None:
     assert await asyncio.to_thread(engine.entered.acquire, timeout=30)
 
 
-async def queued(batcher: Batcher[Item], items: Sequence[Item]) -> list[asyncio.Task[Outcome]]:
-    """Submit `items` one after the other and return once all of them wait."""
-    waiting = [asyncio.create_task(batcher.submit(item)) for item in items]
-    while batcher.depth < len(items):
+async def queued(batcher: Batcher, jobs: Sequence[Job]) -> list[asyncio.Task[Outcome]]:
+    """Submit `jobs` one after the other and return once all of them wait."""
+    waiting = [asyncio.create_task(batcher.submit(one)) for one in jobs]
+    while batcher.depth < len(jobs):
         await asyncio.sleep(0)
     return waiting
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from streams.pipeline.batch_queue import Raw
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
-from tests.unit.streams.pipeline.batching_rig import Item, Make, all_at_once
+from tests.unit.streams.pipeline.batching_rig import Make, all_at_once
 
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
-    batchers: list[Batcher[Item]] = []
+    batchers: list[Batcher] = []
     with ThreadPoolExecutor(4) as pool:
 
-        def build(execute: Callable[[Sequence[Item]], Sequence[Raw]], **options: Any) -> Batcher[Item]:
+        def build(execute: Callable[[Sequence[Job]], Sequence[Outcome]], **options: Any) -> Batcher:
             asked = {"max_items": 4, "max_wait_s": 0.01} | options
             batcher = Batcher(all_at_once(execute), threads=lambda _: pool, **asked)
             batchers.append(batcher)

@@ -9,71 +9,74 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from engines.run.job import Job, Outcome
 from handlers.errors import Cancelled, InferenceFailed, InternalError
-from streams.pipeline.batch_queue import Raw
+from streams.pipeline.batch_queue import BatchEntry
 from streams.pipeline.batcher import Batcher
 from tests.unit.streams.pipeline.batching_rig import (
+    Early,
     Engine,
-    Item,
     Make,
     Turns,
     all_at_once,
     entered,
+    job,
     queued,
+    value_of,
 )
 
 
 @pytest.mark.logs_errors("batch_failed")
 async def test_a_batch_that_fails_harms_no_other_of_its_turn() -> None:
-    def run(batch: Sequence[Item]) -> Sequence[Raw]:
-        if batch[0].value == 4:
+    def run(batch: Sequence[Job]) -> Sequence[Outcome]:
+        if value_of(batch[0]) == 4:
             raise ValueError("odd")
-        return [{"value": item.value} for item in batch]
+        return [{"value": value_of(one)} for one in batch]
 
     with Turns(1) as thread:
         batcher = Batcher(
             all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: 0.0
         )
-        await batcher.submit(Item(99))
-        outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
+        await batcher.submit(job(99))
+        outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(12)))
         await batcher.close()
-    assert [isinstance(raw, InternalError) for raw, _ in outcomes] == [4 <= n < 8 for n in range(12)]
+    assert [isinstance(outcome, InternalError) for outcome in outcomes] == [4 <= n < 8 for n in range(12)]
     assert thread.count == 2
 
 
 async def test_one_bad_item_leaves_its_neighbours_their_answers(make: Make) -> None:
-    def execute(batch: Sequence[Item]) -> Sequence[Raw]:
-        return [InferenceFailed("odd") if item.value % 2 else {"value": item.value} for item in batch]
+    def execute(batch: Sequence[Job]) -> Sequence[Outcome]:
+        return [InferenceFailed("odd") if value_of(one) % 2 else {"value": value_of(one)} for one in batch]
 
     batcher = make(execute)
-    outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
-    assert [isinstance(raw, InferenceFailed) for raw, _ in outcomes] == [False, True, False, True]
+    outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(4)))
+    assert [isinstance(outcome, InferenceFailed) for outcome in outcomes] == [False, True, False, True]
 
 
-def raises(batch: Sequence[Item]) -> Sequence[Raw]:
+def raises(batch: Sequence[Job]) -> Sequence[Outcome]:
     raise RuntimeError("broken")
 
 
-def returns_too_few(batch: Sequence[Item]) -> Sequence[Raw]:
+def returns_too_few(batch: Sequence[Job]) -> Sequence[Outcome]:
     return []
 
 
 @pytest.mark.logs_errors("batch_failed")
 @pytest.mark.parametrize("execute", [raises, returns_too_few])
 async def test_an_engine_that_breaks_gives_every_item_of_the_batch_an_error(
-    make: Make, execute: Callable[[Sequence[Item]], Sequence[Raw]]
+    make: Make, execute: Callable[[Sequence[Job]], Sequence[Outcome]]
 ) -> None:
-    outcomes = await asyncio.gather(*(make(execute).submit(Item(n)) for n in range(2)))
-    assert all(isinstance(raw, InternalError) for raw, _ in outcomes)
+    outcomes = await asyncio.gather(*(make(execute).submit(job(n)) for n in range(2)))
+    assert all(isinstance(outcome, InternalError) for outcome in outcomes)
 
 
 async def test_a_caller_that_has_gone_is_left_out_of_the_batch(make: Make) -> None:
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0)
-    first = asyncio.create_task(batcher.submit(Item(0)))
+    first = asyncio.create_task(batcher.submit(job(0)))
     await entered(engine)
-    gone, stays = (asyncio.create_task(batcher.submit(Item(n))) for n in (1, 2))
+    gone, stays = (asyncio.create_task(batcher.submit(job(n))) for n in (1, 2))
     while batcher.depth < 2:
         await asyncio.sleep(0)
     gone.cancel()
@@ -86,61 +89,60 @@ async def test_closing_cancels_what_waits_and_finishes_what_runs(make: Make) -> 
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0)
-    running = asyncio.create_task(batcher.submit(Item(0)))
+    running = asyncio.create_task(batcher.submit(job(0)))
     await entered(engine)
-    waiting = asyncio.create_task(batcher.submit(Item(1)))
+    waiting = asyncio.create_task(batcher.submit(job(1)))
     while batcher.depth < 1:
         await asyncio.sleep(0)
     closing = asyncio.create_task(batcher.close())
-    assert isinstance((await waiting)[0], Cancelled)
+    assert isinstance(await waiting, Cancelled)
     engine.gate.release()
     await closing
-    assert (await running)[0] == {"value": 0}
+    assert await running == {"value": 0}
 
 
 @pytest.mark.logs_errors("asyncio: the outcome of a request was not taken")
 async def test_a_caller_whose_callback_fails_costs_its_neighbours_nothing(make: Make) -> None:
     batcher = make(Engine())
-    heard: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
 
-    def fail(raw: Raw, wait_s: float) -> None:
-        raise RuntimeError("a fault of the caller")
+    class Failing(BatchEntry):
+        def go_on(self, outcome: Outcome) -> None:
+            raise RuntimeError("a fault of the caller")
 
-    batcher.put(Item(1), fail)
-    batcher.put(Item(2), lambda raw, wait_s: heard.set_result(raw))
-    assert await heard == {"value": 2}
-    assert (await batcher.submit(Item(3)))[0] == {"value": 3}
+    batcher.put(Failing(job(1)))
+    assert await batcher.submit(job(2)) == {"value": 2}
+    assert await batcher.submit(job(3)) == {"value": 3}
 
 
 async def test_who_is_done_early_is_answered_while_the_batch_runs_and_only_once() -> None:
     rest = threading.Event()
 
-    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+    def execute(batch: Sequence[Job], early: Early) -> Sequence[Outcome]:
         early(batch[1], {"value": "early"})
         assert rest.wait(30)
-        return [{"value": item.value} for item in batch]
+        return [{"value": value_of(one)} for one in batch]
 
     with ThreadPoolExecutor(1) as thread:
         batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
-        first, second = await queued(batcher, [Item(0), Item(1)])
+        first, second = await queued(batcher, [job(0), job(1)])
         try:
-            assert (await asyncio.wait_for(second, 30))[0] == {"value": "early"}
+            assert await asyncio.wait_for(second, 30) == {"value": "early"}
             assert not first.done()
         finally:
             rest.set()
-        assert (await first)[0] == {"value": 0}
+        assert await first == {"value": 0}
         await batcher.close()
 
 
 @pytest.mark.logs_errors("batch_failed")
 async def test_who_was_answered_early_keeps_that_where_the_batch_breaks_off() -> None:
-    def execute(batch: Sequence[Item], early: Callable[[Item, Raw], None]) -> Sequence[Raw]:
+    def execute(batch: Sequence[Job], early: Early) -> Sequence[Outcome]:
         early(batch[0], {"value": "early"})
         raise InferenceFailed("the rest does not fit")
 
     with ThreadPoolExecutor(1) as thread:
         batcher = Batcher(execute, threads=lambda _: thread, max_items=2, max_wait_s=0.0)
-        first, second = await asyncio.gather(*await queued(batcher, [Item(0), Item(1)]))
+        first, second = await asyncio.gather(*await queued(batcher, [job(0), job(1)]))
         await batcher.close()
-    assert first[0] == {"value": "early"}
-    assert isinstance(second[0], InferenceFailed)
+    assert first == {"value": "early"}
+    assert isinstance(second, InferenceFailed)

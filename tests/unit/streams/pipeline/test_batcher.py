@@ -9,42 +9,43 @@ from typing import Any
 
 import pytest
 
-from streams.pipeline.batch_queue import Raw
+from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from tests.unit.streams.pipeline.batching_rig import (
     Engine,
-    Item,
     Make,
     Turns,
     all_at_once,
     entered,
+    job,
     queued,
+    value_of,
 )
 
 
 async def test_requests_that_arrive_together_share_a_batch(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_wait_s=5.0)
-    outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(4)))
+    outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(4)))
     assert engine.batches == [[0, 1, 2, 3]]
-    assert [raw for raw, _ in outcomes] == [{"value": n} for n in range(4)]
+    assert outcomes == [{"value": n} for n in range(4)]
 
 
 async def test_a_lone_request_does_not_wait_for_company_that_is_not_coming(make: Make) -> None:
     async with asyncio.timeout(30):
-        raw, _ = await make(Engine(), max_wait_s=3600.0).submit(Item(1))
-    assert raw == {"value": 1}
+        outcome = await make(Engine(), max_wait_s=3600.0).submit(job(1))
+    assert outcome == {"value": 1}
 
 
 async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_wait_s=3600.0)
     with batcher.coming("model"):
-        first = asyncio.create_task(batcher.submit(Item(1)))
+        first = asyncio.create_task(batcher.submit(job(1)))
         for _ in range(10):
             await asyncio.sleep(0)
         assert engine.batches == []
-    await asyncio.gather(first, batcher.submit(Item(2)))
+    await asyncio.gather(first, batcher.submit(job(2)))
     assert engine.batches == [[1, 2]]
 
 
@@ -53,7 +54,7 @@ async def test_a_batch_leaves_without_one_who_was_coming_and_never_came(make: Ma
     batcher = make(engine, max_wait_s=3600.0)
     coming = batcher.coming("model")
     coming.__enter__()
-    waiting = asyncio.create_task(batcher.submit(Item(1)))
+    waiting = asyncio.create_task(batcher.submit(job(1)))
     await asyncio.sleep(0)
     coming.__exit__(None, None, None)
     await waiting
@@ -64,7 +65,7 @@ async def test_a_request_does_not_wait_for_those_who_are_coming_longer_than_allo
     engine = Engine()
     batcher = make(engine, max_wait_s=0.001)
     with batcher.coming("model"):
-        await batcher.submit(Item(1))
+        await batcher.submit(job(1))
     assert engine.batches == [[1]]
 
 
@@ -72,18 +73,18 @@ async def test_a_batch_of_a_model_that_takes_long_waits_longer_for_those_who_are
     now = [0.0]
     engine = Engine()
 
-    def slow(batch: Sequence[Item]) -> Sequence[Raw]:
+    def slow(batch: Sequence[Job]) -> Sequence[Outcome]:
         now[0] += 36_000.0
         return engine(batch)
 
     batcher = make(slow, max_wait_s=0.0, clock=lambda: now[0])
-    await batcher.submit(Item(0))
+    await batcher.submit(job(0))
     with batcher.coming("model"):
-        first = asyncio.create_task(batcher.submit(Item(1)))
+        first = asyncio.create_task(batcher.submit(job(1)))
         for _ in range(10):
             await asyncio.sleep(0)
         assert engine.batches == [[0]]
-    await asyncio.gather(first, batcher.submit(Item(2)))
+    await asyncio.gather(first, batcher.submit(job(2)))
     assert engine.batches == [[0], [1, 2]]
 
 
@@ -91,63 +92,63 @@ async def test_nobody_waits_for_requests_that_are_coming_to_another_model(make: 
     batcher = make(Engine(), max_wait_s=3600.0)
     with batcher.coming("another"):
         async with asyncio.timeout(30):
-            await batcher.submit(Item(1))
+            await batcher.submit(job(1))
 
 
 async def test_a_full_batch_does_not_wait_for_those_who_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_items=2, max_wait_s=3600.0)
     with batcher.coming("model"):
-        await asyncio.gather(batcher.submit(Item(1)), batcher.submit(Item(2)))
+        await asyncio.gather(batcher.submit(job(1)), batcher.submit(job(2)))
     assert engine.batches == [[1, 2]]
 
 
-async def order_of(make: Make, items: Sequence[Item], **options: Any) -> list[list[int]]:
-    """Return the batches that are formed of `items`, all of which came while the model was busy."""
+async def order_of(make: Make, jobs: Sequence[Job], **options: Any) -> list[list[int]]:
+    """Return the batches that are formed of `jobs`, all of which came while the model was busy."""
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0, **options)
-    busy = asyncio.create_task(batcher.submit(Item(-1)))
+    busy = asyncio.create_task(batcher.submit(job(-1)))
     await entered(engine)
-    waiting = await queued(batcher, items)
-    engine.gate.release(1 + len(items))
+    waiting = await queued(batcher, jobs)
+    engine.gate.release(1 + len(jobs))
     await asyncio.gather(busy, *waiting)
     return engine.batches[1:]
 
 
 async def test_the_most_urgent_go_first_and_equals_in_the_order_in_which_they_came(make: Make) -> None:
     urgencies = [(0.0, 9.0), (-9.0, math.inf), (0.0, 5.0), (0.0, 5.0), (-9.0, 1.0)]
-    items = [Item(n, urgency=urgency) for n, urgency in enumerate(urgencies)]
-    assert await order_of(make, items, max_items=1) == [[4], [1], [2], [3], [0]]
+    jobs = [job(n, urgency=urgency) for n, urgency in enumerate(urgencies)]
+    assert await order_of(make, jobs, max_items=1) == [[4], [1], [2], [3], [0]]
 
 
 async def test_the_most_urgent_request_decides_whose_batch_is_next(make: Make) -> None:
-    items = [
-        Item(0, batch_key="a"),
-        Item(1, batch_key="a"),
-        Item(2, batch_key="b"),
-        Item(3, batch_key="b", urgency=(-1.0, 0.0)),
+    jobs = [
+        job(0, batch_key="a"),
+        job(1, batch_key="a"),
+        job(2, batch_key="b"),
+        job(3, batch_key="b", urgency=(-1.0, 0.0)),
     ]
-    assert await order_of(make, items) == [[3, 2], [0, 1]]
+    assert await order_of(make, jobs) == [[3, 2], [0, 1]]
 
 
 async def test_a_batch_takes_no_more_than_its_count_times_its_largest_cost_may_be(make: Make) -> None:
     costs = [1.0, 2.0, 3.0, 1.0, 1.0]
-    items = [Item(n, cost=cost, most_cost=6.0) for n, cost in enumerate(costs)]
+    jobs = [job(n, cost=cost, most_cost=6.0) for n, cost in enumerate(costs)]
     # 0 and 1 cost 2 x 2; with 2 it would be 3 x 3. 2 and 3 cost 2 x 3, and 4 is left.
-    assert await order_of(make, items, max_items=9) == [[0, 1], [2, 3], [4]]
+    assert await order_of(make, jobs, max_items=9) == [[0, 1], [2, 3], [4]]
 
 
 async def test_a_request_that_costs_more_than_a_batch_may_runs_by_itself(make: Make) -> None:
-    items = [Item(0, cost=50.0, most_cost=6.0), Item(1, cost=1.0, most_cost=6.0)]
-    assert await order_of(make, items) == [[0], [1]]
+    jobs = [job(0, cost=50.0, most_cost=6.0), job(1, cost=1.0, most_cost=6.0)]
+    assert await order_of(make, jobs) == [[0], [1]]
 
 
 async def test_a_batch_that_is_full_by_cost_does_not_wait_for_those_who_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_items=9, max_wait_s=3600.0)
     with batcher.coming("model"):
-        await asyncio.gather(*(batcher.submit(Item(n, cost=3.0, most_cost=6.0)) for n in range(2)))
+        await asyncio.gather(*(batcher.submit(job(n, cost=3.0, most_cost=6.0)) for n in range(2)))
     assert engine.batches == [[0, 1]]
 
 
@@ -155,9 +156,9 @@ async def test_what_arrives_while_the_model_works_gathers_for_the_next_batch(mak
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0)
-    first = asyncio.create_task(batcher.submit(Item(0)))
+    first = asyncio.create_task(batcher.submit(job(0)))
     await entered(engine)
-    rest = [asyncio.create_task(batcher.submit(Item(n))) for n in range(1, 4)]
+    rest = [asyncio.create_task(batcher.submit(job(n))) for n in range(1, 4)]
     while batcher.depth < 3:
         await asyncio.sleep(0)
     engine.gate.release(2)
@@ -168,7 +169,7 @@ async def test_what_arrives_while_the_model_works_gathers_for_the_next_batch(mak
 async def test_a_batch_never_exceeds_the_cap(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_items=2)
-    await asyncio.gather(*(batcher.submit(Item(n)) for n in range(5)))
+    await asyncio.gather(*(batcher.submit(job(n)) for n in range(5)))
     assert [len(batch) for batch in engine.batches] == [2, 2, 1]
 
 
@@ -179,7 +180,7 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
     now = [0.0]
     engine = Engine()
 
-    def run(batch: Sequence[Item]) -> Sequence[Raw]:
+    def run(batch: Sequence[Job]) -> Sequence[Outcome]:
         now[0] += batch_s
         return engine(batch)
 
@@ -187,11 +188,11 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
         batcher = Batcher(
             all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
         )
-        await batcher.submit(Item(0))  # nobody knows yet how long it takes
-        outcomes = await asyncio.gather(*(batcher.submit(Item(n)) for n in range(1, 21)))
+        await batcher.submit(job(0))  # nobody knows yet how long it takes
+        outcomes = await asyncio.gather(*(batcher.submit(job(n)) for n in range(1, 21)))
         await batcher.close()
     assert engine.batches == [[0], *([n, n + 1, n + 2, n + 3] for n in range(1, 21, 4))]
-    assert [raw for raw, _ in outcomes] == [{"value": n} for n in range(1, 21)]
+    assert outcomes == [{"value": n} for n in range(1, 21)]
     assert thread.count == turns
 
 
@@ -199,19 +200,19 @@ async def test_a_model_that_takes_microseconds_for_a_batch_runs_several_in_a_tur
 async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> None:
     now = [0.0]
 
-    def run(batch: Sequence[Item]) -> Sequence[Raw]:
-        if batch[0].value < 0:
+    def run(batch: Sequence[Job]) -> Sequence[Outcome]:
+        if value_of(batch[0]) < 0:
             raise ValueError("refused at once")
         now[0] += 1.0
-        return [{"value": item.value} for item in batch]
+        return [{"value": value_of(one)} for one in batch]
 
     with Turns(1) as thread:
         batcher = Batcher(
             all_at_once(run), threads=lambda _: thread, max_items=4, max_wait_s=0.0, clock=lambda: now[0]
         )
-        await batcher.submit(Item(0))
-        await batcher.submit(Item(-1))
-        await asyncio.gather(*(batcher.submit(Item(n)) for n in range(12)))
+        await batcher.submit(job(0))
+        await batcher.submit(job(-1))
+        await asyncio.gather(*(batcher.submit(job(n)) for n in range(12)))
         await batcher.close()
     assert thread.count == 5
 
@@ -220,7 +221,7 @@ async def test_requests_whose_options_differ_do_not_share_a_batch(make: Make) ->
     engine = Engine()
     batcher = make(engine)
     keys = ["a", "b", "a", "b"]
-    await asyncio.gather(*(batcher.submit(Item(n, batch_key=key)) for n, key in enumerate(keys)))
+    await asyncio.gather(*(batcher.submit(job(n, batch_key=key)) for n, key in enumerate(keys)))
     assert engine.batches == [[0, 2], [1, 3]]
 
 
@@ -228,9 +229,9 @@ async def test_a_busy_model_does_not_hold_up_another(make: Make) -> None:
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0)
-    slow = asyncio.create_task(batcher.submit(Item(1, lane_key="slow")))
+    slow = asyncio.create_task(batcher.submit(job(1, lane_key="slow")))
     await entered(engine)
-    quick = asyncio.create_task(batcher.submit(Item(2, lane_key="quick")))
+    quick = asyncio.create_task(batcher.submit(job(2, lane_key="quick")))
     await entered(engine)
     engine.gate.release(2)
     await asyncio.gather(slow, quick)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from engines.run.job import Job
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
 from tests.prepared_job import new_job
@@ -64,9 +63,7 @@ async def test_a_caller_that_leaves_while_its_version_loads_and_is_replaced_leav
 ) -> None:
     bench = Bench(tmp_path)
     bench.engine = held_up = engine()
-    batcher: Batcher[Job] = Batcher(
-        bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
-    )
+    batcher = Batcher(bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0)
     dispatcher = Dispatcher(bench.manager.execution, batcher, lambda _: threads)
     caller = asyncio.create_task(dispatcher.run(prepare(bench, "one")))
     assert await asyncio.to_thread(held_up.began.wait, DEADLINE_S)

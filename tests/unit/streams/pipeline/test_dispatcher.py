@@ -30,6 +30,7 @@ class Item:
     cost: float = 0.0
     most_cost: float = 1.0
     timings: dict[str, float] = field(default_factory=lambda: {"wait": 0.0})
+    emit: Emit | None = None
 
 
 class Manager:
@@ -70,7 +71,7 @@ def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
     def execute(batch: Any, early: Any) -> list[dict[str, Any]]:
         return [{"batch": len(batch), "value": item.value} for item in batch]
 
-    batcher: Batcher[Any] = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
+    batcher = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
     return Dispatcher(cast(Execution, manager), batcher, lambda _: threads)
 
 

@@ -15,8 +15,7 @@ from engines.base import Emit
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
-from streams.pipeline.dispatcher import Dispatcher
-from streams.pipeline.engine_executors import EngineExecutors
+from streams.pipeline.dispatcher import Dispatcher, EngineExecutors
 
 MAX_MODELS = 2
 
@@ -33,6 +32,7 @@ class Item:
     cost: float = 0.0
     most_cost: float = 1.0
     timings: dict[str, float] = field(default_factory=lambda: {"wait": 0.0})
+    emit: Emit | None = None
 
     @property
     def lane_key(self) -> tuple[str, str]:
@@ -90,7 +90,7 @@ class Rig:
 async def rig() -> AsyncIterator[Rig]:
     manager = Manager(warm={"warm"})
     with EngineExecutors(MAX_MODELS, cast(Any, manager.is_loaded)) as threads:
-        batcher: Batcher[Any] = Batcher(manager.execute, threads=threads.of, max_items=4, max_wait_s=0.0)
+        batcher = Batcher(cast(Any, manager.execute), threads=threads.of, max_items=4, max_wait_s=0.0)
         yield Rig(manager, Dispatcher(cast(Execution, manager), batcher, threads.of))
         manager.gate.set()
         await batcher.close()

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from engines.run.job import Alike, Job
+from engines.run.job import Alike
 from handlers.options.options import OPTIONS
 from handlers.options.spec import OptionSpec
 from handlers.settings import MediaSettings
@@ -55,7 +55,7 @@ class TellingHandler(PlainHandler):
 class Site:
     """A pipeline and the quick path beside it, on one set of parts."""
 
-    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher[Job]) -> None:
+    def __init__(self, bench: Bench, pipeline: Pipeline, batcher: Batcher) -> None:
         self.bench = bench
         self.pipeline = pipeline
         self.fast_lane = FastLane(pipeline, batcher)
@@ -91,9 +91,7 @@ async def site_with(directory: Path, handler: type[ShoutHandler]) -> AsyncIterat
         ThreadPoolExecutor(1, "children") as children,
         MediaFetcher(MediaSettings(), S3Settings()) as fetcher,
     ):
-        batcher: Batcher[Job] = Batcher(
-            bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0
-        )
+        batcher = Batcher(bench.manager.execution.run, threads=lambda _: threads, max_items=4, max_wait_s=0.0)
         pipeline = Pipeline(
             manager=bench.manager,
             fetcher=fetcher,

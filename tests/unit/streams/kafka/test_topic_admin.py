@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka import errors
 
-from streams.kafka import rights
+from streams.kafka import topic_admin
 from streams.settings import KafkaSettings
 
 MAY_READ, MAY_DESCRIBE_ALONE = 1 << 3, 1 << 8
@@ -42,9 +42,9 @@ class NoCoordinator:
 async def test_a_group_whose_coordinator_nobody_names_in_time_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rights, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(rights, "_ANSWER_S", 0.1)
-    reason, is_told = await rights.group_rights(NoCoordinator(), KafkaSettings())
+    monkeypatch.setattr(topic_admin, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(topic_admin, "_RIGHTS_TIMEOUT_S", 0.1)
+    reason, is_told = await topic_admin.group_rights(NoCoordinator(), KafkaSettings())
     assert is_told
     assert "the brokers have no coordinator for group 'inferstream'" in str(reason)
 
@@ -53,7 +53,7 @@ async def test_a_group_whose_coordinator_nobody_names_in_time_is_told(
 async def test_a_coordinator_that_loads_or_moves_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, operations: int, is_refused: bool
 ) -> None:
-    monkeypatch.setattr(rights, "_AGAIN_S", 0)
+    monkeypatch.setattr(topic_admin, "_AGAIN_S", 0)
     coordinator = Coordinator((15, 0), (14, 0), (16, 0), (0, operations))
-    reason, is_told = await rights.group_rights(coordinator, KafkaSettings())
+    reason, is_told = await topic_admin.group_rights(coordinator, KafkaSettings())
     assert (is_told, bool(reason)) == (True, is_refused)

@@ -1,35 +1,34 @@
-"""The record source on Kafka: Faust runs the group and the agents, a separate thread owns the positions."""
+"""Source and sink of records on Kafka, as `streams.delivery.port` has them.
+
+Faust runs the group and the agents, a separate thread owns the positions, aiokafka's producer sends.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeVar
 
-from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from faust.types import TP
 
-from streams.delivery.port import Fetched, Positions, RecordListener, TopicPartition
+from streams.delivery.port import Fetched, Positions, ProducerRecord, RecordListener, TopicPartition
 from streams.faust.membership import Membership
 from streams.faust.positions import PartitionReader
-from streams.kafka.aiokafka_internals import ConsumerClosing
+from streams.kafka.aiokafka_internals import ConsumerClosing, fill
+from streams.kafka.connection import is_passing_for
 
 T = TypeVar("T")
 
 
 class FaustConsumer(Protocol):
-    """The part of Faust's consumer that a source uses."""
+    """The part of `BatchConsumer` that a source uses."""
 
     @property
-    def should_stop(self) -> bool:
-        """Whether it is being stopped."""
-
-    def active_partitions(self) -> AbstractSet[TP]:
-        """Return the partitions that are assigned."""
-
-    def queue_of(self, topic: str) -> asyncio.Queue[list[Fetched]]:
-        """Return the queue of the topic's agent."""
+    def should_stop(self) -> bool: ...
+    def active_partitions(self) -> AbstractSet[TP]: ...
+    def queue_of(self, topic: str) -> asyncio.Queue[list[Fetched]]: ...
 
 
 class FaustSource:
@@ -45,7 +44,7 @@ class FaustSource:
     """Faust's consumer sets it when it is made."""
 
     def __init__(self, membership: Membership) -> None:
-        self._membership = membership
+        self.membership = membership
         self.reader = PartitionReader(membership.kafka)
         """Lives in the consumer's thread."""
         self._generation: int | None = None
@@ -78,9 +77,9 @@ class FaustSource:
 
         try:
             await self._in_thread(self.reader.deliver(generation, partitions, most, timeout_s, hand_over))
-            self._membership.may_read(topic)
+            self.membership.may_read(topic)
         except TopicAuthorizationFailedError:
-            await asyncio.sleep(self._membership.may_not_read(topic))
+            await asyncio.sleep(self.membership.may_not_read(topic))
         except ConsumerClosing:
             if not self.consumer.should_stop:
                 raise
@@ -89,16 +88,6 @@ class FaustSource:
 
     async def commit(self, positions: Positions) -> Mapping[TopicPartition, int]:
         return await self._in_thread(self.reader.commit(positions))
-
-    @property
-    def stopped_partitions(self) -> dict[TopicPartition, str]:
-        """Partitions that are not read until the worker restarts, as a batch cannot be read, with the reason."""
-        return dict(self.reader.stopped)
-
-    @property
-    def removed_unread(self) -> dict[TopicPartition, int]:
-        """How many offsets of each partition the broker removed before they were read, since the start."""
-        return dict(self.reader.removed_unread)
 
     def take(self, topic: str, fetched: list[Fetched]) -> None:
         """Take a fetch from an agent."""
@@ -127,3 +116,32 @@ class FaustSource:
         Faust's `call_thread` runs only two calls at once, and a commit may wait for its coordinator.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.reader.loop))
+
+
+class ProducerSink:
+    """Sends batches with an AIOKafkaProducer, whose own `send` makes two futures and finds a partition per record."""
+
+    def __init__(self, producer: Callable[[], Any]) -> None:
+        """`producer` returns the started AIOKafkaProducer."""
+        self._producer = producer
+
+    async def partitions(self, topic: str) -> list[int]:
+        producer = self._producer()
+        try:
+            return sorted(await producer.partitions_for(topic))
+        except UnknownTopicOrPartitionError as error:
+            if await is_passing_for(producer, error):
+                raise KafkaTimeoutError(f"no broker could be asked for topic {topic}") from error
+            raise
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[ProducerRecord]
+    ) -> tuple[int, Exception | None]:
+        producer = self._producer()
+        batch = producer.create_batch()
+        count = fill(batch, records)
+        try:
+            await (await producer.send_batch(batch, topic, partition=partition))
+        except Exception as error:  # noqa: BLE001 - it is for those who wait
+            return count, error
+        return count, None
