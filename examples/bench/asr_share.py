@@ -6,8 +6,8 @@ import asyncio
 import functools
 import io
 import time
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import AutoProcessor, WhisperForConditionalGeneration
 from engines.transformers.device import prepare_torch
 from examples.bench.benchmark import Benchmark, Chart, Measurement, Spread, Target, interleaved, ratios
 from examples.bench.context import Context
+from examples.bench.faster_whisper_loop import faster_whisper
 from examples.bench.media_store import upload
 from streams.messages import Request
 from streams.pipeline.pipeline import Pipeline
@@ -38,11 +39,13 @@ ORDERS = ("a", "b", "ab", "ba", "aab", "bb", "a", "abb", "b", "aa", "bab", "abab
 """The clips: which of the two recordings follow each other in each."""
 SPEEDS = (1.0, 0.93, 1.07)
 
-Transcribe = Callable[[], Any]
+Loop = Callable[[Sequence[Path]], tuple[list[str], float]]
+Transcribe = Callable[[], Awaitable[tuple[list[str], float]]]
+"""Transcribes all clips; returns the texts, and the seconds of CPU time it took."""
 
 
 async def run(context: Context) -> Measurement:
-    """Transcribe the same clips by every side, on one thread each; the clock is the CPU time of this process."""
+    """Transcribe the same clips by every side, on one thread each; the clock is CPU time."""
     prepare_torch(1)
     rounds = context.rounds(ROUNDS)
     folder = context.prepared_model(MODEL)
@@ -57,16 +60,16 @@ async def run(context: Context) -> Measurement:
     heard: dict[str, list[str]] = {}
     wall_s: dict[str, list[float]] = {}
     context.report("loading the model twice", 0.0)
-    async with open_runtime(settings) as runtime:
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(open_runtime(settings))
         await runtime.warm([MODEL])
-        loops = {LOOP: _direct_loop(folder)}
-        faster = _faster_whisper(folder, context.directory)
-        if faster is not None:
-            loops[FASTER] = faster
+        loops: dict[str, Loop] = {LOOP: _timed(_direct_loop(folder))}
+        if find_spec("faster_whisper") is not None:
+            loops[FASTER] = stack.enter_context(faster_whisper(folder, context.directory))
         context.report("a first clip by each side", 0.0)
         await _answered(runtime.pipeline, addresses[:1])
-        for transcribe in loops.values():
-            await asyncio.to_thread(transcribe, paths[:1])
+        for loop in loops.values():
+            await asyncio.to_thread(loop, paths[:1])
         sides: dict[str, Transcribe] = {
             PIPELINE: functools.partial(_answered, runtime.pipeline, addresses),
             **{side: functools.partial(asyncio.to_thread, loop, paths) for side, loop in loops.items()},
@@ -121,14 +124,24 @@ async def _speed(
     heard: dict[str, list[str]],
     wall_s: dict[str, list[float]],
 ) -> float:
-    """Return how many seconds of speech the side transcribes in one second of this process's CPU time."""
-    began, began_cpu = time.perf_counter(), time.process_time()
-    heard[side] = await call()
+    """Return how many seconds of speech the side transcribes in one second of CPU time."""
+    began = time.perf_counter()
+    heard[side], cpu_s = await call()
     wall_s.setdefault(side, []).append(time.perf_counter() - began)
-    return seconds / (time.process_time() - began_cpu)
+    return seconds / cpu_s
 
 
-async def _answered(pipeline: Pipeline, addresses: Sequence[str]) -> list[str]:
+def _timed(transcribe: Callable[[Sequence[Path]], list[str]]) -> Loop:
+    """Add the CPU time of this process."""
+
+    def timed(paths: Sequence[Path]) -> tuple[list[str], float]:
+        began = time.process_time()
+        return transcribe(paths), time.process_time() - began
+
+    return timed
+
+
+async def _answered(pipeline: Pipeline, addresses: Sequence[str]) -> tuple[list[str], float]:
     async def answer(number: int, address: str) -> str:
         request = Request(
             task="asr",
@@ -144,7 +157,9 @@ async def _answered(pipeline: Pipeline, addresses: Sequence[str]) -> list[str]:
         text: str = result.result["text"]
         return text
 
-    return await asyncio.gather(*(answer(number, one) for number, one in enumerate(addresses)))
+    began = time.process_time()
+    texts = await asyncio.gather(*(answer(number, one) for number, one in enumerate(addresses)))
+    return texts, time.process_time() - began
 
 
 def _direct_loop(folder: Path) -> Callable[[Sequence[Path]], list[str]]:
@@ -160,27 +175,6 @@ def _direct_loop(folder: Path) -> Callable[[Sequence[Path]], list[str]]:
             with torch.inference_mode():
                 tokens = model.generate(**features, language="en", task="transcribe", return_timestamps=True)
             texts += processor.batch_decode(tokens, skip_special_tokens=True)
-        return texts
-
-    return transcribe
-
-
-def _faster_whisper(folder: Path, directory: Path) -> Callable[[Sequence[Path]], list[str]] | None:
-    """Return faster-whisper's loop over the same weights, None where it is not installed."""
-    if find_spec("faster_whisper") is None:
-        return None
-    converters: Any = import_module("ctranslate2.converters")
-    target = directory / "ctranslate2"
-    converters.TransformersConverter(str(folder), copy_files=["tokenizer.json"]).convert(str(target))
-    model: Any = import_module("faster_whisper").WhisperModel(
-        str(target), device="cpu", compute_type="float32", cpu_threads=1
-    )
-
-    def transcribe(paths: Sequence[Path]) -> list[str]:
-        texts = []
-        for path in paths:
-            segments, _ = model.transcribe(str(path), language="en", beam_size=1)
-            texts.append("".join(segment.text for segment in segments))
         return texts
 
     return transcribe
