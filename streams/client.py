@@ -293,7 +293,7 @@ class InferenceClient:
                     f"{what} was not taken by topic {topic} within {waited_s:.1f} s: {reason}", request_id
                 ) from None
             except KafkaError as error:
-                if not await is_passing_for(self._producer, error):
+                if not await is_passing_for(self._producer, topic, error):
                     raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
                 reason = str(error)
             await asyncio.sleep(min(_PAUSE_S, max(0.0, until - time.monotonic())))

@@ -130,8 +130,8 @@ class ProducerSink:
         try:
             return sorted(await producer.partitions_for(topic))
         except UnknownTopicOrPartitionError as error:
-            if await is_passing_for(producer, error):
-                raise KafkaTimeoutError(f"no broker could be asked for topic {topic}") from error
+            if await is_passing_for(producer, topic, error):
+                raise KafkaTimeoutError(f"no broker knows topic {topic} yet") from error
             raise
 
     async def send(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 15.0
 _METADATA_S = 5.0
+_METADATA_PAUSE_S = 0.2
 
 
 class BrokerUnavailable(Exception):
@@ -36,14 +37,22 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
 
 
-async def is_passing_for(producer: AIOKafkaProducer, error: BaseException) -> bool:
-    """As `is_passing`; also where aiokafka reports a topic as unknown because no broker could be asked."""
+async def is_passing_for(producer: AIOKafkaProducer, topic: str, error: BaseException) -> bool:
+    """As `is_passing`; also where aiokafka reports `topic` as unknown because no broker could be asked, or because one
+    that has just started did not know its topics yet."""
     if not isinstance(error, UnknownTopicOrPartitionError):
         return is_passing(error)
+    client, has_answered = producer.client, False
     try:
-        return not await asyncio.wait_for(producer.client.force_metadata_update(), _METADATA_S)
+        async with asyncio.timeout(_METADATA_S):
+            while await client.force_metadata_update():
+                has_answered = True
+                if client.cluster.partitions_for_topic(topic) is not None:
+                    break
+                await asyncio.sleep(_METADATA_PAUSE_S)
     except TimeoutError:
-        return True
+        return not has_answered
+    return True
 
 
 @asynccontextmanager
