@@ -25,6 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from streams.delivery.port import DeliveryReport, ProducerRecord
 from streams.delivery.producer import BatchingProducer
 from streams.faust.port import ProducerSink
+from streams.kafka import connection
 from streams.kafka.aiokafka_internals import fill
 
 Sent = tuple[str, int, list[bytes | None]]
@@ -245,7 +246,10 @@ async def test_a_topic_that_is_not_there_is_told_to_who_asked() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_a_topic_is_gone_only_where_a_broker_says_so(answers: bool) -> None:
+async def test_a_topic_is_gone_only_where_a_broker_says_so(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_METADATA_S", 0.05)
     producer, asked = Producer(), 0
 
     async def partitions_for(topic: str) -> set[int]:
@@ -259,7 +263,8 @@ async def test_a_topic_is_gone_only_where_a_broker_says_so(answers: bool) -> Non
         return answers
 
     producer.partitions_for = partitions_for  # type: ignore[method-assign]
-    producer.client = SimpleNamespace(force_metadata_update=force_metadata_update)
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: None)
+    producer.client = SimpleNamespace(force_metadata_update=force_metadata_update, cluster=cluster)
     if answers:
         with pytest.raises(UnknownTopicOrPartitionError):
             await outbox(producer).deliver(outgoing(b"1"))
