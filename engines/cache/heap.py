@@ -18,7 +18,7 @@ _WORTH_IT = 64 * 1024**2
 """Bytes by which the process must have grown since the last return, where no model was unloaded."""
 
 
-class HeapTrimmer(PeriodicTask):
+class HeapTrimmer:
     """Returns memory after a burst of requests and after models were unloaded. Thread-safe.
 
     It waits until no model was used for some seconds: the kernel would have to clear memory that the next request
@@ -33,7 +33,8 @@ class HeapTrimmer(PeriodicTask):
         resident: Callable[[], int] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(self.tend, "heap")
+        self.looking = PeriodicTask(self.tend, "heap")
+        """Calls `tend` in its thread; the owner of the trimmer starts and closes it."""
         self._cache = cache
         self._give_back = give_back
         self._resident = resident

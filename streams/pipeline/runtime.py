@@ -89,8 +89,8 @@ async def open_runtime(
         )
         stack.callback(manager.close)
         heap = HeapTrimmer(manager.cache)
-        stack.callback(heap.close)
-        heap.start()
+        stack.callback(heap.looking.close)
+        heap.looking.start()
         manager.engines.check_settings()
         pools = Pools(
             registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),

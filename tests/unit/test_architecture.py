@@ -46,15 +46,6 @@ def texts(node: ast.expr, assigned: dict[str, ast.expr]) -> list[str]:
 
 def thread_names(path: Path) -> Iterator[str | None]:
     """Yield what the threads that are made in a file are called; None for one without a name."""
-    inherited = {
-        call: base.id
-        for made in ast.walk(tree_of(path))
-        if isinstance(made, ast.ClassDef)
-        for base in made.bases
-        if isinstance(base, ast.Name)
-        for call in ast.walk(made)
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"
-    }
     for function in ast.walk(tree_of(path)):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -69,7 +60,6 @@ def thread_names(path: Path) -> Iterator[str | None]:
             if not isinstance(call, ast.Call):
                 continue
             made = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            made = inherited.get(call, made)
             keywords = {keyword.arg: keyword.value for keyword in call.keywords}
             if made == "Thread":
                 name, added = keywords.get("name"), ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -89,9 +91,23 @@ def test_short_bursts_are_not_followed_one_by_one(process: Process) -> None:
 def test_the_trimmer_looks_by_itself(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_LOOK_S", 0.001)
     process.resident = 900 * MB
-    process.trimmer.start()
+    process.trimmer.looking.start()
     wait_until(lambda: process.given == 1)
-    process.trimmer.close()
+    process.trimmer.looking.close()
+
+
+def test_the_thread_keeps_neither_trimmer_nor_cache_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_LOOK_S", 0.001)
+    cache = ModelCache(None, MemoryBudget(100))
+    trimmer, kept = HeapTrimmer(cache), weakref.ref(cache)
+    trimmer.looking.start()
+    del trimmer, cache
+
+    def is_gone() -> bool:
+        gc.collect()
+        return kept() is None
+
+    wait_until(is_gone)
 
 
 @pytest.mark.processes
