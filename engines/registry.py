@@ -134,11 +134,11 @@ class EngineRegistry(Registry[BaseEngine]):
         with _unavailable(name):
             engine_class = self._class_of(name)
             engine = engine_class(self._config(name, engine_class))
-        if not engine.name:
-            # The class may serve under several names, so the name goes on the instance.
-            object.__setattr__(engine, "name", name)
-        if self._on_pull is not None:
-            engine.on_progress = functools.partial(self._on_pull, name)
+            if not engine.name:
+                # The class may serve under several names, so the name goes on the instance.
+                object.__setattr__(engine, "name", name)
+            if self._on_pull is not None:
+                engine.on_progress = functools.partial(self._on_pull, name)
         return engine
 
     def _unknown(self, name: str) -> UnknownEngine:

@@ -81,7 +81,9 @@ class Registry(ABC, Generic[T]):
                 return made
             made = self._make(name)
             with self._lock:
-                return self._made.setdefault(name, made)
+                if self._making.get(kept) is making:
+                    return self._made.setdefault(name, made)
+        return self.get(name)  # another was registered meanwhile
 
     def names(self) -> list[str]:
         """Return all names, made or not, in order."""
@@ -96,6 +98,7 @@ class Registry(ABC, Generic[T]):
         with self._lock:
             self._registered[name] = made_by
             self._made.pop(name, None)
+            self._making.pop(name, None)
 
     def _class_of(self, name: str) -> Callable[..., T]:
         """Return what makes the object of a name.
@@ -156,6 +159,7 @@ class HandlerRegistry(Registry[BaseModelHandler]):
         with self._lock:
             self._limits = media
             self._made.clear()
+            self._making.clear()
 
     def register_handler_manually(self, task: str, name: str, handler_class: type[BaseModelHandler]) -> None:
         """Register `handler_class` for `task`; `name` is its name in logs.
@@ -180,15 +184,15 @@ class HandlerRegistry(Registry[BaseModelHandler]):
             handler_class = self._find(task)
             takes_limits = "limits" in inspect.signature(handler_class).parameters
             handler = handler_class(**({"limits": self._limits} if takes_limits else {}))
+            if not handler.task:
+                # The class may serve several tasks, so the name is set on the instance.
+                object.__setattr__(handler, "task", task)
         except InferenceError:
             raise
         except BaseException as error:
             failure = as_inference_error(error)
             log.error("handler_not_made", task=task, exc_info=error)
             raise failure from error
-        if not handler.task:
-            # The class may serve several tasks, so the name is set on the instance.
-            object.__setattr__(handler, "task", task)
         return handler
 
     def _find(self, task: str) -> type[BaseModelHandler]:

@@ -205,6 +205,19 @@ def test_an_engine_that_cannot_be_made_is_unavailable_and_tried_again() -> None:
     assert registry.get("warp").name == "warp"
 
 
+@pytest.mark.logs_errors("engine_not_made")
+def test_an_engine_that_takes_no_name_is_unavailable() -> None:
+    class Stubborn(ShoutEngine):
+        @property
+        def name(self) -> str:  # type: ignore[override]
+            return ""
+
+    registry = EngineRegistry()
+    registry.register("stubborn", Stubborn)
+    with pytest.raises(EngineUnavailable, match="stubborn cannot be made here: AttributeError"):
+        registry.get("stubborn")
+
+
 def test_an_installed_package_brings_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("shouter", "tests.unit.engines.parts:ShoutEngine", registry_module.ENTRY_POINTS)
     monkeypatch.setattr("handlers.registry.entry_points", lambda group: [point])

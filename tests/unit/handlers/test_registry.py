@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from handlers.base import BaseModelHandler
-from handlers.errors import InvalidInput, UnknownTask
+from handlers.errors import InternalError, InvalidInput, UnknownTask
 from handlers.registry import HandlerRegistry
 from handlers.settings import MediaSettings
 
@@ -92,6 +93,37 @@ def test_a_registered_handler_replaces_a_built_in_one_even_after_its_first_use()
     registry.get("asr")
     registry.register_handler_manually("asr", "mine", Limited)
     assert type(registry.get("asr")) is Limited
+
+
+@pytest.mark.logs_errors("handler_not_made")
+def test_a_handler_that_takes_no_name_is_an_error_of_its_task_alone() -> None:
+    class Stubborn(Echo):
+        @property
+        def task(self) -> str:  # type: ignore[override]
+            return ""
+
+    registry = HandlerRegistry()
+    registry.register_handler_manually("stubborn", "stubborn", Stubborn)
+    with pytest.raises(InternalError, match="AttributeError"):
+        registry.get("stubborn")
+
+
+def test_a_handler_registered_while_another_is_made_is_the_one_that_serves() -> None:
+    registry, making, go_on = HandlerRegistry(), threading.Event(), threading.Event()
+
+    class Slow(Echo):
+        def __init__(self) -> None:
+            making.set()
+            assert go_on.wait(20)
+
+    registry.register_handler_manually("echo", "slow", Slow)
+    with ThreadPoolExecutor(1) as threads:
+        before = threads.submit(registry.get, "echo")
+        assert making.wait(20)
+        registry.register_handler_manually("echo", "limited", Limited)
+        go_on.set()
+        assert type(before.result(20)) is Limited
+    assert type(registry.get("echo")) is Limited
 
 
 def test_handlers_that_take_limits_get_the_configured_ones() -> None:
