@@ -280,23 +280,24 @@ class InferenceClient:
         what = f"request {request_id}" if request_id else "a message"
         began = time.monotonic()
         reason = "no broker answered, or none has the topic"
-        while True:
-            try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    sent = await results.or_end(
-                        self._producer.send_and_wait(topic, value, key=key, headers=headers)
-                    )
-                return f"{sent.topic}/{sent.partition}/{sent.offset}"
-            except TimeoutError:
-                waited_s = time.monotonic() - began
-                raise NoAnswer(
-                    f"{what} was not taken by topic {topic} within {waited_s:.1f} s: {reason}", request_id
-                ) from None
-            except KafkaError as error:
-                if not await is_passing_for(self._producer, topic, error):
-                    raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
-                reason = str(error)
-            await asyncio.sleep(min(_PAUSE_S, max(0.0, until - time.monotonic())))
+        try:
+            async with asyncio.timeout(until - began):
+                while True:
+                    try:
+                        sent = await results.or_end(
+                            self._producer.send_and_wait(topic, value, key=key, headers=headers)
+                        )
+                        return f"{sent.topic}/{sent.partition}/{sent.offset}"
+                    except KafkaError as error:
+                        if not await results.or_end(is_passing_for(self._producer, topic, error)):
+                            raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
+                        reason = str(error)
+                    await asyncio.sleep(_PAUSE_S)
+        except TimeoutError:
+            waited_s = time.monotonic() - began
+            raise NoAnswer(
+                f"{what} was not taken by topic {topic} within {waited_s:.1f} s: {reason}", request_id
+            ) from None
 
     def _no_answer(self, request: Request, timeout_s: float) -> NoAnswer:
         topic = self._topics.results(request.task)
