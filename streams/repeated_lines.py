@@ -37,8 +37,17 @@ _KEPT_CHARS = 300
 _WITHOUT_BROKER = ("Unable to update metadata", "Marking the coordinator dead")
 """How lines about a broker that is away begin when no argument holds the error."""
 
-_NOT_PASSING = frozenset({"CorrelationIdError", "KafkaProtocolError", "UnknownTopicOrPartitionError"})
-"""Errors that aiokafka calls retriable though no broker is away; by name, so that logging does not import it."""
+_NO_OUTAGE = frozenset(
+    {
+        "CorrelationIdError",
+        "KafkaProtocolError",
+        "KafkaStorageError",
+        "NotEnoughReplicasAfterAppendError",
+        "NotEnoughReplicasError",
+        "UnknownTopicOrPartitionError",
+    }
+)
+"""Errors that aiokafka calls retriable though brokers answer; by name, so that logging does not import it."""
 
 
 @dataclass(slots=True)
@@ -129,7 +138,7 @@ def _tells_of_no_broker(argument: object) -> bool:
     error = argument if isinstance(argument, type) else type(argument)
     if error.__name__ == "KafkaTimeoutError" or isinstance(argument, OSError):
         return True
-    return bool(getattr(error, "retriable", False)) and error.__name__ not in _NOT_PASSING
+    return bool(getattr(error, "retriable", False)) and error.__name__ not in _NO_OUTAGE
 
 
 def _more(left_out: int, seconds: float) -> str:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    KafkaStorageError,
     NodeNotReadyError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
     NotLeaderForPartitionError,
     SaslAuthenticationFailed,
     UnknownTopicOrPartitionError,
@@ -99,6 +102,9 @@ def test_after_a_quiet_time_the_next_outage_is_told_at_once(heard: Heard) -> Non
             (1, ssl.SSLCertVerificationError(1, "certificate expired")),
         ),
         ("Got error produce response on %s, retrying. Error: %s", ("t", UnknownTopicOrPartitionError)),
+        ("Got error produce response on %s, retrying. Error: %s", ("t", KafkaStorageError)),
+        ("Got error produce response on %s, retrying. Error: %s", ("t", NotEnoughReplicasError)),
+        ("Got error produce response on %s, retrying. Error: %s", ("t", NotEnoughReplicasAfterAppendError)),
         ("Topic %s is not authorized for this client", ("requests",)),
     ],
 )
