@@ -69,8 +69,8 @@ class BatchQueue:
         return bool(self._groups)
 
     def __len__(self) -> int:
-        """Return how many requests wait."""
-        return sum(len(group.waiting) for group in self._groups.values())
+        """Return how many requests wait; other threads may ask."""
+        return sum(len(group.waiting) for group in list(self._groups.values()))
 
     def put(self, entry: BatchEntry) -> None:
         """Add a request."""

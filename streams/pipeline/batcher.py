@@ -105,8 +105,8 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """How many requests wait for a batch."""
-        return sum(map(len, self._lanes.values()))
+        """How many requests wait for a batch; other threads may ask."""
+        return sum(map(len, list(self._lanes.values())))
 
     async def close(self) -> None:
         """Let running batches finish; requests that still wait end as Cancelled."""

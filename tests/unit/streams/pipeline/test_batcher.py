@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from engines.priority_queue import PriorityQueue
 from engines.run.job import Job, Outcome
+from streams.pipeline.batch_queue import BatchEntry
 from streams.pipeline.batcher import Batcher
 from tests.unit.streams.pipeline.batching_rig import (
     Engine,
@@ -235,3 +237,26 @@ async def test_a_busy_model_does_not_hold_up_another(make: Make) -> None:
     await entered(engine)
     engine.gate.release(2)
     await asyncio.gather(slow, quick)
+
+
+class Ignored(BatchEntry):
+    def go_on(self, outcome: Outcome) -> None:
+        """Have no use for it."""
+
+
+async def test_another_thread_may_count_the_waiting_while_more_come(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of /metrics does; here they come between two steps of the count."""
+    batcher = make(Engine())
+    waiting = await queued(batcher, [job(0)])
+
+    def length(queue: PriorityQueue[Any]) -> int:
+        for more in (job(1, batch_key="other"), job(2, lane_key="another")):
+            batcher.put(Ignored(more))
+        return len(queue._heap)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PriorityQueue, "__len__", length)
+        assert batcher.depth == 1
+    await asyncio.gather(*waiting)
