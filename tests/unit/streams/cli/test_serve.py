@@ -48,6 +48,13 @@ def test_options_go_before_settings(command_line: CommandLine, served: list[Sett
     assert (second.host, second.port) == ("127.0.0.2", 0)
 
 
+def test_an_empty_host_does_not_open_every_address(command_line: CommandLine, served: list[Settings]) -> None:
+    shown = command_line("serve", "--port", "0", "--host", "")
+    assert shown.exit_code == 2
+    assert "http.host=''" in shown.stderr
+    assert served == []
+
+
 def test_a_port_that_is_taken_is_told_in_plain_words(command_line: CommandLine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         shown = command_line("serve", "--port", str(taken.getsockname()[1]))
