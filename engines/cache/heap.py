@@ -34,7 +34,7 @@ class HeapTrimmer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.looking = PeriodicTask(self.tend, "heap")
-        """Calls `tend` for as long as the trimmer is kept; whoever made that starts and closes it."""
+        """Calls `tend` for as long as the trimmer is kept; the owner of that starts and closes it."""
         self._cache = cache
         self._give_back = give_back
         self._resident = resident
