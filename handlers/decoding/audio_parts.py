@@ -29,6 +29,9 @@ _UNKNOWN_SIZE = 0x7FFF_0000
 _UNTOLD_SIZE = (1 << 64) - 1
 """The size of a CAF's last chunk where it extends to the end of the file."""
 
+_MOST_CHUNKS = 1000
+"""Most chunks counted of a CAF: files have about ten, hostile ones millions behind each of many headers."""
+
 _WAVE64 = b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 MOST_PARTS = 1000
@@ -111,7 +114,8 @@ def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
 
 
 def claimed_size(content: bytes, at: int = 0) -> int | None:
-    """Return the size that the file at `at` claims, 0 where it does not know it, None where its kind has none.
+    """Return the size that the file at `at` claims, at most its header's where it does not know its own, None where its
+    kind has none.
 
     Source: EBU Tech 3306 (RF64); Sony Wave64; Apple Core Audio Format 1.0.
     """
@@ -129,7 +133,9 @@ def claimed_size(content: bytes, at: int = 0) -> int | None:
             return int.from_bytes(head[16:24], "little")
         case b"caff", _:
             end = at + 8
-            while end + 12 <= len(content):
+            for _ in range(_MOST_CHUNKS):
+                if end + 12 > len(content):
+                    break
                 size = int.from_bytes(content[end + 4 : end + 12], "big")
                 end += 12 + (0 if size == _UNTOLD_SIZE else size)
                 if size == _UNTOLD_SIZE:

@@ -100,6 +100,20 @@ def test_many_files_are_heard_and_count_together() -> None:
         read(one * 20, max_s=10)
 
 
+def test_many_headers_of_caf_before_a_long_list_of_chunks_take_little_work() -> None:
+    class Counted(bytes):
+        reads = 0
+
+        def __getitem__(self, index: Any) -> Any:
+            Counted.reads += 1
+            return super().__getitem__(index)
+
+    headers = [b"caff\0\1\0\0desc" + struct.pack(">Q", 20 * (1000 - number)) for number in range(1001)]
+    endless = bytes(12 * 5000) + b"free" + struct.pack(">Q", 1 << 40)
+    parts_of(Counted(b"".join(headers) + endless))
+    assert Counted.reads < 1001 * 2000
+
+
 def test_a_file_among_several_that_is_damaged_is_named() -> None:
     one = encoded(tone(440), container="FLAC")
     with pytest.raises(MediaCorrupt, match=r"file 2 of 3 in it, .*; send a whole"):
