@@ -218,7 +218,7 @@ def without_metadata(content: bytes) -> bytes | bytearray:
         if not is_text and kind != b"iCCP":
             kept += content[start:end]
         start = end
-    return kept + content[start:]
+    return content if len(kept) == start else kept + content[start:]
 
 
 def _tells_orientation(kind: bytes, content: bytes, start: int, end: int) -> bool:

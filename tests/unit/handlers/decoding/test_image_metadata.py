@@ -103,10 +103,7 @@ def test_a_ppm_with_a_comment_of_many_megabytes_is_read() -> None:
     ids=["png", "png-compressed", "jpeg"],
 )
 def test_the_orientation_in_xmp_still_counts(content: bytes) -> None:
-    assert read_image(content, field="data.image", limits=LIMITS).size == (
-        16,
-        32,
-    )
+    assert read_image(content, field="data.image", limits=LIMITS).size == (16, 32)
 
 
 def test_the_orientation_in_exif_counts_among_much_else() -> None:
@@ -114,10 +111,7 @@ def test_the_orientation_in_exif_counts_among_much_else() -> None:
     exif[0x0112] = 6
     content = encoded("JPEG", exif=exif, comment=b"x" * 60_000)
     padded = content[:2] + (b"\xff\xe5\xff\xff" + b"x" * 65_533) * 80 + content[2:]
-    assert read_image(padded, field="data.image", limits=LIMITS).size == (
-        16,
-        32,
-    )
+    assert read_image(padded, field="data.image", limits=LIMITS).size == (16, 32)
 
 
 def test_a_file_without_large_metadata_is_left_as_it_is() -> None:
@@ -129,7 +123,7 @@ def test_a_file_without_large_metadata_is_left_as_it_is() -> None:
         b"P",
         b"",
     ):
-        assert without_metadata(content) == content
+        assert without_metadata(content) is content  # a copy of a large one would take as much memory again
 
 
 def test_a_png_that_is_cut_or_damaged_is_told_so_in_words_of_ours() -> None:
