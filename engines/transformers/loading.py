@@ -196,15 +196,22 @@ _BYTES_OF_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 def bytes_in_memory(folder: Path, bytes_of_a_float: int) -> int | None:
     """Return the bytes of the safetensors in `folder` and in its `detection/` and `recognition/` once loaded. An
-    estimate: weights may be converted or left out while they are loaded. None where there are no readable
-    safetensors: the load then reports the error."""
+    estimate: weights may be converted or left out while they are loaded. None where there are no safetensors, or one
+    file is not whole: the load then reports the error, and evicts no models for a size that is only claimed."""
     from huggingface_hub import errors, get_local_safetensors_metadata
+    from safetensors import SafetensorError, safe_open
 
-    unreadable = (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError, OSError, ValueError)
+    unreadable = (errors.SafetensorsParsingError, SafetensorError, OSError, ValueError, RecursionError)
     sizes = _BYTES_OF_OTHERS | dict.fromkeys(_FLOATS, bytes_of_a_float)
-    total: int | None = None
-    for part in (folder, folder / "detection", folder / "recognition"):
-        with suppress(*unreadable, AttributeError, TypeError):  # an index may hold any JSON
-            counts = get_local_safetensors_metadata(part).parameter_count
-            total = (total or 0) + sum(sizes.get(kind, 1) * count for kind, count in counts.items())
-    return total
+    total = 0
+    try:
+        for part in (folder, folder / "detection", folder / "recognition"):
+            with suppress(errors.NotASafetensorsRepoError, FileNotFoundError):
+                found = get_local_safetensors_metadata(part)
+                for name in found.files_metadata:
+                    with safe_open(part / name, framework="numpy"):
+                        pass  # checks that the weights are there; the metadata only claim sizes
+                total += sum(sizes.get(kind, 1) * count for kind, count in found.parameter_count.items())
+    except (*unreadable, AttributeError, TypeError):  # an index may hold any JSON
+        return None
+    return total or None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from engines.config.settings import TransformersSettings
 from engines.transformers.engine import TransformersEngine
@@ -51,11 +52,23 @@ def test_where_there_are_no_safetensors_nothing_is_known(tmp_path: Path) -> None
     assert bytes_in_memory(tmp_path / "missing", 4) is None
 
 
+def _claiming(shape: str) -> bytes:
+    """Return a file of safetensors with ten numbers, which says that they have another shape."""
+    header = f'{{"weight": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, 40]}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header + bytes(40)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         pytest.param("model.safetensors", b"\xff" * 20, id="no safetensors"),
         pytest.param("model.safetensors", b"", id="empty"),
+        pytest.param("model.safetensors", save({"weight": torch.zeros(10)})[:-1], id="cut short"),
+        pytest.param("model.safetensors", _claiming("[1000000000000]"), id="larger than the file"),
+        pytest.param("model.safetensors", _claiming("[-10]"), id="less than nothing"),
+        pytest.param("model.safetensors", _claiming("[NaN]"), id="no number"),
+        pytest.param("model.safetensors", _claiming("[" * 100_000), id="nested too deep"),
+        pytest.param("model.safetensors.index.json", b"[" * 100_000, id="index nested too deep"),
         pytest.param("model.safetensors.index.json", b"{", id="no JSON"),
         pytest.param("model.safetensors.index.json", b"[]", id="no object"),
         pytest.param("model.safetensors.index.json", b'{"weight_map": []}', id="no map"),
@@ -65,6 +78,14 @@ def test_where_there_are_no_safetensors_nothing_is_known(tmp_path: Path) -> None
 )
 def test_where_they_cannot_be_read_nothing_is_known(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
+    assert bytes_in_memory(tmp_path, 4) is None
+
+
+def test_where_one_of_two_parts_cannot_be_read_nothing_is_known(tmp_path: Path) -> None:
+    weights = save({"weight": torch.zeros(10)})
+    for part, content in (("detection", weights), ("recognition", weights[:-1])):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(content)
     assert bytes_in_memory(tmp_path, 4) is None
 
 
