@@ -27,7 +27,7 @@ from streams.settings import Settings
 Record = Any
 """A ConsumerRecord; aiokafka has no types."""
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 """Longest wait for anything that must happen; reached only when a test is about to fail."""
 
 
