@@ -36,6 +36,7 @@ class PartitionReader:
         self._kafka = kafka
         self._assignment: Assignment | None = None
         self._is_open = False
+        self._is_stopped = False
         self._is_comparing = False
         self._numbers = itertools.count(1)
         self._looking: set[asyncio.Task[None]] = set()
@@ -65,6 +66,7 @@ class PartitionReader:
     async def stop(self) -> None:
         """End the background tasks and hand over nothing more."""
         self.close()
+        self._is_stopped = True
         for looking in self._looking:
             looking.cancel()
         await asyncio.gather(*self._looking, return_exceptions=True)
@@ -156,6 +158,9 @@ class PartitionReader:
         )
 
     def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_stopped:  # a rebalance may still end, and its work would be left behind
+            work.close()
+            return
         looking = asyncio.create_task(work, name="look at logs")
         self._looking.add(looking)
         looking.add_done_callback(self._looking.discard)

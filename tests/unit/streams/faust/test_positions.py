@@ -165,3 +165,13 @@ async def test_what_was_noted_is_compared_as_soon_as_a_broker_tells_ids(rig: Rig
         listener(None)
     assert await rig.offsets() == list(range(10))
     assert rig.topic_id() == f"{2:032x}"
+
+
+@with_rig
+async def test_nothing_is_looked_up_once_the_source_has_stopped(rig: Rig) -> None:
+    """A rebalance may end between the stop of the source and that of its consumer."""
+    await rig.assign()
+    await rig.source.stop()
+    before = asyncio.all_tasks()
+    await rig.source.begin()
+    assert [task.get_name() for task in asyncio.all_tasks() - before] == []
