@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka import connection
@@ -54,7 +55,12 @@ async def until_all_know(site: Site, cluster: RunningCluster) -> None:
 
 
 async def names(client: AIOKafkaClient, node: int) -> set[str]:
-    answer = await client.send(node, MetadataRequest(None))
+    """Return the topics that a broker knows; none of one that is not back in the cluster since it was frozen."""
+    try:
+        answer = await client.send(node, MetadataRequest(None))
+    except (NodeNotReadyError, KafkaConnectionError):
+        await client.force_metadata_update()
+        return set()
     return {topic for _, topic, *_ in answer.topics}
 
 
