@@ -57,6 +57,9 @@ def test_rows_that_proved_innocent_go_on_together(
     runner, watched = tiny
     watched.fault = fails_on_prompts_with(runner, "z")
     watched.hold()
+    # The loop is busy with it until all others wait: they enter together, so none is a token ahead at the end.
+    start(runner, "m n", 1)
+    watched.arrived()
     prompts = ["a b c", "d e f", "g h i"]
     good = [start(runner, prompt, 20) for prompt in prompts]
     bad = start(runner, "z b c", 20)
