@@ -54,13 +54,27 @@ def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.tim
     """Return the earlier of deadline and timeout, in seconds since the epoch; None for never.
 
     Raises:
-        InvalidRequest: permanent; an invalid deadline, or a timeout that is not a positive number.
+        InvalidRequest: permanent; an invalid deadline, or a timeout that is not a finite number above 0.
     """
-    allowed_s = None if timeout_s is None else _seconds(timeout_s)
-    if timeout_s is not None and (allowed_s is None or not allowed_s > 0):
-        raise InvalidRequest(f"timeout {shown(timeout_s)} must be a number of seconds above 0")
-    ends = [deadline_at(deadline), None if allowed_s is None else clock() + allowed_s]
+    ends = [deadline_at(deadline)]
+    if timeout_s is not None:
+        try:
+            ends.append(clock() + checked_seconds("timeout", timeout_s))
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
     return min((end for end in ends if end is not None), default=None)
+
+
+def checked_seconds(name: str, value: Any) -> float:
+    """Return the time that a caller allows, in seconds.
+
+    Raises:
+        ValueError: permanent; not a finite number above 0.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not 0 < seconds < math.inf:
+        raise ValueError(f"{name}={shown(value)} must be a finite number of seconds above 0, such as 30")
+    return seconds
 
 
 def expired() -> DeadlineExceeded:

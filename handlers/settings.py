@@ -19,7 +19,11 @@ class Section(BaseModel):
     """A section of the settings tree: frozen, and an unknown key is an error; the text below a setting describes it."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     @classmethod
@@ -74,12 +78,12 @@ class MediaSettings(Section):
     decode_memory_bytes: int = Field(default=1024**3, ge=128 * 1024**2)
     """Most private memory, in bytes, of such a process for a file; a file that needs more is refused. For an image it
     is at least 20 bytes for each pixel of max_image_pixels."""
-    decode_timeout_s: float = Field(default=60.0, gt=0)
+    decode_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     """Most processor time of such a process for one image or video, in seconds; then the file is refused. On a busy
     machine that may take four times as long by the clock."""
-    document_timeout_s: float = Field(default=30.0, gt=0)
+    document_timeout_s: float = Field(default=30.0, gt=0, le=86_400)
     """The same for one document, however many of its pages are read."""
-    deadline_s: float = Field(default=60.0, gt=0)
+    deadline_s: float = Field(default=60.0, gt=0, le=86_400)
     """Total time to fetch one media value, all its retries included, in seconds."""
     threads: int = Field(default=8, gt=0, le=64)
     """Threads that fetch media side by side."""

@@ -14,6 +14,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from engines.deadlines import checked_seconds
+from engines.run.json_form import first_wrong
 from streams.awaited_results import AwaitedResults
 from streams.client_errors import (
     ClientClosed,
@@ -122,13 +124,14 @@ class InferenceClient:
         `timeout_s` bounds it; default: twice kafka.producer_timeout_s.
 
         Raises:
+            ValueError: permanent; `timeout_s` is not a finite number above 0.
             RequestNotSent: permanent; the broker refuses it.
             NoAnswer: retryable; no broker took it in time.
             ClientClosed: permanent.
         """
         request = _with_id(request)
-        limit_s = self._send_timeout_s if timeout_s is None else timeout_s
-        await self._send(request, key, time.monotonic() + limit_s)
+        until = _until(self._send_timeout_s if timeout_s is None else timeout_s)
+        await self._send(request, key, until)
         return request.id
 
     async def send_bytes(
@@ -151,13 +154,14 @@ class InferenceClient:
         """Send `request` and return its result, success or failure.
 
         Raises:
+            ValueError: permanent; `timeout_s` is not a finite number above 0. Nothing was sent.
             TaskNotOpened: permanent; the client was not opened for its task. Nothing was sent.
             RequestNotSent: permanent; the broker refuses it.
             NoAnswer: retryable; no result within `timeout_s`, sending included; it may still be answered later.
             ResultsNotReadable, ClientClosed: permanent.
         """
+        until = _until(timeout_s)
         request = self._prepared(request)
-        until = time.monotonic() + timeout_s
         future = self.expect(request.id)
         try:
             await self._send(request, key, until)
@@ -187,8 +191,9 @@ class InferenceClient:
         Raises:
             TaskNotOpened: permanent; at once, at the first request of a task that the client was not opened for.
             RequestsUnanswered: at the end; some requests have no result within `timeout_s` of being begun.
-            ValueError: permanent; `max_outstanding` is below 1.
+            ValueError: permanent; `max_outstanding` is below 1, or `timeout_s` is not a finite number above 0.
         """
+        checked_seconds("timeout_s", timeout_s)
         if max_outstanding < 1:
             raise ValueError(f"max_outstanding={max_outstanding} lets no request begin; it must be 1 or more")
         if isinstance(requests, list | tuple):
@@ -249,6 +254,9 @@ class InferenceClient:
             )
         try:
             headers = self._headers.of(request.id, time.time())
+            # msgspec writes null for a number that JSON does not have, which would be another request.
+            if wrong := first_wrong(msgspec.structs.asdict(request), "request", is_number=True):
+                raise ValueError(wrong)
             value = encode(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise RequestNotSent(
@@ -331,6 +339,11 @@ class InferenceClient:
 
 def _with_id(request: Request) -> Request:
     return request if request.id else msgspec.structs.replace(request, id=uuid.uuid4().hex)
+
+
+def _until(timeout_s: float) -> float:
+    """Return when that time will be over, by time.monotonic."""
+    return time.monotonic() + checked_seconds("timeout_s", timeout_s)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -89,7 +89,7 @@ class WorkerSettings(Section):
     max_crashes: int = Field(default=2, ge=1, le=100)
     """How many workers in a row may die (a crash, a kill, a hang that cannot be interrupted) while they run one
     request and nothing else; then it fails as WORKER_CRASHED and is dead-lettered."""
-    drain_timeout_s: float = Field(default=120.0, gt=0)
+    drain_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     """Time to finish work after SIGTERM; beyond it the worker exits with 1."""
 
     @field_validator("reply_topics")

@@ -69,7 +69,7 @@ def explain(
         )
         reason = detail["msg"].removeprefix("Value error, ")
         if key in given:
-            hint = f"{reason}; " if detail["type"] == "value_error" else ""
+            hint = f"{reason}; " if detail["type"] in ("value_error", "finite_number") else ""
             found.append(_bad_value(known[key], given[key], hint))
         elif detail["type"] == "missing" and key in known:
             found.append(f"{key} is not set and has no default; allowed: {_about(known[key])}")

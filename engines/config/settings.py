@@ -45,7 +45,7 @@ class MlflowSettings(Section):
     """Longest wait for one answer of the server."""
     max_retries: int = Field(default=2, ge=0, le=10)
     """Further tries after a failed call."""
-    alias_poll_s: float = Field(default=5.0, gt=0)
+    alias_poll_s: float = Field(default=5.0, gt=0, le=86_400)
     """How often aliases and versions are looked up again."""
     default_alias: str = "champion"
     """Alias a plain name resolves to, where it exists."""
@@ -70,7 +70,7 @@ class CacheSettings(Section):
     the process may use."""
     max_gpu_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of models on each GPU, as for RAM; default: 90 % of its memory."""
-    idle_unload_s: float | None = Field(default=1800.0, gt=0)
+    idle_unload_s: float | None = Field(default=1800.0, gt=0, le=86_400 * 7)
     """Seconds without a request after which a model is unloaded, unless it is one of worker.warm; null keeps it until
     its room is needed."""
     directory: UserPath = Field(
@@ -118,7 +118,9 @@ class OllamaSettings(Section):
 
     api_base: str = Field(default="http://localhost:11434", pattern=r"^https?://")
     """Address of the Ollama server."""
-    timeout_s: float = Field(default=300.0, gt=0, validation_alias=AliasChoices("timeout_s", "timeout"))
+    timeout_s: float = Field(
+        default=300.0, gt=0, le=86_400, validation_alias=AliasChoices("timeout_s", "timeout")
+    )
     """Longest time for one answer; a busy server uses it up before the first token. May be written `timeout` as
     well."""
     max_concurrent: int = Field(default=4, gt=0)

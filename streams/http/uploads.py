@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -142,5 +143,7 @@ def _value(name: str, text: bytes) -> Any:
         raise InvalidRequest(f"the form field {name} is not {wanted}: {error}") from None
     if name == "deadline":
         with suppress(ValueError):
-            return float(written)
+            # JSON has only these; msgspec would write null for another, and the deadline would be lost.
+            if isfinite(seconds := float(written)):
+                return seconds
     return written

@@ -36,8 +36,8 @@ def test_the_earlier_of_deadline_and_timeout_counts() -> None:
     assert ends_at(100, None) == 100
     assert ends_at(None, 5, clock=lambda: 10.0) == 15
     assert ends_at(12, 5, clock=lambda: 10.0) == 12
-    for timeout in (0, -1, math.nan, True, "5"):
-        with pytest.raises(InvalidRequest, match="must be a number of seconds above 0"):
+    for timeout in (0, -1, math.nan, math.inf, 10**400, True, "5"):
+        with pytest.raises(InvalidRequest, match="must be a finite number of seconds above 0, such as 30"):
             ends_at(None, timeout)
 
 
@@ -107,15 +107,13 @@ def test_a_model_whose_tags_name_no_engine_needs_one_in_the_request(bench: Bench
     assert bench.error_of({"text": "x"}, engine="", model_name="nobody")["code"] == "UNKNOWN_MODEL"
 
 
-@pytest.mark.parametrize(
-    "far", [{"timeout": math.inf}, {"timeout": 1e300}, {"timeout": 10**400}, {"deadline": 1e300}]
-)
+@pytest.mark.parametrize("far", [{"timeout": 1e300}, {"deadline": 1e300}])
 def test_a_time_beyond_what_a_thread_can_wait_is_no_bound(bench: Bench, far: dict[str, Any]) -> None:
     assert bench.infer({"text": "x"}, **far)["result"]["text"] == "X"
 
 
 @pytest.mark.parametrize(
-    "huge", [{"deadline": 10**400}, {"deadline": 10**5000}, {"priority": 10**5000}, {"timeout": -(10**5000)}]
+    "huge", [{"deadline": 10**400}, {"deadline": 10**5000}, {"priority": 10**5000}, {"timeout": 10**5000}]
 )
 def test_a_number_beyond_all_floats_is_a_failed_result(bench: Bench, huge: dict[str, Any]) -> None:
     error = bench.error_of({"text": "x"}, **huge)

@@ -19,7 +19,7 @@ from engines.versions.versions import ClaimedVersion, Versions
 from handlers.errors import ModelLoadFailed, RegistryUnavailable, UnknownModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 
-NEVER_S = 1e6
+NEVER_S = 86_400.0
 
 
 class Aliases(ModelManager):

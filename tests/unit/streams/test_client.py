@@ -1,8 +1,10 @@
-"""How long a client goes on with a request that no topic takes."""
+"""How long a client goes on with a request that no topic takes, and what it refuses before it sends."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,3 +55,34 @@ def test_looking_for_a_missing_topic_takes_no_longer_than_the_call(
     with virtual_time() as loop:
         loop.run_until_complete(send())
         assert loop.time() == pytest.approx(ended_at, abs=0.5)
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, -math.inf, 0, -1.0, True, "5", 10**400])
+async def test_a_time_that_is_no_number_of_seconds_is_refused_before_anything_is_sent(timeout_s: Any) -> None:
+    client = InferenceClient(KafkaSettings(), tasks=["asr"])
+    request = Request(task="asr", model_name="m", data={})
+    for call in (
+        client.send(request, timeout_s=timeout_s),
+        client.infer(request, timeout_s=timeout_s),
+        anext(client.infer_many([request], timeout_s=timeout_s)),
+    ):
+        with pytest.raises(ValueError, match=r"^timeout_s=.* must be a finite number of seconds above 0"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"deadline": math.nan}, "request.deadline is NaN"),
+        ({"deadline": math.inf}, "request.deadline is Infinity"),
+        ({"options": {"temperature": math.nan}}, "request.options.temperature is NaN"),
+        ({"data": {"points": [1.0, -math.inf]}}, "request.data.points[1] is -Infinity"),
+    ],
+)
+async def test_a_number_that_json_does_not_have_is_refused_and_not_sent_as_null(
+    fields: dict[str, Any], wrong: str
+) -> None:
+    client = InferenceClient(KafkaSettings(), tasks=["asr"])
+    request = Request(**{"task": "asr", "model_name": "m", "data": {}, "id": "r1", **fields})
+    with pytest.raises(RequestNotSent, match=re.escape(f"request 'r1' cannot be written as JSON: {wrong}")):
+        await client.send(request)

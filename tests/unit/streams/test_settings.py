@@ -12,12 +12,13 @@ from pydantic import SecretStr, ValidationError
 
 from engines.config.settings import EngineSettings
 from engines.config.settings_tree import leaves
-from engines.configuration import load
+from engines.configuration import ConfigurationError, load
 from streams.cli.config import sample_lines
 from streams.settings import KafkaSettings, S3Settings, Settings, WorkerSettings
 
 SAMPLE = Path(__file__).parents[3] / "docs" / "settings.sample.yaml"
 TREE = leaves(Settings)
+LENGTHS_OF_MEDIA = {"media.max_audio_s", "media.max_video_s", "transformers.batch_audio_s"}
 
 
 def refusal_of(section: type[Any], **values: Any) -> str:
@@ -42,6 +43,14 @@ def test_numbers_are_bounded_below() -> None:
         and not any(hasattr(m, "gt") or hasattr(m, "ge") for m in leaf.field.metadata)
     ]
     assert loose == []
+
+
+@pytest.mark.parametrize("key", [key for key, leaf in TREE.items() if leaf.kind is float])
+def test_a_number_is_finite_and_a_wait_one_that_a_thread_can_wait(key: str) -> None:
+    numbers = ["nan", "inf", "-inf", "1e400"] if key in LENGTHS_OF_MEDIA else ["nan", "inf", "-inf", "1e12"]
+    for number in numbers:
+        with pytest.raises(ConfigurationError, match=rf"^{key}=.*finite number|^{key}=.*allowed: .*at most"):
+            load(Settings, environ={}, overrides=[f"{key}={number}"])
 
 
 def test_engines_pass_over_exactly_the_sections_that_streams_adds() -> None:

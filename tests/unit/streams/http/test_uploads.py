@@ -92,6 +92,8 @@ async def test_a_field_given_several_times_is_a_list_in_order(tmp_path: Path) ->
         ({"task": "shout"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "engine"),
         (FIELDS | {"task": "sing"}, {"media": ("a", b"x")}, "UNKNOWN_TASK", "sing"),
         (FIELDS | {"deadline": "tomorrow"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "RFC 3339"),
+        (FIELDS | {"deadline": "nan"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "RFC 3339"),
+        (FIELDS | {"deadline": "1e400"}, {"media": ("a", b"x")}, "INVALID_REQUEST", "RFC 3339"),
     ],
 )
 async def test_a_wrong_form_says_what_is_wrong(
