@@ -1,16 +1,24 @@
-"""Signals before an event loop runs: Ctrl-C while it is made, SIGTERM while modules are imported."""
+"""Signals before an event loop runs: while modules are imported, and while the loop is made.
+
+Imports little itself, as Ctrl-C shows a stack trace until this is imported.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a process that Ctrl-C ended."""
 
 
 def run(
@@ -24,6 +32,8 @@ def run(
     Raises:
         KeyboardInterrupt: Ctrl-C came; `main` was cancelled, or never started.
     """
+    import asyncio
+
     runner = asyncio.Runner(loop_factory=loop_factory)
     try:
         with _held():
@@ -32,6 +42,22 @@ def run(
     finally:
         runner.close()
         main.close()  # where it never started
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Let Ctrl-C end the process with 130, silently, during the block, which only imports.
+
+    In the middle of an import a KeyboardInterrupt would be shown as a stack trace, or be lost. A Ctrl-C that is
+    ignored, as in the background, stays ignored. Works in the main thread only.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

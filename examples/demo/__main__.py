@@ -1,86 +1,10 @@
-"""Servers, models, a worker, real requests of every task, and their answers in a table."""
+"""Makes `python -m examples.demo` run the demo."""
 
-from __future__ import annotations
-
-import logging
-import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
-from deploy.local import StackError
-from deploy.local.s3 import BUCKET
-from deploy.models import PreparationError
-from examples.demo.cases import planned
-from examples.demo.models import demo_models
-from examples.demo.progress import AnswersProgress
-from examples.demo.report import show
-from examples.demo.sending import outcomes_of
-from examples.models.ollama import Ollama
-from handlers.errors import InferenceError
-from streams import interrupts
-from streams.local.platform import LocalModel, LocalPlatform
-from streams.local.status import StatusLines
-
-_PLAIN_WIDTH = 100
-"""Columns where the output is no terminal."""
-
-
-def main(console: Console) -> int:
-    """Run the demo and return its exit status."""
-    overrides: dict[str, dict[str, Any]] = {
-        # The broker's work on fetches that find nothing would slow the models down on a small machine.
-        "kafka": {"fetch_max_wait_ms": 100},
-    }
-
-    def models() -> tuple[LocalModel, ...]:
-        lines.pause()
-        console.rule("models")
-        made = demo_models(console)
-        console.rule("servers")
-        lines.resume()
-        return made
-
-    with (
-        StatusLines(console) as lines,
-        LocalPlatform(
-            Path(".local"), models=models, more=[Ollama], overrides=overrides, on_status=lines.show
-        ) as platform,
-    ):
-        os.environ["INFERSTREAM_CONFIG"] = str(platform.config_path)  # for the Python call
-        plan = planned(BUCKET)
-        _upload(platform, plan.files)
-        lines.pause()
-        console.rule("requests")
-        with AnswersProgress(console, plan.cases) as progress:
-            outcomes = interrupts.run(outcomes_of(platform, plan.cases, progress.tell))
-        console.rule("stopping")
-        lines.resume()
-    console.rule("answers")
-    return show(console, plan.cases, outcomes)
-
-
-def _upload(platform: LocalPlatform, files: Mapping[str, bytes]) -> None:
-    store = platform.stack.s3.client()
-    try:
-        for key, content in files.items():
-            store.put_object(Bucket=BUCKET, Key=key, Body=content)
-    finally:
-        store.close()
-
+from streams.interrupts import quiet_imports
 
 if __name__ == "__main__":
-    # What matters of it is raised; an interrupted connection is only noise.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    terminal = Console()
-    try:
-        sys.exit(main(terminal if terminal.is_terminal else Console(width=_PLAIN_WIDTH)))
-    except (StackError, PreparationError, InferenceError) as error:
-        Console(stderr=True).print(Text.assemble(("✗ ", "bold red"), str(error)))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with quiet_imports():
+        from examples.demo.run import main
+    sys.exit(main())

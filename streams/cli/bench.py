@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import command
+from streams.cli.command_line import command
 
 _MODULE = "examples.bench"
 

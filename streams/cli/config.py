@@ -15,7 +15,7 @@ import yaml
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.config.settings_tree import leaves, sections
 from engines.configuration import Loaded
-from streams.cli import command, load_settings, print_json
+from streams.cli.command_line import command, load_settings, print_json
 from streams.settings import Settings
 
 _WIDTH = 110

@@ -17,8 +17,8 @@ from engines.models.model_manager import ModelManager
 from engines.registry import EngineRegistry
 from engines.run.health import HealthProbes
 from handlers import model_registry
-from streams.cli import AsJson, command, load_settings, print_json
 from streams.cli.checks import Finding, Status, check_broker, check_disk, check_s3
+from streams.cli.command_line import AsJson, command, load_settings, print_json
 from streams.cli.model_checks import check_mlflow, check_models, check_ollama, check_transformers
 from streams.cli.tables import standard_output
 from streams.plugins import import_plugins, tasks_of

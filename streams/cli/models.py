@@ -14,7 +14,8 @@ from engines.configuration import ConfigurationError
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
 from handlers import model_registry
-from streams.cli import AsJson, examples, load_settings, pairs, print_json, tables
+from streams.cli import tables
+from streams.cli.command_line import AsJson, examples, load_settings, pairs, print_json
 from streams.plugins import import_plugins
 
 _COMMIT = re.compile("[0-9a-f]{40}")

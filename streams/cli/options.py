@@ -9,7 +9,7 @@ import typer
 from engines.registry import EngineRegistry
 from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
 from handlers.options.spec import schema_of
-from streams.cli import command, load_settings, print_json
+from streams.cli.command_line import command, load_settings, print_json
 from streams.plugins import import_plugins
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams import interrupts
-from streams.cli import command, load_settings, pairs
+from streams.cli.command_line import command, load_settings, pairs
 from streams.cli.upload import upload_with_bar
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from streams import interrupts
-from streams.cli import AsJson, examples, load_settings, print_json
+from streams.cli.command_line import AsJson, examples, load_settings, print_json
 from streams.kafka.topics import Topics
 from streams.plugins import tasks_of
 from streams.settings import KafkaSettings

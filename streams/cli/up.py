@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli import HTTP_EXAMPLE, command
+from streams.cli.command_line import HTTP_EXAMPLE, command
 from streams.cli.global_options import GlobalOptions
 
 if TYPE_CHECKING:

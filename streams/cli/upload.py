@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli import command, load_settings
+from streams.cli.command_line import command, load_settings
 
 if TYPE_CHECKING:
     from streams.settings import S3Settings

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engines.native_environment import set_native_defaults
-from streams.cli import command, load_settings
+from streams.cli.command_line import command, load_settings
 from streams.interrupts import ending_at_once
 
 

@@ -14,7 +14,7 @@ from engines.native_environment import set_native_defaults
 
 RUN_IN_PLACE_OF_A_WORKER = """
 import sys, types
-from streams.cli import app
+from streams.cli.command_line import app
 
 def run(settings, **_):
     assert "numpy" not in sys.modules and "torch" not in sys.modules, "imported before they were set up"

@@ -1,4 +1,4 @@
-"""Ctrl-C while an event loop is made, while it runs, and not at all."""
+"""Ctrl-C and SIGTERM while modules are imported, while an event loop is made, while it runs, and not at all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from streams import interrupts
+from streams.cli import command_line, main
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +101,62 @@ def test_it_runs_in_other_threads_too() -> None:
     assert answers == [42]
 
 
+@pytest.mark.parametrize("is_swallowed", [False, True])
+@pytest.mark.parametrize(
+    ("program", "imports"),
+    [("streams.cli worker", "typer"), ("streams.cli send", "typer"), ("examples.demo", "rich")],
+)
+@pytest.mark.processes
+def test_a_ctrl_c_while_the_program_is_imported_ends_it_with_130_and_without_a_word(
+    tmp_path: Path, program: str, imports: str, is_swallowed: bool
+) -> None:
+    wait = "time.sleep(3600)"
+    if is_swallowed:  # as by a callback of the import system
+        wait = f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    pass"
+    (tmp_path / f"{imports}.py").write_text(f"import time\nprint('importing', flush=True)\n{wait}\n")
+    with importing([*program.split()], tmp_path) as starting:
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait(60) == 130
+        assert starting.stderr is not None
+        assert starting.stderr.read() == ""
+
+
+def test_a_ctrl_c_before_the_command_has_begun_ends_it_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
+def test_a_ctrl_c_that_is_ignored_stays_ignored_while_the_program_is_imported() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts.quiet_imports():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@contextmanager
+def importing(arguments: list[str], modules: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a module of this repository, and go on when a module in that folder says that it is imported."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "PYTHONPATH": str(modules)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as starting:
+        try:
+            assert starting.stdout is not None
+            assert any(line.strip() == "importing" for line in starting.stdout)
+            yield starting
+        finally:
+            starting.kill()
+
+
 @pytest.mark.parametrize(
     "hangs", ["time.sleep(3600)", "os.system('exec sleep 20')"]
 )  # the second heeds no signal
@@ -108,19 +166,6 @@ def test_a_sigterm_while_a_plugin_is_imported_ends_with_0_for_nothing_has_begun(
     tmp_path: Path, command: str, hangs: str
 ) -> None:
     (tmp_path / "slow_plugin.py").write_text(f"import os, time\nprint('importing', flush=True)\n{hangs}\n")
-    starting = subprocess.Popen(
-        [sys.executable, "-m", "streams.cli", "--set", "worker.plugins=slow_plugin", command],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert starting.stdout is not None
-        assert any(line.strip() == "importing" for line in starting.stdout)
+    with importing(["streams.cli", "--set", "worker.plugins=slow_plugin", command], tmp_path) as starting:
         starting.terminate()
         assert starting.wait(60) == 0
-    finally:
-        starting.kill()
-        starting.wait()
-        assert starting.stdout is not None
-        starting.stdout.close()

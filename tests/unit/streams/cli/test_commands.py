@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.cli import COMMANDS
+from streams.cli.command_line import COMMANDS
 from streams.client_errors import NoAnswer
 from streams.kafka.topics import TopicProblem
 from streams.messages import Request

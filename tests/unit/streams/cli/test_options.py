@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from handlers.options.options import options_of, options_page
 from handlers.options.spec import schema_of
-from streams.cli import app
+from streams.cli.command_line import app
 
 
 def run(*arguments: str, **environment: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from streams.cli import app
+from streams.cli.command_line import app
 from streams.cli.global_options import GlobalOptions
 from streams.cli.up import _overrides as overrides_of
 
