@@ -116,3 +116,8 @@ class Patience:
     def of(self, task: str, model_name: str) -> float:
         """Return the seconds for requests of that task to that model."""
         return self.own_s.get(model_name, self.own_s.get(task, self.default_s))
+
+    @property
+    def longest_s(self) -> float:
+        """The longest silence of any."""
+        return max([self.default_s, *self.own_s.values()])

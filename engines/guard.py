@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _IDLE_S = 60.0
 """How long a thread waits for its next call before it ends."""
+_MOST_SIGNS = 1024
+"""From how many signs of life on the old ones are forgotten."""
 _WAKE_S = 1.0
 """How often a waiting caller wakes up: Python may miss a Ctrl-C that comes just before a wait."""
 _LOOK_S = 5.0
@@ -152,7 +154,13 @@ class Guard:
 
     def sign(self, of: Hashable) -> None:
         """Note a sign of life of `of`, an engine or a model."""
-        self._signs[of] = time.monotonic()
+        now = self._signs[of] = time.monotonic()
+        if len(self._signs) > _MOST_SIGNS:
+            # One as old as this says no more than none, and models come and go.
+            old = now - self.patience.longest_s
+            for one, at in list(self._signs.items()):
+                if at < old:
+                    self._signs.pop(one, None)
 
     def last_sign(self, of: Hashable) -> float:
         """Return when `of` last gave a sign of life."""

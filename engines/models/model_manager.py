@@ -33,6 +33,9 @@ PATIENCE_S = 1.0
 """Longest wait for a new answer about a name whose last answer is known, in seconds."""
 
 
+_MOST_KNOWN = 1024
+"""From how many known names on those are forgotten that no request named lately."""
+
 _STILL_FRESH_S = 0.1
 """How much longer an answer must be valid for `is_fresh` to return true."""
 
@@ -217,6 +220,8 @@ class ModelManager:
         with self._lock:
             before = self._known.get(reference)
             self._known[reference] = _Known(model, self._clock() + self.alias_poll_s)
+            if len(self._known) > _MOST_KNOWN:  # the others are still on disk
+                self._known = {one: it for one, it in self._known.items() if it.fresh_until > self._clock()}
         if before is None or before.model != model:
             if before is not None:
                 log.info("model_moved", model=str(reference), before=before.model.key, now=model.key)

@@ -7,6 +7,8 @@ import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -26,6 +28,9 @@ _WORTH_WAITING = 0.1
 _TURN_S = 0.001
 """The most time that several batches may take together in one turn of a thread; the turn itself costs a third of it."""
 
+_MOST_REMEMBERED = 256
+"""How many models' speeds are remembered while they have nothing to do: versions come and go for years."""
+
 _MOST_IN_A_TURN = 4
 """Most batches in one turn: the model may have become slower, and the first is answered after the last."""
 
@@ -38,6 +43,16 @@ class _Awaited(BatchEntry):
     def go_on(self, outcome: Outcome) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
+
+
+@dataclass(slots=True)
+class _Speed:
+    """How long a model took lately."""
+
+    last_turn_s: float = 0.0
+    batch_s: float | None = None
+    """The time of its last batch, None before the first. It falls by half at most: a model that fails a batch at
+    once is not quick."""
 
 
 class Batcher:
@@ -67,10 +82,7 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._lanes: dict[Hashable, BatchQueue] = {}
-        self._last_turn_s: dict[Hashable, float] = {}
-        self._batch_s: dict[Hashable, float] = {}
-        """The time of a model's last batch. It falls by half at most: a model that fails a batch at once is not
-        quick."""
+        self._speed_of = lru_cache(_MOST_REMEMBERED)(lambda _key: _Speed())
 
     @contextlib.contextmanager
     def coming(self, lane_key: Hashable) -> Iterator[None]:
@@ -135,7 +147,7 @@ class Batcher:
             if batches:
                 started = self._clock()
                 await self._run(key, batches)
-                self._last_turn_s[key] = self._clock() - started
+                self._speed_of(key).last_turn_s = self._clock() - started
         lane.task = None
         self._drop_if_idle(key, lane)
 
@@ -143,7 +155,7 @@ class Batcher:
         """Wait for requests on their way, until a batch is full or the first request has waited its time."""
         if not lane.coming or lane.has_a_full_batch():
             return
-        longest = max(self._max_wait_s, _WORTH_WAITING * self._last_turn_s.get(key, 0.0))
+        longest = max(self._max_wait_s, _WORTH_WAITING * self._speed_of(key).last_turn_s)
         left = lane.since + longest - self._clock()
         if left > 0:
             lane.may_leave.clear()
@@ -152,8 +164,11 @@ class Batcher:
 
     def _next(self, key: Hashable, lane: BatchQueue) -> list[list[BatchEntry]]:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
-        batch_s = self._batch_s.get(key, _TURN_S)
-        most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
+        batch_s = self._speed_of(key).batch_s
+        if batch_s is None:
+            most = 1
+        else:
+            most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
         batches: list[list[BatchEntry]] = []
         while lane and len(batches) < most:
             batches.append(lane.take())
@@ -172,8 +187,8 @@ class Batcher:
             log.exception("batches_not_run", batches=len(batches))
             ran = [([as_inference_error(error)] * len(batch), started, 0.0) for batch in batches]
         else:
-            longest = max(took_s for _, _, took_s in ran)
-            self._batch_s[key] = max(longest, self._batch_s.get(key, 0.0) / 2)
+            speed = self._speed_of(key)
+            speed.batch_s = max(*(took_s for _, _, took_s in ran), (speed.batch_s or 0.0) / 2)
         for batch, (outcomes, began, _) in zip(batches, ran, strict=True):
             for entry, outcome in zip(batch, outcomes, strict=True):
                 _answer(entry, outcome, began)

@@ -191,3 +191,15 @@ def test_a_caller_that_leaves_does_not_hide_a_loop_that_is_stuck(guard: Guard, i
 def test_a_model_has_its_own_patience_before_its_task() -> None:
     patience = Patience(1.0, {"asr": 2.0, "huge": 3.0})
     assert [patience.of("ocr", "m"), patience.of("asr", "m"), patience.of("asr", "huge")] == [1.0, 2.0, 3.0]
+
+
+def test_old_signs_of_models_that_came_and_went_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("engines.guard.time.monotonic", lambda: now[0])
+    guard = Guard(Patience(10.0, {"slow": 100.0}))
+    for version in range(5000):
+        now[0] += 1.0
+        guard.sign(("model", version))
+    assert len(guard._signs) <= 1024 + 1
+    assert guard.last_sign(("model", 4901)) == 4902.0  # silent for less than the longest patience
+    assert guard.last_sign(("model", 1)) == 0.0

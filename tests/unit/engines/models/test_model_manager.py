@@ -334,3 +334,14 @@ def test_a_registry_that_does_not_answer_is_named_without_its_password(tmp_path:
         with pytest.raises(RegistryUnavailable, match=address) as raised:
             models.resolve("a-model")
     assert "hunter2" not in raised.value.message
+
+
+def test_of_many_names_those_not_asked_for_lately_are_only_on_disk(
+    models: ModelManager, server: Server, clock: Clock
+) -> None:
+    for number in range(1, 3000):
+        clock.now += 0.1
+        models.resolve(f"a/{number}")
+    assert len(models._known) <= 1024 + 1
+    server.is_away = True
+    assert models.resolve("a/1").name == "a"

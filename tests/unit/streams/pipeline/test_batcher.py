@@ -219,6 +219,15 @@ async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> 
     assert thread.count == 5
 
 
+async def test_versions_that_come_and_go_leave_nothing_behind(make: Make) -> None:
+    batcher = make(Engine(), max_wait_s=0.0)
+    for version in range(2000):
+        await batcher.submit(job(version, lane_key=f"model/{version}"))
+    kept = [value for value in vars(batcher).values() if isinstance(value, dict) and len(value) > 1000]
+    assert kept == []
+    assert batcher._speed_of.cache_info().currsize < 1000
+
+
 async def test_requests_whose_options_differ_do_not_share_a_batch(make: Make) -> None:
     engine = Engine()
     batcher = make(engine)
