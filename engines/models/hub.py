@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engines.config.settings import TransformersSettings
 from engines.models.resolved_model import ResolvedModel
-from handlers.errors import InferenceError, InvalidRequest, ModelLoadFailed, RegistryUnavailable
+from handlers.errors import InferenceError, InvalidRequest, ModelLoadFailed, RegistryUnavailable, counted
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -102,8 +102,9 @@ def fetch_from_hub(model: ResolvedModel, folder: Path, *, wanted: WantedFiles, m
         names = wanted.of(model, sizes)
         if (size := sum(sizes[name] for name in names)) > max_bytes:
             raise ModelLoadFailed(
-                f"model {model.key}: {model.source} at revision {at} has {size} bytes to fetch in {len(names)} "
-                f"files; cache.directory_max_bytes allows {max_bytes}: raise it, or name a smaller model"
+                f"model {model.key}: {model.source} at revision {at} has {size} bytes to fetch in "
+                f"{counted(len(names), 'file')}; cache.directory_max_bytes allows {max_bytes}: raise it, or name a "
+                "smaller model"
             )
         exactly = [glob.escape(name) for name in names]
         snapshot_download(repo_id, revision=found.sha or revision, local_dir=folder, allow_patterns=exactly)

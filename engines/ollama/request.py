@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, counted
 from handlers.options.options import translate_options
 from handlers.options.spec import over_bound
 
@@ -100,7 +100,9 @@ def build(model: OllamaModel, inputs: Mapping[str, Any], options: Mapping[str, A
         messages, images = inputs["messages"], inputs.get("images", ())
         named = sum(part["type"] == "image" for message in messages for part in _parts(message))
         if named != len(images):
-            raise InvalidInput(f"data.messages names {named} images, but data.images has {len(images)}")
+            raise InvalidInput(
+                f"data.messages names {counted(named, 'image')}, but data.images has {len(images)}"
+            )
         left = iter(images)
         body["messages"] = [_message(message, left) for message in messages]
     elif isinstance(inputs.get("inputs"), str):

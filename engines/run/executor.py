@@ -26,6 +26,7 @@ from handlers.errors import (
     InferenceTimeout,
     InternalError,
     as_inference_error,
+    counted,
     words_of,
 )
 from handlers.logger import get_logger
@@ -313,7 +314,8 @@ def _one_outcome_each(outcomes: Sequence[Any], batch: Sequence[Job]) -> list[Out
     """
     if len(outcomes) != len(batch):
         raise InternalError(
-            f"engine {batch[0].engine_name} returned {len(outcomes)} outcomes for {len(batch)} requests"
+            f"engine {batch[0].engine_name} returned {counted(len(outcomes), 'outcome')} for "
+            f"{counted(len(batch), 'request')}"
         )
     return [_checked(outcome, batch[0]) for outcome in outcomes]
 

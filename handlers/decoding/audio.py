@@ -17,7 +17,7 @@ from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts
 from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
 from handlers.decoding.truncation import missing_end, missing_end_of_container
-from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
+from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
 from handlers.media import encoded_file
@@ -109,7 +109,7 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
         track = _decode_container(content, what, gathering, before_s, is_cut=missing is not None)
         about = track.about
         if track.damage:
-            lost.append(f"{len(track.damage)} of its frames are damaged and do not decode")
+            lost.append(f"{counted(len(track.damage), 'damaged frame')} of it cannot be decoded")
     length_s = gathering.duration_s - before_s
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from handlers.errors import MediaCorrupt, MediaTooLarge
+from handlers.errors import MediaCorrupt, MediaTooLarge, counted
 
 _CANCELLED = 0.25
 """The share of the expected energy in the mean of channels, below which they cancel each other: one was wired the
@@ -99,8 +99,8 @@ class Gathering:
         """
         if rate not in RATES or not 0 < channels <= MAX_CHANNELS:
             raise MediaCorrupt(
-                f"{what} claims {rate} Hz and {channels} channels; {RATES.start} to {RATES.stop - 1} Hz and 1 to "
-                f"{MAX_CHANNELS} channels are read: convert it, or {cure}"
+                f"{what} claims {rate} Hz and {counted(channels, 'channel')}; {RATES.start} to {RATES.stop - 1} Hz "
+                f"and 1 to {MAX_CHANNELS} channels are read: convert it, or {cure}"
             )
         left_s, read = self._max_s - self.duration_s, 0
         if claimed is not None:

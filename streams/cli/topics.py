@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from handlers.errors import counted
 from streams import interrupts
 from streams.cli.command_line import AsJson, examples, load_settings, print_json
 from streams.kafka.topics import Topics
@@ -45,7 +46,7 @@ def create(ctx: typer.Context, task: Tasks = None, as_json: AsJson = False) -> N
         print_json({"topics": rows})
         return
     for name in touched:
-        _print_line(f"{name} ({partitions} partitions)")
+        _print_line(f"{name} ({counted(partitions, 'partition')})")
     if not touched:
         _print_line("all topics are there already")
 

@@ -14,7 +14,14 @@ from engines.log_context import shared_task
 from engines.run.job import Alike
 from engines.run.outcomes import Outcomes
 from engines.run.results import refused_result
-from handlers.errors import InferenceError, InvalidRequest, Undecodable, WorkerCrashed, as_inference_error
+from handlers.errors import (
+    InferenceError,
+    InvalidRequest,
+    Undecodable,
+    WorkerCrashed,
+    as_inference_error,
+    counted,
+)
 from handlers.logger import get_logger
 from streams.delivery.backlog import Backlog
 from streams.delivery.crash_guard import CrashGuard
@@ -191,7 +198,7 @@ class RequestConsumer:
     async def _give_up(self, message: Record, task: str) -> None:
         """Fail and dead-letter a request that crashes workers."""
         error = WorkerCrashed(
-            f"{message.crashes} workers one after the other ended without a word while they ran this request and "
+            f"{counted(message.crashes, 'worker')} in a row ended without a word while they ran this request and "
             "nothing else: it crashes native code, takes more memory than there is, or hangs where nothing can "
             "interrupt it; look at the last lines and the exit status of those workers, and send it again when the "
             "cause is gone"

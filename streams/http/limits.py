@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from handlers.errors import Busy, EngineUnavailable
+from handlers.errors import Busy, EngineUnavailable, counted
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -75,7 +75,7 @@ class ConcurrencyLimit:
     def _check_place(self) -> None:
         if self.pending >= self.max_pending:
             raise Busy(
-                f"{self.pending} requests are in work and http.max_pending allows {self.max_pending}; "
+                f"{counted(self.pending, 'request')} in work, and http.max_pending allows {self.max_pending}; "
                 "send this one again in a moment"
             )
 

@@ -12,6 +12,7 @@ from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.client import CoordinationType
 
+from handlers.errors import counted
 from streams.kafka.aiokafka_internals import client_of
 from streams.kafka.broker_requests import Operation, allows, described_group, described_topics
 from streams.kafka.connection import broker_answering, is_passing, unavailable
@@ -87,7 +88,7 @@ async def check_topics(kafka: KafkaSettings, tasks: Sequence[str]) -> list[Topic
             problems.append(
                 TopicProblem(
                     name,
-                    f"has {count} partitions, kafka.partitions asks for {kafka.partitions}",
+                    f"has {counted(count, 'partition')}, kafka.partitions asks for {kafka.partitions}",
                     f"run: inferstream topics create (adds partitions), or set kafka.partitions={count}",
                 )
             )

@@ -12,7 +12,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from io import BytesIO
 
-from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable
+from handlers.errors import InferenceError, MediaTooLarge, MediaUnavailable, counted
 from handlers.media import Media
 
 CHUNK_BYTES = 256 * 1024
@@ -189,12 +189,13 @@ class Fetch:
 
     def late(self) -> MediaUnavailable:
         """Return the error of a passed deadline, with how far the fetch got."""
-        of_total = f" of {self.total}" if self.total is not None else ""
+        total = self.received if self.total is None else self.total
+        so_far = f"{'' if self.total is None else f'{self.received} of '}{counted(total, 'byte')}"
         tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
         fault = f"; the last fault: {self.last_fault}" if self.last_fault else ""
         host = "the store at s3.endpoint_url" if self.source.startswith("s3:") else "its host"
         return MediaUnavailable(
-            f"{self.source} did not arrive within {self._limit}: {self.received}{of_total} bytes in {tries}{fault}; "
+            f"{self.source} did not arrive within {self._limit}: {so_far} in {tries}{fault}; "
             f"check that {host} answers, or send the request again later"
         )
 

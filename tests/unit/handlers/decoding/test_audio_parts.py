@@ -136,9 +136,7 @@ def test_damaged_frames_of_an_mp3_are_left_out_and_told_and_nothing_is_printed(
         content[position] ^= 0xFF
     sound = read(bytes(content))
     assert len(sound.samples) / SAMPLE_RATE == pytest.approx(5, abs=0.7)
-    assert re.fullmatch(
-        r"\d+ of its frames are damaged and do not decode; \d\.\d s are there", sound.truncated
-    )
+    assert re.fullmatch(r"\d+ damaged frames? of it cannot be decoded; \d\.\d s are there", sound.truncated)
     assert capfd.readouterr().err == ""
 
 

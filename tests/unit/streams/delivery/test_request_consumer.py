@@ -76,7 +76,7 @@ async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked
     await rig.settle()
     assert rig.journal == ["result r1", "dead letter 0", "position 1"]
     assert rig.results[0]["error"]["code"] == rig.dead_letters[0].code == "WORKER_CRASHED"
-    assert "2 workers one after the other ended" in rig.dead_letters[0].message
+    assert "2 workers in a row ended" in rig.dead_letters[0].message
     assert (rig.stages, rig.requests) == (["crash"], [])
 
 
