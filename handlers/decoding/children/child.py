@@ -8,7 +8,6 @@ watches the parent: when either ends, the process ends at once, whatever native 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from handlers.decoding.children.memory import private_bytes
+from handlers.decoding.children.memory import private_bytes, trim
 from handlers.decoding.children.wire import (
     LENGTHS,
     Answer,
@@ -39,9 +38,6 @@ from handlers.decoding.children.wire import (
     lengths_and_head,
 )
 from handlers.errors import InferenceError
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""Returns freed memory to the system, where the allocator can."""
 
 
 def main() -> None:
@@ -74,8 +70,7 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001 - the parent is told
             failure = Failure(type(error).__name__, str(error), traceback.format_exc())
         del content
-        if _trim is not None:
-            _trim(0)
+        trim()
         _write(output, Done(private_bytes() - own_bytes, failure))
 
 

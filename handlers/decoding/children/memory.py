@@ -9,6 +9,9 @@ from pathlib import Path
 _A_LITTLE = 1 << 20
 """With less than this left, allocators get nothing more from the system."""
 
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Looked up once: a process at its limit may not even get the memory for that."""
+
 _RESIDENT, _DATA = 1, 5
 """Fields in /proc/<pid>/statm: pages in RAM, and those that RLIMIT_DATA counts. Source: man 5 proc_pid_statm."""
 
@@ -45,6 +48,5 @@ def trim() -> None:
 
     Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
     """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    if _malloc_trim is not None:
+        _malloc_trim(0)

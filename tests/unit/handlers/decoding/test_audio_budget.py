@@ -33,17 +33,16 @@ def without_length(flac: bytes) -> bytes:
 
 
 DECODES_AMID_GAPS = """
-import ctypes, pathlib, resource, sys
+import pathlib, resource, sys
 from handlers.decoding.audio import read_sound
+from handlers.decoding.children.memory import trim
 
 content = pathlib.Path(sys.argv[1]).read_bytes()
 read_sound(content[: len(content) // int(sys.argv[2])], field="warm", max_s=3600)
 small = [bytes(bytearray(100_000)) for _ in range(800)]
 last = bytes(bytearray(100_000))
 small.clear()  # leaves a gap of 80 MB on the heap, which is given back to the system
-trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-if trim is not None:
-    trim(0)
+trim()
 resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 pathlib.Path("/proc/self/clear_refs").write_text("5")
 samples = read_sound(content, field="data.audio", max_s=3600).samples
