@@ -17,6 +17,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 # Each worker takes a run of files, whose tests share what they load, and at the end what others have left.
 PARALLEL := -n auto --dist worksteal
+# Many of these tests wait for a moment, so on a small machine two workers a core are quicker.
+FAST = -n $(shell $(PYTHON) -c 'import os; n = os.cpu_count() or 1; print(max(n, min(2 * n, 8)))') --dist worksteal
 
 FAULTS := tests/integration/chaos tests/integration/hostile
 
@@ -36,8 +38,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## Start broker, S3, MLflow and a worker, send real requests, show the answers
 	$(BIN)/python -m examples.demo
 
-fast: install ## Run the unit tests that need neither servers, slow processes nor published weights
-	REBALANCE_SEEDS=5 $(BIN)/pytest $(PARALLEL) -m "not weights and not processes" tests/unit $(PYTEST_ARGS)
+fast: install ## Run the unit tests that need no servers, slow processes, waits of seconds or published weights
+	REBALANCE_SEEDS=5 $(BIN)/pytest $(FAST) -m "not (weights or processes or waits)" tests/unit $(PYTEST_ARGS)
 
 test: check ## Run lint, types and all tests, three kinds beside each other
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target unit integration faults

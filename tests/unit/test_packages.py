@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - set(PACKAGES)
 
 
+@cache
 def declared_by(extra: str) -> set[str]:
     """Return the distributions that pyproject.toml names for an extra, and for the core without one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

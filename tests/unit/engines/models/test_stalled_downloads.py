@@ -136,7 +136,7 @@ def stalling_server() -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     is_over.set()
@@ -145,6 +145,7 @@ def stalling_server() -> Iterator[str]:
     thread.join()
 
 
+@pytest.mark.waits
 def test_a_file_of_mlflow_that_does_not_end_may_be_tried_again(
     tmp_path: Path, stalling_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from aiokafka.protocol.admin import ApiVersionResponse_v0
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from streams.client import InferenceClient
-from streams.kafka import broker_watch, connection, patient_connections
+from streams.kafka import broker_watch, connection, connection_problems, patient_connections
 from streams.kafka.connection import BrokerUnavailable
 from streams.kafka.topic_admin import check_rights, check_topics
 from streams.kafka.topic_reader import TopicReader
@@ -111,5 +111,6 @@ async def test_only_when_no_server_answers_the_start_fails(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connection_problems, "_PATIENCE_S", 0.5)
     with pytest.raises(BrokerUnavailable, match="does not answer as a Kafka broker"):
         await check_topics(servers.settings, ["echo"])

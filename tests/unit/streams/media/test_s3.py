@@ -88,6 +88,7 @@ def test_a_busy_or_failing_store_is_asked_again(
     assert len(server.requests) == 2
 
 
+@pytest.mark.waits
 def test_a_store_that_keeps_failing_is_unavailable_and_the_last_answer_is_shown(
     fetcher: MediaFetcher, server: WebServer
 ) -> None:

@@ -22,6 +22,7 @@ SILENT_S = 0.2
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits longer than this for the next byte."""
     monkeypatch.setattr(hub_module, "_ANSWER_S", SILENT_S)
+    monkeypatch.setattr(hub_module, "_PIN_TIMEOUT_S", SILENT_S)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", SILENT_S)
 
 
@@ -41,6 +42,7 @@ def test_a_load_fails_where_the_hub_does_not_say_what_it_has(hub: FakeHub, tmp_p
         load(tmp_path)
 
 
+@pytest.mark.waits
 def test_a_load_fails_where_a_file_does_not_end(hub: FakeHub, tmp_path: Path) -> None:
     hub.files, hub.stalls = FILES, {f"/org/tiny/resolve/{COMMIT}/model.safetensors"}
     with pytest.raises(RegistryUnavailable, match="the hub cannot be asked for org/tiny"):
