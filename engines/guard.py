@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextvars
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from engines.deadlines import Patience
-from engines.exit_status import native_threads
+from engines.deadlines import Patience, expired
+from engines.guarded_call import BETWEEN, Call, Stage, present_call
 from engines.lease import Lease, nothing
 from engines.periodic_task import PeriodicTask
-from handlers.errors import EngineUnavailable, InferenceTimeout
+from handlers.errors import Cancelled, EngineUnavailable, InferenceTimeout
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -35,47 +33,6 @@ _LOOK_S = 5.0
 """The longest time between two looks at answers that are awaited."""
 
 DEFAULT_MOST_STUCK = 3
-
-
-@dataclass(slots=True, eq=False)
-class Call(Generic[T]):
-    """One call under way; `ended` is locked until it has returned."""
-
-    what: str
-    call: Callable[[], Any]
-    context: contextvars.Context
-    thread_name: str
-    ended: threading.Lock = field(default_factory=threading.Lock)
-    result: T | None = None
-    error: BaseException | None = None
-    has_ended: bool = False
-    left: Callable[[], None] | None = None
-    """Called at its end where the caller has gone."""
-    waited_at: float = 0.0
-    """When it last waited for another call, by time.monotonic."""
-    is_given_up: bool = False
-
-    def waits(self) -> None:
-        """Note that the call waits for another one that makes progress: its time starts again."""
-        self.waited_at = time.monotonic()
-
-    def run(self) -> None:
-        threading.current_thread().name = self.thread_name
-        call, self.call = self.call, nothing  # the thread may keep this longer than the caller does
-        self.context.run(_present.set, self)
-        native_threads.add(threading.get_ident())
-        try:
-            self.result = self.context.run(call)
-        except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
-            self.error = error
-        finally:
-            native_threads.discard(threading.get_ident())
-            self.context.run(_present.set, None)  # else the two refer to each other
-
-
-_present: ContextVar[Call[Any] | None] = ContextVar("present_call", default=None)
-present_call = _present.get
-"""Returns the guarded call that this thread runs, None where it runs none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -174,37 +131,87 @@ class Guard:
         *,
         holding: Lease | None = None,
         alive_at: Callable[[], float] | None = None,
+        given_up: Callable[[], None] = nothing,
+        is_stage: bool = False,
     ) -> T:
         """Run `call` in another thread with the caller's context; return what it returns and raise what it raises.
 
         If the caller does not wait for its end, as it takes too long or is interrupted, `holding` is released in the
-        call's thread when the call ends. `alive_at` returns the time of the last sign of life.
+        call's thread when the call ends. `alive_at` returns the time of the last sign of life. `given_up` is called
+        before GivenUp is raised. `is_stage`: where this thread is that of `call_in_stages`, run `call` here; it keeps
+        what it holds, and GivenUp is raised there.
 
         Raises:
             GivenUp: retryable; it was silent for `limit_s`.
+            Cancelled: retryable; the caller of `call_in_stages` does not wait any more.
         """
-        under_way: Call[T] = Call(what, call, contextvars.copy_context(), threading.current_thread().name)
-        under_way.ended.acquire()
-        since = time.monotonic()
+        stage = Stage(what, limit_s, alive_at, given_up)
+        if is_stage and (present := present_call()) is not None and present.stage is BETWEEN:
+            if present.left is not None:
+                raise Cancelled(f"the caller of {what} has gone; send the request again")
+            present.stage = stage
+            try:
+                return call()
+            finally:
+                present.stage = BETWEEN
+        return self._result(Call(call, stage), limit_s, holding)
+
+    def call_in_stages(self, limit_s: float, call: Callable[[], T], *, ends: float = math.inf) -> T:
+        """Run `call`, which runs its stages by `call`, in another thread; between stages it may be silent.
+
+        `limit_s` is the shortest limit of its stages. When its caller has gone, no other stage begins.
+
+        Raises:
+            GivenUp: retryable; a stage was silent for too long.
+            DeadlineExceeded: permanent; it is later than `ends`, in seconds since the epoch.
+        """
+        return self._result(Call(call), limit_s, None, ends)
+
+    def _result(self, call: Call[T], limit_s: float, holding: Lease | None, ends: float = math.inf) -> T:
+        call.ended.acquire()
         try:
-            self._start(under_way)
-            while not under_way.ended.acquire(
-                timeout=min(max(0.0, since + limit_s - time.monotonic()), _WAKE_S)
-            ):
-                since = max(since, under_way.waited_at, alive_at() if alive_at is not None else 0.0)
-                if time.monotonic() - since >= limit_s:
-                    under_way.is_given_up = True
-                    raise self._given_up(under_way, what, limit_s)
+            self._start(call)
+            error = self._watch(call, min(limit_s, _WAKE_S), holding, ends)
         except BaseException:
-            self._leave(under_way, holding)
+            self._leave(call, holding)
             raise
-        if under_way.error is not None:
-            error, under_way.error = under_way.error, None
+        if error is None:
+            error, call.error = call.error, None
+        if error is not None:
             try:
                 raise error
             finally:
                 del error  # else it and these frames refer to each other
-        return under_way.result  # type: ignore[return-value]
+        return call.result  # type: ignore[return-value]
+
+    def _watch(
+        self, call: Call[Any], pause_s: float, holding: Lease | None, ends: float = math.inf
+    ) -> BaseException | None:
+        """Wait for the end of a call; leave it, and return why, where there is no point in waiting."""
+        left_s = pause_s
+        while not call.ended.acquire(timeout=min(left_s, pause_s, max(0.0, ends - time.time()))):
+            if time.time() >= ends:
+                self._leave(call, holding)
+                # Where it hangs, its model has to be loaded again for other calls.
+                late = partial(call.context.copy().run, self._watch, call, pause_s, None)
+                threading.Thread(target=late, name=f"late {call.stage.what}", daemon=True).start()
+                return expired()
+            stage = call.stage
+            left_s = stage.left_s(call.waited_at)
+            if left_s <= 0:
+                call.is_given_up = True
+                stage.given_up()
+                error = self._given_up(call, stage.what, stage.limit_s)
+                self._leave(call, holding)
+                return error
+        return None
+
+    def when_left(self, then: Callable[[], object]) -> None:
+        """Call `then`, maybe twice, as soon as the caller of the guarded call of this thread has gone."""
+        if (present := present_call()) is not None:
+            present.when_left = then
+            if present.left is not None:
+                then()
 
     def follow(self, answer: Future[Any], one: Awaited) -> None:
         """Call `give_up` in a thread of this object when there is no sign of life for too long; ends with `answer`.
@@ -288,11 +295,12 @@ class Guard:
         """Release `holding` when a call ends whose caller does not wait any more."""
         left = nothing if holding is None else holding.hand_over()
         with self._lock:
-            if not call.has_ended:
-                call.left = left
-                return
-            self._stuck.pop(call, None)
-        _safely(left)
+            has_ended = call.has_ended
+            if has_ended:
+                self._stuck.pop(call, None)
+            else:
+                call.left = call.left or left
+        _safely(left if has_ended else call.when_left)
 
     def _given_up(self, call: object, what: str, limit_s: float) -> GivenUp:
         with self._lock:
@@ -324,7 +332,7 @@ def _exhausted(stuck: list[str]) -> EngineUnavailable:
     )
 
 
-def _safely(end: Callable[[], None]) -> None:
+def _safely(end: Callable[[], object]) -> None:
     try:
         end()
     except BaseException:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -15,7 +13,7 @@ from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgenc
 from engines.guard import Guard
 from engines.log_context import working_on
 from engines.run.executor import Execution
-from engines.run.job import Job, Outcome, Walk
+from engines.run.job import Job, Outcome, Walk, suspended
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import Result
@@ -62,8 +60,9 @@ class DirectCall(Walk):
             try:
                 job.ends = ends_at(deadline, timeout)
                 job.urgency = urgency_of(priority, job.ends)
-                _check_time(job)
-                outcome = _to_its_end(self.walk(job))
+                if job.ends is not None and time.time() >= job.ends:
+                    raise expired()
+                outcome = self._to_its_end(self.walk(job), job)
             except InferenceError as error:
                 return self.finish(job, error)
             return self.finish(job, outcome)
@@ -87,56 +86,46 @@ class DirectCall(Walk):
             raise stage_failed("fetch", job.task, error) from error
         job.timings["fetch"] = time.perf_counter() - started
 
+    async def _decode(self, job: Job) -> None:
+        await suspended()
+        await super()._decode(job)
+
     async def _preprocess(self, job: Job) -> None:
         self._guarded("preprocess", job, partial(preprocess, job, job.data))
 
     async def _run(self, job: Job) -> Outcome:
-        _check_time(job)
-        return self._outcome(job) if job.ends is None else self._outcome_until(job, job.ends)
+        if not job.is_continuous:
+            [outcome] = self._execution.run([job])
+            return outcome
+        running = self._execution.start(job)
+        self._guard.when_left(running.cancel)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # it still runs only after an interrupt
 
     async def _postprocess(self, job: Job, raw: dict[str, Any]) -> dict[str, Any]:
         return self._guarded("postprocess", job, partial(postprocess, job, raw))
 
     def _guarded(self, stage: str, job: Job, call: Callable[[], T]) -> T:
-        limit_s = self._guard.patience.of(job.task, job.model_name)
-        return self._guard.call(f"{stage} of task {job.task}", limit_s, call)
+        return self._guard.call(f"{stage} of task {job.task}", self._patience(job), call, is_stage=True)
 
-    def _outcome(self, job: Job, late: Future[None] | None = None) -> Outcome:
-        """Run the request; the end of `late` stops it, where the engine takes requests one by one."""
-        if not job.is_continuous:
-            [outcome] = self._execution.run([job])
-            return outcome
-        running = self._execution.start(job)
-        if late is not None:
-            late.add_done_callback(lambda _: running.cancel())
-        try:
-            return running.result()
-        finally:
-            running.cancel()  # it still runs only after an interrupt, or when the caller has gone
+    def _patience(self, job: Job) -> float:
+        return self._guard.patience.of(job.task, job.model_name)
 
-    def _outcome_until(self, job: Job, ends: float) -> Outcome:
-        """Run the request in a separate thread, and abandon it when its time is over.
+    def _to_its_end(self, walk: Coroutine[Any, Any, T], job: Job) -> T:
+        """Run a walk in this thread until it suspends, and on in a guarded one, which is abandoned at the deadline.
 
         An engine cannot be stopped within a batch: it goes on, and its outcome is dropped.
         """
-        outcome: Future[Outcome] = Future()
-        late: Future[None] = Future()
-
-        def work() -> None:
-            try:
-                outcome.set_result(self._outcome(job, late))
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits, if any does
-                outcome.set_exception(error)
-
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(work,), name=f"infer {job.task}", daemon=True).start()
         try:
-            return outcome.result(min(max(0.0, ends - time.time()), threading.TIMEOUT_MAX))
-        except TimeoutError:
-            if outcome.done():
-                return outcome.result()
-            late.set_result(None)
-            raise expired() from None
+            walk.send(None)
+            ends = math.inf if job.ends is None else job.ends
+            self._guard.call_in_stages(self._patience(job), partial(walk.send, None), ends=ends)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        raise RuntimeError("a stage waits where its caller blocks")
 
 
 def fetch_by_entry_point(
@@ -156,22 +145,6 @@ def fetch_by_entry_point(
         )
     resolved: dict[str, Any] = offers[0].load()(data, fields, trust_local_paths=trust_local_paths)
     return resolved
-
-
-def _to_its_end(walk: Coroutine[Any, Any, T]) -> T:
-    """Run a walk that never waits, and return its result."""
-    try:
-        walk.send(None)
-    except StopIteration as ended:
-        result: T = ended.value
-        return result
-    raise RuntimeError("a stage waits where its caller blocks")
-
-
-def _check_time(job: Job) -> None:
-    """Raise DeadlineExceeded where the time is over."""
-    if job.ends is not None and time.time() >= job.ends:
-        raise expired()
 
 
 def check_texts(name: str, value: Any) -> None:

@@ -139,11 +139,13 @@ class Execution:
                 raw.cancel()
             lease.release()
 
-        try:
-            return self._guard.call(str(key), self._patience(job), submit, holding=Lease(None, undo))
-        except GivenUp:  # `undo` ends its lease
-            self._cache.abandon(key)
-            raise
+        return self._guard.call(
+            str(key),
+            self._patience(job),
+            submit,
+            holding=Lease(None, undo),  # where it is given up, this ends the lease
+            given_up=partial(self._cache.abandon, key),
+        )
 
     def _watch(self, following: _Following) -> None:
         """Fail a request whose model is silent for too long, and end that use of the model."""
@@ -233,9 +235,10 @@ class Execution:
                         lambda: engine.infer_each(model, inputs, options, early),
                         holding=lease,
                         alive_at=signs,
+                        given_up=partial(self._cache.abandon, key),
+                        is_stage=True,
                     )
             except GivenUp as error:
-                self._cache.abandon(key)
                 given_up.append(error.with_traceback(None))
                 return [error] * len(left)
             except (EngineUnavailable, Busy, Cancelled) as error:

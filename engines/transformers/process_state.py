@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.deadlines import DEFAULT_TIMEOUT_S
-from engines.guard import Call, present_call
+from engines.guarded_call import Call, present_call
 from handlers.errors import EngineUnavailable
 
 _PATIENCE_S = 30.0
@@ -85,7 +85,7 @@ class LoadLock:
         if holder.call is None:
             what, hangs = f"a model load in thread {holder.thread.name}", seconds >= self._patience_s
         else:
-            what, hangs = holder.call.what, holder.call.is_given_up
+            what, hangs = holder.call.stage.what, holder.call.is_given_up
         if not hangs:
             return None
         return (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from engines.deadlines import Patience
 from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
@@ -21,7 +25,8 @@ from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
 from tests.prepared_job import new_job
-from tests.unit.engines.parts import Bench, prepare
+from tests.processes import wait_until
+from tests.unit.engines.parts import Bench, ShoutEngine, ShoutHandler, prepare
 
 
 @pytest.fixture
@@ -144,3 +149,81 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
     finally:
         type(bench.engine).continuous_tasks = frozenset()
     assert running.cancelled()
+
+
+def test_all_stages_run_in_one_thread_that_can_be_left_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.infer({"text": "hello"})  # its load has a thread of its own
+    threads: list[tuple[int, str]] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*given: Any) -> Any:
+            threads.append((threading.get_ident(), threading.current_thread().name))
+            return call(*given)
+
+        return note
+
+    for kind, name in ((ShoutHandler, "preprocess"), (ShoutEngine, "infer"), (ShoutHandler, "postprocess")):
+        monkeypatch.setattr(kind, name, noted(getattr(kind, name)))
+    assert bench.infer({"text": "hello"})["success"]
+    here = threading.current_thread()
+    assert len(threads) == 3
+    [(ident, name)] = set(threads)
+    assert ident != here.ident
+    assert name == here.name
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a stage waits for that hangs; open at the end."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize(("kind", "stage"), [(ShoutHandler, "preprocess"), (ShoutHandler, "postprocess")])
+def test_a_deadline_ends_a_call_in_any_stage(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, kind: type, stage: str
+) -> None:
+    monkeypatch.setattr(kind, stage, lambda *_: gate.wait() and {})
+    assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.logs_errors("call_stuck")
+def test_a_model_that_hangs_beyond_the_deadline_is_loaded_again(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infer, hangs = ShoutEngine.infer, [True]
+
+    def infer_or_hang(*given: Any) -> dict[str, Any]:
+        if hangs:
+            hangs.clear()
+            gate.wait()
+        return infer(*given)
+
+    monkeypatch.setattr(ShoutEngine, "infer", infer_or_hang)
+    bench.manager.guard.patience = Patience(1.0)
+    assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+    assert wait_until(lambda: bench.infer({"text": "hello"}, timeout=60)["success"])
+    assert len(bench.engine.loaded) >= 2
+    gate.set()
+    assert wait_until(lambda: bench.manager.guard.stuck == [])
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_ctrl_c_stops_a_request_that_its_engine_takes_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    begun: Future[Any] = Future()
+
+    def submit(*_: Any, **__: Any) -> Future[Any]:
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return begun
+
+    monkeypatch.setattr(ShoutEngine, "submit", submit)
+    monkeypatch.setattr(ShoutEngine, "continuous_tasks", frozenset({"shout"}))
+    with pytest.raises(KeyboardInterrupt):
+        bench.infer({"text": "hello"}, timeout=timeout)
+    assert wait_until(begun.cancelled)
+    assert wait_until(lambda: [row["leases"] for row in bench.manager.get_cached_models()] == [0])
