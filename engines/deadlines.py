@@ -58,22 +58,19 @@ def ends_at(deadline: Any, timeout_s: Any, clock: Callable[[], float] = time.tim
     """
     ends = [deadline_at(deadline)]
     if timeout_s is not None:
-        try:
-            ends.append(clock() + checked_seconds("timeout", timeout_s))
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from None
+        ends.append(clock() + checked_seconds("timeout", timeout_s, InvalidRequest))
     return min((end for end in ends if end is not None), default=None)
 
 
-def checked_seconds(name: str, value: Any) -> float:
+def checked_seconds(name: str, value: Any, refusal: Callable[[str], Exception] = ValueError) -> float:
     """Return the time that a caller allows, in seconds.
 
     Raises:
-        ValueError: permanent; not a finite number above 0.
+        ValueError, or what `refusal` makes: permanent; not a finite number above 0.
     """
     seconds = _seconds(value)
     if seconds is None or not 0 < seconds < math.inf:
-        raise ValueError(f"{name}={shown(value)} must be a finite number of seconds above 0, such as 30")
+        raise refusal(f"{name}={shown(value)} must be a finite number of seconds above 0, such as 30")
     return seconds
 
 
@@ -116,8 +113,3 @@ class Patience:
     def of(self, task: str, model_name: str) -> float:
         """Return the seconds for requests of that task to that model."""
         return self.own_s.get(model_name, self.own_s.get(task, self.default_s))
-
-    @property
-    def longest_s(self) -> float:
-        """The longest silence of any."""
-        return max([self.default_s, *self.own_s.values()])

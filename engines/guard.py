@@ -113,8 +113,8 @@ class Guard:
         """Note a sign of life of `of`, an engine or a model."""
         now = self._signs[of] = time.monotonic()
         if len(self._signs) > _MOST_SIGNS:
-            # One as old as this says no more than none, and models come and go.
-            old = now - self.patience.longest_s
+            # One as old as the longest patience says no more than none, and models come and go.
+            old = now - max([self.patience.default_s, *self.patience.own_s.values()])
             for one, at in list(self._signs.items()):
                 if at < old:
                     self._signs.pop(one, None)

@@ -19,11 +19,7 @@ class Section(BaseModel):
     """A section of the settings tree: frozen, and an unknown key is an error; the text below a setting describes it."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
     @classmethod

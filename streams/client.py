@@ -130,8 +130,8 @@ class InferenceClient:
             ClientClosed: permanent.
         """
         request = _with_id(request)
-        until = _until(self._send_timeout_s if timeout_s is None else timeout_s)
-        await self._send(request, key, until)
+        limit_s = checked_seconds("timeout_s", self._send_timeout_s if timeout_s is None else timeout_s)
+        await self._send(request, key, time.monotonic() + limit_s)
         return request.id
 
     async def send_bytes(
@@ -160,7 +160,7 @@ class InferenceClient:
             NoAnswer: retryable; no result within `timeout_s`, sending included; it may still be answered later.
             ResultsNotReadable, ClientClosed: permanent.
         """
-        until = _until(timeout_s)
+        until = time.monotonic() + checked_seconds("timeout_s", timeout_s)
         request = self._prepared(request)
         future = self.expect(request.id)
         try:
@@ -339,11 +339,6 @@ class InferenceClient:
 
 def _with_id(request: Request) -> Request:
     return request if request.id else msgspec.structs.replace(request, id=uuid.uuid4().hex)
-
-
-def _until(timeout_s: float) -> float:
-    """Return when that time will be over, by time.monotonic."""
-    return time.monotonic() + checked_seconds("timeout_s", timeout_s)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

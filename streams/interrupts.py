@@ -48,8 +48,8 @@ def run(
 def quiet_imports() -> Iterator[None]:
     """Let Ctrl-C end the process with 130, silently, during the block, which only imports.
 
-    In the middle of an import a KeyboardInterrupt would be shown as a stack trace, or be lost. A Ctrl-C that is
-    ignored, as in the background, stays ignored. Works in the main thread only.
+    There a KeyboardInterrupt would be shown as a stack trace, or be lost. Where Ctrl-C is ignored, as in the
+    background, it stays ignored. Works in the main thread only.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:

