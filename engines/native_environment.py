@@ -19,8 +19,11 @@ _OF_NUMPY = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
-_M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _FEWEST_ARENAS = 2
+_MMAP_BYTES = 32 * 1024**2
+"""The most that glibc allows."""
+_TRIM_BYTES = 4 * _MMAP_BYTES
 
 
 def set_torch_defaults() -> None:
@@ -31,21 +34,31 @@ def set_torch_defaults() -> None:
 def set_native_defaults() -> None:
     """Set all variables, for a process of inferstream; in other processes numpy may have other work."""
     _set(_OF_TORCH | _OF_NUMPY)
-    bound_arenas()
+    bound_heap()
 
 
-def bound_arenas() -> None:
-    """Limit the heap to one arena per core, unless the environment says how many; call it before threads start.
+def bound_heap() -> None:
+    """Limit the heap to one arena per core, and let it keep what a batch frees for the next one; call it before threads
+    start. What the environment says comes first.
 
-    glibc's default is eight per core, and each keeps what its threads have freed.
+    glibc's default is eight arenas per core, and each keeps what its threads have freed. By default it also returns
+    large blocks to the system at once: the kernel then clears each page again for every batch. `HeapTrimmer` returns
+    them when the process is idle.
 
-    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html (M_ARENA_MAX)
+    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
-    if "MALLOC_ARENA_MAX" in os.environ or "arena_max" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
     mallopt = getattr(c_library(), "mallopt", None)
-    if mallopt is not None:  # other C libraries have no arenas
-        mallopt(_M_ARENA_MAX, max(_FEWEST_ARENAS, len(os.sched_getaffinity(0))))
+    if mallopt is None:  # other C libraries have no arenas
+        return
+    cores = len(os.sched_getaffinity(0))
+    for number, name, value in (
+        (_M_ARENA_MAX, "ARENA_MAX", max(_FEWEST_ARENAS, cores)),
+        (_M_MMAP_THRESHOLD, "MMAP_THRESHOLD_", _MMAP_BYTES),
+        (_M_TRIM_THRESHOLD, "TRIM_THRESHOLD_", _TRIM_BYTES),
+    ):
+        tunable = f"malloc.{name.rstrip('_').lower()}"
+        if f"MALLOC_{name}" not in os.environ and tunable not in os.environ.get("GLIBC_TUNABLES", ""):
+            mallopt(number, value)
 
 
 def c_library() -> ctypes.CDLL:

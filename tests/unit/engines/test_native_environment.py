@@ -47,14 +47,23 @@ def test_a_process_that_runs_models_gives_numpy_one_thread(command: str, tmp_pat
     assert (shown.stdout.strip(), shown.stderr) == ("[1]", "")
 
 
+ARENAS, MMAP, TRIM = -8, -3, -1
+
+
 @pytest.mark.parametrize(
-    ("environment", "is_bound"),
-    [({}, True), ({"MALLOC_ARENA_MAX": "8"}, False), ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}, False)],
+    ("environment", "is_set"),
+    [
+        ({}, [ARENAS, MMAP, TRIM]),
+        ({"MALLOC_ARENA_MAX": "8"}, [MMAP, TRIM]),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}, [MMAP, TRIM]),
+        ({"MALLOC_TRIM_THRESHOLD_": "1"}, [ARENAS, MMAP]),
+        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}, [ARENAS, TRIM]),
+    ],
 )
-def test_arenas_are_bound_unless_the_environment_says_how_many(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], is_bound: bool
+def test_the_heap_is_bound_unless_the_environment_says_how(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], is_set: list[int]
 ) -> None:
-    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+    for name in ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -66,11 +75,12 @@ def test_arenas_are_bound_unless_the_environment_says_how_many(
             return 1
 
     monkeypatch.setattr(native_environment, "c_library", Library)
-    native_environment.bound_arenas()
-    assert asked == ([(-8, max(2, len(os.sched_getaffinity(0))))] if is_bound else [])
+    native_environment.bound_heap()
+    values = {ARENAS: max(2, len(os.sched_getaffinity(0))), MMAP: 32 * 1024**2, TRIM: 128 * 1024**2}
+    assert asked == [(option, values[option]) for option in is_set]
 
 
 def test_a_c_library_without_arenas_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(native_environment, "c_library", object)
-    native_environment.bound_arenas()
+    native_environment.bound_heap()

@@ -115,8 +115,8 @@ def test_what_the_heap_keeps_is_given_back() -> None:
     """In a process of its own: many small blocks, of which the last stays, so that the heap cannot shrink by itself."""
     program = """
 from handlers.decoding.children.memory import resident_bytes, trim
-from engines.native_environment import bound_arenas
-bound_arenas()
+from engines.native_environment import bound_heap
+bound_heap()
 blocks = [bytes(20_000) for _ in range(10_000)]
 last = bytes(20_000)
 full = resident_bytes()
