@@ -11,6 +11,9 @@ import pytest
 import soxr
 import torch
 from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
     TimesformerConfig,
     TimesformerForVideoClassification,
     VideoMAEImageProcessorPil,
@@ -54,6 +57,26 @@ def save_wav2vec2(folder: Path, **more: Any) -> Path:
     model = Wav2Vec2ForSequenceClassification(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(sampling_rate=RATE).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def save_ast(folder: Path, **extractor: Any) -> Path:
+    """Save an audio spectrogram transformer that hears 2 s at 16 kHz."""
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_length=200,
+        num_mel_bins=32,
+        initializer_range=0.5,
+        id2label=dict(enumerate(KINDS)),
+        label2id={kind: index for index, kind in enumerate(KINDS)},
+    )
+    ASTForAudioClassification(config).save_pretrained(folder)
+    made: Any = ASTFeatureExtractor(max_length=200, num_mel_bins=32, **extractor)  # type: ignore[no-untyped-call]
+    made.save_pretrained(folder)
     return folder
 
 
@@ -143,6 +166,25 @@ def test_recordings_of_different_lengths_in_one_batch_get_what_they_get_alone(wa
         assert outcome["duration_s"] == one["duration_s"]
 
 
+@pytest.mark.parametrize("extractor", [{}, {"do_normalize": False}])
+@pytest.mark.parametrize("at_once_s", [100.0, 3.0, 0.1])
+def test_filter_banks_of_several_recordings_are_those_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: dict[str, bool], at_once_s: float
+) -> None:
+    monkeypatch.setattr("engines.transformers.classification._SOUND_AT_ONCE_S", at_once_s)
+    path = save_ast(tmp_path, **extractor)
+    runner: Any = ENGINE.load_model("ast", task="audio-classification", path=path)
+    quiet = {**sound(1.0), "audio": np.zeros(16_000, np.float32)}
+    inputs = [sound(0.5), sound(1.2, 1), quiet, sound(2.0, 2), sound(2.02, 3), sound(0.001, 4), sound(5.0, 5)]
+    windows = [window for one in inputs for window in runner.split(one)[0]]
+    assert len(windows) == len(inputs) + 3
+    for window, features in zip(windows, runner.features(windows), strict=True):
+        expected = runner.extractor(window, sampling_rate=16_000, return_tensors="pt")
+        torch.testing.assert_close(features["input_values"], expected["input_values"], atol=1e-5, rtol=1e-5)
+    for one, outcome in zip(inputs, ENGINE.infer_batch(runner, inputs, [{}] * len(inputs)), strict=True):
+        assert scores(outcome) == pytest.approx(scores(ENGINE.infer(runner, one, {})), abs=1e-5)
+
+
 def test_each_row_of_a_batch_keeps_its_own_number_of_labels(wav2vec2: Path) -> None:
     runner = ENGINE.load_model("wav2vec2", task="audio-classification", path=wav2vec2)
     outcomes = ENGINE.infer_batch(
@@ -157,7 +199,7 @@ def test_scores_of_labels_that_may_be_right_together_do_not_sum_up(tmp_path: Pat
     one = ENGINE.load_model("one", task="audio-classification", path=wav2vec2)
     exclusive = scores(ENGINE.infer(one, sound(0.5), {}))
     assert sum(exclusive.values()) == pytest.approx(1, abs=1e-5)
-    (features,), _ = several.features(sound(0.5))
+    (features,) = several.features(several.split(sound(0.5))[0])
     with torch.inference_mode():
         logits = several.model(**to_model(several.model, features)).logits[0]
     expected = dict(zip(KINDS, logits.sigmoid().tolist(), strict=True))
