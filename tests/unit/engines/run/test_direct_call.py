@@ -14,6 +14,8 @@ from typing import Any, cast
 import pytest
 
 from engines.deadlines import Patience
+from engines.guard import Guard
+from engines.guarded_call import Call
 from engines.run.direct_call import DirectCall, fetch_by_entry_point
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
@@ -151,7 +153,7 @@ def test_a_call_that_is_interrupted_stops_the_work_that_it_waits_for(bench: Benc
     assert running.cancelled()
 
 
-def test_all_stages_run_in_one_thread_that_can_be_left_behind(
+def test_a_call_changes_threads_once_and_all_its_stages_run_in_that_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.infer({"text": "hello"})  # its load has a thread of its own
@@ -164,10 +166,14 @@ def test_all_stages_run_in_one_thread_that_can_be_left_behind(
 
         return note
 
+    starts: list[Call[Any]] = []
+    start = Guard._start
+    monkeypatch.setattr(Guard, "_start", lambda guard, call: (starts.append(call), start(guard, call)))
     for kind, name in ((ShoutHandler, "preprocess"), (ShoutEngine, "infer"), (ShoutHandler, "postprocess")):
         monkeypatch.setattr(kind, name, noted(getattr(kind, name)))
     assert bench.infer({"text": "hello"})["success"]
     here = threading.current_thread()
+    assert len(starts) == 1
     assert len(threads) == 3
     [(ident, name)] = set(threads)
     assert ident != here.ident
