@@ -168,7 +168,12 @@ def test_a_call_changes_threads_once_and_all_its_stages_run_in_that_one(
 
     starts: list[Call[Any]] = []
     start = Guard._start
-    monkeypatch.setattr(Guard, "_start", lambda guard, call: (starts.append(call), start(guard, call)))
+
+    def counted(guard: Guard, call: Call[Any]) -> None:
+        starts.append(call)
+        start(guard, call)
+
+    monkeypatch.setattr(Guard, "_start", counted)
     for kind, name in ((ShoutHandler, "preprocess"), (ShoutEngine, "infer"), (ShoutHandler, "postprocess")):
         monkeypatch.setattr(kind, name, noted(getattr(kind, name)))
     assert bench.infer({"text": "hello"})["success"]
