@@ -7,19 +7,33 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from engines.base import Urgency
 from engines.log_context import RequestName
 from engines.models.resolved_model import ModelKey
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
+from tests.unit.engines.parts import ShoutEngine
+
+
+class OneByOne(ShoutEngine):
+    continuous_tasks = frozenset({"shout"})
+
+
+_IN_BATCHES, _ONE_BY_ONE = ShoutEngine(), OneByOne()
+
+
+def key(model: str = "model", engine: str = "shouter") -> ModelKey:
+    return ModelKey(engine, "shout", model, "1", "")
 
 
 def job(
     value: int,
     *,
-    lane_key: str = "model",
+    model: str = "model",
+    engine: str = "shouter",
+    is_continuous: bool = False,
     batch_key: str = "same",
     urgency: Urgency = (0.0, 0.0),
     cost: float = 0.0,
@@ -28,8 +42,10 @@ def job(
     return Job(
         name=RequestName(str(value), "shout", "model"),
         task="shout",
+        engine_name=engine,
+        engine=_ONE_BY_ONE if is_continuous else _IN_BATCHES,
         data={"value": value},
-        lane_key=cast(ModelKey, lane_key),
+        lane_key=key(model, engine),
         batch_key=(batch_key,),
         urgency=urgency,
         cost=cost,

@@ -20,6 +20,7 @@ from tests.unit.streams.pipeline.batching_rig import (
     all_at_once,
     entered,
     job,
+    key,
     queued,
     value_of,
 )
@@ -42,7 +43,7 @@ async def test_a_lone_request_does_not_wait_for_company_that_is_not_coming(make:
 async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_wait_s=3600.0)
-    with batcher.coming("model"):
+    with batcher.coming(key()):
         first = asyncio.create_task(batcher.submit(job(1)))
         for _ in range(10):
             await asyncio.sleep(0)
@@ -54,7 +55,7 @@ async def test_a_batch_waits_for_requests_that_are_coming(make: Make) -> None:
 async def test_a_batch_leaves_without_one_who_was_coming_and_never_came(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_wait_s=3600.0)
-    coming = batcher.coming("model")
+    coming = batcher.coming(key())
     coming.__enter__()
     waiting = asyncio.create_task(batcher.submit(job(1)))
     await asyncio.sleep(0)
@@ -66,7 +67,7 @@ async def test_a_batch_leaves_without_one_who_was_coming_and_never_came(make: Ma
 async def test_a_request_does_not_wait_for_those_who_are_coming_longer_than_allowed(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_wait_s=0.001)
-    with batcher.coming("model"):
+    with batcher.coming(key()):
         await batcher.submit(job(1))
     assert engine.batches == [[1]]
 
@@ -81,7 +82,7 @@ async def test_a_batch_of_a_model_that_takes_long_waits_longer_for_those_who_are
 
     batcher = make(slow, max_wait_s=0.0, clock=lambda: now[0])
     await batcher.submit(job(0))
-    with batcher.coming("model"):
+    with batcher.coming(key()):
         first = asyncio.create_task(batcher.submit(job(1)))
         for _ in range(10):
             await asyncio.sleep(0)
@@ -92,7 +93,7 @@ async def test_a_batch_of_a_model_that_takes_long_waits_longer_for_those_who_are
 
 async def test_nobody_waits_for_requests_that_are_coming_to_another_model(make: Make) -> None:
     batcher = make(Engine(), max_wait_s=3600.0)
-    with batcher.coming("another"):
+    with batcher.coming(key("another")):
         async with asyncio.timeout(30):
             await batcher.submit(job(1))
 
@@ -100,7 +101,7 @@ async def test_nobody_waits_for_requests_that_are_coming_to_another_model(make: 
 async def test_a_full_batch_does_not_wait_for_those_who_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_items=2, max_wait_s=3600.0)
-    with batcher.coming("model"):
+    with batcher.coming(key()):
         await asyncio.gather(batcher.submit(job(1)), batcher.submit(job(2)))
     assert engine.batches == [[1, 2]]
 
@@ -149,7 +150,7 @@ async def test_a_request_that_costs_more_than_a_batch_may_runs_by_itself(make: M
 async def test_a_batch_that_is_full_by_cost_does_not_wait_for_those_who_are_coming(make: Make) -> None:
     engine = Engine()
     batcher = make(engine, max_items=9, max_wait_s=3600.0)
-    with batcher.coming("model"):
+    with batcher.coming(key()):
         await asyncio.gather(*(batcher.submit(job(n, cost=3.0, most_cost=6.0)) for n in range(2)))
     assert engine.batches == [[0, 1]]
 
@@ -222,7 +223,7 @@ async def test_a_model_that_is_quick_for_once_is_not_taken_for_a_quick_one() -> 
 async def test_versions_that_come_and_go_leave_nothing_behind(make: Make) -> None:
     batcher = make(Engine(), max_wait_s=0.0)
     for version in range(2000):
-        await batcher.submit(job(version, lane_key=f"model/{version}"))
+        await batcher.submit(job(version, model=f"model/{version}"))
     kept = [value for value in vars(batcher).values() if isinstance(value, dict) and len(value) > 1000]
     assert kept == []
     assert batcher._speed_of.cache_info().currsize < 1000
@@ -240,9 +241,9 @@ async def test_a_busy_model_does_not_hold_up_another(make: Make) -> None:
     engine = Engine(gated=True)
     assert engine.gate is not None
     batcher = make(engine, max_wait_s=0.0)
-    slow = asyncio.create_task(batcher.submit(job(1, lane_key="slow")))
+    slow = asyncio.create_task(batcher.submit(job(1, model="slow")))
     await entered(engine)
-    quick = asyncio.create_task(batcher.submit(job(2, lane_key="quick")))
+    quick = asyncio.create_task(batcher.submit(job(2, model="quick")))
     await entered(engine)
     engine.gate.release(2)
     await asyncio.gather(slow, quick)
@@ -261,7 +262,7 @@ async def test_another_thread_may_count_the_waiting_while_more_come(
     waiting = await queued(batcher, [job(0)])
 
     def length(queue: PriorityQueue[Any]) -> int:
-        for more in (job(1, batch_key="other"), job(2, lane_key="another")):
+        for more in (job(1, batch_key="other"), job(2, model="another")):
             batcher.put(Ignored(more))
         return len(queue._heap)
 

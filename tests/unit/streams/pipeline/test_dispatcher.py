@@ -6,8 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -16,24 +15,10 @@ from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
 from streams.pipeline.dispatcher import Dispatcher
+from tests.unit.streams.pipeline.batching_rig import job, value_of
 
 
-@dataclass
-class Item:
-    """The part of a prepared request that is looked at on the way."""
-
-    value: int
-    is_continuous: bool
-    lane_key: str = "model"
-    batch_key: str = "same"
-    urgency: tuple[float, float] = (0.0, 0.0)
-    cost: float = 0.0
-    most_cost: float = 1.0
-    timings: dict[str, float] = field(default_factory=lambda: {"wait": 0.0})
-    emit: Emit | None = None
-
-
-class Manager:
+class Manager(Execution):
     """Starts requests; holds each start back until released where `gated`."""
 
     def __init__(self) -> None:
@@ -43,7 +28,7 @@ class Manager:
         self.gate: threading.Event | None = None
         self.error: Exception | None = None
 
-    def start(self, prepared: Item, emit: Emit | None) -> Future[Outcome]:
+    def start(self, job: Job, emit: Emit | None = None) -> Future[Outcome]:
         self.starting += 1
         self.most_starting = max(self.most_starting, self.starting)
         if self.gate is not None:
@@ -51,8 +36,8 @@ class Manager:
         self.starting -= 1
         if self.error is not None:
             raise self.error
-        self.started[prepared.value] = Future()
-        return self.started[prepared.value]
+        self.started[value_of(job)] = Future()
+        return self.started[value_of(job)]
 
 
 @pytest.fixture
@@ -69,14 +54,10 @@ def manager() -> Manager:
 @pytest.fixture
 def dispatcher(manager: Manager, threads: ThreadPoolExecutor) -> Dispatcher:
     def execute(batch: Any, early: Any) -> list[dict[str, Any]]:
-        return [{"batch": len(batch), "value": item.value} for item in batch]
+        return [{"batch": len(batch), "value": value_of(one)} for one in batch]
 
     batcher = Batcher(execute, threads=lambda _: threads, max_items=2, max_wait_s=5.0)
-    return Dispatcher(cast(Execution, manager), batcher, lambda _: threads)
-
-
-def prepared(value: int, *, continuous: bool) -> Job:
-    return cast(Job, Item(value, continuous))
+    return Dispatcher(manager, batcher, lambda _: threads)
 
 
 async def until_starting(manager: Manager) -> None:
@@ -90,15 +71,15 @@ async def until_started(manager: Manager, count: int) -> None:
 
 
 async def test_requests_of_other_tasks_share_a_batch(dispatcher: Dispatcher) -> None:
-    both = await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (1, 2)))
+    both = await asyncio.gather(*(dispatcher.run(job(n, is_continuous=False)) for n in (1, 2)))
     assert both == [{"batch": 2, "value": 1}, {"batch": 2, "value": 2}]
 
 
 async def test_requests_of_continuous_tasks_run_beside_each_other_and_end_in_any_order(
     dispatcher: Dispatcher, manager: Manager
 ) -> None:
-    first = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
-    second = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    first = asyncio.create_task(dispatcher.run(job(1, is_continuous=True)))
+    second = asyncio.create_task(dispatcher.run(job(2, is_continuous=True)))
     await until_started(manager, 2)
     manager.started[2].set_result({"value": 2})
     assert await second == {"value": 2}
@@ -110,8 +91,8 @@ async def test_requests_of_continuous_tasks_run_beside_each_other_and_end_in_any
 async def test_a_caller_that_goes_away_cancels_its_own_request_alone(
     dispatcher: Dispatcher, manager: Manager
 ) -> None:
-    first = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
-    second = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    first = asyncio.create_task(dispatcher.run(job(1, is_continuous=True)))
+    second = asyncio.create_task(dispatcher.run(job(2, is_continuous=True)))
     await until_started(manager, 2)
     first.cancel()
     await asyncio.wait([first])
@@ -124,8 +105,8 @@ async def test_those_who_wait_for_one_model_hold_one_thread_only(
     dispatcher: Dispatcher, manager: Manager
 ) -> None:
     manager.gate = threading.Event()
-    waiting = [asyncio.create_task(dispatcher.run(prepared(n, continuous=True))) for n in range(6)]
-    batch = await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (7, 8)))
+    waiting = [asyncio.create_task(dispatcher.run(job(n, is_continuous=True))) for n in range(6)]
+    batch = await asyncio.gather(*(dispatcher.run(job(n, is_continuous=False)) for n in (7, 8)))
     assert len(batch) == 2
     manager.gate.set()
     await until_started(manager, 6)
@@ -140,7 +121,7 @@ async def test_a_caller_that_goes_away_while_its_model_loads_leaves_no_work_behi
     dispatcher: Dispatcher, manager: Manager, by: str
 ) -> None:
     manager.gate = threading.Event()
-    gone = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    gone = asyncio.create_task(dispatcher.run(job(1, is_continuous=True)))
     await until_starting(manager)
     if by == "cancel":
         gone.cancel()
@@ -154,7 +135,7 @@ async def test_a_caller_that_goes_away_while_its_model_loads_leaves_no_work_behi
     while not manager.started[1].done():
         await asyncio.sleep(0)
     assert manager.started[1].cancelled()
-    following = asyncio.create_task(dispatcher.run(prepared(2, continuous=True)))
+    following = asyncio.create_task(dispatcher.run(job(2, is_continuous=True)))
     await until_started(manager, 2)
     manager.started[2].set_result({"value": 2})
     assert await following == {"value": 2}
@@ -164,14 +145,12 @@ async def test_callers_that_go_away_while_a_model_loads_free_no_thread_for_the_n
     dispatcher: Dispatcher, manager: Manager
 ) -> None:
     manager.gate = threading.Event()
-    first, second, third = (
-        asyncio.create_task(dispatcher.run(prepared(n, continuous=True))) for n in range(3)
-    )
+    first, second, third = (asyncio.create_task(dispatcher.run(job(n, is_continuous=True))) for n in range(3))
     await until_starting(manager)
     first.cancel()
     second.cancel()
     await asyncio.wait([first, second])
-    await asyncio.gather(*(dispatcher.run(prepared(n, continuous=False)) for n in (7, 8)))
+    await asyncio.gather(*(dispatcher.run(job(n, is_continuous=False)) for n in (7, 8)))
     assert manager.starting == 1
     manager.gate.set()
     await until_started(manager, 2)
@@ -184,10 +163,10 @@ async def test_a_start_that_fails_after_its_caller_went_away_lets_the_next_one_t
     dispatcher: Dispatcher, manager: Manager
 ) -> None:
     manager.gate, manager.error = threading.Event(), RuntimeError("no model")
-    gone = asyncio.create_task(dispatcher.run(prepared(1, continuous=True)))
+    gone = asyncio.create_task(dispatcher.run(job(1, is_continuous=True)))
     await until_starting(manager)
     gone.cancel()
     await asyncio.wait([gone])
     manager.gate.set()
     with pytest.raises(RuntimeError, match="no model"):
-        await dispatcher.run(prepared(2, continuous=True))
+        await dispatcher.run(job(2, is_continuous=True))
