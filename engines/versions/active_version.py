@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -42,6 +43,8 @@ class ActiveVersion:
     is_warm: bool = False
     """Whether its model stays in memory without requests."""
     state: State = State.SETTLED
+    loader: threading.Thread | None = None
+    """The thread that loads the wanted version, or did so last: the one before it may not have ended yet."""
     retry_in_s: float = 0.0
     retry_at: float = 0.0
     failed_uses: frozenset[Use] = frozenset()

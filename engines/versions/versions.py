@@ -193,15 +193,17 @@ class Versions:
         thread = threading.Thread(
             target=self._load_wanted, args=(active,), name=f"load-{active.wanted.key}", daemon=True
         )
+        active.loader = thread
         self._loads.add(thread)
         thread.start()
 
     def _load_wanted(self, active: ActiveVersion) -> None:
-        """Load the wanted version until it is active or has failed; runs in a separate thread."""
+        """Load the wanted version until it is active or has failed, or another thread does; runs in a thread."""
+        thread = threading.current_thread()
         try:
             while True:
                 with self._lock:
-                    if self._closing or not active.begin(self._clock()):
+                    if self._closing or active.loader is not thread or not active.begin(self._clock()):
                         return
                     before, new = active.current, active.wanted
                 self._replace(active, before, new)
@@ -211,7 +213,7 @@ class Versions:
                 active.fail(frozenset(), self._clock())
         finally:
             with self._lock:
-                self._loads.discard(threading.current_thread())
+                self._loads.discard(thread)
 
     def _replace(self, active: ActiveVersion, before: ResolvedModel, new: ResolvedModel) -> None:
         """Load `new` while `before` is held, and activate it if it is still wanted."""

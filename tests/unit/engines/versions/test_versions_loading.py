@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+from engines.models.resolved_model import ResolvedModel
 from tests.unit.engines.cached_models import DEADLINE_S, wait_until
 from tests.unit.engines.version_stage import Stage
 
@@ -129,3 +133,27 @@ def test_closing_waits_for_a_load_and_leaves_nothing_held(stage: Stage) -> None:
     stage.cache.clear()
     assert stage.in_memory == set()
     assert stage.told == []
+
+
+def test_a_change_right_after_a_swap_is_loaded_by_one_thread(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stage.use() == "1"
+    began, go_on = stage.hold_up("m/3")
+    tell = stage.versions._on_model
+    assert tell is not None
+
+    def move_on(kind: str, model: ResolvedModel, details: dict[str, Any]) -> None:
+        tell(kind, model, details)
+        if (kind, model.key) == ("model_swapped", "m/2"):
+            stage.models.versions["m"] = "3"
+            stage.use()
+
+    monkeypatch.setattr(stage.versions, "_on_model", move_on)
+    stage.swap_to("2")
+    assert began.wait(DEADLINE_S)
+    wait_until(lambda: len(stage.versions._loads) == 1)
+    go_on.set()
+    wait_until(lambda: not stage.versions._loads)
+    assert stage.use() == "3"
+    assert stage.kinds.count(("model_swapped", "m/3")) == 1
