@@ -95,6 +95,7 @@ class DirectCall(Walk):
 
     async def _run(self, job: Job) -> Outcome:
         if not job.is_continuous:
+            self._guard.when_left(partial(setattr, job, "is_given_up", True))
             [outcome] = self._execution.run([job])
             return outcome
         running = self._execution.start(job)
@@ -116,7 +117,7 @@ class DirectCall(Walk):
     def _to_its_end(self, walk: Coroutine[Any, Any, T], job: Job) -> T:
         """Run a walk in this thread until it suspends, and on in a guarded one, which is abandoned at the deadline.
 
-        An engine cannot be stopped within a batch: it goes on, and its outcome is dropped.
+        An engine within a batch goes on until it calls `stop_if_unwanted`; its outcome is dropped.
         """
         try:
             walk.send(None)

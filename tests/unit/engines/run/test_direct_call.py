@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from engines.base import stop_if_unwanted
 from engines.deadlines import Patience
 from engines.guard import Guard
 from engines.guarded_call import Call
@@ -22,7 +23,7 @@ from engines.run.job import Job, Outcome
 from engines.run.outcomes import Outcomes
 from engines.run.results import STAGES
 from engines.run.statistics import Statistics
-from handlers.errors import InvalidInput
+from handlers.errors import Cancelled, InvalidInput
 from handlers.settings import MediaSettings
 from streams.media import MediaFetcher
 from streams.settings import S3Settings
@@ -199,6 +200,25 @@ def test_a_deadline_ends_a_call_in_any_stage(
 ) -> None:
     monkeypatch.setattr(kind, stage, lambda *_: gate.wait() and {})
     assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+
+
+def test_a_deadline_stops_a_batch_whose_engine_asks_whether_it_is_wanted(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+
+    def infer(*_: Any) -> dict[str, Any]:
+        try:
+            while not gate.wait(0.01):
+                stop_if_unwanted()
+        except Cancelled:
+            stopped.set()
+            raise
+        return {}
+
+    monkeypatch.setattr(ShoutEngine, "infer", infer)
+    assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+    assert stopped.wait(20)
 
 
 @pytest.mark.logs_errors("call_stuck")
