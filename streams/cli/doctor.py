@@ -50,7 +50,7 @@ def doctor(
     """
     loaded = load_settings(ctx)
     with Console(stderr=True, quiet=as_json).status("checking"):
-        findings = examine(loaded.settings, bucket=bucket)
+        findings = if_ollama_is_unset(examine(loaded.settings, bucket=bucket), loaded.origins)
     idle = if_nothing_runs(findings, loaded.origins)
     is_running, findings = idle is None, idle or findings
     origin = loaded.config_file or "no file; environment and defaults"
@@ -142,6 +142,15 @@ def if_nothing_runs(findings: Sequence[Finding], origins: Mapping[str, str]) -> 
     if away != set(_SET_UP) or any(origins[key] != "default" for key in _SET_UP.values()):
         return None
     return [only_warn(one, "no setting names one") if one.name in _SET_UP else one for one in findings]
+
+
+def if_ollama_is_unset(findings: Sequence[Finding], origins: Mapping[str, str]) -> list[Finding]:
+    """Return the findings; where no setting says where Ollama is, its absence is a warning, as after the demo, which
+    leaves a model for it in the registry."""
+    if origins["ollama.api_base"] != "default":
+        return list(findings)
+    reason = "models that are registered need it; ollama.api_base is not set"
+    return [only_warn(one, reason) if one.name == "ollama" else one for one in findings]
 
 
 def only_warn(finding: Finding, reason: str) -> Finding:

@@ -242,6 +242,14 @@ def test_a_check_that_hangs_is_cut_off_and_the_others_are_heard(
     assert "models" not in found, "MLflow is away, which is said once"
 
 
+@pytest.mark.parametrize(("origin", "status"), [("default", "warning"), ("environment", "error")])
+def test_an_absent_ollama_is_an_error_where_a_setting_says_where_it_is(origin: str, status: str) -> None:
+    findings = [Finding("ollama", "error", "away", "start it"), Finding("s3", "error", "away")]
+    ollama, s3 = doctor.if_ollama_is_unset(findings, {"ollama.api_base": origin})
+    assert (ollama.status, s3.status) == (status, "error")
+    assert ollama.cure == "start it"
+
+
 @pytest.mark.logs_errors("aiokafka: Unable connect to")
 def test_a_plugin_that_cannot_be_imported_is_an_error(
     monkeypatch: pytest.MonkeyPatch, libraries: Callable[[str], None]
