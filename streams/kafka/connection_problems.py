@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from streams.settings import KafkaSettings
 
 _PATIENCE_S = 3.0
-_ILLEGAL_SASL_STATE = 34
 _MOST_SERVERS = 3
 NO_ANSWER = (KafkaError, OSError, TimeoutError, EOFError, AssertionError)
 
@@ -99,8 +98,10 @@ async def _look(kafka: KafkaSettings, host: str, port: int, options: dict[str, A
     except ssl.SSLCertVerificationError as error:
         return _certificate(kafka, where, error)
     except UnsupportedSaslMechanismError:
-        listener = await _listener(host, port)
-        offered = ", ".join(listener[1] if listener else ()) or "others"
+        protocol, mechanisms = await _listener(host, port) or (kafka.security_protocol, ())
+        if protocol != kafka.security_protocol:
+            return _speaks(where, protocol, kafka)
+        offered = ", ".join(mechanisms) or "others"
         return (
             f"the broker at {where} does not take kafka.sasl_mechanism={kafka.sasl_mechanism}; it takes {offered}: "
             "set it to one of these"
@@ -146,14 +147,20 @@ async def _other_protocol(kafka: KafkaSettings, host: str, port: int, error: Bas
             if mechanisms and not asked.startswith("SASL")
             else ""
         )
-        speaks = f"the broker at {where} speaks {protocol} and kafka.security_protocol={asked}"
-        return f"{speaks}; set it to {protocol}{login}"
+        return f"{_speaks(where, protocol, kafka)}{login}"
     if "SSL" in protocol and kafka.ssl_certfile is None:
         return (
             f"the broker at {where} ends the connection after the TLS handshake ({_named(error)}), as one does that "
             "wants a certificate of its clients; set kafka.ssl_certfile and kafka.ssl_keyfile"
         )
     return f"the broker at {where} ends the connection ({_named(error)}); look at its own log, which says why"
+
+
+def _speaks(where: str, protocol: str, kafka: KafkaSettings) -> str:
+    asked = kafka.security_protocol
+    return (
+        f"the broker at {where} speaks {protocol} and kafka.security_protocol={asked}; set it to {protocol}"
+    )
 
 
 async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:
@@ -176,23 +183,31 @@ async def _listener(host: str, port: int) -> tuple[str, tuple[str, ...]] | None:
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), _PATIENCE_S)
         protocol = "SSL" if is_tls else "PLAINTEXT"
+        options = {"security_protocol": protocol, "ssl_context": context}
         try:
-            connection = await _connect(host, port, {"security_protocol": protocol, "ssl_context": context})
+            await _close(await _connect(host, port, options))
         except NO_ANSWER:
             if is_tls:
                 return protocol, ()
             continue
-        try:
-            request = SaslHandShakeRequest("PLAIN")
-            answer = await asyncio.wait_for(connection.send(request), _PATIENCE_S)
-        except NO_ANSWER:
+        # Some brokers take a handshake though they want no login; one that wants it answers nothing else before.
+        if await _answer(host, port, options, MetadataRequest([])):
             return protocol, ()
+        answer = await _answer(host, port, options, SaslHandShakeRequest("PLAIN"))
+        return (f"SASL_{protocol}", tuple(answer.enabled_mechanisms)) if answer else (protocol, ())
+    return None
+
+
+async def _answer(host: str, port: int, options: dict[str, Any], request: Any) -> Any:
+    """Return the answer to the first request of a connection without a login; None if there is none."""
+    try:
+        connection = await _connect(host, port, options)
+        try:
+            return await asyncio.wait_for(connection.send(request), _PATIENCE_S)
         finally:
             await _close(connection)
-        if answer.error_code == _ILLEGAL_SASL_STATE:
-            return protocol, ()
-        return f"SASL_{protocol}", tuple(answer.enabled_mechanisms)
-    return None
+    except NO_ANSWER:
+        return None
 
 
 async def _connect(host: str, port: int, options: dict[str, Any]) -> AIOKafkaConnection:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local import KafkaRelease
+from deploy.local import KafkaRelease, LocalStack
 from deploy.local.ports import HOST, free_ports
 from engines.configuration import ConfigurationError
 from streams.client import InferenceClient
@@ -89,6 +89,16 @@ async def test_a_mechanism_that_the_broker_does_not_take_is_named_with_those_it_
 ) -> None:
     text = await refused(settings(secured, "SASL_SSL", "SASL_SSL", sasl_mechanism="SCRAM-SHA-512"))
     assert "does not take kafka.sasl_mechanism=SCRAM-SHA-512; it takes PLAIN" in text
+
+
+@pytest.mark.parametrize("asked", ["SASL_PLAINTEXT", "SSL", "SASL_SSL"])
+async def test_a_broker_without_logins_is_said_to_have_none(local_stack: LocalStack, asked: str) -> None:
+    servers = local_stack.settings()["kafka"]["bootstrap_servers"]
+    login = ALICE if "SASL" in asked else {}
+    kafka = KafkaSettings.model_validate({"bootstrap_servers": servers, "security_protocol": asked, **login})
+    assert f"{servers} speaks PLAINTEXT and kafka.security_protocol={asked}; set it to PLAINTEXT" in (
+        await refused(kafka)
+    )
 
 
 async def test_an_unknown_authority_is_one(secured: SecuredKafka) -> None:
