@@ -8,15 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from engines.deadlines import Patience, expired
 from engines.guarded_call import BETWEEN, Call, Stage, present_call
-from engines.lease import Lease, nothing
+from engines.lease import Lease
 from engines.periodic_task import PeriodicTask
-from handlers.errors import Cancelled, EngineUnavailable, InferenceTimeout
+from handlers.errors import EngineUnavailable, InferenceTimeout
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -77,8 +78,10 @@ class Guard:
         self.timeouts = 0
         """How many calls were given up so far, also those that returned later."""
         self._answers: set[Awaited] = set()
+        self._under_way: set[Call[Any]] = set()
         self._looking = PeriodicTask(self._look, "silence of engines")
-        self._pause_s = _IDLE_S
+        self._pause_s = math.inf
+        """The time between two looks."""
         self._signs: dict[Hashable, float] = {}
         self._is_closed = False
 
@@ -101,7 +104,7 @@ class Guard:
         self._stuck.pop(of, None)
 
     def close(self) -> None:
-        """End the idle threads; further calls still work."""
+        """End the idle threads; further calls still work, but are not given up."""
         with self._lock:
             self._is_closed = True
             for _ in range(self._idle):
@@ -131,30 +134,29 @@ class Guard:
         *,
         holding: Lease | None = None,
         alive_at: Callable[[], float] | None = None,
-        given_up: Callable[[], None] = nothing,
+        given_up: Callable[[InferenceTimeout], object] = lambda error: None,
         is_stage: bool = False,
     ) -> T:
         """Run `call` in another thread with the caller's context; return what it returns and raise what it raises.
 
         If the caller does not wait for its end, as it takes too long or is interrupted, `holding` is released in the
         call's thread when the call ends. `alive_at` returns the time of the last sign of life. `given_up` is called
-        before GivenUp is raised. `is_stage`: where this thread is that of `call_in_stages`, run `call` here; it keeps
-        what it holds, and GivenUp is raised there.
+        with GivenUp before that is raised. `is_stage`: where this thread is that of `call_in_stages` or of a
+        GuardedPool, run `call` here; it keeps what it holds, and GivenUp is raised there.
 
         Raises:
             GivenUp: retryable; it was silent for `limit_s`.
-            Cancelled: retryable; the caller of `call_in_stages` does not wait any more.
+            Cancelled: retryable; the call with this stage is not waited for any more.
         """
         stage = Stage(what, limit_s, alive_at, given_up)
-        if is_stage and (present := present_call()) is not None and present.stage is BETWEEN:
-            if present.left is not None:
-                raise Cancelled(f"the caller of {what} has gone; send the request again")
-            present.stage = stage
-            try:
-                return call()
-            finally:
-                present.stage = BETWEEN
-        return self._result(Call(call, stage), limit_s, holding)
+        if not is_stage or (present := present_call()) is None or present.stage is not BETWEEN:
+            return self._result(Call(call, stage, holding), limit_s)
+        try:
+            present.turn_to(stage)
+            self._look_within(limit_s)
+            return call()
+        finally:
+            present.turn_to(BETWEEN)
 
     def call_in_stages(self, limit_s: float, call: Callable[[], T], *, ends: float = math.inf) -> T:
         """Run `call`, which runs its stages by `call`, in another thread; between stages it may be silent.
@@ -165,46 +167,28 @@ class Guard:
             GivenUp: retryable; a stage was silent for too long.
             DeadlineExceeded: permanent; it is later than `ends`, in seconds since the epoch.
         """
-        return self._result(Call(call), limit_s, None, ends)
+        return self._result(Call(call), limit_s, ends)
 
-    def _result(self, call: Call[T], limit_s: float, holding: Lease | None, ends: float = math.inf) -> T:
-        call.ended.acquire()
+    def _result(self, call: Call[T], limit_s: float, ends: float = math.inf) -> T:
+        future = call.future
         try:
-            self._start(call)
-            error = self._watch(call, min(limit_s, _WAKE_S), holding, ends)
+            self.start(call)
+            while not future.done():
+                with suppress(TimeoutError):
+                    future.exception(min(limit_s, _WAKE_S, max(0.0, ends - time.time())))
+                    break
+                self._look_within(limit_s)  # only now: most calls have ended before
+                if time.time() >= ends:
+                    raise expired()
         except BaseException:
-            self._leave(call, holding)
+            with call.deciding:
+                then = call.leave()
+            _safely(then)
             raise
-        if error is None:
-            error, call.error = call.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # else it and these frames refer to each other
-        return call.result  # type: ignore[return-value]
-
-    def _watch(
-        self, call: Call[Any], pause_s: float, holding: Lease | None, ends: float = math.inf
-    ) -> BaseException | None:
-        """Wait for the end of a call; leave it, and return why, where there is no point in waiting."""
-        left_s = pause_s
-        while not call.ended.acquire(timeout=min(left_s, pause_s, max(0.0, ends - time.time()))):
-            if time.time() >= ends:
-                self._leave(call, holding)
-                # Where it hangs, its model has to be loaded again for other calls.
-                late = partial(call.context.copy().run, self._watch, call, pause_s, None)
-                threading.Thread(target=late, name=f"late {call.stage.what}", daemon=True).start()
-                return expired()
-            stage = call.stage
-            left_s = stage.left_s(call.waited_at)
-            if left_s <= 0:
-                call.is_given_up = True
-                stage.given_up()
-                error = self._given_up(call, stage.what, stage.limit_s)
-                self._leave(call, holding)
-                return error
-        return None
+        try:
+            return future.result()
+        finally:
+            del future  # else an error and this frame refer to each other
 
     def when_left(self, then: Callable[[], object]) -> None:
         """Call `then`, maybe twice, as soon as the caller of the guarded call of this thread has gone."""
@@ -220,10 +204,7 @@ class Guard:
         """
         with self._lock:
             self._answers.add(one)
-            is_sooner = min(one.limit_s / 4, _LOOK_S) < self._pause_s
-        self._looking.start()
-        if is_sooner:
-            self._looking.wake()
+        self._look_within(one.limit_s)
 
         def ended(_: object) -> None:
             with self._lock:
@@ -234,21 +215,46 @@ class Guard:
 
         answer.add_done_callback(ended)
 
+    def _look_within(self, limit_s: float) -> None:
+        """Look often enough, from now on, for what may be silent for `limit_s`."""
+        if (pause_s := min(limit_s / 4, _LOOK_S)) < self._pause_s:
+            with self._lock:
+                self._pause_s = min(self._pause_s, pause_s)
+            self._looking.start()
+            self._looking.wake()
+
     def _look(self) -> float:
-        """Give up the answers of silent models; return the seconds until the next check."""
+        """Give up silent calls, and the answers of silent models; return the seconds until the next look."""
+        with self._lock:
+            stages = [(call, call.stage) for call in self._under_way]
+        for call, stage in stages:
+            if stage.left_s(call.waited_at) <= 0:
+                call.context.copy().run(self._give_up, call, stage)  # log lines name its requests
         with self._lock:
             now = time.monotonic()
             self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
             silent = {one.of for one in self._answers if max(one.since, one.alive_at()) + one.limit_s <= now}
             given_up = [one for one in self._answers if one.of in silent]
             self._answers.difference_update(given_up)
-            self._pause_s = min((min(one.limit_s / 4, _LOOK_S) for one in self._answers), default=_IDLE_S)
         for one in given_up:
             _safely(partial(one.give_up, self._given_up(one.of, str(one.of), one.limit_s)))
         return self._pause_s
 
-    def _start(self, call: Call[Any]) -> None:
+    def _give_up(self, call: Call[Any], stage: Stage) -> None:
+        with call.deciding:
+            if call.has_ended or call.is_given_up or call.stage is not stage:
+                return
+            call.is_given_up = True
+            error = self._given_up(call, stage.what, stage.limit_s)
+            _safely(partial(stage.given_up, error))
+            then = call.leave()
+        _safely(then)
+        call.tell(error)
+
+    def start(self, call: Call[Any]) -> None:
+        """Run a call in another thread; raises RuntimeError or MemoryError where there is none."""
         with self._lock:
+            self._under_way.add(call)
             has_thread = self._idle > 0
             self._idle -= has_thread
         if has_thread:
@@ -257,28 +263,31 @@ class Guard:
         try:
             threading.Thread(target=self._work, args=([call],), daemon=True).start()
         except (RuntimeError, MemoryError):
-            call.has_ended = True  # before it began
+            with self._lock:
+                call.has_ended = True  # before it began
+                self._under_way.discard(call)
             raise
 
     def _work(self, first: list[Call[Any]]) -> None:
         call: Call[Any] | None = first.pop()  # else the thread would keep it in memory
         while call is not None:
-            call.run()
-            with self._lock:
+            error = call.run()
+            with call.deciding:
                 left = call.left
                 call.has_ended = True
-                call.ended.release()
-                self._stuck.pop(call, None)
-                if left is None and self._is_closed:
-                    return
-                self._idle += left is None
             if left is not None:
                 _safely(left)
-                with self._lock:
-                    self._idle += 1
-            del left
+            with self._lock:
+                self._stuck.pop(call, None)
+                self._under_way.discard(call)
+                is_last = self._is_closed
+                self._idle += not is_last
+            if left is None:
+                _safely(partial(call.tell, error))
+            del left, error
             call = None
-            call = self._next()
+            if not is_last:
+                call = self._next()
 
     def _next(self) -> Call[Any] | None:
         """Return the next call, None where this thread has been idle for too long."""
@@ -290,17 +299,6 @@ class Guard:
                     if self._idle:  # else a call that needs this thread is about to come
                         self._idle -= 1
                         return None
-
-    def _leave(self, call: Call[Any], holding: Lease | None) -> None:
-        """Release `holding` when a call ends whose caller does not wait any more."""
-        left = nothing if holding is None else holding.hand_over()
-        with self._lock:
-            has_ended = call.has_ended
-            if has_ended:
-                self._stuck.pop(call, None)
-            else:
-                call.left = call.left or left
-        _safely(left if has_ended else call.when_left)
 
     def _given_up(self, call: object, what: str, limit_s: float) -> GivenUp:
         with self._lock:

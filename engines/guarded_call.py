@@ -7,11 +7,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from engines.exit_status import native_threads
-from engines.lease import nothing
+from engines.lease import Lease, nothing
+from handlers.errors import Cancelled, InferenceTimeout
 
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ class Stage:
     what: str
     limit_s: float
     alive_at: Callable[[], float] | None = None
-    given_up: Callable[[], None] = nothing
+    given_up: Callable[[InferenceTimeout], object] = lambda error: None
     since: float = field(default_factory=time.monotonic)
 
     def left_s(self, waited_at: float) -> float:
@@ -38,20 +40,25 @@ BETWEEN = Stage("a call", math.inf)
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[T]):
-    """One call under way; `ended` is locked until it has returned."""
+    """One call under way."""
 
     call: Callable[[], Any]
     stage: Stage = BETWEEN
+    holding: Lease | None = None
+    """Released at its end where the caller has gone, or was told that it hangs."""
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     thread_name: str = field(default_factory=lambda: threading.current_thread().name)
-    ended: threading.Lock = field(default_factory=threading.Lock)
+    deciding: threading.Lock = field(default_factory=threading.Lock)
+    """Held to end a stage or the call, or to give it up: never both."""
+    future: Future[T] = field(default_factory=Future)
+    told: Callable[[], object] = nothing
+    """Called after `future` has its end."""
     result: T | None = None
-    error: BaseException | None = None
     has_ended: bool = False
     left: Callable[[], None] | None = None
-    """Called at its end where the caller has gone; None while the caller waits."""
+    """Called at its end where its caller has gone, or was told that it hangs; None before."""
     when_left: Callable[[], object] = nothing
-    """Called as soon as the caller has gone."""
+    """Called as soon as that is so."""
     waited_at: float = 0.0
     """When it last waited for another call, by time.monotonic."""
     is_given_up: bool = False
@@ -60,7 +67,27 @@ class Call(Generic[T]):
         """Note that the call waits for another one that makes progress: its time starts again."""
         self.waited_at = time.monotonic()
 
-    def run(self) -> None:
+    def leave(self) -> Callable[[], object]:
+        """Note, with `deciding` held, that it is not waited for any more; return what to do then."""
+        if self.left is not None:
+            return nothing
+        self.left = nothing if self.holding is None else self.holding.hand_over()
+        return self.left if self.has_ended else self.when_left
+
+    def turn_to(self, stage: Stage) -> None:
+        """Begin a stage, or end one by BETWEEN, in the thread of the call.
+
+        Raises:
+            Cancelled: retryable; the call is not waited for any more.
+        """
+        with self.deciding:
+            before, self.stage = self.stage, stage
+        if self.left is not None:
+            what = (before if stage is BETWEEN else stage).what
+            raise Cancelled(f"the caller of {what} has gone; send the request again")
+
+    def run(self) -> BaseException | None:
+        """Run it in this thread; return what it raises."""
         threading.current_thread().name = self.thread_name
         call, self.call = self.call, nothing  # the thread may keep this longer than the caller does
         _here.call = self
@@ -68,10 +95,21 @@ class Call(Generic[T]):
         try:
             self.result = self.context.run(call)
         except BaseException as error:  # noqa: BLE001 - raised where the call is waited for
-            self.error = error
+            return error
         finally:
             native_threads.discard(threading.get_ident())
             _here.call = None
+        return None
+
+    def tell(self, error: BaseException | None) -> None:
+        """Tell the caller, once, that it ended with `error` or its result, or is given up."""
+        future = self.future
+        del self.future  # the error refers to the frames of its thread, and these to this call
+        if error is None:
+            future.set_result(self.result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+        self.told()
 
 
 _here = threading.local()
@@ -80,3 +118,8 @@ _here = threading.local()
 def present_call() -> Call[Any] | None:
     """Return the guarded call that this thread runs, None where it runs none."""
     return getattr(_here, "call", None)
+
+
+def was_left() -> bool:
+    """Return whether the guarded call that this thread runs is not waited for any more."""
+    return (present := present_call()) is not None and present.left is not None

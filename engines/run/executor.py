@@ -80,7 +80,8 @@ class Execution:
             told: dict[Job, Outcome] = {}
 
             def tell(job: Job, outcome: Outcome) -> None:
-                told[job] = outcome
+                if told.setdefault(job, outcome) is not outcome:
+                    return  # it was given up just now
                 job.timings["infer"] = time.perf_counter() - running
                 if early is not None:
                     early(job, outcome)
@@ -100,7 +101,6 @@ class Execution:
         each piece of the answer, in a thread of the engine.
         """
         loading = self._loading(job)
-        lease: Lease | None = None
         with working_on((job.name,)):
             started = time.perf_counter()
             try:
@@ -109,8 +109,6 @@ class Execution:
                 job.timings["wait"] += running - started
                 raw = self._submit(job, lease, emit)
             except BaseException as error:  # noqa: BLE001 - logged, and every caller is told
-                if lease is not None and not isinstance(error, GivenUp):
-                    lease.release()
                 failed: Future[Outcome] = Future()
                 failed.set_result(_as_failure(error, job))
                 return failed
@@ -139,13 +137,19 @@ class Execution:
                 raw.cancel()
             lease.release()
 
-        return self._guard.call(
-            str(key),
-            self._patience(job),
-            submit,
-            holding=Lease(None, undo),  # where it is given up, this ends the lease
-            given_up=partial(self._cache.abandon, key),
-        )
+        held = Lease(None, undo)
+        try:
+            return self._guard.call(
+                str(key),
+                self._patience(job),
+                submit,
+                holding=held,  # where it is given up in another thread, this ends the lease
+                given_up=lambda _: self._cache.abandon(key),
+                is_stage=True,
+            )
+        except BaseException:
+            held.release()
+            raise
 
     def _watch(self, following: _Following) -> None:
         """Fail a request whose model is silent for too long, and end that use of the model."""
@@ -201,26 +205,29 @@ class Execution:
     ) -> list[Outcome]:
         """Run a batch; where the engine raises, bisect it to find the request that fails.
 
-        `tell` stores in `told` the outcomes that the engine returned early; those requests are not run again. If the
-        engine hangs, the model is loaded again.
+        `tell` stores in `told` the outcomes that are known early; those requests are not run again. If the engine
+        hangs, the model is loaded again, and all that are not told are given up: this call may hang with the engine.
         """
         first, model = batch[0], lease.model
         engine, key = first.engine, self._loading(first).key
         signs = self._signs_of(first, model) if _tells_signs(engine) else None
-        given_up: list[GivenUp] = []
+        ended: dict[Job, Outcome] = {}
+        """The outcomes of halves that have run."""
+
+        def give_up(error: InferenceTimeout) -> None:
+            self._cache.abandon(key)
+            for one in batch:
+                tell(one, ended.get(one, error))
 
         def run(some: Sequence[Job]) -> list[Outcome]:
-            left = [one for one in some if one not in told]
-            made = dict(zip(left, _one_outcome_each(run_all(left), left), strict=True)) if left else {}
-            return [told[one] if one in told else made[one] for one in some]
+            if left := [one for one in some if one not in told]:
+                ended.update(zip(left, _one_outcome_each(run_all(left), left), strict=True))
+            return [told[one] if one in told else ended[one] for one in some]
 
         def run_all(left: Sequence[Job]) -> Sequence[Outcome]:
-            if given_up:
-                return [*given_up] * len(left)
-
             def early(number: int, outcome: Outcome) -> None:
                 self._guard.sign(key)
-                if not given_up and left[number] not in told:
+                if left[number] not in told:
                     tell(left[number], _checked(outcome, first))
 
             def is_wanted() -> bool:
@@ -235,18 +242,15 @@ class Execution:
                         lambda: engine.infer_each(model, inputs, options, early),
                         holding=lease,
                         alive_at=signs,
-                        given_up=partial(self._cache.abandon, key),
+                        given_up=give_up,
                         is_stage=True,
                     )
-            except GivenUp as error:
-                given_up.append(error.with_traceback(None))
-                return [error] * len(left)
-            except (EngineUnavailable, Busy, Cancelled) as error:
-                return [error] * len(left)  # the requests are not the cause
+            except (GivenUp, EngineUnavailable, Busy, Cancelled) as error:
+                return [error.with_traceback(None)] * len(left)  # the requests are not the cause
 
         def failed(some: Sequence[Job], error: BaseException) -> Outcome:
             if len(some) == 1:
-                return _as_failure(error, some[0])
+                return ended.setdefault(some[0], _as_failure(error, some[0]))
             log.warning("batch_failed", model=first.model.key, items=len(some), error=words_of(error))
             return as_inference_error(error)
 

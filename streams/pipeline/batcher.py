@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import msgspec
 
+from engines.guard import GivenUp
+from engines.guarded_call import was_left
 from engines.log_context import shared_task
 from engines.run.executor import OnOutcome
 from engines.run.job import Job, Outcome
@@ -176,20 +178,32 @@ class Batcher:
         """Run the batches in one turn of a thread, and report all outcomes."""
         started = self._clock()
         loop = asyncio.get_running_loop()
+        ran: list[tuple[Sequence[Outcome], float, float]] = []
+
+        def run() -> None:
+            for batch in batches:
+                outcome = self._execute_one(batch, loop)
+                if was_left():  # given up: that was told below, and the others run elsewhere
+                    return
+                ran.append(outcome)
+
         try:
-            thread = self._threads(batches[0][0].job)
-            ran = await loop.run_in_executor(
-                thread, lambda: [self._execute_one(batch, loop) for batch in batches]
-            )
+            await loop.run_in_executor(self._threads(batches[0][0].job), run)
         except Exception as error:
-            log.exception("batches_not_run", batches=len(batches))
-            ran = [([as_inference_error(error)] * len(batch), started, 0.0) for batch in batches]
-        else:
-            speed = self._speed_of(key)
-            speed.batch_s = max(*(took_s for _, _, took_s in ran), (speed.batch_s or 0.0) / 2)
-        for batch, (outcomes, began, _) in zip(batches, ran, strict=True):
+            lost = batches[len(ran) :]
+            if isinstance(error, GivenUp):
+                lost = lost[:1]  # the others have not begun
+            else:
+                log.exception("batches_not_run", batches=len(lost))
+            told = as_inference_error(error.with_traceback(None))
+            ran += [([told] * len(batch), started, self._clock() - started) for batch in lost]
+        speed = self._speed_of(key)
+        speed.batch_s = max(*(took_s for _, _, took_s in ran), (speed.batch_s or 0.0) / 2)
+        for batch, (outcomes, began, _) in zip(batches, ran, strict=False):
             for entry, outcome in zip(batch, outcomes, strict=True):
                 _answer(entry, outcome, began)
+        if left := batches[len(ran) :]:
+            await self._run(key, left)
 
     def _execute_one(
         self, batch: list[BatchEntry], loop: asyncio.AbstractEventLoop

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Self
 from weakref import WeakValueDictionary
 
+from engines.guard import Guard
+from engines.guarded_pool import GuardedPool
 from engines.run.executor import Execution
 from engines.run.job import Job, Outcome
 from streams.pipeline.batcher import Batcher
@@ -60,16 +62,19 @@ class EngineExecutors:
     thread. Lives on one event loop; a thread is made where none is idle.
     """
 
-    def __init__(self, max_models: int | None, is_loaded: Callable[[Job], bool]) -> None:
+    def __init__(
+        self, max_models: int | None, is_loaded: Callable[[Job], bool], guard: Guard | None = None
+    ) -> None:
+        self._guard = guard or Guard()
         self._loads_at_once = (max_models or _MODELS) + 2
         self._is_loaded = is_loaded
-        self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
+        self._pools: dict[tuple[str, bool], GuardedPool] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for running calls."""
+        """Wait for running calls, unless they hang."""
         for pool in self._pools.values():
             pool.shutdown()
 
@@ -82,7 +87,7 @@ class EngineExecutors:
         if key not in self._pools:
             # Each model runs in one thread at a time. In memory are those within the budget and those in use beyond it.
             size = 2 * self._loads_at_once if is_loaded else self._loads_at_once
-            self._pools[key] = ThreadPoolExecutor(size, f"{engine}-{'run' if is_loaded else 'load'}")
+            self._pools[key] = GuardedPool(self._guard, size, f"{engine}-{'run' if is_loaded else 'load'}")
         return self._pools[key]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -217,10 +216,8 @@ class Pipeline(Walk):
         await _with_task(job)
         guard = self._manager.guard
         limit_s = guard.patience.of(job.task, job.model_name) + more_s
-        guarded = partial(guard.call, f"{stage} of task {job.task}", limit_s, call)
-        # With the context, from which log lines take the request's id.
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(contained, guarded))
+        guarded = partial(guard.call, f"{stage} of task {job.task}", limit_s, call, is_stage=True)
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(contained, guarded))
 
 
 def job_of(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from engines.cache.heap import HeapTrimmer
 from engines.cache.loader import ModelListener
 from engines.guard import Guard
+from engines.guarded_pool import GuardedPool
 from engines.inference import InferenceManager
 from engines.models.model_manager import ModelManager
 from engines.registry import PullListener
@@ -93,12 +93,14 @@ async def open_runtime(
         heap.looking.start()
         manager.engines.check_settings()
         pools = Pools(
-            registry=stack.enter_context(ThreadPoolExecutor(_REGISTRY_THREADS, "registry")),
-            stages=stack.enter_context(ThreadPoolExecutor(_STAGE_THREADS, "stages")),
-            decode=stack.enter_context(ThreadPoolExecutor(settings.media.decode_threads, "decode")),
-            children=stack.enter_context(ThreadPoolExecutor(settings.media.decode_processes, "children")),
+            registry=stack.enter_context(GuardedPool(guard, _REGISTRY_THREADS, "registry")),
+            stages=stack.enter_context(GuardedPool(guard, _STAGE_THREADS, "stages")),
+            decode=stack.enter_context(GuardedPool(guard, settings.media.decode_threads, "decode")),
+            children=stack.enter_context(GuardedPool(guard, settings.media.decode_processes, "children")),
         )
-        threads = stack.enter_context(EngineExecutors(settings.cache.max_models, manager.execution.is_loaded))
+        threads = stack.enter_context(
+            EngineExecutors(settings.cache.max_models, manager.execution.is_loaded, guard)
+        )
         batcher = Batcher(
             manager.execution.run,
             threads=threads.of,

@@ -16,7 +16,12 @@ PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONT
 PACKAGES = ("streams", "engines", "handlers", "deploy")
 SOURCES = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
 
-NAMED_BY_CONSTRUCTOR = {"ThreadPoolExecutor": (1, ""), "PeriodicTask": (1, ""), "SingleFlight": (0, "-*")}
+NAMED_BY_CONSTRUCTOR = {
+    "ThreadPoolExecutor": (1, ""),
+    "GuardedPool": (2, ""),
+    "PeriodicTask": (1, ""),
+    "SingleFlight": (0, "-*"),
+}
 """Where the name of a thread stands among the arguments, and what its class adds to it."""
 NAMED_BY_THEIR_OWNER = {"engines/periodic_task.py", "engines/single_flight.py"}
 NAMELESS = {"engines/guard.py", "handlers/decoding/children/child.py"}

@@ -160,7 +160,7 @@ def test_a_stage_that_hangs_is_given_up_by_its_name_and_no_other_one_begins(
     def walk() -> None:
         try:
             guard.call("first", LONG_S, lambda: None, is_stage=True)
-            guard.call("second", BRIEF_S, gate.wait, given_up=lambda: told.append("second"), is_stage=True)
+            guard.call("second", BRIEF_S, gate.wait, given_up=lambda _: told.append("second"), is_stage=True)
             guard.call("third", LONG_S, lambda: told.append("third"), is_stage=True)
         except BaseException as error:
             ended.append(error)
@@ -183,7 +183,7 @@ def test_what_hangs_after_its_deadline_is_given_up_though_nobody_waits(
 
     def walk() -> None:
         guard.when_left(lambda: told.append("left"))
-        guard.call("late", 3 * BRIEF_S, gate.wait, given_up=lambda: told.append("given up"), is_stage=True)
+        guard.call("late", 3 * BRIEF_S, gate.wait, given_up=lambda _: told.append("given up"), is_stage=True)
 
     with pytest.raises(DeadlineExceeded):
         guard.call_in_stages(3 * BRIEF_S, walk, ends=time.time())

@@ -168,13 +168,13 @@ def test_a_call_changes_threads_once_and_all_its_stages_run_in_that_one(
         return note
 
     starts: list[Call[Any]] = []
-    start = Guard._start
+    start = Guard.start
 
     def counted(guard: Guard, call: Call[Any]) -> None:
         starts.append(call)
         start(guard, call)
 
-    monkeypatch.setattr(Guard, "_start", counted)
+    monkeypatch.setattr(Guard, "start", counted)
     for kind, name in ((ShoutHandler, "preprocess"), (ShoutEngine, "infer"), (ShoutHandler, "postprocess")):
         monkeypatch.setattr(kind, name, noted(getattr(kind, name)))
     assert bench.infer({"text": "hello"})["success"]

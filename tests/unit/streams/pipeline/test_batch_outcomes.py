@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from engines.guard import GivenUp, Guard
+from engines.guarded_pool import GuardedPool
 from engines.run.job import Job, Outcome
-from handlers.errors import Cancelled, InferenceFailed, InternalError
+from handlers.errors import Cancelled, InferenceError, InferenceFailed, InternalError
 from streams.pipeline.batch_queue import BatchEntry
 from streams.pipeline.batcher import Batcher
 from tests.unit.streams.pipeline.batching_rig import (
@@ -146,3 +148,40 @@ async def test_who_was_answered_early_keeps_that_where_the_batch_breaks_off() ->
         await batcher.close()
     assert first == {"value": "early"}
     assert isinstance(second, InferenceFailed)
+
+
+@pytest.mark.parametrize("hangs", [0, 1, 3])
+@pytest.mark.logs_errors("call_stuck")
+async def test_where_one_batch_of_a_turn_hangs_the_others_run_once_and_all_are_answered(hangs: int) -> None:
+    guard, gate = Guard(), threading.Event()
+    ran: list[int] = []
+
+    def execute(batch: Sequence[Job], early: Early) -> Sequence[Outcome]:
+        value = value_of(batch[0])
+        ran.append(value)
+
+        def infer() -> Sequence[Outcome]:
+            if value == hangs:
+                early(batch[0], {"value": "early"})
+                gate.wait()
+            return [{"value": value_of(one)} for one in batch]
+
+        try:
+            return guard.call("model", 0.1, infer, is_stage=True)
+        except InferenceError as error:
+            return [error] * len(batch)
+
+    with GuardedPool(guard, 2, "run") as pool:
+        batcher = Batcher(execute, threads=lambda _: pool, max_items=2, max_wait_s=0.0, clock=lambda: 0.0)
+        await batcher.submit(job(9))  # in no time at all: four batches make a turn
+        jobs = [job(n, batch_key=str(n)) for n in range(4)]
+        twins = await queued(batcher, [*jobs, job(hangs, batch_key=str(hangs))])
+        answers = await asyncio.wait_for(asyncio.gather(*twins), 30)
+        gate.set()
+        while guard.stuck:
+            await asyncio.sleep(0.01)
+        await batcher.close()
+    guard.close()
+    assert sorted(ran) == [0, 1, 2, 3, 9]
+    assert isinstance(answers.pop(), GivenUp)
+    assert answers == [{"value": "early" if n == hangs else n} for n in range(4)]
