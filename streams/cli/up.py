@@ -77,6 +77,7 @@ def up(
 
     from deploy.local import KafkaRelease
     from deploy.models import CATALOGUE, prepare, progress_bars
+    from handlers.decoding.children.memory import trim
     from streams.local.platform import LocalModel, LocalPlatform
     from streams.local.status import StatusLines
 
@@ -99,6 +100,7 @@ def up(
         with progress_bars(console) as report:
             made = [LocalModel.prepared(name, prepare(CATALOGUE[name], progress=report)) for name in names]
         lines.resume()
+        trim()  # this process lives on, and needs nothing of what the conversions took
         return made
 
     # As Ctrl-C, so that everything that was started is stopped.
