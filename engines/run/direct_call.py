@@ -13,7 +13,7 @@ from engines.deadlines import USUAL_PRIORITY, Deadline, ends_at, expired, urgenc
 from engines.guard import Guard
 from engines.log_context import working_on
 from engines.run.executor import Execution
-from engines.run.job import Job, Outcome, Walk, suspended
+from engines.run.job import Job, Outcome, Walk
 from engines.run.outcomes import Outcomes
 from engines.run.resolve import RequestResolver
 from engines.run.results import Result
@@ -86,10 +86,6 @@ class DirectCall(Walk):
             raise stage_failed("fetch", job.task, error) from error
         job.timings["fetch"] = time.perf_counter() - started
 
-    async def _decode(self, job: Job) -> None:
-        await suspended()
-        await super()._decode(job)
-
     async def _preprocess(self, job: Job) -> None:
         self._guarded("preprocess", job, partial(preprocess, job, job.data))
 
@@ -115,18 +111,22 @@ class DirectCall(Walk):
         return self._guard.patience.of(job.task, job.model_name)
 
     def _to_its_end(self, walk: Coroutine[Any, Any, T], job: Job) -> T:
-        """Run a walk in this thread until it suspends, and on in a guarded one, which is abandoned at the deadline.
+        """Run a walk in a guarded thread, which is abandoned at the deadline.
 
         An engine within a batch goes on until it calls `stop_if_unwanted`; its outcome is dropped.
         """
-        try:
-            walk.send(None)
-            ends = math.inf if job.ends is None else job.ends
-            self._guard.call_in_stages(self._patience(job), partial(walk.send, None), ends=ends)
-        except StopIteration as ended:
-            result: T = ended.value
-            return result
-        raise RuntimeError("a stage waits where its caller blocks")
+        ends = math.inf if job.ends is None else job.ends
+        return self._guard.call_in_stages(self._patience(job), partial(_ended, walk), ends=ends)
+
+
+def _ended(walk: Coroutine[Any, Any, T]) -> T:
+    """Run a walk that never waits, and return its result."""
+    try:
+        walk.send(None)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    raise RuntimeError("a stage waits where its caller blocks")
 
 
 def fetch_by_entry_point(

@@ -202,6 +202,33 @@ def test_a_deadline_ends_a_call_in_any_stage(
     assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
 
 
+def test_a_deadline_ends_the_look_up_of_a_model(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = bench.models.resolve
+    monkeypatch.setattr(bench.models, "resolve", lambda name: gate.wait() and resolve(name))
+    assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+
+
+def test_a_deadline_ends_a_fetch_and_nothing_begins_after_it(
+    tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = threading.Event()
+
+    def fetch(data: Mapping[str, Any], _fields: Sequence[str]) -> dict[str, Any]:
+        gate.wait()
+        threading.Timer(0.1, fetched.set).start()
+        return dict(data)
+
+    begun: list[object] = []
+    monkeypatch.setattr(ShoutHandler, "preprocess", lambda *given: begun.append(given))
+    bench = Bench(tmp_path, fetch_media=fetch)
+    assert bench.error_of({"text": "hello"}, timeout=0.1)["code"] == "DEADLINE_EXCEEDED"
+    gate.set()
+    assert fetched.wait(20)
+    assert begun == []
+
+
 def test_a_deadline_stops_a_batch_whose_engine_asks_whether_it_is_wanted(
     bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
