@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from engines.deadlines import Patience, expired
 from engines.guarded_call import BETWEEN, Call, Stage, present_call
@@ -71,19 +73,24 @@ class Guard:
         self.patience = patience or Patience()
         self._most_stuck = most_stuck
         self._too_many = too_many
+        self.timeouts = 0
+        """How many calls were given up so far, also those that returned later."""
+        self._signs: dict[Hashable, float] = {}
+        self._is_closed = False
+        self._begin()
+        _guards.add(self)
+
+    def _begin(self) -> None:
+        """Begin without threads and calls; a process that was forked has none of its parent's."""
         self._calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._stuck: dict[object, str] = {}
-        self.timeouts = 0
-        """How many calls were given up so far, also those that returned later."""
         self._answers: set[Awaited] = set()
         self._under_way: set[Call[Any]] = set()
         self._looking = PeriodicTask(self._look, "silence of engines")
         self._pause_s = math.inf
         """The time between two looks."""
-        self._signs: dict[Hashable, float] = {}
-        self._is_closed = False
 
     @property
     def stuck(self) -> list[str]:
@@ -313,6 +320,17 @@ class Guard:
             f"{what} did not respond for {limit_s:g} s (worker.infer_timeout_s); send the request again, or raise "
             "the setting where it takes that long"
         )
+
+
+_guards: WeakSet[Guard] = WeakSet()
+
+
+def _forked() -> None:
+    for guard in _guards:
+        guard._begin()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class GivenUp(InferenceTimeout):

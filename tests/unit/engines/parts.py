@@ -108,6 +108,7 @@ class KnownModels(ModelManager):
         super().__init__(MlflowSettings(), CacheSettings(directory=directory))
         self.models = {model.name: model for model in models}
         self.asked: Counter[str] = Counter()
+        """How often `resolve` was called, by name; the watch over versions calls `renew`."""
         self.files = files = KnownFiles(directory, self)
         self.files_in_use = files.in_use
         self.resolve_error: InferenceError | None = None
@@ -116,17 +117,17 @@ class KnownModels(ModelManager):
     def resolve(self, model_name: str) -> ResolvedModel:
         with self._counting:
             self.asked[model_name] += 1
-        if self.resolve_error is not None:
-            raise self.resolve_error
-        if model_name not in self.models:
-            raise UnknownModel(f"model_name {model_name!r} is not known")
-        return self.models[model_name]
+        return self.renew(model_name)
 
     def is_fresh(self, model_name: str) -> bool:
         return self.resolve_error is None and model_name in self.models
 
     def renew(self, model_name: str) -> ResolvedModel:
-        return self.resolve(model_name)
+        if self.resolve_error is not None:
+            raise self.resolve_error
+        if model_name not in self.models:
+            raise UnknownModel(f"model_name {model_name!r} is not known")
+        return self.models[model_name]
 
     def folder_of(self, model: ResolvedModel) -> Path:
         return Path("/models") / model.key

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -271,3 +273,31 @@ def test_old_signs_of_models_that_came_and_went_are_forgotten(monkeypatch: pytes
     assert len(guard._signs) <= 1024 + 1
     assert guard.last_sign(("model", 4901)) == 4902.0  # silent for less than the longest patience
     assert guard.last_sign(("model", 1)) == 0.0
+
+
+FORKED = """
+import os, sys, threading, time
+from engines.deadlines import Patience
+from engines.guard import GivenUp, Guard
+
+guard = Guard()
+hung = threading.Event()
+hang = lambda: hung.set() or time.sleep(600)
+threading.Thread(target=guard.call_in_stages, args=(600, hang), daemon=True).start()
+hung.wait()
+assert guard.call("x", 600, lambda: 7) == 7
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert guard.call("x", 600, lambda: 7) == 7
+try:
+    guard.call("y", 0.1, lambda: time.sleep(600))
+except GivenUp:
+    os._exit(3)
+"""
+
+
+@pytest.mark.processes
+def test_a_process_that_was_forked_has_threads_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=60, check=False)
+    assert done.returncode == 3
