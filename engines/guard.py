@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from engines.deadlines import Patience, expired
-from engines.guarded_call import BETWEEN, Call, Stage, present_call
+from engines.guarded_call import BETWEEN, Call, Stage, present_call, sign_of
 from engines.lease import Lease
 from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
@@ -225,27 +225,34 @@ class Guard:
     def _look_within(self, limit_s: float) -> None:
         """Look often enough, from now on, for what may be silent for `limit_s`."""
         if (pause_s := min(limit_s / 4, _LOOK_S)) < self._pause_s:
-            with self._lock:
-                self._pause_s = min(self._pause_s, pause_s)
-            self._looking.start()
-            self._looking.wake()
+            with suppress(RuntimeError, MemoryError):  # no thread now: the next call tries again
+                self._looking.start()
+                with self._lock:
+                    self._pause_s = min(self._pause_s, pause_s)
+                self._looking.wake()
 
     def _look(self) -> float:
         """Give up silent calls, and the answers of silent models; return the seconds until the next look."""
+        now = time.monotonic()
         with self._lock:
             stages = [(call, call.stage) for call in self._under_way]
+            answers = list(self._answers)
         for call, stage in stages:
             if stage.left_s(call.waited_at) <= 0:
                 call.context.copy().run(self._give_up, call, stage)  # log lines name its requests
+        signs = {one: sign_of(one.alive_at) for one in answers}  # without the lock: this is code of engines
         with self._lock:
-            now = time.monotonic()
-            self._answers -= {one for one in self._answers if one.alive_at() > one.left_at}
-            silent = {one.of for one in self._answers if max(one.since, one.alive_at()) + one.limit_s <= now}
+            self._answers -= {one for one in answers if signs[one] > one.left_at}
+            silent = {
+                one.of
+                for one in answers
+                if one in self._answers and max(one.since, signs[one]) + one.limit_s <= now
+            }
             given_up = [one for one in self._answers if one.of in silent]
             self._answers.difference_update(given_up)
         for one in given_up:
             _safely(partial(one.give_up, self._given_up(one.of, str(one.of), one.limit_s)))
-        return self._pause_s
+        return min(self._pause_s, _LOOK_S)
 
     def _give_up(self, call: Call[Any], stage: Stage) -> None:
         with call.deciding:
@@ -315,7 +322,7 @@ class Guard:
         log.error("call_stuck", what=what, seconds=limit_s, stuck=len(stuck), most_stuck=self._most_stuck)
         if len(stuck) > self._most_stuck and self._too_many is not None:
             too_many, self._too_many = self._too_many, None
-            too_many(TooManyStuck(str(_exhausted(stuck))))
+            _safely(partial(too_many, TooManyStuck(str(_exhausted(stuck)))))
         return GivenUp(
             f"{what} did not respond for {limit_s:g} s (worker.infer_timeout_s); send the request again, or raise "
             "the setting where it takes that long"

@@ -14,8 +14,20 @@ from typing import Any, Generic, TypeVar
 from engines.exit_status import native_threads
 from engines.lease import Lease, nothing
 from handlers.errors import Cancelled, InferenceTimeout
+from handlers.logger import get_logger
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
+
+
+def sign_of(alive_at: Callable[[], float]) -> float:
+    """Return the time of the last sign of life, 0 where that cannot be told: this call is one of many."""
+    try:
+        return max(0.0, alive_at())
+    except BaseException:
+        log.exception("last_sign_failed")
+        return 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +42,7 @@ class Stage:
 
     def left_s(self, waited_at: float) -> float:
         """Return the seconds that it may still be silent."""
-        self.since = max(self.since, waited_at, self.alive_at() if self.alive_at is not None else 0.0)
+        self.since = max(self.since, waited_at, 0.0 if self.alive_at is None else sign_of(self.alive_at))
         return self.since + self.limit_s - time.monotonic()
 
 

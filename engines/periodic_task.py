@@ -29,13 +29,14 @@ class PeriodicTask:
         self._closed = False
 
     def start(self) -> None:
-        """Start the thread where it does not run yet."""
+        """Start the thread where it does not run yet; raises RuntimeError or MemoryError where there is none."""
         if self._thread is not None:
             return
         with self._lock:
             if not self._closed and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread  # where there is none now, a later call may start it
 
     def wake(self) -> None:
         """Make the next call now."""

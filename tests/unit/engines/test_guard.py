@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +24,7 @@ from handlers.errors import Cancelled, DeadlineExceeded, EngineUnavailable
 from tests.processes import wait_until
 
 BRIEF_S = 0.1
+PATIENCE_S = 10.0
 LONG_S = 600.0
 HERE: ContextVar[str] = ContextVar("here", default="nowhere")
 
@@ -212,6 +213,85 @@ def test_too_many_that_hang_are_told_once_and_refused(gate: threading.Event) -> 
     assert wait_until(lambda: guard.stuck == [])
     guard.check()
     guard.close()
+
+
+@pytest.mark.logs_errors("call_stuck", "stuck_call_not_ended")
+def test_whoever_waits_is_told_though_the_report_of_too_many_fails(gate: threading.Event) -> None:
+    def fail(_: Exception) -> None:
+        raise RuntimeError("the loop is closed")
+
+    guard = Guard(most_stuck=0, too_many=fail)
+    with ThreadPoolExecutor(1) as callers:
+        hung = callers.submit(guard.call, "m", BRIEF_S, gate.wait)
+        try:
+            assert isinstance(hung.exception(PATIENCE_S), GivenUp)
+        finally:
+            gate.set()
+    guard.close()
+
+
+@pytest.mark.logs_errors("call_stuck", "last_sign_failed")
+def test_signs_that_cannot_be_told_hide_nothing(guard: Guard, gate: threading.Event) -> None:
+    def fail() -> float:
+        raise OSError("no answer")
+
+    given_up: list[str] = []
+    follow(guard, Future(), given_up, of="answer", limit_s=BRIEF_S, alive_at=fail)
+    with ThreadPoolExecutor(2) as callers:
+        hung = [
+            callers.submit(guard.call, what, BRIEF_S, gate.wait, alive_at=alive_at)
+            for what, alive_at in (("one", fail), ("other", None))
+        ]
+        try:
+            assert all(isinstance(one.exception(PATIENCE_S), GivenUp) for one in hung)
+        finally:
+            gate.set()
+    assert wait_until(lambda: given_up == ["answer"])
+
+
+def test_an_engine_that_does_not_tell_its_signs_holds_up_no_other_call(
+    guard: Guard, gate: threading.Event
+) -> None:
+    asked = threading.Event()
+
+    def hang() -> float:
+        asked.set()
+        gate.wait()
+        return time.monotonic()
+
+    follow(guard, Future(), [], of="m", limit_s=BRIEF_S, alive_at=hang)
+    assert asked.wait(PATIENCE_S)
+    with ThreadPoolExecutor(1) as callers:
+        other = callers.submit(guard.call, "x", LONG_S, lambda: 7)
+        try:
+            assert other.result(PATIENCE_S) == 7
+        finally:
+            gate.set()
+
+
+@pytest.mark.logs_errors("call_stuck")
+def test_where_no_thread_can_look_a_later_call_starts_one(
+    guard: Guard, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "silence of engines":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def stage() -> int:
+        return guard.call("x", BRIEF_S, lambda: 7, is_stage=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert guard.call_in_stages(BRIEF_S, stage) == 7
+    with ThreadPoolExecutor(1) as callers:
+        hung = callers.submit(guard.call, "m", BRIEF_S, gate.wait)
+        try:
+            assert isinstance(hung.exception(PATIENCE_S), GivenUp)
+        finally:
+            gate.set()
 
 
 def test_threads_are_used_again(guard: Guard) -> None:
