@@ -54,17 +54,18 @@ def was_cancelled() -> bool:
 def contained(call: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
     """Return what `call` returns; for calls in threads whose outcome a coroutine awaits.
 
-    A SystemExit would end the event loop there, and a CancelledError would look like a cancel of the awaiting task.
+    A SystemExit would end the event loop there, and a CancelledError would look like a cancel of the awaiting task. A
+    StopIteration cannot be raised there, so that the coroutine would wait for ever.
 
     Raises:
-        InternalError: permanent; for whatever `call` raises that is not an Exception.
+        InternalError: permanent; for a StopIteration, and whatever `call` raises that is not an Exception.
         Exception: whatever else `call` raises.
     """
     try:
         return call(*args, **kw)
-    except Exception:
-        raise
     except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
         log.exception("call_failed")
         raise as_inference_error(error) from error
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.faults import report_fault, supervised, tell_of_faults
+from handlers.errors import InternalError
+from streams.faults import contained, report_fault, supervised, tell_of_faults
 from tests.plugins.unruly import KINDS
 from tests.unit.streams.unruly_site import UnrulySite, unruly_site
 
@@ -84,6 +85,19 @@ async def test_a_request_that_is_really_cancelled_is_cancelled(site: UnrulySite)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+@pytest.mark.parametrize("kind", [StopIteration, SystemExit, asyncio.CancelledError])
+@pytest.mark.logs_errors("call_failed")
+async def test_what_a_coroutine_cannot_be_told_from_a_thread_is_an_error_there(
+    kind: type[BaseException],
+) -> None:
+    def fail() -> None:
+        raise kind
+
+    async with asyncio.timeout(5):
+        with pytest.raises(InternalError):
+            await asyncio.to_thread(contained, fail)
 
 
 @pytest.mark.logs_errors("process_fault")
