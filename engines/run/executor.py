@@ -144,7 +144,7 @@ class Execution:
                 self._patience(job),
                 submit,
                 holding=held,  # where it is given up in another thread, this ends the lease
-                given_up=lambda _: self._cache.abandon(key),
+                given_up=lambda _: self._cache.abandon(key, lease.model),
                 is_stage=True,
             )
         except BaseException:
@@ -157,7 +157,7 @@ class Execution:
         key = self._loading(job).key
 
         def give_up(error: InferenceTimeout) -> None:
-            self._cache.abandon(key, gone=lambda: guard.recovered(key))
+            self._cache.abandon(key, following.lease.model, gone=lambda: guard.recovered(key))
             following.end(error)
 
         following.raw.add_done_callback(lambda done: None if done.cancelled() else guard.sign(key))
@@ -215,7 +215,7 @@ class Execution:
         """The outcomes of halves that have run."""
 
         def give_up(error: InferenceTimeout) -> None:
-            self._cache.abandon(key)
+            self._cache.abandon(key, model)
             for one in batch:
                 tell(one, ended.get(one, error))
 

@@ -164,3 +164,22 @@ def test_only_what_was_not_used_for_long_is_idle() -> None:
     assert models.unloads == {"old": 1}
     assert models.cache.unload_idle(10.0, keep=lambda key: False) == 1
     assert models.unloads == {"old": 1, "kept": 1}
+
+
+def test_a_model_is_abandoned_once_and_not_the_one_that_took_its_place() -> None:
+    """Several answers of a loop that hangs are given up, each for itself."""
+    cache = ModelCache(max_models=2, budget=MemoryBudget(100))
+    loads: list[str] = []
+
+    def load(make_room: MakeRoom) -> Loaded:
+        loads.append(f"load {len(loads) + 1}")
+        return Loaded(loads[-1], 1)
+
+    hung = cache.share("a", load, lambda model: None)
+    cache.abandon("a", hung.model)
+    with cache.share("a", load, lambda model: None) as model:
+        cache.abandon("a", hung.model)
+        assert model == "load 2"
+    with cache.share("a", load, lambda model: None) as model:
+        assert model == "load 2"
+    hung.release()
