@@ -94,8 +94,8 @@ class Guard:
 
     @property
     def stuck(self) -> list[str]:
-        """The tasks and models of calls that were given up and have not returned."""
-        return sorted(set(self._stuck.values()))
+        """The tasks and models of calls that were given up and have not returned, once for each call."""
+        return sorted(self._stuck.values())
 
     def check(self) -> None:
         """Refuse to begin anything that takes memory while too many calls hang.
@@ -165,16 +165,16 @@ class Guard:
         finally:
             present.turn_to(BETWEEN)
 
-    def call_in_stages(self, limit_s: float, call: Callable[[], T], *, ends: float = math.inf) -> T:
+    def call_in_stages(self, call: Callable[[], T], *, ends: float = math.inf) -> T:
         """Run `call`, which runs its stages by `call`, in another thread; between stages it may be silent.
 
-        `limit_s` is the shortest limit of its stages. When its caller has gone, no other stage begins.
+        When its caller has gone, no other stage begins.
 
         Raises:
             GivenUp: retryable; a stage was silent for too long.
             DeadlineExceeded: permanent; it is later than `ends`, in seconds since the epoch.
         """
-        return self._result(Call(call), limit_s, ends)
+        return self._result(Call(call), math.inf, ends)
 
     def _result(self, call: Call[T], limit_s: float, ends: float = math.inf) -> T:
         future = call.future

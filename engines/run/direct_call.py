@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -62,7 +62,10 @@ class DirectCall(Walk):
                 job.urgency = urgency_of(priority, job.ends)
                 if job.ends is not None and time.time() >= job.ends:
                     raise expired()
-                outcome = self._to_its_end(self.walk(job), job)
+                # An engine within a batch goes on until it calls `stop_if_unwanted`; its outcome is dropped.
+                outcome = self._guard.call_in_stages(
+                    partial(self._to_its_end, job), ends=math.inf if job.ends is None else job.ends
+                )
             except InferenceError as error:
                 return self.finish(job, error)
             return self.finish(job, outcome)
@@ -105,28 +108,17 @@ class DirectCall(Walk):
         return self._guarded("postprocess", job, partial(postprocess, job, raw))
 
     def _guarded(self, stage: str, job: Job, call: Callable[[], T]) -> T:
-        return self._guard.call(f"{stage} of task {job.task}", self._patience(job), call, is_stage=True)
+        limit_s = self._guard.patience.of(job.task, job.model_name)
+        return self._guard.call(f"{stage} of task {job.task}", limit_s, call, is_stage=True)
 
-    def _patience(self, job: Job) -> float:
-        return self._guard.patience.of(job.task, job.model_name)
-
-    def _to_its_end(self, walk: Coroutine[Any, Any, T], job: Job) -> T:
-        """Run a walk in a guarded thread, which is abandoned at the deadline.
-
-        An engine within a batch goes on until it calls `stop_if_unwanted`; its outcome is dropped.
-        """
-        ends = math.inf if job.ends is None else job.ends
-        return self._guard.call_in_stages(self._patience(job), partial(_ended, walk), ends=ends)
-
-
-def _ended(walk: Coroutine[Any, Any, T]) -> T:
-    """Run a walk that never waits, and return its result."""
-    try:
-        walk.send(None)
-    except StopIteration as ended:
-        result: T = ended.value
-        return result
-    raise RuntimeError("a stage waits where its caller blocks")
+    def _to_its_end(self, job: Job) -> Outcome:
+        """Run the walk of a job, which never waits, and return its outcome."""
+        try:
+            self.walk(job).send(None)
+        except StopIteration as ended:
+            outcome: Outcome = ended.value
+            return outcome
+        raise RuntimeError("a stage waits where its caller blocks")
 
 
 def fetch_by_entry_point(

@@ -139,7 +139,7 @@ def test_stages_run_in_one_thread_and_may_be_silent_in_between(guard: Guard) -> 
         return "done"
 
     began = time.monotonic()
-    assert guard.call_in_stages(BRIEF_S, walk) == "done"
+    assert guard.call_in_stages(walk) == "done"
     assert len(ran) == 3
     assert set(ran) != {threading.get_ident()}
     assert len(set(ran)) == 1
@@ -149,7 +149,7 @@ def test_a_stage_within_a_stage_has_a_thread_and_a_time_of_its_own(guard: Guard)
     def outer() -> tuple[int, int]:
         return threading.get_ident(), guard.call("inner", LONG_S, threading.get_ident, is_stage=True)
 
-    one, other = guard.call_in_stages(LONG_S, lambda: guard.call("outer", LONG_S, outer, is_stage=True))
+    one, other = guard.call_in_stages(lambda: guard.call("outer", LONG_S, outer, is_stage=True))
     assert one != other
 
 
@@ -170,7 +170,7 @@ def test_a_stage_that_hangs_is_given_up_by_its_name_and_no_other_one_begins(
             raise
 
     with pytest.raises(GivenUp, match="second did not respond"):
-        guard.call_in_stages(BRIEF_S, walk)
+        guard.call_in_stages(walk)
     assert (guard.stuck, told) == (["second"], ["second"])
     gate.set()
     assert wait_until(lambda: guard.stuck == [] and ended != [])
@@ -189,7 +189,7 @@ def test_what_hangs_after_its_deadline_is_given_up_though_nobody_waits(
         guard.call("late", 3 * BRIEF_S, gate.wait, given_up=lambda _: told.append("given up"), is_stage=True)
 
     with pytest.raises(DeadlineExceeded):
-        guard.call_in_stages(3 * BRIEF_S, walk, ends=time.time())
+        guard.call_in_stages(walk, ends=time.time())
     assert wait_until(lambda: "given up" in told)
     assert told[0] == "left"
     assert wait_until(lambda: guard.stuck == ["late"])
@@ -285,7 +285,7 @@ def test_where_no_thread_can_look_a_later_call_starts_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        assert guard.call_in_stages(BRIEF_S, stage) == 7
+        assert guard.call_in_stages(stage) == 7
     with ThreadPoolExecutor(1) as callers:
         hung = callers.submit(guard.call, "m", BRIEF_S, gate.wait)
         try:
@@ -363,7 +363,7 @@ from engines.guard import GivenUp, Guard
 guard = Guard()
 hung = threading.Event()
 hang = lambda: hung.set() or time.sleep(600)
-threading.Thread(target=guard.call_in_stages, args=(600, hang), daemon=True).start()
+threading.Thread(target=guard.call_in_stages, args=(hang,), daemon=True).start()
 hung.wait()
 assert guard.call("x", 600, lambda: 7) == 7
 child = os.fork()
