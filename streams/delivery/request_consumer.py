@@ -67,8 +67,9 @@ class RequestConsumer:
         self._on_fatal = on_fatal
         self._wall_clock = wall_clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self.under_way: dict[Record, Run] = {}
-        """Requests without a result yet."""
+        self.under_way: dict[Record, Run | None] = {}
+        """Requests without a result yet; None for one that was not started, as this worker leaves."""
+        self._is_leaving = False
         self._has_failed = False
         self._backlog = Backlog(tracker, guard, is_current=is_current, start=self._start, on_fatal=on_fatal)
 
@@ -91,13 +92,20 @@ class RequestConsumer:
         """
 
         def give_up(message: Record) -> bool:
-            run = self.under_way.get(message)
-            if run is None or not run.give_up():
+            if message not in self.under_way:
+                return False
+            run = self.under_way[message]
+            if run is not None and not run.give_up():
                 return False
             del self.under_way[message]
             return True
 
         self.tracker.give_back(give_up)
+
+    def leave(self) -> None:
+        """Start on no further record, and give back what no engine has begun with: this worker cannot run it."""
+        self._is_leaving = True
+        self.give_back()
 
     async def close(self) -> None:
         """Abandon what is in flight, unacked: the broker will deliver it again."""
@@ -108,6 +116,9 @@ class RequestConsumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, message: Record, task: str, alike: Alike) -> None:
+        if self._is_leaving:
+            self.under_way[message] = None
+            return
         if message.crashes:
             self.see_through(message, task, functools.partial(self._give_up, message, task))
             return

@@ -85,7 +85,7 @@ class Worker:
                 settings,
                 on_model=self._event_publisher.model,
                 on_pull=self._event_publisher.pull,
-                on_too_many_stuck=self._stopping.request,
+                on_too_many_stuck=self._leave_to_another,
             )
         )
         problems = await check_topics(settings.kafka, self._tasks)
@@ -133,6 +133,12 @@ class Worker:
         if self.gateway is not None:
             self.gateway.is_ready = True
         self._announce(stream.publisher)
+
+    def _leave_to_another(self, error: Exception) -> None:
+        """Stop: this process loads no model any more, another one can answer what waits for one."""
+        self._stopping.request(error)
+        if self._stream is not None:
+            self._stream.request_consumer.leave()
 
     async def drain(self) -> None:
         """Take nothing new. Return once everything taken is answered and committed."""

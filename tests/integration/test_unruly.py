@@ -149,12 +149,15 @@ async def test_what_hangs_is_answered_and_committed_while_other_models_and_tasks
 async def test_with_too_many_calls_that_hang_the_worker_ends_and_the_next_does_not_repeat_them(
     local_stack: LocalStack, models: list[str], tmp_path: Path
 ) -> None:
-    site = await site_with(tmp_path, local_stack, infer_timeout_s=4, max_stuck_calls=0)
+    site = await site_with(tmp_path, local_stack, infer_timeout_s=4, max_stuck_calls=0, batch_max_items=1)
+    behind = [f"behind-{number}" for number in range(20)]
     with WorkerProcess(site) as worker:
         await worker.started()
         await send(
             site, [unruly("stuck", hangs=["infer"]), unruly("well", "unruly-texts", model="unruly-two")]
         )
+        await asyncio.sleep(1)  # the engine has begun with it
+        await send(site, [unruly(one) for one in behind])
         status = await asyncio.to_thread(worker.process.wait, PATIENCE_S)
     assert status == 1
     assert "more calls hang" in worker.log or "calls hang in this process" in worker.log
@@ -166,6 +169,8 @@ async def test_with_too_many_calls_that_hang_the_worker_ends_and_the_next_does_n
         await successor.started()
         await send(site, [unruly("after")])
         assert (await site.results("unruly", ["after"]))["after"].success
-        answered = await site.everything(site.topics.results("unruly"))
-        assert sorted(json.loads(one.value)["id"] for one in answered) == ["after", "stuck"]
+        await site.results("unruly", behind)
+        answered = [json.loads(one.value) for one in await site.everything(site.topics.results("unruly"))]
+        assert sorted(one["id"] for one in answered) == sorted(["after", "stuck", *behind])
+        assert [one["id"] for one in answered if not one["success"]] == ["stuck"]
         assert successor.terminate() == 0

@@ -69,6 +69,24 @@ async def test_what_no_engine_has_begun_with_is_left_to_the_next_owner_of_its_pa
     await rig.settle()
 
 
+async def test_a_worker_that_leaves_starts_on_nothing_and_gives_back_what_came_later() -> None:
+    rig = Rig()
+    for offset in range(2):
+        rig.gates[f"r{offset}"] = asyncio.Event()
+        rig.take(offset, request(id=f"r{offset}"))
+    rig.not_begun = {"r1"}
+    await rig.settle()
+    rig.request_consumer.leave()
+    rig.take(2, request(id="r2"))
+    await rig.settle()
+    rig.request_consumer.give_back()
+    rig.gates["r0"].set()
+    await rig.tracker.drained()
+    await rig.settle()
+    assert rig.journal == ["result r0", "position 1"]
+    await rig.close()
+
+
 @pytest.mark.logs_errors("request_crashes_workers")
 async def test_a_request_that_ended_workers_is_told_to_its_caller_kept_and_acked_without_being_run() -> None:
     rig = Rig()
