@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from engines.deadlines import Patience, expired
-from engines.guarded_call import BETWEEN, Call, Stage, present_call, sign_of
+from engines.guarded_call import BETWEEN, Awaited, Call, Stage, present_call, sign_of
 from engines.lease import Lease
 from engines.periodic_task import PeriodicTask
 from handlers.errors import EngineUnavailable, InferenceTimeout
@@ -36,23 +35,6 @@ _LOOK_S = 5.0
 """The longest time between two looks at answers that are awaited."""
 
 DEFAULT_MOST_STUCK = 3
-
-
-@dataclass(slots=True, eq=False)
-class Awaited:
-    """A started request, whose answer is awaited."""
-
-    of: Hashable
-    """The model: its answers are given up together, as one loop runs them all."""
-    limit_s: float
-    alive_at: Callable[[], float]
-    """Returns the time of its last sign of life."""
-    give_up: Callable[[InferenceTimeout], None]
-    outlives_cancel: bool = False
-    """Whether callers who cancel must not hide a loop that is stuck."""
-    since: float = field(default_factory=time.monotonic)
-    left_at: float = math.inf
-    """When its caller left; the next sign of life clears it."""
 
 
 class Guard:

@@ -1,4 +1,4 @@
-"""One guarded call: the stage it is in, and how long that may be silent."""
+"""What the guard watches: a call, the stage it is in, and started requests; and how long each may be silent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -122,6 +122,23 @@ class Call(Generic[T]):
         else:
             future.set_exception(error)
         self.told()
+
+
+@dataclass(slots=True, eq=False)
+class Awaited:
+    """A started request, whose answer is awaited."""
+
+    of: Hashable
+    """The model: its answers are given up together, as one loop runs them all."""
+    limit_s: float
+    alive_at: Callable[[], float]
+    """Returns the time of its last sign of life."""
+    give_up: Callable[[InferenceTimeout], None]
+    outlives_cancel: bool = False
+    """Whether callers who cancel must not hide a loop that is stuck."""
+    since: float = field(default_factory=time.monotonic)
+    left_at: float = math.inf
+    """When its caller left; the next sign of life clears it."""
 
 
 _here = threading.local()

@@ -12,7 +12,8 @@ from typing import Any
 from engines.base import BaseEngine, Emit, bisected, unwanted, wanted_while
 from engines.cache.loader import ModelListener, ModelLoading
 from engines.cache.model_cache import ModelCache
-from engines.guard import Awaited, GivenUp, Guard
+from engines.guard import GivenUp, Guard
+from engines.guarded_call import Awaited
 from engines.lease import Lease
 from engines.log_context import working_on
 from engines.models.model_manager import ModelManager

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from engines.deadlines import Patience
-from engines.guard import Awaited, GivenUp, Guard, TooManyStuck
+from engines.guard import GivenUp, Guard, TooManyStuck
+from engines.guarded_call import Awaited
 from engines.lease import Lease
 from handlers.errors import Cancelled, DeadlineExceeded, EngineUnavailable
 from tests.processes import wait_until
