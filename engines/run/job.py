@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from types import coroutine
 from typing import Any
 
 import msgspec
@@ -203,9 +202,3 @@ class Walk(ABC):
 
     @abstractmethod
     async def _postprocess(self, job: Job, raw: dict[str, Any]) -> dict[str, Any]: ...
-
-
-@coroutine
-def suspended(wants: object = None) -> Generator[object, Any, Any]:
-    """Suspend a walk, tell its driver what it `wants` to go on, and return what the driver sends."""
-    return (yield wants)

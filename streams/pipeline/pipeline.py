@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from types import coroutine
 from typing import Any, TypeVar
 
 from engines.base import Emit, Urgency
 from engines.deadlines import deadline_at, expired
 from engines.inference import InferenceManager
 from engines.log_context import RequestName, working_on
-from engines.run.job import Alike, Job, Outcome, Walk, suspended
+from engines.run.job import Alike, Job, Outcome, Walk
 from engines.run.results import Result
 from engines.run.stages import postprocess, preprocess
 from handlers.errors import InferenceError
@@ -191,7 +192,7 @@ class Pipeline(Walk):
 
     async def _run(self, job: Job) -> Outcome:
         if not (job.has_task or job.is_continuous):
-            outcome: Outcome = await suspended(Wants.BATCH)
+            outcome: Outcome = await _until(Wants.BATCH)
             return outcome
         await _with_task(job)
         return await self._dispatcher.run(job)
@@ -250,7 +251,13 @@ def job_of(
 async def _with_task(job: Job) -> None:
     """Return when a task runs the job, so that it may wait."""
     if not job.has_task:
-        await suspended(Wants.TASK)
+        await _until(Wants.TASK)
+
+
+@coroutine
+def _until(wants: Wants) -> Generator[Wants, Any, Any]:
+    """Suspend the walk of a job that has no task, and return what its driver sends."""
+    return (yield wants)
 
 
 def _seconds_left(job: Job) -> float | None:
