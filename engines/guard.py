@@ -58,6 +58,7 @@ class Guard:
         self.timeouts = 0
         """How many calls were given up so far, also those that returned later."""
         self._signs: dict[Hashable, float] = {}
+        self._most_signs = _MOST_SIGNS
         self._is_closed = False
         self._begin()
         _guards.add(self)
@@ -104,12 +105,13 @@ class Guard:
     def sign(self, of: Hashable) -> None:
         """Note a sign of life of `of`, an engine or a model."""
         now = self._signs[of] = time.monotonic()
-        if len(self._signs) > _MOST_SIGNS:
+        if len(self._signs) > self._most_signs:
             # One as old as the longest patience says no more than none, and models come and go.
             old = now - max([self.patience.default_s, *self.patience.own_s.values()])
             for one, at in list(self._signs.items()):
                 if at < old:
                     self._signs.pop(one, None)
+            self._most_signs = max(_MOST_SIGNS, 2 * len(self._signs))  # else each sign would look through all
 
     def last_sign(self, of: Hashable) -> float:
         """Return when `of` last gave a sign of life."""

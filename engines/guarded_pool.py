@@ -51,10 +51,14 @@ class GuardedPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and wait until all have ended or are given up."""
+        """Take no more calls; wait, if so asked, until all have ended or are given up."""
         with self._changed:
             self._is_closed = True
-            self._changed.wait_for(lambda: not self._running)
+            if cancel_futures:
+                for call in self._waiting:
+                    call.future.cancel()
+            if wait:
+                self._changed.wait_for(lambda: not self._running)
 
     def _ended(self) -> None:
         with self._changed:

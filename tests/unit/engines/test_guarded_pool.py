@@ -25,21 +25,6 @@ HERE: ContextVar[str] = ContextVar("here", default="nowhere")
 
 
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """What a stage waits for that hangs; open at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
-def guard() -> Iterator[Guard]:
-    made = Guard()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def pool(guard: Guard, gate: threading.Event) -> Iterator[GuardedPool]:
     with GuardedPool(guard, 2, "pool") as made:
         yield made
@@ -276,3 +261,16 @@ def test_many_short_calls_of_many_threads_all_run_once_in_few_threads(guard: Gua
     assert sorted(ran) == list(range(800))
     assert threading.active_count() <= before + 3 + 1
     assert (guard.stuck, guard.timeouts) == ([], 0)
+
+
+def test_a_shutdown_waits_and_cancels_only_where_it_is_asked_to(guard: Guard, gate: threading.Event) -> None:
+    pool = GuardedPool(guard, 1, "pool")
+    under_way, behind = (pool.submit(gate.wait) for _ in range(2))
+    pool.shutdown(wait=False)
+    assert not behind.done()
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert behind.cancelled()
+    assert not under_way.done()
+    gate.set()
+    pool.shutdown()
+    assert under_way.done()

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
@@ -184,14 +184,6 @@ def test_a_call_changes_threads_once_and_all_its_stages_run_in_that_one(
     [(ident, name)] = set(threads)
     assert ident != here.ident
     assert name == here.name
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """What a stage waits for that hangs; open at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 @pytest.mark.parametrize(("kind", "stage"), [(ShoutHandler, "preprocess"), (ShoutHandler, "postprocess")])
