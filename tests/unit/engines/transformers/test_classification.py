@@ -33,6 +33,11 @@ ENGINE = TransformersEngine(on_this_machine())
 
 KINDS = ("dog", "cat", "rain")
 
+LABELS: dict[str, Any] = {
+    "id2label": dict(enumerate(KINDS)),
+    "label2id": {kind: index for index, kind in enumerate(KINDS)},
+}
+
 RATE = 8_000
 
 
@@ -50,8 +55,7 @@ def save_wav2vec2(folder: Path, **more: Any) -> Path:
         num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,
         initializer_range=0.5,
-        id2label=dict(enumerate(KINDS)),
-        label2id={kind: index for index, kind in enumerate(KINDS)},
+        **LABELS,
         **more,
     )
     model = Wav2Vec2ForSequenceClassification(config)  # type: ignore[no-untyped-call]
@@ -71,8 +75,7 @@ def save_ast(folder: Path, **extractor: Any) -> Path:
         max_length=200,
         num_mel_bins=32,
         initializer_range=0.5,
-        id2label=dict(enumerate(KINDS)),
-        label2id={kind: index for index, kind in enumerate(KINDS)},
+        **LABELS,
     )
     ASTForAudioClassification(config).save_pretrained(folder)
     made: Any = ASTFeatureExtractor(max_length=200, num_mel_bins=32, **extractor)  # type: ignore[no-untyped-call]
@@ -92,8 +95,7 @@ def save_timesformer(folder: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         initializer_range=0.5,
-        id2label=dict(enumerate(KINDS)),
-        label2id={kind: index for index, kind in enumerate(KINDS)},
+        **LABELS,
     )
     TimesformerForVideoClassification(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     size = {"height": 32, "width": 32}
