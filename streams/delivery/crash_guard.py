@@ -2,8 +2,9 @@
 
 A worker that dies at once (a crash in native code, a kill for its memory, a hang that no interrupt ends) cannot
 report why. So before the first request of a partition begins, the worker commits a note beside the offset: it has
-begun here. It removes the note as soon as the position moves, or when it stops. A worker that finds the note of
-another one knows that the other died at this position. docs/decisions/crashing-requests.md says the rest.
+begun here. It removes the note as soon as the position moves, or when it stops. A worker that finds a note knows
+that another one died at this position, or that it was itself blocked there until the group removed it.
+docs/decisions/crashing-requests.md says the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class CrashNote(NamedTuple):
     """The metadata of a committed offset; empty where there is nothing to note."""
 
     crashes: int = 0
-    """How many workers died at this offset. Of workers that died before a request ran alone, at most 2 count.
+    """How many workers died at this offset, or were blocked there until the group removed them.
+
+    Of those before a request ran alone, at most 2 count.
 
     Where `by` is set, that worker is included.
     """
@@ -143,15 +146,13 @@ class CrashGuard:
 
     def _caution_for(self, fetched: Fetched) -> _Caution:
         found = CrashNote.of(fetched.note)
-        is_own = found.by == self._me  # the group removed this worker, but it did not die
-        crashes = min(found.crashes - 1, 1) if is_own else found.crashes
         return _Caution(
             place=fetched.place,
             epoch=fetched.epoch,
             start=fetched.start,
-            crashes=crashes,
-            alone_to=0 if is_own else found.end,
-            left=self._window if crashes >= _SUSPECT else 0,
+            crashes=found.crashes,
+            alone_to=found.end,
+            left=self._window if found.crashes >= _SUSPECT else 0,
             told=(fetched.start, fetched.note),
         )
 

@@ -32,6 +32,8 @@ PASSING = (
 )
 DELAYS_S = (0.001, 0.02, 0.3, 2.0)
 INFER_TIMEOUT_S = 20.0
+BLOCKED_S = 8.0
+"""Longer than the group waits for a sign of a member."""
 _LARGE = "x" * 20_000
 """A text that the publisher does not post unseen."""
 DRAIN_TIMEOUT_S = 60.0
@@ -100,6 +102,8 @@ class UnderWay:
         if not self._is_given_up and not self._engine.is_closed:
             self._has_begun = True
             takes_s = self._request.data["takes_s"]
+            if self._request.data["ends"] == "always blocks":
+                self._engine.block(self._request)
             if not self._engine.kills(self._request):
                 asyncio.get_running_loop().call_later(takes_s, self._end)
             elif takes_s:
@@ -127,6 +131,11 @@ class Engine:
 
     def kills(self, request: Request) -> bool:
         return self._member.world.may_kill(request)
+
+    def block(self, request: Request) -> None:
+        """Let the process do nothing else until the group has removed it, as a call does that keeps the GIL."""
+        self._member.world.freeze(self._member, BLOCKED_S)
+        self._member.world.count_kill(request)
 
     def die(self, request: Request) -> None:
         """End the process, as this request has it."""

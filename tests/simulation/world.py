@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any
 
 import structlog
@@ -31,6 +32,7 @@ TOPICS = Topics()
 _KAFKA = KafkaSettings(session_timeout_s=SESSION_S, heartbeat_interval_s=2.0, commit_interval_s=2.0)
 _WORKER = WorkerSettings(reply_topics=("replies",))
 _DATA = {"small": (True, True, False), "ends": ("answers",) * 16 + ("fails", "hangs", "kills") * 2}
+_WHERE = ("topic", "partition", "offset")
 _MOST_KILLED = 7
 """By one request with no record of its partition finished in between, where nothing else ends workers. A worker that
 has finished a record begins the count anew, so before it is first in line a request may end one for each record."""
@@ -152,8 +154,12 @@ class World:
             OWNER.reset(token)
         else:
             self.disturbances += 1
-            self.loop.frozen.add(member.name)
-            self.loop.call_later(event.for_s, self.loop.frozen.discard, member.name)
+            self.freeze(member, event.for_s)
+
+    def freeze(self, member: Member, for_s: float) -> None:
+        """Hold all that a member does for so long."""
+        self.loop.frozen.add(member.name)
+        self.loop.call_later(for_s, self.loop.frozen.discard, member.name, context=Context())
 
     async def produce(self) -> None:
         """Send requests of every kind; some have no id, and some are none."""
@@ -178,7 +184,7 @@ class World:
         data["waits_s"] = self.rng.choice((0.0,) * 7 + (30.0,)) * self.rng.random()
         slow_s = self.rng.choice((0.0, 0.01, 0.5, 3.0)) * self.rng.random()
         if self.rng.random() < self.plan.poison_rate:
-            data["ends"] = "always kills"
+            data["ends"] = self.rng.choice(("always kills", "always kills", "always blocks"))
             # Less than a group waits for its members: where it is handed on while it runs, its end is not counted.
             data["waits_s"], slow_s = 0.0, self.plan.dying_s * self.rng.random()
         data["takes_s"] = INFER_TIMEOUT_S if data["ends"] == "hangs" else slow_s
@@ -203,6 +209,12 @@ class World:
 
     def killed(self, request: Request) -> None:
         """Count a worker that this request has ended, and have another join in its place."""
+        self.count_kill(request)
+        if self.plan.restart_s:
+            self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
+
+    def count_kill(self, request: Request) -> None:
+        """Count a worker that this request has ended, or blocked until the group removed it."""
         self.kills[request.id] += 1
         place = next(place for (place, _), named in self.asked.items() if named == request.id)
         position = self.broker.group(GROUP).committed.get(place, 0)
@@ -211,8 +223,6 @@ class World:
         self.kills_at[request.id] = position, count
         if count > _MOST_KILLED + self.disturbances:
             self.failed(f"{request.id} ended {count} workers at position {position} of {place}")
-        if self.plan.restart_s:
-            self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
 
     def replace(self) -> None:
         if len(self.members) < 4:
@@ -222,7 +232,8 @@ class World:
         for record in records:
             headers = dict(record.headers)
             if headers.get("__dlq.errors.stage") == b"crash":
-                self.given_up[json.loads(record.value or b"")["id"]] += 1
+                topic, partition, offset = (headers[f"__dlq.errors.{name}"].decode() for name in _WHERE)
+                self.given_up[self.asked[(topic, int(partition)), int(offset)]] += 1
             else:
                 self.outcomes.update(_outcomes([record]))
 
@@ -327,7 +338,6 @@ def _outcomes(records: Sequence[ProducerRecord]) -> Iterator[str]:
             continue
         headers = dict(record.headers)
         if ".dlq." in record.topic:
-            at = (headers[f"__dlq.errors.{name}"].decode() for name in ("topic", "partition", "offset"))
-            yield "/".join(at)
+            yield "/".join(headers[f"__dlq.errors.{name}"].decode() for name in _WHERE)
         else:
             yield headers["ce_id"].decode()

@@ -80,15 +80,24 @@ class Worker:
 
     def run_one(self) -> bool:
         """Run one of those that have begun; return whether the worker has outlived it."""
-        one = self.running.pop(self.rng.randrange(min(4, len(self.running))))
+        number = self.rng.randrange(min(4, len(self.running)))
+        one = self.running[number]
         where = (one.partition, one.offset)
         if one.crashes:
             self.group.given_up.append(where)
         elif where in self.group.kills:
             return False
+        del self.running[number]
         self.group.answered.add(where)
         self.tracker.done(one)
         return True
+
+    def forget_running(self) -> None:
+        """Finish what runs when the group knows this worker no more."""
+        self.tracker.forget_all()
+        for one in self.running:
+            self.tracker.done(one)
+        self.running.clear()
 
     def live(self, requests: int = 1_000_000) -> bool:
         """Run until all is done, or so many requests are; return whether the worker has not been ended."""
@@ -172,20 +181,29 @@ def test_a_worker_that_got_something_done_has_not_ended_at_its_requests() -> Non
     assert not group.given_up
 
 
-def test_a_worker_that_the_group_has_put_out_knows_that_it_did_not_end() -> None:
+def test_a_request_that_blocks_one_worker_until_the_group_removes_it_is_given_up() -> None:
+    group = Group([3], [(0, 1)])
+    worker = Worker(group, random.Random(0))
+    blocked = 0
+    while not worker.live():  # the same process joins again
+        worker.forget_running()
+        blocked += 1
+        assert blocked <= MOST_ENDED
+    assert group.given_up == [(0, 1)]
+
+
+def test_a_worker_that_was_frozen_twice_is_careful_and_blames_none() -> None:
     group = Group([3])
     worker = Worker(group, random.Random(0))
-    for _ in range(10):
-        worker.assign()  # and nothing of what it withdrew was committed
-        worker.tracker.unfinished = 0
+    for _ in range(2):
+        worker.assign()
         worker.begin()
         worker.commit()
         worker.begin()
-        worker.running.clear()
-    note = CrashNote.of(group.kept[PLACE].note)
-    assert note.crashes <= MAX_CRASHES
-    assert workers_that_ended(group) == 0
+        worker.forget_running()
+    assert worker.live()
     assert not group.given_up
+    assert group.answered == {(0, 0), (0, 1), (0, 2)}
 
 
 def test_no_request_begins_before_the_group_has_the_note() -> None:
