@@ -11,9 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import soxr
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from transformers import ASTFeatureExtractor, PreTrainedModel
-from transformers.audio_utils import spectrogram_batch
 
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
@@ -37,12 +37,16 @@ class ClassificationRunner(TaskRunner):
     """Returns labels and scores; a subclass cuts an input into windows and computes their features. Only features of
     one shape run together, without padding: no result depends on the other inputs of its batch."""
 
-    windows_at_once: ClassVar[float] = math.inf
-    """Most windows in one pass: bounds memory, however many an input has."""
+    most_at_once: ClassVar[float] = math.inf
+    """The most that the windows of one pass cost together: bounds memory, however many an input has."""
 
     def __init__(self, name: str, model: PreTrainedModel) -> None:
         super().__init__(name, model)
-        self.windows = ShrinkOnOutOfMemory(name, of="windows", most=self.windows_at_once)
+        self.windows = ShrinkOnOutOfMemory(name, of="windows", most=self.most_at_once)
+
+    def cost(self, window: Any) -> float:
+        """Return what a window costs, in the unit of `most_at_once`."""
+        return 1.0
 
     @abstractmethod
     def split(self, inputs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -72,37 +76,38 @@ class ClassificationRunner(TaskRunner):
             alike.setdefault(shapes, []).append(place)
         for places in alike.values():
             together = [row for place in places for row in rows[place]]
+            costs = [self.cost(window) for place in places for window in prepared[place].windows]
             with running():
-                scores = iter(self.windows.run(self._scores, together, [1.0] * len(together)))
+                scores = iter(self.windows.run(self._scores, together, costs))
             for place in places:
                 one = prepared[place]
-                its_scores = torch.stack(list(itertools.islice(scores, len(one.windows)))).mean(0)
+                its_scores = np.mean(list(itertools.islice(scores, len(one.windows))), axis=0)
                 yield place, {"labels": self._labels(its_scores, one.top_k), **one.besides}
 
-    def _scores(self, features: Sequence[Features]) -> list[torch.Tensor]:
+    def _scores(self, features: Sequence[Features]) -> Sequence[NDArray[np.float32]]:
         with torch.inference_mode():
             joined = {name: torch.cat([one[name] for one in features]) for name in features[0]}
             seen = to_model(self.model, joined)
             logits: torch.Tensor = self.model(**seen).logits.float().cpu()
         # Several labels may be right at once, or else exactly one is.
         if self.model.config.problem_type == "multi_label_classification":
-            return list(logits.sigmoid())
-        return list(logits.softmax(-1))
+            return list(logits.sigmoid().numpy())
+        return list(logits.softmax(-1).numpy())
 
-    def _labels(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        best = scores.topk(min(top_k or len(scores), len(scores)))
+    def _labels(self, scores: NDArray[np.float32], top_k: int) -> list[dict[str, Any]]:
+        best = np.argsort(-scores, kind="stable")[: top_k or len(scores)].tolist()
         names = self.model.config.id2label or {}
-        return [
-            {"label": names.get(index, str(index)), "score": score}
-            for index, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return [{"label": names.get(index, str(index)), "score": float(scores[index])} for index in best]
 
 
 _HOP_S = 0.01
 """Seconds from one frame of an audio spectrogram transformer to the next."""
 
+_HOP, _FFT, _PREEMPHASIS = 160, 512, 0.97
+"""Of the frames of an audio spectrogram transformer: from one to the next and length, in samples; the filter."""
+
 _SOUND_AT_ONCE_S = 100.0
-"""Most sound whose filter banks are computed together: the spectrum of a second takes about a megabyte."""
+"""Most seconds of sound in one pass, and whose filter banks are computed together, at about a megabyte for each."""
 
 _WINDOW_S = 30.0
 """Length of a window for models that take any length: their memory grows with its square."""
@@ -121,12 +126,16 @@ class AudioClassificationRunner(ClassificationRunner):
     kinds = ("AutoModelForAudioClassification",)
     needs = "an audio classifier"
     parts = (ModelFolder.feature_extractor,)
-    windows_at_once = 8
+    most_at_once = _SOUND_AT_ONCE_S
 
     def __init__(self, name: str, model: PreTrainedModel, extractor: Any) -> None:
         super().__init__(name, model)
         self.extractor = extractor
         self.sound = ShrinkOnOutOfMemory(name, of="seconds of sound", most=_SOUND_AT_ONCE_S)
+
+    def cost(self, window: NDArray[np.float32]) -> float:
+        """Return the seconds of a window."""
+        return len(window) / float(self.extractor.sampling_rate)
 
     def split(self, inputs: dict[str, Any]) -> tuple[Sequence[NDArray[np.float32]], dict[str, Any]]:
         windows = self._windows(inputs)
@@ -138,33 +147,32 @@ class AudioClassificationRunner(ClassificationRunner):
         rate = self.extractor.sampling_rate
         # torchaudio, where it is installed, has no use for the filters.
         if isinstance(self.extractor, ASTFeatureExtractor) and hasattr(self.extractor, "mel_filters"):
-            return self.sound.run(self._filter_banks, windows, [len(one) / rate for one in windows])
+            return self.sound.run(self._filter_banks, windows, [self.cost(one) for one in windows])
         return [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
 
     def _filter_banks(self, windows: Sequence[NDArray[np.float32]]) -> list[Features]:
-        """Return what the extractor does, whose loop over frames would run once for each window: other threads then
-        take the interpreter's lock thousands of times a second, and the loop takes twice as long."""
-        banks = spectrogram_batch(
-            list(windows),
-            self.extractor.window,
-            frame_length=len(self.extractor.window),
-            hop_length=160,
-            fft_length=512,
-            power=2.0,
-            center=False,
-            preemphasis=0.97,
-            mel_filters=self.extractor.mel_filters,
-            log_mel="log",
-            mel_floor=float(np.finfo(np.float32).eps),
-            remove_dc_offset=True,
-        )
-        most = self.extractor.max_length
-        rows = np.zeros((len(windows), most, self.extractor.num_mel_bins), np.float32)
-        for row, bank in zip(rows, banks, strict=True):
-            frames = bank.T[:most]
-            row[: len(frames)] = frames
-        if self.extractor.do_normalize:
-            rows = self.extractor.normalize(rows)
+        """Return what the extractor does, for all frames together. Its own loop runs once for each frame: other
+        threads then take the interpreter's lock thousands of times a second, and the loop takes twice as long.
+
+        Source: `transformers.audio_utils.spectrogram`, with the arguments of `ASTFeatureExtractor`.
+        """
+        extractor = self.extractor
+        frames = [sliding_window_view(one, len(extractor.window))[::_HOP] for one in windows]
+        joined = np.concatenate(frames)
+        joined -= joined.mean(1, keepdims=True)
+        joined[:, 1:] -= _PREEMPHASIS * joined[:, :-1]
+        joined[:, 0] *= 1 - _PREEMPHASIS
+        joined *= extractor.window.astype(np.float32)
+        spectrum = np.fft.rfft(joined, _FFT)
+        power = spectrum.real**2 + spectrum.imag**2
+        banks = np.log(np.maximum(power @ extractor.mel_filters.astype(np.float32), np.finfo(np.float32).eps))
+        rows = np.zeros((len(windows), extractor.max_length, extractor.num_mel_bins), np.float32)
+        for row, bank in zip(
+            rows, np.split(banks, np.cumsum([len(one) for one in frames[:-1]])), strict=True
+        ):
+            row[: len(bank)] = bank[: len(row)]
+        if extractor.do_normalize:
+            rows = extractor.normalize(rows)
         return [{"input_values": row} for row in torch.from_numpy(rows)[:, None]]
 
     def _windows(self, inputs: dict[str, Any]) -> list[NDArray[np.float32]]:
