@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from deploy.local import KafkaRelease, LocalStack
 from engines.models.model_manager import ModelManager
+from streams.messages import Request, decode_result
 from tests.integration.test_unruly import TASKS, send, unruly
 from tests.integration.worker_process import PATIENCE_S, Site, WorkerProcess
 
@@ -29,9 +31,9 @@ def model(model_manager: ModelManager) -> str:
     return "unruly"
 
 
-async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_are_answered(
-    local_stack: LocalStack, kafka_release: KafkaRelease | None, model: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def site(local_stack: LocalStack, kafka_release: KafkaRelease | None, tmp_path: Path) -> Site:
+    """A site of one partition, whose group soon removes a member that gives no sign."""
     if kafka_release is None:
         pytest.skip("needs Apache Kafka: the embedded broker keeps no notes beside offsets")
     site = Site(
@@ -41,10 +43,30 @@ async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_ar
         worker={"tasks": ["unruly"], "plugins": ["tests.plugins.unruly_plugin"]},
     )
     await site.create_topics(["unruly"])
-    requests = [unruly(f"r{number}", model=model) for number in range(20)]
-    requests[7] = unruly("r7", model=model, kills={"infer": "segfault"})
+    return site
+
+
+async def ask(site: Site, requests: list[Request]) -> None:
     for one in requests:  # so that they are in this order
         await send(site, [one])
+
+
+async def until_all_are_committed(site: Site, count: int) -> None:
+    while (await site.committed(site.topics.requests("unruly"))) != {0: count}:
+        await asyncio.sleep(0.1)
+
+
+async def assert_one_dead_letter(site: Site) -> None:
+    letters = await site.everything(site.topics.dead_letters("unruly"))
+    assert [dict(letter.headers)["__dlq.errors.exception.class"] for letter in letters] == [b"WORKER_CRASHED"]
+
+
+async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_are_answered(
+    site: Site, model: str
+) -> None:
+    requests = [unruly(f"r{number}", model=model) for number in range(20)]
+    requests[7] = unruly("r7", model=model, kills={"infer": "segfault"})
+    await ask(site, requests)
     results = asyncio.create_task(site.results("unruly", [one.id for one in requests], patience_s=900.0))
     ended = 0
     while not results.done():
@@ -53,8 +75,7 @@ async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_ar
             await asyncio.wait({dying, results}, return_when=asyncio.FIRST_COMPLETED)
             if results.done():
                 async with asyncio.timeout(PATIENCE_S):
-                    while (await site.committed(site.topics.requests("unruly"))) != {0: 20}:
-                        await asyncio.sleep(0.1)
+                    await until_all_are_committed(site, 20)
                 assert worker.terminate() == 0
             await dying
             ended += worker.process.returncode < 0
@@ -62,5 +83,22 @@ async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_ar
     codes = {name: error.code for name, one in answers.items() if (error := one.error) is not None}
     assert codes == {"r7": "WORKER_CRASHED"}
     assert ended <= MOST_ENDED
-    letters = await site.everything(site.topics.dead_letters("unruly"))
-    assert [dict(letter.headers)["__dlq.errors.exception.class"] for letter in letters] == [b"WORKER_CRASHED"]
+    await assert_one_dead_letter(site)
+
+
+async def test_a_request_that_keeps_the_lock_until_the_group_removes_its_worker_is_given_up(
+    site: Site, model: str
+) -> None:
+    requests = [unruly(f"r{number}", model=model) for number in range(3)]
+    requests[1] = unruly("r1", model=model, blocks={"infer": 8.0})
+    await ask(site, requests)
+    with WorkerProcess(site) as worker:
+        async with asyncio.timeout(600.0):
+            await until_all_are_committed(site, 3)
+        assert worker.terminate() == 0
+    results = await site.everything(site.topics.results("unruly"))
+    of_r1 = [decode_result(one.value) for one in results if json.loads(one.value)["id"] == "r1"]
+    assert of_r1[-1].error is not None
+    assert of_r1[-1].error.code == "WORKER_CRASHED"
+    assert len(of_r1) <= MOST_ENDED
+    await assert_one_dead_letter(site)

@@ -1,14 +1,15 @@
 """Tasks and an engine that raise what no code should, never come back, or end the process, as a request asks for it.
 
-`data`: {value, media?, raises?: {WHERE: KIND}, hangs?: [WHERE], kills?: {WHERE: segfault | memory}}; WHERE is
-preprocess, infer, postprocess, submit, future (that of `submit`) or emit; KIND one of `KINDS`. A model called
-`load-KIND` raises that when it is loaded, `unload-KIND` when it is unloaded; `load-hangs` and `unload-hangs` never come
-back from there.
+`data`: {value, media?, raises?: {WHERE: KIND}, hangs?: [WHERE], kills?: {WHERE: segfault | memory}, blocks?: {WHERE:
+SECONDS}}; WHERE is preprocess, infer, postprocess, submit, future (that of `submit`) or emit; KIND one of `KINDS`. A
+model called `load-KIND` raises that when it is loaded, `unload-KIND` when it is unloaded; `load-hangs` and
+`unload-hangs` never come back from there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import threading
@@ -46,6 +47,9 @@ def misbehave(where: str, asked: dict[str, Any]) -> None:
         return
     if where in asked.get("kills", {}):
         os.kill(os.getpid(), signal.SIGSEGV if asked["kills"][where] == "segfault" else signal.SIGKILL)
+    if where in asked.get("blocks", {}):
+        # As native code does that keeps the interpreter's lock: no other thread of the process runs meanwhile.
+        ctypes.PyDLL(None).usleep(int(asked["blocks"][where] * 1e6))
     kind = asked.get("raises", {}).get(where)
     if kind is not None:
         raise KINDS[kind](f"{kind} in {where}")
