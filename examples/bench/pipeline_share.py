@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,24 @@ def _written(folder: Path, files: Sequence[bytes]) -> list[Path]:
 
 
 def _sound_loop(batch: int) -> Loop:
-    """Return what one writes who has a folder of recordings at the model's own rate, and no need of anything else."""
+    """Return what one writes who has a folder of recordings at the model's own rate, and no need of anything else. Like
+    the pipeline, it classifies the whole of each recording, in windows."""
     extractor: Any = AutoFeatureExtractor.from_pretrained(AUDIO_WEIGHTS)  # type: ignore[no-untyped-call]
     model: Any = AutoModelForAudioClassification.from_pretrained(AUDIO_WEIGHTS)
+    window = extractor.max_length * extractor.sampling_rate // 100
+
+    def windows_of(path: Path) -> list[Any]:
+        sound = soundfile.read(path, dtype="float32")[0]
+        count = -(-len(sound) // window)
+        return [sound[int(at) :][:window] for at in np.linspace(0, max(0, len(sound) - window), count)]
 
     def label_all(paths: Sequence[Path]) -> list[str]:
         labels: list[str] = []
         for start in range(0, len(paths), batch):
-            sounds = [soundfile.read(path, dtype="float32")[0] for path in paths[start : start + batch]]
-            labels += _likeliest(model, extractor(sounds, sampling_rate=16_000, return_tensors="pt"))
+            sounds = [windows_of(path) for path in paths[start : start + batch]]
+            windows = [one for sound in sounds for one in sound]
+            scores = _scores(model, extractor(windows, sampling_rate=16_000, return_tensors="pt"))
+            labels += _likeliest(model, [its.mean(0) for its in scores.split([len(one) for one in sounds])])
         return labels
 
     return label_all
@@ -154,16 +163,19 @@ def _clip_loop(batch: int) -> Loop:
         labels: list[str] = []
         for start in range(0, len(paths), batch):
             clips = [frames_of(path) for path in paths[start : start + batch]]
-            labels += _likeliest(model, processor(clips, return_tensors="pt"))
+            labels += _likeliest(model, _scores(model, processor(clips, return_tensors="pt")))
         return labels
 
     return label_all
 
 
-def _likeliest(model: Any, features: Any) -> list[str]:
+def _scores(model: Any, features: Any) -> Any:
     with torch.inference_mode():
-        logits = model(**features).logits
-    return [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
+        return model(**features).logits.softmax(-1)
+
+
+def _likeliest(model: Any, scores: Iterable[Any]) -> list[str]:
+    return [model.config.id2label[int(its.argmax())] for its in scores]
 
 
 BENCHMARK = Benchmark(
