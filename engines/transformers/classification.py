@@ -11,9 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import soxr
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from transformers import ASTFeatureExtractor, PreTrainedModel
+from transformers.audio_utils import spectrogram_batch
 
 from engines.transformers.device import to_model
 from engines.transformers.loading import ModelFolder
@@ -103,9 +103,6 @@ class ClassificationRunner(TaskRunner):
 _HOP_S = 0.01
 """Seconds from one frame of an audio spectrogram transformer to the next."""
 
-_HOP, _FFT, _PREEMPHASIS = 160, 512, 0.97
-"""Of the frames of an audio spectrogram transformer: from one to the next and length, in samples; the filter."""
-
 _SOUND_AT_ONCE_S = 100.0
 """Most seconds of sound in one pass, and whose filter banks are computed together, at about a megabyte for each."""
 
@@ -151,28 +148,29 @@ class AudioClassificationRunner(ClassificationRunner):
         return [dict(self.extractor(one, sampling_rate=rate, return_tensors="pt")) for one in windows]
 
     def _filter_banks(self, windows: Sequence[NDArray[np.float32]]) -> list[Features]:
-        """Return what the extractor does, for all frames together. Its own loop runs once for each frame: other
-        threads then take the interpreter's lock thousands of times a second, and the loop takes twice as long.
-
-        Source: `transformers.audio_utils.spectrogram`, with the arguments of `ASTFeatureExtractor`.
-        """
-        extractor = self.extractor
-        frames = [sliding_window_view(one, len(extractor.window))[::_HOP] for one in windows]
-        joined = np.concatenate(frames)
-        joined -= joined.mean(1, keepdims=True)
-        joined[:, 1:] -= _PREEMPHASIS * joined[:, :-1]
-        joined[:, 0] *= 1 - _PREEMPHASIS
-        joined *= extractor.window.astype(np.float32)
-        spectrum = np.fft.rfft(joined, _FFT)
-        power = spectrum.real**2 + spectrum.imag**2
-        banks = np.log(np.maximum(power @ extractor.mel_filters.astype(np.float32), np.finfo(np.float32).eps))
-        rows = np.zeros((len(windows), extractor.max_length, extractor.num_mel_bins), np.float32)
-        for row, bank in zip(
-            rows, np.split(banks, np.cumsum([len(one) for one in frames[:-1]])), strict=True
-        ):
-            row[: len(bank)] = bank[: len(row)]
-        if extractor.do_normalize:
-            rows = extractor.normalize(rows)
+        """Return what the extractor does, whose loop over frames would run once for each window: other threads then
+        take the interpreter's lock thousands of times a second, and the loop takes twice as long."""
+        banks = spectrogram_batch(
+            list(windows),
+            self.extractor.window,
+            frame_length=len(self.extractor.window),
+            hop_length=160,
+            fft_length=512,
+            power=2.0,
+            center=False,
+            preemphasis=0.97,
+            mel_filters=self.extractor.mel_filters,
+            log_mel="log",
+            mel_floor=float(np.finfo(np.float32).eps),
+            remove_dc_offset=True,
+        )
+        most = self.extractor.max_length
+        rows = np.zeros((len(windows), most, self.extractor.num_mel_bins), np.float32)
+        for row, bank in zip(rows, banks, strict=True):
+            frames = bank.T[:most]
+            row[: len(frames)] = frames
+        if self.extractor.do_normalize:
+            rows = self.extractor.normalize(rows)
         return [{"input_values": row} for row in torch.from_numpy(rows)[:, None]]
 
     def _windows(self, inputs: dict[str, Any]) -> list[NDArray[np.float32]]:
