@@ -95,7 +95,7 @@ class ClassificationRunner(TaskRunner):
         return list(logits.softmax(-1).numpy())
 
     def _labels(self, scores: NDArray[np.float32], top_k: int) -> list[dict[str, Any]]:
-        best = np.argsort(-scores, kind="stable")[: top_k or len(scores)].tolist()
+        best = np.argsort(scores)[::-1][: top_k or len(scores)].tolist()  # NaN first: it must be seen
         names = self.model.config.id2label or {}
         return [{"label": names.get(index, str(index)), "score": float(scores[index])} for index in best]
 

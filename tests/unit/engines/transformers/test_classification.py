@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,15 @@ def test_scores_of_labels_that_may_be_right_together_do_not_sum_up(tmp_path: Pat
         logits = several.model(**to_model(several.model, features)).logits[0]
     expected = dict(zip(KINDS, logits.sigmoid().tolist(), strict=True))
     assert scores(ENGINE.infer(several, sound(0.5), {})) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_score_that_is_no_number_is_not_left_out(tmp_path: Path) -> None:
+    path = save_wav2vec2(tmp_path, problem_type="multi_label_classification")
+    runner: Any = ENGINE.load_model("broken", task="audio-classification", path=path)
+    with torch.no_grad():
+        runner.model.classifier.bias[0] = math.nan
+    found = scores(ENGINE.infer(runner, sound(0.5), {"top_k": 1}))
+    assert list(map(math.isnan, found.values())) == [True]
 
 
 def test_labels_without_names_are_numbered(tmp_path: Path) -> None:
