@@ -63,5 +63,6 @@ class AudioClassificationHandler(RecordingHandler):
     options_in_data = ("top_k",)
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return labels [{label, score}], the likeliest first, and metadata (duration_s)."""
+        """Return labels [{label, score}], the likeliest first, and metadata (duration_s; windows, the number of windows
+        that were classified, and heard_s, how much of the recording they are)."""
         return with_metadata({"labels": result["labels"]}, result)

@@ -192,8 +192,17 @@ class MlflowRegistry:
                         f"asking the model registry needs MLflow's client ({error}); pip install "
                         "'inferstream[registry]'"
                     ) from error
+                from mlflow.exceptions import MlflowException
+
                 uri = self.settings.tracking_uri
-                self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                try:
+                    # MLflow takes an empty address for a database in the working directory.
+                    self._made = MlflowClient(tracking_uri=uri or "nothing", registry_uri=uri or "nothing")
+                except (MlflowException, ValueError) as error:
+                    raise RegistryUnavailable(
+                        f"mlflow.tracking_uri={self.settings.shown_uri} is not an address of a model registry; write "
+                        f"http://HOST:PORT, https://HOST or the address of a database such as sqlite:///mlflow.db"
+                    ) from error
             return self._made
 
     @contextmanager

@@ -34,6 +34,10 @@ def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
 _SILENCE = 0.001
 """The highest peak that counts as silence."""
 
+_LOUDEST = 16.0
+"""The highest peak of a recording that is only too loud, and is clipped at 1; above it the samples are integers that
+were stored as floats."""
+
 Samples = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
@@ -122,6 +126,11 @@ class Gathering:
         if not np.isfinite(block).all():
             raise MediaCorrupt(
                 f"{what} holds samples that are not numbers (NaN or infinity); send it with finite samples"
+            )
+        if (peak := float(np.abs(block).max(initial=0.0))) > _LOUDEST:
+            raise MediaCorrupt(
+                f"{what} holds floating-point samples of up to {peak:.0f}, where full scale is 1; divide them by the "
+                "largest value of their integer type (32768 for 16 bits), or save them as integers"
             )
         before, self._size = self._size, self._size + block.nbytes
         if self._size > len(self._buffer):

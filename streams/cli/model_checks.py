@@ -35,6 +35,8 @@ def check_mlflow(settings: Settings) -> list[Finding]:
     """Check that an MLflow server answers, and say which."""
     uri = settings.mlflow.tracking_uri
     shown = settings.mlflow.shown_uri
+    if "://" not in uri:
+        return []  # the check of models says what is wrong with it
     if not uri.startswith(("http://", "https://")):
         return [Finding("mlflow", "ok", f"{shown} is used without a server")]
     try:

@@ -13,6 +13,7 @@ import typer
 from engines.configuration import ConfigurationError
 from engines.models.model_manager import ModelManager
 from engines.models.resolved_model import RegisteredModel, parse_model_name
+from engines.registry import EngineRegistry
 from handlers import model_registry
 from streams.cli import tables
 from streams.cli.command_line import AsJson, examples, load_settings, pairs, print_json
@@ -140,6 +141,9 @@ def register(
             f"note: nothing here serves task {', '.join(unserved)}; this installation serves {', '.join(served)}",
             err=True,
         )
+    engines = EngineRegistry(load_settings(ctx).settings).names()
+    if model.engine and model.engine not in engines:
+        typer.echo(f"note: nothing here is engine {model.engine}; there is {', '.join(engines)}", err=True)
     if not model.engine:
         typer.echo(
             "note: no engine is named, so each request must name one; or register with --engine", err=True

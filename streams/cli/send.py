@@ -80,6 +80,8 @@ def send(
     inputs = _object(data) if data else {}
     if main_input is not None:
         field = MAIN_INPUT.get(task, "inputs")
+        if field in inputs:
+            raise typer.BadParameter(f"INPUT and --data both give {field}; leave one out", param_hint="INPUT")
         if field != "inputs":
             inputs[field] = _media_address(main_input, settings)
         else:

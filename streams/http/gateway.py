@@ -122,6 +122,8 @@ class Gateway:
         return json_response(await self._in_thread(self._runtime.manager.get_stats))
 
     async def _delete_cache(self, http: web.Request) -> web.Response:
+        if unknown := sorted(http.query.keys() - {"include_warm"}):
+            raise InvalidRequest(f"there is no parameter {unknown[0]!r:.60}; include_warm is the only one")
         include_warm = http.query.get("include_warm", "false")
         if include_warm not in ("true", "false"):
             raise InvalidRequest(f"include_warm is true or false; got {include_warm!r:.60}")

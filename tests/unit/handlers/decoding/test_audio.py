@@ -101,6 +101,14 @@ def test_float_samples_that_are_no_numbers_are_corrupt() -> None:
         read(encoded(np.array([0.0, np.nan, np.inf, 0.0]), subtype="FLOAT"))
 
 
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+def test_integers_that_were_stored_as_floats_are_refused_and_what_is_too_loud_is_clipped(rate: int) -> None:
+    with pytest.raises(MediaCorrupt, match=r"of up to .* full scale is 1; divide them"):
+        read(encoded(tone(440, rate=rate) * 32768, rate=rate, subtype="FLOAT"))
+    loud = read(encoded(tone(440, rate=rate) * 4, rate=rate, subtype="FLOAT"))
+    assert (loud.min(), loud.max()) == (-1, 1)
+
+
 def test_a_long_recording_is_the_same_as_its_blocks() -> None:
     whole = tone(440, rate=44100, seconds=60)
     samples = read(encoded(np.stack([whole, whole], axis=1), rate=44100), max_s=61)

@@ -215,6 +215,7 @@ def test_a_text_is_read_from_standard_input(
         (("text", "--timeout", "nan"), "nan is not a number of seconds above 0"),
         (("text", "--option", "=1"), "'=1' is not NAME=VALUE"),
         (("text", "--option", "seed"), "'seed' is not NAME=VALUE"),
+        (("text", "--data", '{"inputs": "other"}'), "INPUT and --data both give inputs"),
         (("text", "--data", "[1]"), "must be a JSON object"),
         (("text", "--data", "{1"), "not JSON: Expecting"),
         (("text", "--data", "[" * 100_000), "not JSON: "),

@@ -99,6 +99,23 @@ def test_a_task_that_nothing_serves_is_pointed_out(
     assert "note: nothing here serves task asrr" in shown.stderr
 
 
+def test_an_engine_that_is_not_here_is_pointed_out(
+    command_line: CommandLine, registry: tuple[str, ...]
+) -> None:
+    source = ("--source", "ollama", "--path", "x", "--task", "asr", "--engine", "olama")
+    shown = command_line("models", "register", "m", *source, *registry)
+    assert shown.exit_code == 0, shown.output
+    assert "note: nothing here is engine olama; there is " in shown.stderr
+
+
+@pytest.mark.parametrize("uri", ["", "localhost:5000", "ftp://registry", "http://[::1"])
+def test_what_is_no_address_of_a_registry_is_said_so(command_line: CommandLine, uri: str) -> None:
+    shown = command_line("models", "list", "--set", f"mlflow.tracking_uri={uri}")
+    assert shown.exit_code == 1
+    assert "is not an address of a model registry; write http://HOST:PORT" in " ".join(shown.stderr.split())
+    assert "Traceback" not in shown.output
+
+
 def test_where_the_hub_cannot_be_asked_that_is_pointed_out(
     command_line: CommandLine, registry: tuple[str, ...]
 ) -> None:

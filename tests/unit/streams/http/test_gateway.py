@@ -46,6 +46,8 @@ async def test_statistics_and_the_cache_are_those_of_the_manager(tmp_path: Path)
         site.bench.manager.warm("tagged")
         refused = await site.client.delete("/inference/cache", params={"include_warm": "perhaps"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+        unknown = await site.client.delete("/inference/cache", params={"model": "tagged"})
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "INVALID_REQUEST")
         cleared = await site.client.delete("/inference/cache")
         assert cleared.json() == {
             "cleared": 0,
