@@ -68,7 +68,10 @@ class BaseModelHandler(ABC):
         """
         for field in fields:
             if data.get(field) is None:
-                came = ", ".join(sorted(data)) or "nothing"
+                came = (
+                    ", ".join(f"{name}: null" if data[name] is None else name for name in sorted(data))
+                    or "nothing"
+                )
                 wanted = ", ".join(f"data.{name}" for name in fields if data.get(name) is None)
                 raise InvalidInput(
                     f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"

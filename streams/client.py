@@ -26,6 +26,7 @@ from streams.client_errors import (
     RequestsUnanswered,
     ResultsNotReadable,
     TaskNotOpened,
+    reason_of,
 )
 from streams.kafka.cloudevents import REQUEST_TYPE, BinaryHeaders
 from streams.kafka.connection import broker_answering, is_passing_for
@@ -298,7 +299,8 @@ class InferenceClient:
                         return f"{sent.topic}/{sent.partition}/{sent.offset}"
                     except KafkaError as error:
                         if not await results.or_end(is_passing_for(self._producer, topic, error)):
-                            raise RequestNotSent(f"topic {topic} does not take {what}: {error}") from None
+                            why = reason_of(error, self._kafka.max_message_bytes)
+                            raise RequestNotSent(f"topic {topic} does not take {what}: {why}") from None
                         reason = str(error)
                     await asyncio.sleep(_PAUSE_S)
         except TimeoutError:

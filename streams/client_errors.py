@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
 from handlers.errors import counted
+
+
+def reason_of(error: KafkaError, max_message_bytes: int) -> str:
+    """Say why a topic does not take a message."""
+    if isinstance(error, MessageSizeTooLargeError):
+        return (
+            f"it is larger than kafka.max_message_bytes={max_message_bytes}, or than the topic allows; put a large "
+            "file on S3 and send its s3:// address, or raise the setting and the topic's max.message.bytes"
+        )
+    return str(error)
 
 
 class ClientError(Exception):
