@@ -31,6 +31,8 @@ class _Partition:
     """The offset that the group has; the position is committed where it differs."""
     tracked_to: int
     """Where the next fetch has to begin."""
+    answered: dict[int, int]
+    """Digests of records that are done and not committed, by offset; outlives the epoch."""
     in_flight: deque[Record] = field(default_factory=deque)
     acked: deque[int] = field(default_factory=deque)
     """Positions reached by acks and not committed yet."""
@@ -72,6 +74,7 @@ class OffsetTracker:
         self._commit_after = max(1, window // 2)
         self._clock = clock
         self._partitions: dict[TopicPartition, _Partition] = {}
+        self._answered: dict[TopicPartition, dict[int, int]] = {}
         self._forgotten: list[_Partition] = []
         """Forgotten partitions with unfinished records."""
         self._progress = asyncio.Event()
@@ -114,6 +117,12 @@ class OffsetTracker:
                 partition.cross_gaps()
         return count
 
+    def is_answered(self, message: Record) -> bool:
+        """Whether a tracked record was done here in an earlier epoch, and the group removed this worker before the
+        commit. It has its outcome, so it must not run again."""
+        answered = message.account.answered
+        return message.offset in answered and answered[message.offset] == message.digest
+
     def done(self, message: Record) -> None:
         """Mark `message` finished. Everything before it that is finished too may be committed.
 
@@ -124,6 +133,7 @@ class OffsetTracker:
         if partition is None:
             raise ValueError(f"offset {message.offset} of {message.topic} is not in flight")
         message.is_done = True
+        partition.answered[message.offset] = message.digest
         partition.unfinished -= 1
         self.unfinished -= 1
         in_flight = partition.in_flight
@@ -248,7 +258,13 @@ class OffsetTracker:
         committed = fetched.start if fetched.committed is None else fetched.committed
         if before is not None:
             self._forget(fetched.place)
-        self._partitions[fetched.place] = _Partition(fetched.epoch, fetched.start, committed, fetched.start)
+        answered = self._answered.setdefault(fetched.place, {})
+        for offset in list(answered):
+            if offset < fetched.start or committed == UNKNOWN_OFFSET:
+                del answered[offset]
+        self._partitions[fetched.place] = _Partition(
+            fetched.epoch, fetched.start, committed, fetched.start, answered
+        )
 
     def _forget(self, place: TopicPartition) -> None:
         partition = self._partitions.pop(place)
@@ -267,7 +283,9 @@ class OffsetTracker:
         acked = partition.acked
         before = len(acked)
         while acked and acked[0] <= position:
-            acked.popleft()
+            offset = acked.popleft() - 1
+            if not partition.is_forgotten:
+                partition.answered.pop(offset, None)
         self._acked -= before - len(acked)
         if self._acked < self._commit_after:
             self.commit_is_due.clear()

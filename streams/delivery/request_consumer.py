@@ -119,6 +119,10 @@ class RequestConsumer:
         if self._is_leaving:
             self.under_way[message] = None
             return
+        if self.tracker.is_answered(message):
+            # Not at once: whoever waits for progress has to hear of it.
+            asyncio.get_running_loop().call_soon(self.tracker.done, message)
+            return
         if message.crashes:
             self.see_through(message, task, functools.partial(self._give_up, message, task))
             return

@@ -103,7 +103,7 @@ class UnderWay:
             self._has_begun = True
             takes_s = self._request.data["takes_s"]
             if self._request.data["ends"] == "always blocks":
-                self._engine.block(self._request)
+                self._engine.block()
             if not self._engine.kills(self._request):
                 asyncio.get_running_loop().call_later(takes_s, self._end)
             elif takes_s:
@@ -132,10 +132,9 @@ class Engine:
     def kills(self, request: Request) -> bool:
         return self._member.world.may_kill(request)
 
-    def block(self, request: Request) -> None:
+    def block(self) -> None:
         """Let the process do nothing else until the group has removed it, as a call does that keeps the GIL."""
         self._member.world.freeze(self._member, BLOCKED_S)
-        self._member.world.count_kill(request)
 
     def die(self, request: Request) -> None:
         """End the process, as this request has it."""

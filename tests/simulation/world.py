@@ -153,11 +153,11 @@ class World:
             self.loop.create_task(member.leave())
             OWNER.reset(token)
         else:
-            self.disturbances += 1
             self.freeze(member, event.for_s)
 
     def freeze(self, member: Member, for_s: float) -> None:
         """Hold all that a member does for so long."""
+        self.disturbances += 1
         self.loop.frozen.add(member.name)
         self.loop.call_later(for_s, self.loop.frozen.discard, member.name, context=Context())
 
@@ -209,12 +209,6 @@ class World:
 
     def killed(self, request: Request) -> None:
         """Count a worker that this request has ended, and have another join in its place."""
-        self.count_kill(request)
-        if self.plan.restart_s:
-            self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
-
-    def count_kill(self, request: Request) -> None:
-        """Count a worker that this request has ended, or blocked until the group removed it."""
         self.kills[request.id] += 1
         place = next(place for (place, _), named in self.asked.items() if named == request.id)
         position = self.broker.group(GROUP).committed.get(place, 0)
@@ -223,6 +217,8 @@ class World:
         self.kills_at[request.id] = position, count
         if count > _MOST_KILLED + self.disturbances:
             self.failed(f"{request.id} ended {count} workers at position {position} of {place}")
+        if self.plan.restart_s:
+            self.loop.call_later(self.plan.restart_s * self.rng.random(), self.replace)
 
     def replace(self) -> None:
         if len(self.members) < 4:
