@@ -120,7 +120,7 @@ class RequestConsumer:
             self.under_way[message] = None
             return
         if self.tracker.is_answered(message):
-            # Not at once: whoever waits for progress has to hear of it.
+            # Not at once: a waiter for progress, such as the backlog that calls this, would miss it.
             asyncio.get_running_loop().call_soon(self.tracker.done, message)
             return
         if message.crashes:

@@ -1,9 +1,8 @@
-"""Requests that end the process of each worker that runs them: their partition goes on all the same."""
+"""Requests that end or block the process of each worker that runs them: their partition goes on all the same."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
@@ -56,11 +55,6 @@ async def until_all_are_committed(site: Site, count: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def assert_one_dead_letter(site: Site) -> None:
-    letters = await site.everything(site.topics.dead_letters("unruly"))
-    assert [dict(letter.headers)["__dlq.errors.exception.class"] for letter in letters] == [b"WORKER_CRASHED"]
-
-
 async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_are_answered(
     site: Site, model: str
 ) -> None:
@@ -83,22 +77,24 @@ async def test_a_request_that_ends_each_worker_is_given_up_and_its_neighbours_ar
     codes = {name: error.code for name, one in answers.items() if (error := one.error) is not None}
     assert codes == {"r7": "WORKER_CRASHED"}
     assert ended <= MOST_ENDED
-    await assert_one_dead_letter(site)
+    letters = await site.everything(site.topics.dead_letters("unruly"))
+    assert [dict(letter.headers)["__dlq.errors.exception.class"] for letter in letters] == [b"WORKER_CRASHED"]
 
 
-async def test_a_request_that_keeps_the_lock_until_the_group_removes_its_worker_is_given_up(
+async def test_a_request_that_keeps_the_lock_until_the_group_removes_its_worker_is_answered(
     site: Site, model: str
 ) -> None:
     requests = [unruly(f"r{number}", model=model) for number in range(3)]
     requests[1] = unruly("r1", model=model, blocks={"infer": 8.0})
     await ask(site, requests)
     with WorkerProcess(site) as worker:
-        async with asyncio.timeout(600.0):
+        async with asyncio.timeout(PATIENCE_S):
             await until_all_are_committed(site, 3)
         assert worker.terminate() == 0
-    results = await site.everything(site.topics.results("unruly"))
-    of_r1 = [decode_result(one.value) for one in results if json.loads(one.value)["id"] == "r1"]
-    assert of_r1[-1].error is not None
-    assert of_r1[-1].error.code == "WORKER_CRASHED"
-    assert len(of_r1) <= MOST_ENDED
-    await assert_one_dead_letter(site)
+    results = [decode_result(one.value) for one in await site.everything(site.topics.results("unruly"))]
+    assert [one.error for one in results] == [None] * len(results)
+    assert {one.id for one in results} == {"r0", "r1", "r2"}
+    assert (
+        len([one for one in results if one.id == "r1"]) <= 2
+    )  # it may be delivered before the first call ends
+    assert await site.everything(site.topics.dead_letters("unruly")) == []

@@ -11,7 +11,7 @@ import structlog
 from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from tests.unit.streams.consumer_rig import VALID, Rig, request
-from tests.unit.streams.received_messages import message
+from tests.unit.streams.received_messages import TOPIC, message, offsets_due
 
 
 async def test_a_message_is_acked_only_after_its_result_is_published() -> None:
@@ -85,6 +85,64 @@ async def test_a_worker_that_leaves_starts_on_nothing_and_gives_back_what_came_l
     await rig.settle()
     assert rig.journal == ["result r0", "position 1"]
     await rig.close()
+
+
+def reassign(rig: Rig) -> None:
+    """Have the group remove this worker and take it in again."""
+    rig.tracker.forget_all()
+    rig.generation += 1
+
+
+async def test_what_was_answered_before_the_group_removed_the_worker_does_not_run_again() -> None:
+    rig = Rig()
+    rig.gates["r2"] = asyncio.Event()
+    values = [request(id=f"r{offset}") for offset in range(5)]
+    for offset in range(4):
+        rig.take(offset, values[offset])
+    await rig.settle()
+    reassign(rig)
+    rig.gates["r2"].set()  # its call ends when the group has removed the worker
+    await rig.settle()
+    assert sorted(one.id for one in rig.requests) == ["r0", "r1", "r2", "r3"]
+    for offset in range(5):
+        rig.take(offset, values[offset])
+    await rig.settle()
+    assert [one.id for one in rig.requests][4:] == ["r4"]
+    assert offsets_due(rig.tracker) == {(TOPIC, 0): 5}
+    assert rig.tracker.unfinished == 0
+
+
+async def test_another_record_at_the_same_offset_runs() -> None:
+    rig = Rig()
+    rig.take(0, request(id="r0"))
+    await rig.settle()
+    reassign(rig)
+    rig.take(0, request(id="r9"))
+    await rig.settle()
+    assert [one.id for one in rig.requests] == ["r0", "r9"]
+
+
+async def test_what_was_committed_runs_again_where_the_group_is_set_back() -> None:
+    rig = Rig()
+    for _ in range(2):
+        rig.take(0, request(id="r0"))
+        await rig.settle()
+        rig.commit()
+        reassign(rig)
+    assert [one.id for one in rig.requests] == ["r0", "r0"]
+
+
+async def test_held_back_records_go_on_when_those_before_were_answered_earlier() -> None:
+    rig = Rig(max_in_flight=2)
+    values = [request(id=f"r{offset}") for offset in range(6)]
+    rig.take_all([message(offset, values[offset]) for offset in range(2)])
+    await rig.settle()
+    reassign(rig)
+    rig.take_all([message(offset, values[offset]) for offset in range(6)])
+    for _ in range(3):
+        await rig.settle()
+        rig.commit()
+    assert [one.id for one in rig.requests] == [f"r{offset}" for offset in range(6)]
 
 
 @pytest.mark.logs_errors("request_crashes_workers")
