@@ -23,6 +23,7 @@ EXIT_INTERRUPTED_TWICE = 130
 
 _CLOSING_S = 5.0
 """Longest time for closing once nothing can be lost any more, in seconds."""
+_CLOSING_TIMED_OUT = "closing_timed_out"
 _EXIT_S = 1.0
 """Longest time for the interpreter to end after that, in seconds."""
 _START_S = 10.0
@@ -106,7 +107,7 @@ class Stopping:
 
     def settle(self, status: int = 0) -> None:
         """Note that nothing can be lost any more: the process ends with `status` in a few seconds, closed or not."""
-        self._set(_Limit(time.monotonic() + _CLOSING_S, status, "closing_timed_out"))
+        self._set(_Limit(time.monotonic() + _CLOSING_S, status, _CLOSING_TIMED_OUT))
 
     def closed(self, status: int = 0) -> None:
         """Note that everything is closed: the process ends at once, whatever its threads wait for."""
@@ -221,7 +222,7 @@ def _keep(limits: queue.SimpleQueue[_Limit | None]) -> None:
         except queue.Empty:
             main = threading.main_thread()
             threads = [one.name for one in threading.enumerate() if one is not main and not one.daemon]
-            if threads or limit.status:
+            if threads or limit.status or limit.event == _CLOSING_TIMED_OUT:
                 tell = log.critical if limit.status else log.warning
                 tell(limit.event, threads=threads)
             exit_now(limit.status)

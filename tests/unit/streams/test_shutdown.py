@@ -98,6 +98,9 @@ _STUCK = "threading.Thread(target=hangs, name='stuck').start(); await stopping.r
         pytest.param(
             f"{_STUCK} stopping.settle()", 600.0, 1, 0, "closing_timed_out", id="nothing is left to lose"
         ),
+        pytest.param(
+            "stopping.settle(); hangs()", 600.0, 0, 0, "closing_timed_out", id="a loop that hangs in closing"
+        ),
         pytest.param(f"{_STUCK} stopping.closed()", 600.0, 1, 0, "threads_left_behind", id="all is closed"),
     ],
 )
