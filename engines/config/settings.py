@@ -35,7 +35,7 @@ def user_cache_dir() -> Path:
 class MlflowSettings(Section):
     """The model registry."""
 
-    tracking_uri: str = "http://localhost:5000"
+    tracking_uri: str = Field(default="http://localhost:5000", min_length=1)
     """Address of the MLflow server."""
     username: str | None = None
     """User name, where the server asks for one."""

@@ -196,12 +196,11 @@ class MlflowRegistry:
 
                 uri = self.settings.tracking_uri
                 try:
-                    # MLflow takes an empty address for a database in the working directory.
-                    self._made = MlflowClient(tracking_uri=uri or "nothing", registry_uri=uri or "nothing")
+                    self._made = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 except (MlflowException, ValueError) as error:
                     raise RegistryUnavailable(
                         f"mlflow.tracking_uri={self.settings.shown_uri} is not an address of a model registry; write "
-                        f"http://HOST:PORT, https://HOST or the address of a database such as sqlite:///mlflow.db"
+                        "http://HOST:PORT, https://HOST or the address of a database such as sqlite:///mlflow.db"
                     ) from error
             return self._made
 

@@ -129,7 +129,7 @@ def _sound_loop(batch: int) -> Loop:
     the pipeline, it classifies the whole of each recording, in windows."""
     extractor: Any = AutoFeatureExtractor.from_pretrained(AUDIO_WEIGHTS)  # type: ignore[no-untyped-call]
     model: Any = AutoModelForAudioClassification.from_pretrained(AUDIO_WEIGHTS)
-    window = extractor.max_length * extractor.sampling_rate // 100
+    window = extractor.max_length * extractor.sampling_rate // 100  # a frame is 10 ms
 
     def windows_of(path: Path) -> list[Any]:
         sound = soundfile.read(path, dtype="float32")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from typing import Any
@@ -123,11 +124,12 @@ class Gathering:
             self._append(stream.resample_chunk(np.zeros(0, np.float32), last=True), what)
 
     def _append(self, block: Samples, what: str) -> None:
-        if not np.isfinite(block).all():
+        peak = float(np.abs(block).max(initial=0.0))
+        if not math.isfinite(peak):
             raise MediaCorrupt(
                 f"{what} holds samples that are not numbers (NaN or infinity); send it with finite samples"
             )
-        if (peak := float(np.abs(block).max(initial=0.0))) > _LOUDEST:
+        if peak > _LOUDEST:
             raise MediaCorrupt(
                 f"{what} holds floating-point samples of up to {peak:.0f}, where full scale is 1; divide them by the "
                 "largest value of their integer type (32768 for 16 bits), or save them as integers"

@@ -32,7 +32,7 @@ class _Partition:
     tracked_to: int
     """Where the next fetch has to begin."""
     answered: dict[int, int]
-    """Digests of records that are done and not committed, by offset; outlives the epoch."""
+    """Digests of records that are done and not committed, by offset; all epochs of the partition share it."""
     in_flight: deque[Record] = field(default_factory=deque)
     acked: deque[int] = field(default_factory=deque)
     """Positions reached by acks and not committed yet."""
@@ -75,6 +75,7 @@ class OffsetTracker:
         self._clock = clock
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._answered: dict[TopicPartition, dict[int, int]] = {}
+        """Digests of records that are done and not committed, of each partition that was ever read here."""
         self._forgotten: list[_Partition] = []
         """Forgotten partitions with unfinished records."""
         self._progress = asyncio.Event()

@@ -213,10 +213,10 @@ class RequestConsumer:
     async def _give_up(self, message: Record, task: str) -> None:
         """Fail and dead-letter a request that crashes workers."""
         error = WorkerCrashed(
-            f"{counted(message.crashes, 'worker')} in a row ended without a word while they ran this request and "
-            "nothing else: it crashes native code, takes more memory than there is, or hangs where nothing can "
-            "interrupt it; look at the last lines and the exit status of those workers, and send it again when the "
-            "cause is gone"
+            f"{counted(message.crashes, 'worker')} in a row ended without a word, or gave no sign of life until the "
+            "group removed them, while they ran this request and no other of Kafka: it crashes native code, takes "
+            "more memory than there is, or hangs where nothing can interrupt it; look at the last lines and the exit "
+            "status of those workers, and send it again when the cause is gone"
         )
         log.error(
             "request_crashes_workers",

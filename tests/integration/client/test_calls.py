@@ -69,7 +69,10 @@ async def test_a_task_that_it_was_not_opened_for_is_an_error_at_once_and_may_sti
 async def test_what_the_broker_refuses_is_an_error_of_the_clients_own(kafka: KafkaSettings) -> None:
     small = kafka.model_copy(update={"max_message_bytes": 10_000, "producer_timeout_s": 2.0})
     async with InferenceClient(small, tasks=["echo"]) as client:
-        with pytest.raises(RequestNotSent, match=r"requests\.echo does not take request r1"):
+        with pytest.raises(
+            RequestNotSent,
+            match=r"requests\.echo does not take request r1: it is larger than kafka\.max_message_bytes",
+        ):
             await client.infer(ask("r1", metadata={"x": "x" * 20_000}), timeout_s=PATIENCE_S)
 
 

@@ -108,7 +108,7 @@ def test_an_engine_that_is_not_here_is_pointed_out(
     assert "note: nothing here is engine olama; there is " in shown.stderr
 
 
-@pytest.mark.parametrize("uri", ["", "localhost:5000", "ftp://registry", "http://[::1"])
+@pytest.mark.parametrize("uri", ["localhost:5000", "ftp://registry", "http://[::1"])
 def test_what_is_no_address_of_a_registry_is_said_so(command_line: CommandLine, uri: str) -> None:
     shown = command_line("models", "list", "--set", f"mlflow.tracking_uri={uri}")
     assert shown.exit_code == 1
