@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -37,6 +38,10 @@ class BaseModelHandler(ABC):
 
     options: ClassVar[Mapping[str, OptionSpec] | None] = None
     """The options this task takes, by name. None: known names are range-checked, others pass unchecked."""
+
+    data_fields: ClassVar[tuple[str, ...] | None] = None
+    """Every field of `data` that the task reads, besides `options_in_data`. A request with another one is refused,
+    as a misspelt field would be ignored in silence. None: any field passes."""
 
     options_in_data: ClassVar[tuple[str, ...]] = ()
     """Options that requests may also write in `data`; `preprocess` gets them among its options."""
@@ -76,6 +81,28 @@ class BaseModelHandler(ABC):
                 raise InvalidInput(
                     f"{wanted} is required for task {self.task or type(self).__name__}; got {came}"
                 )
+
+    def refuse_unknown_fields(self, data: Mapping[str, Any]) -> None:
+        """Check that the task reads every field of `data`.
+
+        Raises:
+            InvalidInput: permanent; names the first field that it does not read, and what it may be meant for.
+        """
+        if self.data_fields is None:
+            return
+        known = (*self.data_fields, *self.options_in_data)
+        strange = next((str(name) for name in data if name not in known), None)
+        if strange is None:
+            return
+        if strange in {name for spec in (self.options or {}).values() for name in spec.names}:
+            hint = f"it is an option: put it into options as {strange}"
+        elif near := difflib.get_close_matches(strange, known, n=1):
+            hint = f"did you mean data.{near[0]}?"
+        else:
+            hint = "leave it out; metadata is for what only the caller needs"
+        raise InvalidInput(
+            f"data.{strange:.80} is unknown to task {self.task}, which reads {', '.join(known)}; {hint}"
+        )
 
 
 class MediaHandler(BaseModelHandler):

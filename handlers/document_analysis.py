@@ -15,6 +15,7 @@ class DocumentAnalysisHandler(MediaHandler):
     task = "document-analysis"
     media_fields = ("document",)
     waits_for_children = True
+    data_fields = ("document", "question", "pages")
     options = options_of("document-analysis")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def encoded_file(
             )
     if isinstance(value, besides):
         return None
-    raise InvalidInput(f"{field} is a {type(value).__name__}; it must be an address, bytes{named}")
+    given = f"a list of {len(value)}" if isinstance(value, list | tuple) else shown(value)
+    raise InvalidInput(f"{field} is {given}; it must be one address, bytes{named}")
 
 
 def decode_data_uri(uri: str, *, max_bytes: int) -> Media:

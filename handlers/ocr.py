@@ -14,6 +14,7 @@ class OcrHandler(MediaHandler):
 
     task = "ocr"
     media_fields = ("image",)
+    data_fields = ("image", "prompt")
     options = options_of("ocr")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ class RecordingHandler(MediaHandler):
     """Takes `audio`: an encoded recording, or a numpy array and its `sampling_rate` (Hz, default 16000)."""
 
     media_fields = ("audio",)
+    data_fields = ("audio", "sampling_rate")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `audio` (float32 mono (samples,) within -1..1), `sampling_rate` (16000), `duration_s`, `truncated`

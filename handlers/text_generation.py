@@ -11,12 +11,15 @@ from handlers.options.options import options_of
 from handlers.options.spec import shown
 
 ROLES = ("system", "user", "assistant", "tool")
+_MESSAGE_FIELDS = frozenset({"role", "content", "name", "id", "tool_call_id"})
+"""What messages may have; of these, names and ids are not read."""
 
 
 class TextGenerationHandler(BaseModelHandler):
     """Takes `inputs` (a string) or `messages` ([{role, content}]), exactly one of them."""
 
     task = "text-generation"
+    data_fields = ("inputs", "messages")
     options = options_of("text-generation")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +65,12 @@ def _message(where: str, message: Any, checked: Callable[[str, str, Any], Any]) 
     role = message.get("role")
     if role not in ROLES:
         raise InvalidInput(f"{where}.role is {shown(role)}; it must be one of {', '.join(ROLES)}")
+    # Clients of chat services also write fields that are empty, such as "refusal": null.
+    if unread := [name for name, value in message.items() if value and name not in _MESSAGE_FIELDS]:
+        raise InvalidInput(
+            f"{where} has {', '.join(map(shown, unread))}, which no model would see; a message has role and content: "
+            "write text into content, and put images into data.images of task vlm"
+        )
     return {"role": role, "content": checked(f"{where}.content", role, message.get("content"))}
 
 

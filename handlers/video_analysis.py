@@ -20,6 +20,7 @@ class VideoAnalysisHandler(MediaHandler):
 
     task = "video-analysis"
     media_fields = ("video",)
+    data_fields = ("video", "frame_rate", "prompt")
     options = options_of("video-analysis")
     options_in_data = ("num_frames", "every_s", "top_k")
 

@@ -25,6 +25,7 @@ class VlmHandler(MediaHandler):
 
     task = "vlm"
     media_fields = ("image", "images")
+    data_fields = ("image", "images", "prompt", "messages")
     options = options_of("vlm")
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def _inputs(
     """Return the handler's inputs for `data`.
 
     Raises:
-        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError.
+        InvalidInput: permanent; the handler refuses the data, with that error or with a ValueError, or does not read
+            one of its fields.
         InternalError: permanent; the handler did not return a dict.
     """
     try:
@@ -101,6 +102,8 @@ def _inputs(
         # The usual Python error for a wrong value; custom handlers may not use InvalidInput.
         log.warning("preprocess_refused", task=task, exc_info=True)
         raise InvalidInput(f"task {task} does not take this data: {error}") from error
+    # Afterwards, as what the handler says of a field that is missing helps more.
+    handler.refuse_unknown_fields(data)
     if not isinstance(inputs, dict):
         raise _no_dict(task, inputs, "from preprocess; it must return a dict")
     return dict(inputs)

@@ -137,7 +137,7 @@ class AudioClassificationRunner(ClassificationRunner):
     def split(self, inputs: dict[str, Any]) -> tuple[Sequence[NDArray[np.float32]], dict[str, Any]]:
         windows = self._windows(inputs)
         duration_s: float = inputs["duration_s"]
-        heard_s = round(min(duration_s, sum(map(len, windows)) / self.extractor.sampling_rate), 3)
+        heard_s = min(duration_s, round(sum(map(len, windows)) / self.extractor.sampling_rate, 3))
         return windows, {"duration_s": duration_s, "windows": len(windows), "heard_s": heard_s}
 
     def features(self, windows: Sequence[NDArray[np.float32]]) -> Sequence[Features]:

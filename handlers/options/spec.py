@@ -112,7 +112,10 @@ class OptionSpec:
         if most is not None and _is_whole_number(value) and value > most:
             raise over_bound(written, value, most, self.bound)
         if (taken := self._taken(value, engine)) is None:
-            raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}")
+            allowed = self.allowed
+            if most is not None:
+                allowed = allowed.replace(self.bound, f"{most} ({self.bound})")
+            raise InvalidOption(f"options.{written} is {shown(value)}; it must be {allowed}")
         return most if most is not None and value in self._values_of(engine) else taken
 
     def _taken(self, value: Any, engine: str | None) -> Any:

@@ -122,7 +122,9 @@ def _media_address(value: str, settings: Settings) -> str:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if text.startswith(("[", "{", '"')):
+            raise typer.BadParameter(f"{text!r} is not JSON: {error}", param_hint="--option") from None
         return text
 
 

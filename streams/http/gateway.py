@@ -246,9 +246,9 @@ async def start_gateway(
 
 
 def _shorten_what_is_not_http(record: logging.LogRecord) -> bool:
-    """Make one log line of the server's traceback about bytes that are not HTTP."""
+    """Make one log line of the server's traceback about bytes that are not HTTP, or not what their header says."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
         record.msg, record.args, record.exc_info = "http_request_not_readable", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True

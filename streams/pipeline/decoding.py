@@ -65,6 +65,10 @@ def _decode_with_nulls(value: bytes) -> Request:
             raise InvalidRequest(
                 "a string of the request has half of a character (a lone surrogate, as \\ud83d); send whole ones"
             ) from None
+        if "$.priority" in str(error):
+            raise InvalidRequest(
+                f"the request is not valid: {error}; priority is a whole number from 0 to 9, and 9 is most urgent"
+            ) from None
         raise InvalidRequest(
             f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
         ) from None
@@ -94,9 +98,11 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if fields := _fields_with_half_characters(value):
             return fields
+        not_json = next((name for name in ("NaN", "Infinity") if name.encode() in value), None)
+        hint = f" without {not_json}, which JSON does not have," if not_json else ""
         raise Undecodable(
             f"the message ({counted(len(value), 'byte')}, starting {value[:24]!r}) is not a JSON object: {error}; "
-            "send a UTF-8 JSON object with task, engine, model_name and data"
+            f"send a UTF-8 JSON object{hint} with task, engine, model_name and data"
         ) from None
 
 

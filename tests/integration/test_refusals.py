@@ -113,6 +113,11 @@ async def test_missing_data_fields_are_named(worker_site: Site) -> None:
     await refused(worker_site, "asr", {**SPEECH, "data": {"sound": "x"}}, "INVALID_INPUT", "data.audio")
 
 
+async def test_a_data_field_that_the_task_does_not_read_is_named(worker_site: Site) -> None:
+    value = {**TEXT, "data": {"inputs": "hi", "max_new_tokens": 5}}
+    await refused(worker_site, "text-generation", value, "INVALID_INPUT", "data.max_new_tokens", "options")
+
+
 async def test_corrupt_media_is_named_with_its_field(worker_site: Site) -> None:
     uri = "data:audio/wav;base64," + base64.b64encode(b"RIFF this is no sound at all").decode()
     await refused(worker_site, "asr", {**SPEECH, "data": {"audio": uri}}, "MEDIA_CORRUPT", "audio")

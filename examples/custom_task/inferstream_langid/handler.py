@@ -12,6 +12,7 @@ from handlers.options.options import OptionSpec
 class LanguageHandler(BaseModelHandler):
     """Takes `text`, a string with at least one letter."""
 
+    data_fields = ("text",)
     options: ClassVar = {"top_k": OptionSpec("top_k", "integer", "How many languages to return.", 1, 100)}
 
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,10 @@ def test_a_prompt_passes_as_it_is() -> None:
 
 
 def test_messages_pass_with_role_and_content_alone() -> None:
-    messages = [{"role": "system", "content": ""}, {"role": "user", "content": "hi", "name": "x"}]
+    messages = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "hi", "name": "x", "refusal": None, "tool_calls": []},
+    ]
     assert handler.preprocess({"messages": messages}, {}) == {
         "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}]
     }
@@ -57,6 +60,14 @@ def test_inputs_must_be_a_string_with_text(inputs: Any) -> None:
         ([{"role": ["user"], "content": "a"}], "data.messages[0].role is ['user']"),
         ([{"role": "user", "content": ""}], 'data.messages[0].content is ""; it must be a string'),
         ([{"role": "user", "content": ["a"]}], "data.messages[0].content is ['a']"),
+        (
+            [{"role": "user", "content": "a", "images": ["aGk="]}],
+            'data.messages[0] has "images", which no model would see',
+        ),
+        (
+            [{"role": "assistant", "content": "a", "tool_calls": [{}], "function_call": {"name": "f"}}],
+            'data.messages[0] has "tool_calls", "function_call", which no model would see',
+        ),
     ],
 )
 def test_a_bad_message_is_named_by_its_index_and_field(messages: Any, told: str) -> None:

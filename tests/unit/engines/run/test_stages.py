@@ -44,6 +44,16 @@ def test_a_handler_that_returns_something_else_than_a_dict_is_told_so(
     assert f"the handler of task shout {told}" == error["message"]
 
 
+def test_a_field_that_the_task_does_not_read_is_refused_after_what_the_handler_says(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, handler=type("Strict", (ShoutHandler,), {"data_fields": ("text",)}))
+    error = bench.error_of({"text": "hello", "txet": "hello"})
+    assert (error["code"], error["message"]) == (
+        "INVALID_INPUT",
+        "data.txet is unknown to task shout, which reads text; did you mean data.text?",
+    )
+    assert "data.text is required" in bench.error_of({"txet": "hello"})["message"]
+
+
 @dataclass
 class Score:
     value: float

@@ -222,7 +222,7 @@ def test_an_array_given_by_the_caller_is_never_changed() -> None:
         (np.array([0.0, np.nan]), "beyond -1..1"),
         (np.array([0.0, 30000.0]), "beyond -1..1"),
         ("s3://clips/a.wav", 'is "s3://clips/a.wav", which was not fetched'),
-        (5, "is a int; it must be an address, bytes or a numpy array"),
+        (5, "is 5; it must be one address, bytes or a numpy array"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_what_it_must_be(value: Any, told: str) -> None:

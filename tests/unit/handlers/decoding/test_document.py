@@ -316,7 +316,7 @@ def test_bytes_that_are_no_document_are_refused(value: bytes, message: str) -> N
     ("value", "message"),
     [
         ("s3://b/a.pdf", "which was not fetched"),
-        (7, "data.document is a int"),
+        (7, "data.document is 7"),
         ([b""], "data.document is a list"),
     ],
 )

@@ -213,7 +213,7 @@ def test_other_arrays_are_refused_with_the_reason(array: Any, reason: str) -> No
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [("s3://b/k.png", '"s3://b/k.png", which was not fetched'), (7, "a int; it must be an address")],
+    [("s3://b/k.png", '"s3://b/k.png", which was not fetched'), (7, "is 7; it must be one address")],
 )
 def test_other_values_are_refused_with_the_way_out(value: Any, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -272,7 +272,7 @@ def test_one_image_above_the_limit_is_named_by_itself() -> None:
         ({"images": []}, "it must be a list of at least one image"),
         ({"images": picture()}, "it must be a list"),
         ({"images": [picture()] * 3}, "data.images holds 3 images; media.max_images allows 2"),
-        ({"images": [picture(), None]}, "data.images[1] is a NoneType"),
+        ({"images": [picture(), None]}, "data.images[1] is None"),
     ],
 )
 def test_a_wrong_number_of_images_is_refused(data: dict[str, Any], reason: str) -> None:

@@ -246,7 +246,7 @@ def test_frames_of_an_array_are_picked_where_a_number_is_asked_for() -> None:
         ),
         (np.zeros((4, 8, 8, 3), np.float32), "is an array of float32"),
         ("s3://clips/a.mp4", 'is "s3://clips/a.mp4", which was not fetched'),
-        ([b"a", b"b"], "is a list; it must be an address, bytes or a numpy array"),
+        ([b"a", b"b"], "is a list of 2; it must be one address, bytes or a numpy array"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_what_it_must_be(value: Any, told: str) -> None:

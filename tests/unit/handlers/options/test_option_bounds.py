@@ -32,6 +32,11 @@ def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(
         assert f"options.{option} is {value}; {setting} allows at most {most}" in caught.value.message
 
 
+def test_a_value_below_the_range_names_the_bound_as_well() -> None:
+    with pytest.raises(InvalidOption, match=r"must be an integer from 1 to 4 \(limits\.max_beams\)"):
+        validate_options({"num_beams": 0}, task_options=TEXT, engine="transformers", bounds=BOUNDS)
+
+
 @pytest.mark.parametrize("length", ["max_new_tokens", "max_length"])
 def test_beams_times_tokens_beyond_the_bound_name_the_bound_and_its_setting(length: str) -> None:
     def asked(beams: int, tokens: int) -> dict[str, Any]:

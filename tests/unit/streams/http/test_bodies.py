@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from tests.unit.streams.http.site import (
     ScriptedPipeline,
     assert_failure,
@@ -17,7 +15,6 @@ from tests.unit.streams.http.site import (
 )
 
 
-@pytest.mark.logs_errors("aiohttp.server: Unhandled exception")
 async def test_a_body_that_is_not_compressed_as_it_says_is_refused(tmp_path: Path) -> None:
     async with http_site(tmp_path) as site:
         response = await site.client.post(
