@@ -54,7 +54,7 @@ def what_there_is(client: Any, reference: ModelReference, server: str) -> str:
         return f"model {reference.name} has no alias {reference.alias!r}; its aliases: {aliases}"
     newest = newest_version(client, reference.name)
     if newest is None:
-        return f"model {reference.name} is registered, but has no version yet; register one"
+        return f"model {reference.name} is registered, but has no version; register one, or delete the model"
     return f"model {reference.name} has no version {reference.version}; the newest is {newest.version}"
 
 

@@ -93,16 +93,31 @@ class MlflowRegistry:
         with self._asked() as client:
             client.set_registered_model_alias(reference.name, alias, model.version)
 
-    def delete(self, reference: ModelReference) -> None:
-        """Delete a version, or a model with all its versions.
+    def check_deletable(self, reference: ModelReference) -> None:
+        """Check that `reference` is a version, or a model, which may have no version.
 
         Raises:
             InvalidRequest: permanent; `reference` is an alias.
             UnknownModel: permanent; the server has no such model or version.
         """
         if reference.alias is not None:
-            raise InvalidRequest(f"{reference} is an alias; name a version, or the model")
-        self.look_up(reference)
+            raise InvalidRequest(
+                f"{reference} is an alias, which is moved, not deleted; name a version, or the model"
+            )
+        if reference.version is not None:
+            self.look_up(reference)
+            return
+        with self._asked() as client:
+            if or_none(client.get_registered_model, reference.name) is None:
+                raise UnknownModel(what_there_is(client, reference, self.settings.shown_uri))
+
+    def delete(self, reference: ModelReference) -> None:
+        """Delete a version, or a model with all its versions.
+
+        Raises:
+            InvalidRequest, UnknownModel: as `check_deletable`.
+        """
+        self.check_deletable(reference)
         with self._asked() as client:
             if reference.version is not None:
                 client.delete_model_version(reference.name, reference.version)

@@ -40,8 +40,6 @@ class ActiveVersion:
     """The registry's last answer."""
     change: int
     """The number of the change that set `wanted`."""
-    is_warm: bool = False
-    """Whether its model stays in memory without requests."""
     state: State = State.SETTLED
     loader: threading.Thread | None = None
     """The thread that loads the wanted version, or did so last: the one before it may not have ended yet."""

@@ -15,7 +15,7 @@ from engines.models.resolved_model import ANY_TASK, ModelKey, ResolvedModel, Use
 from engines.periodic_task import PeriodicTask
 from engines.versions.active_version import ActiveVersion, State
 from engines.versions.retirement import Claim, Retirement
-from handlers.errors import InferenceError, ModelMismatch, as_inference_error
+from handlers.errors import InferenceError, ModelMismatch, UnknownModel, as_inference_error
 from handlers.logger import get_logger
 
 log = get_logger(__name__)
@@ -68,6 +68,8 @@ class Versions:
         self._lock = threading.Lock()
         """Guards every `ActiveVersion`; it is not held while models are loaded."""
         self._names: dict[str, ActiveVersion] = {}
+        self._warm: set[str] = set()
+        """Names whose models stay in memory without requests."""
         self._changes = 0
         self._retirement = Retirement(cache, self._is_needed, clock)
         self._tending = PeriodicTask(self.tend, "model versions")
@@ -85,7 +87,11 @@ class Versions:
             RegistryUnavailable: retryable; the server is away, and never answered for this name.
         """
         asked_after = self._changes
-        answer = self._models.resolve(model_name)
+        try:
+            answer = self._models.resolve(model_name)
+        except UnknownModel:
+            self._forget(model_name)
+            raise
         with self._lock:
             active = self._names.get(model_name)
             if active is None:
@@ -95,13 +101,13 @@ class Versions:
             elif answer is not active.wanted or answer is not active.current:
                 self._follow(active, answer, asked_after)
             if is_warm:
-                active.is_warm = True
+                self._warm.add(model_name)
             return ClaimedVersion(active.current, self._retirement.claim(active.current.id))
 
     def warm_versions(self) -> set[VersionId]:
         """Return the versions that stay in memory without requests."""
         with self._lock:
-            return {active.current.id for active in self._names.values() if active.is_warm}
+            return {active.current.id for name, active in self._names.items() if name in self._warm}
 
     def tend(self) -> float:
         """Look up the names in memory, unload what is not needed; return the seconds until the next time.
@@ -117,7 +123,7 @@ class Versions:
                 to_stay = {
                     active.current.id
                     for active in self._names.values()
-                    if active.is_warm or active.state is State.FAILED
+                    if active.name in self._warm or active.state is State.FAILED
                 }
             self._cache.unload_idle(self._idle_unload_s, keep=lambda key: key.model in to_stay)
             pause_s = min(pause_s, self._idle_unload_s / 2)
@@ -156,7 +162,8 @@ class Versions:
             for active in list(self._names.values()):
                 version = active.current.id
                 is_used = version in in_memory or self._retirement.is_claimed(version)
-                if not is_used and not active.is_warm and active.state in (State.SETTLED, State.OUTDATED):
+                is_moving = active.state not in (State.SETTLED, State.OUTDATED)
+                if not (is_used or is_moving or active.name in self._warm):
                     del self._names[active.name]
             names = list(self._names.values())
         for active in names:
@@ -166,11 +173,22 @@ class Versions:
         asked_after = self._changes
         try:
             answer = self._models.renew(active.name)
+        except UnknownModel:
+            self._forget(active.name)
+            return
         except InferenceError as error:
             log.debug("name_not_looked_up", name=active.name, error=error.message)
             return
         with self._lock:
             self._follow(active, answer, asked_after)
+
+    def _forget(self, name: str) -> None:
+        """Forget the versions of a name that was deleted: registered again, it begins with its new version."""
+        with self._lock:
+            if self._names.pop(name, None) is None:
+                return
+        log.info("model_deleted", name=name)
+        self._tending.wake()
 
     def _is_needed(self, version: VersionId) -> bool:
         """Return whether a version is active, or about to be."""

@@ -74,14 +74,13 @@ def delete(
     name: Annotated[str, typer.Argument(help="name/version; or name, for all its versions.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
 ) -> None:
-    """Delete a version of a model, or the model with all its versions; requests that name it fail from then on."""
+    """Delete a version of a model, or the model with all its versions.
+
+    Workers follow within mlflow.alias_poll_s; then requests that name it fail.
+    """
     manager = _manager(ctx)
     reference = parse_model_name(name)
-    if reference.alias is not None:
-        raise typer.BadParameter(
-            "an alias is moved, not deleted; name a version or the model", param_hint="NAME"
-        )
-    manager.resolve(name)  # raises, with what exists, where there is no such model
+    manager.registry.check_deletable(reference)
     what = (
         f"version {reference.version} of {reference.name}"
         if reference.version

@@ -45,6 +45,32 @@ def test_a_model_deleted_and_registered_anew_answers_with_its_new_files_though_i
     wait_until(lambda: stage.kinds == [("model_swapped", "m/1")])
 
 
+@pytest.mark.parametrize("finds_out", ["a request", "the look-up"])
+def test_a_deleted_model_that_is_registered_again_answers_with_its_new_version_only(
+    stage: Stage, finds_out: str
+) -> None:
+    assert stage.use() == "1"
+    del stage.models.versions["m"]
+    if finds_out == "the look-up":
+        stage.versions.tend()
+    else:
+        with pytest.raises(UnknownModel):
+            stage.use()
+    wait_until(lambda: not stage.in_memory)
+    stage.models.versions["m"] = "2"
+    assert stage.use() == "2"
+    assert stage.told == []
+
+
+def test_a_warm_model_that_is_deleted_and_registered_again_stays_warm(stage: Stage) -> None:
+    stage.run(stage.versions.resolve("m", is_warm=True))
+    del stage.models.versions["m"]
+    stage.versions.tend()
+    stage.models.versions["m"] = "2"
+    assert stage.use() == "2"
+    assert {version.version for version in stage.versions.warm_versions()} == {"2"}
+
+
 def test_a_tag_that_says_which_files_a_version_has_makes_another_model_of_it(stage: Stage) -> None:
     stage.models.tags["m/1"] = {"revision": "a" * 40}
     stage.use()
