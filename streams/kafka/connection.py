@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from engines.configuration import ConfigurationError
+from streams.client_errors import ClientError
 from streams.kafka.connection_problems import first_to_answer, why_no_broker_answers
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ _METADATA_S = 5.0
 _METADATA_PAUSE_S = 0.2
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(ClientError):
     """Raised when no broker can be reached; says why and what to do."""
+
+    retryable = True
 
 
 def is_passing(error: BaseException) -> bool:
@@ -84,7 +87,22 @@ async def broker_answering(kafka: KafkaSettings) -> AsyncIterator[dict[str, Any]
         yield {**options, "bootstrap_servers": await first_to_answer(options)}
 
 
-async def unavailable(kafka: KafkaSettings, error: BaseException, limit_s: float) -> BrokerUnavailable:
+@asynccontextmanager
+async def reached(kafka: KafkaSettings) -> AsyncIterator[None]:
+    """Run a body that connects in its own time; that no broker can be reached becomes one clear message.
+
+    Raises:
+        BrokerUnavailable: retryable; no broker can be reached, such as the one that has answered just before.
+    """
+    try:
+        yield
+    except KafkaConnectionError as error:
+        raise await unavailable(kafka, error) from error
+
+
+async def unavailable(
+    kafka: KafkaSettings, error: BaseException, limit_s: float = _CONNECT_TIMEOUT_S
+) -> BrokerUnavailable:
     """Return the error for `error`, which came up within `limit_s`; asks the brokers again for its cause."""
     reason = await why_no_broker_answers(kafka, connection_options(kafka))
     is_slow = isinstance(error, TimeoutError)

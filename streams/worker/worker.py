@@ -23,7 +23,7 @@ from streams.faust.membership import Membership
 from streams.faust.port import FaustSource, ProducerSink
 from streams.http.gateway import Gateway, start_gateway
 from streams.kafka.broker_watch import BrokerWatch, watching
-from streams.kafka.connection import broker_answering
+from streams.kafka.connection import broker_answering, reached
 from streams.kafka.group_refusals import GroupRefused
 from streams.kafka.topic_admin import TopicsNotReady, check_rights, check_topics
 from streams.kafka.topics import Topics
@@ -123,7 +123,8 @@ class Worker:
                 ready_without_broker_s=settings.worker.ready_without_broker_s,
             )
         _tune_interpreter()
-        await app.start()
+        async with reached(settings.kafka):
+            await app.start()
         crashed = asyncio.create_task(app.wait_until_stopped(), name="faust app")
         by_itself = RuntimeError("the Faust app stopped by itself")
         crashed.add_done_callback(lambda _: self._stopping.fail(app.crash_reason or by_itself))
