@@ -15,7 +15,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from engines.deadlines import checked_seconds
-from engines.run.json_form import first_wrong
 from streams.awaited_results import AwaitedResults
 from streams.client_errors import (
     ClientClosed,
@@ -34,7 +33,8 @@ from streams.kafka.patient_connections import PatientConnections
 from streams.kafka.topic_reader import TopicReader
 from streams.kafka.topics import TOPIC_NAME, Topics
 from streams.many_calls import outcomes
-from streams.messages import MAX_ID_CHARS, Request, Result, decode_result, encode
+from streams.messages import Request, Result, decode_result
+from streams.request_bytes import request_bytes
 from streams.settings import KafkaSettings
 
 _PAUSE_S = 0.2
@@ -235,6 +235,7 @@ class InferenceClient:
 
     def _prepared(self, request: Request) -> Request:
         """Return `request` with an id, if its result will be read."""
+        request = _with_id(request)
         if request.task not in self._tasks:
             raise TaskNotOpened(
                 f"this client was opened for the tasks {', '.join(self._tasks) or '(none)'} and reads no results of "
@@ -245,25 +246,11 @@ class InferenceClient:
                 f"the result would go to reply_to {request.reply_to!r}, which this client does not read; leave it "
                 "out, or send the request alone by send()"
             )
-        return _with_id(request)
+        return request
 
     async def _send(self, request: Request, key: bytes | None, until: float) -> None:
-        # A worker would answer it under another id, which no call waits for.
-        if len(request.id) > MAX_ID_CHARS:
-            raise RequestNotSent(
-                f"the id {request.id[:40]}… has {len(request.id)} characters; {MAX_ID_CHARS} are allowed"
-            )
-        try:
-            headers = self._headers.of(request.id, time.time())
-            # msgspec writes null for a number that JSON does not have, which would be another request.
-            if wrong := first_wrong(msgspec.structs.asdict(request), "request", is_number=True):
-                raise ValueError(wrong)
-            value = encode(request)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise RequestNotSent(
-                f"request {request.id!r} cannot be written as JSON: {error}; its texts must be valid Unicode, and its "
-                "data and options what JSON has"
-            ) from None
+        value = request_bytes(request)
+        headers = self._headers.of(request.id, time.time())
         await self._produce(request.task, value, key, headers, until, request.id)
 
     async def _produce(
@@ -340,6 +327,8 @@ class InferenceClient:
 
 
 def _with_id(request: Request) -> Request:
+    if not isinstance(request, Request):
+        raise TypeError(f"a request is a streams.messages.Request, not a {type(request).__name__}")
     return request if request.id else msgspec.structs.replace(request, id=uuid.uuid4().hex)
 
 

@@ -1,8 +1,9 @@
 """The errors of an `InferenceClient`; it raises none of the Kafka library's own.
 
-Opening a client raises `streams.kafka.connection.BrokerUnavailable`, or `streams.kafka.topic_admin.TopicsNotReady`
-where a result topic is missing, or `engines.configuration.ConfigurationError` where a certificate file of the
-settings cannot be used.
+Opening a client also raises two kinds of `ClientError` that others raise as well:
+`streams.kafka.connection.BrokerUnavailable`, and `streams.kafka.topics.TopicsNotReady` where a result topic is missing;
+and `engines.configuration.ConfigurationError` where a certificate file of the settings cannot be used. Arguments of a
+wrong type or range raise TypeError or ValueError.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 _PLAIN = (str, int, bytes, type(None))
+_JSON_SCALARS = (str, int, float, type(None))
 
 
 def plain(value: Any) -> Any:
@@ -33,6 +34,22 @@ def first_wrong(value: Any, path: str, *, is_number: bool) -> str | None:
     except Exception:  # noqa: BLE001 - values without end, or that raise when they are asked for their name
         return None
     return told and told.encode(errors="backslashreplace").decode()
+
+
+def first_bytes(value: Any) -> str | None:
+    """Return where the first bytes in `value` are, as "data.images[1]"; None where there are none."""
+    parts: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        return "" if isinstance(value, bytes | bytearray | memoryview) else None
+    for name, one in parts:
+        if not isinstance(one, _JSON_SCALARS) and (place := first_bytes(one)) is not None:
+            here = f"[{name}]" if isinstance(name, int) else f"{name}"
+            return here + ("." if place and not place.startswith("[") else "") + place
+    return None
 
 
 def _wrong(value: Any, path: str, verb: str = "is") -> Iterator[tuple[str, bool]]:

@@ -210,14 +210,13 @@ def _explain(error: Exception) -> tuple[list[str], int] | None:
     from engines.configuration import ConfigurationError
     from handlers.errors import InferenceError
     from streams.client_errors import ClientError
-    from streams.kafka.connection import BrokerUnavailable
-    from streams.kafka.topics import TopicsNotReady, TopicsRefused
+    from streams.kafka.topics import TopicsRefused
 
     if isinstance(error, ConfigurationError):
         return list(error.problems), _EXIT_MISUSED
     if isinstance(error, InferenceError):
         return [error.message], _EXIT_FAILED
-    if isinstance(error, BrokerUnavailable | ClientError | StackError | TopicsNotReady | TopicsRefused):
+    if isinstance(error, ClientError | StackError | TopicsRefused):
         return str(error).splitlines(), _EXIT_FAILED
     if type(error).__module__ == "aiokafka.errors":
         return [f"the broker refuses: {error}"], _EXIT_FAILED

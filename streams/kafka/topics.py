@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from streams.client_errors import ClientError
+
 if TYPE_CHECKING:
     from streams.settings import KafkaSettings
 
@@ -87,8 +89,8 @@ class TopicsRefused(Exception):
     """Raised where the broker refuses to make or change topics; one line for each with reason and advice."""
 
 
-class TopicsNotReady(Exception):
-    """Raised when a worker must not start because topics are missing or have the wrong shape."""
+class TopicsNotReady(ClientError):
+    """Raised when a worker or a client must not start because topics are missing or have the wrong shape."""
 
     def __init__(self, problems: list[TopicProblem]) -> None:
         self.problems = problems
