@@ -27,7 +27,8 @@ TESTS_PREFIX = f"{ENV_PREFIX}TEST_"
 SYNONYMS = {"ollama.timeout": "ollama.timeout_s"}
 """Other accepted names of settings."""
 
-DEFAULT_FILES = (Path("inferstream.yaml"), Path(".local/inferstream.yaml"))
+OWN_FILE, LOCAL_FILE = Path("inferstream.yaml"), Path(".local/inferstream.yaml")
+DEFAULT_FILES = (OWN_FILE, LOCAL_FILE)
 """Files looked for in the working directory, first match wins; a running `inferstream up` writes the second."""
 
 T = TypeVar("T", bound=EngineSettings)
@@ -139,11 +140,12 @@ def _find_file(config_file: str | Path | None, environ: Mapping[str, str]) -> Pa
 
 def _read_file(path: Path, opened: Collection[str], problems: list[str]) -> dict[str, Given]:
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        with path.open(encoding="utf-8") as file:  # whose name is in the message about an error
+            tree = yaml.compose(file, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            [f"{path}: not readable as YAML: {reason}; name a file as inferstream config --sample writes it"]
+            [f"{path}: not readable as YAML: {reason}; inferstream config --sample shows a file that is"]
         ) from None
     given: dict[str, Given] = {}
     for key, node, line in _leaf_nodes(tree, path, opened, problems):

@@ -40,7 +40,7 @@ def register_engine(name: str, engine_class: EngineClass) -> None:
 
     For modules named in worker.plugins; an installed package declares an entry point instead.
     """
-    _check_name(name)
+    _check(name, engine_class)
     _by_plugins[name] = engine_class
 
 
@@ -55,7 +55,7 @@ class EngineRegistry(Registry[BaseEngine]):
 
     def register(self, name: str, engine_class: EngineClass) -> None:
         """Register `engine_class` under `name`; replaces one of that name."""
-        _check_name(name)
+        _check(name, engine_class)
         self._register(name, engine_class)
 
     def is_made(self, name: str) -> bool:
@@ -168,6 +168,9 @@ def _unavailable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _check_name(name: str) -> None:
+def _check(name: str, engine_class: Any) -> None:
     if not name or "/" in name:
         raise ValueError(f"{name!r} is not a name for an engine; it must not be empty or hold a slash")
+    is_other_class = isinstance(engine_class, type) and not issubclass(engine_class, BaseEngine)
+    if is_other_class or not callable(engine_class):
+        raise TypeError(f"{engine_class!r} must be a subclass of engines.BaseEngine")

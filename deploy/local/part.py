@@ -150,7 +150,7 @@ class Part(ABC):
                 self._clear()
                 if not are_kept:
                     self.ports = {}
-                self._report("failed", str(error))
+                self._report("stopped" if self._abandon.is_set() else "failed", str(error))
                 raise
             self._report("ready")
 

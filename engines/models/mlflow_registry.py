@@ -102,7 +102,7 @@ class MlflowRegistry:
         """
         if reference.alias is not None:
             raise InvalidRequest(
-                f"{reference} is an alias, which is moved, not deleted; name a version, or the model"
+                f"{reference} is an alias; an alias is moved, not deleted: name a version, or the model"
             )
         if reference.version is not None:
             self.look_up(reference)

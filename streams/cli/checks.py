@@ -65,7 +65,17 @@ def check_broker(settings: Settings, tasks: list[str]) -> list[Finding]:
         )
         findings.append(Finding("topics", "ok", detail))
     known = {problem.topic for problem in problems}
-    return [*findings, *_rights(settings, rights, known)]
+    return [*findings, *_rights(settings, rights, known), *_workers(kafka.group_id, rights.members)]
+
+
+def _workers(group: str, members: int | None) -> list[Finding]:
+    """Return whether the group has workers, nothing where the broker did not tell."""
+    if members is None:
+        return []
+    if members:
+        return [Finding("workers", "ok", f"group {group} has {counted(members, 'worker')}")]
+    cure = "start one: inferstream worker, with the same kafka.group_id"
+    return [Finding("workers", "warning", f"group {group} has none, so requests wait", cure)]
 
 
 def _rights(settings: Settings, rights: Rights, known: set[str]) -> list[Finding]:

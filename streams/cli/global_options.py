@@ -37,7 +37,7 @@ def load_settings(
     Raises:
         ConfigurationError: permanent; `main` shows it and exits with 2.
     """
-    from engines.configuration import load
+    from engines.configuration import LOCAL_FILE, OWN_FILE, load
     from streams.logs import configure_logging
     from streams.settings import Settings
 
@@ -48,6 +48,12 @@ def load_settings(
         if value not in (None, [])
     )
     loaded = load(Settings, config_file=options.config_file, overrides=[*options.overrides, *given])
+    if loaded.config_file == OWN_FILE and options.config_file is None and LOCAL_FILE.is_file():
+        typer.echo(
+            f"note: {OWN_FILE} is read, and not {LOCAL_FILE}, which names the servers of `inferstream up`; "
+            f"for those, add --config {LOCAL_FILE}",
+            err=True,
+        )
     is_asked_for = logs or loaded.origins["logging.level"] != "default"
     told = loaded.settings.logging
     configure_logging(told if is_asked_for else told.model_copy(update={"level": "CRITICAL"}))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from engines.registry import EngineRegistry
-from handlers.options.options import COLUMNS, OPTIONS, cells, options_of, options_page
+from handlers import model_registry
+from handlers.options.options import COLUMNS, OPTIONS, OptionSpec, cells, options_of, options_page
 from handlers.options.spec import schema_of
 from streams.cli.command_line import command, load_settings, print_json
 from streams.plugins import import_plugins
@@ -30,27 +32,35 @@ def options(
     if markdown:
         typer.echo(options_page(), nl=False)
         return
-    if engine is not None:
+    takes: Mapping[str, OptionSpec] | None = OPTIONS if task is None else options_of(task)
+    if engine is not None or not takes:
         import_plugins(load_settings(ctx).settings.worker.plugins)
-        if engine not in (names := EngineRegistry().names()):
-            raise typer.BadParameter(f"{engine!r} is none of {', '.join(names)}", param_hint="--engine")
-    if task is not None and not options_of(task):
-        tasks = sorted({name for spec in OPTIONS.values() for name in spec.tasks})
-        raise typer.BadParameter(f"{task!r} is none of {', '.join(tasks)}", param_hint="TASK")
+    if engine is not None and engine not in (names := EngineRegistry().names()):
+        raise typer.BadParameter(f"{engine!r} is none of {', '.join(names)}", param_hint="--engine")
+    if task is not None and not takes:
+        if task not in (tasks := model_registry.tasks()):
+            raise typer.BadParameter(f"{task!r} is none of {', '.join(tasks)}", param_hint="TASK")
+        takes = model_registry.get(task).options
     if as_json:
         if task is None:
             raise typer.BadParameter("the schema is that of one task; name it", param_hint="TASK")
-        print_json(schema_of(options_of(task), engine, title=f"options of {task}"))
-        return
-    _print_table(task, engine)
+        title, others_pass = f"options of {task}", takes is None
+        print_json(
+            schema_of(OPTIONS if takes is None else takes, engine, title=title, others_pass=others_pass)
+        )
+    elif takes is None:
+        typer.echo(f"the handler of task {task} declares no options: it gets any, unchecked but for these")
+        _print_table(OPTIONS, None, engine)
+    else:
+        _print_table(takes, task, engine)
 
 
-def _print_table(task: str | None, engine: str | None) -> None:
+def _print_table(takes: Mapping[str, OptionSpec], task: str | None, engine: str | None) -> None:
     from streams.cli.tables import show
 
     hidden = set() if task is None else {"tasks"}
     rows = []
-    for spec in (OPTIONS if task is None else options_of(task)).values():
+    for spec in takes.values():
         if engine is not None and spec.engines and engine not in spec.engines:
             continue
         names = [spec.name, *(f"({engine}: {name})" for engine, name in spec.engine_names.items())]

@@ -55,7 +55,8 @@ def send(
     main_input: Annotated[
         str | None,
         typer.Argument(
-            metavar="INPUT", help="Text (- reads standard input), a file, or its s3:// or https:// address."
+            metavar="INPUT",
+            help="The text (- reads standard input); of tasks about media, a file or its s3:// or https:// address.",
         ),
     ] = None,
     engine: Annotated[
@@ -86,6 +87,11 @@ def send(
             inputs[field] = _media_address(main_input, settings)
         else:
             inputs[field] = sys.stdin.read() if main_input == "-" else main_input
+            if _is_file(main_input):
+                typer.echo(
+                    f"note: the text {main_input!r} is sent, not that file; its content: send … - < FILE",
+                    err=True,
+                )
     options = {name: _value(text) for name, text in pairs(option, "--option", "max_new_tokens=8")}
     request = Request(
         task=task, engine=engine, model_name=model, data=inputs, options=options, id=identity or ""
@@ -103,7 +109,7 @@ def _media_address(value: str, settings: Settings) -> str:
     if value.startswith(("s3://", "https://", "data:")):
         return value
     path = Path(value).expanduser()
-    if not path.is_file():
+    if not _is_file(path):
         raise typer.BadParameter(
             f"{value!r} is neither a file here nor an s3://, https:// or data: address", param_hint="INPUT"
         )
@@ -117,6 +123,13 @@ def _media_address(value: str, settings: Settings) -> str:
         )
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _value(text: str) -> Any:
@@ -172,6 +185,7 @@ def _print(result: Result, *, as_json: bool) -> None:
     if result.error is not None:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]✗ {result.error.code}[/bold red] ", end="")
         typer.echo(result.error.message, err=True)
+        Console(stderr=True, soft_wrap=True).print(f"[dim]request {result.id}[/dim]", highlight=False)
         return
     output = dict(result.result or {})
     details = output.pop("metadata", {})

@@ -65,6 +65,8 @@ def up(
     port 8080 where that is free. --config and --set are settings of the worker; the addresses of the servers that are
     started here cannot be set.
     """
+    if model and no_models:
+        raise typer.BadParameter("give --model or --no-models, not both", param_hint="--no-models")
     overrides = _overrides(ctx.ensure_object(GlobalOptions))
     if brokers is not None and kafka_home is None:
         raise typer.BadParameter(
@@ -122,7 +124,7 @@ def up(
         console.print(_how_to_send(platform, names, directory), soft_wrap=True, highlight=False)
         with contextlib.suppress(KeyboardInterrupt):
             platform.wait()
-        lines.note("stopping …")
+        lines.note("stopping; the worker first finishes what it has begun, within worker.drain_timeout_s …")
         lines.resume()
 
 
@@ -156,12 +158,19 @@ def _overrides(options: GlobalOptions) -> dict[str, dict[str, Any]]:
 
 
 def _how_to_send(platform: LocalPlatform, names: list[str], directory: Path) -> str:
+    from streams.settings import DEFAULT_HTTP_PORT
+
     # Commands find the settings in the default folder by themselves.
     is_found = directory == _DIRECTORY and not Path("inferstream.yaml").exists()
     inferstream = (
         "inferstream" if is_found else f"inferstream --config {shlex.quote(str(platform.config_path))}"
     )
-    lines = ["[bold green]inferstream is up[/bold green]", f"Worker log: {platform.worker_log_path}", ""]
+    lines = ["[bold green]inferstream is up[/bold green]", f"Worker log: {platform.worker_log_path}"]
+    if not platform.http_url.endswith(f":{DEFAULT_HTTP_PORT}"):
+        lines.append(
+            f"HTTP: {platform.http_url}, as port {DEFAULT_HTTP_PORT} was taken or another one is set"
+        )
+    lines.append("")
     lines.append("In another terminal, in this folder:")
     if "smollm2-135m-instruct" in names:
         lines.append(

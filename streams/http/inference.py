@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from engines.base import Emit
-from handlers.errors import DeadlineExceeded, InferenceError, InvalidRequest, MediaForbidden
+from handlers.errors import DeadlineExceeded, InferenceError, InvalidInput, InvalidRequest, MediaForbidden
 from streams.faults import contained
 from streams.http.answers import json_response, refused, result_response, status_of
 from streams.http.bodies import Body, BodyBudget, arriving_within
@@ -19,7 +19,7 @@ from streams.http.events import accepts_events, stream_answer
 from streams.http.limits import ConcurrencyLimit, Connections
 from streams.http.metrics import Metrics
 from streams.http.uploads import Form, read_form, with_files
-from streams.media.addresses import scheme_of, shown
+from streams.media.addresses import ACCEPTED_OVER_HTTP, scheme_of, shown
 from streams.messages import Request, Result, encode_result
 from streams.pipeline.decoding import decode_request, known_fields
 from streams.pipeline.pipeline import Patience
@@ -141,7 +141,13 @@ def _refuse_local_paths(request: Request, media_fields: tuple[str, ...]) -> None
     for field in media_fields:
         value = request.data.get(field)
         for address in value if isinstance(value, list) else [value]:
-            if isinstance(address, str) and scheme_of(address) in ("", "file"):
+            if not isinstance(address, str):
+                continue
+            try:
+                scheme = scheme_of(address, accepted=ACCEPTED_OVER_HTTP)
+            except InvalidInput as error:
+                raise InvalidInput(f"data.{field}: {error.message}") from None
+            if scheme in ("", "file"):
                 raise MediaForbidden(
                     f"data.{field}: {shown(address)} is a path, and none is read for HTTP callers; upload the file as "
                     "multipart/form-data, or put it on S3 and send the s3:// address"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -42,6 +42,16 @@ class Rights:
     """Why the group cannot be joined, as a sentence."""
     is_told: bool
     """Whether the broker told all that was asked."""
+    members: int | None = field(default=None, compare=False)
+    """How many workers are in the group; None where that was not asked or told."""
+
+
+class GroupRights(NamedTuple):
+    """What a broker says of a group: why it cannot be joined, whether rights were told, and how many members it has."""
+
+    refusal: str | None
+    is_told: bool
+    members: int | None = None
 
 
 async def create_topics(kafka: KafkaSettings, tasks: Iterable[str]) -> list[str]:
@@ -103,8 +113,8 @@ async def check_rights(kafka: KafkaSettings, tasks: Sequence[str], *, of_group: 
     """
     async with _admin(kafka) as admin:
         lacking, are_told = await topic_rights(client_of(admin), kafka, tasks)
-        group, is_told = await group_rights(client_of(admin), kafka) if of_group else (None, True)
-    return Rights(lacking, group, are_told and is_told)
+        group = await group_rights(client_of(admin), kafka) if of_group else GroupRights(None, True)
+    return Rights(lacking, group.refusal, are_told and group.is_told, group.members)
 
 
 @asynccontextmanager
@@ -197,8 +207,8 @@ async def topic_rights(
     return lacking, is_told
 
 
-async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, bool]:
-    """Return why the group cannot be joined, None where it can be, and whether the broker reported it."""
+async def group_rights(client: Any, kafka: KafkaSettings) -> GroupRights:
+    """Ask whether the group can be joined, and who is in it."""
     code = NO_COORDINATOR
     try:
         async with asyncio.timeout(_RIGHTS_TIMEOUT_S):
@@ -213,8 +223,9 @@ async def group_rights(client: Any, kafka: KafkaSettings) -> tuple[str | None, b
                 await asyncio.sleep(_AGAIN_S)
     except _UNANSWERED as error:
         code = getattr(error, "errno", None) or code  # a TimeoutError is an OSError, whose number is None
-        return (refusal(code, kafka), True) if code in _GROUP_CODES else (None, False)
+        return GroupRights(refusal(code, kafka), True) if code in _GROUP_CODES else GroupRights(None, False)
     if group["error_code"] in _GROUP_CODES:
-        return refusal(group["error_code"], kafka), True
+        return GroupRights(refusal(group["error_code"], kafka), True)
     allowed = allows(group["authorized_operations"], "read")
-    return (refusal(NOT_AUTHORIZED, kafka) if allowed is False else None), allowed is not None
+    why_not = refusal(NOT_AUTHORIZED, kafka) if allowed is False else None
+    return GroupRights(why_not, allowed is not None, len(group["members"]))

@@ -9,7 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 from handlers.errors import InvalidInput
 
-ACCEPTED = "s3://bucket/key, https://host/path, data:<type>;base64,<payload> or an absolute path"
+_ADDRESSES = "s3://bucket/key, https://host/path, data:<type>;base64,<payload>"
+ACCEPTED = f"{_ADDRESSES} or an absolute path"
+ACCEPTED_OVER_HTTP = f"{_ADDRESSES}, or upload the file as multipart/form-data"
 
 _LONGEST_SHOWN = 300
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
@@ -28,8 +30,10 @@ class S3Address:
     version_id: str | None = None
 
 
-def scheme_of(address: str, *, any_path: bool = False) -> str:
+def scheme_of(address: str, *, any_path: bool = False, accepted: str = ACCEPTED) -> str:
     """Return the address's scheme in lower case; "" for an absolute path, and with `any_path` for a relative one.
+
+    `accepted` is what an error tells to write.
 
     Raises:
         InvalidInput: permanent; neither a scheme nor such a path, or characters no address can hold.
@@ -40,9 +44,9 @@ def scheme_of(address: str, *, any_path: bool = False) -> str:
     else:
         scheme, colon, _ = address[:32].partition(":")
         if not colon or not _SCHEME.fullmatch(scheme):
-            raise InvalidInput(f"{shown(address)} is not a media address; write {ACCEPTED}")
+            raise InvalidInput(f"{shown(address)} is not a media address; write {accepted}")
     if scheme.lower() != "data" and not _is_writable(address):
-        raise InvalidInput(f"{shown(address)} holds characters that no address can; write {ACCEPTED}")
+        raise InvalidInput(f"{shown(address)} holds characters that no address can; write {accepted}")
     return scheme.lower()
 
 

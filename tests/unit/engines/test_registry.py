@@ -136,6 +136,12 @@ def test_an_engine_that_anything_is_set_for_is_meant_to_be_used() -> None:
     assert registry_with(shouter={"level": 2}).configured() == ["shouter"]
 
 
+@pytest.mark.parametrize("given", [int, "engine", None])
+def test_something_else_than_an_engine_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be a subclass of engines\.BaseEngine"):
+        EngineRegistry().register("mine", given)
+
+
 def test_the_tasks_of_an_engine_are_told_by_its_class() -> None:
     registry = registry_with()
     assert registry.supported_tasks("shouter") == {"shout"}

@@ -38,6 +38,21 @@ def test_the_table_says_where_each_value_is_from(
     assert "default" in rows["http.host"]
 
 
+def test_a_file_that_hides_the_servers_of_up_is_told(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = tmp_path / ".local" / "inferstream.yaml"
+    local.parent.mkdir(exist_ok=True)
+    local.write_text("kafka:\n  group_id: local\n")
+    assert "note:" not in command_line("config").stderr
+    (tmp_path / "inferstream.yaml").write_text("kafka:\n  group_id: mine\n")
+    told = command_line("config").stderr
+    assert "inferstream.yaml is read, and not .local/inferstream.yaml" in told
+    assert "--config .local/inferstream.yaml" in told
+    assert "note:" not in command_line("--config", "inferstream.yaml", "config").stderr
+
+
 def test_the_yaml_may_be_used_as_a_file_of_settings(command_line: CommandLine, tmp_path: Path) -> None:
     first = command_line("config", "-f", "yaml", "--set", "worker.tasks=asr,ocr", "--set", "worker.name=w")
     (tmp_path / "inferstream.yaml").write_text(first.output)

@@ -234,6 +234,12 @@ def test_a_version_or_a_whole_model_is_deleted(command_line: CommandLine, regist
     assert "Delete llama with all its versions?" in kept.output
     assert command_line("models", "delete", "llama", "--yes", *registry).exit_code == 0
     assert json.loads(command_line("models", "list", "--json", *registry).stdout) == []
+    command_line(*ollama, "--path", "a:1")
+    assert command_line("models", "delete", "llama/1", "--yes", *registry).exit_code == 0
+    assert "has no version; register one" in command_line("models", "show", "llama", *registry).output
+    assert command_line("models", "delete", "llama", "--yes", *registry).exit_code == 0, (
+        "without versions too"
+    )
     for name, said in (("llama", "llama"), ("llama@champion", "an alias is moved, not deleted")):
         refused = command_line("models", "delete", name, "--yes", *registry)
         assert refused.exit_code != 0

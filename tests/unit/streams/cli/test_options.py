@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from handlers.options.options import options_of, options_page
+from handlers.ocr import OcrHandler
+from handlers.options.options import OPTIONS, OptionSpec, options_of, options_page
 from handlers.options.spec import schema_of
+from handlers.registry import HandlerRegistry
 from streams.cli.command_line import app
+
+module = importlib.import_module("streams.cli.options")  # the package has the command under that name
 
 
 def run(*arguments: str, **environment: str) -> Any:
@@ -44,6 +49,21 @@ def test_the_schema_is_printed_as_json() -> None:
 
 def test_the_page_for_the_docs_is_printed_as_it_is() -> None:
     assert run("--markdown").output == options_page()
+
+
+@pytest.mark.parametrize("declared", [{"depth": OptionSpec("depth", "integer", "How deep.", 1, 9)}, None])
+def test_the_options_of_a_task_of_ones_own_are_shown(
+    declared: dict[str, OptionSpec] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = HandlerRegistry()
+    registry.register_handler_manually(
+        "mine", "mine", type("Mine", (OcrHandler,), {"task": "mine", "options": declared})
+    )
+    monkeypatch.setattr(module, "model_registry", registry)
+    shown, schema = run("mine").output, json.loads(run("mine", "--json").output)
+    assert ("depth" in shown) is (declared is not None)
+    assert ("gets any, unchecked but for these" in shown) is (declared is None)
+    assert schema == schema_of(declared or OPTIONS, title="options of mine", others_pass=declared is None)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ def test_several_brokers_need_a_release_of_kafka(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_models_and_none_are_a_contradiction(tmp_path: Path) -> None:
+    done = up("--model", "whisper-base", folder=tmp_path)
+    assert (done.exit_code, "not both" in done.output) == (2, True)
+
+
 @pytest.mark.parametrize("brokers", ["0", "2", "5"])
 def test_there_is_one_broker_or_three(tmp_path: Path, brokers: str) -> None:
     done = up("--kafka-home", str(tmp_path), "--brokers", brokers, folder=tmp_path)

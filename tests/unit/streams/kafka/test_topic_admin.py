@@ -28,7 +28,7 @@ class Coordinator:
 
     async def send(self, node: int, request: Any) -> Any:
         code, allowed = self.answers.pop(0)
-        group = {"error_code": code, "authorized_operations": allowed}
+        group = {"error_code": code, "authorized_operations": allowed, "members": [{}, {}]}
         return SimpleNamespace(to_object=lambda: {"groups": [group]})
 
 
@@ -44,7 +44,7 @@ async def test_a_group_whose_coordinator_nobody_names_in_time_is_told(
 ) -> None:
     monkeypatch.setattr(topic_admin, "_AGAIN_S", 0.01)
     monkeypatch.setattr(topic_admin, "_RIGHTS_TIMEOUT_S", 0.1)
-    reason, is_told = await topic_admin.group_rights(NoCoordinator(), KafkaSettings())
+    reason, is_told, _ = await topic_admin.group_rights(NoCoordinator(), KafkaSettings())
     assert is_told
     assert "the brokers have no coordinator for group 'inferstream'" in str(reason)
 
@@ -55,5 +55,5 @@ async def test_a_coordinator_that_loads_or_moves_is_asked_again(
 ) -> None:
     monkeypatch.setattr(topic_admin, "_AGAIN_S", 0)
     coordinator = Coordinator((15, 0), (14, 0), (16, 0), (0, operations))
-    reason, is_told = await topic_admin.group_rights(coordinator, KafkaSettings())
-    assert (is_told, bool(reason)) == (True, is_refused)
+    reason, is_told, members = await topic_admin.group_rights(coordinator, KafkaSettings())
+    assert (is_told, bool(reason), members) == (True, is_refused, 2)
