@@ -16,6 +16,9 @@ from handlers.options.spec import shown
 MOST_URGENT = 9
 USUAL_PRIORITY = 5
 
+_LATEST_S = 3e11
+"""A deadline above this is in milliseconds: as seconds it is beyond the year 9999."""
+
 Deadline = str | float | None
 """An RFC 3339 time with an offset, or seconds since the epoch."""
 
@@ -33,6 +36,10 @@ def deadline_at(deadline: Any) -> float | None:
         written = repr(deadline) if isinstance(deadline, str) else shown(deadline)
         raise InvalidRequest(
             f"deadline {written} is not an RFC 3339 time; write 2030-01-31T12:00:00Z or seconds since the epoch"
+        )
+    if seconds > _LATEST_S:
+        raise InvalidRequest(
+            f"deadline {shown(deadline)} is beyond the year 9999; write seconds since the epoch, not milliseconds"
         )
     return seconds
 

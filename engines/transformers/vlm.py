@@ -79,6 +79,7 @@ class VisionLanguageRunner(GenerationRunner):
     def _encode(self, inputs: dict[str, Any]) -> Any:
         """Return the processor's output for a conversation, about a video where there are `video_metadata`."""
         messages, about_video = inputs["messages"], inputs.get("video_metadata")
+        self._refuse_marks(messages)
         more: dict[str, Any] = {}
         if about_video is not None:
             more["processor_kwargs"] = {"do_sample_frames": False, "video_metadata": [about_video]}
@@ -90,6 +91,16 @@ class VisionLanguageRunner(GenerationRunner):
         return self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **more
         )
+
+    def _refuse_marks(self, messages: Sequence[dict[str, Any]]) -> None:
+        """Refuse texts with the processor's own mark for an image: it would look for one more image there."""
+        marks = [getattr(self.processor, name, None) for name in ("image_token", "video_token")]
+        for text in (part["text"] for message in messages for part in message["content"] if "text" in part):
+            if mark := next((one for one in marks if isinstance(one, str) and one and one in text), None):
+                raise InvalidInput(
+                    f"the text holds {mark!r}, which model {self.name} takes for an image; leave it out: images of "
+                    'data.images stand before the text, or where data.messages has {"type": "image"}'
+                )
 
     def _plain_text(self, messages: Sequence[dict[str, Any]]) -> str:
         """Return the user's one message as text, with the processor's marks for images. Processors whose image token

@@ -14,8 +14,10 @@ import yaml
 
 from engines.config.setting_problems import MASK, mask_password_in_url, may_be_secret
 from engines.config.settings_tree import leaves, sections
-from engines.configuration import Loaded
+from engines.configuration import ConfigurationError, Loaded
+from engines.registry import EngineRegistry
 from streams.cli.command_line import command, load_settings, print_json
+from streams.plugins import import_plugins
 from streams.settings import Settings
 
 _WIDTH = 110
@@ -63,13 +65,28 @@ def config(
     if sample:
         typer.echo("\n".join(sample_lines()))
         return
-    shown = list(shown_settings(load_settings(ctx)))
+    loaded = load_settings(ctx)
+    for problem in _problems_of_engines(loaded.settings):
+        typer.echo(f"note: {problem}", err=True)
+    shown = list(shown_settings(loaded))
     if as_json or format == "json":
         print_json(_tree(shown))
     elif format == "yaml":
         typer.echo("\n".join(_yaml_lines(shown)))
     else:
         _print_table(shown)
+
+
+def _problems_of_engines(settings: Settings) -> list[str]:
+    """Return what a worker would refuse of the settings of custom engines, which check them themselves."""
+    if not settings.engines.names():
+        return []
+    try:
+        import_plugins(settings.worker.plugins)
+        EngineRegistry(settings).check_settings()
+    except ConfigurationError as error:
+        return list(error.problems)
+    return []
 
 
 def shown_settings(loaded: Loaded[Settings]) -> Iterator[ShownSetting]:

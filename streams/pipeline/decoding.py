@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import re
@@ -65,12 +66,15 @@ def _decode_with_nulls(value: bytes) -> Request:
             raise InvalidRequest(
                 "a string of the request has half of a character (a lone surrogate, as \\ud83d); send whole ones"
             ) from None
+        if isinstance(error, UnicodeDecodeError):
+            raise InvalidRequest(f"the request is not UTF-8 text: {error}; send UTF-8") from None
         if "$.priority" in str(error):
             raise InvalidRequest(
                 f"the request is not valid: {error}; priority is a whole number from 0 to 9, and 9 is most urgent"
             ) from None
         raise InvalidRequest(
-            f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}"
+            f"the request is not valid: {error}; {_hint(given)}its fields are {', '.join(Request.__struct_fields__)}; "
+            "what the task reads goes into data"
         ) from None
 
 
@@ -98,8 +102,9 @@ def _fields_of(value: bytes) -> dict[str, msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if fields := _fields_with_half_characters(value):
             return fields
-        not_json = next((name for name in ("NaN", "Infinity") if name.encode() in value), None)
-        hint = f" without {not_json}, which JSON does not have," if not_json else ""
+        unwanted = ("a byte order mark", "NaN", "Infinity")
+        here = (value.startswith(codecs.BOM_UTF8), b"NaN" in value, b"Infinity" in value)
+        hint = next((f" without {name}" for name, is_here in zip(unwanted, here, strict=True) if is_here), "")
         raise Undecodable(
             f"the message ({counted(len(value), 'byte')}, starting {value[:24]!r}) is not a JSON object: {error}; "
             f"send a UTF-8 JSON object{hint} with task, engine, model_name and data"

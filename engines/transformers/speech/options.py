@@ -101,6 +101,8 @@ class WhisperLanguages:
         names = [name for name, its in TO_LANGUAGE_CODE.items() if its in known]
         near = difflib.get_close_matches(wanted, [*names, *known], n=1)
         hint = f"did you mean {near[0]}?" if near else f"known codes: {', '.join(sorted(known))}"
+        if wanted in ("auto", "detect"):
+            hint = "leave it out to have the language detected"
         raise InvalidOption(
             f'options.language is "{language}", which model {self.name} does not know; {hint}'
         )

@@ -193,6 +193,13 @@ def test_a_bad_input_does_not_cost_its_neighbours_theirs(llava: Any) -> None:
     assert last == answer(llava, asked((40, 24)), max_new_tokens=4)
 
 
+def test_a_text_with_the_models_own_mark_for_an_image_is_refused(llava: Any) -> None:
+    mark = llava.processor.image_token
+    told = refusal(llava, asked((24, 24), text=f"{mark} a b")).message
+    assert f"the text holds {mark!r}, which model" in told
+    assert "leave it out" in told
+
+
 def test_images_count_in_the_prompt_and_in_the_context(llava: Any) -> None:
     assert answer(llava, asked((24, 24)), max_new_tokens=1)["prompt_tokens"] == 2 + 9 + 3
     many = asked(*[(24, 24)] * (CONTEXT // 9 + 1))

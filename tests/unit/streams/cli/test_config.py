@@ -94,7 +94,8 @@ def test_what_is_set_for_engines_of_ones_own_is_shown_and_no_secret(
     if form == "table":
         assert "engines.my-own.no" in shown.output
         return
-    tree = (yaml.safe_load if form == "yaml" else json.loads)(shown.output)["engines"]
+    tree = (yaml.safe_load if form == "yaml" else json.loads)(shown.stdout)["engines"]
+    assert "note: engines.my-own: no such engine" in shown.stderr
     assert set(tree) == {"trigrams", "my-own"}
     if form == "json":
         assert tree["trigrams"]["smoothing"] == {"value": 0.5, "origin": "file inferstream.yaml:2"}

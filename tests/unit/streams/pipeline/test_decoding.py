@@ -60,6 +60,11 @@ def test_a_missing_required_field_is_named(field: str) -> None:
         ({"language": "en"}, "put language into options"),
         ({"num_predict": 4}, "put num_predict into options"),
         ({"id": 7}, r"\$\.id"),
+        ({"inputs": "hi"}, "unknown field `inputs`.*what the task reads goes into data"),
+        (
+            {"deadline": 1796060115720},
+            "beyond the year 9999; write seconds since the epoch, not milliseconds",
+        ),
         ({"deadline": "tomorrow"}, "'tomorrow' is not an RFC 3339 time"),
         ({"deadline": "2030-01-01T00:00:00"}, "is not an RFC 3339 time"),
         ({"metadata": [1]}, r"\$\.metadata"),
@@ -75,6 +80,19 @@ def test_a_field_of_the_wrong_shape_is_named(changes: dict[str, object], named: 
 )
 def test_bytes_that_hold_no_json_object_are_undecodable(value: bytes) -> None:
     with pytest.raises(Undecodable, match="JSON"):
+        decode_request(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"\xef\xbb\xbf" + message(), "send a UTF-8 JSON object without a byte order mark"),
+        (message()[:-1] + b', "metadata": {"x": NaN}}', "send a UTF-8 JSON object without NaN"),
+        (message(metadata={"x": "-"}).replace(b'"-"', b'"caf\xe9"'), "UTF-8"),
+    ],
+)
+def test_what_keeps_a_value_from_being_json_is_named(value: bytes, told: str) -> None:
+    with pytest.raises((Undecodable, InvalidRequest), match=told):
         decode_request(value)
 
 
