@@ -69,7 +69,7 @@ _SAMPLING = (
     OptionSpec(
         "max_length",
         "integer",
-        "Most tokens of prompt and answer together; with ollama, of the answer.",
+        "Most tokens of prompt and answer together, unless max_new_tokens is given; with ollama, of the answer.",
         1,
         bound="limits.max_tokens",
     ),
