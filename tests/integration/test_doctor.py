@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from aiokafka import AIOKafkaConsumer
 
 from deploy.local import LocalStack
 from deploy.local.s3 import BUCKET
 from examples.models.ollama import Ollama
-from streams.cli.checks import check_broker, check_s3
+from streams.cli.checks import Finding, check_broker, check_s3
 from streams.kafka.topic_admin import create_topics
+from streams.kafka.topics import Topics
 from streams.settings import Settings
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -29,7 +31,8 @@ SettingsOfStack = Callable[..., Settings]
 def settings(local_stack: LocalStack, tmp_path: Path) -> SettingsOfStack:
     """`settings(kafka={"partitions": 3})`: the stack's own, with new topics of 2 partitions, and these on top."""
     tree: dict[str, Any] = local_stack.settings()
-    tree["kafka"] |= {"topic_prefix": f"t{uuid.uuid4().hex[:8]}", "partitions": 2}
+    own = f"t{uuid.uuid4().hex[:8]}"
+    tree["kafka"] |= {"topic_prefix": own, "group_id": own, "partitions": 2}
     tree["cache"] = {"directory": str(tmp_path / "cache")}
 
     def make(**changes: dict[str, Any]) -> Settings:
@@ -91,9 +94,27 @@ def test_too_few_partitions_are_an_error_and_more_are_not(settings: SettingsOfSt
         ("broker", "ok"),
         ("topics", "error"),
         ("rights", "ok"),
+        ("workers", "warning"),
     ]
     assert "2 partitions, kafka.partitions asks for 3" in found[1].detail
     assert check_broker(settings(kafka={"partitions": 1}), ["asr"])[1].status == "ok"
+
+
+async def test_the_workers_of_the_group_are_counted(settings: SettingsOfStack) -> None:
+    mine = settings()
+    await create_topics(mine.kafka, ["asr"])
+    topic = Topics(mine.kafka.topic_prefix).requests("asr")
+    servers, group = mine.kafka.bootstrap_servers, mine.kafka.group_id
+    none = found_workers(await asyncio.to_thread(check_broker, mine, ["asr"]))
+    assert none == ("warning", f"group {group} has none, so requests wait")
+    async with AIOKafkaConsumer(topic, bootstrap_servers=servers, group_id=group):
+        one = found_workers(await asyncio.to_thread(check_broker, mine, ["asr"]))
+        assert one == ("ok", f"group {group} has 1 worker")
+
+
+def found_workers(findings: list[Finding]) -> tuple[str, str]:
+    [found] = [(one.status, one.detail) for one in findings if one.name == "workers"]
+    return found
 
 
 def test_wrong_s3_keys_are_an_error(settings: SettingsOfStack) -> None:
