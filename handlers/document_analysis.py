@@ -6,6 +6,7 @@ from typing import Any
 
 from handlers.base import MediaHandler, notes, optional_text, with_metadata
 from handlers.decoding.document import read_document
+from handlers.decoding.document_pages import told_damage
 from handlers.options.options import options_of
 
 
@@ -21,7 +22,8 @@ class DocumentAnalysisHandler(MediaHandler):
     def preprocess(self, data: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return `pages` (see `handlers.decoding.document_pages.Page`), and `question` where it was given.
 
-        With a question, pages that have a text layer get an image too: some models answer from it.
+        With a question, pages that have a text layer get an image too: some models answer from it. `truncated` tells
+        of which pages a PDF has damaged content, so that only a part of it was read.
         """
         self.validate_input(data, ["document"])
         question = optional_text(data, "question")
@@ -33,7 +35,8 @@ class DocumentAnalysisHandler(MediaHandler):
             with_images=bool(question),
         )
         picture = pages[0]["image"]
-        return {"pages": pages, **question, **notes(truncated=picture and picture.info.get("truncated"))}
+        lost = (picture and picture.info.get("truncated")) or told_damage(pages, "data.document")
+        return {"pages": pages, **question, **notes(truncated=lost)}
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], answer?, metadata.

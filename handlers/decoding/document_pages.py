@@ -42,6 +42,8 @@ class Page(TypedDict):
     """The words of its text layer, None where the file has none or has only `layer`."""
     layer: list[Word]
     """The words of a text layer that is only a small part of the page's text: a stamp on a scan."""
+    damage: NotRequired[list[str]]
+    """What of the page is damaged in its file, so that only a part of it was read."""
 
 
 def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Page:
@@ -55,6 +57,18 @@ def page_image(number: int, image: Image.Image, dpi: float | None = None) -> Pag
         "words": None,
         "layer": [],
     }
+
+
+def told_damage(pages: Sequence[Page], field: str) -> str | None:
+    """Return what of the pages was read only in part, None where all is whole."""
+    found: dict[str, list[str]] = {}
+    for page in pages:
+        for part in page.get("damage", []):
+            found.setdefault(part, []).append(str(page["number"]))
+    parts = [
+        f"{part} of page{'s' * (len(numbers) > 1)} {', '.join(numbers)}" for part, numbers in found.items()
+    ]
+    return f"{field} is damaged and was read only in part: {'; '.join(parts)}" if parts else None
 
 
 def check_page_sizes(what: str, sizes: Iterable[tuple[int, int, int]], max_pixels: int) -> None:

