@@ -192,6 +192,17 @@ def test_a_page_without_text_has_none(reader: Any) -> None:
         assert (result["text"], result["lines"]) == ("", [])
 
 
+def test_small_text_in_a_picture_that_is_far_larger_is_read(reader: Any, analyst: Any) -> None:
+    lines = [Line(40, y, f"Part {y} of the message", 34) for y in range(150, 12_000, 1370)]
+    screenshot = picture(lines, size=(1080, 12_000))
+    result = read(reader, screenshot)
+    assert result["text"] == "\n".join(line.text for line in lines)
+    check_places(result["lines"], lines, within=20)
+    file = io.BytesIO()
+    screenshot.save(file, "PNG")
+    assert analysed(analyst, file.getvalue())["pages"][0]["text"] == result["text"]
+
+
 def test_a_batch_of_pages_gives_each_what_it_gets_alone(reader: Any) -> None:
     inputs = [
         {"image": picture(INVOICE, size=(640, 320))},

@@ -7,7 +7,7 @@ Source: https://arxiv.org/abs/1911.08947 (differentiable binarization: threshold
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from transformers import PreTrainedModel
 
 from engines.transformers.device import to_model
+from engines.transformers.documents.tiles import in_tiles
 from engines.transformers.process_state import running
 
 Points = NDArray[np.float32]
@@ -44,6 +45,19 @@ _SMALLEST = 3
 
 _STEP = 32
 """The model halves the image five times."""
+
+_MOST_SHRUNK = 7.5
+"""Times that one look at the whole picture may shrink it: letters of 36 pixels are just seen then. A page of A4 scanned
+at 600 dpi is shrunk 7.3 times."""
+
+_CLOSE = 3.5
+"""Times that the second look shrinks a picture, as the first one does a page of A4 scanned at 300 dpi."""
+
+_TILE = 960
+"""Sides of the tiles of the second look, in pixels as the model sees them: bounds memory."""
+
+_COVERED = 0.3
+"""Part of a region of the first look that those of the second cover at least where they hold the same text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +95,30 @@ class TextDetector:
 
     @running()
     def find(self, image: Image.Image) -> list[TextRegion]:
-        """Return the regions of text in an RGB picture, in no particular order."""
-        seen = image.resize(self._seen_size(image.width, image.height), Image.Resampling.BILINEAR)
+        """Return the regions of text in an RGB picture, in no particular order.
+
+        A picture that the settings shrink until text is too small to be seen is looked at a second time, in tiles,
+        whose number its pixels bound. Lines too large for that look count from the first one.
+        """
+        width, height = image.size
+        size = self._seen_size(width, height)
+        whole = self._regions(image, size, self._probabilities)
+        if max(width, height) <= _MOST_SHRUNK * max(size):
+            return whole
+        size = _in_steps(width / _CLOSE), _in_steps(height / _CLOSE)
+        close = self._regions(image, size, lambda seen: in_tiles(seen, _TILE, _STEP, self._probabilities))
+        return of_both_looks(whole, close)
+
+    def _regions(
+        self, image: Image.Image, size: tuple[int, int], look: Callable[[Image.Image], NDArray[np.float32]]
+    ) -> list[TextRegion]:
+        """Return the regions in `image` by the probabilities that `look` returns for it in `size`."""
+        seen = image.resize(size, Image.Resampling.BILINEAR)
         scale = np.array([image.width / seen.width, image.height / seen.height], np.float32)
         edge = np.array([image.width, image.height], np.float32)
         return [
             TextRegion(np.clip(region.corners * scale, 0, edge), region.score)
-            for region in regions_of(self._probabilities(seen))
+            for region in regions_of(look(seen))
         ]
 
     def _probabilities(self, image: Image.Image) -> NDArray[np.float32]:
@@ -109,6 +140,24 @@ class TextDetector:
         grow, shrink = max(1.0, self._limit / shorter), min(1.0, self._limit / longer)
         ratio = min(grow if self._limits_shorter else shrink, self._longest / longer)
         return _in_steps(width * ratio), _in_steps(height * ratio)
+
+
+def of_both_looks(whole: Sequence[TextRegion], close: Sequence[TextRegion]) -> list[TextRegion]:
+    """Return the regions of a close look, and those of a look at the whole picture that the close one has not, or only
+    pieces of."""
+    if not whole or not close:
+        return [*whole, *close]
+    boxes = np.array([region.box for region in close], np.float32)
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    is_kept = np.ones(len(close), bool)
+    large = []
+    for region in whole:
+        box = np.array(region.box, np.float32)
+        shared = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+        if shared.clip(0).prod(axis=1).sum() < _COVERED * (box[2:] - box[:2]).prod():
+            large.append(region)
+            is_kept &= ~((middles >= box[:2]) & (middles <= box[2:])).all(axis=1)
+    return [*large, *(region for region, kept in zip(close, is_kept, strict=True) if kept)]
 
 
 def regions_of(probabilities: NDArray[np.float32]) -> list[TextRegion]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from engines.transformers.documents.text_detection import (
     TextDetector,
@@ -14,6 +17,7 @@ from engines.transformers.documents.text_detection import (
     around,
     connected_regions,
     corners_of,
+    of_both_looks,
     regions_of,
 )
 
@@ -174,3 +178,79 @@ def test_a_turned_rectangle_is_found_with_its_corners_clockwise_from_the_top_lef
 def test_a_point_and_a_line_have_no_area(points: list[tuple[int, int]]) -> None:
     _, low, high = around(np.array(points, np.float32))
     assert (high - low).prod() == pytest.approx(0, abs=1e-4)
+
+
+class DarkIsText(nn.Module):
+    """Sees text where all of a pixel is dark, so that what is shrunk to less than a pixel is not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int]] = []
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        self.sizes.append((pixel_values.shape[3], pixel_values.shape[2]))
+        return SimpleNamespace(last_hidden_state=(pixel_values.amax(dim=1, keepdim=True) < -1).float())
+
+
+def sheet(size: tuple[int, int], *bars: tuple[int, int, int, int]) -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    for bar in bars:
+        ImageDraw.Draw(image).rectangle(bar, fill="black")
+    return image
+
+
+ROWS = [(100, y, 800, y + 26) for y in range(40, 15_900, 137)]
+
+
+@pytest.mark.parametrize(
+    ("size", "bars"),
+    [
+        ((1080, 16_000), ROWS),
+        ((16_000, 1080), [(top, left, bottom, right) for left, top, right, bottom in ROWS]),
+        ((6000, 8000), [(100, y, 5800, y + 24) for y in range(40, 7900, 171)]),  # over the seams
+        ((1080, 9000), [(140, 500, 940, 1300), (100, 3000, 400, 3026), (100, 8900, 400, 8926)]),
+    ],
+)
+def test_small_text_in_a_large_picture_is_found_once(
+    size: tuple[int, int], bars: list[tuple[int, int, int, int]]
+) -> None:
+    found = TextDetector(DarkIsText(), {}).find(sheet(size, *bars))  # type: ignore[arg-type]
+    assert len(found) == len(bars)
+    for box, bar in zip(
+        sorted((region.box for region in found), key=sum), sorted(bars, key=sum), strict=True
+    ):
+        middles = [
+            (box[0] + box[2]) / 2 - (bar[0] + bar[2]) / 2,
+            (box[1] + box[3]) / 2 - (bar[1] + bar[3]) / 2,
+        ]
+        assert np.abs(middles).max() < 8, (box, bar)
+
+
+def test_a_picture_that_is_not_shrunk_far_is_looked_at_once() -> None:
+    model = DarkIsText()
+    TextDetector(model, {}).find(sheet((1080, 7000), (100, 100, 800, 140)))  # type: ignore[arg-type]
+    TextDetector(model, {}).find(sheet((4960, 7016), (100, 100, 800, 140)))  # type: ignore[arg-type]
+    assert model.sizes == [(160, 960), (672, 960)]
+
+
+def test_the_tiles_of_a_second_look_are_small() -> None:
+    model = DarkIsText()
+    TextDetector(model, {}).find(sheet((8000, 12_000), (100, 100, 800, 140)))  # type: ignore[arg-type]
+    assert max(max(size) for size in model.sizes) <= 960
+    assert sum(width * height for width, height in model.sizes) < 8000 * 12_000 / 3.5**2 * 1.6
+
+
+def region(*box: int) -> TextRegion:
+    left, top, right, bottom = box
+    return TextRegion(np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32), 0.9)
+
+
+def test_of_two_looks_the_closer_counts_but_for_what_it_has_only_pieces_of() -> None:
+    rows = [region(0, y, 100, y + 8) for y in (0, 12, 24)]
+    assert of_both_looks([region(0, 0, 100, 32)], rows) == rows  # seen as one
+    assert of_both_looks([region(50, 0, 110, 9)], rows) == rows  # seen in part
+    letter = region(0, 0, 1000, 1000)
+    assert of_both_looks([letter], [*rows, far := region(2000, 0, 2100, 9)]) == [letter, far]
+    assert of_both_looks([letter], []) == [letter]
+    assert of_both_looks([], rows) == rows
