@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from handlers.decoding.pixel_limits import check_size
+from handlers.decoding.png_chunks import has_damaged_pixels, without_metadata
 from handlers.errors import InferenceError, MediaCorrupt
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
@@ -40,13 +40,6 @@ _UPRIGHT = {
 _LEAST_DPI, _MOST_DPI = 10, 20_000
 """Beyond, what a file declares is a place-holder: 1 where a program knows no better."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PNG_TELLS_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"exif\0")
-
-_MOST_TEXT = 1 << 20
-"""Longest text that may hold the orientation, in bytes, as written and unpacked."""
-
 _A = {name: "an" if name == "AVIF" else "a" for name in FORMATS}
 
 _CURE = f"send a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
@@ -64,8 +57,11 @@ def opened_image(content: bytes, what: str) -> Image.Image:
         factory, accepts = Image.OPEN[name]
         try:
             if accepts is None or accepts(content[:16]) is True:
-                return factory(io.BytesIO(without_metadata(content)), "")
-        except MemoryError:
+                image = factory(io.BytesIO(without_metadata(content)), "")
+                if has_damaged_pixels(content):
+                    raise MediaCorrupt(f"{what} is damaged: the checksum of its pixels is wrong; {_CURE}")
+                return image
+        except (MediaCorrupt, MemoryError):
             raise
         except Exception as error:  # decoders raise nearly anything on bytes that are damaged
             log.info("image_header_unreadable", image=what, format=name, error=repr(error))
@@ -198,46 +194,3 @@ def dpi_of(image: Image.Image) -> float | None:
         return None
     is_likely = _LEAST_DPI <= across <= _MOST_DPI
     return across if is_likely and math.isclose(across, down, rel_tol=0.02) else None
-
-
-def without_metadata(content: bytes) -> bytes | bytearray:
-    """Return `content`, of a PNG without texts and profiles, which decoders refuse or spend minutes and hundreds of
-    megabytes on: only the orientation in EXIF and XMP affects the pixels. A damaged file stays as it is.
-
-    Source: PNG (Third Edition) section 5.
-    """
-    if not content.startswith(_PNG):
-        return content
-    kept, start = bytearray(_PNG), len(_PNG)
-    while start + 12 <= len(content):
-        kind = content[start + 4 : start + 8]
-        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-        if end > len(content):
-            break
-        is_text = kind in _PNG_TEXTS and not _tells_orientation(kind, content, start + 8, end - 4)
-        if not is_text and kind != b"iCCP":
-            kept += content[start:end]
-        start = end
-    return content if len(kept) == start else kept + content[start:]
-
-
-def _tells_orientation(kind: bytes, content: bytes, start: int, end: int) -> bool:
-    """Return whether a text may hold the orientation, and is short enough to read."""
-    name = next((one for one in _PNG_TELLS_ORIENTATION if content.startswith(one, start, end)), None)
-    if name is None or end - start > _MOST_TEXT:
-        return False
-    text = content[start + len(name) : end]
-    if kind == b"zTXt":
-        return _unpacks(text[1:])
-    if kind == b"iTXt" and text[:1] == b"\1":
-        return text.count(b"\0", 1) >= 3 and _unpacks(text[2:].split(b"\0", 2)[-1])
-    return True
-
-
-def _unpacks(packed: bytes) -> bool:
-    unpacking = zlib.decompressobj()
-    try:
-        unpacking.decompress(packed, _MOST_TEXT - 1)
-    except zlib.error:
-        return False
-    return not unpacking.unconsumed_tail

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlers.decoding.image_files import opened_image, upright_rgb, without_metadata
+from handlers.decoding.image_files import opened_image, upright_rgb
 from handlers.decoding.images import is_quick, read_image
+from handlers.decoding.png_chunks import without_metadata
 from handlers.errors import MediaCorrupt
 from handlers.settings import MediaSettings
 

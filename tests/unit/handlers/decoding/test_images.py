@@ -85,6 +85,24 @@ def test_formats_that_are_not_allowed_are_not_opened(kind: str) -> None:
         read(encoded(picture(), kind))
 
 
+@pytest.mark.parametrize("packing", [{}, {"compress_level": 0}, {"bits": 1}])
+def test_a_png_whose_pixels_were_overwritten_is_corrupt_where_they_unpack_as_well(
+    packing: dict[str, int],
+) -> None:
+    whole = encoded(Image.effect_noise((300, 300), 60).convert("P"), **packing)
+    assert read(whole).size == (300, 300)
+    start = whole.index(b"IDAT") + 4
+    size = int.from_bytes(whole[start - 8 : start - 4], "big")
+    for share in (0.1, 0.5, 0.9):
+        damaged = bytearray(whole)
+        at = start + int(size * share)
+        damaged[at : at + size // 12] = bytes(size // 12)
+        with pytest.raises(
+            MediaCorrupt, match=r"is damaged: the checksum of its pixels is wrong; send a whole"
+        ):
+            read(bytes(damaged))
+
+
 def test_random_damage_never_raises_anything_but_our_errors() -> None:
     rng = np.random.default_rng(0)
     for kind in FORMATS:
