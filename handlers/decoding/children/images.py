@@ -19,6 +19,7 @@ from handlers.decoding.image_files import (
     dpi_of,
     left_out_of,
     opened_image,
+    paper_of,
     upright,
     upright_rgb,
 )
@@ -42,10 +43,11 @@ def image(content: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[dict[
     picture = upright(picture, what)
     dpi = dpi_of(picture)
     yield {"size": picture.size, "dpi": dpi and (dpi, dpi), "truncated": left_out}, b""
+    paper = paper_of(picture, what)
     rows = max(1, _STRIP_PIXELS // picture.width)
     for top in range(0, picture.height, rows):
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        yield {}, as_rgb(strip, what).tobytes()
+        yield {}, as_rgb(strip, what, paper).tobytes()
 
 
 def tiff_pages(

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.decoding.children import images
+from handlers.decoding.document import read_document
 from handlers.errors import MediaCorrupt
+from handlers.settings import MediaSettings
 from tests.unit.handlers.decoding.test_images import RED, WHITE, encoded, picture, read
 
 
@@ -31,6 +34,49 @@ def test_what_is_transparent_becomes_white(mode: str) -> None:
         image = clear.convert("LA").convert(mode) if mode == "La" else clear.convert(mode)
     assert image.mode == mode
     assert np.asarray(read(image)).min() == 255
+
+
+def letters(kind: str, colour: tuple[int, int, int], alpha: int = 255) -> Image.Image:
+    """Return a shape of one colour on a transparent ground, in 700 rows, of which the upper ones are empty."""
+    image = Image.new("RGBA", (40, 700), (255, 255, 255, 0))
+    image.paste((*colour, alpha), (10, 500, 20, 600))
+    return image.convert(kind)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "PA"])
+def test_white_on_a_transparent_ground_is_seen_on_black(mode: str) -> None:
+    image = letters("LA", WHITE).convert("La") if mode == "La" else letters("RGBA", WHITE).convert(mode)
+    result = read(image)
+    assert (result.getpixel((15, 550)), result.getpixel((0, 0))) == (WHITE, (0, 0, 0))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "AVIF"])
+def test_white_on_transparent_is_seen_on_black_in_files(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the image comes from a child, in strips, and as a page."""
+    content = encoded(letters("RGBA", (250, 251, 252)), kind)
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 5000)
+    _, *strips = images.image(content, what="it", max_pixels=10**6)
+    page = read_document(content, field="data.document", limits=MediaSettings())[0]["image"]
+    assert page is not None
+    apart = Image.frombytes("RGB", (40, 700), b"".join(strip for _, strip in strips))
+    for result in (read(content), page, apart):
+        seen = np.asarray(result)
+        assert (seen[550, 15].min() > 240, seen[0, 0].max() < 10) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        letters("RGBA", (0, 0, 0)),
+        letters("RGBA", (200, 200, 200)),
+        letters("RGBA", WHITE, alpha=8),
+        Image.new("RGBA", (40, 700), (255, 255, 255, 0)),
+        Image.new("RGBA", (40, 700), (255, 255, 255, 255)),
+    ],
+    ids=["black", "grey", "hardly anything", "nothing", "all white"],
+)
+def test_what_is_seen_on_white_or_nowhere_stays_on_white(image: Image.Image) -> None:
+    assert read(image).getpixel((0, 0)) == WHITE
 
 
 def test_half_transparent_black_is_grey() -> None:
