@@ -9,7 +9,7 @@ from PIL import Image
 
 from handlers.decoding.children import processes
 from handlers.decoding.children.processes import ChildEnded, Limits
-from handlers.decoding.document_pages import Page, chosen_pages, fewer_pages, page_image
+from handlers.decoding.document_pages import Page, check_pages, chosen_pages, fewer_pages, page_image
 from handlers.decoding.image_files import dpi_of
 from handlers.decoding.images import read_image
 from handlers.errors import MediaCorrupt
@@ -79,6 +79,7 @@ def _single(value: Any, field: str, limits: MediaSettings, pages: Any) -> list[P
 def _pages(
     function: str, content: bytes, what: str, limits: MediaSettings, children: Limits, more: dict[str, Any]
 ) -> list[Page]:
+    check_pages(more["pages"])  # here: not every value can be sent to a child
     arguments = {"what": what, "max_pages": limits.max_pages, "max_pixels": limits.max_image_pixels, **more}
     count = 1
     try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_LAST_NUMBER = 999_999_999
 
 
 class Word(TypedDict):
@@ -88,6 +89,16 @@ def fewer_pages(count: int) -> str:
     return renew if count < 2 else f"name fewer pages in data.pages, or {renew}"
 
 
+def check_pages(pages: Any) -> None:
+    """Refuse what can name no pages of any document.
+
+    Raises:
+        InvalidInput: permanent; not a number, list or ranges.
+    """
+    if pages is not None:
+        list(_spans(pages))
+
+
 def chosen_pages(pages: Any, count: int, *, what: str, max_pages: int) -> list[int]:
     """Return the page numbers that `pages` names in a document of `count` pages, ascending, each once.
 
@@ -119,7 +130,7 @@ def _spans(pages: Any) -> Iterator[tuple[int, int]]:
         pages.split(",") if isinstance(pages, str) else pages if isinstance(pages, list | tuple) else [pages]
     )
     for part in parts:
-        if type(part) is int:
+        if type(part) is int and abs(part) <= _LAST_NUMBER:
             yield part, part
         elif isinstance(pages, str) and (found := _RANGE.fullmatch(part.strip())):
             yield int(found[1]), int(found[2] or found[1])

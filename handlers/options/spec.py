@@ -243,7 +243,10 @@ def shown(value: Any) -> str:
         case int() if value.bit_length() > 300:
             text = f"an integer of {value.bit_length()} bits"
         case _:
-            text = repr(value)
+            try:
+                text = repr(value)
+            except ValueError:  # an integer in it has more digits than Python writes
+                text = f"a {type(value).__name__} with an integer that is too large to show"
     return text if len(text) <= 80 else text[:80] + "…"
 
 

@@ -150,7 +150,26 @@ def test_a_page_the_document_does_not_have_is_named(pages: Any) -> None:
         read(document, pages=pages)
 
 
-@pytest.mark.parametrize("pages", ["", "x", "1-", "1;2", [], [1, "2"], {"from": 1}, True, 1.0, "1" * 5000])
+@pytest.mark.parametrize(
+    "pages",
+    [
+        "",
+        "x",
+        "1-",
+        "1;2",
+        [],
+        [1, "2"],
+        {"from": 1},
+        True,
+        1.0,
+        "1" * 5000,
+        2**70,
+        [-(2**70)],
+        [10**5000],
+        np.int64(1),
+    ],
+    ids=range(14),
+)
 def test_pages_of_the_wrong_kind_are_refused_with_the_right_kinds(pages: Any) -> None:
     with pytest.raises(
         InvalidInput, match=r"data\.pages is .*; it must be a page number from 1, a list of them, or"
