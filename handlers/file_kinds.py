@@ -18,6 +18,9 @@ TAKEN_BY: dict[Family, str] = {
 
 _LOOKED_AT = 4096
 
+_LEAST_LINE = 24
+"""Bytes in a line of base64, on average."""
+
 _LISTED_IN = 1 << 16
 """How many bytes at the end of a zip archive are searched for its list of files."""
 
@@ -222,6 +225,7 @@ def _of_text(head: bytes) -> FileKind | None:
         return FileKind("a pointer of Git LFS", "other", "fetch the file that it stands for (git lfs pull)")
     if start[:1] in b"{[":
         return FileKind("a JSON text", "other")
-    if re.fullmatch(rb"[A-Za-z0-9+/=\s]{64,}", text):
+    # Base64 may be wrapped; words are shorter than its lines, also where blanks stand in place of its plus signs.
+    if re.fullmatch(rb"[A-Za-z0-9+/=\s]{64,}", text) and len(text) >= _LEAST_LINE * len(text.split()):
         return FileKind("base64 text", "other", "decode it, or send it as a data: URI")
     return FileKind("a plain text", "other")

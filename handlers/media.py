@@ -31,7 +31,7 @@ def encoded_file(
     """Return the encoded file in `value`, and its name in messages; None where `value` is of a type in `besides`.
 
     Raises:
-        InvalidInput: permanent; neither, such as an address; `named` describes `besides`.
+        InvalidInput: permanent; neither, such as an address, or a masked array; `named` describes `besides`.
     """
     match value:
         case Media(content=content, source=source):
@@ -42,6 +42,8 @@ def encoded_file(
             raise InvalidInput(
                 f"{field} is {shown(value)}, which was not fetched; send s3://, data: or the bytes"
             )
+    if callable(getattr(value, "filled", None)):
+        raise InvalidInput(f"{field} is a masked array; fill what is masked first, as by array.filled(0)")
     if isinstance(value, besides):
         return None
     given = f"a list of {len(value)}" if isinstance(value, list | tuple) else shown(value)
@@ -49,19 +51,28 @@ def encoded_file(
 
 
 def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
-    """Return the bytes a `data:` URI carries.
+    """Return the bytes a `data:` URI carries, in base64 where `;base64`, in any case, is before the comma, else
+    percent-encoded.
 
     Source: RFC 2397.
 
     Raises:
-        MediaCorrupt: permanent; no comma, or base64 that does not decode.
+        MediaCorrupt: permanent; no comma, another encoding, or base64 that does not decode.
         MediaTooLarge: permanent; more than `max_bytes` once decoded (checked before decoding).
     """
     head, comma, payload = uri.partition(",")
     source = f"{head[:60]},… ({counted(len(payload), 'character')})"
     if not comma:
         raise MediaCorrupt(f"{source} is not a data: URI; write data:<type>;base64,<payload>")
-    is_base64 = head.endswith(";base64")
+    content_type, *parameters = head.removeprefix("data:").split(";")
+    is_base64 = bool(parameters) and parameters[-1].strip().lower() == "base64"
+    if is_base64:
+        parameters.pop()
+    if strange := next((one.strip() for one in parameters if one.strip() and "=" not in one), None):
+        raise MediaCorrupt(
+            f"{source} names the encoding {shown(strange)}; only base64, named last, and percent-encoding, which has "
+            "no name, are known: write data:<type>;base64,<payload>"
+        )
     estimate = len(payload) * 3 // 4 - 2 if is_base64 else len(payload) // 3
     if estimate > max_bytes:
         raise MediaTooLarge(f"{source} decodes to about {estimate} bytes; media.max_bytes allows {max_bytes}")
@@ -73,4 +84,4 @@ def decode_data_uri(uri: str, *, max_bytes: int) -> Media:
         ) from None
     if len(content) > max_bytes:
         raise MediaTooLarge(f"{source} holds {len(content)} bytes; media.max_bytes allows {max_bytes}")
-    return Media(content, source, head.removeprefix("data:").removesuffix(";base64") or None)
+    return Media(content, source, ";".join([content_type, *parameters]) or None)
