@@ -210,12 +210,13 @@ def _turned(image: Image.Image, what: str) -> Image.Image:
 def _eight_bits(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
     """Return grey values of more than 8 bits as 0..255.
 
-    Integers count from 0 to 65535, floats from 0 to 1 or to 255; a range beyond is stretched to fit.
+    They count from 0 to 1 (floats only), to 255 or to 65535 (integers only), whichever the largest reaches first; a
+    range beyond is stretched to fit. So 16 bits that hold values of 8 are not nearly black.
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite([low, high]).all():
         raise MediaCorrupt(f"{what} holds pixels that are not numbers (NaN or infinity); {_CURE}")
-    whites = (65535.0,) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
+    whites = (255.0, 65535.0) if np.issubdtype(pixels.dtype, np.integer) else (1.0, 255.0)
     white = next((white for white in whites if high <= white), None)
     if low >= 0 and white is not None:
         low, high = 0.0, white

@@ -74,9 +74,9 @@ def read_image(value: Any, *, field: str, limits: MediaSettings) -> Image.Image:
     """Return the image in `value` upright, in mode RGB; the caller owns it.
 
     `value` is a Media or bytes (an encoded file), a PIL image, or a numpy array (height, width) or (height, width, 1, 3
-    or 4) of uint8, of uint16 (0..65535) or of floats within 0..1. What is transparent becomes white, or black
-    where nothing is seen on white. Of a file of
-    several pages or frames, `info["truncated"]` says that only the first was read. The limit on pixels is checked
+    or 4) of uint8, of uint16 (0..65535, or 0..255 where none is larger) or of floats within 0..1. What is transparent
+    becomes white, or black where nothing is seen on white. Of a file of several pages or frames, `info["truncated"]`
+    says that only the first was read. The limit on pixels is checked
     before anything is decoded. Files that may take long or much memory are decoded in a child process, and refused
     beyond its limits.
 
@@ -176,7 +176,8 @@ def _from_array(array: NDArray[Any], field: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.uint16:
-        array = np.rint(array / np.float32(257)).astype(np.uint8)
+        white = np.float32(255 if array.max() <= 255 else 65535)
+        array = np.rint(array * (np.float32(255) / white)).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):

@@ -111,6 +111,15 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
     assert np.asarray(read(encoded(Image.fromarray(levels), kind)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_sixteen_bits_that_hold_values_of_eight_are_not_scaled() -> None:
+    levels = np.array([[0, 100, 255]], np.uint16)
+    for value in (levels, encoded(Image.fromarray(levels), "PNG"), encoded(Image.fromarray(levels), "TIFF")):
+        assert np.asarray(read(value))[0, :, 0].tolist() == [0, 100, 255]
+    above = np.array([[0, 0, 256]], np.uint16)
+    for value in (above, encoded(Image.fromarray(above), "PNG")):
+        assert np.asarray(read(value))[0, :, 0].tolist() == [0, 0, 1]
+
+
 def test_big_endian_sixteen_bits_are_scaled_too() -> None:
     image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 0, 65535))
     assert np.asarray(read(image))[0, :, 0].tolist() == [0, 255]
