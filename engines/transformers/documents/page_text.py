@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engines.transformers.documents.ocr_pages import PageText
-from engines.transformers.documents.reading_order import reading_order
+from engines.transformers.documents.reading_order import along_the_text, reading_order
 from engines.transformers.documents.text_lines import Line, lines_of, without_breaks
 from handlers.decoding.document_pages import Page, Word
 
@@ -65,7 +65,9 @@ def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
 def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
     """Return the text and the words of a text layer, in reading order and with broken words joined."""
     lines = lines_of(words)
-    rows = reading_order([line.box for line in lines], [line.text for line in lines])
+    texts = [line.text for line in lines]
+    places = along_the_text([line.box for line in lines], [line.polygon for line in lines], texts)
+    rows = reading_order(places, texts)
     joined = without_breaks([[lines[index] for index in row] for row in rows])
     text = "\n".join(" ".join(line.text for line in row) for row in joined)
     in_order = [line for row in joined for line in row]
@@ -86,7 +88,8 @@ def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
             for other in regions
         )
     ]
-    return PageText.arranged(regions, [region["box"] for region in regions])
+    texts, polygons = [line["text"] for line in regions], [line.get("polygon") for line in regions]
+    return PageText.arranged(regions, along_the_text([line["box"] for line in regions], polygons, texts))
 
 
 def _words_in(read: PageText) -> list[Word]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,33 @@ def reading_order(boxes: Sequence[Box], texts: Sequence[str]) -> list[list[int]]
     by_middle = sorted(range(len(boxes)), key=lambda index: _middle(boxes[index]))
     rows = _ordered(by_middle, boxes, to_the_left=_runs_to_the_left(texts))
     return [[row[place] for place in as_read([texts[index] for index in row])] for row in rows]
+
+
+def along_the_text(
+    boxes: Sequence[Box], polygons: Sequence[Sequence[Sequence[float]] | None], texts: Sequence[str]
+) -> list[Box]:
+    """Return `boxes` as they are once the page is turned by quarters so that most letters run to the right.
+
+    A polygon begins at the top left of its text and goes on along it; a text without one runs to the right.
+    """
+    letters = [0, 0, 0, 0]
+    for polygon, text in zip(polygons, texts, strict=True):
+        letters[_quarters(polygon) if polygon else 0] += len(text)
+    quarters = letters.index(max(letters))
+    return [_turned_back(box, quarters) for box in boxes]
+
+
+def _quarters(polygon: Sequence[Sequence[float]]) -> int:
+    """Return by how many quarters a text is turned clockwise."""
+    (left, top), (right, lower), *_ = polygon
+    return round(math.atan2(lower - top, right - left) / (math.pi / 2)) % 4
+
+
+def _turned_back(box: Box, quarters: int) -> Box:
+    for _ in range(quarters):
+        left, top, right, bottom = box
+        box = (top, -right, bottom, -left)
+    return box
 
 
 def _ordered(indices: Sequence[int], boxes: Sequence[Box], *, to_the_left: bool) -> Iterator[list[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from engines.transformers.documents.ocr_pages import PageText
 from engines.transformers.documents.page_text import read_from_layer, read_from_picture, transcribed
 from handlers.decoding.document_pages import Page, Word
@@ -70,6 +72,41 @@ def test_columns_of_a_page_from_right_to_left_begin_on_the_right() -> None:
     lines = read.text.text.split("\n")
     assert ["ימין" in one for one in lines] == [True] * 3 + [False] * 3
     assert lines[0] == "ארבע שלוש שתיים אחת ימין"  # the words of this test stand from left to right
+
+
+TURNED_LINES = ["First page alpha", "Second of them", "Total 42"]
+
+
+def turned(text: str, row: int, quarters: int) -> list[Word]:
+    """Return the words of a line on a page of 600 x 600 pixels that is turned clockwise by quarters."""
+    found: list[Word] = []
+    for word in words(text, 50, 100 + 30 * row):
+        left, top, right, bottom = word["box"]
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        for _ in range(quarters):
+            corners = [(600 - y, x) for x, y in corners]
+        columns, lines = zip(*corners, strict=True)
+        box = [min(columns), min(lines), max(columns), max(lines)]
+        found.append({"text": word["text"], "box": box})
+        if quarters:
+            found[-1]["polygon"] = [list(corner) for corner in corners]
+    return found
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_page_that_is_turned_is_read_along_its_text(quarters: int) -> None:
+    layer = [word for row, text in enumerate(TURNED_LINES) for word in turned(text, row, quarters)]
+    assert read_from_layer(page(words=layer), layer).text.text.split("\n") == TURNED_LINES
+    mixed = read_from_picture(page(layer=layer), seen(line("pic", [50, 50, 90, 70])))
+    assert [text for text in mixed.text.text.split("\n") if text != "pic"] == TURNED_LINES
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_note_in_the_margin_leaves_the_order_of_an_upright_page(quarters: int) -> None:
+    body = [word for row, text in enumerate(TURNED_LINES) for word in turned(text, row, 0)]
+    note = turned("draft", 8, quarters)
+    lines = read_from_layer(page(words=body + note), body + note).text.text.split("\n")
+    assert [text for text in lines if text != "draft"] == TURNED_LINES
 
 
 def test_a_picture_alone_is_read_from_it() -> None:
