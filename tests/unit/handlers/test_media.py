@@ -68,7 +68,7 @@ def test_a_masked_array_is_refused_with_what_to_do(read: Any) -> None:
     shape = {read_video: (2, 8, 8, 3), read_sound: (8000,)}.get(read, (8, 8, 3))
     limits = {"max_s": 10.0} if read is read_sound else {"limits": MediaSettings()}
     whole = np.zeros(shape, np.int16 if read is read_sound else np.uint8)
-    masked: Any = np.ma.masked_array(whole, mask=np.zeros(shape, bool))  # type: ignore[no-untyped-call]
+    masked: Any = np.ma.masked_array(whole, mask=np.zeros(shape, bool))
     with pytest.raises(
         InvalidInput, match=r"^data\.it is a masked array; fill what is masked first, as by array\.f"
     ):

@@ -87,7 +87,7 @@ def test_formats_that_are_not_allowed_are_not_opened(kind: str) -> None:
 
 @pytest.mark.parametrize("packing", [{}, {"compress_level": 0}, {"bits": 1}])
 def test_a_png_whose_pixels_were_overwritten_is_corrupt_where_they_unpack_as_well(
-    packing: dict[str, int],
+    packing: dict[str, Any],
 ) -> None:
     whole = encoded(Image.effect_noise((300, 300), 60).convert("P"), **packing)
     assert read(whole).size == (300, 300)
