@@ -59,6 +59,8 @@ def encoded_sound(
 
     def write(output: Any) -> None:
         stream: Any = output.add_stream(codec, rate=rate, layout=layout)
+        if codec == "wmav2":  # it has no default
+            stream.bit_rate = 64_000
         output.mux(stream.encode(_audio_frame(samples, rate, layout)))
         output.mux(stream.encode())
 

@@ -16,7 +16,8 @@ from handlers.decoding.audio_containers import SoundTrack, gather_track
 from handlers.decoding.audio_parts import MOST_PARTS, has_several_streams, parts_of, with_known_size
 from handlers.decoding.audio_samples import MAX_CHANNELS, RATES, Gathering, Samples, mixed
 from handlers.decoding.audio_samples import SAMPLE_RATE as SAMPLE_RATE
-from handlers.decoding.truncation import missing_end, missing_end_of_container
+from handlers.decoding.damage import damage_of
+from handlers.decoding.truncation import ENOUGH, missing_end, missing_end_of_container
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge, counted
 from handlers.file_kinds import misplaced, refusal
 from handlers.logger import get_logger
@@ -40,6 +41,9 @@ _UNTOLD_FRAMES = 1 << 60
 
 _MOST_TRACKS = 8
 """How many tracks are tried where earlier ones are silent."""
+
+_NEARLY_S = 0.1
+"""Lengths by a header and of the samples differ by so much in whole files."""
 
 _CURE = "send a whole wav, flac, ogg, mp3, m4a or webm file"
 
@@ -104,19 +108,33 @@ def _decode_one(content: bytes, what: str, gathering: Gathering) -> tuple[str | 
         cut = f"cut short: {missing.text}; {_CURE}"
         raise MediaCorrupt(f"{what} is {refusal(content, wanted=('sound', 'video'), cure=_CURE, cut=cut)}")
     before_s = gathering.duration_s
-    lost, about = [missing.text] if missing else [], None
-    if not _decode_plain(content, what, gathering):
+    lost, track = [missing.text] if missing else [], None
+    damage = damage_of(content)
+    # libsndfile repeats the end of an Ogg in place of damaged pages.
+    if damage or not _decode_plain(content, what, gathering):
         track = _decode_container(content, what, gathering, before_s, is_cut=missing is not None)
-        about = track.about
         if track.damage:
             lost.append(f"{counted(len(track.damage), 'damaged frame')} of it cannot be decoded")
     length_s = gathering.duration_s - before_s
     if not length_s:
         raise MediaCorrupt(f"{what} holds no samples (0 s); {_CURE}")
-    truncated = f"{'; '.join(lost)}; {length_s:.1f} s are there" if lost else None
+    there = f"{length_s:.1f} s"
+    if track and (damage or (track.is_gapless and track.gaps_s)):
+        lost.append(_loss(damage, track))
+        if (whole_s := track.claimed_s or length_s + track.gaps_s) > length_s + _NEARLY_S:
+            there += f" of {whole_s:.1f} s"
+        if length_s < ENOUGH * whole_s:
+            raise MediaCorrupt(f"{what} is damaged: {lost[-1]}; only {there} are there; {_CURE}")
+    truncated = f"{'; '.join(lost)}; {there} are there" if lost else None
     if truncated:
         log.warning("sound_cut_short", sound=what, missing=truncated)
-    return truncated, about
+    return truncated, track.about if track else None
+
+
+def _loss(damage: str | None, track: SoundTrack) -> str:
+    """Return what is damaged of a file, and how much of its sound is missing for that."""
+    gaps = "sound is missing in its middle, so that later times are too early" if track.gaps_s else None
+    return ": ".join(filter(None, (damage, gaps)))
 
 
 def _decode_plain(content: bytes, what: str, gathering: Gathering) -> bool:

@@ -19,6 +19,11 @@ from handlers.decoding.audio_samples import Gathering, mixed
 from handlers.errors import MediaCorrupt
 
 _FORMATS = (*containers.FORMATS, "mp3", "aac", "caf", "amr", "ac3", "eac3")
+_GAPLESS = "asf"
+
+_NO_GAP_S = 0.1
+"""Times of packets are rounded; a shorter difference does not count."""
+
 _COVER_PIXELS = 1 << 24
 """Limit for cover pictures, which are not decoded but opened by FFmpeg."""
 
@@ -33,6 +38,12 @@ class SoundTrack:
     """How many tracks the file has."""
     about: dict[str, Any] | None
     """Which of several tracks it is, for a result's metadata."""
+    claimed_s: float | None
+    """Its length by the headers, None where that may be the length of another track."""
+    gaps_s: float
+    """By how much the sound is shorter than the times of its frames say."""
+    is_gapless: bool
+    """Whether a gap is a loss, which its decoder does not tell; in other formats it may be a pause."""
 
 
 def gather_track(
@@ -59,15 +70,24 @@ def gather_track(
             )
         stream = tracks[choice]
         damage: list[str] = []
+        gaps: list[float] = []
         packets = containers.packets(container, stream)
+        claimed_s = containers.claimed_duration_s(container, stream.index)
         frames = _frames(packets, damage, is_mp3=container.format.name == "mp3", is_cut=is_cut)
+        frames = _measured(frames, gaps)
         if (first := next(frames, None)) is not None:
             rate, channels = first.sample_rate, first.layout.nb_channels
-            claimed_s = containers.claimed_duration_s(container, stream.index)
             claimed = None if claimed_s is None else claimed_s * rate
             blocks = _mono_blocks(itertools.chain([first], frames), rate, what)
             gathering.add(blocks, rate=rate, channels=channels, claimed=claimed, what=what, cure=cure)
-        return SoundTrack(damage, len(tracks), containers.about_track(stream, container.streams.audio))
+        return SoundTrack(
+            damage=damage,
+            count=len(tracks),
+            about=containers.about_track(stream, container.streams.audio),
+            claimed_s=claimed_s if len(container.streams) == 1 else None,
+            gaps_s=sum(gaps),
+            is_gapless=container.format.name == _GAPLESS,
+        )
 
 
 def _frames(
@@ -88,6 +108,17 @@ def _frames(
                 return
             else:
                 raise
+
+
+def _measured(frames: Iterator[AudioFrame], gaps: list[float]) -> Iterator[AudioFrame]:
+    """Yield `frames`; add to `gaps` the seconds between the end of one and the beginning of the next."""
+    end_s = None
+    for frame in frames:
+        if frame.time is not None:
+            if end_s is not None and frame.time > end_s + _NO_GAP_S:
+                gaps.append(frame.time - end_s)
+            end_s = frame.time + frame.samples / frame.sample_rate
+        yield frame
 
 
 def _mono_blocks(frames: Iterator[AudioFrame], rate: int, what: str) -> Iterator[NDArray[np.float32]]:

@@ -11,6 +11,8 @@ import re
 import struct
 from collections.abc import Iterator
 
+from handlers.decoding import asf, matroska
+
 _XING = re.compile(rb"Xing|Info")
 _BEFORE_XING = (9, 11, 17, 19, 32, 34)
 """Bytes between the header of a frame of MP3 and its Xing tag: by version and channels, with or without a checksum."""
@@ -21,7 +23,9 @@ _BEGINNINGS: dict[bytes, re.Pattern[bytes]] = {
     b"FORM": re.compile(rb"FORM....AIF[FC](?:COMM|FVER|NAME)", re.DOTALL),
     b"caff": re.compile(rb"caff\x00\x01\x00\x00desc"),
     b"#!AM": re.compile(rb"#!AMR(?:-WB)?\n"),
-    b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)", re.DOTALL),
+    b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"),
+    asf.HEADER[:4]: re.compile(re.escape(asf.HEADER)),
+    matroska.EBML: re.compile(rb"\x1a\x45\xdf\xa3.{1,60}(?:webm|matroska)", re.DOTALL),
 }
 _UNKNOWN_SIZE = 0x7FFF_0000
 """RIFF sizes from here on mean "unknown": writers to a pipe cannot go back."""
@@ -115,7 +119,7 @@ def _found(content: bytes, pattern: re.Pattern[bytes]) -> Iterator[int]:
 
 def claimed_size(content: bytes, at: int = 0) -> int | None:
     """Return the size that the file at `at` claims, at most its header's where it does not know its own, None where its
-    kind has none.
+    kind has none. What comes behind may still belong to it, such as the index of a wma.
 
     Source: EBU Tech 3306 (RF64); Sony Wave64; Apple Core Audio Format 1.0.
     """
@@ -141,6 +145,12 @@ def claimed_size(content: bytes, at: int = 0) -> int | None:
                 if size == _UNTOLD_SIZE:
                     break
             return end - at
+        case matroska.EBML, _:
+            _, stop = matroska.segment_of(content, at) or (at, None)
+            return None if stop is None else stop - at
+        case (b"\x30\x26\xb2\x75", _) if head.startswith(asf.HEADER):
+            stop = asf.end_of(content, at)
+            return None if stop is None else stop - at
     return None
 
 

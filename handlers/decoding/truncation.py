@@ -6,13 +6,13 @@ import re
 import struct
 from dataclasses import dataclass
 
+from handlers.decoding import asf, matroska
 from handlers.decoding.audio_parts import after_id3, boxes, claimed_size
 
-_ENOUGH = 0.5
+ENOUGH = 0.5
 """A file is used if more than this part of its declared length is there."""
 
 _KIND = re.compile(rb"[ -~\xa9]{4}")
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class MissingEnd:
     @property
     def is_little(self) -> bool:
         """Whether enough is there to use the file."""
-        return self.share is not None and self.share > _ENOUGH
+        return self.share is not None and self.share > ENOUGH
 
 
 def missing_end(content: bytes) -> MissingEnd | None:
@@ -78,14 +78,16 @@ def _missing_of_mp3(content: bytes) -> MissingEnd | None:
 
 
 def missing_end_of_container(content: bytes) -> MissingEnd | None:
-    """Return what is missing of an mp4, webm or avi file that ends too early, else None.
+    """Return what is missing of an mp4, webm, mkv, wma, wmv or avi file that ends too early, else None.
 
     Source: ISO/IEC 14496-12 section 4.2 (boxes of mp4); RFC 8794 section 4 (sizes in webm).
     """
     if content[4:8] in (b"ftyp", b"styp", b"moov"):
         return _missing_of_mp4(content)
-    if content[:4] == _EBML:
+    if content.startswith(matroska.EBML):
         return _missing_of_webm(content)
+    if content.startswith(asf.HEADER):
+        return MissingEnd.of(asf.end_of(content) or 0, content)
     if content[:4] == b"RIFF" and content[8:12] == b"AVI ":
         return MissingEnd.of(int.from_bytes(content[4:8], "little") + 8, content)
     return None
@@ -103,17 +105,7 @@ def _missing_of_mp4(content: bytes) -> MissingEnd | None:
 
 
 def _missing_of_webm(content: bytes) -> MissingEnd | None:
-    header_size, header_start = _size_at(content, 4)
-    segment = header_start + (header_size or 0)
-    if content[segment : segment + 4] != _SEGMENT:
+    if (segment := matroska.segment_of(content)) is None:
         return MissingEnd("its segment did not come")
-    size, start = _size_at(content, segment + 4)
-    return None if size is None else MissingEnd.of(start + size, content)
-
-
-def _size_at(content: bytes, position: int) -> tuple[int | None, int]:
-    """Return the size written at `position`, None where it is unknown, and where the counted bytes begin."""
-    first = content[position] if position < len(content) else 0
-    length = 9 - first.bit_length()
-    value = int.from_bytes(content[position : position + length], "big") & ((1 << 7 * length) - 1)
-    return (None if value == (1 << 7 * length) - 1 else value), position + length
+    _, end = segment
+    return None if end is None else MissingEnd.of(end, content)

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from handlers.decoding import containers
 from handlers.decoding.audio_parts import parts_of
 from handlers.decoding.children.video_frames import FrameIndex, decode_frames, index_frames
+from handlers.decoding.damage import damage_of
 from handlers.decoding.pixel_limits import check_size
 from handlers.decoding.truncation import missing_end_of_container
 from handlers.decoding.video import Frames, Sampling
@@ -52,6 +53,7 @@ def read_frames(
         MediaCorrupt, InvalidOption, MediaTooLarge: permanent; see `handlers.decoding.video.read_video`.
     """
     allowed = MediaSettings.model_validate(limits)
+    content, *further = parts_of(content)
     missing = missing_end_of_container(content)
     opened = partial(
         containers.opened,
@@ -68,20 +70,12 @@ def read_frames(
         raise MediaCorrupt(f"{what} holds no pictures; {_CURE}")
     _check_length(index.duration_s, what, allowed)
     moments = Sampling(**sampling).moments(index.duration_s, what, allowed.max_frames)
-    lost = []
     with opened() as container:
         stream = _picture_streams(container, what)[choice]
         track = containers.about_track(stream, container.streams.video)
-        if missing:
-            claimed_s = containers.claimed_duration_s(container, stream.index)
-            whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
-            there = f"{index.duration_s:.1f} s of {whole} are there"
-            if claimed_s is None or index.duration_s < _ENOUGH * claimed_s:
-                raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
-            lost.append(f"{missing.text}; {there}")
-        elif index.is_damaged:
-            lost.append(f"the file is damaged; {index.duration_s:.1f} s of it can be read")
-        if (count := len(parts_of(content))) > 1:
+        lost = _losses(container, stream, index, content, what)
+        if further:
+            count = len(further) + 1
             lost.append(f"the file consists of {count} concatenated videos; only the first was read")
         wanted = index.at(moments)
         _check_work(index, wanted, stream, what)
@@ -97,6 +91,33 @@ def read_frames(
         "track": track,
     }
     yield about, np.ascontiguousarray(frames).data.cast("B")
+
+
+def _losses(
+    container: InputContainer, stream: VideoStream, index: FrameIndex, content: bytes, what: str
+) -> list[str]:
+    """Return what is missing of a file without its end, or with damage in its middle.
+
+    Raises:
+        MediaCorrupt: permanent; more is missing than is there.
+    """
+    lost = []
+    claimed_s = containers.claimed_duration_s(container, stream.index)
+    if missing := missing_end_of_container(content):
+        whole = "an unknown length" if claimed_s is None else f"{claimed_s:.1f} s"
+        there = f"{index.duration_s:.1f} s of {whole} are there"
+        if not missing.is_little if claimed_s is None else index.duration_s < _ENOUGH * claimed_s:
+            raise MediaCorrupt(f"{what} is cut short: {missing.text}, only {there}; {_CURE}")
+        lost.append(f"{missing.text}; {there}")
+    damage = damage_of(content)
+    if damage or (index.is_damaged and not missing):
+        is_alone = damage and len(container.streams) == 1  # else it may be the length of another
+        whole_s = max(index.duration_s, (is_alone and claimed_s) or 0.0)
+        there = f"{index.covered_s:.1f} s of {whole_s:.1f} s"
+        if index.duration_s < _ENOUGH * whole_s:
+            raise MediaCorrupt(f"{what} is damaged: only {there} can be read; {_CURE}")
+        lost.append(f"{damage or 'the file is damaged'}; {there} can be read")
+    return lost
 
 
 def _first_that_moves(opened: Opened, what: str, limits: MediaSettings) -> tuple[int, FrameIndex]:

@@ -7,9 +7,11 @@ then the frames that the wanted ones depend on are decoded.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 from av.container import InputContainer
@@ -25,7 +27,16 @@ _CHAINED = frozenset({"apng", "gif"})
 _UNDATED = frozenset({"avi"})
 """Containers without times of frames; FFmpeg guesses them, wrongly where frames are reordered."""
 
+_JOINABLE = frozenset({"mpegts", "mpeg"})
+"""Containers that may be joined at any point: their times start again there."""
+
+_MARKED_BEFORE_JOINT = 4
+"""Among how many packets before a joint FFmpeg marks one as damaged, as the count of the next does not follow."""
+
 _ASSUMED_RATE = 25
+
+_MOST_BACK_S, _MOST_AHEAD_S = 0.5, 10.0
+"""Packets whose times differ more from those before begin another part of a joined file; so does FFmpeg's program."""
 
 _ROUNDING_S = 1e-6
 """Seconds are floats, so 4.1 may lie a little before the frame that is shown from 4.1 s on."""
@@ -47,10 +58,16 @@ class FrameIndex:
     """Whether the decoder returns frames with their times; else the n-th frame has the n-th time."""
     is_damaged: bool = False
     """Whether packets are left out, as they or the container are damaged."""
+    covered: int = 0
+    """How long frames are shown, without the gaps between them."""
 
     @property
     def duration_s(self) -> float:
         return self.seconds(self.end) if self.shown else 0.0
+
+    @property
+    def covered_s(self) -> float:
+        return float(self.covered * self.time_base)
 
     def seconds(self, time: int) -> float:
         """Return `time` in seconds since the first frame."""
@@ -101,14 +118,17 @@ def index_frames(container: InputContainer, stream: VideoStream) -> FrameIndex:
         for position in range(starts[0], len(times))
         if times[position] >= times[starts[0]] and not are_hidden[position]
     }
+    shown = sorted(ends)
+    end = max(ends.values(), default=0)
     return FrameIndex(
         times=tuple(times),
         starts=tuple(starts),
-        shown=tuple(sorted(ends)),
-        end=max(ends.values(), default=0),
+        shown=tuple(shown),
+        end=end,
         time_base=time_base,
         is_dated=None not in pts and container.format.name not in _UNDATED,
         is_damaged=bool(faults),
+        covered=sum(min(ends[time], after) - time for time, after in pairwise([*shown, end])),
     )
 
 
@@ -148,16 +168,57 @@ def _packets(
 ) -> Iterator[Packet[VideoStream]]:
     """Yield the whole packets of `stream`, to the end or to where the container is damaged; add to `faults` why
     others do not come."""
+    times = _Times(stream) if container.format.name in _JOINABLE else None
+    waiting: deque[Packet[VideoStream]] = deque()
     try:
         for packet in containers.packets(container, stream):
-            if packet.size and not packet.is_corrupt:
-                yield packet
-            elif packet.size:
-                faults.append("a damaged packet")
+            if not packet.size:
+                continue
+            if times is not None and times.go_on(packet):
+                yield from waiting  # they are marked as damaged only for what follows them
+                waiting.clear()
+            waiting.append(packet)
+            if times is None or len(waiting) > _MARKED_BEFORE_JOINT:
+                yield from _whole_packets([waiting.popleft()], faults)
     except MemoryError:
         raise
     except av.FFmpegError as error:
         faults.append(str(error))
+    yield from _whole_packets(waiting, faults)
+
+
+def _whole_packets(
+    packets: Iterable[Packet[VideoStream]], faults: list[str]
+) -> Iterator[Packet[VideoStream]]:
+    for packet in packets:
+        if packet.is_corrupt:
+            faults.append("a damaged packet")
+        else:
+            yield packet
+
+
+class _Times:
+    """Makes the times of packets go on where they start again."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        tick = stream.time_base or Fraction(1, 90_000)
+        self._back, self._ahead = round(_MOST_BACK_S / tick), round(_MOST_AHEAD_S / tick)
+        self._a_frame = round(1 / ((stream.average_rate or _ASSUMED_RATE) * tick))
+        self._last: int | None = None
+        self._shift = 0
+
+    def go_on(self, packet: Packet[VideoStream]) -> bool:
+        """Correct the times of the next packet; return whether it is the first after others began."""
+        if packet.dts is None:
+            return False
+        last, self._last = self._last, packet.dts
+        begins_anew = last is not None and not last - self._back <= packet.dts <= last + self._ahead
+        if last is not None and begins_anew:
+            self._shift += last + self._a_frame - packet.dts
+        packet.dts += self._shift
+        if packet.pts is not None:
+            packet.pts += self._shift
+        return begins_anew
 
 
 def _decoded(codec: VideoCodecContext, packet: Packet[VideoStream] | None) -> list[av.VideoFrame | None]:

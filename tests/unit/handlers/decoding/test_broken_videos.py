@@ -61,6 +61,36 @@ def test_of_videos_one_behind_the_other_the_first_is_read_and_the_rest_is_told()
     assert video.truncated == "the file consists of 2 concatenated videos; only the first was read"
 
 
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("matroska", "libx264"), ("webm", "libvpx-vp9"), ("mp4", "libx264"), ("flv", "flv"), ("asf", "wmv2")],
+)
+def test_of_joined_videos_it_is_the_first_that_is_read(container: str, codec: str) -> None:
+    dark, bright = (
+        encoded_video(np.full((20, 48, 64, 3), grey, np.uint8), container=container, codec=codec)
+        for grey in (40, 200)
+    )
+    for content, grey in ((dark + bright, 40), (bright + dark, 200)):
+        video = read(content, num_frames=4)
+        assert abs(int(video.frames.mean()) - grey) < 10
+        assert video.duration_s == pytest.approx(2, abs=0.1)
+        assert video.truncated == "the file consists of 2 concatenated videos; only the first was read"
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "libx264"), ("mpeg", "mpeg2video")])
+def test_joined_transport_streams_are_one_video_of_which_all_is_read(container: str, codec: str) -> None:
+    dark, bright = (
+        encoded_video(np.full((50, 48, 64, 3), grey, np.uint8), container=container, codec=codec, rate=25)
+        for grey in (40, 200)
+    )
+    alone = read(dark, num_frames=2)
+    video = read(dark + bright + dark, num_frames=6)
+    assert video.truncated is None
+    assert video.duration_s == pytest.approx(3 * alone.duration_s, abs=0.2)
+    means = [round(float(frame.mean())) for frame in video.frames]
+    assert means == pytest.approx([40, 40, 200, 200, 40, 40], abs=10)
+
+
 @pytest.mark.parametrize("frames", [noisy(), fading(20)])
 def test_a_video_that_ends_before_its_index_is_cut_short(frames: Any) -> None:
     content = encoded_video(frames)

@@ -1,0 +1,55 @@
+"""Finds where ASF files (wma, wmv) end, and checks their packets.
+
+Source: Advanced Systems Format (ASF) Specification 1.20.03, sections 2, 3.1, 5 and 5.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+"""How every file begins."""
+
+_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_DATA_HEADER = 50
+_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_CORRECTED = b"\x82\0\0"
+"""How every packet begins where the first does: it has data for the correction of errors, all of them 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The part of a file with its packets, which is before `end`."""
+
+    start: int
+    end: int
+    packet_size: int
+
+
+def end_of(content: bytes, at: int = 0) -> int | None:
+    """Return where the packets of the file at `at` end by its headers, None where it does not know."""
+    data = _data_of(content, at)
+    return None if data is None else data.end
+
+
+def damaged_packets(content: bytes) -> tuple[int, int]:
+    """Return how many packets are damaged, and how many there are; damage within a packet is not seen."""
+    data = _data_of(content)
+    if data is None or not content.startswith(_CORRECTED, data.start):
+        return 0, 0
+    end = min(data.end, len(content)) - data.packet_size + 1
+    starts = range(data.start, end, data.packet_size)
+    return sum(not content.startswith(_CORRECTED, start) for start in starts), len(starts)
+
+
+def _data_of(content: bytes, at: int = 0) -> _Data | None:
+    header_size = int.from_bytes(content[at + 16 : at + 24], "little")
+    data = at + header_size
+    size = int.from_bytes(content[data + 16 : data + 24], "little")
+    properties = content.find(_PROPERTIES, at, data)
+    fields = content[properties : properties + 104]
+    packet_size = int.from_bytes(fields[92:96], "little")
+    is_live = len(fields) < 104 or bool(fields[88] & 1)
+    if not content.startswith(_DATA, data) or size <= _DATA_HEADER or is_live or not packet_size:
+        return None
+    return _Data(data + _DATA_HEADER, data + size, packet_size)
