@@ -40,8 +40,9 @@ class AsrHandler(RecordingHandler):
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return text, language, segments [{start, end, text}] in s, words where asked for, metadata.
 
-        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio. The language is None
-        where the model has none, or there is no speech.
+        Segments of Whisper models also have avg_logprob, no_speech_prob and compression_ratio, and their metadata has
+        finish_reason: length where text was cut, else stop. The language is None where the model has none, or there is
+        no speech.
         """
         output = {
             "text": result["text"],

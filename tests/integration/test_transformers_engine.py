@@ -113,6 +113,15 @@ def test_clips_are_heard_word_for_word(whisper: Any, librivox_clips: tuple[Recor
         assert normalized(outcome["text"]) == clip.transcript
         assert outcome["language"] == "en"
         assert outcome["segments"] == []
+        assert outcome["finish_reason"] == "stop"
+
+
+def test_a_text_that_max_new_tokens_cuts_says_so(whisper: Any, librivox_clips: tuple[Recording, ...]) -> None:
+    for options in ({}, {"timestamps": False}, {"num_beams": 2}):
+        inputs = clip_inputs(librivox_clips)[0]
+        cut = ENGINE.infer(whisper, inputs, {**options, "max_new_tokens": 3})
+        assert cut["finish_reason"] == "length"
+        assert ENGINE.infer(whisper, inputs, options)["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(

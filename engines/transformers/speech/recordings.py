@@ -67,6 +67,8 @@ class Recording:
     is_language_given: bool = True
     windows: int = 0
     silent_windows: int = 0
+    is_cut: bool = False
+    """Whether the text of a window was cut at the limit of its tokens, or as it repeated itself for ever."""
     left: int = 0
     """Windows that are not finished."""
     segments: list[Segment] = field(default_factory=list)

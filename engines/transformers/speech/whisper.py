@@ -68,7 +68,8 @@ class WhisperRunner(TaskRunner):
 
     def answer(self, prepared: Sequence[Recording]) -> Iterator[tuple[int, Outcome]]:
         """Yield the result of each recording when it is complete; doubtful windows are repeated at the end. Keys:
-        text, language, segments, words (where asked for), duration_s and windows."""
+        text, language, segments, words (where asked for), duration_s, windows, and finish_reason: length where a
+        window has more text than it may have tokens, else stop."""
         waiting: list[Window] = []
         for place, recording in enumerate(prepared):
             windows = self._windows(recording)
@@ -114,7 +115,10 @@ class WhisperRunner(TaskRunner):
                 self._pass_over(window)
                 following.append(None)
             elif verdict == "taken" and not is_misled:
-                following.append(self._collect(window, window.better(heard)))
+                best = window.better(heard)
+                rest = self._collect(window, best)
+                window.recording.is_cut |= rest is None and not best.evidence.is_whole
+                following.append(rest)
             else:
                 kept = states[row : row + 1].clone(), mask[row : row + 1]  # without its neighbours
                 again = replace(window, encoded=kept)
@@ -221,6 +225,7 @@ class WhisperRunner(TaskRunner):
             "duration_s": round(len(recording.samples) / self.rate, 3),
             "windows": recording.windows,
             "windows_without_speech": recording.silent_windows,
+            "finish_reason": "length" if recording.is_cut else "stop",
         }
         if timestamps == "word":
             result["words"] = list(itertools.chain.from_iterable(segment.words for segment in segments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
+from engines.transformers.speech import whisper
+from engines.transformers.speech.guards import Evidence
 from engines.transformers.speech.options import SpeechSettings
-from engines.transformers.speech.recordings import Recording, Window
+from engines.transformers.speech.recordings import Heard, Recording, Window
 from engines.transformers.speech.whisper import WhisperRunner
 from handlers.errors import OutOfMemory
 
@@ -153,3 +156,46 @@ def test_no_more_states_of_the_encoder_are_kept_than_fit_two_passes() -> None:
     assert len(list(runner.answer(asked))) == 40
     assert sum(window.encoded is not None for window in waiting) == 16
     assert len(waiting) == 40
+
+
+class OfGivenTokens(WhisperRunner):
+    """Hears "text" in every window, and ends it itself in those that begin at a second of `whole`."""
+
+    def __init__(self, whole: set[int]) -> None:
+        self.whole = whole
+        self.windows = ShrinkOnOutOfMemory("m", of="windows", most=8)
+        self.rate = RATE
+        self.extractor = SimpleNamespace(chunk_length=30)
+        self.tokens: Any = SimpleNamespace(text=lambda tokens: "text", end=100)
+        self.model: Any = None
+
+    def _encoded(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(windows), 1, 1), torch.zeros(len(windows), 1)
+
+    def hear(self, model: Any, tokens: Any, windows: Sequence[Window], *_: Any, **more: Any) -> list[Heard]:
+        part = {"start": 0.0, "end": 1.0, "tokens": torch.tensor([7])}
+        return [
+            Heard([part], [7], "text", Evidence(-0.1, -0.1, 0.0, 1.0, window.start // RATE in self.whole))
+            for window in windows
+        ]
+
+
+@pytest.mark.parametrize(
+    ("whole", "reason"), [({0, 29, 59}, "stop"), ({0}, "length"), ({29, 59}, "length"), (set(), "length")]
+)
+def test_a_result_says_whether_the_text_of_a_window_was_cut(
+    whole: set[int], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = OfGivenTokens(whole)
+    monkeypatch.setattr(whisper, "hear", runner.hear)
+    [recording] = recordings(60, timestamps=False)
+    recording.samples[:] = 0.5
+    [(_, result)] = runner.answer([recording])
+    assert isinstance(result, dict)
+    assert (result["windows"], result["finish_reason"]) == (3, reason)
+
+
+def test_a_recording_without_speech_is_not_cut() -> None:
+    [(_, result)] = OfGivenTokens(set()).answer(recordings(5))
+    assert isinstance(result, dict)
+    assert (result["text"], result["finish_reason"]) == ("", "stop")
