@@ -50,7 +50,8 @@ class VideoAnalysisHandler(MediaHandler):
         }
 
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Return labels [{label, score}] or generated_text, and frame_times (s) of the frames used."""
+        """Return labels [{label, score}] or generated_text, and frame_times (s) of the frames used, and metadata:
+        frames_repeated, in words, where a model that classifies takes more frames than there are."""
         answer = "generated_text" if "generated_text" in result else "labels"
         output = {answer: result[answer], "frame_times": result["frame_times_s"]}
         return with_metadata(output, result, "frame_times_s")

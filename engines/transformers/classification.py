@@ -20,7 +20,7 @@ from engines.transformers.loading import ModelFolder
 from engines.transformers.memory_limits import ShrinkOnOutOfMemory
 from engines.transformers.process_state import running
 from engines.transformers.runner import Outcome, TaskRunner
-from handlers.errors import InvalidInput
+from handlers.errors import InvalidInput, counted
 
 DEFAULT_LABELS = 5
 
@@ -201,7 +201,8 @@ class AudioClassificationRunner(ClassificationRunner):
 
 
 class VideoClassificationRunner(ClassificationRunner):
-    """Labels videos by as many frames as the model takes, at equal distances."""
+    """Labels videos by as many frames as the model takes, at equal distances. Where there are fewer, some are repeated,
+    and the result says so as `frames_repeated`."""
 
     kinds = ("AutoModelForVideoClassification",)
     needs = "a video classifier"
@@ -217,8 +218,16 @@ class VideoClassificationRunner(ClassificationRunner):
         if "prompt" in inputs:
             raise InvalidInput(f"data.prompt is given, but model {self.name} gives labels only; leave it out")
         frames = inputs["frames"]
-        seen = evenly(len(frames), self.num_frames or len(frames))
-        return [[frames[index] for index in seen]], frames_seen(inputs, seen)
+        wanted = self.num_frames or len(frames)
+        seen = evenly(len(frames), wanted)
+        besides = frames_seen(inputs, seen)
+        if len(frames) < wanted:
+            got = counted(len(frames), "different one")
+            besides["frames_repeated"] = (
+                f"the model takes {wanted} frames and got {got}, some of them several times; "
+                "its labels are less reliable than those of more frames"
+            )
+        return [[frames[index] for index in seen]], besides
 
     def features(self, windows: Sequence[list[Any]]) -> Sequence[Features]:
         return [

@@ -240,6 +240,11 @@ def test_a_model_sees_as_many_frames_as_it_takes_and_the_result_says_which(times
     assert outcome["frame_times_s"] == [1.0, 3.0, 5.0, 7.0]
     few = ENGINE.infer(timesformer, clip(2), {})
     assert few["frame_times_s"] == [0.0, 0.5]
+    assert "frames_repeated" not in outcome
+    assert few["frames_repeated"] == (
+        "the model takes 4 frames and got 2 different ones, some of them several times; its labels are less reliable "
+        "than those of more frames"
+    )
     features = timesformer.processor(list(clip(16)["frames"][[2, 6, 10, 14]]), return_tensors="pt")
     with torch.inference_mode():
         expected = timesformer.model(**features.to(timesformer.model.device)).logits[0].softmax(-1).tolist()
