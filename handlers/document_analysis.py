@@ -41,7 +41,8 @@ class DocumentAnalysisHandler(MediaHandler):
     def postprocess(self, result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Return pages [{number, width, height, dpi, text_source, text, regions, finish_reason?}], answer?, metadata.
 
-        text_source is text_layer, ocr or mixed. regions are in reading order: text, box, and score where it was read
+        text_source is text_layer, ocr or mixed: pictures of a page with a text layer are read too where they are 5 % of
+        it or more, without what the layer covers. regions are in reading order: text, box, and score where it was read
         from the image, polygon where it is tilted, boxes where its last word continues in the next line. A page has a
         finish_reason (stop, length) where the model generated its text.
         """

@@ -36,15 +36,15 @@ class Picture:
     in_form: bool = False
 
 
-def drawn_pdf(*drawn: Text | Picture, rotate: int = 0) -> bytes:
-    """Return a PDF of one page of 612 x 792 points with these texts and pictures on it."""
+def drawn_pdf(*drawn: Text | Picture, rotate: int = 0, pixels: int = 16) -> bytes:
+    """Return a PDF of one page of 612 x 792 points with these texts and pictures of `pixels` x `pixels` on it."""
     texts = [one for one in drawn if isinstance(one, Text)]
     codes = {
         glyph: code for code, glyph in enumerate(sorted({glyph for one in texts for glyph in one.glyphs}), 1)
     }
     content = b"".join(_text(one, codes) if isinstance(one, Text) else _picture(one) for one in drawn)
     file = io.BytesIO()
-    Image.new("L", (16, 16), 200).save(file, "JPEG")
+    Image.new("L", (pixels, pixels), 200).save(file, "JPEG")
     return one_page(
         stream(content),
         rotate=rotate,
@@ -58,8 +58,8 @@ def drawn_pdf(*drawn: Text | Picture, rotate: int = 0) -> bytes:
             b"/Descent -200/CapHeight 700/StemV 80>>",
             9: stream(
                 file.getvalue(),
-                b"/Type/XObject/Subtype/Image/Width 16/Height 16/ColorSpace/DeviceGray/BitsPerComponent 8"
-                b"/Filter/DCTDecode",
+                b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceGray/BitsPerComponent 8"
+                b"/Filter/DCTDecode" % (pixels, pixels),
             ),
             10: stream(
                 b"q 0.5 0 0 0.5 0 0 cm /I Do Q",

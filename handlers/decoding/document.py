@@ -38,6 +38,8 @@ def read_document(
     `value` is a Media or bytes (PDF, or an image of any format that `read_image` reads; a TIFF may have
     several pages), a PIL image or a numpy array. `pages` is a number from 1, a list of them, or a text such
     as "1-3,5". A PDF page with a text layer gets a picture only `with_images`; every other page has one.
+    Where pictures that the text layer does not cover are 5 % of a page or more, these are to be read too: `unread` says
+    where, and from 25 % on the whole page is read as a picture. Pictures below 40 pixels an inch hold no letters.
 
     Raises:
         InvalidInput: permanent; no document, protected by a password, or pages it does not have.
@@ -91,7 +93,7 @@ def _pages(
 
 
 def _page(page: dict[str, Any], block: bytearray) -> Page:
-    stride, size = page.pop("stride"), (page["width"], page["height"])
+    stride, size = page.pop("stride"), page.pop("image_size", (page["width"], page["height"]))
     image = Image.frombytes("RGB", size, block, "raw", "RGB", stride) if block else None
     return {**page, "image": image}  # type: ignore[typeddict-item]
 

@@ -43,6 +43,9 @@ class Page(TypedDict):
     """The words of its text layer, None where the file has none or has only `layer`."""
     layer: list[Word]
     """The words of a text layer that is only a small part of the page's text: a stamp on a scan."""
+    unread: NotRequired[Sequence[int] | None]
+    """The box of the pictures that `layer` does not cover, where they are a small part of the page; `image` is of that
+    part alone, unless all pages have images."""
     damage: NotRequired[list[str]]
     """What of the page is damaged in its file, so that only a part of it was read."""
 

@@ -11,7 +11,13 @@ from torch import nn
 from engines.transformers.documents.document_answers import AnswerFinder
 from engines.transformers.documents.ocr import TRANSCRIBE, question_about
 from engines.transformers.documents.ocr_pages import PageReader, has_page_reader
-from engines.transformers.documents.page_text import ReadPage, read_from_layer, read_from_picture, transcribed
+from engines.transformers.documents.page_text import (
+    ReadPage,
+    image_to_read,
+    read_from_layer,
+    read_from_picture,
+    transcribed,
+)
 from engines.transformers.loading import ModelFolder
 from engines.transformers.runner import Outcome, TaskRunner, refuse_options
 from engines.transformers.shared_vlms import SharedModels
@@ -24,8 +30,8 @@ _FINDER, _WRITER = "AutoModelForDocumentQuestionAnswering", "AutoModelForImageTe
 
 class DocumentAnalysisRunner(TaskRunner):
     """Reads the pages of documents and answers questions about them. A page with a text layer is not read from its
-    picture, but where its text is a small part of a scan: then both count. Lines are in reading order, each with its
-    place."""
+    picture, but where pictures that the layer does not cover are a part of it: then both count. Lines are in reading
+    order, each with its place."""
 
     kinds = (_FINDER, _WRITER)
     needs = (
@@ -92,8 +98,10 @@ class DocumentAnalysisRunner(TaskRunner):
         and answer (with answer_page and answer_score where the model finds it in the words) for a question.
 
         text_source is text_layer, ocr (read from the picture) or mixed (both). A region is {text, box, score?},
-        with polygon where it is tilted, and with boxes where its last word goes on in the next line. Where the
-        model cannot read pictures, a page that has both has the text layer alone, and unread_pictures.
+        with polygon where it is tilted, and with boxes where its last word goes on in the next line. Pictures
+        that the text layer does not cover are read where they are 5 % of a page or more. Where the model cannot
+        read pictures, a page that has both has the text layer alone, and unread_pictures; so it is where an
+        image-text-to-text model is the one that reads, and pictures are less than 25 % of the page.
 
         Every page has its text, asked or not. Where an image-text-to-text model is the one that reads, that
         takes its own text for each page without words, each bound by the options as the answer is;
@@ -110,7 +118,8 @@ class DocumentAnalysisRunner(TaskRunner):
         transcripts: dict[int, dict[str, Any]] = {}
         answer: dict[str, Any] = {}
         if self.asked is not None:
-            unread = [page for page in pages if not self._is_readable(page)]
+            # Of a page of text with a small picture, a transcript has more mistakes than it has words to add.
+            unread = [page for page in pages if not self._is_readable(page) and not page.get("unread")]
             asked = [question_about([page["image"]], TRANSCRIBE) for page in unread]
             if question is not None:
                 asked.append(question_about([page["image"] for page in pages], question))
@@ -137,8 +146,8 @@ class DocumentAnalysisRunner(TaskRunner):
             return read_from_layer(page, page["words"])
         if transcript is not None:
             return transcribed(page, transcript["generated_text"].strip(), transcript["finish_reason"])
-        if self.reader is not None and page["image"] is not None:
-            return read_from_picture(page, self.reader.read(page["image"]))
+        if self.reader is not None and (image := image_to_read(page)) is not None:
+            return read_from_picture(page, self.reader.read(image))
         if page["layer"]:
             return read_from_layer(page, page["layer"])
         raise InvalidInput(

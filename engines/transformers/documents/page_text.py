@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from PIL import Image
+
 from engines.transformers.documents.ocr_pages import PageText
 from engines.transformers.documents.reading_order import along_the_text, reading_order
 from engines.transformers.documents.text_lines import Line, lines_of, without_breaks
@@ -43,12 +45,36 @@ def read_from_layer(page: Page, words: Sequence[Word]) -> ReadPage:
     return ReadPage(page, text, in_order, "text_layer", has_unread_pictures=page["words"] is None)
 
 
+def image_to_read(page: Page) -> Image.Image | None:
+    """Return the image of a page, or of the part of it that its text layer does not cover."""
+    image, part = page["image"], page.get("unread")
+    if image is None or part is None or image.size != (page["width"], page["height"]):
+        return image
+    left, top, right, bottom = part
+    return image.crop((left, top, right, bottom))
+
+
 def read_from_picture(page: Page, read: PageText) -> ReadPage:
     """Return the page with the text read from its image, joined with that of its text layer."""
     if not page["layer"]:
         return ReadPage(page, read, _words_in(read), "ocr")
-    both = _of_both(page["layer"], read)
+    printed, in_order = _of_layer(page["layer"])
+    places = [line["box"] for line in printed.lines]
+    part = page.get("unread")
+    lines = read.lines if part is None else [_moved(line, *part[:2]) for line in read.lines]
+    added = [line for line in lines if _overlap(line["box"], places) < _SAME_PLACE]
+    if part is not None and not added:
+        return ReadPage(page, printed, in_order, "text_layer")
+    both = _of_both(printed, added)
     return ReadPage(page, both, _words_in(both), "mixed")
+
+
+def _moved(line: dict[str, Any], left: int, top: int) -> dict[str, Any]:
+    """Return a line that was read in a part of a page, at its place on the page."""
+    moved = {**line, "box": [side + by for side, by in zip(line["box"], (left, top, left, top), strict=True)]}
+    if "polygon" in line:
+        moved["polygon"] = [[x + left, y + top] for x, y in line["polygon"]]
+    return moved
 
 
 def transcribed(page: Page, transcript: str, finish_reason: str) -> ReadPage:
@@ -75,11 +101,9 @@ def _of_layer(words: Sequence[Word]) -> tuple[PageText, list[Word]]:
     return PageText(text, [_region(line) for line in in_order]), read
 
 
-def _of_both(layer: Sequence[Word], read: PageText) -> PageText:
-    """Return the text read from the image joined with the text layer, each line once."""
-    printed, _ = _of_layer(layer)
-    places = [line["box"] for line in printed.lines]
-    regions = [line for line in read.lines if _overlap(line["box"], places) < _SAME_PLACE]
+def _of_both(printed: PageText, added: Sequence[dict[str, Any]]) -> PageText:
+    """Return the lines read from the image joined with the text layer, each line once."""
+    regions = list(added)
     regions += [
         line
         for line in printed.lines

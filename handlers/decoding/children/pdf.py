@@ -6,11 +6,11 @@ Runs in a child process (`handlers.decoding.children.child`), in one thread: PDF
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage  # type: ignore[import-untyped]
+from pypdfium2 import PdfBitmap, PdfDocument, PdfiumError, PdfPage, PdfTextPage  # type: ignore[import-untyped]
 from pypdfium2.raw import (  # type: ignore[import-untyped]
     FLAT_NORMALDISPLAY,
     FORMTYPE_XFA_FULL,
@@ -21,7 +21,7 @@ from pypdfium2.raw import (  # type: ignore[import-untyped]
 
 from handlers.decoding.children.pdf_damage import PdfDamage
 from handlers.decoding.children.pdf_layers import has_layers_and_units, hide_layers, hide_notes
-from handlers.decoding.children.pdf_words import has_unread_pictures, words_of
+from handlers.decoding.children.pdf_words import unread_pictures, words_of
 from handlers.decoding.document_pages import check_page_sizes, chosen_pages, fewer_pages
 from handlers.errors import InvalidInput, MediaCorrupt, MediaTooLarge
 
@@ -46,8 +46,8 @@ def read_pages(
 ) -> Iterator[tuple[Any, memoryview]]:
     """Yield the number of pages that `pages` names, then each as `handlers.decoding.document_pages.Page` has it.
 
-    Instead of `image` a page has `stride`, and its block is a picture of RGB rows of that many bytes; of a page
-    without a picture the block is empty.
+    Instead of `image` a page has `stride` and `image_size`, and its block is a picture of RGB rows of so many bytes; of
+    a page without a picture the block is empty.
 
     Raises:
         InvalidInput, MediaCorrupt, MediaTooLarge: permanent; see `handlers.decoding.document.read_document`.
@@ -71,7 +71,11 @@ def read_pages(
                     )
                 found.append({**_with_words(opened, text), "number": number, "dpi": dpi})
         pictured = {page["number"]: page for page in found if with_images or page["words"] is None}
-        sizes = ((number, page["width"], page["height"]) for number, page in pictured.items())
+        if with_images:
+            cut: dict[int, Any] = {}
+        else:
+            cut = {page["number"]: page["unread"] for page in found if page["unread"] is not None}
+        sizes = ((number, *_size(page, cut.get(number))) for number, page in pictured.items())
         check_page_sizes(what, sizes, max_pixels)
         damage = PdfDamage(content)
         for page in found:
@@ -82,9 +86,9 @@ def read_pages(
                 continue
             with (
                 _page(pdf, number, what) as opened,
-                closing(opened.render(scale=_SCALE, rev_byteorder=True)) as bitmap,
+                closing(_drawn(opened, page, cut.get(number))) as bitmap,
             ):
-                size = {"width": bitmap.width, "height": bitmap.height, "stride": bitmap.stride}
+                size = {"image_size": (bitmap.width, bitmap.height), "stride": bitmap.stride}
                 yield {**page, **size}, memoryview(bitmap.buffer).cast("B")
 
 
@@ -130,11 +134,28 @@ def _page(pdf: PdfDocument, number: int, what: str, *, has_layers: bool = False)
 def _with_words(page: PdfPage, text: PdfTextPage) -> dict[str, Any]:
     width, height = (max(1, math.ceil(side * _SCALE)) for side in page.get_size())
     words = words_of(page, text, width, height)
-    is_part = words is not None and has_unread_pictures(page, text, words, width, height)
+    unread = None if words is None else unread_pictures(page, text, words, width, height)
     return {
         "width": width,
         "height": height,
-        "words": None if is_part else words,
-        "layer": words if is_part else [],
+        "words": None if unread else words,
+        "layer": words if unread else [],
+        "unread": None if unread == (0, 0, width, height) else unread,
         "stride": 0,
     }
+
+
+def _size(page: dict[str, Any], part: Sequence[int] | None) -> tuple[int, int]:
+    """Return the width and height of the image of a page, or of a part of it."""
+    if part is None:
+        return page["width"], page["height"]
+    return part[2] - part[0], part[3] - part[1]
+
+
+def _drawn(opened: PdfPage, page: dict[str, Any], part: Sequence[int] | None) -> PdfBitmap:
+    """Return the image of a page, or of a part of it."""
+    left, top, right, bottom = part or (0, 0, page["width"], page["height"])
+    cut_off = (left, page["height"] - bottom, page["width"] - right, top)
+    # Rounded up to pixels again.
+    crop = tuple((pixels - 0.5) / _SCALE for pixels in cut_off)
+    return opened.render(scale=_SCALE, crop=crop, rev_byteorder=True)

@@ -35,7 +35,14 @@ _CELLS = 64
 """The page is divided into a grid of so many cells each way."""
 
 _OF_THE_PAGE = 0.25
-"""The share of the page that uncovered images must have to be read."""
+"""From this share of the page on, uncovered images are read with the whole page."""
+
+_PART_OF_THE_PAGE = 0.05
+"""From this share of the page on, uncovered images are read; smaller ones are logos and signatures, which would make
+many pages of plain text as costly as scans."""
+
+_LEAST_DPI = 40
+"""An image with fewer pixels an inch holds no letters that can be read."""
 
 _OF_THE_PICTURES = 0.5
 """The share of the images that must be uncovered; the rest of a scan that was read are its margins."""
@@ -166,30 +173,50 @@ def _around(points: Sequence[tuple[int, int]]) -> Box:
     return min(columns), min(rows), max(columns), max(rows)
 
 
-def has_unread_pictures(
+def unread_pictures(
     page: PdfPage, text: PdfTextPage, words: Sequence[Word], width: int, height: int
-) -> bool:
-    """Tell whether a large part of a page of `width` x `height` pixels is images that `words` do not cover.
+) -> Box | None:
+    """Return the part of a page of `width` x `height` pixels to read as an image, as `words` do not cover its images.
 
-    Invisible text was made from the images by OCR: then nothing is left to read.
+    That is the whole page where these are a large part of it, and None where they are a small one. Invisible text was
+    made from the images by OCR: then nothing is left to read.
     """
     to_pixels = _pixels_of(page, width, height)
-    places = ([point for x, y in corners if (point := to_pixels(x, y))] for corners in _pictures(page))
-    pictured = _marked([_around(points) for points in places if len(points) == 4], width, height)
-    of_pictures = sum(map(int.bit_count, pictured))
-    if of_pictures < _OF_THE_PAGE * _CELLS**2 or _is_invisible(text):
-        return False
+    placed: list[tuple[Box, bool]] = []
+    for corners, is_fine in _pictures(page):
+        points = [point for x, y in corners if (point := to_pixels(x, y))]
+        if len(points) == 4:
+            placed.append((_around(points), is_fine))
+    if not placed:
+        return None
     covered = _marked([_grown(word["box"]) for word in words], width, height)
+    fine = [box for box, is_fine in placed if is_fine]
+    found = None
+    if _are_unread([box for box, _ in placed], covered, width, height, _OF_THE_PAGE):
+        found = (0, 0, width, height)
+    elif _are_unread(fine, covered, width, height, _PART_OF_THE_PAGE):
+        left, top, right, bottom = _around([corner for box in fine for corner in (box[:2], box[2:])])
+        found = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    return None if found is None or _is_invisible(text) else found
+
+
+def _are_unread(boxes: Sequence[Box], covered: Sequence[int], width: int, height: int, share: float) -> bool:
+    """Tell whether images leave that share of the page uncovered, and a good part of themselves."""
+    pictured = _marked(boxes, width, height)
     unread = sum((cells & ~over).bit_count() for cells, over in zip(pictured, covered, strict=True))
-    return unread >= max(_OF_THE_PAGE * _CELLS**2, _OF_THE_PICTURES * of_pictures)
+    return unread >= max(share * _CELLS**2, _OF_THE_PICTURES * sum(map(int.bit_count, pictured)))
 
 
-def _pictures(page: PdfPage) -> Iterator[list[tuple[float, float]]]:
-    """Yield the corners of each picture in points of the page."""
+def _pictures(page: PdfPage) -> Iterator[tuple[list[tuple[float, float]], bool]]:
+    """Yield the corners of each picture in points of the page, and whether it is fine enough for letters."""
+    columns, rows = ctypes.c_uint(), ctypes.c_uint()
     for found, forms in leaves_of(page):
         if raw.FPDFPageObj_GetType(found) == raw.FPDF_PAGEOBJ_IMAGE:
             whole = functools.reduce(PdfMatrix.multiply, map(_matrix, (found, *reversed(forms))))
-            yield [whole.on_point(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))]
+            area = abs(whole.a * whole.d - whole.b * whole.c) / 72**2
+            is_known = raw.FPDFImageObj_GetImagePixelSize(found, columns, rows)
+            is_fine = not is_known or columns.value * rows.value >= area * _LEAST_DPI**2
+            yield [whole.on_point(x, y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))], is_fine
 
 
 def _matrix(found: Any) -> PdfMatrix:

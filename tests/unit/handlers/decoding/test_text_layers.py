@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from handlers.decoding.document import read_document
@@ -115,6 +116,33 @@ def test_a_page_of_text_with_a_small_picture_has_its_words(box: tuple[float, flo
     page = read(drawn_pdf(Picture(box), *lines_of_text(20, top=380)))
     assert len(page["words"] or []) == 200
     assert page["image"] is None
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+@pytest.mark.parametrize("box", [(60, 400, 200, 150), (400, 60, 150, 600), (60, 60, 300, 250)])
+def test_a_picture_fine_enough_for_letters_is_to_be_read_alone(
+    box: tuple[float, float, float, float], rotate: int
+) -> None:
+    texts = [Text(200, 750, "Please see the table"), Text(200, 20, "Invoice")]
+    content = drawn_pdf(Picture(box), *texts, rotate=rotate, pixels=300)
+    page = read(content)
+    assert page["words"] is None
+    assert len(page["layer"]) == 5
+    assert page["image"] is not None
+    left, top, right, bottom = page["unread"] or (0, 0, 0, 0)
+    assert page["image"].size == (right - left, bottom - top)
+    assert sorted(page["image"].size) == pytest.approx(sorted(side * SCALE for side in box[2:]), abs=2)
+    [pictured] = read_document(content, field="x", limits=MediaSettings(), with_images=True)
+    assert pictured["image"] is not None
+    assert pictured["image"].size == (page["width"], page["height"])
+    part = pictured["image"].crop((left, top, right, bottom))
+    assert np.abs(np.asarray(part, int) - np.asarray(page["image"], int)).mean() < 2
+
+
+@pytest.mark.parametrize("box", [(60, 700, 80, 60), (60, 700, 400, 50), (500, 60, 30, 700)])
+def test_a_logo_is_not_read(box: tuple[float, float, float, float]) -> None:
+    page = read(drawn_pdf(Picture(box), *lines_of_text(20, top=600), pixels=300))
+    assert (len(page["words"] or []), page["image"]) == (200, None)
 
 
 def test_a_page_of_text_alone_is_never_a_scan() -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engines.transformers.documents.ocr_pages import PageText
-from engines.transformers.documents.page_text import read_from_layer, read_from_picture, transcribed
+from engines.transformers.documents.page_text import (
+    image_to_read,
+    read_from_layer,
+    read_from_picture,
+    transcribed,
+)
 from handlers.decoding.document_pages import Page, Word
 
 
@@ -129,6 +135,34 @@ def test_what_only_one_of_both_has_is_kept_where_it_stands() -> None:
     heading = words("Enclosed invoice", 50, 40)
     read = read_from_picture(page(layer=heading), seen(BODY))
     assert read.text.text == "Enclosed invoice\nINVOICE 2024-117"
+
+
+def test_what_was_read_in_a_part_of_a_page_stands_at_its_place() -> None:
+    heading = words("Enclosed invoice", 50, 40)
+    lower: Page = {**page(layer=heading), "unread": [40, 300, 340, 500]}
+    tilted = {**line("paid", [20, 60, 80, 90]), "polygon": [[20, 60], [80, 65], [80, 90], [20, 85]]}
+    read = read_from_picture(lower, seen(line("Total 42", [10, 20, 110, 40]), tilted)).result()
+    assert (read["text_source"], read["text"]) == ("mixed", "Enclosed invoice\nTotal 42\npaid")
+    assert [region["box"] for region in read["regions"][1:]] == [[50, 320, 150, 340], [60, 360, 120, 390]]
+    assert read["regions"][2]["polygon"] == [[60, 360], [120, 365], [120, 390], [60, 385]]
+
+
+def test_a_picture_without_text_leaves_the_text_layer() -> None:
+    layer = [*words("this is dan-", 50, 100), *words("gerous stuff", 50, 130)]
+    with_photo: Page = {**page(layer=layer), "unread": [40, 90, 340, 500]}
+    result = read_from_picture(with_photo, seen(line("this is", [10, 10, 80, 30]))).result()
+    assert (result["text_source"], result["text"]) == ("text_layer", "this is dangerous\nstuff")
+    assert "unread_pictures" not in result
+
+
+def test_the_part_to_read_is_cut_from_an_image_of_the_whole_page() -> None:
+    part: Page = {**page(layer=STAMP), "unread": [40, 300, 340, 500], "image": Image.new("RGB", (600, 800))}
+    for _ in range(2):
+        found = image_to_read(part)
+        assert found is not None
+        assert found.size == (300, 200)
+        part = {**part, "image": found}
+    assert image_to_read(page()) is None
 
 
 def test_a_stamp_within_a_longer_line_that_was_read_counts_once() -> None:
