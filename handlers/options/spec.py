@@ -112,10 +112,8 @@ class OptionSpec:
         if most is not None and _is_whole_number(value) and value > most:
             raise over_bound(written, value, most, self.bound)
         if (taken := self._taken(value, engine)) is None:
-            allowed = self.allowed
-            if most is not None:
-                allowed = allowed.replace(self.bound, f"{most} ({self.bound})")
-            raise InvalidOption(f"options.{written} is {shown(value)}; it must be {allowed}")
+            bound = "" if most is None else f"; {self.bound} is {most}"
+            raise InvalidOption(f"options.{written} is {shown(value)}; it must be {self.allowed}{bound}")
         return most if most is not None and value in self._values_of(engine) else taken
 
     def _taken(self, value: Any, engine: str | None) -> Any:

@@ -33,7 +33,7 @@ def test_a_value_beyond_the_bound_names_the_bound_and_its_setting(
 
 
 def test_a_value_below_the_range_names_the_bound_as_well() -> None:
-    with pytest.raises(InvalidOption, match=r"must be an integer from 1 to 4 \(limits\.max_beams\)"):
+    with pytest.raises(InvalidOption, match=r"from 1 to limits\.max_beams; limits\.max_beams is 4"):
         validate_options({"num_beams": 0}, task_options=TEXT, engine="transformers", bounds=BOUNDS)
 
 
