@@ -39,8 +39,36 @@ def client_of(owner: Any) -> Any:
 
 
 def connect_side_by_side(client: Any) -> None:
-    """Let `client` make several connections at a time: else a silent broker blocks those to all others."""
+    """Let `client` make several connections at a time: else a silent broker blocks those to all others.
+
+    A write to a connection that is closed is an OSError then, as aiokafka expects. uvloop raises RuntimeError, which
+    would end the tasks of `client` that keep its metadata and its place in the group.
+    """
     client._get_conn_lock_value = contextlib.nullcontext()
+    own: _Call = client._get_conn
+
+    async def connection(*node: Any, **options: Any) -> Any:
+        made = await own(*node, **options)
+        if made is not None:
+            _fail_as_expected(made)
+        return made
+
+    client._get_conn = connection
+
+
+def _fail_as_expected(connection: Any) -> None:
+    writer = connection._writer
+    if writer is None or "write" in vars(writer):
+        return
+    own = writer.write
+
+    def write(data: bytes) -> None:
+        try:
+            own(data)
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    writer.write = write
 
 
 def connect_by(client: Any, connect: _Call) -> _Call:

@@ -39,7 +39,7 @@ class Cluster:
     async def _get_conn(self, node: int, **options: Any) -> object | None:
         self.tried.append((node, self.loop.time()))
         await asyncio.sleep(0)
-        return object() if self.open.get(node) and node not in self.refuses else None
+        return SimpleNamespace(_writer=None) if self.open.get(node) and node not in self.refuses else None
 
     async def coordinator_lookup(self, kind: int, key: str) -> int:
         node = self.get_random_node()
