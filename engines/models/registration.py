@@ -131,7 +131,7 @@ def _ollama(
 def _folder(model_source: str, model_path: str | Path | None) -> Path:
     if model_path is None:
         raise InvalidRequest(
-            f"model_path (--path) is required for model_source {model_source}: the folder of the model"
+            f"model_path is required for model_source {model_source}: the folder of the model (--path)"
         )
     folder = Path(model_path).expanduser()
     if not folder.is_dir() or not files_in(folder):

@@ -14,7 +14,6 @@ from rich.text import Text
 from deploy.local import StackError
 from deploy.local.s3 import BUCKET
 from deploy.models import PreparationError
-from engines import model_manager
 from examples.demo.cases import planned
 from examples.demo.models import OLLAMA_TEXT, demo_models
 from examples.demo.progress import AnswersProgress
@@ -71,9 +70,9 @@ def _run(console: Console) -> int:
         console.rule("requests")
         with AnswersProgress(console, plan.cases) as progress:
             outcomes = interrupts.run(outcomes_of(platform, plan.cases, progress.tell))
-        model_manager.delete_model(
-            OLLAMA_TEXT
-        )  # its server ends with the demo; the others serve `inferstream up`
+        from engines import model_manager  # not before: it has the settings of its first use
+
+        model_manager.delete_model(OLLAMA_TEXT)  # its server ends with the demo, while others serve later
         console.rule("stopping")
         lines.resume()
     console.rule("answers")

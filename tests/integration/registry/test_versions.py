@@ -79,7 +79,7 @@ def test_what_is_not_there_is_named_with_what_is(
     with pytest.raises(UnknownModel, match="no version 7; the newest is 1"):
         models.resolve(f"{name}/7")
     client.create_registered_model(f"{name}-empty")
-    with pytest.raises(UnknownModel, match="no version yet"):
+    with pytest.raises(UnknownModel, match="has no version; register one"):
         models.resolve(f"{name}-empty")
 
 
