@@ -69,6 +69,13 @@ async def until_committed(site: Site, task: str, count: int) -> None:
             await asyncio.sleep(0.1)
 
 
+async def until_loaded(worker: WorkerProcess, count: int) -> None:
+    """Return once that many models are loaded: their first requests are run next."""
+    async with asyncio.timeout(PATIENCE_S):
+        while worker.log.count('"model_loaded"') < count:
+            await asyncio.sleep(0.05)
+
+
 def url_of(worker: WorkerProcess) -> str:
     [url, *_] = re.findall(r"http://127\.0\.0\.1:\d+(?=\")", worker.log)
     return str(url)
@@ -156,7 +163,7 @@ async def test_with_too_many_calls_that_hang_the_worker_ends_and_the_next_does_n
         await send(
             site, [unruly("stuck", hangs=["infer"]), unruly("well", "unruly-texts", model="unruly-two")]
         )
-        await asyncio.sleep(1)  # the engine has begun with it
+        await until_loaded(worker, 2)  # so the engine begins with it before those behind arrive
         await send(site, [unruly(one) for one in behind])
         status = await asyncio.to_thread(worker.process.wait, PATIENCE_S)
     assert status == 1
