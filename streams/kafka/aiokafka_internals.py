@@ -38,11 +38,11 @@ def client_of(owner: Any) -> Any:
     return owner._client
 
 
-def connect_side_by_side(client: Any) -> None:
-    """Let `client` make several connections at a time: else a silent broker blocks those to all others.
+def adapt_connections(client: Any) -> None:
+    """Let `client` make several connections at a time, and take a write to a closed one as an error of that connection.
 
-    A write to a connection that is closed is an OSError then, as aiokafka expects. uvloop raises RuntimeError, which
-    would end the tasks of `client` that keep its metadata and its place in the group.
+    Else a silent broker blocks the connections to all others. And uvloop raises RuntimeError at such a write, where
+    aiokafka expects OSError: that would end the tasks of `client` that keep its metadata and its place in the group.
     """
     client._get_conn_lock_value = contextlib.nullcontext()
     own: _Call = client._get_conn
@@ -50,13 +50,13 @@ def connect_side_by_side(client: Any) -> None:
     async def connection(*node: Any, **options: Any) -> Any:
         made = await own(*node, **options)
         if made is not None:
-            _fail_as_expected(made)
+            _raise_os_errors(made)
         return made
 
     client._get_conn = connection
 
 
-def _fail_as_expected(connection: Any) -> None:
+def _raise_os_errors(connection: Any) -> None:
     writer = connection._writer
     if writer is None or "write" in vars(writer):
         return
@@ -73,7 +73,7 @@ def _fail_as_expected(connection: Any) -> None:
 
 def connect_by(client: Any, connect: _Call) -> _Call:
     """Make `client` get each connection from `connect`, side by side; return its original way."""
-    connect_side_by_side(client)
+    adapt_connections(client)
     own: _Call = client._get_conn
     client._get_conn = connect
     return own

@@ -13,7 +13,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from engines.log_context import shared_task
 from handlers.logger import get_logger
-from streams.kafka.aiokafka_internals import connect_side_by_side
+from streams.kafka.aiokafka_internals import adapt_connections
 from streams.kafka.connection import connection_options
 from streams.kafka.connection_problems import NO_ANSWER, first_to_answer
 from streams.logs import tell_left_out
@@ -143,7 +143,7 @@ async def watching(kafka: KafkaSettings) -> AsyncIterator[BrokerWatch]:
             request_timeout_ms=limit_ms,
         )
         await client.bootstrap()
-        connect_side_by_side(client)
+        adapt_connections(client)
         return client
 
     watch = BrokerWatch(kafka.bootstrap_servers, connect)

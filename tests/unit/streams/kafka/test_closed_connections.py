@@ -12,7 +12,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from streams.kafka.aiokafka_internals import connect_side_by_side
+from streams.kafka.aiokafka_internals import adapt_connections
 
 
 async def until_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,7 +38,7 @@ async def send_to_closed(*, side_by_side: bool) -> None:
 
         client = SimpleNamespace(_get_conn=connect)
         if side_by_side:
-            connect_side_by_side(client)
+            adapt_connections(client)
         connection: Any = await client._get_conn(1, group="default")
         assert await client._get_conn(1) is connection
         connection._writer.transport.abort()
